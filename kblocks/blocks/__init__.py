@@ -1,0 +1,1 @@
+"""The blocks that belong to no family."""

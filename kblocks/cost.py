@@ -1,0 +1,426 @@
+"""What a plan costs, by arithmetic: output shape, parameters, multiply-adds, activations.
+
+The arithmetic of padding and stride lives here and nowhere else. One formula serves all
+paddings: with `reach`, the pixels by which an axis would shrink at stride 1, the output
+has `(size - 1 - reach) // stride + 1` pixels. It composes, which is what lets `crops`
+say how to align branches without knowing the size of the input.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from kblocks import ops
+from kblocks.ops import Chain, Merge, Op, Pair
+
+Shape = tuple[Any, ...]  # (height, width, channels) or (features,); None is an unknown size
+Geometry = tuple[int, int, int, int]  # strides (height, width), reach (height, width)
+Crop = tuple[Pair, Pair]  # pixels to cut: (top, bottom), (left, right)
+
+
+class InputTooSmallError(ValueError):
+    """A map that would vanish. `missing` is the number of pixels it lacks."""
+
+    def __init__(self, message: str, missing: int) -> None:
+        super().__init__(message)
+        self.missing = missing
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """The cost of one forward pass of one sample.
+
+    Attributes:
+        output_shape: height, width, channels or (features,); a dict of them where there
+            are several outputs.
+        params: all numbers held, as Keras' `count_params` counts them.
+        trainable_params: those that training changes.
+        macs: multiply-adds of convolutions and linear layers.
+        activations: elements that convolutions and linear layers put out.
+    """
+
+    output_shape: Any
+    params: int = 0
+    trainable_params: int = 0
+    macs: int = 0
+    activations: int = 0
+
+
+class Tally:
+    """Counts while a plan is walked."""
+
+    __slots__ = ("params", "trainable_params", "macs", "activations")
+
+    def __init__(self) -> None:
+        self.params = self.trainable_params = self.macs = self.activations = 0
+
+
+def cost(op: Op, input_shape: Shape | Sequence[Shape]) -> Cost:
+    """The cost of a plan on an input of known (height, width, channels)."""
+    tally = Tally()
+    shape = walk(op, input_shape, tally)
+    return Cost(shape, tally.params, tally.trainable_params, tally.macs, tally.activations)
+
+
+def walk(op: Op, shape: Any, tally: Tally | None = None) -> Shape:
+    """The output shape of `op`; counts into `tally`, for which all sizes must be known.
+
+    A list of shapes is a list of inputs, one for each branch of a Merge.
+    """
+    return _RULES[type(op)](op, shape, tally)
+
+
+# --- sizes -----------------------------------------------------------------------------
+
+
+def reach(kernel_size: int, padding: str | int, dilation_rate: int = 1) -> int:
+    """The pixels by which one axis shrinks at stride 1; negative where padding lets it grow."""
+    span = dilation_rate * (kernel_size - 1)
+    if padding == "valid":
+        return span
+    if padding == "same":
+        return 0
+    return span - 2 * side(kernel_size, padding, dilation_rate)
+
+
+def side(kernel_size: int, padding: str | int, dilation_rate: int = 1) -> int:
+    """The pixels that `padding` adds on each side of one axis; not for "same"."""
+    if padding == "symmetric":
+        return (dilation_rate * (kernel_size - 1) + 1) // 2
+    return 0 if padding == "valid" else int(padding)
+
+
+def same_padding(size: int, kernel_size: int, strides: int, dilation_rate: int = 1) -> Pair:
+    """The pixels that Keras' "same" adds (before, after) one axis."""
+    outputs = -(-size // strides)
+    total = max((outputs - 1) * strides + dilation_rate * (kernel_size - 1) + 1 - size, 0)
+    return total // 2, total - total // 2
+
+
+def conv_output_size(
+    size: Any,
+    kernel_size: Any,
+    strides: Any = 1,
+    padding: Any = "valid",
+    dilation_rate: Any = 1,
+) -> Any:
+    """The size of a map behind a convolution or pool.
+
+    Args:
+        size: pixels of one axis, or the pair (height, width). None passes through.
+        kernel_size, strides, dilation_rate: integers, or pairs for a pair of sizes.
+        padding: "same", "valid", "symmetric", or the pixels added on each side.
+
+    Returns:
+        The output's pixels: an integer, or a pair for a pair.
+
+    Raises:
+        InputTooSmallError: (a ValueError) if nothing would be left.
+        ValueError: if an argument is not of the form above.
+    """
+    if isinstance(size, (tuple, list)):
+        columns = [
+            value if isinstance(value, (tuple, list)) else (value, value)
+            for value in (kernel_size, strides, padding, dilation_rate)
+        ]
+        return tuple(conv_output_size(n, *(c[i] for c in columns)) for i, n in enumerate(size))
+    for name, value in (
+        ("size", 1 if size is None else size),
+        ("kernel_size", kernel_size),
+        ("strides", strides),
+        ("dilation_rate", dilation_rate),
+    ):
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise ValueError(f"`{name}` must be a positive integer. Received: {name}={value!r}")
+    if not (padding in ("same", "valid", "symmetric") or isinstance(padding, int) and padding >= 0):
+        raise ValueError(
+            "`padding` must be 'same', 'valid', 'symmetric' or a number of pixels. "
+            f"Received: padding={padding!r}"
+        )
+    return _output_size(size, kernel_size, strides, padding, dilation_rate)
+
+
+def _output_size(size: Any, kernel_size: int, strides: int, padding: Any, dilation: int) -> Any:
+    if size is None:
+        return None
+    left = size - 1 - reach(kernel_size, padding, dilation)
+    if left < 0:
+        raise InputTooSmallError(
+            f"{size} pixels are too few for a kernel of {kernel_size} with padding={padding!r}, "
+            f"dilation_rate={dilation}: {-left} more are needed",
+            missing=-left,
+        )
+    return left // strides + 1
+
+
+def window(op: Op, height: Any, width: Any, kernel: Pair, dilation: Pair = (1, 1)) -> Shape:
+    """The output's (height, width) of an op with `strides` and `padding`."""
+    vertical, horizontal = op.strides
+    rows, columns = op_reach(op, kernel, dilation)
+    if height is None or width is None or height <= rows or width <= columns:
+        return tuple(
+            _output_size(size, kernel[axis], op.strides[axis], _axis(op.padding, axis), dilation[axis])
+            for axis, size in enumerate((height, width))
+        )
+    return (height - 1 - rows) // vertical + 1, (width - 1 - columns) // horizontal + 1
+
+
+def op_reach(op: Op, kernel: Pair, dilation: Pair = (1, 1)) -> Pair:
+    """`reach` of both axes of an op with `padding`."""
+    padding = op.padding
+    if padding == "same":
+        return 0, 0
+    return (
+        reach(kernel[0], _axis(padding, 0), dilation[0]),
+        reach(kernel[1], _axis(padding, 1), dilation[1]),
+    )
+
+
+def _axis(padding: Any, axis: int) -> Any:
+    return padding[axis] if type(padding) is tuple else padding
+
+
+# --- branches --------------------------------------------------------------------------
+
+
+def geometry(op: Op) -> Geometry | None:
+    """Total strides and reach of a plan; None where the output's size does not follow the input's."""
+    down, right, rows, columns = 1, 1, 0, 0
+    for step in op if type(op) is Chain else (op,):
+        kind = type(step)
+        if kind is ops.Conv:
+            reached = op_reach(step, step.kernel_size, step.dilation_rate)
+        elif kind is ops.Pool:
+            reached = op_reach(step, step.pool_size)
+        elif kind is Merge or kind is Chain:
+            inner = geometry(step) if kind is Chain else _merged_geometry(step)[0]
+            if inner is None:
+                return None
+            rows += down * inner[2]
+            columns += right * inner[3]
+            down *= inner[0]
+            right *= inner[1]
+            continue
+        elif kind in _SIZE_IS_ITS_OWN:
+            return None
+        else:
+            continue
+        rows += down * reached[0]
+        columns += right * reached[1]
+        down *= step.strides[0]
+        right *= step.strides[1]
+    return down, right, rows, columns
+
+
+_SIZE_IS_ITS_OWN = frozenset({ops.GlobalPool, ops.AdaptivePool, ops.Flatten})
+
+
+def _merged_geometry(merge: Merge) -> tuple[Geometry | None, list[Geometry | None]]:
+    branches = [geometry(branch) for _, branch in merge.branches]
+    first = branches[0]
+    if all(branch == first for branch in branches):
+        return first, branches
+    known = [branch for branch in branches if branch is not None]
+    if len(known) < len(branches) or any(branch[:2] != known[0][:2] for branch in known):
+        described = ", ".join(
+            f"{name}: {'size of its own' if inner is None else inner[:2]}"
+            for (name, _), inner in zip(merge.branches, branches, strict=True)
+        )
+        raise ValueError(
+            f"Branches joined by {merge.mode!r} must have equal strides. Received: {described}"
+        )
+    rows, columns = max(branch[2] for branch in known), max(branch[3] for branch in known)
+    return (*known[0][:2], rows, columns), branches
+
+
+def crops(merge: Merge) -> list[Crop | None]:
+    """For each branch, how much to cut off its input so that all outputs lie centred."""
+    total, branches = _merged_geometry(merge)
+    cuts: list[Crop | None] = []
+    for branch in branches:
+        if branch is None or total is None or branch == total:
+            cuts.append(None)
+            continue
+        rows, columns = total[2] - branch[2], total[3] - branch[3]
+        cuts.append(((rows // 2, rows - rows // 2), (columns // 2, columns - columns // 2)))
+    return cuts
+
+
+# --- one rule a primitive --------------------------------------------------------------
+
+_RULES: dict[type, Callable[[Op, Any, Tally | None], Shape]] = {}
+
+
+def _rule(*kinds: type) -> Callable[[Callable], Callable]:
+    def register(function: Callable) -> Callable:
+        for kind in kinds:
+            _RULES[kind] = function
+        return function
+
+    return register
+
+
+def _map(op: Op, shape: Shape) -> Shape:
+    if len(shape) != 3:
+        raise ValueError(
+            f"{type(op).__name__} works on a map of (height, width, channels). "
+            f"Received: input of shape {shape}"
+        )
+    return shape
+
+
+@_rule(Chain)
+def _chain(op: Chain, shape: Any, tally: Tally | None) -> Shape:
+    for step in op:
+        shape = _RULES[type(step)](step, shape, tally)
+    return shape
+
+
+@_rule(Merge)
+def _merge(op: Merge, shape: Any, tally: Tally | None) -> Shape:
+    several = isinstance(shape, list)
+    if several and len(shape) != len(op.branches):
+        raise ValueError(f"Expected {len(op.branches)} inputs. Received: {len(shape)} inputs")
+    cuts = [None] * len(op.branches) if several else crops(op)
+    shapes = []
+    for index, ((_, branch), cut) in enumerate(zip(op.branches, cuts, strict=True)):
+        source = shape[index] if several else shape
+        if cut is not None:
+            source = cropped(source, cut)
+        shapes.append(_RULES[type(branch)](branch, source, tally))
+    return _joined(op, shapes)
+
+
+def _joined(op: Merge, shapes: list[Shape]) -> Shape:
+    first = shapes[0]
+    same = slice(None) if op.mode == "add" else slice(0, -1)
+    if any(len(other) != len(first) or other[same] != first[same] for other in shapes):
+        described = ", ".join(f"{n}: {s}" for (n, _), s in zip(op.branches, shapes, strict=True))
+        raise ValueError(f"Branches do not fit for {op.mode!r}. Received: {described}")
+    return first if op.mode == "add" else (*first[:-1], sum(other[-1] for other in shapes))
+
+
+def cropped(shape: Shape, cut: Crop) -> Shape:
+    height, width, channels = shape
+    sizes = []
+    for size, (before, after) in ((height, cut[0]), (width, cut[1])):
+        if size is not None and size <= before + after:
+            missing = before + after + 1 - size
+            raise InputTooSmallError(
+                f"{size} pixels are too few to cut {before + after} off for a branch that is "
+                f"joined to one with valid padding: {missing} more are needed",
+                missing,
+            )
+        sizes.append(None if size is None else size - before - after)
+    return (*sizes, channels)
+
+
+@_rule(ops.Conv)
+def _conv(op: ops.Conv, shape: Shape, tally: Tally | None) -> Shape:
+    height, width, channels = _map(op, shape)
+    groups, filters = op.groups, op.filters
+    if channels % groups:
+        raise ValueError(
+            f"`groups` (={groups}) must divide the input's channels (={channels}) in a "
+            f"convolution to {filters} filters"
+        )
+    if op.padding_mode == "reflect":
+        _check_reflection(op, height, width)
+    rows, columns = window(op, height, width, op.kernel_size, op.dilation_rate)
+    if tally is not None:
+        weights = op.kernel_size[0] * op.kernel_size[1] * (channels // groups) * filters
+        params = weights + filters if op.use_bias else weights
+        tally.params += params
+        tally.trainable_params += params
+        tally.macs += rows * columns * weights
+        tally.activations += rows * columns * filters
+    return rows, columns, filters
+
+
+def _check_reflection(op: ops.Conv, height: Any, width: Any) -> None:
+    for axis, size in enumerate((height, width)):
+        if size is None:
+            continue
+        kernel, dilation = op.kernel_size[axis], op.dilation_rate[axis]
+        padding = _axis(op.padding, axis)
+        added = (
+            same_padding(size, kernel, op.strides[axis], dilation)[1]
+            if padding == "same"
+            else side(kernel, padding, dilation)
+        )
+        if added >= size:
+            raise InputTooSmallError(
+                f"{size} pixels are too few to reflect {added} of them: "
+                f"{added + 1 - size} more are needed",
+                missing=added + 1 - size,
+            )
+
+
+@_rule(ops.Pool)
+def _pool(op: ops.Pool, shape: Shape, tally: Tally | None) -> Shape:
+    height, width, channels = _map(op, shape)
+    return (*window(op, height, width, op.pool_size), channels)
+
+
+@_rule(ops.Dense)
+def _dense(op: ops.Dense, shape: Shape, tally: Tally | None) -> Shape:
+    if len(shape) != 1 or shape[0] is None:
+        raise ValueError(
+            "Dense works on flat features of known number (is the height and width of the input "
+            f"given?). Received: input of shape {shape}"
+        )
+    if tally is not None:
+        weights = shape[0] * op.units
+        params = weights + op.units if op.use_bias else weights
+        tally.params += params
+        tally.trainable_params += params
+        tally.macs += weights
+        tally.activations += op.units
+    return (op.units,)
+
+
+@_rule(ops.Norm)
+def _norm(op: ops.Norm, shape: Shape, tally: Tally | None) -> Shape:
+    channels = shape[-1]
+    if op.groups is not None and channels % op.groups:
+        raise ValueError(
+            f"`groups` (={op.groups}) of the normalization must divide its channels (={channels})"
+        )
+    if tally is not None:
+        learned = channels * (op.scale + op.center)
+        tally.trainable_params += learned
+        tally.params += learned + (2 * channels if op.kind == "batch" else 0)
+    return shape
+
+
+@_rule(ops.Activation, ops.Dropout, ops.DropPath)
+def _unchanged(op: Op, shape: Shape, tally: Tally | None) -> Shape:
+    return shape
+
+
+@_rule(ops.GlobalPool)
+def _global_pool(op: ops.GlobalPool, shape: Shape, tally: Tally | None) -> Shape:
+    return (_map(op, shape)[2],)
+
+
+@_rule(ops.AdaptivePool)
+def _adaptive_pool(op: ops.AdaptivePool, shape: Shape, tally: Tally | None) -> Shape:
+    return (*op.output_size, _map(op, shape)[2])
+
+
+@_rule(ops.PadChannels)
+def _pad_channels(op: ops.PadChannels, shape: Shape, tally: Tally | None) -> Shape:
+    height, width, channels = _map(op, shape)
+    if channels > op.filters:
+        raise ValueError(
+            f"Zero-padding to {op.filters} channels cannot shorten an input of {channels} channels"
+        )
+    return height, width, op.filters
+
+
+@_rule(ops.Flatten)
+def _flatten(op: ops.Flatten, shape: Shape, tally: Tally | None) -> Shape:
+    return (None,) if None in shape else (math.prod(shape),)

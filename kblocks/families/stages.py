@@ -1,0 +1,89 @@
+"""What the families share: arguments a stage, and rows of blocks from them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from kblocks.blocks.convolution import Convolutional
+from kblocks.ops import Norm
+
+PUBLISHED_NORM = Norm("batch", momentum=0.9, epsilon=1e-5)  # as PyTorch's models have it
+
+
+def count_stages(blocks: Any) -> int:
+    """The number of stages, which `blocks` fixes."""
+    if not isinstance(blocks, (list, tuple)) or not blocks:
+        raise ValueError(
+            f"`blocks` must be a sequence with the blocks of each stage. Received: blocks={blocks!r}"
+        )
+    for index, number in enumerate(blocks):
+        if not isinstance(number, int) or isinstance(number, bool) or number < 1:
+            raise ValueError(
+                f"`blocks` must be positive integers. Received: blocks[{index}]={number!r}"
+            )
+    return len(blocks)
+
+
+def by_stage(name: str, value: Any, stages: int) -> list[Any]:
+    """One value a stage.
+
+    A list or tuple as long as there are stages has one value for each; another pair is a
+    (height, width) for all of them, and so is any single value.
+    """
+    if isinstance(value, (list, tuple)) and len(value) == stages:
+        return list(value)
+    if isinstance(value, list) or (isinstance(value, tuple) and len(value) != 2):
+        raise ValueError(
+            f"`{name}` must be one value or one for each of the {stages} stages. "
+            f"Received: {name}={value!r}"
+        )
+    return [value] * stages
+
+
+def arguments_by_stage(stages: int, arguments: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The arguments of each stage's blocks, from arguments that may have one value a stage."""
+    columns = {name: by_stage(name, value, stages) for name, value in arguments.items()}
+    return [{name: column[i] for name, column in columns.items()} for i in range(stages)]
+
+
+def made(block: Any, place: str, arguments: Mapping[str, Any]) -> Any:
+    """A Spec, or an error that tells the place."""
+    try:
+        return block.Spec(**arguments)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"{place}: {error}") from error
+
+
+def part(block: Any, place: str, given: Any, defaults: Mapping[str, Any]) -> Any:
+    """The stem or head: `given` as a Spec, or as arguments that replace some defaults."""
+    if given is None:
+        given = {}
+    if isinstance(given, Mapping):
+        return made(block, place, {**defaults, **given})
+    spec = getattr(given, "spec", given)
+    if not hasattr(spec, "plan"):
+        raise ValueError(
+            f"`{place}` must be a mapping of {block.__name__}'s arguments, a Spec or None. "
+            f"Received: {place}={given!r}"
+        )
+    return spec
+
+
+def shared_by_all(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Those arguments of the blocks that the stem follows too: activation, normalization, ..."""
+    names = Convolutional.Spec._checks
+    return {
+        name: value
+        for name, value in arguments.items()
+        if name in names and not isinstance(value, (list, tuple))
+    }
+
+
+def rising(rate: float, blocks: Sequence[int]) -> list[list[float]]:
+    """Stochastic depth that grows linearly to `rate` (arXiv:1603.09382, Eq. 4), by stage."""
+    total, place, rates = sum(blocks), 0, []
+    for number in blocks:
+        rates.append([rate * (place + i + 1) / total for i in range(number)])
+        place += number
+    return rates

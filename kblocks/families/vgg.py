@@ -1,0 +1,75 @@
+"""VGG networks (Simonyan & Zisserman 2014, arXiv:1409.1556)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from kblocks.blocks.convolution import ConvBlock
+from kblocks.catalog import variant
+from kblocks.families.stages import (
+    PUBLISHED_NORM,
+    arguments_by_stage,
+    by_stage,
+    count_stages,
+    made,
+    part,
+)
+from kblocks.heads import Classifier
+from kblocks.network import Architecture
+
+
+def vgg(
+    classes: int = 1000,
+    *,
+    blocks: Any = (1, 1, 2, 2, 2),
+    filters: Any = None,
+    kernel_size: Any = 3,
+    strides: Any = 1,
+    padding: Any = "symmetric",
+    head: Any = None,
+    name: str = "vgg",
+    **block: Any,
+) -> Architecture:
+    """Stages of plain convolutions, each ending in a pool; by default VGG-11.
+
+    Args:
+        classes: number of logits.
+        blocks: convolutions of each stage; fixes the number of stages.
+        filters, kernel_size, strides, padding: of the convolutions, one value or one a stage
+            (a tuple of two is a pair for all stages unless there are two). `filters` None
+            doubles from 64 up to 512. Strides are those of a stage's first convolution.
+        head: arguments of `kb.Classifier` that replace the published ones (a map averaged to
+            7x7, two hidden layers of 4,096 with dropout), or the Spec of a head.
+        name: of the model.
+        **block: further arguments of `kb.ConvBlock`, one value or a list with one a stage.
+
+    Raises:
+        ValueError, TypeError: if an argument does not fit, with its name and stage.
+    """
+    stages = count_stages(blocks)
+    if filters is None:
+        filters = [min(64 * 2**stage, 512) for stage in range(stages)]
+    block = {"normalization": None, "pool": "max", **block}
+    columns = {"filters": filters, "kernel_size": kernel_size, "strides": strides, "padding": padding}
+    arguments = arguments_by_stage(stages, {**columns, **block})
+    rows = [
+        (f"stage{i}", made(ConvBlock, f"{name}, stage {i}", {"convolutions": number, **own}))
+        for i, (number, own) in enumerate(zip(by_stage("blocks", blocks, stages), arguments, strict=True), 1)
+    ]
+    published = {"classes": classes, "pool": "flatten", "pool_size": 7, "hidden": (4096, 4096), "dropout": 0.5}
+    if isinstance(head, dict) and head.get("pool", "flatten") != "flatten":
+        published.pop("pool_size")
+    return Architecture(rows, head=part(Classifier, "head", head, published), name=name)
+
+
+_A, _B, _D, _E = (1, 1, 2, 2, 2), (2, 2, 2, 2, 2), (2, 2, 3, 3, 3), (2, 2, 4, 4, 4)
+_BN = {"normalization": PUBLISHED_NORM, "use_bias": True}  # as published: a bias despite the norm
+
+vgg11 = variant("vgg11", vgg, blocks=_A)
+vgg13 = variant("vgg13", vgg, blocks=_B)
+vgg16 = variant("vgg16", vgg, blocks=_D)
+vgg19 = variant("vgg19", vgg, blocks=_E)
+vgg11_bn = variant("vgg11_bn", vgg, blocks=_A, **_BN)
+vgg13_bn = variant("vgg13_bn", vgg, blocks=_B, **_BN)
+vgg16_bn = variant("vgg16_bn", vgg, blocks=_D, **_BN)
+vgg19_bn = variant("vgg19_bn", vgg, blocks=_E, **_BN)

@@ -1,0 +1,263 @@
+"""The Keras layer for each primitive: Keras' own where it has one, ours where it has not.
+
+They are parts of blocks, made and named by `Block.build`; a block saves and rebuilds
+them from its own config, so none is registered with Keras.
+"""
+
+from __future__ import annotations
+
+import math
+import zlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import keras
+
+from kblocks import backend, ops
+from kblocks.cost import same_padding, side
+from kblocks.ops import Pair
+
+Pads = tuple[Pair, Pair]  # (top, bottom), (left, right)
+
+
+def layer_for(op: ops.Op, channels: int, data_format: str, name: str, seed: str, dtype: Any) -> Any:
+    """The unbuilt Keras layer for one primitive on an input of `channels`."""
+    axis = -1 if data_format == "channels_last" else 1
+    common = {"name": name, "dtype": dtype}
+    match op:
+        case ops.Conv():
+            return Conv2D(op, data_format, seed, **common)
+        case ops.Dense():
+            return keras.layers.Dense(op.units, use_bias=op.use_bias, **_variables(op, seed), **common)
+        case ops.Norm():
+            return _norm(op, channels, axis, common)
+        case ops.Activation():
+            return _activation(op.function, common)
+        case ops.Pool():
+            return Pool2D(op, data_format, **common)
+        case ops.GlobalPool():
+            kind = {"avg": keras.layers.GlobalAveragePooling2D, "max": keras.layers.GlobalMaxPooling2D}
+            return kind[op.kind](data_format=data_format, **common)
+        case ops.AdaptivePool():
+            return AdaptivePool2D(op.output_size, data_format=data_format, **common)
+        case ops.PadChannels():
+            return PadChannels(op.filters, axis, **common)
+        case ops.Flatten():
+            return keras.layers.Flatten(data_format=data_format, **common)
+        case ops.Dropout():
+            return keras.layers.Dropout(op.rate, **common)
+        case ops.DropPath():
+            return keras.layers.Dropout(op.rate, noise_shape=(None, 1, 1, 1), **common)
+    raise TypeError(f"A plan holds the primitives of kblocks.ops. Received: {op!r}")
+
+
+def _norm(op: ops.Norm, channels: int, axis: int, common: dict[str, Any]) -> Any:
+    learned = {"axis": axis, "epsilon": op.epsilon, "scale": op.scale, "center": op.center, **common}
+    match op.kind:
+        case "batch":
+            return keras.layers.BatchNormalization(momentum=op.momentum, **learned)
+        case "layer":
+            return keras.layers.LayerNormalization(**learned)
+    return keras.layers.GroupNormalization(op.groups or math.gcd(32, channels), **learned)
+
+
+def _activation(function: Any, common: dict[str, Any]) -> Any:
+    if isinstance(function, Mapping):
+        config = {**function, "config": {**function["config"], **common}}
+        return keras.saving.deserialize_keras_object(config)
+    return keras.layers.Activation(function, **common)
+
+
+def _variables(op: ops.Conv | ops.Dense, seed: str) -> dict[str, Any]:
+    """Initializers and regularizers made anew, seeds told apart by the place they serve."""
+    return {
+        "kernel_initializer": _initializer(op.kernel_initializer, f"{seed}/kernel"),
+        "bias_initializer": _initializer(op.bias_initializer, f"{seed}/bias"),
+        "kernel_regularizer": _fresh(op.kernel_regularizer),
+        "bias_regularizer": _fresh(op.bias_regularizer),
+    }
+
+
+def _fresh(config: Any) -> Any:
+    return dict(config) if isinstance(config, Mapping) else config
+
+
+def _initializer(config: Any, place: str) -> Any:
+    if isinstance(config, Mapping):
+        inner = config.get("config") or {}
+        if isinstance(inner, Mapping) and isinstance(inner.get("seed"), int):
+            mixed = zlib.crc32(f"{inner['seed']}/{place}".encode())
+            return {**config, "config": {**inner, "seed": mixed}}
+    return _fresh(config)
+
+
+class Conv2D(keras.layers.Conv2D):
+    """Keras' convolution with symmetric and numeric padding and its modes."""
+
+    def __init__(self, op: ops.Conv, data_format: str, seed: str, **kwargs: Any) -> None:
+        self._pads = _explicit_pads(op)
+        self._op = op
+        explicit = self._pads is not None or op.padding == "valid"
+        super().__init__(
+            op.filters,
+            op.kernel_size,
+            strides=op.strides,
+            padding="valid" if explicit else "same",
+            data_format=data_format,
+            dilation_rate=op.dilation_rate,
+            groups=op.groups,
+            use_bias=op.use_bias,
+            **_variables(op, seed),
+            **kwargs,
+        )
+
+    def call(self, inputs: Any) -> Any:
+        if self._pads is not None:
+            pads = self._pads(_map_size(inputs, self.data_format))
+            inputs = pad(inputs, pads, self._op.padding_mode, self.data_format)
+        return super().call(inputs)
+
+    def convolution_op(self, inputs: Any, kernel: Any) -> Any:
+        turned = self.data_format == "channels_first" and not backend.convolves_channels_first()
+        if turned:
+            inputs = keras.ops.transpose(inputs, (0, 2, 3, 1))
+        outputs = keras.ops.conv(
+            inputs,
+            kernel,
+            strides=self.strides,
+            padding=self.padding,
+            dilation_rate=self.dilation_rate,
+            data_format="channels_last" if turned else self.data_format,
+        )
+        return keras.ops.transpose(outputs, (0, 3, 1, 2)) if turned else outputs
+
+
+class Pool2D(keras.layers.Layer):
+    """Maximum, average or minimum over windows; averages leave the padding out."""
+
+    def __init__(self, op: ops.Pool, data_format: str, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._op = op
+        self.data_format = data_format
+        self._explicit = op.padding not in ("same", "valid")
+
+    def call(self, inputs: Any) -> Any:
+        if self._op.kind == "min":
+            return -self._pooled(keras.ops.max_pool, -inputs)
+        if self._op.kind == "max":
+            return self._pooled(keras.ops.max_pool, inputs)
+        pooled = self._pooled(keras.ops.average_pool, inputs)
+        if self._explicit:
+            first = inputs[:1, :, :, :1] if self.data_format == "channels_last" else inputs[:1, :1]
+            pooled = pooled / self._pooled(keras.ops.average_pool, keras.ops.ones_like(first))
+        return pooled
+
+    def _pooled(self, function: Callable[..., Any], x: Any) -> Any:
+        op = self._op
+        padding = op.padding
+        if self._explicit:
+            value = -math.inf if function is keras.ops.max_pool else 0.0
+            pads = _symmetric_pads(op.pool_size, op.padding, (1, 1))
+            x, padding = pad(x, pads, "zeros", self.data_format, value), "valid"
+        return function(x, op.pool_size, op.strides, padding=padding, data_format=self.data_format)
+
+
+class AdaptivePool2D(keras.layers.AdaptiveAveragePooling2D):
+    """Keras' adaptive average, left out where the map has the wanted size already."""
+
+    def call(self, inputs: Any) -> Any:
+        if _map_size(inputs, self.data_format) == tuple(self.output_size):
+            return inputs
+        return super().call(inputs)
+
+
+class PadChannels(keras.layers.Layer):
+    """Zeros behind the last channel."""
+
+    def __init__(self, filters: int, axis: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._filters, self._axis = filters, axis
+
+    def call(self, inputs: Any) -> Any:
+        widths = [(0, 0)] * 4
+        widths[self._axis] = (0, self._filters - inputs.shape[self._axis])
+        return keras.ops.pad(inputs, widths)
+
+
+def _map_size(inputs: Any, data_format: str) -> tuple[Any, Any]:
+    shape = inputs.shape
+    return (shape[1], shape[2]) if data_format == "channels_last" else (shape[2], shape[3])
+
+
+def _symmetric_pads(kernel: Pair, padding: Any, dilation: Pair) -> Pads:
+    sides = padding if isinstance(padding, tuple) else (padding, padding)
+    rows, columns = (side(k, p, d) for k, p, d in zip(kernel, sides, dilation, strict=True))
+    return (rows, rows), (columns, columns)
+
+
+def _explicit_pads(op: ops.Conv) -> Callable[[Any], Pads] | None:
+    """How to pad before the convolution, from the map's size; None if Keras does it itself."""
+    if op.padding == "valid":
+        return None
+    if op.padding == "same":
+        return None if op.padding_mode == "zeros" else lambda size: _same_pads(op, size)
+    pads = _symmetric_pads(op.kernel_size, op.padding, op.dilation_rate)
+    keeps_size = all(
+        2 * before == dilation * (kernel - 1)
+        for (before, _), kernel, dilation in zip(pads, op.kernel_size, op.dilation_rate, strict=True)
+    )
+    if keeps_size and op.strides == (1, 1) and op.padding_mode == "zeros":
+        return None  # Keras' "same" is the same here, and fused
+    return lambda size: pads
+
+
+def _same_pads(op: ops.Conv, size: tuple[Any, Any]) -> Pads:
+    amounts = []
+    for n, kernel, stride, dilation in zip(
+        size, op.kernel_size, op.strides, op.dilation_rate, strict=True
+    ):
+        if n is None and stride > 1:
+            raise ValueError(
+                f"padding='same' with padding_mode={op.padding_mode!r} and strides={op.strides} "
+                "needs a known height and width; 'symmetric' does not. Received: unknown size"
+            )
+        amounts.append(same_padding(n or kernel * dilation, kernel, stride, dilation))
+    return amounts[0], amounts[1]
+
+
+def pad(x: Any, pads: Pads, mode: str, data_format: str, value: float = 0.0) -> Any:
+    """`x` with rows and columns added: "zeros" (or `value`), "reflect" or "replicate"."""
+    if pads == ((0, 0), (0, 0)):
+        return x
+    first = 1 if data_format == "channels_last" else 2
+    if mode == "replicate":
+        for axis, amounts in enumerate(pads, start=first):
+            x = _replicate(x, axis, amounts)
+        return x
+    widths = [(0, 0)] * 4
+    widths[first], widths[first + 1] = pads
+    if mode == "reflect":
+        return keras.ops.pad(x, widths, mode="reflect")
+    return keras.ops.pad(x, widths, constant_values=value)
+
+
+def _replicate(x: Any, axis: int, amounts: Pair) -> Any:
+    before, after = amounts
+    index: list[Any] = [slice(None)] * 4
+    pieces = [x]
+    if before:
+        index[axis] = slice(0, 1)
+        pieces.insert(0, keras.ops.repeat(x[tuple(index)], before, axis=axis))
+    if after:
+        index[axis] = slice(-1, None)
+        pieces.append(keras.ops.repeat(x[tuple(index)], after, axis=axis))
+    return keras.ops.concatenate(pieces, axis=axis) if len(pieces) > 1 else x
+
+
+def crop(x: Any, cut: Pads, data_format: str) -> Any:
+    """`x` with rows and columns cut off its edges."""
+    index: list[Any] = [slice(None)] * 4
+    first = 1 if data_format == "channels_last" else 2
+    for axis, (before, after) in enumerate(cut, start=first):
+        index[axis] = slice(before, -after if after else None)
+    return x[tuple(index)]

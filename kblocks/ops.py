@@ -1,0 +1,191 @@
+"""The primitives of convolutional networks and the two joints between them, as data.
+
+A block's `plan` returns a tree of these. They know neither Keras nor cost: `cost` counts
+them and `block` turns them into Keras layers. Maps are spoken of as height, width,
+channels; pairs are `(height, width)`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+Pair = tuple[int, int]
+Op = Any  # a primitive below, a Chain or a Merge
+
+
+@dataclass(frozen=True, slots=True)
+class Conv:
+    """A convolution. `padding` is "same", "valid", "symmetric" or the pixels on each side."""
+
+    filters: int
+    kernel_size: Pair = (1, 1)
+    strides: Pair = (1, 1)
+    padding: str | Pair = "same"
+    dilation_rate: Pair = (1, 1)
+    groups: int = 1
+    use_bias: bool = True
+    padding_mode: str = "zeros"
+    kernel_initializer: Any = "he_normal"
+    bias_initializer: Any = "zeros"
+    kernel_regularizer: Any = None
+    bias_regularizer: Any = None
+    label: ClassVar[str] = "conv"
+
+
+@dataclass(frozen=True, slots=True)
+class Dense:
+    """A linear layer on flat features."""
+
+    units: int
+    use_bias: bool = True
+    kernel_initializer: Any = "glorot_uniform"
+    bias_initializer: Any = "zeros"
+    kernel_regularizer: Any = None
+    bias_regularizer: Any = None
+    label: ClassVar[str] = "dense"
+
+
+@dataclass(frozen=True, slots=True)
+class Norm:
+    """A normalisation over channels; also the long form of a block's `normalization`.
+
+    Args:
+        kind: "batch", "layer" (over the channels of each position) or "group".
+        momentum: of the moving averages of batch normalisation, as Keras counts it
+            (PyTorch's is one minus this).
+        epsilon: added to the variance.
+        scale: whether there is a learned factor a channel.
+        center: whether there is a learned offset a channel.
+        groups: of group normalisation; None takes the greatest common divisor of 32
+            and the channels.
+    """
+
+    kind: str = "batch"
+    momentum: float = 0.99
+    epsilon: float = 1e-3
+    scale: bool = True
+    center: bool = True
+    groups: int | None = None
+    label: ClassVar[str] = "norm"
+
+
+@dataclass(frozen=True, slots=True)
+class Activation:
+    """An element-wise function, by its Keras name, as a callable or as a layer's config."""
+
+    function: Any
+    label: ClassVar[str] = "act"
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """A pool over windows: kind "max", "avg" or "min". Averages do not count the padding."""
+
+    kind: str
+    pool_size: Pair
+    strides: Pair
+    padding: str | Pair = "valid"
+    label: ClassVar[str] = "pooling"
+
+
+@dataclass(frozen=True, slots=True)
+class GlobalPool:
+    """The "max" or "avg" over the whole map: height, width, channels to channels."""
+
+    kind: str
+    label: ClassVar[str] = "global_pooling"
+
+
+@dataclass(frozen=True, slots=True)
+class AdaptivePool:
+    """The average over a grid of `output_size` windows that cover a map of any size."""
+
+    output_size: Pair
+    label: ClassVar[str] = "adaptive_pooling"
+
+
+@dataclass(frozen=True, slots=True)
+class PadChannels:
+    """Zeros behind the last channel, up to `filters` channels."""
+
+    filters: int
+    label: ClassVar[str] = "pad_channels"
+
+
+@dataclass(frozen=True, slots=True)
+class Flatten:
+    """A map to flat features, channels running fastest."""
+
+    label: ClassVar[str] = "flatten"
+
+
+@dataclass(frozen=True, slots=True)
+class Dropout:
+    """Zeroes single features in training."""
+
+    rate: float
+    label: ClassVar[str] = "drop"
+
+
+@dataclass(frozen=True, slots=True)
+class DropPath:
+    """Zeroes whole samples in training: stochastic depth (Huang et al. 2016, arXiv:1603.09382)."""
+
+    rate: float
+    label: ClassVar[str] = "drop_path"
+
+
+class Chain(tuple):
+    """Ops one after another. `Chain(a, None, Chain(b, c))` is `Chain(a, b, c)`; empty: identity."""
+
+    __slots__ = ()
+
+    def __new__(cls, *ops: Op) -> Chain:
+        flat: list[Op] = []
+        for op in ops:
+            if type(op) is Chain:
+                flat.extend(op)
+            elif op is not None:
+                flat.append(op)
+        return tuple.__new__(cls, flat)
+
+    def __repr__(self) -> str:
+        return f"Chain({', '.join(map(repr, self))})"
+
+
+@dataclass(frozen=True, slots=True, init=False)
+class Merge:
+    """Named branches from one input, joined by `mode`: "add" or "concat" (of channels).
+
+    Where `valid` padding lets branches shrink differently, the input of the branch that
+    reaches less far is cropped in its centre (`cost.crops`).
+    """
+
+    mode: str
+    branches: tuple[tuple[str, Op], ...]
+
+    def __init__(self, mode: str, **branches: Op) -> None:
+        object.__setattr__(self, "mode", mode)
+        object.__setattr__(self, "branches", tuple(branches.items()))
+
+
+def parts(op: Op, prefix: str = "") -> Iterator[tuple[str, Op]]:
+    """The primitives of a plan in order, each with its path, such as `main_conv2`.
+
+    A path is the names of the branches around an op, its kind, and its number where
+    several ops of its kind stand in the same branch.
+    """
+    chain = op if isinstance(op, Chain) else (op,)
+    labels = [step.label for step in chain if not isinstance(step, Merge)]
+    seen: dict[str, int] = {}
+    for step in chain:
+        if isinstance(step, Merge):
+            for name, branch in step.branches:
+                yield from parts(branch, f"{prefix}{name}_")
+        else:
+            label = step.label
+            seen[label] = seen.get(label, 0) + 1
+            number = str(seen[label]) if labels.count(label) > 1 else ""
+            yield f"{prefix}{label}{number}", step
