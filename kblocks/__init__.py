@@ -1,12 +1,108 @@
-"""kblocks: convolutional blocks and architectures for Keras, open to Keras Tuner as a space."""
+"""kblocks: convolutional blocks and architectures for Keras, every argument open to a search.
+
+Three uses of one definition: a block is a Keras layer (`kb.ResidualBlock(64)(x)`), a part of
+an architecture that costs nothing to analyse (`kb.resnet50().cost((224, 224, 3))`), and a
+point of a search space (`kb.Space(kb.resnet, filters=kb.choice(16, 32))`).
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from kblocks.block import Block
 from kblocks.blocks.convolution import ConvBlock, NormAct
-from kblocks.families.resnet import ResidualBlock, BottleneckBlock
-from kblocks.blocks.pooling import MinPooling2D, GlobalConcatPooling2D
-from kblocks.heads import Classifier
-from kblocks.ops import Norm
-from kblocks.network import Architecture
-from kblocks.cost import conv_output_size, Cost
-from kblocks.families.resnet import *
-from kblocks.families.vgg import *
+from kblocks.blocks.pooling import GlobalConcatPooling2D, MinPooling2D
 from kblocks.catalog import architecture, architectures
+from kblocks.choices import boolean, choice, integer, per_stage, real
+from kblocks.cost import Cost, InputTooSmallError, conv_output_size
+from kblocks.families.resnet import (
+    BottleneckBlock,
+    ResidualBlock,
+    resnet,
+    resnet18,
+    resnet20,
+    resnet32,
+    resnet34,
+    resnet44,
+    resnet50,
+    resnet56,
+    resnet101,
+    resnet110,
+    resnet152,
+)
+from kblocks.families.vgg import (
+    vgg,
+    vgg11,
+    vgg11_bn,
+    vgg13,
+    vgg13_bn,
+    vgg16,
+    vgg16_bn,
+    vgg19,
+    vgg19_bn,
+)
+from kblocks.heads import Classifier, Features
+from kblocks.network import Architecture, Row
+from kblocks.ops import Norm
+from kblocks.recipe import Recipe
+from kblocks.space import Budget, Space
+
+if TYPE_CHECKING:
+    from kblocks import tuner
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Architecture",
+    "Block",
+    "BottleneckBlock",
+    "Budget",
+    "Classifier",
+    "ConvBlock",
+    "Cost",
+    "Features",
+    "GlobalConcatPooling2D",
+    "InputTooSmallError",
+    "MinPooling2D",
+    "Norm",
+    "NormAct",
+    "Recipe",
+    "ResidualBlock",
+    "Row",
+    "Space",
+    "architecture",
+    "architectures",
+    "boolean",
+    "choice",
+    "conv_output_size",
+    "integer",
+    "per_stage",
+    "real",
+    "resnet",
+    "resnet101",
+    "resnet110",
+    "resnet152",
+    "resnet18",
+    "resnet20",
+    "resnet32",
+    "resnet34",
+    "resnet44",
+    "resnet50",
+    "resnet56",
+    "tuner",
+    "vgg",
+    "vgg11",
+    "vgg11_bn",
+    "vgg13",
+    "vgg13_bn",
+    "vgg16",
+    "vgg16_bn",
+    "vgg19",
+    "vgg19_bn",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """`kblocks.tuner` loads when first touched (PEP 562): composing layers needs no tuner."""
+    if name == "tuner":
+        return importlib.import_module("kblocks.tuner")
+    raise AttributeError(f"module 'kblocks' has no attribute {name!r}")

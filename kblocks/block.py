@@ -21,7 +21,7 @@ import difflib
 import inspect
 import math
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, dataclass_transform
 
 import keras
@@ -40,16 +40,49 @@ class _Spec:
     """The base of every block's Spec. `_block` is the layer class, `_checks` the fields' checks."""
 
     _block: ClassVar[type[Block]]
-    _checks: ClassVar[dict[str, tuple[fields.Check | None, bool, Any]]] = {}
+    _checks: ClassVar[dict[str, tuple[fields.Check | None, bool]]] = {}
+    _defaults: ClassVar[dict[str, Any]] = {}
+    _positional: ClassVar[tuple[str, ...]] = ()
 
-    def __post_init__(self) -> None:
+    def __init__(self, *args: Any, **given: Any) -> None:
+        if args:
+            given = {**self._by_name(args, given), **given}
+        self.__dict__.update(self._defaults)
+        self._take(given)
+
+    def replace(self, **changes: Any) -> Any:
+        """A copy with some arguments changed."""
+        copy = object.__new__(type(self))
+        copy.__dict__.update(self.__dict__)
+        copy._take(changes)
+        return copy
+
+    def _take(self, given: dict[str, Any]) -> None:
         values = self.__dict__
-        for name, (check, optional, default) in self._checks.items():
-            value = values[name]
-            if value is default or check is None or (optional and value is None):
-                continue
-            values[name] = _checked(self._block.__name__, name, value, check, optional)
+        name = ""
+        try:
+            for name, value in given.items():
+                check, optional = self._checks[name]
+                keeps = check is None or (value is None and optional)
+                values[name] = value if keeps else check.normalise(value)
+        except (KeyError, TypeError, ValueError) as error:
+            raise _refusal(self._block.__name__, name, given[name], self._checks) from error
+        if len(values) < len(self._checks):
+            missing = ", ".join(repr(name) for name in self._checks if name not in values)
+            raise TypeError(f"{self._block.__name__} needs the argument {missing}")
         self.check()
+
+    def _by_name(self, args: tuple[Any, ...], given: dict[str, Any]) -> dict[str, Any]:
+        names = self._positional
+        named = dict(zip(names, args, strict=False))
+        twice = sorted(named.keys() & given.keys())
+        if twice or len(args) > len(names):
+            problem = f"got {twice[0]!r} twice" if twice else f"got {len(args)}"
+            raise TypeError(
+                f"{self._block.__name__} takes {', '.join(names) or 'nothing'} by position and all "
+                f"else by keyword; {problem}"
+            )
+        return named
 
     def check(self) -> None:
         """Raises ValueError where arguments do not go together; a block may define it."""
@@ -77,8 +110,8 @@ class _Spec:
         """The fields that differ from their defaults, in a form that JSON can hold."""
         return {
             name: self._serialised(name)
-            for name, (_, _, default) in self._checks.items()
-            if getattr(self, name) != default
+            for name in self._checks
+            if name not in self._defaults or getattr(self, name) != self._defaults[name]
         }
 
     def _serialised(self, name: str) -> Any:
@@ -86,14 +119,15 @@ class _Spec:
         return value if check is None or value is None else check.serialise(value)
 
 
-def _checked(owner: str, name: str, value: Any, check: fields.Check, optional: bool) -> Any:
-    try:
-        return check.normalise(value)
-    except (TypeError, ValueError) as error:
-        none = " or None" if optional and "None" not in check.expected else ""
-        raise ValueError(
-            f"`{name}` of {owner} must be {check.expected}{none}. Received: {name}={value!r}"
-        ) from error
+def _refusal(owner: str, name: str, value: Any, checks: dict[str, Any]) -> Exception:
+    """The error for an argument that is unknown or not of its field's form."""
+    if name not in checks:
+        close = difflib.get_close_matches(name, checks, 1)
+        hint = f"Did you mean {close[0]!r}?" if close else f"It has {', '.join(checks)}."
+        return TypeError(f"{owner} has no argument {name!r}. {hint} Received: {name}={value!r}")
+    check, optional = checks[name]
+    none = " or None" if optional and "None" not in check.expected else ""
+    return ValueError(f"`{name}` of {owner} must be {check.expected}{none}. Received: {name}={value!r}")
 
 
 def _placed(error: ValueError, place: str, input_shape: Any) -> ValueError:
@@ -125,15 +159,15 @@ def _make_spec(cls: type[Block], kw_only: bool) -> type[_Spec]:
     for name, (check, optional) in checks.items():
         default = namespace.get(name, _MISSING)
         if check is not None and default is not _MISSING and not (optional and default is None):
-            namespace[name] = _checked(cls.__name__, name, default, check, optional)
+            namespace[name] = check.normalise(default)
     spec = type(f"{cls.__name__}.Spec", (parent,), {**namespace, "__annotations__": annotations})
     spec.__module__, spec._block, spec.__doc__ = cls.__module__, cls, cls.__doc__
-    spec = dataclasses.dataclass(frozen=True, kw_only=kw_only)(spec)
-    every = {**parent._checks, **{n: (*check, None) for n, check in checks.items()}}
-    spec._checks = {
-        field.name: (*every[field.name][:2], field.default) for field in dataclasses.fields(spec)
-    }
-    spec.__init__ = _with_clear_errors(spec.__init__, cls, spec._checks)
+    spec = dataclasses.dataclass(frozen=True, init=False, kw_only=kw_only)(spec)
+    made = dataclasses.fields(spec)
+    every = {**parent._checks, **checks}
+    spec._checks = {field.name: every[field.name] for field in made}
+    spec._defaults = {field.name: field.default for field in made if field.default is not _MISSING}
+    spec._positional = tuple(field.name for field in made if not field.kw_only)
     return spec
 
 
@@ -149,25 +183,6 @@ def _is_shared(name: str, value: Any) -> bool:
     """Whether a member of the class belongs to its Spec too: its properties and helpers."""
     shared = (types.FunctionType, property, staticmethod, classmethod)
     return isinstance(value, shared) and not name.startswith("__") and name not in _RESERVED
-
-
-def _with_clear_errors(init: Callable, cls: type, checks: dict[str, Any]) -> Callable:
-    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
-        try:
-            init(self, *args, **kwargs)
-        except TypeError as error:
-            for name in kwargs:
-                if name not in checks:
-                    close = difflib.get_close_matches(name, checks, 1)
-                    hint = f"Did you mean {close[0]!r}?" if close else f"It has {', '.join(checks)}."
-                    raise TypeError(
-                        f"{cls.__name__} has no argument {name!r}. {hint} "
-                        f"Received: {name}={kwargs[name]!r}"
-                    ) from error
-            raise TypeError(str(error).replace(f"{init.__qualname__}()", cls.__name__)) from error
-
-    __init__.__signature__ = inspect.signature(init)  # type: ignore[attr-defined]
-    return __init__
 
 
 if TYPE_CHECKING:
@@ -256,7 +271,8 @@ class Block(_Layer):
             cost.walk(plan, shape)
         except ValueError as error:
             raise _placed(error, f"{type(self).__name__} {self.name!r}", shape) from error
-        self._plan = plan
+        # Past Keras' tracking of attributes, which would put the plan's tuples into lists.
+        self.__dict__["_plan"] = plan
         self._paths = tuple(path for path, _ in ops.parts(plan))
         _refuse_clashes(self._paths, self)
         self._build(plan, shape, ops.parts(plan))
@@ -297,6 +313,8 @@ class Block(_Layer):
         )
         setattr(self, path, layer)
         layer.build(self._as_keras(shape))
+        if not self.trainable:  # else batch norms would go on moving their averages
+            layer.trainable = False
         return cost.walk(op, shape)
 
     def _run(self, op: Op, x: Any, paths: Iterator[str], training: bool | None) -> Any:
@@ -355,9 +373,7 @@ _TRAINED = (ops.Norm, ops.Dropout, ops.DropPath)
 def _sources(op: Merge, shape: Any) -> list[Any]:
     if isinstance(shape, list):
         return shape
-    return [
-        shape if cut is None else cost.cropped(shape, cut) for cut in cost.crops(op)
-    ]
+    return [shape if cut is None else cost.cropped(shape, cut) for cut in cost.crops(op)]
 
 
 def _cuts(op: Merge, x: Any) -> list[Any]:
@@ -387,10 +403,18 @@ def _data_format(value: str | None) -> str:
 
 
 def _signature(cls: type[Block]) -> inspect.Signature:
-    keyword = inspect.Parameter.KEYWORD_ONLY
-    own = list(inspect.signature(cls.Spec.__init__).parameters.values())[1:]
-    base = [
-        inspect.Parameter(name, keyword, default=default)
-        for name, default in (("name", None), ("dtype", None), ("trainable", True), ("data_format", None))
-    ]
-    return inspect.Signature([*own, *base])
+    """What help() and editors show: positional fields, the others, Keras' own."""
+    spec, kind = cls.Spec, inspect.Parameter
+    keras_own = {"name": None, "dtype": None, "trainable": True, "data_format": None}
+    ordered = [*spec._positional, *(n for n in spec._checks if n not in spec._positional)]
+    return inspect.Signature(
+        [
+            kind(
+                name,
+                kind.POSITIONAL_OR_KEYWORD if name in spec._positional else kind.KEYWORD_ONLY,
+                default=spec._defaults.get(name, kind.empty),
+            )
+            for name in ordered
+        ]
+        + [kind(name, kind.KEYWORD_ONLY, default=value) for name, value in keras_own.items()]
+    )

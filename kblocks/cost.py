@@ -60,6 +60,9 @@ class Tally:
 
 def cost(op: Op, input_shape: Shape | Sequence[Shape]) -> Cost:
     """The cost of a plan on an input of known (height, width, channels)."""
+    for shape in input_shape if isinstance(input_shape, list) else (input_shape,):
+        if None in shape:
+            raise ValueError(f"A cost needs known sizes. Received: input of shape {shape}")
     tally = Tally()
     shape = walk(op, input_shape, tally)
     return Cost(shape, tally.params, tally.trainable_params, tally.macs, tally.activations)
@@ -122,10 +125,12 @@ def conv_output_size(
         ValueError: if an argument is not of the form above.
     """
     if isinstance(size, (tuple, list)):
-        columns = [
-            value if isinstance(value, (tuple, list)) else (value, value)
-            for value in (kernel_size, strides, padding, dilation_rate)
-        ]
+        columns = []
+        for value in (kernel_size, strides, padding, dilation_rate):
+            pair = value if isinstance(value, (tuple, list)) else [value] * len(size)
+            if len(pair) != len(size):
+                raise ValueError(f"Expected one value for each of size={size}. Received: {value!r}")
+            columns.append(pair)
         return tuple(conv_output_size(n, *(c[i] for c in columns)) for i, n in enumerate(size))
     for name, value in (
         ("size", 1 if size is None else size),
@@ -135,7 +140,8 @@ def conv_output_size(
     ):
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise ValueError(f"`{name}` must be a positive integer. Received: {name}={value!r}")
-    if not (padding in ("same", "valid", "symmetric") or isinstance(padding, int) and padding >= 0):
+    pixels = isinstance(padding, int) and not isinstance(padding, bool) and padding >= 0
+    if not pixels and padding not in ("same", "valid", "symmetric"):
         raise ValueError(
             "`padding` must be 'same', 'valid', 'symmetric' or a number of pixels. "
             f"Received: padding={padding!r}"
@@ -171,7 +177,7 @@ def window(op: Op, height: Any, width: Any, kernel: Pair, dilation: Pair = (1, 1
 def op_reach(op: Op, kernel: Pair, dilation: Pair = (1, 1)) -> Pair:
     """`reach` of both axes of an op with `padding`."""
     padding = op.padding
-    if padding == "same":
+    if padding == "same" or (padding == "symmetric" and kernel[0] % 2 and kernel[1] % 2):
         return 0, 0
     return (
         reach(kernel[0], _axis(padding, 0), dilation[0]),
@@ -221,7 +227,7 @@ _SIZE_IS_ITS_OWN = frozenset({ops.GlobalPool, ops.AdaptivePool, ops.Flatten})
 def _merged_geometry(merge: Merge) -> tuple[Geometry | None, list[Geometry | None]]:
     branches = [geometry(branch) for _, branch in merge.branches]
     first = branches[0]
-    if all(branch == first for branch in branches):
+    if branches.count(first) == len(branches):
         return first, branches
     known = [branch for branch in branches if branch is not None]
     if len(known) < len(branches) or any(branch[:2] != known[0][:2] for branch in known):
@@ -239,6 +245,8 @@ def _merged_geometry(merge: Merge) -> tuple[Geometry | None, list[Geometry | Non
 def crops(merge: Merge) -> list[Crop | None]:
     """For each branch, how much to cut off its input so that all outputs lie centred."""
     total, branches = _merged_geometry(merge)
+    if branches.count(total) == len(branches):
+        return [None] * len(branches)
     cuts: list[Crop | None] = []
     for branch in branches:
         if branch is None or total is None or branch == total:
@@ -281,26 +289,26 @@ def _chain(op: Chain, shape: Any, tally: Tally | None) -> Shape:
 
 @_rule(Merge)
 def _merge(op: Merge, shape: Any, tally: Tally | None) -> Shape:
-    several = isinstance(shape, list)
-    if several and len(shape) != len(op.branches):
-        raise ValueError(f"Expected {len(op.branches)} inputs. Received: {len(shape)} inputs")
-    cuts = [None] * len(op.branches) if several else crops(op)
-    shapes = []
-    for index, ((_, branch), cut) in enumerate(zip(op.branches, cuts, strict=True)):
-        source = shape[index] if several else shape
-        if cut is not None:
-            source = cropped(source, cut)
-        shapes.append(_RULES[type(branch)](branch, source, tally))
-    return _joined(op, shapes)
-
-
-def _joined(op: Merge, shapes: list[Shape]) -> Shape:
+    branches = op.branches
+    if isinstance(shape, list):
+        if len(shape) != len(branches):
+            raise ValueError(f"Expected {len(branches)} inputs. Received: {len(shape)} inputs")
+        sources = shape
+    else:
+        cuts = crops(op)
+        sources = [shape if cut is None else cropped(shape, cut) for cut in cuts]
+    shapes = [
+        _RULES[type(branch)](branch, source, tally)
+        for (_, branch), source in zip(branches, sources, strict=True)
+    ]
     first = shapes[0]
-    same = slice(None) if op.mode == "add" else slice(0, -1)
-    if any(len(other) != len(first) or other[same] != first[same] for other in shapes):
-        described = ", ".join(f"{n}: {s}" for (n, _), s in zip(op.branches, shapes, strict=True))
-        raise ValueError(f"Branches do not fit for {op.mode!r}. Received: {described}")
-    return first if op.mode == "add" else (*first[:-1], sum(other[-1] for other in shapes))
+    if op.mode == "add":
+        if shapes.count(first) == len(shapes):
+            return first
+    elif all(other[:-1] == first[:-1] for other in shapes):
+        return (*first[:-1], sum(other[-1] for other in shapes))
+    described = ", ".join(f"{n}: {s}" for (n, _), s in zip(branches, shapes, strict=True))
+    raise ValueError(f"Branches do not fit for {op.mode!r}. Received: {described}")
 
 
 def cropped(shape: Shape, cut: Crop) -> Shape:

@@ -39,6 +39,8 @@ class FrozenConfig(dict):
 
 
 def _integer(value: Any, least: int) -> int:
+    if type(value) is int and value >= least:
+        return value
     if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < least:
         raise ValueError
     return int(value)
@@ -100,6 +102,8 @@ def _norm(value: Any) -> Norm:
     groups = value.groups
     if value.kind not in _NORMS or value.epsilon <= 0 or not 0 <= value.momentum <= 1:
         raise ValueError
+    if not isinstance(value.scale, bool) or not isinstance(value.center, bool):
+        raise ValueError
     if groups is not None and (value.kind != "group" or _integer(groups, 1) != groups):
         raise ValueError
     return value
@@ -113,7 +117,8 @@ def _norm_config(norm: Norm) -> Any:
 
 @functools.lru_cache
 def _activation_name(name: str) -> str:
-    if keras.activations.get(name) is None:
+    # These two are no functions of one element: glu halves the channels, threshold wants more.
+    if name in ("glu", "threshold") or keras.activations.get(name) is None:
         raise ValueError
     return name
 
@@ -121,18 +126,27 @@ def _activation_name(name: str) -> str:
 def _activation(value: Any) -> Any:
     if isinstance(value, str):
         return _activation_name(value)
+    if isinstance(value, FrozenConfig):
+        return value
     if isinstance(value, Mapping):
         value = keras.saving.deserialize_keras_object(dict(value))
     if isinstance(value, keras.Layer):
-        # A layer is made anew for each place it stands in; one with weights of its own
-        # (PReLU) would escape the cost model.
-        if isinstance(value, keras.layers.PReLU) or value.weights:
-            raise ValueError
-        return FrozenConfig(keras.saving.serialize_keras_object(value))
+        return _activation_layer(keras.saving.serialize_keras_object(value))
     if not callable(value):
         raise ValueError
     name = keras.activations.serialize(value)
-    return name if isinstance(name, str) else value
+    return _activation_name(name) if isinstance(name, str) else value
+
+
+def _activation_layer(config: dict[str, Any]) -> FrozenConfig:
+    """A layer's config without what each place that it stands in gives it anew."""
+    own = {k: v for k, v in config["config"].items() if k not in ("name", "dtype", "trainable")}
+    config = {**config, "config": own}
+    layer = keras.saving.deserialize_keras_object(config)
+    map_ = keras.KerasTensor((1, 4, 4, 6))
+    if layer(map_).shape != map_.shape or layer.weights:  # both would escape the cost model
+        raise ValueError
+    return FrozenConfig(config)
 
 
 def _activation_config(value: Any) -> Any:

@@ -6,6 +6,7 @@ them from its own config, so none is registered with Keras.
 
 from __future__ import annotations
 
+import functools
 import math
 import zlib
 from collections.abc import Callable, Mapping
@@ -14,7 +15,7 @@ from typing import Any
 import keras
 
 from kblocks import backend, ops
-from kblocks.cost import same_padding, side
+from kblocks.cost import same_padding, side, walk
 from kblocks.ops import Pair
 
 Pads = tuple[Pair, Pair]  # (top, bottom), (left, right)
@@ -32,7 +33,7 @@ def layer_for(op: ops.Op, channels: int, data_format: str, name: str, seed: str,
         case ops.Norm():
             return _norm(op, channels, axis, common)
         case ops.Activation():
-            return _activation(op.function, common)
+            return _activation(op.function, axis, common)
         case ops.Pool():
             return Pool2D(op, data_format, **common)
         case ops.GlobalPool():
@@ -61,10 +62,12 @@ def _norm(op: ops.Norm, channels: int, axis: int, common: dict[str, Any]) -> Any
     return keras.layers.GroupNormalization(op.groups or math.gcd(32, channels), **learned)
 
 
-def _activation(function: Any, common: dict[str, Any]) -> Any:
+def _activation(function: Any, axis: int, common: dict[str, Any]) -> Any:
     if isinstance(function, Mapping):
         config = {**function, "config": {**function["config"], **common}}
         return keras.saving.deserialize_keras_object(config)
+    if function in ("softmax", "log_softmax", "sparsemax"):
+        function = functools.partial(getattr(keras.activations, function), axis=axis)
     return keras.layers.Activation(function, **common)
 
 
@@ -85,8 +88,11 @@ def _fresh(config: Any) -> Any:
 def _initializer(config: Any, place: str) -> Any:
     if isinstance(config, Mapping):
         inner = config.get("config") or {}
-        if isinstance(inner, Mapping) and isinstance(inner.get("seed"), int):
-            mixed = zlib.crc32(f"{inner['seed']}/{place}".encode())
+        seed = inner.get("seed") if isinstance(inner, Mapping) else None
+        if isinstance(seed, Mapping):  # a SeedGenerator, of which all copies would draw the same
+            seed = seed["config"]["seed"]
+        if isinstance(seed, int):
+            mixed = zlib.crc32(f"{seed}/{place}".encode())
             return {**config, "config": {**inner, "seed": mixed}}
     return _fresh(config)
 
@@ -116,6 +122,14 @@ class Conv2D(keras.layers.Conv2D):
             pads = self._pads(_map_size(inputs, self.data_format))
             inputs = pad(inputs, pads, self._op.padding_mode, self.data_format)
         return super().call(inputs)
+
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        # Keras' own, which `build` asks too, knows nothing of the padding before it.
+        batch, *sizes = input_shape
+        if self.data_format == "channels_last":
+            return batch, *walk(self._op, tuple(sizes))
+        height, width, filters = walk(self._op, (sizes[1], sizes[2], sizes[0]))
+        return batch, filters, height, width
 
     def convolution_op(self, inputs: Any, kernel: Any) -> Any:
         turned = self.data_format == "channels_first" and not backend.convolves_channels_first()

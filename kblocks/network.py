@@ -132,7 +132,7 @@ class Architecture:
         Raises:
             ValueError: if an argument is not of the form above or the network does not fit.
         """
-        _refuse_bad_input(input_shape, unknown=True)
+        check_input_shape(input_shape, unknown=True)
         if pooling is not None and include_top:
             raise ValueError(f"`pooling` goes with include_top=False. Received: pooling={pooling!r}")
         if input_tensor is None:
@@ -226,41 +226,57 @@ class Architecture:
                 needed.update(row.inputs)
         return needed
 
+    def _origins(self) -> dict[str, Row]:
+        """For each row the one whose weights it uses: itself or an earlier one."""
+        origins: dict[str, Row] = {}
+        for row in self.rows:
+            origins[row.name] = origins[row.spec] if isinstance(row.spec, str) else row
+        return origins
+
     def _costs(self, input_shape: Any, aux: bool) -> dict[str, Cost]:
         """The cost of each row. Equal blocks on equal maps are looked at once."""
-        _refuse_bad_input(input_shape)
-        needed = self._needed(self._shown(aux).values()) if self.auxiliary else None
-        specs: dict[str, Any] = {}
+        check_input_shape(input_shape)
+        needed = self._needed(self._shown(aux).values())
+        origins = self._origins()
+        params: dict[str, int] = {}
         shapes: dict[str, Any] = {INPUT: tuple(input_shape)}
         seen: dict[Any, Cost] = {}
         costs: dict[str, Cost] = {}
         for row in self.rows:
-            if needed is not None and row.name not in needed:
+            if row.name not in needed:
                 continue
-            shared = isinstance(row.spec, str)
-            spec = specs[row.name] = specs[row.spec] if shared else row.spec
+            origin, spec = origins[row.name][:2]
             several = len(row.inputs) > 1
             source = [shapes[n] for n in row.inputs] if several else shapes[row.inputs[0]]
             key = (id(spec), str(source) if several else source)
             if key not in seen:
                 seen[key] = _located(row.name, spec, source)
             found = seen[key]
-            if shared:
+            if origin in params:
+                if found.params != params[origin]:
+                    raise ValueError(
+                        f"{row.name} cannot share the weights of {origin}: on an input of {source} "
+                        f"it has {found.params} parameters, not {params[origin]}"
+                    )
                 found = dataclasses.replace(found, params=0, trainable_params=0)
+            else:
+                params[origin] = found.params
             costs[row.name] = found
             shapes[row.name] = found.output_shape
         return costs
 
     def _tensors(self, start: Any, needed: set[str]) -> dict[str, Any]:
         made: dict[str, Block] = {}
+        origins = self._origins()
         tensors = {INPUT: start}
         for row in self.rows:
             if row.name not in needed:
                 continue
-            shared = isinstance(row.spec, str)
-            layer = made[row.name] = made[row.spec] if shared else row.spec.layer(name=row.name)
+            origin, spec = origins[row.name][:2]
+            if origin not in made:
+                made[origin] = spec.layer(name=origin)
             inputs = [tensors[name] for name in row.inputs]
-            tensors[row.name] = layer(inputs if len(inputs) > 1 else inputs[0])
+            tensors[row.name] = made[origin](inputs if len(inputs) > 1 else inputs[0])
         return tensors
 
 
@@ -288,18 +304,13 @@ def _rows(rows: Sequence[Any]) -> Iterator[Row]:
     before = INPUT
     for index, item in enumerate(rows, start=1):
         for row in _named(item, index):
-            if not isinstance(row, Row):
-                name, spec, inputs = (*row, (before,)) if len(row) == 2 else row
-                inputs = (inputs,) if isinstance(inputs, str) else tuple(inputs)
-                spec = spec if isinstance(spec, str) else _spec_of(spec, name)
-                row = Row(name, spec, inputs)
-            yield row
-            before = row.name
+            name, spec, inputs = row if len(row) == 3 else (*row, (before,))
+            inputs = (inputs,) if isinstance(inputs, str) else tuple(inputs)
+            yield Row(name, spec if isinstance(spec, str) else _spec_of(spec, name), inputs)
+            before = name
 
 
 def _named(item: Any, index: int) -> list[Any]:
-    if isinstance(item, Row):
-        return [item]
     if isinstance(item, list):
         return [(f"stage{index}_block{number}", spec) for number, spec in enumerate(item, 1)]
     if isinstance(item, tuple):
@@ -327,11 +338,11 @@ def _refuse_bad_names(net: Architecture) -> None:
                 "A row's name must be a word of letters, digits and _, used once, and not "
                 f"'input'. Received: {row.name!r}"
             )
-        for name in (*row.inputs, *((row.spec,) if isinstance(row.spec, str) else ())):
+        if isinstance(row.spec, str) and row.spec not in known - {INPUT}:
+            raise ValueError(f"{row.name} must name an earlier row. Received: {row.spec!r}")
+        for name in row.inputs:
             if name not in known:
                 raise ValueError(f"{row.name} must name an earlier row. Received: {name!r}")
-        if row.spec == INPUT:
-            raise ValueError(f"{row.name} must name a row with weights. Received: {row.spec!r}")
         known.add(row.name)
     for output, name in net.outputs.items():
         if name not in known - {INPUT}:
@@ -343,7 +354,8 @@ def _refuse_bad_names(net: Architecture) -> None:
         raise ValueError(f"One output must not be auxiliary. Received: {net.auxiliary}")
 
 
-def _refuse_bad_input(shape: Any, unknown: bool = False) -> None:
+def check_input_shape(shape: Any, unknown: bool = False) -> None:
+    """Refuses what is not (height, width, channels); `unknown` height and width may be None."""
     sizes = shape if isinstance(shape, (tuple, list)) else ()
     last = len(sizes) - 1
     if len(sizes) != 3 or any(

@@ -1,5 +1,7 @@
 """The primitives of convolutional networks and the two joints between them, as data.
 
+Named tuples, since a search that weighs candidates makes hundreds of thousands a second.
+
 A block's `plan` returns a tree of these. They know neither Keras nor cost: `cost` counts
 them and `block` turns them into Keras layers. Maps are spoken of as height, width,
 channels; pairs are `(height, width)`.
@@ -9,14 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 Pair = tuple[int, int]
 Op = Any  # a primitive below, a Chain or a Merge
 
 
-@dataclass(frozen=True, slots=True)
-class Conv:
+class Conv(NamedTuple):
     """A convolution. `padding` is "same", "valid", "symmetric" or the pixels on each side."""
 
     filters: int
@@ -31,11 +32,10 @@ class Conv:
     bias_initializer: Any = "zeros"
     kernel_regularizer: Any = None
     bias_regularizer: Any = None
-    label: ClassVar[str] = "conv"
+    label = "conv"
 
 
-@dataclass(frozen=True, slots=True)
-class Dense:
+class Dense(NamedTuple):
     """A linear layer on flat features."""
 
     units: int
@@ -44,7 +44,7 @@ class Dense:
     bias_initializer: Any = "zeros"
     kernel_regularizer: Any = None
     bias_regularizer: Any = None
-    label: ClassVar[str] = "dense"
+    label = "dense"
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,70 +71,62 @@ class Norm:
     label: ClassVar[str] = "norm"
 
 
-@dataclass(frozen=True, slots=True)
-class Activation:
+class Activation(NamedTuple):
     """An element-wise function, by its Keras name, as a callable or as a layer's config."""
 
     function: Any
-    label: ClassVar[str] = "act"
+    label = "act"
 
 
-@dataclass(frozen=True, slots=True)
-class Pool:
+class Pool(NamedTuple):
     """A pool over windows: kind "max", "avg" or "min". Averages do not count the padding."""
 
     kind: str
     pool_size: Pair
     strides: Pair
     padding: str | Pair = "valid"
-    label: ClassVar[str] = "pooling"
+    label = "pooling"
 
 
-@dataclass(frozen=True, slots=True)
-class GlobalPool:
+class GlobalPool(NamedTuple):
     """The "max" or "avg" over the whole map: height, width, channels to channels."""
 
     kind: str
-    label: ClassVar[str] = "global_pooling"
+    label = "global_pooling"
 
 
-@dataclass(frozen=True, slots=True)
-class AdaptivePool:
+class AdaptivePool(NamedTuple):
     """The average over a grid of `output_size` windows that cover a map of any size."""
 
     output_size: Pair
-    label: ClassVar[str] = "adaptive_pooling"
+    label = "adaptive_pooling"
 
 
-@dataclass(frozen=True, slots=True)
-class PadChannels:
+class PadChannels(NamedTuple):
     """Zeros behind the last channel, up to `filters` channels."""
 
     filters: int
-    label: ClassVar[str] = "pad_channels"
+    label = "pad_channels"
 
 
-@dataclass(frozen=True, slots=True)
-class Flatten:
+class Flatten(NamedTuple):
     """A map to flat features, channels running fastest."""
 
-    label: ClassVar[str] = "flatten"
+    label = "flatten"
 
 
-@dataclass(frozen=True, slots=True)
-class Dropout:
+class Dropout(NamedTuple):
     """Zeroes single features in training."""
 
     rate: float
-    label: ClassVar[str] = "drop"
+    label = "drop"
 
 
-@dataclass(frozen=True, slots=True)
-class DropPath:
+class DropPath(NamedTuple):
     """Zeroes whole samples in training: stochastic depth (Huang et al. 2016, arXiv:1603.09382)."""
 
     rate: float
-    label: ClassVar[str] = "drop_path"
+    label = "drop_path"
 
 
 class Chain(tuple):
@@ -155,20 +147,22 @@ class Chain(tuple):
         return f"Chain({', '.join(map(repr, self))})"
 
 
-@dataclass(frozen=True, slots=True, init=False)
-class Merge:
+class _Branches(NamedTuple):
+    mode: str
+    branches: tuple[tuple[str, Op], ...]
+
+
+class Merge(_Branches):
     """Named branches from one input, joined by `mode`: "add" or "concat" (of channels).
 
     Where `valid` padding lets branches shrink differently, the input of the branch that
     reaches less far is cropped in its centre (`cost.crops`).
     """
 
-    mode: str
-    branches: tuple[tuple[str, Op], ...]
+    __slots__ = ()
 
-    def __init__(self, mode: str, **branches: Op) -> None:
-        object.__setattr__(self, "mode", mode)
-        object.__setattr__(self, "branches", tuple(branches.items()))
+    def __new__(cls, mode: str, **branches: Op) -> Merge:
+        return tuple.__new__(cls, (mode, tuple(branches.items())))
 
 
 def parts(op: Op, prefix: str = "") -> Iterator[tuple[str, Op]]:

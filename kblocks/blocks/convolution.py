@@ -108,6 +108,16 @@ def check_symmetric(name: str, padding: Any, size_name: str, size: Pair) -> None
         )
 
 
+def check_pool(name: str, padding: Any, size_name: str, size: Pair) -> None:
+    """What the padding of a pool has to do with its window, which must hold a pixel."""
+    check_symmetric(name, padding, size_name, size)
+    if not isinstance(padding, str) and (padding[0] >= size[0] or padding[1] >= size[1]):
+        raise ValueError(
+            f"`{name}` must be less than `{size_name}`. "
+            f"Received: {name}={padding}, {size_name}={size}"
+        )
+
+
 class ConvBlock(Convolutional):
     """Convolutions with normalization and activation, then an optional pool and dropout.
 
@@ -157,7 +167,7 @@ class ConvBlock(Convolutional):
 
     def check(self) -> None:
         check_convolutions(self)
-        check_symmetric("pool_padding", self.pool_padding, "pool_size", self.pool_size)
+        check_pool("pool_padding", self.pool_padding, "pool_size", self.pool_size)
 
     def plan(self, channels: int) -> Op:
         units = (self.unit(index) for index in range(self.convolutions))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import KW_ONLY
 
 from kblocks.block import Block
-from kblocks.blocks.convolution import check_symmetric
+from kblocks.blocks.convolution import check_pool
 from kblocks.fields import Padding, Size
 from kblocks.ops import Chain, GlobalPool, Merge, Op, Pool
 
@@ -29,7 +29,7 @@ class MinPooling2D(Block):
     padding: Padding = "valid"
 
     def check(self) -> None:
-        check_symmetric("padding", self.padding, "pool_size", self.pool_size)
+        check_pool("padding", self.padding, "pool_size", self.pool_size)
 
     def plan(self, channels: int) -> Op:
         return Pool("min", self.pool_size, self.strides or self.pool_size, self.padding)

@@ -91,18 +91,19 @@ def _ordered(spec: Any, convolutions: list[Op], shared: bool) -> tuple[Op, Op, O
     """What stands before the two paths, on the main path, and behind the addition."""
     bn, relu = norm(spec), act(spec)
     first, *rest = convolutions
+    between = [op for convolution in rest for op in (bn, relu, convolution)]
     match spec.order:
         case "original":
-            return None, Chain(first, *(Chain(bn, relu, c) for c in rest), bn), relu
+            return None, Chain(first, *between, bn), relu
         case "norm_after_addition":
-            return None, Chain(first, *(Chain(bn, relu, c) for c in rest)), Chain(bn, relu)
+            return None, Chain(first, *between), Chain(bn, relu)
         case "relu_before_addition":
-            return None, Chain(*(Chain(c, bn, relu) for c in convolutions)), None
+            return None, Chain(first, *between, bn, relu), None
         case "relu_only_preactivation":
-            return None, Chain(*(Chain(relu, c, bn) for c in convolutions)), None
-    head = Chain(bn, relu)
-    main = Chain(first, *(Chain(bn, relu, c) for c in rest))
-    return (head, main, None) if shared else (None, Chain(head, main), None)
+            return None, Chain(*(op for c in convolutions for op in (relu, c, bn))), None
+    if shared:
+        return Chain(bn, relu), Chain(first, *between), None
+    return None, Chain(bn, relu, first, *between), None
 
 
 class ResidualBlock(Residual):
@@ -272,14 +273,11 @@ def _stem(options: dict[str, Any], given: Any) -> Any:
 
 def _stage(block: Any, place: str, arguments: dict[str, Any], depths: list[float]) -> list[Any]:
     """The Specs of one stage: the first with the stage's strides, equal ones made once."""
-    specs: list[Any] = []
-    for index, rate in enumerate(depths):
-        own = {**arguments, "stochastic_depth": rate} if rate else arguments
-        if index > 1 and not rate:
-            specs.append(specs[-1])
-        else:
-            specs.append(made(block, place, {**own, "strides": 1} if index else own))
-    return specs
+    first = made(block, place, arguments)
+    if any(depths):
+        first = first.replace(stochastic_depth=depths[0])
+        return [first, *(first.replace(strides=1, stochastic_depth=rate) for rate in depths[1:])]
+    return [first] + [first.replace(strides=1)] * (len(depths) - 1)
 
 
 resnet18 = variant("resnet18", resnet, block="basic", blocks=(2, 2, 2, 2))

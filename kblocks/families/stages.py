@@ -82,6 +82,11 @@ def shared_by_all(arguments: Mapping[str, Any]) -> dict[str, Any]:
 
 def rising(rate: float, blocks: Sequence[int]) -> list[list[float]]:
     """Stochastic depth that grows linearly to `rate` (arXiv:1603.09382, Eq. 4), by stage."""
+    if isinstance(rate, bool) or not isinstance(rate, (int, float)) or not 0 <= rate < 1:
+        raise ValueError(
+            "`stochastic_depth` must be a number from 0 up to but not including 1. "
+            f"Received: stochastic_depth={rate!r}"
+        )
     total, place, rates = sum(blocks), 0, []
     for number in blocks:
         rates.append([rate * (place + i + 1) / total for i in range(number)])

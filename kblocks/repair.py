@@ -1,0 +1,237 @@
+"""From a point of a space that does not fit to the nearest one that does.
+
+A point fits if its network can be built for the input and keeps the budget. Steps go one
+option at a time in the order in which they hurt least: fewer filters, fewer blocks,
+smaller kernels, `same` padding, anything else. At the end what was changed more than
+needed is changed back.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterator
+from random import Random
+from typing import TYPE_CHECKING, Any
+
+from kblocks.choices import Assignment, Choice, Dimension, Integer, Real, Tree
+from kblocks.cost import InputTooSmallError
+from kblocks.network import Architecture
+
+if TYPE_CHECKING:
+    from kblocks.space import Space
+
+# (kind, amount): kind 1 breaks the budget, 2 needs a larger input, 3 cannot be built.
+Violation = tuple[int, float]
+Measure = Callable[[Assignment], Violation | None]
+
+_LARGEST_INPUT = 1 << 14
+_STARTS = 100
+
+_ORDER = (
+    re.compile(r"filters|width|units|hidden|expansion|growth"),
+    re.compile(r"blocks|convolutions|depth"),
+    re.compile(r"kernel_size|pool_size|dilation_rate"),
+    re.compile(r"padding"),
+)
+
+
+def violation(
+    make: Callable[[Assignment], Architecture],
+    assignment: Assignment,
+    input_shape: tuple[int, int, int],
+    exceeded: Callable[[Any], dict[str, float]],
+) -> Violation | None:
+    """How far a point is from fitting; None if it fits."""
+    try:
+        net = make(assignment)
+        ratios = exceeded(net.cost(input_shape))
+    except InputTooSmallError:
+        return 2, _enlargement(net, input_shape)
+    except ValueError:
+        return 3, 0.0
+    return (1, sum(math.log(ratio) for ratio in ratios.values())) if ratios else None
+
+
+def _enlargement(net: Architecture, input_shape: tuple[int, int, int]) -> float:
+    """The smallest factor by which a larger input would leave every map alive."""
+    height, width, channels = input_shape
+
+    def lives(added: int) -> bool:
+        try:
+            net.cost((height + added, width + added, channels))
+        except InputTooSmallError:
+            return False
+        return True
+
+    low, high = 0, 1
+    while not lives(high):
+        low, high = high, 2 * high
+        if high > _LARGEST_INPUT:
+            return math.inf
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if lives(middle) else (middle, high)
+    return float(high)
+
+
+def nearest(tree: Tree, measure: Measure, start: Assignment, anchor: Assignment) -> Assignment:
+    """The fitting point that steps from `start` reach; `anchor` is one that fits for certain."""
+    if measure(start) is None:
+        return start
+    found = _descend(tree, measure, start)
+    if measure(found) is not None:
+        found = _approach(tree, measure, found, anchor)
+    return _restore(tree, measure, start, found)
+
+
+def anchor(space: Space) -> Assignment:
+    """A point of the space that fits.
+
+    Raises:
+        ValueError: if none was found, with the nearest and what it breaks.
+    """
+    best: tuple[Violation, Assignment] | None = None
+    for start in _starts(space.tree):
+        found = _descend(space.tree, space.violation, start)
+        amount = space.violation(found)
+        if amount is None:
+            return found
+        if best is None or amount < best[0]:
+            best = amount, found
+    assert best is not None
+    raise ValueError(
+        f"Nothing in this space fits an input of {space.input_shape} and {space.budget}. The nearest "
+        f"that was found, {space.tree.values(best[1])}, {_reason(space, best[1])}"
+    )
+
+
+def _reason(space: Space, assignment: Assignment) -> str:
+    try:
+        cost = space.build(space.tree.values(assignment)).cost(space.input_shape)
+    except ValueError as error:
+        return f"fails: {error}"
+    broken = space.budget.exceeded(cost)
+    return "has " + ", ".join(f"{n}={getattr(cost, n):,} ({r:.2f} times its limit)" for n, r in broken.items())
+
+
+def _starts(tree: Tree) -> Iterator[Assignment]:
+    default = tree.default()
+    yield default
+    yield {n: _ranked(d)[0] if _ranked(d) else default[n] for n, d in tree.dimensions.items()}
+    random = Random(0)
+    for _ in range(_STARTS if tree.dimensions else 0):
+        yield tree.draw(random)
+
+
+def _rank(dimension: Dimension) -> int:
+    """The place of a choice in the order of steps, by the arguments it stands for."""
+    ranks = [
+        next((i for i, pattern in enumerate(_ORDER) if pattern.search(path)), len(_ORDER))
+        for path in dimension.paths
+    ]
+    return max(ranks)
+
+
+def _ranked(dimension: Dimension) -> list[int]:
+    """The positions of a choice from small to large; empty where it has no such order."""
+    kind = dimension.kind
+    if isinstance(kind, Integer):
+        return list(range(kind.size))
+    if not isinstance(kind, Choice):
+        return []
+    if {"same", "symmetric"} & {o for o in kind.options if isinstance(o, str)}:
+        wanted = {"same": 0, "symmetric": 1, "valid": 3}
+        return sorted(range(kind.size), key=lambda i: wanted.get(str(kind.options[i]), 2))
+    extents = [_extent(option) for option in kind.options]
+    if any(extent is None for extent in extents):
+        return []
+    return sorted(range(kind.size), key=lambda i: extents[i])  # type: ignore[arg-type,return-value]
+
+
+def _extent(option: Any) -> float | None:
+    if isinstance(option, (int, float)) and not isinstance(option, bool):
+        return float(option)
+    if isinstance(option, tuple) and option and all(isinstance(item, int) for item in option):
+        return float(math.prod(option))
+    return None
+
+
+def _steps(dimension: Dimension, position: Any) -> list[Any]:
+    """Where one step from a position may lead: one smaller, or anywhere where nothing is ordered."""
+    kind = dimension.kind
+    if isinstance(kind, Real):
+        return []
+    order = _ranked(dimension)
+    if _rank(dimension) == len(_ORDER) or not order:
+        return [index for index in range(kind.size) if index != position]
+    place = order.index(position)
+    return [order[place - 1]] if place else []
+
+
+def _descend(tree: Tree, measure: Measure, start: Assignment) -> Assignment:
+    """Greedy steps, each the best of its rank, as long as they bring the point nearer."""
+    point, now = start, measure(start)
+    moved = True
+    while now is not None and moved:
+        moved = False
+        for rank in range(len(_ORDER) + 1):
+            while now is not None:
+                better = _best_step(tree, measure, point, now, rank)
+                if better is None:
+                    break
+                point, now = better
+                moved = True
+    return point
+
+
+def _best_step(
+    tree: Tree, measure: Measure, point: Assignment, now: Violation, rank: int
+) -> tuple[Assignment, Violation | None] | None:
+    best: tuple[Assignment, Violation | None] | None = None
+    active = tree.values(point)
+    for name, dimension in tree.dimensions.items():
+        if name not in active or _rank(dimension) != rank:
+            continue
+        for position in _steps(dimension, point[name]):
+            candidate = {**point, name: position}
+            amount = measure(candidate)
+            if amount is None:
+                return candidate, None
+            if amount < (best[1] if best and best[1] else now):
+                best = candidate, amount
+    return best
+
+
+def _approach(tree: Tree, measure: Measure, start: Assignment, anchor: Assignment) -> Assignment:
+    """Towards a point that fits, one choice at a time, in the order of ranks."""
+    point = start
+    for name in sorted(tree.dimensions, key=lambda name: _rank(tree.dimensions[name])):
+        if point[name] != anchor[name]:
+            point = {**point, name: anchor[name]}
+            if measure(point) is None:
+                break
+    return point
+
+
+def _restore(tree: Tree, measure: Measure, start: Assignment, found: Assignment) -> Assignment:
+    """Back towards `start` wherever the point still fits, dearest changes first."""
+    point = found
+    for name in sorted(tree.dimensions, key=lambda name: -_rank(tree.dimensions[name])):
+        for position in _between(tree.dimensions[name], start[name], point[name]):
+            candidate = {**point, name: position}
+            if measure(candidate) is None:
+                point = candidate
+                break
+    return point
+
+
+def _between(dimension: Dimension, start: Any, found: Any) -> list[Any]:
+    """The positions from `start` to just before `found`."""
+    if start == found:
+        return []
+    order = _ranked(dimension)
+    if not order:
+        return [start]
+    first, last = order.index(start), order.index(found)
+    return order[first:last] if first < last else order[first:last:-1]

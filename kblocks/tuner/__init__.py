@@ -1,0 +1,14 @@
+"""The bridge to Keras Tuner: the only room that imports it (extra `tune`)."""
+
+try:
+    import keras_tuner as _keras_tuner  # noqa: F401
+    import rich as _rich  # noqa: F401
+except ImportError as error:
+    raise ImportError(
+        f"kblocks.tuner needs {error.name}: pip install 'kblocks[tune]'", name=error.name
+    ) from error
+
+from kblocks.tuner.bridge import NETWORK, HyperModel, network_of, suggest
+from kblocks.tuner.run import Result, search
+
+__all__ = ["NETWORK", "HyperModel", "Result", "network_of", "search", "suggest"]

@@ -1,0 +1,193 @@
+"""A Space's choices as Keras Tuner's hyperparameters, and the network of a trial."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import keras
+import keras_tuner
+
+from kblocks.choices import Assignment, Choice, Integer, Real, Searchable, Tree
+from kblocks.network import Architecture
+from kblocks.recipe import Recipe
+from kblocks.space import Space
+
+NETWORK = "kblocks/network"  # the name under which a trial keeps the JSON of what it built
+
+
+class HyperModel(keras_tuner.HyperModel):
+    """The networks of a space, for any tuner of Keras Tuner.
+
+    A point that a tuner draws and that does not fit is repaired before anything is built;
+    the drawn values stay as they are, and what was built is kept as JSON under
+    `hp.values["kblocks/network"]`.
+
+    Args:
+        space: a `kb.Space` that knows its input: `space.within(input_shape, budget)`.
+        recipe: a `kb.Recipe`; its choices are searched too. None is `kb.Recipe()`.
+        compile: in place of a recipe, the arguments of `model.compile` as a dict, or a
+            function of the model and `hp` that compiles it.
+        name: of the hypermodel.
+
+    Raises:
+        ValueError: if the space does not know its input, or both recipe and compile are given.
+    """
+
+    def __init__(
+        self,
+        space: Space,
+        recipe: Recipe | None = None,
+        compile: Mapping[str, Any] | Callable[[keras.Model, Any], None] | None = None,
+        name: str | None = None,
+    ) -> None:
+        super().__init__(name=name)
+        if not isinstance(space, Space) or space.input_shape is None:
+            raise ValueError(
+                "`space` must be a kblocks.Space that knows its input: space.within(input_shape). "
+                f"Received: space={space!r}"
+            )
+        if recipe is not None and compile is not None:
+            raise ValueError("`recipe` and `compile` exclude each other. Received: both")
+        if recipe is not None and not isinstance(recipe, Recipe):
+            raise ValueError(f"`recipe` must be a kblocks.Recipe. Received: recipe={recipe!r}")
+        self.space = space
+        self.recipe = recipe or Recipe()
+        self.compile = compile
+
+    def declare_hyperparameters(self, hp: Any) -> None:
+        """All choices at once, so that no model is built to find them."""
+        _declare(hp, self.space.tree)
+        if self.compile is None:
+            _declare(hp, self.recipe.tree())
+
+    def build(self, hp: Any) -> keras.Model:
+        """The compiled model of the values in `hp`, repaired where they do not fit."""
+        model = suggest(hp, self.space).model(self.space.input_shape)
+        if self.compile is None:
+            tree = self.recipe.tree()
+            self.recipe.compile(model, **tree.resolve(_read(hp, tree)))
+        elif isinstance(self.compile, Mapping):
+            model.compile(**_fresh(self.compile))
+        else:
+            self.compile(model, hp)
+        return model
+
+    def fit(self, hp: Any, model: keras.Model, *args: Any, **kwargs: Any) -> Any:
+        """`model.fit`, with the recipe's schedule."""
+        if self.compile is None:
+            tree = self.recipe.tree()
+            chosen = tree.resolve(_read(hp, tree))
+            added = self.recipe.callbacks(kwargs.get("epochs", 1), **chosen)
+            kwargs["callbacks"] = [*kwargs.get("callbacks", ()), *added]
+        return super().fit(hp, model, *args, **kwargs)
+
+
+def suggest(hp: Any, space: Space) -> Architecture:
+    """The network that a trial's values stand for, for a `build(hp)` of one's own.
+
+    Declares the space's choices in `hp`. Where `space.within` says what fits, values that do
+    not are repaired. What comes out is kept as JSON under `hp.values["kblocks/network"]`.
+    """
+    values = space.tree.values(_read(hp, space.tree))
+    net = space.build(space.repair(values))
+    hp.values[NETWORK] = net.to_json()
+    return net
+
+
+def network_of(hp: Any) -> Architecture:
+    """The network that was built for a trial, whatever became of the space since.
+
+    Args:
+        hp: the trial's hyperparameters, or their dict of values.
+
+    Raises:
+        ValueError: if no network of ours was built for them.
+    """
+    values = hp if isinstance(hp, Mapping) else hp.values
+    if NETWORK not in values:
+        raise ValueError(f"`hp` must be of a trial that built a network. Received: {values!r}")
+    return Architecture.from_json(values[NETWORK])
+
+
+def _fresh(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """compile's arguments for one trial: optimizers, losses and metrics cannot be used twice."""
+    made = dict(arguments)
+    optimizer = made.get("optimizer")
+    if isinstance(optimizer, keras.optimizers.Optimizer):
+        made["optimizer"] = type(optimizer).from_config(optimizer.get_config())
+    for name in ("metrics", "weighted_metrics"):
+        if isinstance(made.get(name), (list, tuple)):
+            made[name] = [
+                type(m).from_config(m.get_config()) if isinstance(m, keras.Metric) else m
+                for m in made[name]
+            ]
+    return made
+
+
+def _read(hp: Any, tree: Tree) -> Assignment:
+    """The positions of a tree's dimensions from `hp`, where they are declared if they are not."""
+    assignment = _found(hp, tree)
+    if any(name not in hp for name in tree.values(assignment)):
+        _declare(hp, tree)
+        assignment = _found(hp, tree)
+    return assignment
+
+
+def _found(hp: Any, tree: Tree) -> Assignment:
+    assignment = tree.default()
+    for name, dimension in tree.dimensions.items():
+        if name in hp:
+            value = hp.get(name)
+            try:
+                assignment[name] = _position(dimension.kind, value)
+            except ValueError as error:
+                raise ValueError(
+                    f"`hp` must hold a value of this space for {name!r}. Received: {value!r}"
+                ) from error
+    return assignment
+
+
+def _declare(hp: Any, tree: Tree) -> None:
+    """Every dimension under its conditions.
+
+    Keras Tuner notes each conditional scope it sees in order to build the model once more for
+    it. We have declared what is inside already, so these notes are taken away again.
+    """
+    seen = len(hp.active_scopes), len(hp.inactive_scopes)
+    for name, dimension in tree.dimensions.items():
+        for condition in dimension.conditions:
+            with contextlib.ExitStack() as scopes:
+                for parent, position in condition:
+                    label = _labels(tree.dimensions[parent].kind)[position]
+                    scopes.enter_context(hp.conditional_scope(parent, [label]))
+                _declare_one(hp, name, dimension.kind)
+    del hp.active_scopes[seen[0] :], hp.inactive_scopes[seen[1] :]
+
+
+def _declare_one(hp: Any, name: str, kind: Searchable) -> None:
+    match kind:
+        case Choice():
+            labels = _labels(kind)
+            hp.Choice(name, labels, default=labels[0])
+        case Integer(low, high, step, log):
+            sampling = {"sampling": "log"} if log else {"step": step}
+            hp.Int(name, low, high, default=low, **sampling)
+        case Real(low, high, log):
+            hp.Float(name, low, high, sampling="log" if log else "linear", default=low)
+
+
+def _labels(kind: Any) -> list[Any]:
+    """The options as Keras Tuner can hold them: all integers, all floats or all strings."""
+    labels = list(kind.labels)
+    if len({type(label) for label in labels}) == 1 and type(labels[0]) in (int, float, str):
+        return labels
+    written = ["x".join(map(str, o)) if isinstance(o, tuple) else str(o) for o in labels]
+    if len(set(written)) < len(written):
+        return [f"#{index}" for index in range(len(labels))]
+    return written
+
+
+def _position(kind: Searchable, value: Any) -> Any:
+    return _labels(kind).index(value) if isinstance(kind, Choice) else kind.index(value)

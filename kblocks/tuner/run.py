@@ -1,0 +1,161 @@
+"""`search`: runs a tuner of Keras Tuner, shows its progress and keeps what it found."""
+
+from __future__ import annotations
+
+import functools
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import keras
+import keras_tuner
+
+from kblocks.network import Architecture
+from kblocks.tuner.bridge import NETWORK, HyperModel, network_of
+from kblocks.tuner.files import whole, write_table
+from kblocks.tuner.progress import Display, EpochCallback
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a search found.
+
+    Attributes:
+        model: the best trial's model with the weights of its best epoch.
+        network: its architecture; None where the hypermodel is not ours.
+        values: the best trial's hyperparameters, as its tuner drew them.
+        score: its objective.
+        trials: one row a trial: number, status, objective, cost, seconds and values.
+    """
+
+    model: keras.Model
+    network: Architecture | None
+    values: dict[str, Any]
+    score: float
+    trials: list[dict[str, Any]]
+
+
+def search(
+    tuner: keras_tuner.Tuner,
+    *fit_args: Any,
+    folder: str | os.PathLike[str],
+    verbose: int = 1,
+    **fit_kwargs: Any,
+) -> Result:
+    """`tuner.search` with progress and time left, and files that can be used without a tuner.
+
+    Args:
+        tuner: any stock tuner, usually over a `kb.tuner.HyperModel`.
+        fit_args, fit_kwargs: for `model.fit`, as `tuner.search` takes them.
+        folder: where `trials.csv` (rewritten after each trial), `best.json` and `best.keras`
+            are put, each whole or not at all.
+        verbose: 0 shows nothing.
+
+    Raises:
+        RuntimeError: if no trial was completed, with the last one's error.
+    """
+    folder = Path(folder)
+    trials: dict[str, dict[str, Any]] = {}
+    with Display(getattr(tuner.oracle, "max_trials", None), quiet=verbose == 0) as display:
+        with _Hooks(tuner, display, trials, folder / "trials.csv"):
+            callbacks = [*fit_kwargs.pop("callbacks", []), EpochCallback(display)]
+            tuner.search(*fit_args, callbacks=callbacks, verbose=0, **fit_kwargs)
+    best = _best_trial(tuner)
+    model = tuner.get_best_models(1)[0]
+    with whole(folder / "best.keras") as path:
+        model.save(path)
+    network = None
+    if NETWORK in best.hyperparameters.values:
+        network = network_of(best.hyperparameters)
+        with whole(folder / "best.json") as path:
+            path.write_text(network.to_json(indent=2), encoding="utf-8")
+    rows = list(trials.values())
+    return Result(model, network, _values(best), best.score, rows)
+
+
+def _best_trial(tuner: keras_tuner.Tuner) -> Any:
+    completed = [t for t in tuner.oracle.trials.values() if t.status == "COMPLETED"]
+    if not completed:
+        message = next((t.message for t in tuner.oracle.trials.values() if t.message), "no trial ran")
+        raise RuntimeError(f"No trial was completed. The first error was:\n{message}")
+    return tuner.oracle.get_best_trials(1)[0]
+
+
+class _Hooks:
+    """Listens to a tuner through its public `on_trial_begin` and `on_trial_end`."""
+
+    def __init__(
+        self, tuner: keras_tuner.Tuner, display: Display, rows: dict[str, Any], table: Path
+    ) -> None:
+        self._tuner, self._display, self._rows, self._table = tuner, display, rows, table
+        self._began = 0.0
+
+    def __enter__(self) -> None:
+        tuner = self._tuner
+        for name, told in (("on_trial_begin", self._begin), ("on_trial_end", self._end)):
+            setattr(tuner, name, _then(getattr(tuner, name), told))
+
+    def __exit__(self, *error: object) -> None:
+        for name in ("on_trial_begin", "on_trial_end"):
+            delattr(self._tuner, name)
+
+    def _begin(self, trial: Any) -> None:
+        self._began = time.monotonic()
+        self._display.begin()
+
+    def _end(self, trial: Any) -> None:
+        trial = self._tuner.oracle.get_trial(trial.trial_id)
+        objective = self._tuner.oracle.objective
+        row = {
+            "trial": trial.trial_id,
+            "status": trial.status,
+            objective.name: trial.score,
+            **self._cost(trial),
+            "seconds": round(time.monotonic() - self._began, 1),
+            **_values(trial),
+        }
+        self._rows[trial.trial_id] = row
+        write_table(self._table, list(self._rows.values()))
+        self._display.end(self._told(trial, row))
+
+    def _cost(self, trial: Any) -> dict[str, int | None]:
+        model = self._tuner.hypermodel
+        if not isinstance(model, HyperModel) or NETWORK not in trial.hyperparameters.values:
+            return {"params": None, "macs": None}
+        cost = network_of(trial.hyperparameters).cost(model.space.input_shape)
+        return {"params": cost.params, "macs": cost.macs}
+
+    def _told(self, trial: Any, row: dict[str, Any]) -> str:
+        if trial.score is None:
+            lines = (trial.message or "").strip().splitlines()
+            return f"{trial.status.lower()}: {lines[-1] if lines else 'no message'}"
+        objective = self._tuner.oracle.objective
+        scores = [r[objective.name] for r in self._rows.values() if r[objective.name] is not None]
+        best = max(scores) if objective.direction == "max" else min(scores)
+        size = ""
+        if row["params"] is not None:
+            size = f"  {_short(row['params'])} parameters, {_short(row['macs'])} MACs"
+        return f"{objective.name} {trial.score:.4f} (best {best:.4f}){size}"
+
+
+def _then(function: Any, told: Any) -> Any:
+    @functools.wraps(function)
+    def both(trial: Any) -> None:
+        function(trial)
+        told(trial)
+
+    return both
+
+
+def _values(trial: Any) -> dict[str, Any]:
+    return {k: v for k, v in trial.hyperparameters.values.items() if k != NETWORK}
+
+
+def _short(number: float) -> str:
+    for unit in ("", "k", "M"):
+        if number < 1000:
+            return f"{number:.3g}{unit}"
+        number /= 1000
+    return f"{number:.3g}G"

@@ -1,0 +1,61 @@
+"""What all tests share: a quiet TensorFlow, fixed seeds, images made by formula."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import keras
+import numpy as np
+import pytest
+
+TESTS = Path(__file__).parent
+
+
+@pytest.fixture(autouse=True)
+def _fixed_seed() -> None:
+    keras.utils.set_random_seed(20240117)
+
+
+@pytest.fixture(autouse=True)
+def _global_settings_stay() -> object:
+    """A test that changes Keras' settings must not change those of the next."""
+    before = keras.config.image_data_format(), keras.config.floatx(), keras.config.dtype_policy()
+    yield
+    keras.config.set_image_data_format(before[0])
+    keras.config.set_floatx(before[1])
+    keras.config.set_dtype_policy(before[2])
+
+
+@pytest.fixture
+def images() -> Callable[..., np.ndarray]:
+    """`images(2, 9, 8, 3)`: normal numbers of that shape, the same in each test."""
+
+    def make(*shape: int, seed: int = 0) -> np.ndarray:
+        return np.random.default_rng(seed).normal(size=shape).astype("float32")
+
+    return make
+
+
+@pytest.fixture
+def fresh_process() -> Callable[..., str]:
+    """Runs a script in a Python that has imported nothing yet; gives what it printed."""
+
+    def run(script: str, *arguments: str) -> str:
+        done = subprocess.run(
+            [sys.executable, "-c", script, *arguments],
+            capture_output=True,
+            text=True,
+            timeout=300,
+            env={**os.environ, "PYTHONPATH": str(TESTS)},
+        )
+        assert done.returncode == 0, done.stderr[-4000:]
+        return done.stdout
+
+    return run
