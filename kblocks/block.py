@@ -19,7 +19,6 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import inspect
-import math
 import types
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, dataclass_transform
@@ -63,8 +62,9 @@ class _Spec:
         try:
             for name, value in given.items():
                 check, optional = self._checks[name]
-                keeps = check is None or (value is None and optional)
-                values[name] = value if keeps else check.normalise(value)
+                if check is not None and not (value is None and optional):
+                    value = check.normalise(value)
+                values[name] = value
         except (KeyError, TypeError, ValueError) as error:
             raise _refusal(self._block.__name__, name, given[name], self._checks) from error
         if len(values) < len(self._checks):
@@ -127,7 +127,9 @@ def _refusal(owner: str, name: str, value: Any, checks: dict[str, Any]) -> Excep
         return TypeError(f"{owner} has no argument {name!r}. {hint} Received: {name}={value!r}")
     check, optional = checks[name]
     none = " or None" if optional and "None" not in check.expected else ""
-    return ValueError(f"`{name}` of {owner} must be {check.expected}{none}. Received: {name}={value!r}")
+    return ValueError(
+        f"`{name}` of {owner} must be {check.expected}{none}. Received: {name}={value!r}"
+    )
 
 
 def _placed(error: ValueError, place: str, input_shape: Any) -> ValueError:
@@ -160,7 +162,9 @@ def _make_spec(cls: type[Block], kw_only: bool) -> type[_Spec]:
         default = namespace.get(name, _MISSING)
         if check is not None and default is not _MISSING and not (optional and default is None):
             namespace[name] = check.normalise(default)
-    spec = type(f"{cls.__name__}.Spec", (parent,), {**namespace, "__annotations__": annotations})
+    spec: Any = type(
+        f"{cls.__name__}.Spec", (parent,), {**namespace, "__annotations__": annotations}
+    )
     spec.__module__, spec._block, spec.__doc__ = cls.__module__, cls, cls.__doc__
     spec = dataclasses.dataclass(frozen=True, init=False, kw_only=kw_only)(spec)
     made = dataclasses.fields(spec)
@@ -174,7 +178,9 @@ def _make_spec(cls: type[Block], kw_only: bool) -> type[_Spec]:
 def _refuse_bad_fields(cls: type, annotations: dict[str, Any], parent: type[_Spec]) -> None:
     for name in annotations:
         if name in _RESERVED or name.rstrip("0123456789") in _LABELS:
-            raise TypeError(f"{cls.__name__}: a field cannot bear the name {name!r}, which is taken")
+            raise TypeError(
+                f"{cls.__name__}: a field cannot bear the name {name!r}, which is taken"
+            )
     for name in set(vars(cls)) & set(parent._checks) - set(annotations):
         raise TypeError(f"{cls.__name__}: annotate {name!r} to change the default of a field")
 
@@ -204,7 +210,7 @@ if TYPE_CHECKING:
         name: str | None = None
         dtype: Any = None
         trainable: bool = True
-        data_format: str | None = None
+        data_format: Any = None
 
     _Layer = _Typed
 else:
@@ -294,7 +300,8 @@ class Block(_Layer):
         return (first[0], *output)
 
     def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "data_format": self.data_format, **self.spec.config()}
+        config = super().get_config()  # type: ignore[misc]
+        return {**config, "data_format": self.data_format, **self.spec.config()}
 
     # --- the interpreter: one walk to build, one to run ------------------------------
 
@@ -404,7 +411,8 @@ def _data_format(value: str | None) -> str:
 
 def _signature(cls: type[Block]) -> inspect.Signature:
     """What help() and editors show: positional fields, the others, Keras' own."""
-    spec, kind = cls.Spec, inspect.Parameter
+    spec: Any = cls.Spec
+    kind = inspect.Parameter
     keras_own = {"name": None, "dtype": None, "trainable": True, "data_format": None}
     ordered = [*spec._positional, *(n for n in spec._checks if n not in spec._positional)]
     return inspect.Signature(

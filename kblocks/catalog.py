@@ -11,7 +11,9 @@ from kblocks.network import Architecture
 _VARIANTS: dict[str, Callable[..., Architecture]] = {}
 
 
-def variant(name: str, family: Callable[..., Architecture], **row: Any) -> Callable[..., Architecture]:
+def variant(
+    name: str, family: Callable[..., Architecture], **row: Any
+) -> Callable[..., Architecture]:
     """A published member of a family: its row of arguments, any of which a call may replace."""
 
     def build(*args: Any, **changes: Any) -> Architecture:

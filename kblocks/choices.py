@@ -61,7 +61,7 @@ class Integer:
         return self.low + index * self.step
 
     def index(self, value: Any) -> int:
-        whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+        whole = isinstance(value, int) and not isinstance(value, bool)
         if not whole or not self.low <= value <= self.high or (value - self.low) % self.step:
             raise ValueError(f"an integer from {self.low} to {self.high} by {self.step}")
         return (int(value) - self.low) // self.step
@@ -80,8 +80,8 @@ class Real:
         return index
 
     def index(self, value: Any) -> float:
-        real = isinstance(value, numbers.Real) and not isinstance(value, bool)
-        if not real or not self.low <= value <= self.high:
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if not number or not self.low <= value <= self.high:
             raise ValueError(f"a number from {self.low} to {self.high}")
         return float(value)
 
@@ -286,7 +286,9 @@ class Tree:
 
     def default(self) -> Assignment:
         """The first option of every dimension."""
-        return {n: d.kind.low if isinstance(d.kind, Real) else 0 for n, d in self.dimensions.items()}
+        return {
+            n: d.kind.low if isinstance(d.kind, Real) else 0 for n, d in self.dimensions.items()
+        }
 
     def draw(self, random: Random) -> Assignment:
         """A random option of every dimension, each on its own."""

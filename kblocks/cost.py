@@ -52,7 +52,7 @@ class Cost:
 class Tally:
     """Counts while a plan is walked."""
 
-    __slots__ = ("params", "trainable_params", "macs", "activations")
+    __slots__ = ("activations", "macs", "params", "trainable_params")
 
     def __init__(self) -> None:
         self.params = self.trainable_params = self.macs = self.activations = 0
@@ -165,10 +165,12 @@ def _output_size(size: Any, kernel_size: int, strides: int, padding: Any, dilati
 def window(op: Op, height: Any, width: Any, kernel: Pair, dilation: Pair = (1, 1)) -> Shape:
     """The output's (height, width) of an op with `strides` and `padding`."""
     vertical, horizontal = op.strides
-    rows, columns = op_reach(op, kernel, dilation)
+    rows, columns = (0, 0) if op.padding == "same" else op_reach(op, kernel, dilation)
     if height is None or width is None or height <= rows or width <= columns:
         return tuple(
-            _output_size(size, kernel[axis], op.strides[axis], _axis(op.padding, axis), dilation[axis])
+            _output_size(
+                size, kernel[axis], op.strides[axis], _axis(op.padding, axis), dilation[axis]
+            )
             for axis, size in enumerate((height, width))
         )
     return (height - 1 - rows) // vertical + 1, (width - 1 - columns) // horizontal + 1
@@ -193,26 +195,24 @@ def _axis(padding: Any, axis: int) -> Any:
 
 
 def geometry(op: Op) -> Geometry | None:
-    """Total strides and reach of a plan; None where the output's size does not follow the input's."""
+    """Total strides and reach of a plan; None where its output has a size of its own."""
     down, right, rows, columns = 1, 1, 0, 0
     for step in op if type(op) is Chain else (op,):
         kind = type(step)
+        if kind in _KEEPS_SIZE:
+            continue
         if kind is ops.Conv:
             reached = op_reach(step, step.kernel_size, step.dilation_rate)
         elif kind is ops.Pool:
             reached = op_reach(step, step.pool_size)
-        elif kind is Merge or kind is Chain:
-            inner = geometry(step) if kind is Chain else _merged_geometry(step)[0]
+        else:
+            inner = _merged_geometry(step)[0] if kind is Merge else None
             if inner is None:
                 return None
             rows += down * inner[2]
             columns += right * inner[3]
             down *= inner[0]
             right *= inner[1]
-            continue
-        elif kind in _SIZE_IS_ITS_OWN:
-            return None
-        else:
             continue
         rows += down * reached[0]
         columns += right * reached[1]
@@ -221,7 +221,7 @@ def geometry(op: Op) -> Geometry | None:
     return down, right, rows, columns
 
 
-_SIZE_IS_ITS_OWN = frozenset({ops.GlobalPool, ops.AdaptivePool, ops.Flatten})
+_KEEPS_SIZE = frozenset({ops.Norm, ops.Activation, ops.Dropout, ops.DropPath, ops.PadChannels})
 
 
 def _merged_geometry(merge: Merge) -> tuple[Geometry | None, list[Geometry | None]]:
@@ -328,19 +328,21 @@ def cropped(shape: Shape, cut: Crop) -> Shape:
 
 @_rule(ops.Conv)
 def _conv(op: ops.Conv, shape: Shape, tally: Tally | None) -> Shape:
-    height, width, channels = _map(op, shape)
-    groups, filters = op.groups, op.filters
+    if len(shape) != 3:
+        _map(op, shape)
+    height, width, channels = shape
+    filters, kernel, _, _, dilation, groups, use_bias, mode = op[:8]
     if channels % groups:
         raise ValueError(
             f"`groups` (={groups}) must divide the input's channels (={channels}) in a "
             f"convolution to {filters} filters"
         )
-    if op.padding_mode == "reflect":
+    if mode == "reflect":
         _check_reflection(op, height, width)
-    rows, columns = window(op, height, width, op.kernel_size, op.dilation_rate)
+    rows, columns = window(op, height, width, kernel, dilation)
     if tally is not None:
-        weights = op.kernel_size[0] * op.kernel_size[1] * (channels // groups) * filters
-        params = weights + filters if op.use_bias else weights
+        weights = kernel[0] * kernel[1] * (channels // groups) * filters
+        params = weights + filters if use_bias else weights
         tally.params += params
         tally.trainable_params += params
         tally.macs += rows * columns * weights

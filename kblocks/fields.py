@@ -227,4 +227,3 @@ def check_of(annotation: Any) -> tuple[Check | None, bool]:
         inner = [member for member in members if member is not type(None)]
         return (check_of(inner[0])[0] if len(inner) == 1 else None), True
     return _PLAIN.get(annotation), False
-

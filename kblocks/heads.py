@@ -7,7 +7,15 @@ from typing import Literal
 
 from kblocks.block import Block
 from kblocks.blocks.pooling import concat_pool
-from kblocks.fields import ActivationLike, Count, Counts, InitializerLike, Rate, RegularizerLike, Size
+from kblocks.fields import (
+    ActivationLike,
+    Count,
+    Counts,
+    InitializerLike,
+    Rate,
+    RegularizerLike,
+    Size,
+)
 from kblocks.ops import Activation, AdaptivePool, Chain, Dense, Dropout, Flatten, GlobalPool, Op
 
 

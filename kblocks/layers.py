@@ -29,7 +29,9 @@ def layer_for(op: ops.Op, channels: int, data_format: str, name: str, seed: str,
         case ops.Conv():
             return Conv2D(op, data_format, seed, **common)
         case ops.Dense():
-            return keras.layers.Dense(op.units, use_bias=op.use_bias, **_variables(op, seed), **common)
+            return keras.layers.Dense(
+                op.units, use_bias=op.use_bias, **_variables(op, seed), **common
+            )
         case ops.Norm():
             return _norm(op, channels, axis, common)
         case ops.Activation():
@@ -37,7 +39,10 @@ def layer_for(op: ops.Op, channels: int, data_format: str, name: str, seed: str,
         case ops.Pool():
             return Pool2D(op, data_format, **common)
         case ops.GlobalPool():
-            kind = {"avg": keras.layers.GlobalAveragePooling2D, "max": keras.layers.GlobalMaxPooling2D}
+            kind = {
+                "avg": keras.layers.GlobalAveragePooling2D,
+                "max": keras.layers.GlobalMaxPooling2D,
+            }
             return kind[op.kind](data_format=data_format, **common)
         case ops.AdaptivePool():
             return AdaptivePool2D(op.output_size, data_format=data_format, **common)
@@ -53,7 +58,13 @@ def layer_for(op: ops.Op, channels: int, data_format: str, name: str, seed: str,
 
 
 def _norm(op: ops.Norm, channels: int, axis: int, common: dict[str, Any]) -> Any:
-    learned = {"axis": axis, "epsilon": op.epsilon, "scale": op.scale, "center": op.center, **common}
+    learned = {
+        "axis": axis,
+        "epsilon": op.epsilon,
+        "scale": op.scale,
+        "center": op.center,
+        **common,
+    }
     match op.kind:
         case "batch":
             return keras.layers.BatchNormalization(momentum=op.momentum, **learned)
@@ -121,7 +132,14 @@ class Conv2D(keras.layers.Conv2D):
         if self._pads is not None:
             pads = self._pads(_map_size(inputs, self.data_format))
             inputs = pad(inputs, pads, self._op.padding_mode, self.data_format)
-        return super().call(inputs)
+        outputs = self.convolution_op(inputs, self.kernel)
+        if not self.use_bias:
+            return outputs
+        if self.data_format == "channels_last":
+            return keras.ops.add(outputs, self.bias)
+        # The bias first: as the second term, Keras on TensorFlow adds (1, n, 1, 1) along the
+        # width where the map is n wide.
+        return keras.ops.add(keras.ops.reshape(self.bias, (1, -1, 1, 1)), outputs)
 
     def compute_output_shape(self, input_shape: Any) -> Any:
         # Keras' own, which `build` asks too, knows nothing of the padding before it.
@@ -138,9 +156,9 @@ class Conv2D(keras.layers.Conv2D):
         outputs = keras.ops.conv(
             inputs,
             kernel,
-            strides=self.strides,
+            strides=self._op.strides,
             padding=self.padding,
-            dilation_rate=self.dilation_rate,
+            dilation_rate=self._op.dilation_rate,
             data_format="channels_last" if turned else self.data_format,
         )
         return keras.ops.transpose(outputs, (0, 3, 1, 2)) if turned else outputs
@@ -218,7 +236,9 @@ def _explicit_pads(op: ops.Conv) -> Callable[[Any], Pads] | None:
     pads = _symmetric_pads(op.kernel_size, op.padding, op.dilation_rate)
     keeps_size = all(
         2 * before == dilation * (kernel - 1)
-        for (before, _), kernel, dilation in zip(pads, op.kernel_size, op.dilation_rate, strict=True)
+        for (before, _), kernel, dilation in zip(
+            pads, op.kernel_size, op.dilation_rate, strict=True
+        )
     )
     if keeps_size and op.strides == (1, 1) and op.padding_mode == "zeros":
         return None  # Keras' "same" is the same here, and fused
@@ -230,7 +250,7 @@ def _same_pads(op: ops.Conv, size: tuple[Any, Any]) -> Pads:
     for n, kernel, stride, dilation in zip(
         size, op.kernel_size, op.strides, op.dilation_rate, strict=True
     ):
-        if n is None and stride > 1:
+        if n is None and stride > 1 and kernel > 1:
             raise ValueError(
                 f"padding='same' with padding_mode={op.padding_mode!r} and strides={op.strides} "
                 "needs a known height and width; 'symmetric' does not. Received: unknown size"

@@ -109,7 +109,7 @@ class Architecture:
         input_shape: Any,
         *,
         include_top: bool = True,
-        pooling: str | None = None,
+        pooling: Any = None,
         weights: str | os.PathLike[str] | None = None,
         input_tensor: Any = None,
         classifier_activation: Any = None,
@@ -134,7 +134,9 @@ class Architecture:
         """
         check_input_shape(input_shape, unknown=True)
         if pooling is not None and include_top:
-            raise ValueError(f"`pooling` goes with include_top=False. Received: pooling={pooling!r}")
+            raise ValueError(
+                f"`pooling` goes with include_top=False. Received: pooling={pooling!r}"
+            )
         if input_tensor is None:
             input_tensor = keras.Input(_as_keras(tuple(input_shape)), name=INPUT)
         shown = self._shown(aux)
@@ -146,7 +148,9 @@ class Architecture:
             outputs = {"features": Features(pooling, name="pooling")(outputs["features"])}
         if include_top and classifier_activation is not None:
             outputs = {
-                output: keras.layers.Activation(classifier_activation, name=f"{output}_activation")(x)
+                output: keras.layers.Activation(classifier_activation, name=f"{output}_activation")(
+                    x
+                )
                 for output, x in outputs.items()
             }
         model = keras.Model(
@@ -159,7 +163,7 @@ class Architecture:
         return model
 
     def to_json(self, indent: int | None = None) -> str:
-        """The architecture as text that `from_json` reads; arguments at their default are left out."""
+        """Text that `from_json` reads; arguments at their default are left out."""
         rows = []
         before = INPUT
         for row in self.rows:
@@ -185,7 +189,7 @@ class Architecture:
             raise ValueError(f"`text` must be an architecture's JSON. Received: {error}") from error
         if not isinstance(data, dict) or data.get("format") != FORMAT:
             found = data.get("format") if isinstance(data, dict) else data
-            raise ValueError(f"`text` must have \"format\": {FORMAT}. Received: format={found!r}")
+            raise ValueError(f'`text` must have "format": {FORMAT}. Received: format={found!r}')
         try:
             rows, before = [], INPUT
             for row in data["rows"]:

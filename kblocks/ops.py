@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
 Pair = tuple[int, int]
+Pixels = Any  # a Pair, or a name of padding; checkers see a block's field as `int | Pair`
 Op = Any  # a primitive below, a Chain or a Merge
 
 
@@ -21,10 +22,10 @@ class Conv(NamedTuple):
     """A convolution. `padding` is "same", "valid", "symmetric" or the pixels on each side."""
 
     filters: int
-    kernel_size: Pair = (1, 1)
-    strides: Pair = (1, 1)
-    padding: str | Pair = "same"
-    dilation_rate: Pair = (1, 1)
+    kernel_size: Pixels = (1, 1)
+    strides: Pixels = (1, 1)
+    padding: Pixels = "same"
+    dilation_rate: Pixels = (1, 1)
     groups: int = 1
     use_bias: bool = True
     padding_mode: str = "zeros"
@@ -82,9 +83,9 @@ class Pool(NamedTuple):
     """A pool over windows: kind "max", "avg" or "min". Averages do not count the padding."""
 
     kind: str
-    pool_size: Pair
-    strides: Pair
-    padding: str | Pair = "valid"
+    pool_size: Pixels
+    strides: Pixels
+    padding: Pixels = "valid"
     label = "pooling"
 
 
@@ -98,7 +99,7 @@ class GlobalPool(NamedTuple):
 class AdaptivePool(NamedTuple):
     """The average over a grid of `output_size` windows that cover a map of any size."""
 
-    output_size: Pair
+    output_size: Pixels
     label = "adaptive_pooling"
 
 

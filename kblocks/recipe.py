@@ -91,7 +91,7 @@ class Recipe:
         if self.optimizer == "sgd":
             config |= {"momentum": 0.9, "nesterov": True}
         try:
-            made = keras.optimizers.get({"class_name": self.optimizer, "config": config})
+            made: Any = keras.optimizers.get({"class_name": self.optimizer, "config": config})
         except (ValueError, TypeError) as error:
             raise ValueError(
                 "`optimizer` must be the name of a Keras optimizer, with a learning rate. "
@@ -121,10 +121,12 @@ class Recipe:
 
 @keras.saving.register_keras_serializable("kblocks")
 class SmoothedSparseCrossentropy(keras.losses.Loss):
-    """Cross-entropy of logits with integer labels, smoothed (Szegedy et al. 2015, arXiv:1512.00567).
+    """Cross-entropy of logits with integer labels, smoothed.
 
     Args:
         label_smoothing: the weight of the even distribution in the target.
+
+    Reference: Szegedy et al. 2015, arXiv:1512.00567, Sec. 7.
     """
 
     def __init__(self, label_smoothing: float = 0.1, **kwargs: Any) -> None:
@@ -138,5 +140,5 @@ class SmoothedSparseCrossentropy(keras.losses.Loss):
             one_hot, y_pred, from_logits=True, label_smoothing=self.label_smoothing
         )
 
-    def get_config(self) -> Mapping[str, Any]:
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "label_smoothing": self.label_smoothing}

@@ -45,6 +45,9 @@ def violation(
     """How far a point is from fitting; None if it fits."""
     try:
         net = make(assignment)
+    except ValueError:
+        return 3, 0.0
+    try:
         ratios = exceeded(net.cost(input_shape))
     except InputTooSmallError:
         return 2, _enlargement(net, input_shape)
@@ -101,8 +104,8 @@ def anchor(space: Space) -> Assignment:
             best = amount, found
     assert best is not None
     raise ValueError(
-        f"Nothing in this space fits an input of {space.input_shape} and {space.budget}. The nearest "
-        f"that was found, {space.tree.values(best[1])}, {_reason(space, best[1])}"
+        f"Nothing in this space fits an input of {space.input_shape} and {space.budget}. "
+        f"The nearest that was found, {space.tree.values(best[1])}, {_reason(space, best[1])}"
     )
 
 
@@ -112,7 +115,9 @@ def _reason(space: Space, assignment: Assignment) -> str:
     except ValueError as error:
         return f"fails: {error}"
     broken = space.budget.exceeded(cost)
-    return "has " + ", ".join(f"{n}={getattr(cost, n):,} ({r:.2f} times its limit)" for n, r in broken.items())
+    return "has " + ", ".join(
+        f"{n}={getattr(cost, n):,} ({r:.2f} times its limit)" for n, r in broken.items()
+    )
 
 
 def _starts(tree: Tree) -> Iterator[Assignment]:
@@ -158,7 +163,7 @@ def _extent(option: Any) -> float | None:
 
 
 def _steps(dimension: Dimension, position: Any) -> list[Any]:
-    """Where one step from a position may lead: one smaller, or anywhere where nothing is ordered."""
+    """Where one step may lead: one smaller, or anywhere where nothing is ordered."""
     kind = dimension.kind
     if isinstance(kind, Real):
         return []

@@ -113,10 +113,13 @@ class Space:
             seed: an integer, or a `random.Random` to draw from.
         """
         random = seed if isinstance(seed, Random) else Random(seed)
+        drawn = self.tree.draw(random)
+        if self.input_shape is None:
+            return self.tree.values(drawn)
         for _ in range(_DRAWS):
+            if self.violation(drawn) is None:
+                break
             drawn = self.tree.draw(random)
-            if self.input_shape is None or self.violation(drawn) is None:
-                return self.tree.values(drawn)
         return self.tree.values(self._fitted(drawn))
 
     def build(self, values: Mapping[str, Any]) -> Architecture:

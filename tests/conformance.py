@@ -159,7 +159,7 @@ for _block, _outputs in ((kb.ResidualBlock, 1), (kb.BottleneckBlock, 4)):
     _add(_block, "kernel 1", 8, 1, (2, 1))
     _add(_block, "pixels that shrink", 8, 5, 2, padding=1, shape=(15, 14, 6))
     _add(_block, "pixels that grow", 8, 3, 1, padding=(2, 1))
-    _add(_block, "pixels that grow, strides", 8, 1, 2, padding=(1, 3), shortcut="zero_pad")
+    _add(_block, "pixels that grow, strides", 8, 1, 2, padding=1, shortcut="zero_pad", shape=(15, 14, 6))
     _add(_block, "zero_pad, no strides", 8, shortcut="zero_pad")
     _add(_block, "dilation", 8, 3, dilation_rate=2)
     _add(_block, "groups", 8, 3, 2, groups=2, padding="symmetric", shape=(8, 9, 4))

@@ -46,7 +46,7 @@ def main() -> None:
     """Splits, searches, and tells what came out."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--trials", type=int, default=10)
-    parser.add_argument("--epochs", type=int, default=20)
+    parser.add_argument("--epochs", type=int, default=15)
     parser.add_argument("--folder", type=Path, default=Path("runs/digits"))
     arguments = parser.parse_args()
 

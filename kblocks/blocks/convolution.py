@@ -18,7 +18,7 @@ from kblocks.fields import (
     RegularizerLike,
     Size,
 )
-from kblocks.ops import Activation, Chain, Conv, Dropout, Norm, Op, Pair, Pool
+from kblocks.ops import Activation, Chain, Conv, Dropout, Norm, Op, Pixels, Pool
 
 
 class Convolutional(Block, kw_only=True):
@@ -48,10 +48,10 @@ class Convolutional(Block, kw_only=True):
 def conv(
     spec: Any,
     filters: int,
-    kernel_size: Pair = (1, 1),
-    strides: Pair = (1, 1),
-    padding: str | Pair | None = None,
-    dilation_rate: Pair = (1, 1),
+    kernel_size: Pixels = (1, 1),
+    strides: Pixels = (1, 1),
+    padding: Pixels = None,
+    dilation_rate: Pixels = (1, 1),
     groups: int = 1,
     use_bias: bool | None = None,
 ) -> Conv:
@@ -95,12 +95,13 @@ def check_convolutions(spec: Any) -> None:
         )
     if spec.groups != 1 and spec.filters % spec.groups:
         raise ValueError(
-            f"`groups` must divide `filters`. Received: groups={spec.groups}, filters={spec.filters}"
+            "`groups` must divide `filters`. "
+            f"Received: groups={spec.groups}, filters={spec.filters}"
         )
     check_symmetric("padding", spec.padding, "kernel_size", spec.kernel_size)
 
 
-def check_symmetric(name: str, padding: Any, size_name: str, size: Pair) -> None:
+def check_symmetric(name: str, padding: Any, size_name: str, size: Pixels) -> None:
     """Symmetric padding keeps the size at stride 1, which needs a middle pixel."""
     if padding == "symmetric" and not (size[0] % 2 and size[1] % 2):
         raise ValueError(
@@ -108,7 +109,7 @@ def check_symmetric(name: str, padding: Any, size_name: str, size: Pair) -> None
         )
 
 
-def check_pool(name: str, padding: Any, size_name: str, size: Pair) -> None:
+def check_pool(name: str, padding: Any, size_name: str, size: Pixels) -> None:
     """What the padding of a pool has to do with its window, which must hold a pixel."""
     check_symmetric(name, padding, size_name, size)
     if not isinstance(padding, str) and (padding[0] >= size[0] or padding[1] >= size[1]):

@@ -10,9 +10,9 @@ from kblocks.blocks.convolution import (
     Convolutional,
     NormAct,
     act,
+    check_convolutions,
     conv,
     norm,
-    check_convolutions,
 )
 from kblocks.catalog import variant
 from kblocks.families.stages import (

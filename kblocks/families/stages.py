@@ -15,7 +15,8 @@ def count_stages(blocks: Any) -> int:
     """The number of stages, which `blocks` fixes."""
     if not isinstance(blocks, (list, tuple)) or not blocks:
         raise ValueError(
-            f"`blocks` must be a sequence with the blocks of each stage. Received: blocks={blocks!r}"
+            "`blocks` must be a sequence with the blocks of each stage. "
+            f"Received: blocks={blocks!r}"
         )
     for index, number in enumerate(blocks):
         if not isinstance(number, int) or isinstance(number, bool) or number < 1:
@@ -72,7 +73,8 @@ def part(block: Any, place: str, given: Any, defaults: Mapping[str, Any]) -> Any
 
 def shared_by_all(arguments: Mapping[str, Any]) -> dict[str, Any]:
     """Those arguments of the blocks that the stem follows too: activation, normalization, ..."""
-    names = Convolutional.Spec._checks
+    spec: Any = Convolutional.Spec
+    names = spec._checks
     return {
         name: value
         for name, value in arguments.items()

@@ -50,13 +50,26 @@ def vgg(
     if filters is None:
         filters = [min(64 * 2**stage, 512) for stage in range(stages)]
     block = {"normalization": None, "pool": "max", **block}
-    columns = {"filters": filters, "kernel_size": kernel_size, "strides": strides, "padding": padding}
+    columns = {
+        "filters": filters,
+        "kernel_size": kernel_size,
+        "strides": strides,
+        "padding": padding,
+    }
     arguments = arguments_by_stage(stages, {**columns, **block})
     rows = [
         (f"stage{i}", made(ConvBlock, f"{name}, stage {i}", {"convolutions": number, **own}))
-        for i, (number, own) in enumerate(zip(by_stage("blocks", blocks, stages), arguments, strict=True), 1)
+        for i, (number, own) in enumerate(
+            zip(by_stage("blocks", blocks, stages), arguments, strict=True), 1
+        )
     ]
-    published = {"classes": classes, "pool": "flatten", "pool_size": 7, "hidden": (4096, 4096), "dropout": 0.5}
+    published = {
+        "classes": classes,
+        "pool": "flatten",
+        "pool_size": 7,
+        "hidden": (4096, 4096),
+        "dropout": 0.5,
+    }
     if isinstance(head, dict) and head.get("pool", "flatten") != "flatten":
         published.pop("pool_size")
     return Architecture(rows, head=part(Classifier, "head", head, published), name=name)

@@ -94,4 +94,4 @@ class EpochCallback(keras.callbacks.Callback):
         return self
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        self._display.epoch(epoch + 1, self.params.get("epochs") or 1, logs or {})
+        self._display.epoch(epoch + 1, (self.params or {}).get("epochs") or 1, logs or {})

@@ -58,10 +58,10 @@ def search(
     """
     folder = Path(folder)
     trials: dict[str, dict[str, Any]] = {}
-    with Display(getattr(tuner.oracle, "max_trials", None), quiet=verbose == 0) as display:
-        with _Hooks(tuner, display, trials, folder / "trials.csv"):
-            callbacks = [*fit_kwargs.pop("callbacks", []), EpochCallback(display)]
-            tuner.search(*fit_args, callbacks=callbacks, verbose=0, **fit_kwargs)
+    display = Display(getattr(tuner.oracle, "max_trials", None), quiet=verbose == 0)
+    callbacks = [*fit_kwargs.pop("callbacks", []), EpochCallback(display)]
+    with display, _Hooks(tuner, display, trials, folder / "trials.csv"):
+        tuner.search(*fit_args, callbacks=callbacks, verbose=0, **fit_kwargs)
     best = _best_trial(tuner)
     model = tuner.get_best_models(1)[0]
     with whole(folder / "best.keras") as path:
@@ -78,7 +78,9 @@ def search(
 def _best_trial(tuner: keras_tuner.Tuner) -> Any:
     completed = [t for t in tuner.oracle.trials.values() if t.status == "COMPLETED"]
     if not completed:
-        message = next((t.message for t in tuner.oracle.trials.values() if t.message), "no trial ran")
+        message = next(
+            (t.message for t in tuner.oracle.trials.values() if t.message), "no trial ran"
+        )
         raise RuntimeError(f"No trial was completed. The first error was:\n{message}")
     return tuner.oracle.get_best_trials(1)[0]
 
