@@ -161,7 +161,10 @@ def _make_spec(cls: type[Block], kw_only: bool) -> type[_Spec]:
     for name, (check, optional) in checks.items():
         default = namespace.get(name, _MISSING)
         if check is not None and default is not _MISSING and not (optional and default is None):
-            namespace[name] = check.normalise(default)
+            try:
+                namespace[name] = check.normalise(default)
+            except (TypeError, ValueError) as error:
+                raise _refusal(cls.__name__, name, default, checks) from error
     spec: Any = type(
         f"{cls.__name__}.Spec", (parent,), {**namespace, "__annotations__": annotations}
     )
@@ -282,6 +285,7 @@ class Block(_Layer):
         self._paths = tuple(path for path, _ in ops.parts(plan))
         _refuse_clashes(self._paths, self)
         self._build(plan, shape, ops.parts(plan))
+        self.input_spec = self._expected_inputs(shape)
         self.built = True
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
@@ -364,6 +368,13 @@ class Block(_Layer):
         if len(shape) == 3 and self.data_format == "channels_first":
             shape = (shape[2], shape[0], shape[1])
         return (None, *shape)
+
+    def _expected_inputs(self, shape: Any) -> Any:
+        """What Keras checks at each call: rank and channels stay those that were built for."""
+        if isinstance(shape, list):
+            return [self._expected_inputs(inner) for inner in shape]
+        axis = 1 if self.data_format == "channels_first" else -1
+        return keras.InputSpec(ndim=len(shape) + 1, axes={axis: shape[-1]})
 
     def _refuse_unfit(self, shape: Any, received: Any) -> None:
         for inner in shape if isinstance(shape, list) else [shape]:

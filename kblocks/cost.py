@@ -259,7 +259,13 @@ def crops(merge: Merge) -> list[Crop | None]:
 
 # --- one rule a primitive --------------------------------------------------------------
 
-_RULES: dict[type, Callable[[Op, Any, Tally | None], Shape]] = {}
+
+class _Rules(dict[type, Callable[[Op, Any, Tally | None], Shape]]):
+    def __missing__(self, kind: type) -> Any:
+        raise TypeError(f"A plan holds the primitives of kblocks.ops. Received: {kind.__name__}")
+
+
+_RULES = _Rules()
 
 
 def _rule(*kinds: type) -> Callable[[Callable], Callable]:
@@ -305,6 +311,8 @@ def _merge(op: Merge, shape: Any, tally: Tally | None) -> Shape:
     if op.mode == "add":
         if shapes.count(first) == len(shapes):
             return first
+    elif op.mode != "concat":
+        raise ValueError(f"A Merge's mode is 'add' or 'concat'. Received: mode={op.mode!r}")
     elif all(other[:-1] == first[:-1] for other in shapes):
         return (*first[:-1], sum(other[-1] for other in shapes))
     described = ", ".join(f"{n}: {s}" for (n, _), s in zip(branches, shapes, strict=True))
@@ -337,8 +345,8 @@ def _conv(op: ops.Conv, shape: Shape, tally: Tally | None) -> Shape:
             f"`groups` (={groups}) must divide the input's channels (={channels}) in a "
             f"convolution to {filters} filters"
         )
-    if mode == "reflect":
-        _check_reflection(op, height, width)
+    if mode != "zeros":
+        _check_padding_mode(op, height, width)
     rows, columns = window(op, height, width, kernel, dilation)
     if tally is not None:
         weights = kernel[0] * kernel[1] * (channels // groups) * filters
@@ -350,18 +358,23 @@ def _conv(op: ops.Conv, shape: Shape, tally: Tally | None) -> Shape:
     return rows, columns, filters
 
 
-def _check_reflection(op: ops.Conv, height: Any, width: Any) -> None:
+def _check_padding_mode(op: ops.Conv, height: Any, width: Any) -> None:
     for axis, size in enumerate((height, width)):
-        if size is None:
-            continue
         kernel, dilation = op.kernel_size[axis], op.dilation_rate[axis]
         padding = _axis(op.padding, axis)
+        if size is None:
+            if padding == "same" and kernel > 1 and op.strides[axis] > 1:
+                raise ValueError(
+                    f"padding='same' with padding_mode={op.padding_mode!r} and strides="
+                    f"{op.strides} needs a known height and width; 'symmetric' does not"
+                )
+            continue
         added = (
             same_padding(size, kernel, op.strides[axis], dilation)[1]
             if padding == "same"
             else side(kernel, padding, dilation)
         )
-        if added >= size:
+        if op.padding_mode == "reflect" and added >= size:
             raise InputTooSmallError(
                 f"{size} pixels are too few to reflect {added} of them: "
                 f"{added + 1 - size} more are needed",
@@ -418,7 +431,13 @@ def _global_pool(op: ops.GlobalPool, shape: Shape, tally: Tally | None) -> Shape
 
 @_rule(ops.AdaptivePool)
 def _adaptive_pool(op: ops.AdaptivePool, shape: Shape, tally: Tally | None) -> Shape:
-    return (*op.output_size, _map(op, shape)[2])
+    height, width, channels = _map(op, shape)
+    if height is None or width is None:
+        raise ValueError(
+            f"Pooling to {op.output_size} needs a known height and width. "
+            f"Received: input of shape {shape}"
+        )
+    return (*op.output_size, channels)
 
 
 @_rule(ops.PadChannels)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import json
 import numbers
+import types
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Annotated, Any, Literal, get_args, get_origin
@@ -132,7 +133,7 @@ def _activation(value: Any) -> Any:
         value = keras.saving.deserialize_keras_object(dict(value))
     if isinstance(value, keras.Layer):
         return _activation_layer(keras.saving.serialize_keras_object(value))
-    if not callable(value):
+    if not isinstance(value, types.FunctionType):
         raise ValueError
     name = keras.activations.serialize(value)
     return _activation_name(name) if isinstance(name, str) else value
@@ -167,12 +168,16 @@ def _config_of(module: Any) -> Callable[[Any], Any]:
         found = module.get(value)
         if found is None or isinstance(found, type):
             raise ValueError
-        return FrozenConfig(module.serialize(found))
+        config = FrozenConfig(module.serialize(found))
+        module.get(dict(config))  # fails here, not in build, for what Keras could not load either
+        return config
 
     return normalise
 
 
 def _each(value: Any) -> tuple[int, ...]:
+    if not isinstance(value, (tuple, list)):
+        raise ValueError
     return tuple(_integer(item, 1) for item in value)
 
 
@@ -203,8 +208,12 @@ NormLike = Annotated[
     str | Norm,
     Check("'batch', 'layer', 'group', a kblocks.Norm or None", _norm, _norm_config),
 ]
-InitializerLike = Annotated[Any, Check("a Keras initializer", _config_of(keras.initializers))]
-RegularizerLike = Annotated[Any, Check("a Keras regularizer", _config_of(keras.regularizers))]
+InitializerLike = Annotated[
+    Any, Check("a Keras initializer, registered if your own", _config_of(keras.initializers))
+]
+RegularizerLike = Annotated[
+    Any, Check("a Keras regularizer, registered if your own", _config_of(keras.regularizers))
+]
 
 _PLAIN = {
     int: Check("an integer", lambda value: _integer(value, -(2**63))),

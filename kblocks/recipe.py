@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
 import keras
 import numpy as np
 
-from kblocks.choices import Tree
+from kblocks.choices import Choice, Integer, Real, Tree
 
 _UNDECAYED = ["bias", "gamma", "beta"]
 
@@ -22,15 +22,16 @@ class Recipe:
     Args:
         optimizer: the name of a Keras optimizer ("sgd" takes Nesterov momentum 0.9).
         learning_rate: of the optimizer.
-        weight_decay: decoupled decay a step of all kernels; norms and biases have none.
+        weight_decay: decoupled decay a step of all kernels; norms and biases have none. None is
+            the optimizer's own.
         schedule: "cosine" lowers the learning rate to zero along a half cosine over the epochs
             (Loshchilov & Hutter 2016, arXiv:1608.03983); None keeps it.
         label_smoothing: from 0 up to but not including 1.
         loss: "sparse" for integer labels, "categorical" for one-hot ones, both on logits.
-        metrics: as `compile` takes them.
+        metrics: as `compile` takes them; each model gets its own.
 
     Raises:
-        ValueError: from `compile`, if an argument is not of the form above.
+        ValueError: if an argument, or an option of its choice, is not of the form above.
     """
 
     optimizer: Any = "adam"
@@ -41,6 +42,12 @@ class Recipe:
     loss: Any = "sparse"
     metrics: Any = ("accuracy",)
 
+    def __post_init__(self) -> None:
+        for name, (expected, fits) in _FORMS.items():
+            for option in _options(getattr(self, name)):
+                if not fits(option):
+                    raise ValueError(f"`{name}` must be {expected}. Received: {name}={option!r}")
+
     def tree(self) -> Tree:
         """The choices in this recipe, named `recipe.learning_rate` and so on."""
         return Tree({f.name: getattr(self, f.name) for f in fields(self)}, prefix="recipe.")
@@ -48,8 +55,11 @@ class Recipe:
     def compile(self, model: keras.Model, **chosen: Any) -> None:
         """Compiles `model`; `chosen` are plain values in place of choices."""
         plain = self._with(chosen)
-        loss = plain._made_loss()
-        model.compile(optimizer=plain._made_optimizer(), loss=loss, metrics=list(plain.metrics))
+        model.compile(
+            optimizer=plain._made_optimizer(),
+            loss=plain._made_loss(),
+            metrics=fresh([plain.metrics] if isinstance(plain.metrics, str) else plain.metrics),
+        )
         plain._build_state(model)
 
     def callbacks(self, epochs: int, **chosen: Any) -> list[keras.callbacks.Callback]:
@@ -57,10 +67,6 @@ class Recipe:
         plain = self._with(chosen)
         if plain.schedule is None:
             return []
-        if plain.schedule != "cosine":
-            raise ValueError(
-                f"`schedule` must be 'cosine' or None. Received: schedule={plain.schedule!r}"
-            )
         start = plain.learning_rate
         return [
             keras.callbacks.LearningRateScheduler(
@@ -86,37 +92,72 @@ class Recipe:
 
     def _made_optimizer(self) -> Any:
         config: dict[str, Any] = {"learning_rate": self.learning_rate}
-        if self.weight_decay:
+        if self.weight_decay is not None:
             config["weight_decay"] = self.weight_decay
-        if self.optimizer == "sgd":
+        if self.optimizer.lower() == "sgd":
             config |= {"momentum": 0.9, "nesterov": True}
-        try:
-            made: Any = keras.optimizers.get({"class_name": self.optimizer, "config": config})
-        except (ValueError, TypeError) as error:
-            raise ValueError(
-                "`optimizer` must be the name of a Keras optimizer, with a learning rate. "
-                f"Received: optimizer={self.optimizer!r}, {config!r}"
-            ) from error
-        if self.weight_decay:
-            made.exclude_from_weight_decay(var_names=_UNDECAYED)
+        made: Any = keras.optimizers.get({"class_name": self.optimizer, "config": config})
+        made.exclude_from_weight_decay(var_names=_UNDECAYED)
         return made
 
     def _made_loss(self) -> Any:
         smoothing = self.label_smoothing
-        if isinstance(smoothing, bool) or not 0 <= smoothing < 1:
-            raise ValueError(
-                "`label_smoothing` must be from 0 up to but not including 1. "
-                f"Received: label_smoothing={smoothing!r}"
-            )
         if self.loss == "categorical":
             return keras.losses.CategoricalCrossentropy(True, label_smoothing=smoothing)
-        if self.loss != "sparse":
-            raise ValueError(
-                f"`loss` must be 'sparse' or 'categorical'. Received: loss={self.loss!r}"
-            )
         if not smoothing:
             return keras.losses.SparseCategoricalCrossentropy(from_logits=True)
         return SmoothedSparseCrossentropy(smoothing)
+
+
+def fresh(metrics: Any) -> Any:
+    """The same metrics with variables of their own: those of one model are no other's."""
+    if isinstance(metrics, keras.Metric):
+        return type(metrics).from_config(metrics.get_config())
+    if isinstance(metrics, Mapping):
+        return {name: fresh(metric) for name, metric in metrics.items()}
+    if isinstance(metrics, (list, tuple)):
+        return [fresh(metric) for metric in metrics]
+    return metrics
+
+
+def _options(value: Any) -> Iterator[Any]:
+    """What may come to stand for an argument; of a range its ends."""
+    if isinstance(value, Choice):
+        for option in value.options:
+            yield from _options(option)
+    elif isinstance(value, (Integer, Real)):
+        yield from (value.low, value.high)
+    else:
+        yield value
+
+
+def _is_number(value: Any, least: float) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and value >= least
+
+
+def _is_optimizer(value: Any) -> bool:
+    try:
+        return isinstance(value, str) and bool(keras.optimizers.get(value))
+    except (ValueError, TypeError):
+        return False
+
+
+def _is_rate(value: Any) -> bool:
+    schedule = keras.optimizers.schedules.LearningRateSchedule
+    return isinstance(value, schedule) or (_is_number(value, 0) and value > 0)
+
+
+_FORMS: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "optimizer": ("the name of a Keras optimizer", _is_optimizer),
+    "learning_rate": ("a positive number", _is_rate),
+    "weight_decay": ("a number of 0 or more, or None", lambda v: v is None or _is_number(v, 0)),
+    "schedule": ("'cosine' or None", lambda v: v in ("cosine", None)),
+    "label_smoothing": (
+        "a number from 0 up to but not including 1",
+        lambda v: _is_number(v, 0) and v < 1,
+    ),
+    "loss": ("'sparse' or 'categorical'", lambda v: v in ("sparse", "categorical")),
+}
 
 
 @keras.saving.register_keras_serializable("kblocks")

@@ -155,10 +155,11 @@ def _ranked(dimension: Dimension) -> list[int]:
 
 
 def _extent(option: Any) -> float | None:
+    """A pair is as large as the square of equal area: (1, 3) is less than 3, which is (3, 3)."""
     if isinstance(option, (int, float)) and not isinstance(option, bool):
         return float(option)
     if isinstance(option, tuple) and option and all(isinstance(item, int) for item in option):
-        return float(math.prod(option))
+        return float(math.prod(option)) ** (1 / len(option))
     return None
 
 
@@ -174,13 +175,16 @@ def _steps(dimension: Dimension, position: Any) -> list[Any]:
     return [order[place - 1]] if place else []
 
 
-def _descend(tree: Tree, measure: Measure, start: Assignment) -> Assignment:
+_ALL = range(len(_ORDER) + 1)
+
+
+def _descend(tree: Tree, measure: Measure, start: Assignment, ranks: range = _ALL) -> Assignment:
     """Greedy steps, each the best of its rank, as long as they bring the point nearer."""
     point, now = start, measure(start)
     moved = True
     while now is not None and moved:
         moved = False
-        for rank in range(len(_ORDER) + 1):
+        for rank in ranks:
             while now is not None:
                 better = _best_step(tree, measure, point, now, rank)
                 if better is None:
@@ -220,11 +224,12 @@ def _approach(tree: Tree, measure: Measure, start: Assignment, anchor: Assignmen
 
 
 def _restore(tree: Tree, measure: Measure, start: Assignment, found: Assignment) -> Assignment:
-    """Back towards `start` wherever the point still fits, dearest changes first."""
+    """Back towards `start`, dearest changes first, wherever cheaper ones do in their place."""
     point = found
     for name in sorted(tree.dimensions, key=lambda name: -_rank(tree.dimensions[name])):
+        cheaper = range(_rank(tree.dimensions[name]))
         for position in _between(tree.dimensions[name], start[name], point[name]):
-            candidate = {**point, name: position}
+            candidate = _descend(tree, measure, {**point, name: position}, cheaper)
             if measure(candidate) is None:
                 point = candidate
                 break

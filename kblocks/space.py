@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
 from random import Random
 from typing import Any
 
 from kblocks import repair
-from kblocks.choices import Assignment, Tree
+from kblocks.choices import Assignment, Choice, Real, Searchable, Tree
 from kblocks.cost import Cost, InputTooSmallError
 from kblocks.network import Architecture, check_input_shape
 
 _CONTEXTS = 20  # random surroundings in which an option may prove that it works
+_TRIED = 100  # positions of an integer that have to prove it
 _DRAWS = 200  # draws that `sample` makes before it repairs one
 
 
@@ -159,7 +160,7 @@ class Space:
         random = Random(0)
         contexts = [self.tree.default(), *(self.tree.draw(random) for _ in range(_CONTEXTS))]
         for name, dimension in self.tree.dimensions.items():
-            for index in range(getattr(dimension.kind, "size", 0)):
+            for index in _tried(dimension.kind):
                 self._refuse_dead(name, index, contexts)
         if not self.tree.dimensions:
             self._made({})
@@ -179,6 +180,16 @@ class Space:
             except ValueError as error:
                 first = first or error
             except TypeError as error:
-                raise TypeError(f"{self.builder.__name__}: {error}") from error
+                builder = getattr(self.builder, "__name__", self.builder)
+                raise TypeError(f"{builder}: {error}") from error
         label = dimension.kind.label(index)
         raise ValueError(f"No network can be made with {name}={label!r}: {first}") from first
+
+
+def _tried(kind: Searchable) -> Iterable[Any]:
+    """Every option of a choice; both ends of a range and, of integers, some between."""
+    if isinstance(kind, Choice):
+        return range(kind.size)
+    if isinstance(kind, Real):
+        return kind.low, kind.high
+    return {*range(0, kind.size, max(kind.size // _TRIED, 1)), kind.size - 1}

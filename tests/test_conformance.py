@@ -24,6 +24,13 @@ Images = Callable[..., np.ndarray]
 KERAS_OWN = {"name", "trainable", "dtype", "data_format"}
 
 every_case = pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
+each_case = pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(case, id=name, marks=pytest.mark.slow if case.more else ())
+        for name, case in CASES.items()
+    ],
+)
 
 
 def first_of_each_block() -> dict[str, Case]:
@@ -35,6 +42,13 @@ def first_of_each_block() -> dict[str, Case]:
 
 one_case_a_block = pytest.mark.parametrize(
     "case", first_of_each_block().values(), ids=first_of_each_block().keys()
+)
+one_case_a_block_first = pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(case, id=name, marks=() if name in first_of_each_block() else pytest.mark.slow)
+        for name, case in CASES.items()
+    ],
 )
 
 
@@ -127,7 +141,7 @@ def test_a_spec_makes_its_layer_and_the_layer_its_spec(case: Case) -> None:
 # --- shapes ------------------------------------------------------------------------------
 
 
-@every_case
+@each_case
 @pytest.mark.parametrize(("batch", "more"), [(2, 0), (1, 1)])
 def test_predicted_shape_is_symbolic_is_eager(
     case: Case, batch: int, more: int, images: Images
@@ -143,7 +157,7 @@ def test_predicted_shape_is_symbolic_is_eager(
     assert layer(images(batch, *shape)).shape == (batch, *predicted[1:])
 
 
-@every_case
+@each_case
 def test_parts_predict_their_shapes_too(case: Case, images: Images) -> None:
     """Also of a part on its own, as a drawing or an extractor of features would call it."""
     layer = case.layer()
@@ -155,7 +169,7 @@ def test_parts_predict_their_shapes_too(case: Case, images: Images) -> None:
         assert part(keras.Input((*case.shape[:2], channels))).shape[1:] == part(x).shape[1:]
 
 
-@every_case
+@each_case
 def test_unknown_size(case: Case, images: Images) -> None:
     """Traced with no size known, the numbers are those of known sizes."""
     channels = case.shape[-1]
@@ -178,7 +192,7 @@ def test_unknown_size(case: Case, images: Images) -> None:
 # --- training ----------------------------------------------------------------------------
 
 
-@every_case
+@each_case
 def test_gradients_reach_every_weight(case: Case, images: Images) -> None:
     layer = case.layer()
     x = images(8, *case.shape)
@@ -193,35 +207,33 @@ def test_gradients_reach_every_weight(case: Case, images: Images) -> None:
     assert np.any(into_x)
 
 
-@every_case
-@pytest.mark.parametrize(
-    ("policy", "variables", "computes", "tolerance"),
-    [
-        ("mixed_float16", "float32", "float16", 0.03),
-        ("mixed_bfloat16", "float32", "bfloat16", 0.25),
-        ("float64", "float64", "float64", 1e-5),
-    ],
-)
-def test_dtype_policies(
-    case: Case, policy: str, variables: str, computes: str, tolerance: float, images: Images
-) -> None:
+# Policy, dtype of the weights, dtype of the outputs, error against float32 in units of spread.
+POLICIES = [
+    ("mixed_float16", "float32", "float16", 0.03),
+    ("mixed_bfloat16", "float32", "bfloat16", 0.25),
+    ("float64", "float64", "float64", 1e-5),
+]
+
+
+@each_case
+def test_dtype_policies(case: Case, images: Images) -> None:
     """A training step in each, and in inference the numbers of float32, to its precision."""
     x = images(4, *case.shape)
     reference = case.layer()
     expected = randomised_outputs(reference, x)
-    layer = case.layer(dtype=policy)
-    outputs, gradients, _ = forward_and_gradients(layer, x, training=True)
-    assert outputs.dtype == computes
-    assert layer(keras.Input(case.shape)).dtype == computes
-    assert all(part.dtype_policy.name == policy for part in layer.layers)
-    assert np.all(np.isfinite(tf.cast(outputs, "float32")))
-    for weight, gradient in zip(layer.trainable_weights, gradients, strict=True):
-        assert weight.dtype == variables
-        assert gradient.dtype == variables
-        assert np.all(np.isfinite(gradient)), weight.path
-    layer.set_weights(reference.get_weights())
-    error = np.abs(np.asarray(tf.cast(layer(x, training=False), "float64")) - expected)
-    assert error.max() / expected.std() < tolerance
+    for policy, variables, computes, tolerance in POLICIES:
+        layer = case.layer(dtype=policy)
+        outputs, gradients, _ = forward_and_gradients(layer, x, training=True)
+        assert outputs.dtype == computes
+        assert layer(keras.Input(case.shape)).dtype == computes
+        assert {part.dtype_policy.name for part in layer.layers} == {policy}
+        assert np.all(np.isfinite(tf.cast(outputs, "float32"))), policy
+        for weight, gradient in zip(layer.trainable_weights, gradients, strict=True):
+            assert (weight.dtype, gradient.dtype.name) == (variables, variables)
+            assert np.all(np.isfinite(gradient)), (policy, weight.path)
+        layer.set_weights(reference.get_weights())
+        error = np.abs(np.asarray(tf.cast(layer(x, training=False), "float64")) - expected)
+        assert error.max() / expected.std() < tolerance, policy
 
 
 def randomised_outputs(layer: Any, x: np.ndarray) -> np.ndarray:
@@ -230,7 +242,10 @@ def randomised_outputs(layer: Any, x: np.ndarray) -> np.ndarray:
 
 
 @one_case_a_block
-@pytest.mark.parametrize("policy", ["float32", "mixed_float16", "mixed_bfloat16", "float64"])
+@pytest.mark.parametrize(
+    "policy",
+    ["mixed_float16", *(pytest.param(p, marks=pytest.mark.slow) for p in ("float32", "float64"))],
+)
 def test_a_compiled_step_of_fit(case: Case, policy: str, images: Images) -> None:
     keras.config.set_dtype_policy(policy)
     layer = case.layer()
@@ -241,7 +256,7 @@ def test_a_compiled_step_of_fit(case: Case, policy: str, images: Images) -> None
     assert np.all(np.isfinite(history.history["loss"]))
 
 
-@every_case
+@each_case
 def test_channels_first_gives_the_same_numbers(case: Case, images: Images) -> None:
     """Forward, and the gradients of weights and input."""
     x = images(3, *case.shape)
@@ -273,7 +288,14 @@ def test_channels_first_gives_the_same_numbers(case: Case, images: Images) -> No
         np.testing.assert_allclose(weight, other, rtol=1e-4, atol=1e-5, err_msg=weight.path)
 
 
-@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16", "float16", "float64"])
+@pytest.mark.parametrize(
+    "policy",
+    [
+        "mixed_float16",
+        "float64",
+        *(pytest.param(p, marks=pytest.mark.slow) for p in ("mixed_bfloat16", "float16")),
+    ],
+)
 @pytest.mark.parametrize(
     "name",
     [
@@ -285,10 +307,10 @@ def test_channels_first_gives_the_same_numbers(case: Case, images: Images) -> No
         "ConvBlock-pool min, 3 / 2",
         "ResidualBlock-original, projection",
         "ResidualBlock-groups",
-        "BottleneckBlock-full_preactivation, zero_pad",
+        "BottleneckBlock-full pre-activation",
         "MinPooling2D-3 / 1, symmetric",
         "GlobalConcatPooling2D-default",
-        "Classifier-flatten, adaptive",
+        "Classifier-adaptive",
     ],
 )
 def test_channels_first_trains_in_every_dtype(name: str, policy: str, images: Images) -> None:
@@ -330,7 +352,7 @@ class Subclassed(keras.Model):
         return self.block(inputs, training=training)
 
 
-@every_case
+@one_case_a_block_first
 def test_functional_sequential_and_subclassed_models_agree(case: Case, images: Images) -> None:
     x = images(2, *case.shape)
     layer = case.layer()
@@ -349,7 +371,7 @@ def test_functional_sequential_and_subclassed_models_agree(case: Case, images: I
     np.testing.assert_allclose(copied(x, training=False), expected, rtol=1e-5, atol=1e-6)
 
 
-@every_case
+@each_case
 def test_clone_model(case: Case, images: Images) -> None:
     inputs = keras.Input(case.shape)
     model = keras.Model(inputs, case.layer(name="one")(inputs))
@@ -378,12 +400,13 @@ print(json.dumps(wrong))
 """
 
 
+@pytest.mark.parametrize("more", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_keras_files_load_in_a_fresh_process(
-    tmp_path: Path, images: Images, fresh_process: Callable[..., str]
+    more: bool, tmp_path: Path, images: Images, fresh_process: Callable[..., str]
 ) -> None:
     """With safe loading, and with the weights and statistics that were saved."""
-    data = {}
-    for index, case in enumerate(CASES.values()):
+    data, cases = {}, {name: case for name, case in CASES.items() if case.more == more}
+    for index, case in enumerate(cases.values()):
         inputs = keras.Input(case.shape)
         model = keras.Model(inputs, case.layer()(inputs))
         randomised(model)
@@ -391,7 +414,7 @@ def test_keras_files_load_in_a_fresh_process(
         x = images(2, *case.shape)
         data[f"x{index}"], data[f"y{index}"] = x, np.asarray(model(x, training=False))
     np.savez(tmp_path / "data.npz", **data)
-    printed = fresh_process(LOAD, str(tmp_path), json.dumps(list(CASES)))
+    printed = fresh_process(LOAD, str(tmp_path), json.dumps(list(cases)))
     assert json.loads(printed.splitlines()[-1]) == []
 
 
@@ -411,7 +434,7 @@ def test_a_saved_model_keeps_dtype_and_data_format(
 # --- what the interpreter takes for granted of Keras -------------------------------------
 
 
-@every_case
+@each_case
 def test_paths_are_names_of_attributes_sublayers_and_weights(case: Case) -> None:
     layer = case.layer(name="one")
     layer.build((None, *case.shape))
@@ -425,7 +448,7 @@ def test_paths_are_names_of_attributes_sublayers_and_weights(case: Case) -> None
             assert weight.path == f"one/{part.name}/{weight.name}"
 
 
-@every_case
+@one_case_a_block
 def test_keras_leaves_the_plan_as_it_is(case: Case) -> None:
     """Keras wraps tuples that are set as attributes; a wrapped Chain would lose its ops."""
     layer = case.layer()
@@ -534,7 +557,7 @@ def test_a_seed_and_a_name_give_the_same_start_each_time() -> None:
 
 
 def test_kernels_follow_their_initializer(images: Images) -> None:
-    """He et al. 2015 (arXiv:1502.01852): a variance of 2 / fan in; Keras' he_normal is truncated."""
+    """He et al. 2015 (arXiv:1502.01852), Eq. 10: a variance of 2 / fan in."""
     layer = kb.ConvBlock(64, 3, groups=2)
     layer.build((None, 9, 9, 64))
     assert np.std(layer.conv.kernel) == pytest.approx(np.sqrt(2 / (9 * 32)), rel=0.02)
@@ -654,7 +677,7 @@ def test_a_frozen_block_keeps_weights_and_statistics(
     assert model.trainable_weights == []
     for one, other in zip(before, model.get_weights(), strict=True):
         np.testing.assert_array_equal(one, other)
-    model.trainable = True
+    model.layers[-1].trainable = True
     model(images(16, 8, 8, 4) + 3, training=True)
     assert model.trainable_weights
     assert not np.array_equal(before[3], model.get_weights()[3])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -11,7 +12,7 @@ import keras_tuner
 
 from kblocks.choices import Assignment, Choice, Integer, Real, Searchable, Tree
 from kblocks.network import Architecture
-from kblocks.recipe import Recipe
+from kblocks.recipe import Recipe, fresh
 from kblocks.space import Space
 
 NETWORK = "kblocks/network"  # the name under which a trial keeps the JSON of what it built
@@ -79,8 +80,9 @@ class HyperModel(keras_tuner.HyperModel):
         if self.compile is None:
             tree = self.recipe.tree()
             chosen = tree.resolve(_read(hp, tree))
-            added = self.recipe.callbacks(kwargs.get("epochs", 1), **chosen)
-            kwargs["callbacks"] = [*kwargs.get("callbacks", ()), *added]
+            epochs = args[3] if len(args) > 3 else kwargs.get("epochs", 1)
+            added = self.recipe.callbacks(epochs, **chosen)
+            kwargs["callbacks"] = [*(kwargs.get("callbacks") or ()), *added]
         return super().fit(hp, model, *args, **kwargs)
 
 
@@ -92,8 +94,19 @@ def suggest(hp: Any, space: Space) -> Architecture:
     """
     values = space.tree.values(_read(hp, space.tree))
     net = space.build(space.repair(values))
-    hp.values[NETWORK] = net.to_json()
+    hp.values = _Values({**hp.values, NETWORK: net.to_json()})
     return net
+
+
+class _Values(dict[str, Any]):
+    """A trial's values and its network, which `keys` leaves out.
+
+    Keras Tuner knows a point that it has drawn before by a hash over `keys`, taken anew at
+    the end of a trial: with the network in it every point could be drawn again and again.
+    """
+
+    def keys(self) -> Any:
+        return [name for name in self if name != NETWORK]
 
 
 def network_of(hp: Any) -> Architecture:
@@ -112,17 +125,13 @@ def network_of(hp: Any) -> Architecture:
 
 
 def _fresh(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """compile's arguments for one trial: optimizers, losses and metrics cannot be used twice."""
+    """compile's arguments for one trial: optimizers and metrics cannot be used twice."""
     made = dict(arguments)
     optimizer = made.get("optimizer")
     if isinstance(optimizer, keras.optimizers.Optimizer):
         made["optimizer"] = type(optimizer).from_config(optimizer.get_config())
-    for name in ("metrics", "weighted_metrics"):
-        if isinstance(made.get(name), (list, tuple)):
-            made[name] = [
-                type(m).from_config(m.get_config()) if isinstance(m, keras.Metric) else m
-                for m in made[name]
-            ]
+    for name in {"metrics", "weighted_metrics"} & set(made):
+        made[name] = fresh(made[name])
     return made
 
 
@@ -157,13 +166,32 @@ def _declare(hp: Any, tree: Tree) -> None:
     """
     seen = len(hp.active_scopes), len(hp.inactive_scopes)
     for name, dimension in tree.dimensions.items():
-        for condition in dimension.conditions:
-            with contextlib.ExitStack() as scopes:
-                for parent, position in condition:
-                    label = _labels(tree.dimensions[parent].kind)[position]
-                    scopes.enter_context(hp.conditional_scope(parent, [label]))
-                _declare_one(hp, name, dimension.kind)
+        with contextlib.ExitStack() as scopes:
+            for parent, labels in _scopes(tree, name):
+                scopes.enter_context(hp.conditional_scope(parent, labels))
+            _declare_one(hp, name, dimension.kind)
     del hp.active_scopes[seen[0] :], hp.inactive_scopes[seen[1] :]
+
+
+def _scopes(tree: Tree, name: str) -> list[tuple[str, list[Any]]]:
+    """The scopes that a dimension is declared in, each a parent and some of its values.
+
+    Keras Tuner loses the value of a name that it meets under two stacks of scopes, so that
+    there is one for all places of a choice. Where these have different parents it is what
+    their stacks begin with in common: the choice is then active more often than needed.
+    """
+    positions: dict[str, set[int]] = {}
+    for condition in tree.dimensions[name].conditions:
+        if not condition:
+            return []
+        positions.setdefault(condition[-1][0], set()).add(condition[-1][1])
+    stacks = []
+    for parent, found in positions.items():
+        labels = _labels(tree.dimensions[parent].kind)
+        stacks.append([*_scopes(tree, parent), (parent, [labels[i] for i in sorted(found)])])
+    levels = zip(*stacks, strict=False)
+    common = itertools.takewhile(lambda level: level.count(level[0]) == len(level), levels)
+    return [level[0] for level in common]
 
 
 def _declare_one(hp: Any, name: str, kind: Searchable) -> None:
@@ -190,4 +218,9 @@ def _labels(kind: Any) -> list[Any]:
 
 
 def _position(kind: Searchable, value: Any) -> Any:
-    return _labels(kind).index(value) if isinstance(kind, Choice) else kind.index(value)
+    if isinstance(kind, Choice):
+        return _labels(kind).index(value)
+    # At the very end of a range Keras Tuner goes past it, by rounding or by the whole last bin.
+    slack = int(kind.log) if isinstance(kind, Integer) else 1e-9 * (kind.high - kind.low)
+    past = isinstance(value, (int, float)) and kind.high < value <= kind.high + slack
+    return kind.index(kind.high if past else value)

@@ -15,16 +15,21 @@ class Display:
 
     Args:
         total: number of trials; None if the tuner decides.
+        done: how many of these an earlier run of the same search has done.
         console: where to write; None is the standard output.
         quiet: whether nothing is shown.
     """
 
     def __init__(
-        self, total: int | None, console: Console | None = None, quiet: bool = False
+        self,
+        total: int | None,
+        done: int = 0,
+        console: Console | None = None,
+        quiet: bool = False,
     ) -> None:
         self.console = console or Console(soft_wrap=True, highlight=False, quiet=quiet)
         self.total = total
-        self._done = 0
+        self._earlier = self._done = done
         self._started = self._trial_started = time.monotonic()
         self._share = 0.0  # of the running trial
         columns = (
@@ -57,9 +62,9 @@ class Display:
         shown = logs.get("val_accuracy", logs.get("val_loss", logs.get("loss")))
         self._refresh(f"epoch {number}/{epochs}" + (f" {shown:.3f}" if shown is not None else ""))
 
-    def end(self, text: str) -> None:
-        """A trial has ended."""
-        self._done += 1
+    def end(self, done: int, text: str) -> None:
+        """A trial has ended, the `done`-th or, where it was tried again, one of these once more."""
+        self._done = done
         self._share = 0.0
         seconds = time.monotonic() - self._trial_started
         self.console.print(f"{self._count()}  {text}  {seconds:.0f} s{self._left()}", markup=False)
@@ -69,10 +74,11 @@ class Display:
         return f"trial {self._done}" + (f"/{self.total}" if self.total else "")
 
     def _left(self) -> str:
-        finished = self._done + self._share
-        if not self.total or not finished or finished >= self.total:
+        finished = self._done - self._earlier + self._share
+        left = (self.total or 0) - self._earlier - finished
+        if not finished or left <= 0:
             return ""
-        seconds = (time.monotonic() - self._started) / finished * (self.total - finished)
+        seconds = (time.monotonic() - self._started) / finished * left
         return f"  about {int(seconds) // 60}:{int(seconds) % 60:02d} left"
 
     def _refresh(self, state: str) -> None:

@@ -50,17 +50,19 @@ def search(
         tuner: any stock tuner, usually over a `kb.tuner.HyperModel`.
         fit_args, fit_kwargs: for `model.fit`, as `tuner.search` takes them.
         folder: where `trials.csv` (rewritten after each trial), `best.json` and `best.keras`
-            are put, each whole or not at all.
+            are put, each whole or not at all. Trials that the tuner has from an earlier run
+            are in the table too.
         verbose: 0 shows nothing.
 
     Raises:
-        RuntimeError: if no trial was completed, with the last one's error.
+        RuntimeError: if no trial was completed, with an error that one of them met.
     """
     folder = Path(folder)
-    trials: dict[str, dict[str, Any]] = {}
-    display = Display(getattr(tuner.oracle, "max_trials", None), quiet=verbose == 0)
-    callbacks = [*fit_kwargs.pop("callbacks", []), EpochCallback(display)]
-    with display, _Hooks(tuner, display, trials, folder / "trials.csv"):
+    table = _Table(tuner, folder / "trials.csv")
+    done = len(table.rows())
+    display = Display(getattr(tuner.oracle, "max_trials", None), done, quiet=verbose == 0)
+    callbacks = [*(fit_kwargs.pop("callbacks", None) or ()), EpochCallback(display)]
+    with display, _Hooks(tuner, display, table):
         tuner.search(*fit_args, callbacks=callbacks, verbose=0, **fit_kwargs)
     best = _best_trial(tuner)
     model = tuner.get_best_models(1)[0]
@@ -71,8 +73,7 @@ def search(
         network = network_of(best.hyperparameters)
         with whole(folder / "best.json") as path:
             path.write_text(network.to_json(indent=2), encoding="utf-8")
-    rows = list(trials.values())
-    return Result(model, network, _values(best), best.score, rows)
+    return Result(model, network, _values(best), best.score, table.rows())
 
 
 def _best_trial(tuner: keras_tuner.Tuner) -> Any:
@@ -85,42 +86,32 @@ def _best_trial(tuner: keras_tuner.Tuner) -> Any:
     return tuner.oracle.get_best_trials(1)[0]
 
 
-class _Hooks:
-    """Listens to a tuner through its public `on_trial_begin` and `on_trial_end`."""
+class _Table:
+    """One row a trial that has ended, in a file that is rewritten as a whole."""
 
-    def __init__(
-        self, tuner: keras_tuner.Tuner, display: Display, rows: dict[str, Any], table: Path
-    ) -> None:
-        self._tuner, self._display, self._rows, self._table = tuner, display, rows, table
-        self._began = 0.0
+    def __init__(self, tuner: keras_tuner.Tuner, path: Path) -> None:
+        self._tuner, self._path = tuner, path
+        earlier = {name: tuner.oracle.get_trial(name) for name in tuner.oracle.end_order}
+        self._rows = {name: self._row(trial, None) for name, trial in earlier.items()}
 
-    def __enter__(self) -> None:
-        tuner = self._tuner
-        for name, told in (("on_trial_begin", self._begin), ("on_trial_end", self._end)):
-            setattr(tuner, name, _then(getattr(tuner, name), told))
+    def ended(self, trial: Any, seconds: float) -> None:
+        """A trial has ended."""
+        self._rows[trial.trial_id] = self._row(trial, round(seconds, 1))
+        write_table(self._path, self.rows())
 
-    def __exit__(self, *error: object) -> None:
-        for name in ("on_trial_begin", "on_trial_end"):
-            delattr(self._tuner, name)
+    def rows(self) -> list[dict[str, Any]]:
+        """The rows, in the order in which the trials ended."""
+        return list(self._rows.values())
 
-    def _begin(self, trial: Any) -> None:
-        self._began = time.monotonic()
-        self._display.begin()
-
-    def _end(self, trial: Any) -> None:
-        trial = self._tuner.oracle.get_trial(trial.trial_id)
-        objective = self._tuner.oracle.objective
-        row = {
+    def _row(self, trial: Any, seconds: float | None) -> dict[str, Any]:
+        return {
             "trial": trial.trial_id,
             "status": trial.status,
-            objective.name: trial.score,
+            self._tuner.oracle.objective.name: trial.score,
             **self._cost(trial),
-            "seconds": round(time.monotonic() - self._began, 1),
+            "seconds": seconds,
             **_values(trial),
         }
-        self._rows[trial.trial_id] = row
-        write_table(self._table, list(self._rows.values()))
-        self._display.end(self._told(trial, row))
 
     def _cost(self, trial: Any) -> dict[str, int | None]:
         model = self._tuner.hypermodel
@@ -129,14 +120,47 @@ class _Hooks:
         cost = network_of(trial.hyperparameters).cost(model.space.input_shape)
         return {"params": cost.params, "macs": cost.macs}
 
-    def _told(self, trial: Any, row: dict[str, Any]) -> str:
-        if trial.score is None:
-            lines = (trial.message or "").strip().splitlines()
-            return f"{trial.status.lower()}: {lines[-1] if lines else 'no message'}"
+
+class _Hooks:
+    """Listens to a tuner through its public `on_trial_begin` and `on_trial_end`."""
+
+    def __init__(self, tuner: keras_tuner.Tuner, display: Display, table: _Table) -> None:
+        self._tuner, self._display, self._table = tuner, display, table
+        self._own: dict[str, Any] = {}
+        self._began = 0.0
+
+    def __enter__(self) -> None:
+        tuner = self._tuner
+        for name, told in (("on_trial_begin", self._begin), ("on_trial_end", self._end)):
+            if name in vars(tuner):
+                self._own[name] = vars(tuner)[name]
+            setattr(tuner, name, _then(getattr(tuner, name), told))
+
+    def __exit__(self, *error: object) -> None:
+        for name in ("on_trial_begin", "on_trial_end"):
+            delattr(self._tuner, name)
+        vars(self._tuner).update(self._own)
+
+    def _begin(self, trial: Any) -> None:
+        self._began = time.monotonic()
+        self._display.begin()
+
+    def _end(self, trial: Any) -> None:
+        trial = self._tuner.oracle.get_trial(trial.trial_id)
+        self._table.ended(trial, time.monotonic() - self._began)
+        rows = self._table.rows()
+        self._display.end(len(rows), self._told(trial, rows))
+
+    def _told(self, trial: Any, rows: list[dict[str, Any]]) -> str:
         objective = self._tuner.oracle.objective
-        scores = [r[objective.name] for r in self._rows.values() if r[objective.name] is not None]
+        if trial.status != "COMPLETED":
+            lines = (trial.message or "").strip().splitlines()
+            reason = lines[-1] if lines else f"{objective.name} is {trial.score}"
+            return f"{trial.status.lower()}: {reason}"
+        scores = [row[objective.name] for row in rows if row["status"] == "COMPLETED"]
         best = max(scores) if objective.direction == "max" else min(scores)
         size = ""
+        row = next(row for row in rows if row["trial"] == trial.trial_id)
         if row["params"] is not None:
             size = f"  {_short(row['params'])} parameters, {_short(row['macs'])} MACs"
         return f"{objective.name} {trial.score:.4f} (best {best:.4f}){size}"
@@ -145,8 +169,10 @@ class _Hooks:
 def _then(function: Any, told: Any) -> Any:
     @functools.wraps(function)
     def both(trial: Any) -> None:
-        function(trial)
-        told(trial)
+        try:
+            function(trial)
+        finally:  # the tuner ends the search by raising when too many trials have failed
+            told(trial)
 
     return both
 
@@ -157,7 +183,7 @@ def _values(trial: Any) -> dict[str, Any]:
 
 def _short(number: float) -> str:
     for unit in ("", "k", "M"):
-        if number < 1000:
+        if number < 999.5:
             return f"{number:.3g}{unit}"
         number /= 1000
     return f"{number:.3g}G"

@@ -1,0 +1,168 @@
+"""The rooms of kblocks: which may import which, and what `import kblocks` brings along."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+import kblocks as kb
+
+PACKAGE = Path(kb.__file__).parent
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+# From the ground up; an arrow only ever points down. A room is a module or a folder.
+ROOMS: dict[str, set[str]] = {
+    "ops": set(),
+    "cost": {"ops"},
+    "fields": {"ops"},
+    "backend": set(),
+    "layers": {"backend", "ops", "cost"},
+    "block": {"ops", "cost", "fields", "layers"},
+    "blocks": {"block", "fields", "ops"},
+    "heads": {"block", "blocks", "fields", "ops"},
+    "network": {"block", "cost", "heads"},
+    "catalog": {"network"},
+    "choices": set(),
+    "repair": {"choices", "cost", "network"},
+    "space": {"choices", "cost", "network", "repair"},
+    "families": {"blocks", "catalog", "fields", "heads", "network", "ops", "space"},
+    "recipe": {"choices"},
+    "tuner": {"choices", "cost", "network", "recipe", "space"},
+}
+KERAS = {"keras"}
+OUTSIDE: dict[str, set[str]] = {
+    "fields": {"keras", "numpy"},
+    **dict.fromkeys(("backend", "layers", "block", "network"), KERAS),
+    "recipe": {"keras", "numpy"},
+    "tuner": {"keras", "keras_tuner", "numpy", "rich"},
+}
+
+
+def room_of(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imports(path: Path, inside_functions: bool = False) -> Iterator[str]:
+    """Dotted names that a file imports when it is imported; not those for type checkers."""
+
+    def visit(node: ast.AST) -> Iterator[str]:
+        for child in ast.iter_child_nodes(node):
+            if isinstance(child, ast.Import):
+                yield from (alias.name for alias in child.names)
+            elif isinstance(child, ast.ImportFrom):
+                assert not child.level, f"{path}: relative import"
+                assert child.module
+                if child.module == "kblocks":
+                    yield from (f"kblocks.{alias.name}" for alias in child.names)
+                else:
+                    yield child.module
+            elif isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test):
+                for other in child.orelse:
+                    yield from visit(other)
+            elif inside_functions or not isinstance(child, (ast.FunctionDef, ast.Lambda)):
+                yield from visit(child)
+
+    yield from visit(ast.parse(path.read_text()))
+
+
+INSIDE = [path for path in FILES if path != PACKAGE / "__init__.py"]
+
+
+@pytest.mark.parametrize("path", INSIDE, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_arrows_point_down(path: Path) -> None:
+    room = room_of(path)
+    assert room in ROOMS, "a new room: give it a place in ROOMS"
+    named = [name.split(".") for name in imports(path, inside_functions=True)]
+    inside = {parts[1] for parts in named if parts[0] == "kblocks"}
+    assert inside - ROOMS[room] - {room} == set()
+    outside = {parts[0] for parts in named} - {"kblocks", "__future__"} - sys.stdlib_module_names
+    tensorflow = {"tensorflow"} if room == "backend" else set()  # what backend there is, asked once
+    assert outside - OUTSIDE.get(room, set()) - tensorflow == set()
+
+
+def test_the_rooms_are_in_order() -> None:
+    order = list(ROOMS)
+    for room, below in ROOMS.items():
+        assert all(order.index(other) < order.index(room) for other in below), room
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_every_room_is_there(room: str) -> None:
+    assert room in {room_of(path) for path in INSIDE}
+
+
+def test_the_reader_of_imports_sees_them() -> None:
+    found = set(imports(PACKAGE / "network.py"))
+    assert {"keras", "kblocks.cost", "kblocks.block", "json"} <= found
+    assert "tensorflow" in set(imports(PACKAGE / "backend.py", inside_functions=True))
+    assert "tensorflow" not in set(imports(PACKAGE / "backend.py"))
+    assert "kblocks.tuner" not in set(imports(PACKAGE / "__init__.py"))
+
+
+IMPORTS = """
+import json, sys
+import keras, numpy
+before = set(sys.modules)
+import kblocks
+kblocks.resnet50().cost((224, 224, 3))
+added = {name.split(".")[0] for name in set(sys.modules) - before}
+print(json.dumps(sorted(added - sys.stdlib_module_names)))
+print("keras_tuner" in sys.modules)
+"""
+
+
+def test_import_brings_nothing_but_keras(fresh_process: Callable[..., str]) -> None:
+    """Keras itself imports rich and scikit-learn where they are installed; we add nothing."""
+    added, tuner = fresh_process(IMPORTS).splitlines()[-2:]
+    assert json.loads(added) == ["kblocks"]
+    assert tuner == "False"
+
+
+TOUCHED = """
+import sys, kblocks as kb
+assert "tuner" in dir(kb) or "tuner" in kb.__all__
+before = "kblocks.tuner" in sys.modules
+kb.tuner.HyperModel
+from kblocks import tuner
+print(before, "kblocks.tuner" in sys.modules, tuner is kb.tuner)
+"""
+
+
+def test_the_tuner_loads_when_first_touched(fresh_process: Callable[..., str]) -> None:
+    assert fresh_process(TOUCHED).split()[-3:] == ["False", "True", "True"]
+    with pytest.raises(AttributeError, match="tunr"):
+        kb.tunr  # noqa: B018
+
+
+def test_no_module_bears_the_name_of_a_public_function() -> None:
+    """`from kblocks import x` must not depend on what was imported before."""
+    modules = {path.stem for path in FILES} | {path.name for path in PACKAGE.iterdir()}
+    functions = {name for name in kb.__all__ if callable(getattr(kb, name))}
+    assert len(functions) > 20
+    assert functions & modules == set()
+    lower = {name.lower() for name in functions if name.islower()}
+    assert lower & {module.lower() for module in modules} == set()
+
+
+def test_all_names_what_is_public() -> None:
+    assert sorted(set(kb.__all__)) == sorted(kb.__all__)
+    public = {
+        name
+        for name, value in vars(kb).items()
+        if not name.startswith("_") and str(getattr(value, "__module__", "")).startswith("kblocks")
+    }
+    assert public <= set(kb.__all__)
+    assert all(hasattr(kb, name) for name in kb.__all__)
+    assert {re.sub(r"\W", "", name) for name in kb.architectures()} <= set(kb.__all__)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_files_are_short(path: Path) -> None:
+    """STYLE.md: a file is one idea; past about 250 lines, ask which two it holds."""
+    assert len(path.read_text().splitlines()) < 400
