@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from kblocks.block import Block
 from kblocks.blocks.convolution import ConvBlock, NormAct
 from kblocks.blocks.pooling import GlobalConcatPooling2D, MinPooling2D
+from kblocks.blocks.squeeze_excite import SqueezeExcite
 from kblocks.catalog import architecture, architectures
 from kblocks.choices import boolean, choice, integer, per_stage, real
 from kblocks.cost import Cost, InputTooSmallError, conv_output_size
@@ -45,6 +46,7 @@ from kblocks.network import Architecture, Row
 from kblocks.ops import Norm
 from kblocks.recipe import Recipe
 from kblocks.space import Budget, Space
+from kblocks.weights import load_torch_weights, to_torch_state_dict
 
 if TYPE_CHECKING:
     from kblocks import tuner
@@ -69,12 +71,14 @@ __all__ = [
     "ResidualBlock",
     "Row",
     "Space",
+    "SqueezeExcite",
     "architecture",
     "architectures",
     "boolean",
     "choice",
     "conv_output_size",
     "integer",
+    "load_torch_weights",
     "per_stage",
     "real",
     "resnet",
@@ -88,6 +92,7 @@ __all__ = [
     "resnet101",
     "resnet110",
     "resnet152",
+    "to_torch_state_dict",
     "tuner",
     "vgg",
     "vgg11",

@@ -345,6 +345,11 @@ class Block(_Layer):
             for other in outputs[1:]:
                 total = keras.ops.add(total, other)
             return total
+        if op.mode == "multiply":
+            product = outputs[0]
+            for other in outputs[1:]:
+                product = keras.ops.multiply(product, other)
+            return product
         flat = len(outputs[0].shape) == 2
         axis = 1 if self.data_format == "channels_first" and not flat else -1
         return keras.ops.concatenate(outputs, axis=axis)

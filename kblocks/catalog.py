@@ -8,6 +8,9 @@ from typing import Any
 
 from kblocks.network import Architecture
 
+Names = Callable[[list[str]], dict[str, str]]
+
+_NAMINGS: dict[str, Names] = {}
 _VARIANTS: dict[str, Callable[..., Architecture]] = {}
 
 
@@ -43,3 +46,23 @@ def architecture(name: str, **arguments: Any) -> Architecture:
         hint = f"Did you mean {' or '.join(map(repr, close))}?" if close else "See architectures()."
         raise ValueError(f"`name` must be the name of an architecture. {hint} Received: {name!r}")
     return _VARIANTS[name](**arguments)
+
+
+def naming(source: str) -> Callable[[Names], Names]:
+    """Registers how published weights name the parts of a family.
+
+    The function gets the paths of all parts of a model in order, such as
+    "stage1_block1/main_conv1", and returns the published module of each that has weights.
+    It raises KeyError or ValueError, or names wrongly, for a model that is not of the family.
+    """
+
+    def register(function: Names) -> Names:
+        _NAMINGS[source] = function
+        return function
+
+    return register
+
+
+def namings() -> dict[str, Names]:
+    """All naming schemes by their source."""
+    return dict(_NAMINGS)

@@ -29,18 +29,17 @@ class Choice:
 
     @functools.cached_property
     def _positions(self) -> dict[Any, int]:
-        return {label: index for index, label in enumerate(self.labels)}
+        return {_keyed(label): index for index, label in enumerate(self.labels)}
 
     def label(self, index: int) -> Any:
         return self.labels[index]
 
     def index(self, value: Any) -> int:
         """The position of an option by its label; ValueError if it is none."""
-        value = _tuples(value)
-        index = self._positions.get(value)
-        if index is None or isinstance(value, bool) != isinstance(self.labels[index], bool):
-            raise ValueError(f"one of {list(self.labels)}")
-        return index
+        try:
+            return self._positions[_keyed(_tuples(value))]
+        except (KeyError, TypeError) as error:  # TypeError: what has no hash is no option either
+            raise ValueError(f"one of {list(self.labels)}") from error
 
 
 @dataclass(frozen=True)
@@ -175,13 +174,24 @@ def _is_plain(option: Any) -> bool:
     """Whether an option can name itself: a number, a string, None, or a tuple of these."""
     if isinstance(option, tuple):
         return all(_is_plain(item) for item in option)
-    return option is None or isinstance(option, (str, int, float))
+    if isinstance(option, str):
+        return not option.startswith("#")  # which is how positions are written
+    return option is None or isinstance(option, (int, float))
+
+
+def _keyed(value: Any) -> Any:
+    """True and 1 are options of their own, though Python holds them equal."""
+    return isinstance(value, bool), value
 
 
 def _equal(first: Any, second: Any) -> bool:
-    if isinstance(first, bool) != isinstance(second, bool):
-        return False
-    return bool(first == second)
+    return bool(_keyed(first) == _keyed(second))
+
+
+def _alike(first: Searchable, second: Searchable) -> bool:
+    """Whether two choices of one name have the same options."""
+    both = isinstance(first, Choice) and isinstance(second, Choice)
+    return first == second and (not both or all(map(_equal, first.options, second.options)))
 
 
 # --- the dimensions of a tree ------------------------------------------------------------
@@ -223,6 +233,7 @@ class Tree:
                 self._fixed[key] = node
             else:
                 self._varied[key] = found
+        self.dimensions = _parents_first(self.dimensions)
 
     def _collect(
         self, node: Any, path: str, condition: Condition
@@ -249,7 +260,7 @@ class Tree:
     ) -> Callable[[Assignment], Any]:
         name = node.name or path
         known = self.dimensions.setdefault(name, Dimension(name, node))
-        if known.kind != node:
+        if not _alike(known.kind, node):
             raise ValueError(
                 f"Choices of one name must be alike. Received: {name!r} as {known.kind!r} at "
                 f"{known.paths[0]} and as {node!r} at {path}"
@@ -331,10 +342,27 @@ class Tree:
         return {**self._fixed, **varied}
 
 
+def _parents_first(dimensions: dict[str, Dimension]) -> dict[str, Dimension]:
+    """In the order of the arguments, but for names shared by places whose parents come later."""
+    ordered: dict[str, Dimension] = {}
+
+    def add(name: str) -> None:
+        if name not in ordered:
+            for condition in dimensions[name].conditions:
+                for parent, _ in condition:
+                    add(parent)
+            ordered[name] = dimensions[name]
+
+    for name in dimensions:
+        add(name)
+    return ordered
+
+
 def _draw(kind: Searchable, random: Random) -> Any:
     if isinstance(kind, Real):
         if kind.log:
-            return math.exp(random.uniform(math.log(kind.low), math.log(kind.high)))
+            drawn = math.exp(random.uniform(math.log(kind.low), math.log(kind.high)))
+            return min(max(drawn, kind.low), kind.high)
         return random.uniform(kind.low, kind.high)
     if isinstance(kind, Integer) and kind.log:
         drawn = math.exp(random.uniform(math.log(kind.low - 0.5), math.log(kind.high + 0.5)))

@@ -89,7 +89,7 @@ def _pool_kind(value: Any) -> str:
     return _one_of(("max", "avg", "min"), "avg" if value == "average" else value)
 
 
-_NORMS = ("batch", "layer", "group")
+_NORMS = ("batch", "layer", "group", "weight")
 
 
 def _norm(value: Any) -> Norm:
@@ -201,7 +201,7 @@ ActivationLike = Annotated[
 ]
 NormLike = Annotated[
     str | Norm,
-    Check("'batch', 'layer', 'group', a kblocks.Norm or None", _norm, _norm_config),
+    Check("'batch', 'layer', 'group', 'weight', a kblocks.Norm or None", _norm, _norm_config),
 ]
 InitializerLike = Annotated[Any, Check("a Keras initializer", _config_of(keras.initializers))]
 RegularizerLike = Annotated[Any, Check("a Keras regularizer", _config_of(keras.regularizers))]

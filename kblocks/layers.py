@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import keras
+import numpy as np
 
 from kblocks import backend, ops
 from kblocks.cost import same_padding, side, walk
@@ -29,9 +30,7 @@ def layer_for(op: ops.Op, channels: int, data_format: str, name: str, seed: str,
         case ops.Conv():
             return Conv2D(op, data_format, seed, **common)
         case ops.Dense():
-            return keras.layers.Dense(
-                op.units, use_bias=op.use_bias, **_variables(op, seed), **common
-            )
+            return Dense(op, seed, **common)
         case ops.Norm():
             return _norm(op, channels, axis, common)
         case ops.Activation():
@@ -43,11 +42,17 @@ def layer_for(op: ops.Op, channels: int, data_format: str, name: str, seed: str,
                 "avg": keras.layers.GlobalAveragePooling2D,
                 "max": keras.layers.GlobalMaxPooling2D,
             }
-            return kind[op.kind](data_format=data_format, **common)
+            return kind[op.kind](data_format=data_format, keepdims=op.keepdims, **common)
         case ops.AdaptivePool():
             return AdaptivePool2D(op.output_size, data_format=data_format, **common)
         case ops.PadChannels():
             return PadChannels(op.filters, axis, **common)
+        case ops.Blur():
+            return Blur2D(op, data_format, **common)
+        case ops.SpaceToDepth():
+            return SpaceToDepth(op.block, data_format, **common)
+        case ops.Scale():
+            return keras.layers.Rescaling(op.factor, **common)
         case ops.Flatten():
             return keras.layers.Flatten(data_format=data_format, **common)
         case ops.Dropout():
@@ -132,7 +137,7 @@ class Conv2D(keras.layers.Conv2D):
         if self._pads is not None:
             pads = self._pads(_map_size(inputs, self.data_format))
             inputs = pad(inputs, pads, self._op.padding_mode, self.data_format)
-        outputs = self.convolution_op(inputs, self.kernel)
+        outputs = self.convolution_op(inputs, self.effective_kernel())
         if not self.use_bias:
             return outputs
         if self.data_format == "channels_last":
@@ -140,6 +145,15 @@ class Conv2D(keras.layers.Conv2D):
         # The bias first: as the second term, Keras on TensorFlow adds (1, n, 1, 1) along the
         # width where the map is n wide.
         return keras.ops.add(keras.ops.reshape(self.bias, (1, -1, 1, 1)), outputs)
+
+    def build(self, input_shape: Any) -> None:
+        super().build(input_shape)
+        if self._op.weight_norm:
+            self.gain = _add_gain(self)
+
+    def effective_kernel(self) -> Any:
+        """The kernel that convolves: `kernel` itself, or normalised and times its gain."""
+        return _normalised(self.kernel, self.gain) if self._op.weight_norm else self.kernel
 
     def compute_output_shape(self, input_shape: Any) -> Any:
         # Keras' own, which `build` asks too, knows nothing of the padding before it.
@@ -153,25 +167,70 @@ class Conv2D(keras.layers.Conv2D):
         turned = self.data_format == "channels_first" and not backend.convolves_channels_first()
         if turned:
             inputs = keras.ops.transpose(inputs, (0, 2, 3, 1))
-        outputs = keras.ops.conv(
+        data_format = "channels_last" if turned else self.data_format
+        channels = inputs.shape[-1 if data_format == "channels_last" else 1]
+        convolve = keras.ops.conv
+        if self.groups == channels > 1 and self._op.strides[0] == self._op.strides[1]:
+            # One input channel a group: the kernel of a depthwise convolution in other words.
+            size = (*self.kernel_size, channels, self.filters // channels)
+            kernel, convolve = keras.ops.reshape(kernel, size), keras.ops.depthwise_conv
+        outputs = convolve(
             inputs,
             kernel,
             strides=self._op.strides,
             padding=self.padding,
             dilation_rate=self._op.dilation_rate,
-            data_format="channels_last" if turned else self.data_format,
+            data_format=data_format,
         )
         return keras.ops.transpose(outputs, (0, 3, 1, 2)) if turned else outputs
 
 
+class Dense(keras.layers.Dense):
+    """Keras' linear layer with weight normalisation."""
+
+    def __init__(self, op: ops.Dense, seed: str, **kwargs: Any) -> None:
+        self._op = op
+        super().__init__(op.units, use_bias=op.use_bias, **_variables(op, seed), **kwargs)
+
+    def build(self, input_shape: Any) -> None:
+        super().build(input_shape)
+        if self._op.weight_norm:
+            self.gain = _add_gain(self)
+
+    def call(self, inputs: Any, training: bool | None = None) -> Any:
+        if not self._op.weight_norm:
+            return super().call(inputs, training=training)
+        outputs = keras.ops.matmul(inputs, _normalised(self.kernel, self.gain))
+        return keras.ops.add(outputs, self.bias) if self.use_bias else outputs
+
+
+def _add_gain(layer: Any) -> Any:
+    """The gain of weight normalisation; it starts as the kernel's norm, which changes nothing."""
+
+    def start(shape: Any, dtype: Any = None) -> Any:
+        return keras.ops.cast(_norm_of(layer.kernel), dtype or layer.variable_dtype)
+
+    return layer.add_weight(name="gain", shape=(layer.kernel.shape[-1],), initializer=start)
+
+
+def _norm_of(kernel: Any) -> Any:
+    axes = tuple(range(len(kernel.shape) - 1))
+    return keras.ops.sqrt(keras.ops.sum(keras.ops.square(kernel), axes))
+
+
+def _normalised(kernel: Any, gain: Any) -> Any:
+    """`kernel` with each output channel of norm `gain` (arXiv:1602.07868, Eq. 2)."""
+    return kernel * (gain / _norm_of(kernel))
+
+
 class Pool2D(keras.layers.Layer):
-    """Maximum, average or minimum over windows; averages leave the padding out."""
+    """Maximum, average or minimum over windows."""
 
     def __init__(self, op: ops.Pool, data_format: str, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self._op = op
         self.data_format = data_format
-        self._explicit = op.padding not in ("same", "valid")
+        self._explicit = op.padding not in ("same", "valid") or op.ceil_mode
 
     def call(self, inputs: Any) -> Any:
         if self._op.kind == "min":
@@ -179,7 +238,7 @@ class Pool2D(keras.layers.Layer):
         if self._op.kind == "max":
             return self._pooled(keras.ops.max_pool, inputs)
         pooled = self._pooled(keras.ops.average_pool, inputs)
-        if self._explicit:
+        if self._explicit and not self._op.count_padding:
             first = inputs[:1, :, :, :1] if self.data_format == "channels_last" else inputs[:1, :1]
             pooled = pooled / self._pooled(keras.ops.average_pool, keras.ops.ones_like(first))
         return pooled
@@ -190,6 +249,8 @@ class Pool2D(keras.layers.Layer):
         if self._explicit:
             value = -math.inf if function is keras.ops.max_pool else 0.0
             pads = _symmetric_pads(op.pool_size, op.padding, (1, 1))
+            if op.ceil_mode:  # room for the window that reaches over the edge
+                pads = tuple((a, b + s - 1) for (a, b), s in zip(pads, op.strides, strict=True))
             x, padding = pad(x, pads, "zeros", self.data_format, value), "valid"
         return function(x, op.pool_size, op.strides, padding=padding, data_format=self.data_format)
 
@@ -201,6 +262,52 @@ class AdaptivePool2D(keras.layers.AdaptiveAveragePooling2D):
         if _map_size(inputs, self.data_format) == tuple(self.output_size):
             return inputs
         return super().call(inputs)
+
+
+class Blur2D(keras.layers.Layer):
+    """A binomial kernel on each channel, with reflected edges and strides."""
+
+    def __init__(self, op: ops.Blur, data_format: str, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._op = op
+        self.data_format = data_format
+        row = np.array([math.comb(op.size - 1, i) for i in range(op.size)], "float64")
+        self._kernel = np.outer(row, row) / row.sum() ** 2
+
+    def call(self, inputs: Any) -> Any:
+        channels = inputs.shape[-1 if self.data_format == "channels_last" else 1]
+        kernel = np.repeat(self._kernel[:, :, np.newaxis, np.newaxis], channels, axis=2)
+        side = self._op.size // 2
+        padded = pad(inputs, ((side, side), (side, side)), "reflect", self.data_format)
+        turned = self.data_format == "channels_first" and not backend.convolves_channels_first()
+        if turned:
+            padded = keras.ops.transpose(padded, (0, 2, 3, 1))
+        outputs = keras.ops.depthwise_conv(
+            padded,
+            keras.ops.convert_to_tensor(kernel, dtype=inputs.dtype),
+            strides=self._op.strides,
+            padding="valid",
+            data_format="channels_last" if turned else self.data_format,
+        )
+        return keras.ops.transpose(outputs, (0, 3, 1, 2)) if turned else outputs
+
+
+class SpaceToDepth(keras.layers.Layer):
+    """Squares of pixels as channels."""
+
+    def __init__(self, block: int, data_format: str, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._block, self.data_format = block, data_format
+
+    def call(self, inputs: Any) -> Any:
+        block, last = self._block, self.data_format == "channels_last"
+        x = inputs if last else keras.ops.transpose(inputs, (0, 2, 3, 1))
+        _, height, width, channels = keras.ops.shape(x)
+        rows, columns = height // block, width // block
+        x = keras.ops.reshape(x, (-1, rows, block, columns, block, channels))
+        x = keras.ops.transpose(x, (0, 1, 3, 2, 4, 5))
+        x = keras.ops.reshape(x, (-1, rows, columns, block * block * channels))
+        return x if last else keras.ops.transpose(x, (0, 3, 1, 2))
 
 
 class PadChannels(keras.layers.Layer):

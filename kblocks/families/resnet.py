@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import KW_ONLY
 from typing import Any, Literal
 
@@ -14,7 +15,7 @@ from kblocks.blocks.convolution import (
     conv,
     norm,
 )
-from kblocks.catalog import variant
+from kblocks.catalog import naming, variant
 from kblocks.families.stages import (
     PUBLISHED_NORM,
     arguments_by_stage,
@@ -299,3 +300,22 @@ resnet32 = variant("resnet32", resnet, blocks=(5, 5, 5), **_CIFAR)
 resnet44 = variant("resnet44", resnet, blocks=(7, 7, 7), **_CIFAR)
 resnet56 = variant("resnet56", resnet, blocks=(9, 9, 9), **_CIFAR)
 resnet110 = variant("resnet110", resnet, blocks=(18, 18, 18), **_CIFAR)
+
+
+@naming("torchvision resnet")
+def _torchvision_names(paths: list[str]) -> dict[str, str]:
+    """`stage2_block3/main_conv1` is `layer2.2.conv1`."""
+    top = {"stem/conv": "conv1", "stem/norm": "bn1", "head/dense": "fc"}
+    inner = {"conv": "conv", "norm": "bn"}
+    shortcut = {"shortcut_conv": "downsample.0", "shortcut_norm": "downsample.1"}
+    names = {}
+    for path in paths:
+        if path in top:
+            names[path] = top[path]
+        elif found := re.fullmatch(r"stage(\d+)_block(\d+)/(\w+)", path):
+            stage, block, part = found[1], int(found[2]) - 1, found[3]
+            if kind := re.fullmatch(r"main_(conv|norm)(\d)", part):
+                names[path] = f"layer{stage}.{block}.{inner[kind[1]]}{kind[2]}"
+            elif part in shortcut:
+                names[path] = f"layer{stage}.{block}.{shortcut[part]}"
+    return names

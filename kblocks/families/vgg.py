@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from kblocks.blocks.convolution import ConvBlock
-from kblocks.catalog import variant
+from kblocks.catalog import naming, variant
 from kblocks.families.stages import (
     PUBLISHED_NORM,
     arguments_by_stage,
@@ -86,3 +86,14 @@ vgg11_bn = variant("vgg11_bn", vgg, blocks=_A, **_BN)
 vgg13_bn = variant("vgg13_bn", vgg, blocks=_B, **_BN)
 vgg16_bn = variant("vgg16_bn", vgg, blocks=_D, **_BN)
 vgg19_bn = variant("vgg19_bn", vgg, blocks=_E, **_BN)
+
+
+@naming("torchvision vgg")
+def _torchvision_names(paths: list[str]) -> dict[str, str]:
+    """`features` counts every convolution, norm, activation and pool; `classifier` every part."""
+    features = [path for path in paths if path.startswith("stage")]
+    dense = [path for path in paths if path.startswith("head/dense")]
+    return {
+        **{path: f"features.{index}" for index, path in enumerate(features)},
+        **{path: f"classifier.{3 * index}" for index, path in enumerate(dense)},
+    }
