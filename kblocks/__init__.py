@@ -11,13 +11,23 @@ from typing import TYPE_CHECKING, Any
 from kblocks.block import Block
 from kblocks.blocks.convolution import ConvBlock, NormAct
 from kblocks.blocks.pooling import GlobalConcatPooling2D, MinPooling2D
+from kblocks.blocks.residual import BottleneckBlock, ResidualBlock, ResNeXtBlock
 from kblocks.blocks.squeeze_excite import SqueezeExcite
 from kblocks.catalog import architecture, architectures
 from kblocks.choices import boolean, choice, integer, per_stage, real
 from kblocks.cost import Cost, InputTooSmallError, conv_output_size
+from kblocks.families.preresnet import (
+    preresnet,
+    preresnet50,
+    preresnet101,
+    preresnet110,
+    preresnet152,
+    preresnet164,
+    preresnet1001,
+    resnet1001,
+    wrn28_10,
+)
 from kblocks.families.resnet import (
-    BottleneckBlock,
-    ResidualBlock,
     resnet,
     resnet18,
     resnet20,
@@ -29,6 +39,17 @@ from kblocks.families.resnet import (
     resnet101,
     resnet110,
     resnet152,
+    wide_resnet50_2,
+    wide_resnet101_2,
+)
+from kblocks.families.resnext import (
+    resnext,
+    resnext29_8x64d,
+    resnext50_32x4d,
+    resnext50_64x4d,
+    resnext101_32x4d,
+    resnext101_32x8d,
+    resnext101_64x4d,
 )
 from kblocks.families.vgg import (
     vgg,
@@ -68,6 +89,7 @@ __all__ = [
     "Norm",
     "NormAct",
     "Recipe",
+    "ResNeXtBlock",
     "ResidualBlock",
     "Row",
     "Space",
@@ -80,6 +102,13 @@ __all__ = [
     "integer",
     "load_torch_weights",
     "per_stage",
+    "preresnet",
+    "preresnet50",
+    "preresnet101",
+    "preresnet110",
+    "preresnet152",
+    "preresnet164",
+    "preresnet1001",
     "real",
     "resnet",
     "resnet18",
@@ -92,6 +121,14 @@ __all__ = [
     "resnet101",
     "resnet110",
     "resnet152",
+    "resnet1001",
+    "resnext",
+    "resnext29_8x64d",
+    "resnext50_32x4d",
+    "resnext50_64x4d",
+    "resnext101_32x4d",
+    "resnext101_32x8d",
+    "resnext101_64x4d",
     "to_torch_state_dict",
     "tuner",
     "vgg",
@@ -103,6 +140,9 @@ __all__ = [
     "vgg16_bn",
     "vgg19",
     "vgg19_bn",
+    "wide_resnet50_2",
+    "wide_resnet101_2",
+    "wrn28_10",
 ]
 
 

@@ -93,14 +93,17 @@ def act(spec: Any) -> Activation | None:
     return None if spec.activation is None else Activation(spec.activation)
 
 
-def check_convolutions(spec: Any) -> None:
-    """What the arguments of a block's spatial convolutions have to do with each other."""
+def check_convolutions(spec: Any, filters: int | None = None) -> None:
+    """What the arguments of a block's spatial convolutions have to do with each other.
+
+    `filters` are those of the grouped convolution where they are not the block's own.
+    """
     if spec.dilation_rate != (1, 1) and max(spec.strides) > 1:
         raise ValueError(
             "`strides` and `dilation_rate` cannot both be more than 1. "
             f"Received: strides={spec.strides}, dilation_rate={spec.dilation_rate}"
         )
-    if spec.groups != 1 and spec.filters % spec.groups:
+    if spec.groups != 1 and (filters or spec.filters) % spec.groups:
         raise ValueError(
             "`groups` must divide `filters`. "
             f"Received: groups={spec.groups}, filters={spec.filters}"
