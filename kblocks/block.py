@@ -28,7 +28,8 @@ import keras
 from kblocks import cost, fields, layers, ops
 from kblocks.ops import Chain, Merge, Op
 
-_RESERVED = frozenset(dir(keras.Layer)) | {"name", "dtype", "trainable", "data_format", "spec"}
+_OWN = {"name", "dtype", "trainable", "data_format", "spec", "layers"}
+_RESERVED = frozenset(dir(keras.Layer)) | _OWN
 _LABELS = {
     kind.label for kind in vars(ops).values() if isinstance(kind, type) and hasattr(kind, "label")
 }

@@ -228,7 +228,15 @@ def geometry(op: Op) -> Geometry | None:
 
 
 _KEEPS_SIZE = frozenset(
-    {ops.Norm, ops.Activation, ops.Dropout, ops.DropPath, ops.PadChannels, ops.Scale}
+    {
+        ops.Activation,
+        ops.Dense,
+        ops.DropPath,
+        ops.Dropout,
+        ops.Norm,
+        ops.PadChannels,
+        ops.Scale,
+    }
 )
 
 
@@ -313,10 +321,10 @@ def _merge(op: Merge, shape: Any, tally: Tally | None) -> Shape:
     ]
     first = shapes[0]
     if op.mode == "multiply":
-        largest = max(shapes)
         gate = (1, 1, first[-1])
-        if len(first) == 3 and all(other in (largest, gate) for other in shapes):
-            return largest
+        maps = [other for other in shapes if other != gate] or [gate]
+        if maps.count(maps[0]) == len(maps) and maps[0][-1] == first[-1]:
+            return maps[0]
     if op.mode == "add":
         if shapes.count(first) == len(shapes):
             return first
@@ -407,11 +415,12 @@ def _ceiled(size: int, reached: int, stride: int) -> int:
 
 
 def pool_reach(op: ops.Pool) -> Pair:
-    """`reach` of a pool; with `ceil_mode` the window over the edge counts too."""
+    """`reach` of a pool; with `ceil_mode` a window over the edge counts if it begins before it."""
     rows, columns = op_reach(op, op.pool_size)
-    if not op.ceil_mode:
+    if not op.ceil_mode or op.padding == "same":
         return rows, columns
-    return rows - (op.strides[0] - 1), columns - (op.strides[1] - 1)
+    above, left = (side(op.pool_size[axis], _axis(op.padding, axis)) for axis in (0, 1))
+    return max(rows - op.strides[0] + 1, -above), max(columns - op.strides[1] + 1, -left)
 
 
 @_rule(ops.Dense)

@@ -16,7 +16,7 @@ import keras
 import numpy as np
 
 from kblocks import backend, ops
-from kblocks.cost import same_padding, side, walk
+from kblocks.cost import op_reach, pool_reach, same_padding, side, walk
 from kblocks.ops import Pair
 
 Pads = tuple[Pair, Pair]  # (top, bottom), (left, right)
@@ -113,7 +113,43 @@ def _initializer(config: Any, place: str) -> Any:
     return _fresh(config)
 
 
-class Conv2D(keras.layers.Conv2D):
+class _WeightNorm:
+    """Where the op says so, kernels of which each output channel has a learned norm, its gain."""
+
+    def build(self: Any, input_shape: Any) -> None:
+        super().build(input_shape)  # type: ignore[misc]
+        if self._op.weight_norm:
+            # The gain starts as the kernel's norm, which changes nothing.
+            self.gain = self.add_weight(
+                name="gain",
+                shape=(self.kernel.shape[-1],),
+                initializer=lambda shape, dtype=None: _channel_norms(self.kernel),
+            )
+
+    def effective_kernel(self: Any) -> Any:
+        """The kernel that is applied (Salimans & Kingma 2016, arXiv:1602.07868, Eq. 2)."""
+        if not self._op.weight_norm:
+            return self.kernel
+        return self.kernel * (self.gain / _channel_norms(self.kernel))
+
+    # Keras saves the kernel and bias of these layers by hand.
+    def save_own_variables(self: Any, store: Any) -> None:
+        super().save_own_variables(store)  # type: ignore[misc]
+        if self._op.weight_norm:
+            store["gain"] = self.gain
+
+    def load_own_variables(self: Any, store: Any) -> None:
+        super().load_own_variables(store)  # type: ignore[misc]
+        if self._op.weight_norm:
+            self.gain.assign(store["gain"])
+
+
+def _channel_norms(kernel: Any) -> Any:
+    axes = tuple(range(len(kernel.shape) - 1))
+    return keras.ops.sqrt(keras.ops.sum(keras.ops.square(kernel), axes))
+
+
+class Conv2D(_WeightNorm, keras.layers.Conv2D):
     """Keras' convolution with symmetric and numeric padding and its modes."""
 
     def __init__(self, op: ops.Conv, data_format: str, seed: str, **kwargs: Any) -> None:
@@ -146,15 +182,6 @@ class Conv2D(keras.layers.Conv2D):
         # width where the map is n wide.
         return keras.ops.add(keras.ops.reshape(self.bias, (1, -1, 1, 1)), outputs)
 
-    def build(self, input_shape: Any) -> None:
-        super().build(input_shape)
-        if self._op.weight_norm:
-            self.gain = _add_gain(self)
-
-    def effective_kernel(self) -> Any:
-        """The kernel that convolves: `kernel` itself, or normalised and times its gain."""
-        return _normalised(self.kernel, self.gain) if self._op.weight_norm else self.kernel
-
     def compute_output_shape(self, input_shape: Any) -> Any:
         # Keras' own, which `build` asks too, knows nothing of the padding before it.
         batch, *sizes = input_shape
@@ -185,42 +212,18 @@ class Conv2D(keras.layers.Conv2D):
         return keras.ops.transpose(outputs, (0, 3, 1, 2)) if turned else outputs
 
 
-class Dense(keras.layers.Dense):
+class Dense(_WeightNorm, keras.layers.Dense):
     """Keras' linear layer with weight normalisation."""
 
     def __init__(self, op: ops.Dense, seed: str, **kwargs: Any) -> None:
         self._op = op
         super().__init__(op.units, use_bias=op.use_bias, **_variables(op, seed), **kwargs)
 
-    def build(self, input_shape: Any) -> None:
-        super().build(input_shape)
-        if self._op.weight_norm:
-            self.gain = _add_gain(self)
-
     def call(self, inputs: Any, training: bool | None = None) -> Any:
         if not self._op.weight_norm:
             return super().call(inputs, training=training)
-        outputs = keras.ops.matmul(inputs, _normalised(self.kernel, self.gain))
+        outputs = keras.ops.matmul(inputs, self.effective_kernel())
         return keras.ops.add(outputs, self.bias) if self.use_bias else outputs
-
-
-def _add_gain(layer: Any) -> Any:
-    """The gain of weight normalisation; it starts as the kernel's norm, which changes nothing."""
-
-    def start(shape: Any, dtype: Any = None) -> Any:
-        return keras.ops.cast(_norm_of(layer.kernel), dtype or layer.variable_dtype)
-
-    return layer.add_weight(name="gain", shape=(layer.kernel.shape[-1],), initializer=start)
-
-
-def _norm_of(kernel: Any) -> Any:
-    axes = tuple(range(len(kernel.shape) - 1))
-    return keras.ops.sqrt(keras.ops.sum(keras.ops.square(kernel), axes))
-
-
-def _normalised(kernel: Any, gain: Any) -> Any:
-    """`kernel` with each output channel of norm `gain` (arXiv:1602.07868, Eq. 2)."""
-    return kernel * (gain / _norm_of(kernel))
 
 
 class Pool2D(keras.layers.Layer):
@@ -230,28 +233,30 @@ class Pool2D(keras.layers.Layer):
         super().__init__(**kwargs)
         self._op = op
         self.data_format = data_format
-        self._explicit = op.padding not in ("same", "valid") or op.ceil_mode
+        counts_same = op.padding == "same" and op.kind == "avg" and op.count_padding
+        self._explicit = op.padding not in ("same", "valid") or counts_same
+        self._over = _over_the_edge(op)
 
     def call(self, inputs: Any) -> Any:
         if self._op.kind == "min":
-            return -self._pooled(keras.ops.max_pool, -inputs)
+            return -self._pooled(keras.ops.max_pool, -inputs, -math.inf)
         if self._op.kind == "max":
-            return self._pooled(keras.ops.max_pool, inputs)
-        pooled = self._pooled(keras.ops.average_pool, inputs)
-        if self._explicit and not self._op.count_padding:
-            first = inputs[:1, :, :, :1] if self.data_format == "channels_last" else inputs[:1, :1]
-            pooled = pooled / self._pooled(keras.ops.average_pool, keras.ops.ones_like(first))
-        return pooled
+            return self._pooled(keras.ops.max_pool, inputs, -math.inf)
+        means = self._pooled(keras.ops.average_pool, inputs, 0.0)
+        if self._over == ((0, 0), (0, 0)) and (self._op.count_padding or not self._explicit):
+            return means
+        first = inputs[:1, :, :, :1] if self.data_format == "channels_last" else inputs[:1, :1]
+        ones, counts = keras.ops.ones_like(first), float(self._op.count_padding)
+        return means / self._pooled(keras.ops.average_pool, ones, counts)
 
-    def _pooled(self, function: Callable[..., Any], x: Any) -> Any:
+    def _pooled(self, function: Callable[..., Any], x: Any, padded_with: float) -> Any:
         op = self._op
         padding = op.padding
         if self._explicit:
-            value = -math.inf if function is keras.ops.max_pool else 0.0
-            pads = _symmetric_pads(op.pool_size, op.padding, (1, 1))
-            if op.ceil_mode:  # room for the window that reaches over the edge
-                pads = tuple((a, b + s - 1) for (a, b), s in zip(pads, op.strides, strict=True))
-            x, padding = pad(x, pads, "zeros", self.data_format, value), "valid"
+            pads = _pool_pads(op, _map_size(x, self.data_format))
+            x, padding = pad(x, pads, "zeros", self.data_format, padded_with), "valid"
+        outside = -math.inf if function is keras.ops.max_pool else 0.0
+        x = pad(x, self._over, "zeros", self.data_format, outside)
         return function(x, op.pool_size, op.strides, padding=padding, data_format=self.data_format)
 
 
@@ -282,14 +287,20 @@ class Blur2D(keras.layers.Layer):
         turned = self.data_format == "channels_first" and not backend.convolves_channels_first()
         if turned:
             padded = keras.ops.transpose(padded, (0, 2, 3, 1))
+        rows, columns = self._op.strides
         outputs = keras.ops.depthwise_conv(
             padded,
             keras.ops.convert_to_tensor(kernel, dtype=inputs.dtype),
-            strides=self._op.strides,
+            strides=rows if rows == columns else 1,  # TensorFlow has no unequal ones
             padding="valid",
             data_format="channels_last" if turned else self.data_format,
         )
-        return keras.ops.transpose(outputs, (0, 3, 1, 2)) if turned else outputs
+        outputs = keras.ops.transpose(outputs, (0, 3, 1, 2)) if turned else outputs
+        if rows == columns:
+            return outputs
+        if self.data_format == "channels_last":
+            return outputs[:, ::rows, ::columns]
+        return outputs[:, :, ::rows, ::columns]
 
 
 class SpaceToDepth(keras.layers.Layer):
@@ -334,12 +345,30 @@ def _symmetric_pads(kernel: Pair, padding: Any, dilation: Pair) -> Pads:
     return (rows, rows), (columns, columns)
 
 
+def _pool_pads(op: ops.Pool, size: tuple[Any, Any]) -> Pads:
+    if op.padding == "same":
+        return _same_pads(op, size, op.pool_size, (1, 1), "count_padding=True")
+    return _symmetric_pads(op.pool_size, op.padding, (1, 1))
+
+
+def _over_the_edge(op: ops.Pool) -> Pads:
+    """Room behind the padding for the windows that `ceil_mode` keeps."""
+    if not op.ceil_mode or op.padding == "same":
+        return (0, 0), (0, 0)
+    reached, within = pool_reach(op), op_reach(op, op.pool_size)
+    rows, columns = (w - r for w, r in zip(within, reached, strict=True))
+    return (0, rows), (0, columns)
+
+
 def _explicit_pads(op: ops.Conv) -> Callable[[Any], Pads] | None:
     """How to pad before the convolution, from the map's size; None if Keras does it itself."""
     if op.padding == "valid":
         return None
     if op.padding == "same":
-        return None if op.padding_mode == "zeros" else lambda size: _same_pads(op, size)
+        if op.padding_mode == "zeros":
+            return None
+        reason = f"padding_mode={op.padding_mode!r}"
+        return lambda size: _same_pads(op, size, op.kernel_size, op.dilation_rate, reason)
     pads = _symmetric_pads(op.kernel_size, op.padding, op.dilation_rate)
     keeps_size = all(
         2 * before == dilation * (kernel - 1)
@@ -352,14 +381,14 @@ def _explicit_pads(op: ops.Conv) -> Callable[[Any], Pads] | None:
     return lambda size: pads
 
 
-def _same_pads(op: ops.Conv, size: tuple[Any, Any]) -> Pads:
+def _same_pads(
+    op: Any, size: tuple[Any, Any], window: Pair, dilation_rate: Pair, reason: str
+) -> Pads:
     amounts = []
-    for n, kernel, stride, dilation in zip(
-        size, op.kernel_size, op.strides, op.dilation_rate, strict=True
-    ):
+    for n, kernel, stride, dilation in zip(size, window, op.strides, dilation_rate, strict=True):
         if n is None and stride > 1 and kernel > 1:
             raise ValueError(
-                f"padding='same' with padding_mode={op.padding_mode!r} and strides={op.strides} "
+                f"padding='same' with {reason} and strides={op.strides} "
                 "needs a known height and width; 'symmetric' does not. Received: unknown size"
             )
         amounts.append(same_padding(n or kernel * dilation, kernel, stride, dilation))

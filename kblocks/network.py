@@ -7,6 +7,7 @@ import json
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import keras
@@ -15,6 +16,8 @@ from kblocks import cost
 from kblocks.block import Block
 from kblocks.cost import Cost
 from kblocks.heads import Features
+from kblocks.published import WeightSet
+from kblocks.weights import load_torch_weights
 
 FORMAT = 1
 INPUT = "input"
@@ -48,6 +51,8 @@ class Architecture:
         auxiliary: the outputs that only `aux=True` shows.
         name: of the Keras model.
 
+    `weights` are the published weight sets that fit: name, source, licence, top-1, preprocessing.
+
     In place of a Spec a block itself may be given; its Spec is taken.
 
     Raises:
@@ -79,6 +84,7 @@ class Architecture:
         self.outputs = dict(outputs)
         self.auxiliary = tuple(auxiliary)
         self.name = name
+        self.weights: tuple[WeightSet, ...] = ()
         _refuse_bad_names(self)
 
     def cost(self, input_shape: Any, aux: bool = False) -> Cost:
@@ -110,7 +116,7 @@ class Architecture:
         *,
         include_top: bool = True,
         pooling: Any = None,
-        weights: str | os.PathLike[str] | None = None,
+        weights: Any = None,
         input_tensor: Any = None,
         classifier_activation: Any = None,
         aux: bool = False,
@@ -123,7 +129,9 @@ class Architecture:
                 width may be None where the head pools globally.
             include_top: whether the head is there; without it the model gives the last map.
             pooling: "avg", "max" or "concat" of that map, or None.
-            weights: a file that `model.save_weights` wrote, or None for fresh weights.
+            weights: a file that `model.save_weights` wrote; the name of a published set (see
+                `weights` of the architecture); any source that `kb.load_torch_weights` takes;
+                or None for fresh weights.
             input_tensor: a Keras tensor to build on in place of a new input.
             classifier_activation: put on the logits, such as "softmax".
             aux: whether auxiliary heads are outputs too; then outputs are a dict by name.
@@ -159,8 +167,26 @@ class Architecture:
             name=name or self.name,
         )
         if weights is not None:
-            model.load_weights(weights)
+            self._load(model, weights)
         return model
+
+    def _load(self, model: keras.Model, source: Any) -> None:
+        if isinstance(source, (str, os.PathLike)):
+            sets = {known.name: known.source for known in self.weights}
+            if str(source).endswith((".weights.h5", ".keras")):
+                model.load_weights(source)
+                return
+            if (
+                source not in sets
+                and not str(source).startswith("hf://")
+                and not Path(source).exists()
+            ):
+                raise ValueError(
+                    f"`weights` must be a file, a source or one of {list(sets)}. "
+                    f"Received: weights={source!r}"
+                )
+            source = sets.get(str(source), source)
+        load_torch_weights(model, source)
 
     def to_json(self, indent: int | None = None) -> str:
         """Text that `from_json` reads; arguments at their default are left out."""

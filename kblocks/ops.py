@@ -86,7 +86,7 @@ class Pool(NamedTuple):
     """A pool over windows: kind "max", "avg" or "min".
 
     Averages leave the padding out unless `count_padding`. `ceil_mode` keeps the last window
-    that reaches over the edge.
+    that reaches over the edge, if it begins before it; what lies over the edge never counts.
     """
 
     kind: str
@@ -139,7 +139,7 @@ class Scale(NamedTuple):
     """The map times a constant."""
 
     factor: float
-    label = "scale"
+    label = "scaling"
 
 
 class Flatten(NamedTuple):

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import importlib
+import math
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import keras
 import numpy as np
 
-from kblocks import catalog, cost, ops
+from kblocks import cost, ops
 from kblocks.block import Block
 
 _NORM = {
@@ -19,6 +22,27 @@ _NORM = {
     "moving_variance": "running_var",
 }
 _IGNORED = "num_batches_tracked"
+_AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")
+_HEADS = ("fc.", "classifier.", "head.", "last_linear.", "classif.", "pre_logits.")
+
+Names = Callable[[list[str]], dict[str, str]]
+_NAMINGS: dict[str, tuple[Names, frozenset[str]]] = {}
+
+
+def naming(source: str, as_convolutions: Sequence[str] = ()) -> Callable[[Names], Names]:
+    """Registers how published weights name the parts of a family.
+
+    The function gets the paths of all parts of a model in order, such as
+    "stage1_block1/main_conv1", and returns the published module of each that has weights.
+    It raises KeyError or ValueError, or names wrongly, for a model that is not of the family.
+    Modules in `as_convolutions` are linear here and convolutions there.
+    """
+
+    def register(function: Names) -> Names:
+        _NAMINGS[source] = function, frozenset(as_convolutions)
+        return function
+
+    return register
 
 
 @dataclass(frozen=True)
@@ -35,43 +59,91 @@ def load_torch_weights(model: keras.Model, source: Any, *, skip_head: bool = Fal
     """Puts published weights into a model that `Architecture.model` made.
 
     Args:
-        model: of an architecture whose weights torchvision or timm publishes.
-        source: a mapping of torch's names to arrays.
-        skip_head: whether the classifier keeps its fresh weights, for other classes.
+        model: of an architecture whose weights torchvision or timm publishes; their names are
+            both understood.
+        source: a mapping of torch's names to arrays; a `.safetensors` file; a `.pth` file (needs
+            torch); or "hf://owner/repo", "hf://owner/repo/file" on the Hugging Face hub.
+        skip_head: whether the classifier keeps its fresh weights, for other classes. A model
+            without a head needs no word.
+
+    Tensors of auxiliary heads that the model does not have are passed over.
 
     Raises:
         ValueError: if tensors are missing, left over or of another shape, with their names;
             the model is then as it was.
+        ImportError: if the source needs a package that is not there, with its extra.
     """
-    tensors = {n: np.asarray(a) for n, a in source.items() if not n.endswith(_IGNORED)}
+    tensors = {n: np.asarray(a) for n, a in opened(source).items() if not n.endswith(_IGNORED)}
     table = _table(model, set(tensors))
-    head = {t.name for t in table if skip_head and t.variable.path.split("/")[0] == "head"}
-    values, problems = [], []
+    headless = not any(layer.name == "head" for layer in model.layers)
+    skipped = {t.name for t in table if skip_head and t.variable.path.split("/")[0] == "head"}
+    known = {t.name for t in table}
+    passed = _AUXILIARY + (_HEADS if headless else ())
+    problems = [f"left over {n}" for n in tensors if n not in known and not n.startswith(passed)]
+    values = []
     for tensor in table:
-        if tensor.name in head:
+        if tensor.name in skipped:
             continue
         if tensor.name not in tensors:
             problems.append(f"missing {tensor.name}")
             continue
+        shape = tensors[tensor.name].shape
+        if math.prod(shape) != math.prod(tensor.variable.shape):
+            problems.append(
+                f"{tensor.name} is {shape}, which does not fit {tensor.variable.path} of "
+                f"{tuple(tensor.variable.shape)}"
+            )
+            continue
         value = tensor.from_torch(tensors[tensor.name])
         if tuple(value.shape) != tuple(tensor.variable.shape):
             problems.append(
-                f"{tensor.name} is {tensors[tensor.name].shape}, which does not fit "
-                f"{tensor.variable.path} of {tuple(tensor.variable.shape)}"
+                f"{tensor.name} is {shape}, which does not fit {tensor.variable.path} of "
+                f"{tuple(tensor.variable.shape)}"
             )
         values.append((tensor.variable, value))
-    known = {t.name for t in table}
-    auxiliary = _auxiliary(model)
-    problems += [
-        f"left over {n}" for n in tensors if n not in known and not n.startswith(auxiliary)
-    ]
     if problems:
-        shown = "; ".join(problems[:5]) + (
-            f"; and {len(problems) - 5} more" if problems[5:] else ""
-        )
-        raise ValueError(f"`source` does not fit {model.name}: {shown}")
+        more = f"; and {len(problems) - 5} more" if problems[5:] else ""
+        raise ValueError(f"`source` does not fit {model.name}: {'; '.join(problems[:5])}{more}")
     for variable, value in values:
         variable.assign(value)
+
+
+def opened(source: Any) -> Mapping[str, Any]:
+    """The tensors of a source by name; see `load_torch_weights` for its forms."""
+    if isinstance(source, Mapping):
+        return source
+    if isinstance(source, (str, os.PathLike)):
+        path = os.fspath(source)
+        if path.startswith("hf://"):
+            return opened(_downloaded(path))
+        if path.endswith(".safetensors"):
+            return _needed("safetensors.numpy", "weights").load_file(path)
+        if path.endswith((".pth", ".pt", ".bin")):
+            torch = _needed("torch", "torch")
+            found = torch.load(path, map_location="cpu", weights_only=True)
+            return {name: tensor.numpy() for name, tensor in found.items()}
+    raise ValueError(
+        "`source` must be a mapping of names to arrays, a .safetensors or .pth file, or "
+        f"'hf://owner/repo'. Received: source={source!r}"
+    )
+
+
+def _downloaded(address: str) -> str:
+    owner, _, rest = address.removeprefix("hf://").partition("/")
+    repo, _, file = rest.partition("/")
+    if not owner or not repo:
+        raise ValueError(f"`source` must be 'hf://owner/repo'. Received: source={address!r}")
+    hub = _needed("huggingface_hub", "weights")
+    return hub.hf_hub_download(f"{owner}/{repo}", file or "model.safetensors")
+
+
+def _needed(module: str, extra: str) -> Any:
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        package = module.split(".")[0]
+        install = "torch" if extra == "torch" else f"'kblocks[{extra}]'"
+        raise ImportError(f"This source needs {package}: pip install {install}") from error
 
 
 def to_torch_state_dict(model: keras.Model, source: str | None = None) -> dict[str, np.ndarray]:
@@ -82,23 +154,23 @@ def to_torch_state_dict(model: keras.Model, source: str | None = None) -> dict[s
     }
 
 
-def _auxiliary(model: keras.Model) -> tuple[str, ...]:
-    """Published prefixes of auxiliary heads that the model leaves out."""
-    return ("aux1.", "aux2.", "AuxLogits.")
-
-
 def _table(model: keras.Model, names: set[str], source: str | None = None) -> list[_Tensor]:
     """The naming that fits `names` best, spelled out for the model's variables."""
     parts = list(_parts(model))
     paths = [path for path, _, _ in parts]
     best: list[_Tensor] = []
     score = -1
-    for label, naming in catalog.namings().items():
+    for label, (naming, convolutions) in _NAMINGS.items():
         if source is not None and label != source:
             continue
         try:
             modules = naming(paths)
-            table = [t for path, part, block in parts for t in _tensors(path, part, block, modules)]
+            table = [
+                tensor
+                for path, part, block in parts
+                if part.weights
+                for tensor in _tensors(part, block, modules[path], modules[path] in convolutions)
+            ]
         except (KeyError, ValueError):
             continue
         hits = sum(tensor.name in names for tensor in table)
@@ -116,10 +188,7 @@ def _parts(model: keras.Model) -> Iterator[tuple[str, Any, Block]]:
                 yield f"{layer.name}/{part.name}", part, layer
 
 
-def _tensors(path: str, part: Any, block: Block, modules: Mapping[str, str]) -> Iterator[_Tensor]:
-    if not part.weights:
-        return
-    module = modules[path]
+def _tensors(part: Any, block: Block, module: str, as_convolution: bool) -> Iterator[_Tensor]:
     for variable in part.variables:
         if variable.name not in ("kernel", "bias", *_NORM):
             continue
@@ -128,7 +197,8 @@ def _tensors(path: str, part: Any, block: Block, modules: Mapping[str, str]) -> 
         elif variable.name == "bias":
             yield _Tensor(f"{module}.bias", variable, _as_is, _as_is)
         elif isinstance(part, keras.layers.Dense):
-            yield _Tensor(f"{module}.weight", variable, *_dense_layouts(part, block))
+            layouts = _dense_layouts(part, block, as_convolution)
+            yield _Tensor(f"{module}.weight", variable, *layouts)
         else:
             yield _Tensor(f"{module}.weight", variable, _conv_in, _conv_out)
 
@@ -162,19 +232,17 @@ def _conv_out(value: np.ndarray) -> np.ndarray:
     return value.transpose(3, 2, 0, 1)
 
 
-def _dense_layouts(part: Any, block: Block) -> tuple[Any, Any]:
+def _dense_layouts(part: Any, block: Block, as_convolution: bool) -> tuple[Any, Any]:
     """Between torch's (out, in) and Keras' (in, out); behind a Flatten the maps' order differs."""
-    before = _flattened(part.name, block)
-    if before is None:
-        return (lambda v: v.reshape(v.shape[0], -1).T), (lambda v: v.T)
-    height, width, channels = before
+    features = part.kernel.shape[0]
+    height, width, channels = _flattened(part.name, block) or (1, 1, features)
 
     def inward(value: np.ndarray) -> np.ndarray:
         maps = value.reshape(-1, channels, height, width)
-        return maps.transpose(2, 3, 1, 0).reshape(height * width * channels, -1)
+        return maps.transpose(2, 3, 1, 0).reshape(features, -1)
 
     def outward(value: np.ndarray) -> np.ndarray:
-        maps = value.reshape(height, width, channels, -1)
-        return maps.transpose(3, 2, 0, 1).reshape(-1, channels * height * width)
+        maps = value.reshape(height, width, channels, -1).transpose(3, 2, 0, 1)
+        return maps if as_convolution else maps.reshape(-1, features)
 
     return inward, outward

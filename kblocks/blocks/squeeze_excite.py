@@ -6,6 +6,7 @@ from dataclasses import KW_ONLY
 from typing import Any
 
 from kblocks.block import Block
+from kblocks.blocks.convolution import conv
 from kblocks.fields import ActivationLike, Count, InitializerLike
 from kblocks.ops import Activation, Chain, Conv, GlobalPool, Merge, Op
 
@@ -31,26 +32,26 @@ class SqueezeExcite(Block):
     kernel_initializer: InitializerLike = "he_normal"
 
     def plan(self, channels: int) -> Op:
-        options = (self.activation, self.gate, self.kernel_initializer)
-        return Chain(squeeze_excite(self.width, channels, *options))
+        squeeze = Conv(self.width, kernel_initializer=self.kernel_initializer)
+        excite = Conv(channels, kernel_initializer=self.kernel_initializer)
+        return Chain(_gated(squeeze, self.activation, excite, self.gate))
 
 
-def squeeze_excite(
-    width: int,
-    channels: int,
-    activation: Any = "relu",
-    gate: Any = "sigmoid",
-    initializer: Any = "he_normal",
-) -> Merge:
-    """The gate beside the map that it multiplies, as a part of a plan."""
-    return Merge(
-        "multiply",
-        map=Chain(),
-        gate=Chain(
-            GlobalPool("avg", keepdims=True),
-            Conv(width, kernel_initializer=initializer),
-            Activation(activation),
-            Conv(channels, kernel_initializer=initializer),
-            Activation(gate),
-        ),
+def squeeze_excite(spec: Any, width: int, channels: int, activation: Any) -> Merge:
+    """The same as a part of a block with convolutions, a `gate` and their other arguments.
+
+    As published, both linear layers have a bias unless the block is given `use_bias=False`.
+    """
+    squeeze, excite = (
+        conv(spec, filters, padding="same", use_bias=spec.use_bias is not False)
+        for filters in (width, channels)
     )
+    return _gated(squeeze, activation, excite, spec.gate)
+
+
+def _gated(squeeze: Conv, activation: Any, excite: Conv, gate: Any) -> Merge:
+    """The map, and beside it the gate that multiplies it."""
+    middle = None if activation is None else Activation(activation)
+    averages = GlobalPool("avg", keepdims=True)
+    branch = Chain(averages, squeeze, middle, excite, Activation(gate))
+    return Merge("multiply", map=Chain(), gate=branch)

@@ -8,9 +8,11 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from kblocks.catalog import naming, variant
-from kblocks.families.resnet import CIFAR_STEM, resnet
+from kblocks.catalog import member, variant
+from kblocks.families.resnet import CIFAR_STEM, residual_space, resnet
 from kblocks.network import Architecture
+from kblocks.space import Space
+from kblocks.weights import naming
 
 
 def preresnet(classes: int = 1000, **arguments: Any) -> Architecture:
@@ -47,7 +49,17 @@ _WIDE = {**_CIFAR, "block": "basic", "filters": (160, 320, 640)}
 wrn28_10 = variant("wrn28_10", preresnet, **_WIDE, blocks=(4, 4, 4))
 
 
-@naming("timm resnetv2")
+def space(name: str = "preresnet50", **arguments: Any) -> Space:
+    """The published network `name` with depth, widths, kernels, strides and padding open.
+
+    Args:
+        name: of the member of this family that is the default point.
+        arguments: of `kb.preresnet`, in place of the choices made here; they may have choices.
+    """
+    return residual_space(*member(name, preresnet), arguments)
+
+
+@naming("timm resnetv2", as_convolutions=["head.fc"])
 def _timm_names(paths: list[str]) -> dict[str, str]:
     """`stage2_block3/main_conv1` is `stages.1.blocks.2.conv1`.
 

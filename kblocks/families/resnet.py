@@ -7,19 +7,22 @@ from typing import Any
 
 from kblocks.blocks.convolution import ConvBlock, NormAct
 from kblocks.blocks.residual import BottleneckBlock, ResidualBlock, ResNeXtBlock
-from kblocks.catalog import naming
+from kblocks.catalog import member
 from kblocks.catalog import variant as published
+from kblocks.families.choices import depths, kernels, options, paddings, widths
 from kblocks.families.stages import (
     PUBLISHED_NORM,
     arguments_by_stage,
     count_stages,
-    made,
     part,
     rising,
     shared_by_all,
+    stage_specs,
 )
 from kblocks.heads import Classifier
 from kblocks.network import Architecture
+from kblocks.space import Space
+from kblocks.weights import naming
 
 _BLOCKS = {"basic": ResidualBlock, "bottleneck": BottleneckBlock, "resnext": ResNeXtBlock}
 _VARIANTS = {"v1": "first", "v1.5": "spatial"}
@@ -87,8 +90,8 @@ def resnet(
     arguments = arguments_by_stage(stages, {**columns, **options})
     rates = rising(stochastic_depth, blocks) if stochastic_depth else [[0.0] * n for n in blocks]
     rows = [("stem", _stem(options, stem))]
-    for i, (own, depths) in enumerate(zip(arguments, rates, strict=True), 1):
-        specs = _stage(_BLOCKS[block], f"{name}, stage {i}", own, depths)
+    for i, (own, dropped) in enumerate(zip(arguments, rates, strict=True), 1):
+        specs = stage_specs(_BLOCKS[block], f"{name}, stage {i}", own, dropped)
         rows += [(f"stage{i}_block{j}", spec) for j, spec in enumerate(specs, 1)]
     order = arguments[-1].get("order")
     if order in _PREACTIVATED:
@@ -117,15 +120,6 @@ def _stem(options: dict[str, Any], given: Any) -> Any:
     return part(ConvBlock, "stem", given, published)
 
 
-def _stage(block: Any, place: str, arguments: dict[str, Any], depths: list[float]) -> list[Any]:
-    """The Specs of one stage: the first with the stage's strides, equal ones made once."""
-    first = made(block, place, arguments)
-    if any(depths):
-        first = first.replace(stochastic_depth=depths[0])
-        return [first, *(first.replace(strides=1, stochastic_depth=rate) for rate in depths[1:])]
-    return [first] + [first.replace(strides=1)] * (len(depths) - 1)
-
-
 resnet18 = published("resnet18", resnet, block="basic", blocks=(2, 2, 2, 2))
 resnet34 = published("resnet34", resnet, block="basic", blocks=(3, 4, 6, 3))
 resnet50 = published("resnet50", resnet, block="bottleneck", blocks=(3, 4, 6, 3))
@@ -151,6 +145,38 @@ resnet32 = published("resnet32", resnet, blocks=(5, 5, 5), **_CIFAR)
 resnet44 = published("resnet44", resnet, blocks=(7, 7, 7), **_CIFAR)
 resnet56 = published("resnet56", resnet, blocks=(9, 9, 9), **_CIFAR)
 resnet110 = published("resnet110", resnet, blocks=(18, 18, 18), **_CIFAR)
+
+
+def space(name: str = "resnet18", **arguments: Any) -> Space:
+    """The published network `name` with depth, widths, kernels, strides and padding open.
+
+    Args:
+        name: of the member of this family that is the default point.
+        arguments: of `kb.resnet`, in place of the choices made here; they may have choices.
+    """
+    return residual_space(*member(name, resnet), arguments)
+
+
+def residual_space(build: Any, row: dict[str, Any], arguments: dict[str, Any]) -> Space:
+    """The choices of all residual families around a published row."""
+    stages = len(row["blocks"])
+    filters = row.get("filters") or [64 * 2**stage for stage in range(stages)]
+    stem = {"filters": 64, "kernel_size": 7, "strides": 2, "pool": "max", **row.get("stem", {})}
+    opened = {
+        "blocks": [depths(number) for number in row["blocks"]],
+        "filters": [widths(number) for number in filters],
+        "kernel_size": [kernels() for _ in range(stages)],
+        "strides": [options(1, 2), *(options(2, 1, (2, 1)) for _ in range(stages - 1))],
+        "padding": [paddings() for _ in range(stages)],
+        "stem": {
+            "filters": widths(stem["filters"]),
+            "kernel_size": options(stem["kernel_size"], 3, 5, 7),
+            "strides": options(stem["strides"], 1, 2),
+            "pool": options(stem["pool"], "max", None),
+        },
+        "head": {"pool": options("avg", "max", "concat")},
+    }
+    return Space(build, **{**opened, **arguments})
 
 
 @naming("torchvision resnet")

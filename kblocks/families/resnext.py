@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from kblocks.catalog import variant
-from kblocks.families.resnet import CIFAR_STEM, resnet
+from kblocks.catalog import member, variant
+from kblocks.families.choices import options, widths
+from kblocks.families.resnet import CIFAR_STEM, residual_space, resnet
 from kblocks.families.stages import by_stage, count_stages
 from kblocks.network import Architecture
+from kblocks.space import Space
 
 
 def resnext(
@@ -63,3 +65,21 @@ resnext29_8x64d = variant(
     group_width=64,
     stem={**CIFAR_STEM, "filters": 64},
 )
+
+
+def space(name: str = "resnext50_32x4d", **arguments: Any) -> Space:
+    """The published network `name` with cardinality, depth, widths, kernels, strides, padding open.
+
+    Args:
+        name: of the member of this family that is the default point.
+        arguments: of `kb.resnext`, in place of the choices made here; they may have choices.
+    """
+    build, row = member(name, resnext)
+    stages = len(row["blocks"])
+    filters = [256 * 2**stage for stage in range(stages)]
+    cardinality, width = row.get("cardinality", 32), row.get("group_width", 4)
+    grouped = {
+        "cardinality": [options(cardinality, 1, 8, 32) for _ in range(stages)],
+        "group_width": [widths(width * 2**stage) for stage in range(stages)],
+    }
+    return residual_space(build, {**row, "filters": filters}, {**grouped, **arguments})
