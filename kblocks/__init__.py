@@ -17,6 +17,7 @@ from kblocks.blocks.anti_aliased import (
 )
 from kblocks.blocks.convolution import ConvBlock, NormAct
 from kblocks.blocks.dense import ResidualDense
+from kblocks.blocks.inception import InceptionBlock, InceptionResNetBlock
 from kblocks.blocks.pooling import BlurPooling2D, GlobalConcatPooling2D, MinPooling2D
 from kblocks.blocks.residual import BottleneckBlock, ResidualBlock, ResNeXtBlock
 from kblocks.blocks.squeeze_excite import SqueezeExcite
@@ -47,6 +48,14 @@ from kblocks.families.efficientnet import (
     efficientnet_b6,
     efficientnet_b7,
 )
+from kblocks.families.googlenet import googlenet
+from kblocks.families.inception_resnet import (
+    inception_resnet,
+    inception_resnet_v1,
+    inception_resnet_v2,
+)
+from kblocks.families.inception_v3 import inception_v3
+from kblocks.families.inception_v4 import inception_v4
 from kblocks.families.preresnet import (
     preresnet,
     preresnet50,
@@ -94,7 +103,7 @@ from kblocks.families.vgg import (
     vgg19,
     vgg19_bn,
 )
-from kblocks.heads import Classifier, Features
+from kblocks.heads import AuxiliaryClassifier, Classifier, Features
 from kblocks.network import Architecture, Row
 from kblocks.ops import Norm
 from kblocks.published import Preprocessing, WeightSet
@@ -109,6 +118,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Architecture",
+    "AuxiliaryClassifier",
     "Block",
     "BlurPooling2D",
     "BottleneckBlock",
@@ -119,6 +129,8 @@ __all__ = [
     "DenseBlock",
     "Features",
     "GlobalConcatPooling2D",
+    "InceptionBlock",
+    "InceptionResNetBlock",
     "InputTooSmallError",
     "MBConvBlock",
     "MinPooling2D",
@@ -159,6 +171,12 @@ __all__ = [
     "efficientnet_b5",
     "efficientnet_b6",
     "efficientnet_b7",
+    "googlenet",
+    "inception_resnet",
+    "inception_resnet_v1",
+    "inception_resnet_v2",
+    "inception_v3",
+    "inception_v4",
     "integer",
     "load_torch_weights",
     "per_stage",

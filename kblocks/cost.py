@@ -22,9 +22,10 @@ Crop = tuple[Pair, Pair]  # pixels to cut: (top, bottom), (left, right)
 
 
 class InputTooSmallError(ValueError):
-    """A map that would vanish. `missing` is the number of pixels it lacks."""
+    """A map that would vanish. `missing` is the number of pixels that it lacks, or, where an
+    architecture raises it, the input of the architecture."""
 
-    def __init__(self, message: str, missing: int) -> None:
+    def __init__(self, message: str, missing: float) -> None:
         super().__init__(message)
         self.missing = missing
 
@@ -208,7 +209,6 @@ def geometry(op: Op) -> Geometry | None:
         elif kind is ops.Blur:
             reached = (0, 0)
         elif kind is ops.SpaceToDepth:
-            rows, columns = rows + down * (step.block - 1), columns + right * (step.block - 1)
             down, right = down * step.block, right * step.block
             continue
         else:
@@ -481,13 +481,7 @@ def _blur(op: ops.Blur, shape: Shape, tally: Tally | None) -> Shape:
 @_rule(ops.SpaceToDepth)
 def _space_to_depth(op: ops.SpaceToDepth, shape: Shape, tally: Tally | None) -> Shape:
     height, width, channels = _map(op, shape)
-    for size in (height, width):
-        if size is not None and size % op.block:
-            raise ValueError(
-                f"Space to depth needs a height and width that {op.block} divides. "
-                f"Received: input of shape {shape}"
-            )
-    rows, columns = (None if n is None else n // op.block for n in (height, width))
+    rows, columns = (None if n is None else -(-n // op.block) for n in (height, width))
     return rows, columns, channels * op.block**2
 
 

@@ -159,8 +159,8 @@ class AuxiliaryClassifier(Convolutional):
         return list(sizes * len(self.filters) if len(sizes) == 1 else sizes)
 
     def plan(self, channels: int) -> Op:
-        windows = AdaptivePool(self.grid) if self.grid else None
-        windows = windows or Pool("avg", self.pool_size, self.pool_strides)
+        windows = Pool("avg", self.pool_size, self.pool_strides)
+        averages = AdaptivePool(self.grid) if self.grid else windows
         convolutions = [
             Chain(conv(self, filters, size), norm(self), act(self))
             for filters, size in zip(self.filters, self.kernels(), strict=True)
@@ -168,7 +168,8 @@ class AuxiliaryClassifier(Convolutional):
         features = Flatten() if self.pool == "flatten" else GlobalPool("avg")
         drop = Dropout(self.dropout) if self.dropout else None
         hidden = [Chain(self.linear(units), act(self), drop) for units in self.hidden]
-        return Chain(windows, *convolutions, features, *(hidden or [drop]), self.linear(self.classes))
+        logits = self.linear(self.classes)
+        return Chain(averages, *convolutions, features, *(hidden or [drop]), logits)
 
     def linear(self, units: int) -> Dense:
         """A linear layer with this head's arguments."""

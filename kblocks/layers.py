@@ -313,8 +313,11 @@ class SpaceToDepth(keras.layers.Layer):
     def call(self, inputs: Any) -> Any:
         block, last = self._block, self.data_format == "channels_last"
         x = inputs if last else keras.ops.transpose(inputs, (0, 2, 3, 1))
+        if any(size is None or size % block for size in x.shape[1:3]):
+            x = pad(x, ((0, block - 1), (0, block - 1)), "zeros", "channels_last")
         _, height, width, channels = keras.ops.shape(x)
         rows, columns = height // block, width // block
+        x = x[:, : rows * block, : columns * block]
         x = keras.ops.reshape(x, (-1, rows, block, columns, block, channels))
         x = keras.ops.transpose(x, (0, 1, 3, 2, 4, 5))
         x = keras.ops.reshape(x, (-1, rows, columns, block * block * channels))

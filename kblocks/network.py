@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,7 +23,9 @@ from kblocks.weights import load_torch_weights
 FORMAT = 1
 INPUT = "input"
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
-_STAGE = re.compile(r"(stage\d+)_")
+_STAGE = re.compile(r"(stem|stage\d+)_")
+_LARGEST_INPUT = 1 << 14
+_MISFITS = 32  # neighbouring sizes that may be refused for not being a multiple of something
 
 
 class Row(NamedTuple):
@@ -95,17 +98,19 @@ class Architecture:
             aux: whether auxiliary heads count.
 
         Raises:
-            InputTooSmallError: (a ValueError) if a map would vanish, with the row.
+            InputTooSmallError: (a ValueError) if a map would vanish, with the row and the
+                smallest input that fits.
             ValueError: if blocks do not fit each other, with the row.
         """
-        costs = self._costs(input_shape, aux)
-        shapes = {name: costs[row].output_shape for name, row in self._shown(aux).items()}
+        shown = self._shown(aux)
+        costs = self._costs(input_shape, shown)
+        shapes = {name: costs[row].output_shape for name, row in shown.items()}
         return _total(costs.values(), shapes if len(shapes) > 1 else next(iter(shapes.values())))
 
     def stages(self, input_shape: Any, aux: bool = False) -> list[tuple[str, Cost]]:
         """Name and cost of each stage: `stem`, `stage1`, ..., `head`."""
         stages: dict[str, list[Cost]] = {}
-        for name, row_cost in self._costs(input_shape, aux).items():
+        for name, row_cost in self._costs(input_shape, self._shown(aux)).items():
             stage = _STAGE.match(name)
             stages.setdefault(stage[1] if stage else name, []).append(row_cost)
         return [(name, _total(costs, costs[-1].output_shape)) for name, costs in stages.items()]
@@ -145,11 +150,11 @@ class Architecture:
             raise ValueError(
                 f"`pooling` goes with include_top=False. Received: pooling={pooling!r}"
             )
+        shown = self._shown(aux) if include_top else {"features": self._body()}
+        if None not in input_shape:
+            self._costs(input_shape, shown)  # refuses early what does not fit
         if input_tensor is None:
             input_tensor = keras.Input(_as_keras(tuple(input_shape)), name=INPUT)
-        shown = self._shown(aux)
-        if not include_top:
-            shown = {"features": self._body()}
         tensors = self._tensors(input_tensor, self._needed(shown.values()))
         outputs = {output: tensors[row] for output, row in shown.items()}
         if not include_top and pooling is not None:
@@ -263,10 +268,25 @@ class Architecture:
             origins[row.name] = origins[row.spec] if isinstance(row.spec, str) else row
         return origins
 
-    def _costs(self, input_shape: Any, aux: bool) -> dict[str, Cost]:
-        """The cost of each row. Equal blocks on equal maps are looked at once."""
+    def _costs(self, input_shape: Any, shown: Mapping[str, str]) -> dict[str, Cost]:
+        """The cost of each row that the `shown` outputs need."""
         check_input_shape(input_shape)
-        needed = self._needed(self._shown(aux).values())
+        needed = self._needed(shown.values())
+        try:
+            return self._walk(input_shape, needed)
+        except cost.InputTooSmallError as error:
+            height, width, channels = input_shape
+            missing = _missing(lambda n: self._walk((height + n, width + n, channels), needed))
+            if math.isinf(missing):
+                raise
+            fits = (height + missing, width + missing, channels)
+            told = f"an input of {fits} would fit"
+            if height == width:
+                told = f"the smallest input that fits is {fits}"
+            raise cost.InputTooSmallError(f"{error}; {told}", missing) from error
+
+    def _walk(self, input_shape: Any, needed: set[str]) -> dict[str, Cost]:
+        """The cost of each row in `needed`. Equal blocks on equal maps are looked at once."""
         origins = self._origins()
         params: dict[str, int] = {}
         shapes: dict[str, Any] = {INPUT: tuple(input_shape)}
@@ -308,6 +328,32 @@ class Architecture:
             inputs = [tensors[name] for name in row.inputs]
             tensors[row.name] = made[origin](inputs if len(inputs) > 1 else inputs[0])
         return tensors
+
+
+def _missing(walk: Callable[[int], Any]) -> float:
+    """The fewest pixels that `walk` needs on top for every map to live."""
+
+    def fitting(least: int) -> float:
+        """The first number from `least` up that is not refused; 0 if it is still too few."""
+        for added in range(least, least + _MISFITS):
+            try:
+                walk(added)
+            except cost.InputTooSmallError:
+                return 0
+            except ValueError:
+                continue
+            return added
+        return math.inf
+
+    low, high = 0, 1
+    while not fitting(high):
+        low, high = high, 2 * high
+        if high > _LARGEST_INPUT:
+            return math.inf
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if fitting(middle) else (middle, high)
+    return fitting(high)
 
 
 def _located(name: str, spec: Any, shape: Any) -> Cost:

@@ -129,7 +129,10 @@ class Blur(NamedTuple):
 
 
 class SpaceToDepth(NamedTuple):
-    """Squares of `block` by `block` pixels as channels: row, column, then channel."""
+    """Squares of `block` by `block` pixels as channels: row, column, then channel.
+
+    Zeros fill what the last squares reach over the edge.
+    """
 
     block: int
     label = "space_to_depth"

@@ -34,7 +34,7 @@ def naming(source: str, as_convolutions: Sequence[str] = ()) -> Callable[[Names]
 
     The function gets the paths of all parts of a model in order, such as
     "stage1_block1/main_conv1", and returns the published module of each that has weights.
-    It raises KeyError or ValueError, or names wrongly, for a model that is not of the family.
+    It raises LookupError or ValueError, or names wrongly, for a model that is not of the family.
     Modules in `as_convolutions` are linear here and convolutions there.
     """
 
@@ -171,7 +171,7 @@ def _table(model: keras.Model, names: set[str], source: str | None = None) -> li
                 if part.weights
                 for tensor in _tensors(part, block, modules[path], modules[path] in convolutions)
             ]
-        except (KeyError, ValueError):
+        except (LookupError, ValueError):
             continue
         hits = sum(tensor.name in names for tensor in table)
         if hits > score:

@@ -25,11 +25,12 @@ class SpaceToDepthStem(Convolutional):
     Args:
         filters: output channels.
         kernel_size, strides, padding: of the convolution.
-        block_size: side of the squares; must divide the input's height and width.
+        block_size: side of the squares; zeros fill what the last reach over the edge.
         ...: see `Convolutional`.
 
     Input shape: (batch, height, width, channels).
-    Output shape: (batch, height / block_size, width / block_size, filters) at strides 1.
+    Output shape: (batch, ceil(height / block_size), ceil(width / block_size), filters) at
+        strides 1.
 
     Reference: Ridnik et al. 2020, arXiv:2003.13630, "SpaceToDepth stem".
     """

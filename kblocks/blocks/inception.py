@@ -170,7 +170,7 @@ def check_branches(spec: Any) -> None:
         check_symmetric(last, getattr(spec, last), "kernel_size", end)
 
 
-def side_by_side(spec: Any, strides: Pair) -> Merge:
+def side_by_side(spec: Any, strides: Pixels) -> Merge:
     """The branches of `spec`, their channels joined."""
     branches = (_branch(spec, steps, kernel, strides) for steps, kernel in _with_kernels(spec))
     return Merge("concat", **{f"branch{i}": branch for i, branch in enumerate(branches, 1)})
@@ -187,7 +187,7 @@ def _pools(steps: tuple[Any, ...]) -> bool:
     return isinstance(steps[0], str)
 
 
-def _branch(spec: Any, steps: tuple[Any, ...], kernel: Pair, strides: Pair) -> Op:
+def _branch(spec: Any, steps: tuple[Any, ...], kernel: Pair, strides: Pixels) -> Op:
     padding = spec.padding if spec.last_padding is None else spec.last_padding
     if _pools(steps):
         kind, *projections = steps
