@@ -8,15 +8,66 @@ point of a search space (`kb.Space(kb.resnet, filters=kb.choice(16, 32))`).
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from kblocks import spaces
 from kblocks.block import Block
+from kblocks.blocks.anti_aliased import (
+    SpaceToDepthStem,
+    TResNetBasicBlock,
+    TResNetBottleneckBlock,
+)
 from kblocks.blocks.convolution import ConvBlock, NormAct
-from kblocks.blocks.pooling import GlobalConcatPooling2D, MinPooling2D
+from kblocks.blocks.dense import ResidualDense
+from kblocks.blocks.inception import InceptionBlock, InceptionResNetBlock
+from kblocks.blocks.pooling import BlurPooling2D, GlobalConcatPooling2D, MinPooling2D
+from kblocks.blocks.residual import BottleneckBlock, ResidualBlock, ResNeXtBlock
+from kblocks.blocks.squeeze_excite import SqueezeExcite
 from kblocks.catalog import architecture, architectures
 from kblocks.choices import boolean, choice, integer, per_stage, real
 from kblocks.cost import Cost, InputTooSmallError, conv_output_size
+from kblocks.families.alexnet import alexnet
+from kblocks.families.densenet import (
+    DenseBlock,
+    TransitionBlock,
+    densenet,
+    densenet40_12,
+    densenet121,
+    densenet161,
+    densenet169,
+    densenet201,
+    densenet_bc100_12,
+)
+from kblocks.families.efficientnet import (
+    MBConvBlock,
+    efficientnet,
+    efficientnet_b0,
+    efficientnet_b1,
+    efficientnet_b2,
+    efficientnet_b3,
+    efficientnet_b4,
+    efficientnet_b5,
+    efficientnet_b6,
+    efficientnet_b7,
+)
+from kblocks.families.googlenet import googlenet
+from kblocks.families.inception_resnet import (
+    inception_resnet,
+    inception_resnet_v1,
+    inception_resnet_v2,
+)
+from kblocks.families.inception_v3 import inception_v3
+from kblocks.families.inception_v4 import inception_v4
+from kblocks.families.preresnet import (
+    preresnet,
+    preresnet50,
+    preresnet101,
+    preresnet110,
+    preresnet152,
+    preresnet164,
+    preresnet1001,
+    resnet1001,
+    wrn28_10,
+)
 from kblocks.families.resnet import (
-    BottleneckBlock,
-    ResidualBlock,
     resnet,
     resnet18,
     resnet20,
@@ -28,7 +79,19 @@ from kblocks.families.resnet import (
     resnet101,
     resnet110,
     resnet152,
+    wide_resnet50_2,
+    wide_resnet101_2,
 )
+from kblocks.families.resnext import (
+    resnext,
+    resnext29_8x64d,
+    resnext50_32x4d,
+    resnext50_64x4d,
+    resnext101_32x4d,
+    resnext101_32x8d,
+    resnext101_64x4d,
+)
+from kblocks.families.tresnet import tresnet, tresnet_l, tresnet_m, tresnet_xl
 from kblocks.families.vgg import (
     vgg,
     vgg11,
@@ -40,11 +103,13 @@ from kblocks.families.vgg import (
     vgg19,
     vgg19_bn,
 )
-from kblocks.heads import Classifier, Features
+from kblocks.heads import AuxiliaryClassifier, Classifier, Features
 from kblocks.network import Architecture, Row
 from kblocks.ops import Norm
+from kblocks.published import Preprocessing, WeightSet
 from kblocks.recipe import Recipe
 from kblocks.space import Budget, Space
+from kblocks.weights import load_torch_weights, to_torch_state_dict
 
 if TYPE_CHECKING:
     from kblocks import tuner
@@ -53,29 +118,75 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Architecture",
+    "AuxiliaryClassifier",
     "Block",
+    "BlurPooling2D",
     "BottleneckBlock",
     "Budget",
     "Classifier",
     "ConvBlock",
     "Cost",
+    "DenseBlock",
     "Features",
     "GlobalConcatPooling2D",
+    "InceptionBlock",
+    "InceptionResNetBlock",
     "InputTooSmallError",
+    "MBConvBlock",
     "MinPooling2D",
     "Norm",
     "NormAct",
+    "Preprocessing",
     "Recipe",
+    "ResNeXtBlock",
     "ResidualBlock",
+    "ResidualDense",
     "Row",
     "Space",
+    "SpaceToDepthStem",
+    "SqueezeExcite",
+    "TResNetBasicBlock",
+    "TResNetBottleneckBlock",
+    "TransitionBlock",
+    "WeightSet",
+    "alexnet",
     "architecture",
     "architectures",
     "boolean",
     "choice",
     "conv_output_size",
+    "densenet",
+    "densenet40_12",
+    "densenet121",
+    "densenet161",
+    "densenet169",
+    "densenet201",
+    "densenet_bc100_12",
+    "efficientnet",
+    "efficientnet_b0",
+    "efficientnet_b1",
+    "efficientnet_b2",
+    "efficientnet_b3",
+    "efficientnet_b4",
+    "efficientnet_b5",
+    "efficientnet_b6",
+    "efficientnet_b7",
+    "googlenet",
+    "inception_resnet",
+    "inception_resnet_v1",
+    "inception_resnet_v2",
+    "inception_v3",
+    "inception_v4",
     "integer",
+    "load_torch_weights",
     "per_stage",
+    "preresnet",
+    "preresnet50",
+    "preresnet101",
+    "preresnet110",
+    "preresnet152",
+    "preresnet164",
+    "preresnet1001",
     "real",
     "resnet",
     "resnet18",
@@ -88,6 +199,20 @@ __all__ = [
     "resnet101",
     "resnet110",
     "resnet152",
+    "resnet1001",
+    "resnext",
+    "resnext29_8x64d",
+    "resnext50_32x4d",
+    "resnext50_64x4d",
+    "resnext101_32x4d",
+    "resnext101_32x8d",
+    "resnext101_64x4d",
+    "spaces",
+    "to_torch_state_dict",
+    "tresnet",
+    "tresnet_l",
+    "tresnet_m",
+    "tresnet_xl",
     "tuner",
     "vgg",
     "vgg11",
@@ -98,6 +223,9 @@ __all__ = [
     "vgg16_bn",
     "vgg19",
     "vgg19_bn",
+    "wide_resnet50_2",
+    "wide_resnet101_2",
+    "wrn28_10",
 ]
 
 

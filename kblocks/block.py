@@ -28,7 +28,8 @@ import keras
 from kblocks import cost, fields, layers, ops
 from kblocks.ops import Chain, Merge, Op
 
-_RESERVED = frozenset(dir(keras.Layer)) | {"name", "dtype", "trainable", "data_format", "spec"}
+_OWN = {"name", "dtype", "trainable", "data_format", "spec", "layers"}
+_RESERVED = frozenset(dir(keras.Layer)) | _OWN
 _LABELS = {
     kind.label for kind in vars(ops).values() if isinstance(kind, type) and hasattr(kind, "label")
 }
@@ -349,6 +350,11 @@ class Block(_Layer):
             for other in outputs[1:]:
                 total = keras.ops.add(total, other)
             return total
+        if op.mode == "multiply":
+            product = outputs[0]
+            for other in outputs[1:]:
+                product = keras.ops.multiply(product, other)
+            return product
         flat = len(outputs[0].shape) == 2
         axis = 1 if self.data_format == "channels_first" and not flat else -1
         return keras.ops.concatenate(outputs, axis=axis)

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import difflib
+import functools
 from collections.abc import Callable
 from typing import Any
 
 from kblocks.network import Architecture
+from kblocks.published import WEIGHT_SETS
+from kblocks.weights import naming as naming
 
+_KEEP_WEIGHTS = {"classes", "head", "name"}  # changes that leave the published weights' places
 _VARIANTS: dict[str, Callable[..., Architecture]] = {}
 
 
@@ -17,14 +21,36 @@ def variant(
     """A published member of a family: its row of arguments, any of which a call may replace."""
 
     def build(*args: Any, **changes: Any) -> Architecture:
-        return family(*args, **{"name": name, **row, **changes})
+        net = family(*args, **{"name": name, **row, **changes})
+        if changes.keys() <= _KEEP_WEIGHTS:
+            net.weights = WEIGHT_SETS.get(name, ())
+        return net
 
     build.__name__ = build.__qualname__ = name
     build.__module__ = family.__module__
     arguments = ", ".join(f"{key}={value!r}" for key, value in row.items())
     build.__doc__ = f"`{family.__name__}({arguments})`; takes the arguments of `{family.__name__}`."
+    build.row = row  # type: ignore[attr-defined]
+    build.family = family  # type: ignore[attr-defined]
     _VARIANTS[name] = build
     return build
+
+
+def member(name: str, family: Callable[..., Architecture]) -> tuple[Any, dict[str, Any]]:
+    """A published member of a family, and its row of arguments.
+
+    Raises:
+        ValueError: if the family has no member of that name.
+    """
+    names = [known for known, build in _VARIANTS.items() if build.family is family]  # type: ignore[attr-defined]
+    if name not in names:
+        raise ValueError(f"`name` must be one of {names}. Received: name={name!r}")
+    return _VARIANTS[name], dict(_VARIANTS[name].row)  # type: ignore[attr-defined]
+
+
+def namesake(family: Callable[..., Architecture]) -> Callable[..., Architecture]:
+    """A decorator for a family of which the default is the published network of its name."""
+    return functools.update_wrapper(variant(family.__name__, family), family)
 
 
 def architectures() -> list[str]:

@@ -22,9 +22,10 @@ Crop = tuple[Pair, Pair]  # pixels to cut: (top, bottom), (left, right)
 
 
 class InputTooSmallError(ValueError):
-    """A map that would vanish. `missing` is the number of pixels it lacks."""
+    """A map that would vanish. `missing` is the number of pixels that it lacks, or, where an
+    architecture raises it, the input of the architecture."""
 
-    def __init__(self, message: str, missing: int) -> None:
+    def __init__(self, message: str, missing: float) -> None:
         super().__init__(message)
         self.missing = missing
 
@@ -204,7 +205,12 @@ def geometry(op: Op) -> Geometry | None:
         if kind is ops.Conv:
             reached = op_reach(step, step.kernel_size, step.dilation_rate)
         elif kind is ops.Pool:
-            reached = op_reach(step, step.pool_size)
+            reached = pool_reach(step)
+        elif kind is ops.Blur:
+            reached = (0, 0)
+        elif kind is ops.SpaceToDepth:
+            down, right = down * step.block, right * step.block
+            continue
         else:
             inner = _merged_geometry(step)[0] if kind is Merge else None
             if inner is None:
@@ -221,7 +227,17 @@ def geometry(op: Op) -> Geometry | None:
     return down, right, rows, columns
 
 
-_KEEPS_SIZE = frozenset({ops.Norm, ops.Activation, ops.Dropout, ops.DropPath, ops.PadChannels})
+_KEEPS_SIZE = frozenset(
+    {
+        ops.Activation,
+        ops.Dense,
+        ops.DropPath,
+        ops.Dropout,
+        ops.Norm,
+        ops.PadChannels,
+        ops.Scale,
+    }
+)
 
 
 def _merged_geometry(merge: Merge) -> tuple[Geometry | None, list[Geometry | None]]:
@@ -230,6 +246,8 @@ def _merged_geometry(merge: Merge) -> tuple[Geometry | None, list[Geometry | Non
     if branches.count(first) == len(branches):
         return first, branches
     known = [branch for branch in branches if branch is not None]
+    if merge.mode == "multiply" and len(known) == 1:
+        return known[0], [known[0]] * len(branches)  # gates of one pixel need no alignment
     if len(known) < len(branches) or any(branch[:2] != known[0][:2] for branch in known):
         described = ", ".join(
             f"{name}: {'size of its own' if inner is None else inner[:2]}"
@@ -308,12 +326,19 @@ def _merge(op: Merge, shape: Any, tally: Tally | None) -> Shape:
         for (_, branch), source in zip(branches, sources, strict=True)
     ]
     first = shapes[0]
+    if op.mode == "multiply":
+        gate = (1, 1, first[-1])
+        maps = [other for other in shapes if other != gate] or [gate]
+        if maps.count(maps[0]) == len(maps) and maps[0][-1] == first[-1]:
+            return maps[0]
     if op.mode == "add":
         if shapes.count(first) == len(shapes):
             return first
-    elif op.mode != "concat":
-        raise ValueError(f"A Merge's mode is 'add' or 'concat'. Received: mode={op.mode!r}")
-    elif all(other[:-1] == first[:-1] for other in shapes):
+    elif op.mode not in ("concat", "multiply"):
+        raise ValueError(
+            f"A Merge's mode is 'add', 'concat' or 'multiply'. Received: mode={op.mode!r}"
+        )
+    elif op.mode == "concat" and all(other[:-1] == first[:-1] for other in shapes):
         return (*first[:-1], sum(other[-1] for other in shapes))
     described = ", ".join(f"{n}: {s}" for (n, _), s in zip(branches, shapes, strict=True))
     raise ValueError(f"Branches do not fit for {op.mode!r}. Received: {described}")
@@ -350,7 +375,7 @@ def _conv(op: ops.Conv, shape: Shape, tally: Tally | None) -> Shape:
     rows, columns = window(op, height, width, kernel, dilation)
     if tally is not None:
         weights = kernel[0] * kernel[1] * (channels // groups) * filters
-        params = weights + filters if use_bias else weights
+        params = weights + filters * (use_bias + op.weight_norm)
         tally.params += params
         tally.trainable_params += params
         tally.macs += rows * columns * weights
@@ -385,7 +410,32 @@ def _check_padding_mode(op: ops.Conv, height: Any, width: Any) -> None:
 @_rule(ops.Pool)
 def _pool(op: ops.Pool, shape: Shape, tally: Tally | None) -> Shape:
     height, width, channels = _map(op, shape)
+    if op.ceil_mode:
+        sizes = (height, width)
+        rows, columns = (
+            None if n is None else _ceiled(n, reached, stride)
+            for n, reached, stride in zip(sizes, pool_reach(op), op.strides, strict=True)
+        )
+        return rows, columns, channels
     return (*window(op, height, width, op.pool_size), channels)
+
+
+def _ceiled(size: int, reached: int, stride: int) -> int:
+    if size <= reached:
+        raise InputTooSmallError(
+            f"{size} pixels are too few for a pool that reaches {reached} of them",
+            reached + 1 - size,
+        )
+    return (size - 1 - reached) // stride + 1
+
+
+def pool_reach(op: ops.Pool) -> Pair:
+    """`reach` of a pool; with `ceil_mode` a window over the edge counts if it begins before it."""
+    rows, columns = op_reach(op, op.pool_size)
+    if not op.ceil_mode or op.padding == "same":
+        return rows, columns
+    above, left = (side(op.pool_size[axis], _axis(op.padding, axis)) for axis in (0, 1))
+    return max(rows - op.strides[0] + 1, -above), max(columns - op.strides[1] + 1, -left)
 
 
 @_rule(ops.Dense)
@@ -397,7 +447,7 @@ def _dense(op: ops.Dense, shape: Shape, tally: Tally | None) -> Shape:
         )
     if tally is not None:
         weights = shape[0] * op.units
-        params = weights + op.units if op.use_bias else weights
+        params = weights + op.units * (op.use_bias + op.weight_norm)
         tally.params += params
         tally.trainable_params += params
         tally.macs += weights
@@ -419,14 +469,35 @@ def _norm(op: ops.Norm, shape: Shape, tally: Tally | None) -> Shape:
     return shape
 
 
-@_rule(ops.Activation, ops.Dropout, ops.DropPath)
+@_rule(ops.Activation, ops.Dropout, ops.DropPath, ops.Scale)
 def _unchanged(op: Op, shape: Shape, tally: Tally | None) -> Shape:
     return shape
 
 
 @_rule(ops.GlobalPool)
 def _global_pool(op: ops.GlobalPool, shape: Shape, tally: Tally | None) -> Shape:
-    return (_map(op, shape)[2],)
+    channels = _map(op, shape)[2]
+    return (1, 1, channels) if op.keepdims else (channels,)
+
+
+@_rule(ops.Blur)
+def _blur(op: ops.Blur, shape: Shape, tally: Tally | None) -> Shape:
+    height, width, channels = _map(op, shape)
+    for size in (height, width):
+        if size is not None and size <= op.size // 2:
+            raise InputTooSmallError(f"{size} pixels are too few to blur", op.size // 2 + 1 - size)
+    rows, columns = (
+        None if n is None else (n - 1) // stride + 1
+        for n, stride in zip((height, width), op.strides, strict=True)
+    )
+    return rows, columns, channels
+
+
+@_rule(ops.SpaceToDepth)
+def _space_to_depth(op: ops.SpaceToDepth, shape: Shape, tally: Tally | None) -> Shape:
+    height, width, channels = _map(op, shape)
+    rows, columns = (None if n is None else -(-n // op.block) for n in (height, width))
+    return rows, columns, channels * op.block**2
 
 
 @_rule(ops.AdaptivePool)

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 import numbers
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Annotated, Any, Literal, get_args, get_origin
 
@@ -68,6 +69,20 @@ def _rate(value: Any) -> float:
     return value
 
 
+def _fraction(value: Any) -> float:
+    value = _real(value)
+    if not 0.0 < value <= 1.0:
+        raise ValueError
+    return value
+
+
+def _positive(value: Any) -> float:
+    value = _real(value)
+    if not 0.0 < value < math.inf:
+        raise ValueError
+    return value
+
+
 def _boolean(value: Any) -> bool:
     if not isinstance(value, (bool, np.bool_)):
         raise ValueError
@@ -90,7 +105,7 @@ def _pool_kind(value: Any) -> str:
     return _one_of(("max", "avg", "min"), "avg" if value == "average" else value)
 
 
-_NORMS = ("batch", "layer", "group")
+_NORMS = ("batch", "layer", "group", "weight")
 
 
 def _norm(value: Any) -> Norm:
@@ -154,6 +169,16 @@ def _activation_config(value: Any) -> Any:
     return value if isinstance(value, (str, Mapping)) else keras.activations.serialize(value)
 
 
+def leaky_relu(negative_slope: float) -> FrozenConfig:
+    """The config of `keras.layers.LeakyReLU`, without the layer, which takes time to make."""
+    return FrozenConfig(
+        module="keras.layers",
+        class_name="LeakyReLU",
+        config={"negative_slope": negative_slope},
+        registered_name=None,
+    )
+
+
 def _config_of(module: Any) -> Callable[[Any], Any]:
     """Names stay, objects become their config: each variable gets an object of its own."""
 
@@ -181,11 +206,41 @@ def _each(value: Any) -> tuple[int, ...]:
     return tuple(_integer(item, 1) for item in value)
 
 
+def _branch(value: Any) -> tuple[int | str, ...]:
+    first, *filters = value if isinstance(value, (tuple, list)) else (value,)
+    first = _pool_kind(first) if isinstance(first, str) else _integer(first, 1)
+    return (first, *_each(filters))
+
+
+def _some(item: Callable[[Any], Any], value: Any) -> tuple[Any, ...]:
+    """A sequence of at least one."""
+    if not isinstance(value, (tuple, list)) or not value:
+        raise ValueError
+    return tuple(item(inner) for inner in value)
+
+
+def _sizes(value: Any) -> tuple[tuple[int, int], ...]:
+    value = value if isinstance(value, (tuple, list)) else (value,)
+    return _some(lambda size: _pair(size, 1), value)
+
+
 Count = Annotated[int, Check("a positive integer", lambda value: _integer(value, 1))]
 Counts = Annotated[tuple[int, ...], Check("a sequence of positive integers", _each)]
 Size = Annotated[
     int | tuple[int, int],
     Check("a positive integer or a pair of them (height, width)", lambda value: _pair(value, 1)),
+]
+Sizes = Annotated[
+    int | Sequence[int | tuple[int, int]],
+    Check("a positive integer, or a sequence of such and of pairs (height, width)", _sizes),
+]
+Branches = Annotated[
+    Sequence[Any],
+    Check(
+        "a sequence with an entry for each branch: positive integers, behind the name of a pool "
+        "('max', 'avg' or 'min') if it begins with one",
+        lambda value: _some(_branch, value),
+    ),
 ]
 Padding = Annotated[
     Literal["same", "valid", "symmetric"] | int | tuple[int, int],
@@ -196,6 +251,8 @@ PoolKind = Annotated[
     Literal["max", "avg", "average", "min"], Check("'max', 'avg' or 'min'", _pool_kind)
 ]
 Rate = Annotated[float, Check("a number from 0 up to but not including 1", _rate)]
+Fraction = Annotated[float, Check("a number over 0 and up to 1", _fraction)]
+Positive = Annotated[float, Check("a number over 0", _positive)]
 ActivationLike = Annotated[
     Any,
     Check(
@@ -206,7 +263,7 @@ ActivationLike = Annotated[
 ]
 NormLike = Annotated[
     str | Norm,
-    Check("'batch', 'layer', 'group', a kblocks.Norm or None", _norm, _norm_config),
+    Check("'batch', 'layer', 'group', 'weight', a kblocks.Norm or None", _norm, _norm_config),
 ]
 InitializerLike = Annotated[
     Any, Check("a Keras initializer, registered if your own", _config_of(keras.initializers))

@@ -13,9 +13,10 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import keras
+import numpy as np
 
 from kblocks import backend, ops
-from kblocks.cost import same_padding, side, walk
+from kblocks.cost import op_reach, pool_reach, same_padding, side, walk
 from kblocks.ops import Pair
 
 Pads = tuple[Pair, Pair]  # (top, bottom), (left, right)
@@ -29,9 +30,7 @@ def layer_for(op: ops.Op, channels: int, data_format: str, name: str, seed: str,
         case ops.Conv():
             return Conv2D(op, data_format, seed, **common)
         case ops.Dense():
-            return keras.layers.Dense(
-                op.units, use_bias=op.use_bias, **_variables(op, seed), **common
-            )
+            return Dense(op, seed, **common)
         case ops.Norm():
             return _norm(op, channels, axis, common)
         case ops.Activation():
@@ -43,11 +42,17 @@ def layer_for(op: ops.Op, channels: int, data_format: str, name: str, seed: str,
                 "avg": keras.layers.GlobalAveragePooling2D,
                 "max": keras.layers.GlobalMaxPooling2D,
             }
-            return kind[op.kind](data_format=data_format, **common)
+            return kind[op.kind](data_format=data_format, keepdims=op.keepdims, **common)
         case ops.AdaptivePool():
             return AdaptivePool2D(op.output_size, data_format=data_format, **common)
         case ops.PadChannels():
             return PadChannels(op.filters, axis, **common)
+        case ops.Blur():
+            return Blur2D(op, data_format, **common)
+        case ops.SpaceToDepth():
+            return SpaceToDepth(op.block, data_format, **common)
+        case ops.Scale():
+            return keras.layers.Rescaling(op.factor, **common)
         case ops.Flatten():
             return keras.layers.Flatten(data_format=data_format, **common)
         case ops.Dropout():
@@ -108,7 +113,43 @@ def _initializer(config: Any, place: str) -> Any:
     return _fresh(config)
 
 
-class Conv2D(keras.layers.Conv2D):
+class _WeightNorm:
+    """Where the op says so, kernels of which each output channel has a learned norm, its gain."""
+
+    def build(self: Any, input_shape: Any) -> None:
+        super().build(input_shape)  # type: ignore[misc]
+        if self._op.weight_norm:
+            # The gain starts as the kernel's norm, which changes nothing.
+            self.gain = self.add_weight(
+                name="gain",
+                shape=(self.kernel.shape[-1],),
+                initializer=lambda shape, dtype=None: _channel_norms(self.kernel),
+            )
+
+    def effective_kernel(self: Any) -> Any:
+        """The kernel that is applied (Salimans & Kingma 2016, arXiv:1602.07868, Eq. 2)."""
+        if not self._op.weight_norm:
+            return self.kernel
+        return self.kernel * (self.gain / _channel_norms(self.kernel))
+
+    # Keras saves the kernel and bias of these layers by hand.
+    def save_own_variables(self: Any, store: Any) -> None:
+        super().save_own_variables(store)  # type: ignore[misc]
+        if self._op.weight_norm:
+            store["gain"] = self.gain
+
+    def load_own_variables(self: Any, store: Any) -> None:
+        super().load_own_variables(store)  # type: ignore[misc]
+        if self._op.weight_norm:
+            self.gain.assign(store["gain"])
+
+
+def _channel_norms(kernel: Any) -> Any:
+    axes = tuple(range(len(kernel.shape) - 1))
+    return keras.ops.sqrt(keras.ops.sum(keras.ops.square(kernel), axes))
+
+
+class Conv2D(_WeightNorm, keras.layers.Conv2D):
     """Keras' convolution with symmetric and numeric padding and its modes."""
 
     def __init__(self, op: ops.Conv, data_format: str, seed: str, **kwargs: Any) -> None:
@@ -132,7 +173,7 @@ class Conv2D(keras.layers.Conv2D):
         if self._pads is not None:
             pads = self._pads(_map_size(inputs, self.data_format))
             inputs = pad(inputs, pads, self._op.padding_mode, self.data_format)
-        outputs = self.convolution_op(inputs, self.kernel)
+        outputs = self.convolution_op(inputs, self.effective_kernel())
         if not self.use_bias:
             return outputs
         if self.data_format == "channels_last":
@@ -153,44 +194,69 @@ class Conv2D(keras.layers.Conv2D):
         turned = self.data_format == "channels_first" and not backend.convolves_channels_first()
         if turned:
             inputs = keras.ops.transpose(inputs, (0, 2, 3, 1))
-        outputs = keras.ops.conv(
+        data_format = "channels_last" if turned else self.data_format
+        channels = inputs.shape[-1 if data_format == "channels_last" else 1]
+        convolve = keras.ops.conv
+        if self.groups == channels > 1 and self._op.strides[0] == self._op.strides[1]:
+            # One input channel a group: the kernel of a depthwise convolution in other words.
+            size = (*self.kernel_size, channels, self.filters // channels)
+            kernel, convolve = keras.ops.reshape(kernel, size), keras.ops.depthwise_conv
+        outputs = convolve(
             inputs,
             kernel,
             strides=self._op.strides,
             padding=self.padding,
             dilation_rate=self._op.dilation_rate,
-            data_format="channels_last" if turned else self.data_format,
+            data_format=data_format,
         )
         return keras.ops.transpose(outputs, (0, 3, 1, 2)) if turned else outputs
 
 
+class Dense(_WeightNorm, keras.layers.Dense):
+    """Keras' linear layer with weight normalisation."""
+
+    def __init__(self, op: ops.Dense, seed: str, **kwargs: Any) -> None:
+        self._op = op
+        super().__init__(op.units, use_bias=op.use_bias, **_variables(op, seed), **kwargs)
+
+    def call(self, inputs: Any, training: bool | None = None) -> Any:
+        if not self._op.weight_norm:
+            return super().call(inputs, training=training)
+        outputs = keras.ops.matmul(inputs, self.effective_kernel())
+        return keras.ops.add(outputs, self.bias) if self.use_bias else outputs
+
+
 class Pool2D(keras.layers.Layer):
-    """Maximum, average or minimum over windows; averages leave the padding out."""
+    """Maximum, average or minimum over windows."""
 
     def __init__(self, op: ops.Pool, data_format: str, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self._op = op
         self.data_format = data_format
-        self._explicit = op.padding not in ("same", "valid")
+        counts_same = op.padding == "same" and op.kind == "avg" and op.count_padding
+        self._explicit = op.padding not in ("same", "valid") or counts_same
+        self._over = _over_the_edge(op)
 
     def call(self, inputs: Any) -> Any:
         if self._op.kind == "min":
-            return -self._pooled(keras.ops.max_pool, -inputs)
+            return -self._pooled(keras.ops.max_pool, -inputs, -math.inf)
         if self._op.kind == "max":
-            return self._pooled(keras.ops.max_pool, inputs)
-        pooled = self._pooled(keras.ops.average_pool, inputs)
-        if self._explicit:
-            first = inputs[:1, :, :, :1] if self.data_format == "channels_last" else inputs[:1, :1]
-            pooled = pooled / self._pooled(keras.ops.average_pool, keras.ops.ones_like(first))
-        return pooled
+            return self._pooled(keras.ops.max_pool, inputs, -math.inf)
+        means = self._pooled(keras.ops.average_pool, inputs, 0.0)
+        if self._over == ((0, 0), (0, 0)) and (self._op.count_padding or not self._explicit):
+            return means
+        first = inputs[:1, :, :, :1] if self.data_format == "channels_last" else inputs[:1, :1]
+        ones, counts = keras.ops.ones_like(first), float(self._op.count_padding)
+        return means / self._pooled(keras.ops.average_pool, ones, counts)
 
-    def _pooled(self, function: Callable[..., Any], x: Any) -> Any:
+    def _pooled(self, function: Callable[..., Any], x: Any, padded_with: float) -> Any:
         op = self._op
         padding = op.padding
         if self._explicit:
-            value = -math.inf if function is keras.ops.max_pool else 0.0
-            pads = _symmetric_pads(op.pool_size, op.padding, (1, 1))
-            x, padding = pad(x, pads, "zeros", self.data_format, value), "valid"
+            pads = _pool_pads(op, _map_size(x, self.data_format))
+            x, padding = pad(x, pads, "zeros", self.data_format, padded_with), "valid"
+        outside = -math.inf if function is keras.ops.max_pool else 0.0
+        x = pad(x, self._over, "zeros", self.data_format, outside)
         return function(x, op.pool_size, op.strides, padding=padding, data_format=self.data_format)
 
 
@@ -201,6 +267,61 @@ class AdaptivePool2D(keras.layers.AdaptiveAveragePooling2D):
         if _map_size(inputs, self.data_format) == tuple(self.output_size):
             return inputs
         return super().call(inputs)
+
+
+class Blur2D(keras.layers.Layer):
+    """A binomial kernel on each channel, with reflected edges and strides."""
+
+    def __init__(self, op: ops.Blur, data_format: str, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._op = op
+        self.data_format = data_format
+        row = np.array([math.comb(op.size - 1, i) for i in range(op.size)], "float64")
+        self._kernel = np.outer(row, row) / row.sum() ** 2
+
+    def call(self, inputs: Any) -> Any:
+        channels = inputs.shape[-1 if self.data_format == "channels_last" else 1]
+        kernel = np.repeat(self._kernel[:, :, np.newaxis, np.newaxis], channels, axis=2)
+        side = self._op.size // 2
+        padded = pad(inputs, ((side, side), (side, side)), "reflect", self.data_format)
+        turned = self.data_format == "channels_first" and not backend.convolves_channels_first()
+        if turned:
+            padded = keras.ops.transpose(padded, (0, 2, 3, 1))
+        rows, columns = self._op.strides
+        outputs = keras.ops.depthwise_conv(
+            padded,
+            keras.ops.convert_to_tensor(kernel, dtype=inputs.dtype),
+            strides=rows if rows == columns else 1,  # TensorFlow has no unequal ones
+            padding="valid",
+            data_format="channels_last" if turned else self.data_format,
+        )
+        outputs = keras.ops.transpose(outputs, (0, 3, 1, 2)) if turned else outputs
+        if rows == columns:
+            return outputs
+        if self.data_format == "channels_last":
+            return outputs[:, ::rows, ::columns]
+        return outputs[:, :, ::rows, ::columns]
+
+
+class SpaceToDepth(keras.layers.Layer):
+    """Squares of pixels as channels."""
+
+    def __init__(self, block: int, data_format: str, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._block, self.data_format = block, data_format
+
+    def call(self, inputs: Any) -> Any:
+        block, last = self._block, self.data_format == "channels_last"
+        x = inputs if last else keras.ops.transpose(inputs, (0, 2, 3, 1))
+        if any(size is None or size % block for size in x.shape[1:3]):
+            x = pad(x, ((0, block - 1), (0, block - 1)), "zeros", "channels_last")
+        _, height, width, channels = keras.ops.shape(x)
+        rows, columns = height // block, width // block
+        x = x[:, : rows * block, : columns * block]
+        x = keras.ops.reshape(x, (-1, rows, block, columns, block, channels))
+        x = keras.ops.transpose(x, (0, 1, 3, 2, 4, 5))
+        x = keras.ops.reshape(x, (-1, rows, columns, block * block * channels))
+        return x if last else keras.ops.transpose(x, (0, 3, 1, 2))
 
 
 class PadChannels(keras.layers.Layer):
@@ -227,12 +348,30 @@ def _symmetric_pads(kernel: Pair, padding: Any, dilation: Pair) -> Pads:
     return (rows, rows), (columns, columns)
 
 
+def _pool_pads(op: ops.Pool, size: tuple[Any, Any]) -> Pads:
+    if op.padding == "same":
+        return _same_pads(op, size, op.pool_size, (1, 1), "count_padding=True")
+    return _symmetric_pads(op.pool_size, op.padding, (1, 1))
+
+
+def _over_the_edge(op: ops.Pool) -> Pads:
+    """Room behind the padding for the windows that `ceil_mode` keeps."""
+    if not op.ceil_mode or op.padding == "same":
+        return (0, 0), (0, 0)
+    reached, within = pool_reach(op), op_reach(op, op.pool_size)
+    rows, columns = (w - r for w, r in zip(within, reached, strict=True))
+    return (0, rows), (0, columns)
+
+
 def _explicit_pads(op: ops.Conv) -> Callable[[Any], Pads] | None:
     """How to pad before the convolution, from the map's size; None if Keras does it itself."""
     if op.padding == "valid":
         return None
     if op.padding == "same":
-        return None if op.padding_mode == "zeros" else lambda size: _same_pads(op, size)
+        if op.padding_mode == "zeros":
+            return None
+        reason = f"padding_mode={op.padding_mode!r}"
+        return lambda size: _same_pads(op, size, op.kernel_size, op.dilation_rate, reason)
     pads = _symmetric_pads(op.kernel_size, op.padding, op.dilation_rate)
     keeps_size = all(
         2 * before == dilation * (kernel - 1)
@@ -245,14 +384,14 @@ def _explicit_pads(op: ops.Conv) -> Callable[[Any], Pads] | None:
     return lambda size: pads
 
 
-def _same_pads(op: ops.Conv, size: tuple[Any, Any]) -> Pads:
+def _same_pads(
+    op: Any, size: tuple[Any, Any], window: Pair, dilation_rate: Pair, reason: str
+) -> Pads:
     amounts = []
-    for n, kernel, stride, dilation in zip(
-        size, op.kernel_size, op.strides, op.dilation_rate, strict=True
-    ):
+    for n, kernel, stride, dilation in zip(size, window, op.strides, dilation_rate, strict=True):
         if n is None and stride > 1 and kernel > 1:
             raise ValueError(
-                f"padding='same' with padding_mode={op.padding_mode!r} and strides={op.strides} "
+                f"padding='same' with {reason} and strides={op.strides} "
                 "needs a known height and width; 'symmetric' does not. Received: unknown size"
             )
         amounts.append(same_padding(n or kernel * dilation, kernel, stride, dilation))

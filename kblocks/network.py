@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import keras
@@ -15,11 +17,15 @@ from kblocks import cost
 from kblocks.block import Block
 from kblocks.cost import Cost
 from kblocks.heads import Features
+from kblocks.published import WeightSet
+from kblocks.weights import load_torch_weights
 
 FORMAT = 1
 INPUT = "input"
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
-_STAGE = re.compile(r"(stage\d+)_")
+_STAGE = re.compile(r"(stem|stage\d+)_")
+_LARGEST_INPUT = 1 << 14
+_MISFITS = 32  # neighbouring sizes that may be refused for not being a multiple of something
 
 
 class Row(NamedTuple):
@@ -47,6 +53,8 @@ class Architecture:
             `logits` where there is a head and `features` where there is none.
         auxiliary: the outputs that only `aux=True` shows.
         name: of the Keras model.
+
+    `weights` are the published weight sets that fit: name, source, licence, top-1, preprocessing.
 
     In place of a Spec a block itself may be given; its Spec is taken.
 
@@ -79,6 +87,7 @@ class Architecture:
         self.outputs = dict(outputs)
         self.auxiliary = tuple(auxiliary)
         self.name = name
+        self.weights: tuple[WeightSet, ...] = ()
         _refuse_bad_names(self)
 
     def cost(self, input_shape: Any, aux: bool = False) -> Cost:
@@ -89,17 +98,19 @@ class Architecture:
             aux: whether auxiliary heads count.
 
         Raises:
-            InputTooSmallError: (a ValueError) if a map would vanish, with the row.
+            InputTooSmallError: (a ValueError) if a map would vanish, with the row and the
+                smallest input that fits.
             ValueError: if blocks do not fit each other, with the row.
         """
-        costs = self._costs(input_shape, aux)
-        shapes = {name: costs[row].output_shape for name, row in self._shown(aux).items()}
+        shown = self._shown(aux)
+        costs = self._costs(input_shape, shown)
+        shapes = {name: costs[row].output_shape for name, row in shown.items()}
         return _total(costs.values(), shapes if len(shapes) > 1 else next(iter(shapes.values())))
 
     def stages(self, input_shape: Any, aux: bool = False) -> list[tuple[str, Cost]]:
         """Name and cost of each stage: `stem`, `stage1`, ..., `head`."""
         stages: dict[str, list[Cost]] = {}
-        for name, row_cost in self._costs(input_shape, aux).items():
+        for name, row_cost in self._costs(input_shape, self._shown(aux)).items():
             stage = _STAGE.match(name)
             stages.setdefault(stage[1] if stage else name, []).append(row_cost)
         return [(name, _total(costs, costs[-1].output_shape)) for name, costs in stages.items()]
@@ -110,7 +121,7 @@ class Architecture:
         *,
         include_top: bool = True,
         pooling: Any = None,
-        weights: str | os.PathLike[str] | None = None,
+        weights: Any = None,
         input_tensor: Any = None,
         classifier_activation: Any = None,
         aux: bool = False,
@@ -123,7 +134,9 @@ class Architecture:
                 width may be None where the head pools globally.
             include_top: whether the head is there; without it the model gives the last map.
             pooling: "avg", "max" or "concat" of that map, or None.
-            weights: a file that `model.save_weights` wrote, or None for fresh weights.
+            weights: a file that `model.save_weights` wrote; the name of a published set (see
+                `weights` of the architecture); any source that `kb.load_torch_weights` takes;
+                or None for fresh weights.
             input_tensor: a Keras tensor to build on in place of a new input.
             classifier_activation: put on the logits, such as "softmax".
             aux: whether auxiliary heads are outputs too; then outputs are a dict by name.
@@ -137,11 +150,11 @@ class Architecture:
             raise ValueError(
                 f"`pooling` goes with include_top=False. Received: pooling={pooling!r}"
             )
+        shown = self._shown(aux) if include_top else {"features": self._body()}
+        if None not in input_shape:
+            self._costs(input_shape, shown)  # refuses early what does not fit
         if input_tensor is None:
             input_tensor = keras.Input(_as_keras(tuple(input_shape)), name=INPUT)
-        shown = self._shown(aux)
-        if not include_top:
-            shown = {"features": self._body()}
         tensors = self._tensors(input_tensor, self._needed(shown.values()))
         outputs = {output: tensors[row] for output, row in shown.items()}
         if not include_top and pooling is not None:
@@ -159,8 +172,26 @@ class Architecture:
             name=name or self.name,
         )
         if weights is not None:
-            model.load_weights(weights)
+            self._load(model, weights)
         return model
+
+    def _load(self, model: keras.Model, source: Any) -> None:
+        if isinstance(source, (str, os.PathLike)):
+            sets = {known.name: known.source for known in self.weights}
+            if str(source).endswith((".weights.h5", ".keras")):
+                model.load_weights(source)
+                return
+            if (
+                source not in sets
+                and not str(source).startswith("hf://")
+                and not Path(source).exists()
+            ):
+                raise ValueError(
+                    f"`weights` must be a file, a source or one of {list(sets)}. "
+                    f"Received: weights={source!r}"
+                )
+            source = sets.get(str(source), source)
+        load_torch_weights(model, source)
 
     def to_json(self, indent: int | None = None) -> str:
         """Text that `from_json` reads; arguments at their default are left out."""
@@ -237,10 +268,25 @@ class Architecture:
             origins[row.name] = origins[row.spec] if isinstance(row.spec, str) else row
         return origins
 
-    def _costs(self, input_shape: Any, aux: bool) -> dict[str, Cost]:
-        """The cost of each row. Equal blocks on equal maps are looked at once."""
+    def _costs(self, input_shape: Any, shown: Mapping[str, str]) -> dict[str, Cost]:
+        """The cost of each row that the `shown` outputs need."""
         check_input_shape(input_shape)
-        needed = self._needed(self._shown(aux).values())
+        needed = self._needed(shown.values())
+        try:
+            return self._walk(input_shape, needed)
+        except cost.InputTooSmallError as error:
+            height, width, channels = input_shape
+            missing = _missing(lambda n: self._walk((height + n, width + n, channels), needed))
+            if math.isinf(missing):
+                raise
+            fits = (height + missing, width + missing, channels)
+            told = f"an input of {fits} would fit"
+            if height == width:
+                told = f"the smallest input that fits is {fits}"
+            raise cost.InputTooSmallError(f"{error}; {told}", missing) from error
+
+    def _walk(self, input_shape: Any, needed: set[str]) -> dict[str, Cost]:
+        """The cost of each row in `needed`. Equal blocks on equal maps are looked at once."""
         origins = self._origins()
         params: dict[str, int] = {}
         shapes: dict[str, Any] = {INPUT: tuple(input_shape)}
@@ -282,6 +328,32 @@ class Architecture:
             inputs = [tensors[name] for name in row.inputs]
             tensors[row.name] = made[origin](inputs if len(inputs) > 1 else inputs[0])
         return tensors
+
+
+def _missing(walk: Callable[[int], Any]) -> float:
+    """The fewest pixels that `walk` needs on top for every map to live."""
+
+    def fitting(least: int) -> float:
+        """The first number from `least` up that is not refused; 0 if it is still too few."""
+        for added in range(least, least + _MISFITS):
+            try:
+                walk(added)
+            except cost.InputTooSmallError:
+                return 0
+            except ValueError:
+                continue
+            return added
+        return math.inf
+
+    low, high = 0, 1
+    while not fitting(high):
+        low, high = high, 2 * high
+        if high > _LARGEST_INPUT:
+            return math.inf
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if fitting(middle) else (middle, high)
+    return fitting(high)
 
 
 def _located(name: str, spec: Any, shape: Any) -> Cost:

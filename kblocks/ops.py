@@ -33,6 +33,7 @@ class Conv(NamedTuple):
     bias_initializer: Any = "zeros"
     kernel_regularizer: Any = None
     bias_regularizer: Any = None
+    weight_norm: bool = False
     label = "conv"
 
 
@@ -45,6 +46,7 @@ class Dense(NamedTuple):
     bias_initializer: Any = "zeros"
     kernel_regularizer: Any = None
     bias_regularizer: Any = None
+    weight_norm: bool = False
     label = "dense"
 
 
@@ -53,7 +55,8 @@ class Norm:
     """A normalisation over channels; also the long form of a block's `normalization`.
 
     Args:
-        kind: "batch", "layer" (over the channels of each position) or "group".
+        kind: "batch", "layer" (over the channels of each position), "group", or "weight" (of
+            a block's kernels; no op of its own).
         momentum: of the moving averages of batch normalisation, as Keras counts it
             (PyTorch's is one minus this).
         epsilon: added to the variance.
@@ -80,19 +83,26 @@ class Activation(NamedTuple):
 
 
 class Pool(NamedTuple):
-    """A pool over windows: kind "max", "avg" or "min". Averages do not count the padding."""
+    """A pool over windows: kind "max", "avg" or "min".
+
+    Averages leave the padding out unless `count_padding`. `ceil_mode` keeps the last window
+    that reaches over the edge, if it begins before it; what lies over the edge never counts.
+    """
 
     kind: str
     pool_size: Pixels
     strides: Pixels
     padding: Pixels = "valid"
+    count_padding: bool = False
+    ceil_mode: bool = False
     label = "pooling"
 
 
 class GlobalPool(NamedTuple):
-    """The "max" or "avg" over the whole map: height, width, channels to channels."""
+    """The "max" or "avg" over the whole map: to (channels,), or (1, 1, channels) if kept."""
 
     kind: str
+    keepdims: bool = False
     label = "global_pooling"
 
 
@@ -108,6 +118,31 @@ class PadChannels(NamedTuple):
 
     filters: int
     label = "pad_channels"
+
+
+class Blur(NamedTuple):
+    """A fixed binomial kernel on each channel, its edges reflected (arXiv:1904.11486)."""
+
+    size: int = 3
+    strides: Pixels = (2, 2)
+    label = "blur"
+
+
+class SpaceToDepth(NamedTuple):
+    """Squares of `block` by `block` pixels as channels: row, column, then channel.
+
+    Zeros fill what the last squares reach over the edge.
+    """
+
+    block: int
+    label = "space_to_depth"
+
+
+class Scale(NamedTuple):
+    """The map times a constant."""
+
+    factor: float
+    label = "scaling"
 
 
 class Flatten(NamedTuple):
@@ -154,8 +189,9 @@ class _Branches(NamedTuple):
 
 
 class Merge(_Branches):
-    """Named branches from one input, joined by `mode`: "add" or "concat" (of channels).
+    """Named branches from one input, joined by `mode`: "add", "concat" (of channels), "multiply".
 
+    A branch of "multiply" may be a gate of one pixel.
     Where `valid` padding lets branches shrink differently, the input of the branch that
     reaches less far is cropped in its centre (`cost.crops`).
     """

@@ -25,11 +25,10 @@ if TYPE_CHECKING:
 Violation = tuple[int, float]
 Measure = Callable[[Assignment], Violation | None]
 
-_LARGEST_INPUT = 1 << 14
 _STARTS = 100
 
 _ORDER = (
-    re.compile(r"filters|width|units|hidden|expansion|growth"),
+    re.compile(r"filters|branches|width|units|hidden|expansion|growth"),
     re.compile(r"blocks|convolutions|depth"),
     re.compile(r"kernel_size|pool_size|dilation_rate"),
     re.compile(r"padding"),
@@ -49,33 +48,11 @@ def violation(
         return 3, 0.0
     try:
         ratios = exceeded(net.cost(input_shape))
-    except InputTooSmallError:
-        return 2, _enlargement(net, input_shape)
+    except InputTooSmallError as error:
+        return 2, error.missing
     except ValueError:
         return 3, 0.0
     return (1, sum(math.log(ratio) for ratio in ratios.values())) if ratios else None
-
-
-def _enlargement(net: Architecture, input_shape: tuple[int, int, int]) -> float:
-    """The smallest factor by which a larger input would leave every map alive."""
-    height, width, channels = input_shape
-
-    def lives(added: int) -> bool:
-        try:
-            net.cost((height + added, width + added, channels))
-        except InputTooSmallError:
-            return False
-        return True
-
-    low, high = 0, 1
-    while not lives(high):
-        low, high = high, 2 * high
-        if high > _LARGEST_INPUT:
-            return math.inf
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if lives(middle) else (middle, high)
-    return float(high)
 
 
 def nearest(tree: Tree, measure: Measure, start: Assignment, anchor: Assignment) -> Assignment:

@@ -27,8 +27,8 @@ class Convolutional(Block, kw_only=True):
     Args:
         activation: a Keras activation by name, a function, an activation layer without
             weights, or None.
-        normalization: "batch", "layer", "group", a `kblocks.Norm` (to set momentum and
-            epsilon), or None.
+        normalization: "batch", "layer", "group", "weight" (of the kernels: Salimans & Kingma
+            2016, arXiv:1602.07868), a `kblocks.Norm` (to set momentum and epsilon), or None.
         use_bias: of the convolutions; None gives one where the block has no normalization.
         padding_mode: what is padded with: "zeros", "reflect" or "replicate" the edge.
         kernel_initializer, bias_initializer, kernel_regularizer, bias_regularizer: as in
@@ -60,6 +60,7 @@ def conv(
     `padding` None is the block's own, which a 1x1 kernel needs only where it is a number.
     """
     use_bias = spec.use_bias if use_bias is None else use_bias
+    weight_norm = norms_weights(spec)
     return Conv(
         filters,
         kernel_size,
@@ -67,18 +68,24 @@ def conv(
         spec.padding if padding is None else padding,
         dilation_rate,
         groups,
-        spec.normalization is None if use_bias is None else use_bias,
+        spec.normalization is None or weight_norm if use_bias is None else use_bias,
         spec.padding_mode,
         spec.kernel_initializer,
         spec.bias_initializer,
         spec.kernel_regularizer,
         spec.bias_regularizer,
+        weight_norm,
     )
 
 
+def norms_weights(spec: Any) -> bool:
+    """Whether the block's normalization is of its kernels, not of its maps."""
+    return spec.normalization is not None and spec.normalization.kind == "weight"
+
+
 def norm(spec: Any) -> Norm | None:
-    """The block's normalization; None leaves no op behind in a Chain."""
-    return spec.normalization
+    """The block's normalization of maps; None leaves no op behind in a Chain."""
+    return None if norms_weights(spec) else spec.normalization
 
 
 def act(spec: Any) -> Activation | None:
@@ -86,14 +93,17 @@ def act(spec: Any) -> Activation | None:
     return None if spec.activation is None else Activation(spec.activation)
 
 
-def check_convolutions(spec: Any) -> None:
-    """What the arguments of a block's spatial convolutions have to do with each other."""
+def check_convolutions(spec: Any, filters: int | None = None) -> None:
+    """What the arguments of a block's spatial convolutions have to do with each other.
+
+    `filters` are those of the grouped convolution where they are not the block's own.
+    """
     if spec.dilation_rate != (1, 1) and max(spec.strides) > 1:
         raise ValueError(
             "`strides` and `dilation_rate` cannot both be more than 1. "
             f"Received: strides={spec.strides}, dilation_rate={spec.dilation_rate}"
         )
-    if spec.groups != 1 and spec.filters % spec.groups:
+    if spec.groups != 1 and (filters or spec.filters) % spec.groups:
         raise ValueError(
             "`groups` must divide `filters`. "
             f"Received: groups={spec.groups}, filters={spec.filters}"

@@ -6,8 +6,8 @@ from dataclasses import KW_ONLY
 
 from kblocks.block import Block
 from kblocks.blocks.convolution import check_pool
-from kblocks.fields import Padding, Size
-from kblocks.ops import Chain, GlobalPool, Merge, Op, Pool
+from kblocks.fields import Count, Padding, Size
+from kblocks.ops import Blur, Chain, GlobalPool, Merge, Op, Pool
 
 
 class MinPooling2D(Block):
@@ -33,6 +33,38 @@ class MinPooling2D(Block):
 
     def plan(self, channels: int) -> Op:
         return Pool("min", self.pool_size, self.strides or self.pool_size, self.padding)
+
+
+class BlurPooling2D(Block):
+    """A binomial kernel on each channel, then every `strides`-th pixel: anti-aliased strides.
+
+    Args:
+        pool_size: side of the kernel, odd; 3 is [1, 2, 1] / 4 in both directions.
+        strides: integer or pair (height, width).
+
+    The edges are padded by reflection with `pool_size // 2` pixels, so at stride 1 the size
+    stays.
+
+    Input shape: (batch, height, width, channels), more than `pool_size // 2` pixels a side.
+    Output shape: (batch, new_height, new_width, channels).
+
+    Reference: Zhang 2019, arXiv:1904.11486, Sec. 3.
+    """
+
+    pool_size: Count = 3
+    strides: Size = 2
+
+    def check(self) -> None:
+        check_blur("pool_size", self.pool_size)
+
+    def plan(self, channels: int) -> Op:
+        return Blur(self.pool_size, self.strides)
+
+
+def check_blur(name: str, size: int | None) -> None:
+    """A kernel that is reflected about a pixel needs one in its middle."""
+    if size is not None and size % 2 == 0:
+        raise ValueError(f"`{name}` of a blur must be odd. Received: {name}={size}")
 
 
 class GlobalConcatPooling2D(Block):

@@ -56,6 +56,20 @@ def made(block: Any, place: str, arguments: Mapping[str, Any]) -> Any:
         raise type(error)(f"{place}: {error}") from error
 
 
+def stage_specs(
+    block: Any, place: str, arguments: Mapping[str, Any], depths: Sequence[float]
+) -> list[Any]:
+    """The Specs of a stage, one for each of `depths`, the rates of their stochastic depth.
+
+    The first has the stage's strides; equal ones are made once.
+    """
+    first = made(block, place, arguments)
+    if any(depths):
+        first = first.replace(stochastic_depth=depths[0])
+        return [first, *(first.replace(strides=1, stochastic_depth=rate) for rate in depths[1:])]
+    return [first] + [first.replace(strides=1)] * (len(depths) - 1)
+
+
 def part(block: Any, place: str, given: Any, defaults: Mapping[str, Any]) -> Any:
     """The stem or head: `given` as a Spec, or as arguments that replace some defaults."""
     if given is None:
@@ -82,15 +96,25 @@ def shared_by_all(arguments: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def rising(rate: float, blocks: Sequence[int]) -> list[list[float]]:
-    """Stochastic depth that grows linearly to `rate` (arXiv:1603.09382, Eq. 4), by stage."""
+def positive(name: str, value: Any) -> float:
+    """A multiplier of widths or depths."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
+        raise ValueError(f"`{name}` must be a number over 0. Received: {name}={value!r}")
+    return value
+
+
+def rising(rate: float, blocks: Sequence[int], first: int = 1) -> list[list[float]]:
+    """Stochastic depth that grows linearly to `rate` (arXiv:1603.09382, Eq. 4), by stage.
+
+    Of n blocks the i-th has i / n of the rate, counted from `first`.
+    """
     if isinstance(rate, bool) or not isinstance(rate, (int, float)) or not 0 <= rate < 1:
         raise ValueError(
             "`stochastic_depth` must be a number from 0 up to but not including 1. "
             f"Received: stochastic_depth={rate!r}"
         )
-    total, place, rates = sum(blocks), 0, []
+    total, place, rates = sum(blocks), first, []
     for number in blocks:
-        rates.append([rate * (place + i + 1) / total for i in range(number)])
+        rates.append([rate * (place + i) / total for i in range(number)])
         place += number
     return rates

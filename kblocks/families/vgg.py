@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from kblocks.blocks.convolution import ConvBlock
-from kblocks.catalog import variant
+from kblocks.catalog import member, variant
+from kblocks.families.choices import depths, kernels, options, paddings, widths
 from kblocks.families.stages import (
     PUBLISHED_NORM,
     arguments_by_stage,
@@ -16,6 +17,8 @@ from kblocks.families.stages import (
 )
 from kblocks.heads import Classifier
 from kblocks.network import Architecture
+from kblocks.space import Space
+from kblocks.weights import naming
 
 
 def vgg(
@@ -86,3 +89,49 @@ vgg11_bn = variant("vgg11_bn", vgg, blocks=_A, **_BN)
 vgg13_bn = variant("vgg13_bn", vgg, blocks=_B, **_BN)
 vgg16_bn = variant("vgg16_bn", vgg, blocks=_D, **_BN)
 vgg19_bn = variant("vgg19_bn", vgg, blocks=_E, **_BN)
+
+
+def space(name: str = "vgg11", **arguments: Any) -> Space:
+    """The published network `name` with depth, widths, kernels, padding, pools and head open.
+
+    Args:
+        name: of the member of this family that is the default point.
+        arguments: of `kb.vgg`, in place of the choices made here; they may have choices.
+    """
+    build, row = member(name, vgg)
+    stages = len(row["blocks"])
+    norm = row.get("normalization")
+    opened = {
+        "blocks": [depths(number) for number in row["blocks"]],
+        "filters": [widths(min(64 * 2**stage, 512)) for stage in range(stages)],
+        "kernel_size": [kernels() for _ in range(stages)],
+        "padding": [paddings() for _ in range(stages)],
+        "pool": [options("max", "avg") for _ in range(stages)],
+        "normalization": options(norm, PUBLISHED_NORM, None),
+        "head": {
+            "pool": options("flatten", "avg", "concat"),
+            "hidden": options((4096, 4096), (), (256,), (512,), (1024, 1024)),
+            "dropout": options(0.5, 0.0, 0.2),
+        },
+    }
+    return Space(build, **{**opened, **arguments})
+
+
+def _features(paths: list[str]) -> dict[str, str]:
+    """`features` counts every convolution, norm, activation and pool."""
+    stages = [path for path in paths if path.startswith("stage")]
+    return {path: f"features.{index}" for index, path in enumerate(stages)}
+
+
+@naming("torchvision vgg")
+def _torchvision_names(paths: list[str]) -> dict[str, str]:
+    """`classifier` counts linear layers, activations and dropouts."""
+    dense = [path for path in paths if path.startswith("head/dense")]
+    return {**_features(paths), **{path: f"classifier.{3 * i}" for i, path in enumerate(dense)}}
+
+
+@naming("timm vgg", as_convolutions=["pre_logits.fc1", "pre_logits.fc2"])
+def _timm_names(paths: list[str]) -> dict[str, str]:
+    """The hidden layers are convolutions."""
+    dense = {"dense1": "pre_logits.fc1", "dense2": "pre_logits.fc2", "dense3": "head.fc"}
+    return {**_features(paths), **{f"head/{path}": name for path, name in dense.items()}}

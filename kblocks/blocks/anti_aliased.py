@@ -1,0 +1,199 @@
+"""Residual blocks with anti-aliased strides, and the space-to-depth stem, as TResNet has them."""
+
+from __future__ import annotations
+
+from dataclasses import KW_ONLY
+from typing import Any
+
+from kblocks.blocks.convolution import (
+    Convolutional,
+    act,
+    check_convolutions,
+    check_symmetric,
+    conv,
+    norm,
+)
+from kblocks.blocks.pooling import check_blur
+from kblocks.blocks.squeeze_excite import squeeze_excite
+from kblocks.fields import ActivationLike, Count, Fraction, Padding, Rate, Size, leaky_relu
+from kblocks.ops import Activation, Blur, Chain, DropPath, Merge, Op, Pool, SpaceToDepth
+
+
+class SpaceToDepthStem(Convolutional):
+    """Squares of pixels as channels, then a convolution: a stem without loss.
+
+    Args:
+        filters: output channels.
+        kernel_size, strides, padding: of the convolution.
+        block_size: side of the squares; zeros fill what the last reach over the edge.
+        ...: see `Convolutional`.
+
+    Input shape: (batch, height, width, channels).
+    Output shape: (batch, ceil(height / block_size), ceil(width / block_size), filters) at
+        strides 1.
+
+    Reference: Ridnik et al. 2020, arXiv:2003.13630, "SpaceToDepth stem".
+    """
+
+    filters: Count
+    kernel_size: Size = 3
+    strides: Size = 1
+    _: KW_ONLY
+    padding: Padding = "same"
+    block_size: Count = 4
+
+    def check(self) -> None:
+        check_symmetric("padding", self.padding, "kernel_size", self.kernel_size)
+
+    def plan(self, channels: int) -> Op:
+        first = conv(self, self.filters, self.kernel_size, self.strides)
+        return Chain(SpaceToDepth(self.block_size), first, norm(self), act(self))
+
+
+class AntiAliased(Convolutional, kw_only=True):
+    """The arguments that both blocks of TResNet have.
+
+    Args:
+        padding: "same" (as Keras), "valid", "symmetric", or the pixels on each side. Where
+            the main path shrinks the map, the shortcut's input is cropped in its centre.
+        activation: between the convolutions.
+        last_activation: behind the addition.
+        blur_size: side of the binomial kernel of a blur pool, odd, which takes the strides over
+            from the convolution before it; None leaves the strides on the convolution.
+        squeeze_ratio: width of the squeeze-excite gate as a share of `filters`, rounded down;
+            None leaves it out.
+        least_squeeze: the least width of the gate.
+        squeeze_activation: in the middle of the gate.
+        gate: the activation that ends it.
+        dilation_rate: integer or pair, of the spatial convolutions; not with strides.
+        groups: of the spatial convolutions.
+        stochastic_depth: the rate at which training drops the main path of a sample.
+
+    Where shape changes, the shortcut is an average pool and a 1x1 convolution.
+    """
+
+    padding: Padding = "same"
+    activation: ActivationLike | None = leaky_relu(1e-3)
+    last_activation: ActivationLike | None = "relu"
+    blur_size: Count | None = 3
+    squeeze_ratio: Fraction | None = 0.25
+    least_squeeze: Count = 64
+    squeeze_activation: ActivationLike | None = "relu"
+    gate: ActivationLike = "sigmoid"
+    dilation_rate: Size = 1
+    groups: Count = 1
+    stochastic_depth: Rate = 0.0
+
+
+class TResNetBasicBlock(AntiAliased):
+    """Two convolutions, blurred where they have strides, squeeze-excite, and a shortcut.
+
+    Args:
+        filters: output channels of both convolutions.
+        kernel_size: of both convolutions; integer or pair (height, width).
+        strides: of the blur behind the first convolution, and of the shortcut.
+        ...: see `AntiAliased` and `Convolutional`.
+
+    Input shape: (batch, height, width, channels).
+    Output shape: (batch, new_height, new_width, filters).
+
+    Raises:
+        ValueError: if an argument is not of the documented form or does not fit the input.
+
+    Reference: Ridnik et al. 2020, arXiv:2003.13630, Fig. 2 left.
+    """
+
+    filters: Count
+    kernel_size: Size = 3
+    strides: Size = 1
+
+    def check(self) -> None:
+        check_anti_aliased(self)
+
+    def plan(self, channels: int) -> Op:
+        second = conv(
+            self,
+            self.filters,
+            self.kernel_size,
+            dilation_rate=self.dilation_rate,
+            groups=self.groups,
+        )
+        main = Chain(blurred(self), second, norm(self), gated(self))
+        return joined(self, channels, self.filters, main)
+
+
+class TResNetBottleneckBlock(AntiAliased):
+    """1x1, spatial and 1x1 convolutions with squeeze-excite in their middle, and a shortcut.
+
+    Args:
+        filters: channels of the first two convolutions.
+        kernel_size: of the middle convolution; integer or pair (height, width).
+        strides: of the blur behind the middle convolution, and of the shortcut.
+        expansion: the output has `expansion * filters` channels.
+        ...: see `AntiAliased` and `Convolutional`.
+
+    Input shape: (batch, height, width, channels).
+    Output shape: (batch, new_height, new_width, expansion * filters).
+
+    Raises:
+        ValueError: if an argument is not of the documented form or does not fit the input.
+
+    Reference: Ridnik et al. 2020, arXiv:2003.13630, Fig. 2 right.
+    """
+
+    filters: Count
+    kernel_size: Size = 3
+    strides: Size = 1
+    _: KW_ONLY
+    expansion: Count = 4
+    squeeze_ratio: Fraction | None = 0.5
+
+    def check(self) -> None:
+        check_anti_aliased(self)
+
+    def plan(self, channels: int) -> Op:
+        outputs = self.expansion * self.filters
+        reduce = Chain(conv(self, self.filters, padding="same"), norm(self), act(self))
+        expand = Chain(conv(self, outputs, padding="same"), norm(self))
+        main = Chain(reduce, blurred(self), gated(self), expand)
+        return joined(self, channels, outputs, main)
+
+
+def check_anti_aliased(spec: Any) -> None:
+    check_convolutions(spec)
+    check_blur("blur_size", spec.blur_size)
+
+
+def blurred(spec: Any) -> Op:
+    """The convolution that would have the strides, and the blur that has them."""
+    blurs = spec.blur_size and spec.strides != (1, 1)
+    spatial = conv(
+        spec,
+        spec.filters,
+        spec.kernel_size,
+        (1, 1) if blurs else spec.strides,
+        dilation_rate=spec.dilation_rate,
+        groups=spec.groups,
+    )
+    blur = Blur(spec.blur_size, spec.strides) if blurs else None
+    return Chain(spatial, norm(spec), act(spec), blur)
+
+
+def gated(spec: Any) -> Op:
+    """Squeeze-excite of `filters` channels, if there is any."""
+    if spec.squeeze_ratio is None:
+        return None
+    width = max(spec.least_squeeze, int(spec.filters * spec.squeeze_ratio + 1e-6))
+    return squeeze_excite(spec, width, spec.filters, spec.squeeze_activation)
+
+
+def joined(spec: Any, channels: int, outputs: int, main: Op) -> Op:
+    """The main path and its shortcut, added."""
+    shortcut = Chain()
+    if channels != outputs or spec.strides != (1, 1):
+        strides = spec.strides
+        pool = None if strides == (1, 1) else Pool("avg", strides, strides, ceil_mode=True)
+        shortcut = Chain(pool, conv(spec, outputs, padding="same"), norm(spec))
+    drop = DropPath(spec.stochastic_depth) if spec.stochastic_depth else None
+    last = None if spec.last_activation is None else Activation(spec.last_activation)
+    return Chain(Merge("add", main=Chain(main, drop), shortcut=shortcut), last)

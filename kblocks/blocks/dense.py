@@ -1,0 +1,77 @@
+"""The residual block of fully connected layers."""
+
+from __future__ import annotations
+
+from dataclasses import KW_ONLY
+from typing import Literal
+
+from kblocks.block import Block
+from kblocks.blocks.convolution import act, norm, norms_weights
+from kblocks.fields import ActivationLike, Count, InitializerLike, NormLike, Rate, RegularizerLike
+from kblocks.ops import Chain, Dense, Dropout, Merge, Op
+
+
+class ResidualDense(Block):
+    """Linear layers and a shortcut around them.
+
+    Args:
+        units: output features of each linear layer.
+        depth: how many linear layers.
+        order: "original" (linear → norm → activation, the last activation behind the addition)
+            or "full_preactivation" (norm → activation → linear), as for `ResidualBlock`.
+        activation: a Keras activation by name, a function, an activation layer without weights,
+            or None.
+        normalization: "batch", "layer", "group", "weight" (of the kernels), a `kblocks.Norm`, or
+            None.
+        dropout: rate before the last linear layer.
+        use_bias: of the linear layers; None gives one where no normalization of features is.
+        kernel_initializer, bias_initializer, kernel_regularizer, bias_regularizer: as in Keras.
+
+    Where the number of features changes, the shortcut is a linear layer too.
+
+    Input shape: (batch, features). Output shape: (batch, units).
+
+    Reference: He et al. 2015, arXiv:1512.03385, Eq. 1 and 2.
+    """
+
+    units: Count
+    _: KW_ONLY
+    depth: Count = 2
+    order: Literal["original", "full_preactivation"] = "original"
+    activation: ActivationLike | None = "relu"
+    normalization: NormLike | None = "batch"
+    dropout: Rate = 0.0
+    use_bias: bool | None = None
+    kernel_initializer: InitializerLike = "he_normal"
+    bias_initializer: InitializerLike = "zeros"
+    kernel_regularizer: RegularizerLike | None = None
+    bias_regularizer: RegularizerLike | None = None
+
+    def plan(self, channels: int) -> Op:
+        bn, relu = norm(self), act(self)
+        drop = Dropout(self.dropout) if self.dropout else None
+        before = [None] * (self.depth - 1) + [drop]
+        shortcut = None if channels == self.units else self.linear()
+        if self.order == "full_preactivation":
+            main = Chain(*(op for d in before for op in (bn, relu, d, self.linear())))
+            return Chain(Merge("add", main=main, shortcut=Chain(shortcut)))
+        first, *rest = before
+        main = Chain(
+            first, self.linear(), *(op for d in rest for op in (bn, relu, d, self.linear())), bn
+        )
+        projection = Chain(shortcut, None if shortcut is None else bn)
+        return Chain(Merge("add", main=main, shortcut=projection), relu)
+
+    def linear(self) -> Dense:
+        """A linear layer with this block's arguments."""
+        weight_norm = norms_weights(self)
+        needs_bias = self.normalization is None or weight_norm
+        return Dense(
+            self.units,
+            needs_bias if self.use_bias is None else self.use_bias,
+            self.kernel_initializer,
+            self.bias_initializer,
+            self.kernel_regularizer,
+            self.bias_regularizer,
+            weight_norm,
+        )

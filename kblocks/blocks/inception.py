@@ -1,0 +1,237 @@
+"""Inception modules: branches side by side, concatenated or as the main path of a residual block.
+
+One notation serves all of them. `branches` says what each branch is made of and `kernel_size` how
+far it looks, one entry a branch: `(96, 128)` with 3 is a 1x1 convolution to 96 channels, then a
+3x3 to 128; `64` with 1 is a 1x1 alone; `(128, 128, 192)` with (1, 7) is a 1x1, a 1x7 and a 7x1;
+`("max", 32)` with 3 is a 3x3 pool, then a 1x1.
+"""
+
+from __future__ import annotations
+
+from dataclasses import KW_ONLY
+from typing import Any
+
+from kblocks.blocks.convolution import (
+    Convolutional,
+    act,
+    check_pool,
+    check_symmetric,
+    conv,
+    norm,
+)
+from kblocks.fields import Branches, Padding, Size, Sizes
+from kblocks.ops import Chain, Merge, Op, Pair, Pixels, Pool, Scale
+
+
+class Branched(Convolutional, kw_only=True):
+    """The arguments that all blocks of several branches have.
+
+    Args:
+        last_kernel_size: of the last of several convolutions in each branch; None: as the others.
+        wide: whether the last of several convolutions in each branch is two side by side, 1xn and
+            nx1, each with its filters; n is the longer side of its kernel.
+        padding: "same" (as Keras), "valid", "symmetric", or the pixels on each side (only along
+            an axis on which the kernel is longer than 1). Where branches shrink the map
+            differently, the input of those that shrink it less is cropped in its centre.
+        last_padding: of the pool or last convolution of each branch; None is `padding`.
+        pool_count_padding: whether an average pool counts the padding as zeros.
+        pool_ceil_mode: whether a pool keeps the last window that reaches over the edge; not
+            with "same" padding.
+    """
+
+    last_kernel_size: Size | None = None
+    wide: bool = False
+    padding: Padding = "same"
+    last_padding: Padding | None = None
+    pool_count_padding: bool = False
+    pool_ceil_mode: bool = False
+
+
+class InceptionBlock(Branched):
+    """Convolutions of several sizes and a pool side by side, their channels concatenated.
+
+    Args:
+        branches: what each branch is made of: filters of its convolutions one after another,
+            behind "max", "avg" or "min" where it begins with a pool.
+        kernel_size: one for all branches or one for each: that of its pool, of its only
+            convolution, or of those behind the first, which is a 1x1. A pair (height, width)
+            that is not square is turned from one convolution to the next.
+        strides: of the pool or last convolution of each branch.
+        ...: see `Branched` and `Convolutional`; behind each convolution stand normalization and
+            activation.
+
+    Input shape: (batch, height, width, channels).
+    Output shape: (batch, new_height, new_width, the sum of the branches' last filters and of the
+        channels of bare pools).
+
+    Raises:
+        ValueError: if an argument is not of the documented form or does not fit the input.
+
+    Example:
+        The published modules, each with widths of its first use:
+
+        >>> spec = kb.InceptionBlock.Spec
+        >>> googlenet = spec((64, (96, 128), (16, 32), ("max", 32)), (1, 3, 5, 3))
+        >>> naive = spec((64, 128, 32, "max"), (1, 3, 5, 3))
+        >>> v3_a = spec((64, (48, 64), (64, 96, 96), ("avg", 32)), (1, 5, 3, 3))
+        >>> v3_b = spec((192, (128, 128, 192), (128, 128, 128, 128, 192), ("avg", 192)),
+        ...             (1, (1, 7), (7, 1), 3))
+        >>> v3_c = spec((320, (384, 384), (448, 384, 384), ("avg", 192)), (1, 3, 3, 3), wide=True)
+        >>> v3_reduction_a = spec((384, (64, 96, 96), "max"), 3, 2, last_padding="valid")
+        >>> v3_reduction_b = spec(((192, 320), (192, 192, 192, 192), "max"), (3, (1, 7), 3), 2,
+        ...                       last_kernel_size=3, last_padding="valid")
+        >>> v4_c = spec((256, (384, 256), (384, 448, 512, 256), ("avg", 256)), (1, 3, (3, 1), 3),
+        ...             wide=True)
+
+        v4's A has the form of v3's A with 3x3 kernels throughout, its B and both of its
+        reductions that of v3's.
+
+    Reference: GoogLeNet: Szegedy et al. 2014, arXiv:1409.4842, Fig. 2; v3: Szegedy et al. 2015,
+        arXiv:1512.00567, Fig. 5 (A), 6 (B), 7 (C) and 10; v4: Szegedy et al. 2016,
+        arXiv:1602.07261, Fig. 3 to 8.
+    """
+
+    branches: Branches
+    kernel_size: Sizes = (1, 3, 5, 3)
+    strides: Size = 1
+
+    def check(self) -> None:
+        check_branches(self)
+
+    def plan(self, channels: int) -> Op:
+        return Chain(side_by_side(self, self.strides))
+
+
+class InceptionResNetBlock(Branched):
+    """Branches side by side, joined by a linear 1x1 convolution, scaled and added to the input.
+
+    Args:
+        branches, kernel_size: see `InceptionBlock`.
+        scale: factor of the branches' sum; small ones keep wide networks stable.
+        activate: whether the activation follows the addition.
+        ...: see `Branched` and `Convolutional`. The 1x1 convolution that joins the branches has
+            as many filters as the input has channels, no normalization and no activation, and a
+            bias unless `use_bias` is False.
+
+    Input shape: (batch, height, width, channels).
+    Output shape: (batch, new_height, new_width, channels).
+
+    Raises:
+        ValueError: if an argument is not of the documented form or does not fit the input.
+
+    Example:
+        The published forms A, B and C, with the widths and scales of Inception-ResNet-v2:
+
+        >>> spec = kb.InceptionResNetBlock.Spec
+        >>> a = spec((32, (32, 32), (32, 48, 64)), (1, 3, 3), scale=0.17)
+        >>> b = spec((192, (128, 160, 192)), (1, (1, 7)), scale=0.1)
+        >>> c = spec((192, (192, 224, 256)), (1, (1, 3)), scale=0.2)
+
+    Reference: Szegedy et al. 2016, arXiv:1602.07261, Fig. 10, 11, 13, 16, 17 and 19; scale:
+        Sec. 3.3 and Fig. 20.
+    """
+
+    branches: Branches
+    kernel_size: Sizes = (1, 3, 3)
+    _: KW_ONLY
+    scale: float = 1.0
+    activate: bool = True
+
+    def check(self) -> None:
+        check_branches(self)
+
+    def plan(self, channels: int) -> Op:
+        join = conv(self, channels, padding="same", use_bias=self.use_bias is not False)
+        scaling = None if self.scale == 1 else Scale(self.scale)
+        main = Chain(side_by_side(self, (1, 1)), join, scaling)
+        added = Merge("add", main=main, shortcut=Chain())
+        return Chain(added, act(self) if self.activate else None)
+
+
+def check_branches(spec: Any) -> None:
+    """What the arguments of a block of branches have to do with each other."""
+    if len(spec.kernel_size) not in (1, len(spec.branches)):
+        raise ValueError(
+            "`kernel_size` must be one for all or one for each of the branches. "
+            f"Received: {len(spec.kernel_size)} sizes for {len(spec.branches)} branches"
+        )
+    last = "padding" if spec.last_padding is None else "last_padding"
+    for steps, kernel in _with_kernels(spec):
+        if _pools(steps):
+            check_pool(last, _own_padding(getattr(spec, last), kernel), "kernel_size", kernel)
+            if spec.pool_ceil_mode and getattr(spec, last) == "same":
+                raise ValueError(
+                    f"`pool_ceil_mode` does not go with `{last}`='same'. Received: {last}='same'"
+                )
+            continue
+        *inner, end = _kernels(spec, len(steps), kernel)
+        for size in inner:
+            check_symmetric("padding", spec.padding, "kernel_size", size)
+        check_symmetric(last, getattr(spec, last), "kernel_size", end)
+
+
+def side_by_side(spec: Any, strides: Pixels) -> Merge:
+    """The branches of `spec`, their channels joined."""
+    branches = (_branch(spec, steps, kernel, strides) for steps, kernel in _with_kernels(spec))
+    return Merge("concat", **{f"branch{i}": branch for i, branch in enumerate(branches, 1)})
+
+
+def _with_kernels(spec: Any) -> list[tuple[tuple[Any, ...], Pair]]:
+    """What each branch is made of, and its kernel."""
+    one_for_all = len(spec.kernel_size) == 1
+    kernels = spec.kernel_size * len(spec.branches) if one_for_all else spec.kernel_size
+    return list(zip(spec.branches, kernels, strict=True))
+
+
+def _pools(steps: tuple[Any, ...]) -> bool:
+    return isinstance(steps[0], str)
+
+
+def _branch(spec: Any, steps: tuple[Any, ...], kernel: Pair, strides: Pixels) -> Op:
+    padding = spec.padding if spec.last_padding is None else spec.last_padding
+    if _pools(steps):
+        kind, *projections = steps
+        modes = spec.pool_count_padding, spec.pool_ceil_mode
+        pool = Pool(kind, kernel, strides, _own_padding(padding, kernel), *modes)
+        return Chain(pool, *(_unit(spec, filters) for filters in projections))
+    *inner, last = steps
+    *kernels, end = _kernels(spec, len(steps), kernel)
+    units = [
+        _unit(spec, filters, size, (1, 1), spec.padding)
+        for filters, size in zip(inner, kernels, strict=True)
+    ]
+    if not (spec.wide and inner):
+        return Chain(*units, _unit(spec, last, end, strides, padding))
+    length = max(end)
+    row = _unit(spec, last, (1, length), strides, padding)
+    column = _unit(spec, last, (length, 1), strides, padding)
+    return Chain(*units, Merge("concat", row=row, column=column))
+
+
+def _kernels(spec: Any, number: int, kernel: Pair) -> list[Pair]:
+    """Of a branch's convolutions: a 1x1 first if there are several, then `kernel`, turning."""
+    if number == 1:
+        return [kernel]
+    turned = kernel[1], kernel[0]
+    kernels = [(1, 1), *(turned if i % 2 else kernel for i in range(number - 1))]
+    if spec.last_kernel_size is not None:
+        kernels[-1] = spec.last_kernel_size
+    return kernels
+
+
+def _unit(
+    spec: Any,
+    filters: int,
+    kernel: Pair = (1, 1),
+    strides: Pair = (1, 1),
+    padding: Pixels = "same",
+) -> Op:
+    convolution = conv(spec, filters, kernel, strides, _own_padding(padding, kernel))
+    return Chain(convolution, norm(spec), act(spec))
+
+
+def _own_padding(padding: Pixels, kernel: Pair) -> Pixels:
+    """A number of pixels pads only along an axis on which the kernel is longer than 1."""
+    if isinstance(padding, str):
+        return padding
+    return tuple(side if size > 1 else 0 for side, size in zip(padding, kernel, strict=True))

@@ -1,0 +1,57 @@
+"""Squeeze-and-excitation (Hu et al. 2017, arXiv:1709.01507)."""
+
+from __future__ import annotations
+
+from dataclasses import KW_ONLY
+from typing import Any
+
+from kblocks.block import Block
+from kblocks.blocks.convolution import conv
+from kblocks.fields import ActivationLike, Count, InitializerLike
+from kblocks.ops import Activation, Chain, Conv, GlobalPool, Merge, Op
+
+
+class SqueezeExcite(Block):
+    """Weighs channels by a gate that is computed from their global averages.
+
+    Args:
+        width: channels in the middle of the gate.
+        activation: in the middle of the gate.
+        gate: the activation that ends it.
+        kernel_initializer: of both linear layers.
+
+    Input shape: (batch, height, width, channels). Output shape: the same.
+
+    Reference: Hu et al. 2017, arXiv:1709.01507, Fig. 2.
+    """
+
+    width: Count
+    _: KW_ONLY
+    activation: ActivationLike = "relu"
+    gate: ActivationLike = "sigmoid"
+    kernel_initializer: InitializerLike = "he_normal"
+
+    def plan(self, channels: int) -> Op:
+        squeeze = Conv(self.width, kernel_initializer=self.kernel_initializer)
+        excite = Conv(channels, kernel_initializer=self.kernel_initializer)
+        return Chain(_gated(squeeze, self.activation, excite, self.gate))
+
+
+def squeeze_excite(spec: Any, width: int, channels: int, activation: Any) -> Merge:
+    """The same as a part of a block with convolutions, a `gate` and their other arguments.
+
+    As published, both linear layers have a bias unless the block is given `use_bias=False`.
+    """
+    squeeze, excite = (
+        conv(spec, filters, padding="same", use_bias=spec.use_bias is not False)
+        for filters in (width, channels)
+    )
+    return _gated(squeeze, activation, excite, spec.gate)
+
+
+def _gated(squeeze: Conv, activation: Any, excite: Conv, gate: Any) -> Merge:
+    """The map, and beside it the gate that multiplies it."""
+    middle = None if activation is None else Activation(activation)
+    averages = GlobalPool("avg", keepdims=True)
+    branch = Chain(averages, squeeze, middle, excite, Activation(gate))
+    return Merge("multiply", map=Chain(), gate=branch)

@@ -1,0 +1,104 @@
+"""AlexNet (Krizhevsky et al. 2012) in its one-tower form (Krizhevsky 2014, arXiv:1404.5997)."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from kblocks.blocks.convolution import ConvBlock
+from kblocks.catalog import variant
+from kblocks.families.stages import arguments_by_stage, count_stages, made, part, shared_by_all
+from kblocks.heads import Classifier
+from kblocks.network import Architecture
+from kblocks.weights import naming
+
+_POOL = {"pool": "max", "pool_size": 3, "pool_strides": 2}
+
+
+def alexnet(
+    classes: int = 1000,
+    *,
+    blocks: Any = (1, 1, 1, 1),
+    filters: Any = None,
+    kernel_size: Any = None,
+    strides: Any = 1,
+    padding: Any = "symmetric",
+    stem: Any = None,
+    head: Any = None,
+    name: str = "alexnet",
+    **block: Any,
+) -> Architecture:
+    """A large first convolution and stages of plain ones; by default as PyTorch's weights have it.
+
+    Args:
+        classes: number of logits.
+        blocks: convolutions of each stage; fixes the number of stages.
+        filters, kernel_size, strides, padding: of the convolutions, one value or one a stage
+            (a tuple of two is a pair for all stages unless there are two). None is as published
+            for the first four stages: 192, 384, 256, 256 filters of 5, 3, 3, 3 pixels. Strides
+            are those of a stage's first convolution.
+        stem: arguments of `kb.ConvBlock` that replace the published ones (64 filters of 11x11
+            with strides 4, max pool of 3 with strides 2), or the Spec of a stem.
+        head: arguments of `kb.Classifier` that replace the published ones (a map averaged to
+            6x6, two hidden layers of 4,096 with dropout before them), or the Spec of a head.
+        name: of the model.
+        **block: further arguments of `kb.ConvBlock`, one value or a list with one a stage; `pool`
+            is by default "max" in the first and last stage. Activation, normalization, bias and
+            initializers are the stem's too.
+
+    Raises:
+        ValueError, TypeError: if an argument does not fit, with its name and stage.
+
+    Reference: Krizhevsky 2014, arXiv:1404.5997, footnote 1; torchvision's padding and adaptive pool.
+    """
+    stages = count_stages(blocks)
+    columns = {
+        "convolutions": list(blocks),
+        "filters": (192, 384, 256, 256)[:stages] if filters is None else filters,
+        "kernel_size": (5, 3, 3, 3)[:stages] if kernel_size is None else kernel_size,
+        "strides": strides,
+        "padding": padding,
+        "pool": ["max" if stage in (0, stages - 1) else None for stage in range(stages)],
+    }
+    options = {"normalization": None, **block}
+    arguments = arguments_by_stage(stages, {**_POOL, **columns, **options})
+    rows = [("stem", _stem(options, stem))]
+    rows += [
+        (f"stage{i}", made(ConvBlock, f"{name}, stage {i}", own))
+        for i, own in enumerate(arguments, 1)
+    ]
+    published = {
+        "classes": classes,
+        "pool": "flatten",
+        "pool_size": 6,
+        "hidden": (4096, 4096),
+        "dropout": 0.5,
+        "dropout_first": True,
+    }
+    if isinstance(head, dict) and head.get("pool", "flatten") != "flatten":
+        published.pop("pool_size")
+    return Architecture(rows, head=part(Classifier, "head", head, published), name=name)
+
+
+def _stem(options: dict[str, Any], given: Any) -> Any:
+    published = {"filters": 64, "kernel_size": 11, "strides": 4, "padding": 2, **_POOL}
+    return part(ConvBlock, "stem", given, {**published, **shared_by_all(options)})
+
+
+variant("alexnet", alexnet)
+
+
+@naming("torchvision alexnet")
+def _torchvision_names(paths: list[str]) -> dict[str, str]:
+    """`features` and `classifier` count every part; dropout stands before a hidden layer."""
+    if "stem/conv" not in paths:
+        raise ValueError("AlexNet has a stem")
+    features = [path for path in paths if re.match(r"(stem|stage\d+)/", path)]
+    dense = [path for path in paths if path.startswith("head/dense")]
+    return {
+        **{path: f"features.{index}" for index, path in enumerate(features)},
+        **{
+            path: f"classifier.{3 * index + (index + 1 < len(dense))}"
+            for index, path in enumerate(dense)
+        },
+    }

@@ -1,0 +1,259 @@
+"""EfficientNets (Tan & Le 2019, arXiv:1905.11946)."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator
+from dataclasses import KW_ONLY
+from typing import Any
+
+from kblocks.blocks.convolution import (
+    ConvBlock,
+    Convolutional,
+    act,
+    check_symmetric,
+    conv,
+    norm,
+)
+from kblocks.blocks.squeeze_excite import squeeze_excite
+from kblocks.catalog import variant
+from kblocks.families.stages import (
+    PUBLISHED_NORM,
+    arguments_by_stage,
+    by_stage,
+    count_stages,
+    part,
+    positive,
+    rising,
+    shared_by_all,
+    stage_specs,
+)
+from kblocks.fields import ActivationLike, Count, Fraction, Padding, Positive, Rate, Size
+from kblocks.heads import Classifier
+from kblocks.network import Architecture
+from kblocks.ops import Chain, DropPath, Merge, Norm, Op
+from kblocks.weights import naming
+
+
+class MBConvBlock(Convolutional):
+    """The mobile inverted bottleneck: expand, convolve each channel, squeeze-excite, project.
+
+    Args:
+        filters: channels of the output.
+        kernel_size: of the depthwise convolution; integer or pair (height, width).
+        strides: of the depthwise convolution.
+        expansion: the 1x1 convolution before it gives this many times the input's channels;
+            where that leaves their number, there is none.
+        padding: "same" (as Keras), "valid", "symmetric", or the pixels on each side. Where the
+            block shrinks the map, the shortcut's input is cropped in its centre.
+        squeeze_ratio: width of the squeeze-excite gate as a share of the block's input
+            channels, rounded down; None leaves it out.
+        squeeze_activation: in the middle of the gate; None is the block's `activation`.
+        gate: the activation that ends it.
+        stochastic_depth: the rate at which training drops the main path of a sample; only
+            where there is a shortcut: at strides 1 with as many channels out as in.
+        ...: see `Convolutional`; no activation follows the projection.
+
+    Input shape: (batch, height, width, channels).
+    Output shape: (batch, new_height, new_width, filters).
+
+    Raises:
+        ValueError: if an argument is not of the documented form or does not fit the input.
+
+    Reference: Sandler et al. 2018, arXiv:1801.04381, Table 1; with squeeze-excite, Tan et al.
+        2018, arXiv:1807.11626, Fig. 7.
+    """
+
+    filters: Count
+    kernel_size: Size = 3
+    strides: Size = 1
+    _: KW_ONLY
+    expansion: Positive = 6.0
+    padding: Padding = "same"
+    activation: ActivationLike | None = "silu"
+    squeeze_ratio: Fraction | None = 0.25
+    squeeze_activation: ActivationLike | None = None
+    gate: ActivationLike = "sigmoid"
+    stochastic_depth: Rate = 0.0
+
+    def check(self) -> None:
+        check_symmetric("padding", self.padding, "kernel_size", self.kernel_size)
+
+    def plan(self, channels: int) -> Op:
+        inner = max(1, int(channels * self.expansion + 1e-6))
+        expand = None
+        if inner != channels:
+            expand = Chain(conv(self, inner, padding="same"), norm(self), act(self))
+        depthwise = conv(self, inner, self.kernel_size, self.strides, groups=inner)
+        gated = None
+        if self.squeeze_ratio is not None:
+            width = max(1, int(channels * self.squeeze_ratio + 1e-6))
+            gated = squeeze_excite(self, width, inner, self.squeeze_activation or self.activation)
+        project = Chain(conv(self, self.filters, padding="same"), norm(self))
+        main = Chain(expand, depthwise, norm(self), act(self), gated, project)
+        if channels != self.filters or self.strides != (1, 1):
+            return main
+        drop = DropPath(self.stochastic_depth) if self.stochastic_depth else None
+        return Chain(Merge("add", main=Chain(main, drop), shortcut=Chain()))
+
+
+# Table 1, one column a stage.
+_BLOCKS = (1, 2, 2, 3, 3, 4, 1)
+_STAGES: dict[str, tuple[int, ...]] = {
+    "filters": (16, 24, 40, 80, 112, 192, 320),
+    "kernel_size": (3, 3, 5, 3, 5, 5, 3),
+    "strides": (1, 2, 2, 2, 1, 2, 1),
+    "expansion": (1, 6, 6, 6, 6, 6, 6),
+}
+
+
+def efficientnet(
+    classes: int = 1000,
+    *,
+    width: float = 1.0,
+    depth: float = 1.0,
+    blocks: Any = _BLOCKS,
+    filters: Any = None,
+    kernel_size: Any = None,
+    strides: Any = None,
+    expansion: Any = None,
+    padding: Any = "symmetric",
+    stochastic_depth: float = 0.2,
+    dropout: float = 0.2,
+    stem: Any = None,
+    top: Any = None,
+    head: Any = None,
+    name: str = "efficientnet",
+    **block: Any,
+) -> Architecture:
+    """A stem, stages of inverted bottlenecks and a 1x1 convolution; by default EfficientNet-B0.
+
+    Args:
+        classes: number of logits.
+        width: multiplies all filters, rounded to a multiple of 8; 1 takes them as they are.
+        depth: multiplies all `blocks`, rounded up.
+        blocks: blocks of each stage; fixes the number of stages.
+        filters, kernel_size, strides, expansion, padding: of the blocks, one value or one a
+            stage (a tuple of two is a pair for all stages unless there are two). None is as
+            published for the first seven stages. Strides are those of a stage's first block.
+        stochastic_depth: grows linearly over the blocks, from 0 in the first to this behind
+            the last.
+        dropout: of the head.
+        stem: arguments of `kb.ConvBlock` that replace the published ones (32 filters of 3x3
+            with strides 2), or the Spec of a stem.
+        top: arguments of `kb.ConvBlock` that replace the published ones (1,280 filters of 1x1)
+            behind the last stage, or a Spec; one more stage by its name.
+        head: arguments of `kb.Classifier` that replace the published ones (average pool and
+            dropout), or the Spec of a head.
+        name: of the model.
+        **block: further arguments of `kb.MBConvBlock`, one value or a list with one a stage;
+            activation, normalization, bias and initializers are the stem's and top's too.
+
+    Raises:
+        ValueError, TypeError: if an argument does not fit, with its name and stage.
+
+    Reference: Tan & Le 2019, arXiv:1905.11946, Table 1 and Eq. 3.
+    """
+    stages = count_stages(blocks)
+    repeats = [math.ceil(number * positive("depth", depth)) for number in blocks]
+    given = {
+        "filters": filters,
+        "kernel_size": kernel_size,
+        "strides": strides,
+        "expansion": expansion,
+    }
+    columns = {k: _STAGES[k][:stages] if value is None else value for k, value in given.items()}
+    columns["filters"] = [scaled(n, width) for n in by_stage("filters", columns["filters"], stages)]
+    options = {"activation": "silu", "normalization": PUBLISHED_NORM, **block}
+    arguments = arguments_by_stage(stages, {**columns, "padding": padding, **options})
+    rates = rising(stochastic_depth, repeats, first=0)
+    shared = {"padding": "symmetric", **shared_by_all(options)}
+    published: dict[str, Any] = {"filters": scaled(32, width), "strides": 2, **shared}
+    rows = [("stem", part(ConvBlock, "stem", stem, published))]
+    for i, (own, depths) in enumerate(zip(arguments, rates, strict=True), 1):
+        specs = stage_specs(MBConvBlock, f"{name}, stage {i}", own, depths)
+        rows += [(f"stage{i}_block{j}", spec) for j, spec in enumerate(specs, 1)]
+    published = {"filters": scaled(1280, width), "kernel_size": 1, **shared}
+    rows.append((f"stage{stages + 1}", part(ConvBlock, "top", top, published)))
+    published = {"classes": classes, "dropout": dropout}
+    return Architecture(rows, head=part(Classifier, "head", head, published), name=name)
+
+
+def scaled(filters: Any, width: float) -> Any:
+    """`width` times as many filters: the nearest multiple of 8 that keeps nine in ten."""
+    if positive("width", width) == 1 or not isinstance(filters, int):
+        return filters
+    rounded = max(8, int(filters * width + 4) // 8 * 8)
+    return rounded if rounded >= 0.9 * filters * width else rounded + 8
+
+
+# B0 to B4 have their weights from PyTorch, B5 to B7 from TensorFlow, and with them the norm.
+_TENSORFLOW = {"normalization": Norm("batch", momentum=0.99, epsilon=1e-3)}
+efficientnet_b0 = variant("efficientnet_b0", efficientnet, width=1.0, depth=1.0, dropout=0.2)
+efficientnet_b1 = variant("efficientnet_b1", efficientnet, width=1.0, depth=1.1, dropout=0.2)
+efficientnet_b2 = variant("efficientnet_b2", efficientnet, width=1.1, depth=1.2, dropout=0.3)
+efficientnet_b3 = variant("efficientnet_b3", efficientnet, width=1.2, depth=1.4, dropout=0.3)
+efficientnet_b4 = variant("efficientnet_b4", efficientnet, width=1.4, depth=1.8, dropout=0.4)
+efficientnet_b5 = variant(
+    "efficientnet_b5", efficientnet, width=1.6, depth=2.2, dropout=0.4, **_TENSORFLOW
+)
+efficientnet_b6 = variant(
+    "efficientnet_b6", efficientnet, width=1.8, depth=2.6, dropout=0.5, **_TENSORFLOW
+)
+efficientnet_b7 = variant(
+    "efficientnet_b7", efficientnet, width=2.0, depth=3.1, dropout=0.5, **_TENSORFLOW
+)
+
+
+@naming("torchvision efficientnet")
+def _torchvision_names(paths: list[str]) -> dict[str, str]:
+    """A block counts its convolutions, each with its norm, and its gate."""
+    names = {"stem/conv": "features.0.0", "stem/norm": "features.0.1", "head/dense": "classifier.1"}
+    for stage, block, parts in _blocks_of(paths):
+        unit = -1
+        for path, kind, number in parts:
+            unit += kind == "conv" or (kind == "gate_conv" and number == 1)
+            leaf = {"conv": "0", "norm": "1"}.get(kind, f"fc{number}")
+            names[path] = f"features.{stage}.{block}.block.{unit}.{leaf}"
+    top = _top(paths)
+    return names | {
+        f"stage{top}/conv": f"features.{top}.0",
+        f"stage{top}/norm": f"features.{top}.1",
+    }
+
+
+@naming("timm efficientnet")
+def _timm_names(paths: list[str]) -> dict[str, str]:
+    """A block names its convolutions by what they do."""
+    names = {"stem/conv": "conv_stem", "stem/norm": "bn1", "head/dense": "classifier"}
+    gate = ["se.conv_reduce", "se.conv_expand"]
+    for stage, block, parts in _blocks_of(paths):
+        expands = sum(kind == "conv" for _, kind, _ in parts) == 3
+        convs = ["conv_pw", "conv_dw", "conv_pwl"] if expands else ["conv_dw", "conv_pw"]
+        leaves = {"conv": convs, "norm": ["bn1", "bn2", "bn3"], "gate_conv": gate}
+        for path, kind, number in parts:
+            names[path] = f"blocks.{stage - 1}.{block}.{leaves[kind][number - 1]}"
+    top = _top(paths)
+    return names | {f"stage{top}/conv": "conv_head", f"stage{top}/norm": "bn2"}
+
+
+def _blocks_of(paths: list[str]) -> Iterator[tuple[int, int, list[tuple[str, str, int]]]]:
+    """Stage and block, counted as published, and path, kind and number of the block's parts."""
+    blocks: dict[tuple[int, int], list[tuple[str, str, int]]] = {}
+    pattern = r"stage(\d+)_block(\d+)/(?:main_)?(conv|norm|gate_conv)(\d)"
+    for path in paths:
+        if found := re.fullmatch(pattern, path):
+            stage, block, kind, number = found.groups()
+            parts = blocks.setdefault((int(stage), int(block) - 1), [])
+            parts.append((path, kind, int(number)))
+    return ((stage, block, parts) for (stage, block), parts in blocks.items())
+
+
+def _top(paths: list[str]) -> int:
+    """The stage of one convolution behind the last block, which no other family has."""
+    found = [re.fullmatch(r"stage(\d+)/conv", path) for path in paths]
+    stages = [int(match[1]) for match in found if match]
+    if len(stages) != 1:
+        raise ValueError("An EfficientNet has one stage of one convolution")
+    return stages[0]

@@ -1,0 +1,122 @@
+"""GoogLeNet (Szegedy et al. 2014, arXiv:1409.4842), with batch norm as its weights have it."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from kblocks.catalog import namesake
+from kblocks.families.inception import (
+    changed,
+    inception,
+    places,
+    plain,
+    published,
+    square,
+)
+from kblocks.families.stages import by_stage, count_stages
+from kblocks.network import Architecture
+from kblocks.weights import naming
+
+# Table 1: of each module the 1x1, the reduced 3x3, the reduced 5x5 and the projected pool.
+_BRANCHES = (
+    (
+        (64, (96, 128), (16, 32), ("max", 32)),
+        (128, (128, 192), (32, 96), ("max", 64)),
+    ),
+    (
+        (192, (96, 208), (16, 48), ("max", 64)),
+        (160, (112, 224), (24, 64), ("max", 64)),
+        (128, (128, 256), (24, 64), ("max", 64)),
+        (112, (144, 288), (32, 64), ("max", 64)),
+        (256, (160, 320), (32, 128), ("max", 128)),
+    ),
+    (
+        (256, (160, 320), (32, 128), ("max", 128)),
+        (384, (192, 384), (48, 128), ("max", 128)),
+    ),
+)
+_POOL: dict[str, Any] = {"branches": ("max",), "padding": "valid", "pool_ceil_mode": True}
+_REDUCTIONS = (None, {**_POOL, "kernel_size": 3}, {**_POOL, "kernel_size": 2})
+_STEM = (
+    {"filters": 64, "kernel_size": 7, "strides": 2, "padding": "symmetric"},
+    {**_POOL, "kernel_size": 3, "strides": 2},
+    {"filters": 64, "kernel_size": 1},
+    {"filters": 192, "kernel_size": 3},
+    {**_POOL, "kernel_size": 3, "strides": 2},
+)
+_AUXILIARY = {
+    "aux1": {"stage": 2, "block": 1, "pool_size": None, "grid": 4},
+    "aux2": {"stage": 2, "block": 4, "pool_size": None, "grid": 4},
+}
+
+
+@namesake
+def googlenet(
+    classes: int = 1000,
+    *,
+    blocks: Any = (2, 5, 2),
+    branches: Any = None,
+    kernel_size: Any = 3,
+    reductions: Any = None,
+    stem: Any = _STEM,
+    auxiliary: Any = _AUXILIARY,
+    name: str = "googlenet",
+    **arguments: Any,
+) -> Architecture:
+    """A stem and stages of Inception modules, pools between; as torchvision's weights have it.
+
+    Args:
+        classes: number of logits.
+        blocks: modules of each stage; fixes the number of stages.
+        branches: for each stage a sequence with the `branches` of each of its modules (see
+            `kb.InceptionBlock`), the last of which stand for all that follow; None is as
+            published for the first three stages.
+        kernel_size: of the second and third branch, an integer or pair, or of all branches; one
+            such value or a list with one a stage. The paper has (3, 5).
+        reductions: for each stage None or a mapping of arguments of `kb.InceptionBlock` that
+            replace those of its reduction: none, then max pools of 3, then of 2 (the paper: 3).
+        stem, auxiliary: see below; as published, `aux1` and `aux2` read the first and fourth
+            module of the second stage.
+        name: of the model.
+        **arguments: width, strides, padding, dropout, head and arguments of the modules; see
+            `kblocks.families.inception.inception`.
+
+    Raises:
+        ValueError, TypeError: if an argument does not fit, with its name and stage.
+
+    Reference: Szegedy et al. 2014, arXiv:1409.4842, Table 1.
+    """
+    stages = count_stages(blocks)
+    return inception(
+        classes,
+        blocks=blocks,
+        branches=published(_BRANCHES, branches, stages),
+        kernel_size=[square(size) for size in by_stage("kernel_size", kernel_size, stages)],
+        reductions=changed(_REDUCTIONS, reductions, stages),
+        stem=stem,
+        auxiliary=auxiliary,
+        name=name,
+        **arguments,
+    )
+
+
+_ROWS = {
+    "stem_block1": "conv1",
+    "stem_block3": "conv2",
+    "stem_block4": "conv3",
+    "aux1": "aux1.conv",
+    "aux2": "aux2.conv",
+}
+
+
+@naming("torchvision googlenet")
+def _torchvision_names(paths: list[str]) -> dict[str, str]:
+    """`stage2_block3/branch2_conv1` is `inception4c.branch2.0.conv`."""
+    names = {"head/dense": "fc", **plain(paths, _ROWS)}
+    names |= {f"{aux}/dense{i}": f"{aux}.fc{i}" for aux in ("aux1", "aux2") for i in (1, 2)}
+    for path, place in places(paths):
+        stage, block = re.findall(r"\d+", place.row)
+        module = f"inception{int(stage) + 2}{chr(ord('a') + int(block) - 1)}"
+        names[path] = f"{module}.branch{place.branch + 1}{place.number}.{place.leaf}"
+    return names

@@ -1,0 +1,251 @@
+"""What the Inception families share: a stem, and stages of modules behind grid reductions."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from kblocks.blocks.convolution import ConvBlock
+from kblocks.blocks.inception import InceptionBlock
+from kblocks.families.stages import (
+    arguments_by_stage,
+    by_stage,
+    count_stages,
+    made,
+    part,
+    positive,
+    shared_by_all,
+)
+from kblocks.heads import AuxiliaryClassifier, Classifier
+from kblocks.network import Architecture
+from kblocks.ops import Norm
+
+_NORM = Norm("batch", momentum=0.9, epsilon=1e-3)  # as their published weights have it
+
+Rows = list[tuple[Any, ...]]
+
+
+def inception(
+    classes: int,
+    *,
+    blocks: Any,
+    branches: Any,
+    kernel_size: Any,
+    width: Any = 1.0,
+    strides: Any = None,
+    padding: Any = "symmetric",
+    reductions: Any = None,
+    stem: Any,
+    top: Any = None,
+    dropout: float = 0.2,
+    head: Any = None,
+    auxiliary: Mapping[str, Any] | None = None,
+    block: Any = InceptionBlock,
+    last: Mapping[str, Any] | None = None,
+    name: str = "inception",
+    **options: Any,
+) -> Architecture:
+    """A stem, stages of Inception modules behind grid reductions, and a classifier.
+
+    Args:
+        classes: number of logits.
+        blocks: modules of each stage; fixes the number of stages.
+        branches: for each stage a sequence with the `branches` of each of its modules (see
+            `kb.InceptionBlock`), the last of which stand for all that follow.
+        kernel_size: for each stage the `kernel_size` of its modules.
+        width: factor of all filters in the stages, one value or one a stage.
+        strides: of each stage's reduction, or of its first module where it has none. None is 1,
+            then 2 for each stage.
+        padding: of the modules, one value or one a stage.
+        reductions: for each stage None or a mapping of arguments of `kb.InceptionBlock`, one
+            that stands before the modules.
+        stem: mappings of `kb.ConvBlock`'s arguments, or of `kb.InceptionBlock`'s where there are
+            `branches`, or Specs; a sequence of these or one.
+        top: arguments of a `kb.ConvBlock` behind the last stage, one more stage by its name.
+        dropout: of the head.
+        head: arguments of `kb.Classifier` that replace the published ones (average pool and
+            dropout), or the Spec of a head.
+        auxiliary: for each auxiliary output a mapping of arguments of `kb.AuxiliaryClassifier`
+            and the `stage` and `block` that it reads, or the last before where there are fewer;
+            without a `block` the stage's last.
+        block: the class of the modules.
+        last: arguments of the very last module that differ from its stage's.
+        name: of the model.
+        **options: further arguments of the modules, one value or a list with one a stage;
+            activation, normalization, bias and initializers are all other parts' too.
+
+    Raises:
+        ValueError, TypeError: if an argument does not fit, with its name and stage.
+    """
+    stages = count_stages(blocks)
+    options = {"normalization": _NORM, **options}
+    columns = {
+        "branches": _tables(branches, stages),
+        "kernel_size": kernel_size,
+        "padding": padding,
+        "width": width,
+        "strides": [1] + [2] * (stages - 1) if strides is None else strides,
+        "reduction": by_stage("reductions", reductions, stages),
+    }
+    shared = shared_by_all(options)
+    rows = _stem_rows(stem, shared)
+    for i, own in enumerate(arguments_by_stage(stages, {**columns, **options}), 1):
+        rows += _stage_rows(block, name, i, blocks[i - 1], own)
+    if last is not None:
+        rows[-1] = (rows[-1][0], rows[-1][1].replace(**last))
+    if top is not None:
+        rows.append((f"stage{stages + 1}", part(ConvBlock, "top", top, shared)))
+    rows.append(("head", part(Classifier, "head", head, {"classes": classes, "dropout": dropout})))
+    auxiliary = auxiliary or {}
+    rows += _auxiliary_rows(auxiliary, blocks, {"classes": classes, **shared})
+    outputs = {"logits": "head", **{output: output for output in auxiliary}}
+    return Architecture(rows, outputs=outputs, auxiliary=tuple(auxiliary), name=name)
+
+
+def _tables(branches: Any, stages: int) -> list[Any]:
+    """For each stage the branches of its modules."""
+    columns = by_stage("branches", branches, stages)
+    for i, tables in enumerate(columns):
+        whole = isinstance(tables, (list, tuple)) and len(tables) > 0
+        if not whole or not all(isinstance(table, (list, tuple)) for table in tables):
+            raise ValueError(
+                "`branches` must have for each stage a sequence with the branches of each module. "
+                f"Received: branches[{i}]={tables!r}"
+            )
+    return columns
+
+
+def _stem_rows(stem: Any, shared: Mapping[str, Any]) -> Rows:
+    items = stem if isinstance(stem, (list, tuple)) else [stem]
+    names = [f"stem_block{i}" for i in range(1, len(items) + 1)] if len(items) > 1 else ["stem"]
+    kinds = [
+        InceptionBlock if isinstance(item, Mapping) and "branches" in item else ConvBlock
+        for item in items
+    ]
+    return [
+        (name, part(kind, name, item, shared))
+        for name, kind, item in zip(names, kinds, items, strict=True)
+    ]
+
+
+def _stage_rows(block: Any, name: str, stage: int, number: int, own: dict[str, Any]) -> Rows:
+    """The reduction of a stage, if it has one, and its modules; equal ones are made once."""
+    place, rows = f"{name}, stage {stage}", []
+    strides, width, reduction = (own.pop(key) for key in ("strides", "width", "reduction"))
+    tables = scaled(own.pop("branches"), width)[:number]
+    if reduction is not None:
+        common = {"padding": own["padding"], "strides": strides, **shared_by_all(own)}
+        arguments = {**common, **reduction, "branches": scaled(reduction["branches"], width)}
+        rows.append((f"stage{stage}_reduction", made(InceptionBlock, place, arguments)))
+        strides = 1
+    specs = [made(block, place, {**own, "branches": table}) for table in tables]
+    specs += [specs[-1]] * (number - len(specs))
+    if strides not in (1, (1, 1)):
+        specs[0] = made(block, place, {**own, "branches": tables[0], "strides": strides})
+    return rows + [(f"stage{stage}_block{j}", spec) for j, spec in enumerate(specs, 1)]
+
+
+def _auxiliary_rows(
+    auxiliary: Mapping[str, Any], blocks: Sequence[int], shared: Mapping[str, Any]
+) -> Rows:
+    rows = []
+    for output, given in auxiliary.items():
+        own = dict(given)
+        stage = min(own.pop("stage"), len(blocks))
+        number = min(own.pop("block", blocks[stage - 1]), blocks[stage - 1])
+        head = made(AuxiliaryClassifier, output, {**shared, **own})
+        rows.append((output, head, f"stage{stage}_block{number}"))
+    return rows
+
+
+def scaled(filters: Any, width: float) -> Any:
+    """`width` times as many filters all over a table of branches, at least one."""
+    if positive("width", width) == 1 or isinstance(filters, str):
+        return filters
+    if isinstance(filters, (list, tuple)):
+        return tuple(scaled(inner, width) for inner in filters)
+    return max(1, round(filters * width))
+
+
+def published(default: Sequence[Any], given: Any, stages: int) -> Any:
+    """What is given, or the published values of the first stages."""
+    return default[:stages] if given is None else given
+
+
+def changed(default: Sequence[Any], given: Any, stages: int) -> list[Any]:
+    """For each stage the published arguments of its reduction, those given in their place."""
+    defaults = [*default, *[None] * stages][:stages]
+    changes = by_stage("reductions", given, stages)
+    return [
+        before if change is None else {**(before or {}), **change}
+        for before, change in zip(defaults, changes, strict=True)
+    ]
+
+
+# --- the kernels of four branches: a 1x1, two spatial ones, and a pool of 3x3 ---------------
+
+
+def square(size: Any) -> Any:
+    """From one size for both spatial branches, or a pair with one for each; else as given."""
+    first, *second = size if isinstance(size, (list, tuple)) else (size, size)
+    return (1, first, *second, 3) if len(second) == 1 else size
+
+
+def factorized(size: Any) -> Any:
+    """1xn, then nx1, in one branch, and the other way round in the other; else as given."""
+    return (1, (1, size), (size, 1), 3) if isinstance(size, int) else size
+
+
+def mixed(size: Any) -> Any:
+    """nxn in one branch and nx1, then 1xn, in the other; else as given."""
+    return (1, size, (size, 1), 3) if isinstance(size, int) else size
+
+
+# --- where published weights find their place ------------------------------------------------
+
+
+class Place(NamedTuple):
+    """What a part with weights is for published names, all counted from 0.
+
+    `step` is its place among the `steps` of its branch, of which a pool is one; `side` is "a"
+    or "b" in the pair that ends a widened branch; `leaf` is "conv" or "bn".
+    """
+
+    row: str
+    branch: int
+    steps: int
+    step: int
+    side: str
+    leaf: str
+
+    @property
+    def number(self) -> str:
+        """`.step` where the branch has several."""
+        return f".{self.step}" if self.steps > 1 else ""
+
+
+def places(paths: list[str]) -> Iterator[tuple[str, Place]]:
+    """The parts of branches that have weights."""
+    pattern = r"((\w+)/(?:main_)?branch(\d)_)(row_|column_|)(conv|norm)(\d?)"
+    for path in paths:
+        if not (found := re.fullmatch(pattern, path)):
+            continue
+        before, row, branch, side, kind, number = found.groups()
+        inner = sum(bool(re.fullmatch(before + r"conv\d?", other)) for other in paths)
+        pools = f"{before}pooling" in paths
+        steps = inner + pools + (f"{before}row_conv" in paths)
+        step = inner if side else int(number or 1) - 1 + pools
+        letter = {"row_": "a", "column_": "b"}.get(side, "")
+        leaf = "conv" if kind == "conv" else "bn"
+        yield path, Place(row, int(branch) - 1, steps, step, letter, leaf)
+
+
+def plain(paths: list[str], modules: Mapping[str, str]) -> dict[str, str]:
+    """The names of rows of one convolution and its norm, by the row's."""
+    return {
+        f"{row}/{part}": f"{module}.{leaf}"
+        for row, module in modules.items()
+        for part, leaf in (("conv", "conv"), ("norm", "bn"))
+        if f"{row}/{part}" in paths
+    }

@@ -1,0 +1,163 @@
+"""Inception-ResNets (Szegedy et al. 2016, arXiv:1602.07261)."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from kblocks.blocks.inception import InceptionResNetBlock
+from kblocks.catalog import variant
+from kblocks.families.inception import (
+    changed,
+    inception,
+    places,
+    plain,
+    published,
+)
+from kblocks.families.inception_v3 import STEM
+from kblocks.families.stages import by_stage, count_stages
+from kblocks.network import Architecture
+from kblocks.weights import naming
+
+_REDUCE = {"kernel_size": 3, "last_padding": "valid"}
+_V1: dict[str, Any] = {
+    "branches": (
+        [(32, (32, 32), (32, 32, 32))],
+        [(128, (128, 128, 128))],
+        [(192, (192, 192, 192))],
+    ),
+    "reductions": (
+        None,
+        {"branches": (384, (192, 192, 256), "max"), **_REDUCE},
+        {"branches": ((256, 384), (256, 256), (256, 256, 256), "max"), **_REDUCE},
+    ),
+    "stem": (
+        *STEM[:6],
+        {"filters": 256, "strides": 2, "padding": "valid"},
+    ),
+    "last": {},
+    "top": None,
+}
+# As TF-slim has it: the stem of v3 and one of its modules, a last block that is not scaled down.
+_V2: dict[str, Any] = {
+    "branches": (
+        [(32, (32, 32), (32, 48, 64))],
+        [(192, (128, 160, 192))],
+        [(192, (192, 224, 256))],
+    ),
+    "reductions": (
+        None,
+        {"branches": (384, (256, 256, 384), "max"), **_REDUCE},
+        {"branches": ((256, 384), (256, 288), (256, 288, 320), "max"), **_REDUCE},
+    ),
+    "stem": (
+        *STEM,
+        {"branches": (96, (48, 64), (64, 96, 96), ("avg", 64)), "kernel_size": (1, 5, 3, 3)},
+    ),
+    "last": {"scale": 1.0, "activate": False},
+    "top": {"filters": 1536, "kernel_size": 1},
+}
+_VERSIONS = {"v1": _V1, "v2": _V2}
+
+
+def inception_resnet(
+    classes: int = 1000,
+    *,
+    version: str = "v2",
+    blocks: Any = (10, 20, 10),
+    branches: Any = None,
+    kernel_size: Any = None,
+    scale: Any = None,
+    reductions: Any = None,
+    stem: Any = None,
+    last: Any = None,
+    top: Any = None,
+    name: str = "inception_resnet",
+    **arguments: Any,
+) -> Architecture:
+    """Stages of residual Inception blocks; by default Inception-ResNet-v2 as its weights have it.
+
+    Args:
+        classes: number of logits.
+        version: "v1" or "v2", whose published arguments stand for those that are None.
+        blocks: residual blocks of each stage; fixes the number of stages.
+        branches: for each stage a sequence with the `branches` of each of its blocks (see
+            `kb.InceptionResNetBlock`), the last of which stand for all that follow.
+        kernel_size: of each stage's spatial branches: an integer for the first stage, n of 1xn
+            and nx1 for the second and third; or the sizes of all branches. None is 3, 7, 3.
+        scale: of the residuals, one value or one a stage. None is 0.17, 0.1 and 0.2.
+        reductions: for each stage None or a mapping of arguments of `kb.InceptionBlock` that
+            replace those of its published reduction; the first stage has none.
+        last: arguments of the very last block that differ from its stage's; v2 has it without
+            scale and activation, {} is as the others.
+        stem, top: see below; v1 has no top.
+        name: of the model.
+        **arguments: width, strides, padding, dropout, head and arguments of the blocks; see
+            `kblocks.families.inception.inception`.
+
+    Raises:
+        ValueError, TypeError: if an argument does not fit, with its name and stage.
+
+    Reference: Szegedy et al. 2016, arXiv:1602.07261, Fig. 7, 10 to 19 and Table 1.
+    """
+    if version not in _VERSIONS:
+        raise ValueError(f"`version` must be 'v1' or 'v2'. Received: version={version!r}")
+    row, stages = _VERSIONS[version], count_stages(blocks)
+    sizes = by_stage("kernel_size", published((3, 7, 3), kernel_size, stages), stages)
+    return inception(
+        classes,
+        block=InceptionResNetBlock,
+        blocks=blocks,
+        branches=published(row["branches"], branches, stages),
+        kernel_size=[_kernels(stage, size) for stage, size in enumerate(sizes)],
+        scale=published((0.17, 0.1, 0.2), scale, stages),
+        reductions=changed(row["reductions"], reductions, stages),
+        stem=row["stem"] if stem is None else stem,
+        last=row["last"] if last is None else last,
+        top=row["top"] if top is None else top,
+        name=name,
+        **arguments,
+    )
+
+
+def _kernels(stage: int, size: Any) -> Any:
+    """Of a 1x1 and two nxn branches, or of a 1x1 and one of 1xn and nx1; else as given."""
+    if not isinstance(size, int):
+        return size
+    return (1, (1, size)) if stage else (1, size, size)
+
+
+inception_resnet_v1 = variant(
+    "inception_resnet_v1", inception_resnet, version="v1", blocks=(5, 10, 5)
+)
+inception_resnet_v2 = variant("inception_resnet_v2", inception_resnet, version="v2")
+
+_ROWS = {
+    "stem_block1": "conv2d_1a",
+    "stem_block2": "conv2d_2a",
+    "stem_block3": "conv2d_2b",
+    "stem_block5": "conv2d_3b",
+    "stem_block6": "conv2d_4a",
+    "stem_block8": "mixed_5b",
+    "stage2_reduction": "mixed_6a",
+    "stage3_reduction": "mixed_7a",
+    "stage4": "conv2d_7b",
+}
+_REPEATS = ("repeat", "repeat_1", "repeat_2")
+
+
+@naming("timm inception_resnet_v2")
+def _timm_names(paths: list[str]) -> dict[str, str]:
+    """`stage2_block3/main_branch2_conv1` is `repeat_1.2.branch1.0.conv`; the last is `block8`."""
+    modules = dict(_ROWS)
+    blocks = [path.split("/")[0] for path in paths if path.endswith("/main_conv")]
+    for row in blocks:
+        stage, block = (int(number) - 1 for number in re.findall(r"\d+", row))
+        modules[row] = f"{_REPEATS[stage]}.{block}"
+    modules[blocks[-1]] = "block8"
+    names = {"head/dense": "classif", **plain(paths, modules)}
+    names |= {f"{row}/main_conv": f"{modules[row]}.conv2d" for row in blocks}
+    for path, place in places(paths):
+        branch = f"branch{place.branch}{place.number}"
+        names[path] = f"{modules[place.row]}.{branch}.{place.leaf}"
+    return names

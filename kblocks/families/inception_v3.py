@@ -1,0 +1,148 @@
+"""Inception-v3 (Szegedy et al. 2015, arXiv:1512.00567)."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from kblocks.catalog import namesake
+from kblocks.families.inception import (
+    changed,
+    factorized,
+    inception,
+    places,
+    plain,
+    published,
+    square,
+)
+from kblocks.families.stages import by_stage, count_stages
+from kblocks.network import Architecture
+from kblocks.weights import naming
+
+_BRANCHES = (
+    [(64, (48, 64), (64, 96, 96), ("avg", pool)) for pool in (32, 64, 64)],
+    [(192, (n, n, 192), (n, n, n, n, 192), ("avg", 192)) for n in (128, 160, 160, 192)],
+    [(320, (384, 384), (448, 384, 384), ("avg", 192))],
+)
+_KERNELS = ((5, 3), 7, 3)
+_FORMS = (square, factorized, square)
+_REDUCTIONS = (
+    None,
+    {"branches": (384, (64, 96, 96), "max"), "kernel_size": 3, "last_padding": "valid"},
+    {
+        "branches": ((192, 320), (192, 192, 192, 192), "max"),
+        "kernel_size": (3, (1, 7), 3),
+        "last_kernel_size": 3,
+        "last_padding": "valid",
+    },
+)
+POOL = {"branches": ("max",), "kernel_size": 3, "strides": 2, "padding": "valid"}
+STEM = (
+    {"filters": 32, "strides": 2, "padding": "valid"},
+    {"filters": 32, "padding": "valid"},
+    {"filters": 64},
+    POOL,
+    {"filters": 80, "kernel_size": 1},
+    {"filters": 192, "padding": "valid"},
+    POOL,
+)
+_AUXILIARY = {
+    "AuxLogits": {
+        "stage": 2,
+        "filters": (128, 768),
+        "kernel_size": (1, 5),
+        "pool": "avg",
+        "hidden": (),
+        "dropout": 0.0,
+    }
+}
+
+
+@namesake
+def inception_v3(
+    classes: int = 1000,
+    *,
+    blocks: Any = (3, 4, 2),
+    branches: Any = None,
+    kernel_size: Any = None,
+    reductions: Any = None,
+    stem: Any = STEM,
+    auxiliary: Any = _AUXILIARY,
+    dropout: float = 0.5,
+    name: str = "inception_v3",
+    **arguments: Any,
+) -> Architecture:
+    """Stages of square, of factorised and of widened modules; as torchvision's weights have it.
+
+    Args:
+        classes: number of logits.
+        blocks: modules of each stage; fixes the number of stages.
+        branches: for each stage a sequence with the `branches` of each of its modules (see
+            `kb.InceptionBlock`), the last of which stand for all that follow; None is as
+            published for the first three stages.
+        kernel_size: of each stage's spatial branches: an integer or pair for the first stage, n
+            of 1xn and nx1 for the second, n of nxn, 1xn and nx1 for the third; or the sizes of
+            all branches. None is (5, 3), 7 and 3.
+        reductions: for each stage None or a mapping of arguments of `kb.InceptionBlock` that
+            replace those of its published reduction; the first stage has none.
+        stem, auxiliary: see below; as published, `AuxLogits` reads the last module of the second
+            stage.
+        dropout: of the head.
+        name: of the model.
+        **arguments: width, strides, padding, head and arguments of the modules; see
+            `kblocks.families.inception.inception`.
+
+    Raises:
+        ValueError, TypeError: if an argument does not fit, with its name and stage.
+
+    Reference: Szegedy et al. 2015, arXiv:1512.00567, Table 1.
+    """
+    stages = count_stages(blocks)
+    sizes = by_stage("kernel_size", published(_KERNELS, kernel_size, stages), stages)
+    modules = {"wide": [i == 2 for i in range(stages)], "pool_count_padding": True}
+    return inception(
+        classes,
+        blocks=blocks,
+        branches=published(_BRANCHES, branches, stages),
+        kernel_size=[form(size) for form, size in zip(_FORMS, sizes, strict=False)],
+        reductions=changed(_REDUCTIONS, reductions, stages),
+        stem=stem,
+        auxiliary=auxiliary,
+        dropout=dropout,
+        name=name,
+        **{**modules, **arguments},
+    )
+
+
+_ROWS = {
+    "stem_block1": "Conv2d_1a_3x3",
+    "stem_block2": "Conv2d_2a_3x3",
+    "stem_block3": "Conv2d_2b_3x3",
+    "stem_block5": "Conv2d_3b_1x1",
+    "stem_block6": "Conv2d_4a_3x3",
+}
+_MODULES = {
+    "stage1_block": ("branch1x1", "branch5x5_", "branch3x3dbl_", "branch_pool"),
+    "stage2_reduction": ("branch3x3", "branch3x3dbl_"),
+    "stage2_block": ("branch1x1", "branch7x7_", "branch7x7dbl_", "branch_pool"),
+    "stage3_reduction": ("branch3x3_", "branch7x7x3_"),
+    "stage3_block": ("branch1x1", "branch3x3_", "branch3x3dbl_", "branch_pool"),
+}
+
+
+@naming("torchvision inception_v3")
+def _torchvision_names(paths: list[str]) -> dict[str, str]:
+    """`stage2_block3/branch2_conv1` is `Mixed_6d.branch7x7_1.conv`; reductions are 6a and 7a."""
+    names = {"head/dense": "fc", "AuxLogits/dense": "AuxLogits.fc", **plain(paths, _ROWS)}
+    for i in (1, 2):
+        names[f"AuxLogits/conv{i}"] = f"AuxLogits.conv{i - 1}.conv"
+        names[f"AuxLogits/norm{i}"] = f"AuxLogits.conv{i - 1}.bn"
+    for path, place in places(paths):
+        found = re.fullmatch(r"(stage(\d)_(?:block|reduction))(\d*)", place.row)
+        kind, stage, block = found.groups() if found else ("", 0, 0)
+        module = f"Mixed_{int(stage) + 4}{chr(ord('a') + int(block or 0))}"
+        branch = _MODULES[kind][place.branch]
+        if branch.endswith("_"):
+            branch += f"{place.step + 1}{place.side}"
+        names[path] = f"{module}.{branch}.{place.leaf}"
+    return names

@@ -1,0 +1,118 @@
+"""Inception-v4 (Szegedy et al. 2016, arXiv:1602.07261)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from kblocks.catalog import namesake
+from kblocks.families.inception import (
+    changed,
+    factorized,
+    inception,
+    mixed,
+    places,
+    plain,
+    published,
+    square,
+)
+from kblocks.families.stages import by_stage, count_stages
+from kblocks.network import Architecture
+from kblocks.weights import naming
+
+_BRANCHES = (
+    [(96, (64, 96), (64, 96, 96), ("avg", 96))],
+    [(384, (192, 224, 256), (192, 192, 224, 224, 256), ("avg", 128))],
+    [(256, (384, 256), (384, 448, 512, 256), ("avg", 256))],
+)
+_KERNELS = (3, 7, 3)
+_FORMS = (square, factorized, mixed)
+_REDUCTIONS = (
+    None,
+    {"branches": (384, (192, 224, 256), "max"), "kernel_size": 3, "last_padding": "valid"},
+    {
+        "branches": ((192, 192), (256, 256, 320, 320), "max"),
+        "kernel_size": (3, (1, 7), 3),
+        "last_kernel_size": 3,
+        "last_padding": "valid",
+    },
+)
+_STEM = (
+    {"filters": 32, "strides": 2, "padding": "valid"},
+    {"filters": 32, "padding": "valid"},
+    {"filters": 64},
+    {"branches": ("max", 96), "kernel_size": 3, "strides": 2, "padding": "valid"},
+    {
+        "branches": ((64, 96), (64, 64, 64, 96)),
+        "kernel_size": (3, (1, 7)),
+        "last_kernel_size": 3,
+        "last_padding": "valid",
+    },
+    {"branches": (192, "max"), "kernel_size": 3, "strides": 2, "padding": "valid"},
+)
+
+
+@namesake
+def inception_v4(
+    classes: int = 1000,
+    *,
+    blocks: Any = (4, 7, 3),
+    branches: Any = None,
+    kernel_size: Any = None,
+    reductions: Any = None,
+    stem: Any = _STEM,
+    name: str = "inception_v4",
+    **arguments: Any,
+) -> Architecture:
+    """A stem with branches, and stages of modules A, B and C; as timm's weights have it.
+
+    Args:
+        classes: number of logits.
+        blocks: modules of each stage; fixes the number of stages.
+        branches: for each stage a sequence with the `branches` of each of its modules (see
+            `kb.InceptionBlock`), the last of which stand for all that follow; None is as
+            published for the first three stages.
+        kernel_size: of each stage's spatial branches: an integer or pair for the first stage, n
+            of 1xn and nx1 for the second and third; or the sizes of all branches. None is 3, 7
+            and 3.
+        reductions: for each stage None or a mapping of arguments of `kb.InceptionBlock` that
+            replace those of its published reduction; the first stage has none.
+        stem: see below.
+        name: of the model.
+        **arguments: width, strides, padding, dropout, head and arguments of the modules; see
+            `kblocks.families.inception.inception`.
+
+    Raises:
+        ValueError, TypeError: if an argument does not fit, with its name and stage.
+
+    Reference: Szegedy et al. 2016, arXiv:1602.07261, Fig. 3 to 9.
+    """
+    stages = count_stages(blocks)
+    sizes = by_stage("kernel_size", published(_KERNELS, kernel_size, stages), stages)
+    return inception(
+        classes,
+        blocks=blocks,
+        branches=published(_BRANCHES, branches, stages),
+        kernel_size=[form(size) for form, size in zip(_FORMS, sizes, strict=False)],
+        reductions=changed(_REDUCTIONS, reductions, stages),
+        stem=stem,
+        name=name,
+        **{"wide": [i == 2 for i in range(stages)], **arguments},
+    )
+
+
+@naming("timm inception_v4")
+def _timm_names(paths: list[str]) -> dict[str, str]:
+    """`features` counts the rows; `stage2_block3/branch2_conv1` is `features.13.branch1.0.conv`."""
+    if "stem_block6/branch1_conv" not in paths:
+        raise ValueError("The stem of Inception-v4 has six rows")
+    rows = list(dict.fromkeys(path.split("/")[0] for path in paths if "head" not in path))
+    modules = {row: f"features.{index}" for index, row in enumerate(rows)}
+    names = {"head/dense": "last_linear", **plain(paths, modules)}
+    for path, place in places(paths):
+        branch = f"branch{place.branch}{place.number}"
+        if f"{place.row}/branch2_row_conv" in paths and place.branch in (1, 2):
+            branch = f"branch{place.branch}_{place.step}{place.side}"
+        elif place.row.startswith("stem") and place.steps == 1:
+            branch = "conv"  # beside a pool
+        names[path] = f"{modules[place.row]}.{branch}.{place.leaf}"
+    return names

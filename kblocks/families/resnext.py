@@ -1,0 +1,85 @@
+"""ResNeXt: residual networks of grouped bottlenecks (Xie et al. 2016, arXiv:1611.05431)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from kblocks.catalog import member, variant
+from kblocks.families.choices import options, widths
+from kblocks.families.resnet import CIFAR_STEM, residual_space, resnet
+from kblocks.families.stages import by_stage, count_stages
+from kblocks.network import Architecture
+from kblocks.space import Space
+
+
+def resnext(
+    classes: int = 1000,
+    *,
+    blocks: Any = (3, 4, 6, 3),
+    filters: Any = None,
+    cardinality: Any = 32,
+    group_width: Any = 4,
+    **arguments: Any,
+) -> Architecture:
+    """A residual network of `kb.ResNeXtBlock`; by default ResNeXt-50 32x4d.
+
+    Args:
+        classes: number of logits.
+        blocks: blocks of each stage; fixes the number of stages.
+        filters: output channels, one value or one a stage; None doubles from 256.
+        cardinality: groups of the spatial convolutions, one value or one a stage.
+        group_width: channels of a group; a single value is the first stage's and doubles with
+            each stage, a list or tuple has one for each.
+        **arguments: see `kb.resnet`.
+
+    Raises:
+        ValueError, TypeError: if an argument does not fit, with its name and stage.
+
+    Reference: Xie et al. 2016, arXiv:1611.05431, Table 1.
+    """
+    stages = count_stages(blocks)
+    if filters is None:
+        filters = [256 * 2**stage for stage in range(stages)]
+    if isinstance(group_width, int):
+        group_width = [group_width * 2**stage for stage in range(stages)]
+    grouped = {
+        "cardinality": by_stage("cardinality", cardinality, stages),
+        "group_width": by_stage("group_width", group_width, stages),
+    }
+    arguments = {"block": "resnext", "name": "resnext", **grouped, **arguments}
+    return resnet(classes, blocks=blocks, filters=filters, **arguments)
+
+
+_50, _101 = (3, 4, 6, 3), (3, 4, 23, 3)
+resnext50_32x4d = variant("resnext50_32x4d", resnext, blocks=_50)
+resnext50_64x4d = variant("resnext50_64x4d", resnext, blocks=_50, cardinality=64)
+resnext101_32x4d = variant("resnext101_32x4d", resnext, blocks=_101)
+resnext101_32x8d = variant("resnext101_32x8d", resnext, blocks=_101, group_width=8)
+resnext101_64x4d = variant("resnext101_64x4d", resnext, blocks=_101, cardinality=64)
+resnext29_8x64d = variant(
+    "resnext29_8x64d",
+    resnext,
+    classes=10,
+    blocks=(3, 3, 3),
+    cardinality=8,
+    group_width=64,
+    stem={**CIFAR_STEM, "filters": 64},
+)
+
+
+def space(name: str = "resnext50_32x4d", **arguments: Any) -> Space:
+    """The published network `name` with cardinality, depth, widths, kernels, strides, padding open.
+
+    Args:
+        name: of the member of this family that is the default point.
+        arguments: of `kb.resnext`, in place of the choices made here; they may have choices.
+    """
+    build, row = member(name, resnext)
+    stages = len(row["blocks"])
+    filters = [256 * 2**stage for stage in range(stages)]
+    cardinality, width = row.get("cardinality", 32), row.get("group_width", 4)
+    grouped = {
+        "cardinality": [options(cardinality, 1, 8, 32) for _ in range(stages)],
+        "group_width": [widths(width * 2**stage) for stage in range(stages)],
+    }
+    return residual_space(build, {**row, "filters": filters}, {**grouped, **arguments})

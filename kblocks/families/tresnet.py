@@ -1,0 +1,141 @@
+"""TResNets (Ridnik et al. 2020, arXiv:2003.13630), as in timm.
+
+Their in-place activated batch norm is, but for memory, a batch norm and a leaky ReLU behind it.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from kblocks.blocks.anti_aliased import (
+    SpaceToDepthStem,
+    TResNetBasicBlock,
+    TResNetBottleneckBlock,
+)
+from kblocks.catalog import variant
+from kblocks.families.stages import (
+    PUBLISHED_NORM,
+    arguments_by_stage,
+    by_stage,
+    count_stages,
+    part,
+    rising,
+    shared_by_all,
+    stage_specs,
+)
+from kblocks.fields import leaky_relu
+from kblocks.heads import Classifier
+from kblocks.network import Architecture
+from kblocks.weights import naming
+
+_BLOCKS: dict[str, Any] = {"basic": TResNetBasicBlock, "bottleneck": TResNetBottleneckBlock}
+
+
+def tresnet(
+    classes: int = 1000,
+    *,
+    block: Any = None,
+    blocks: Any = (3, 4, 11, 3),
+    filters: Any = None,
+    kernel_size: Any = 3,
+    strides: Any = None,
+    padding: Any = "symmetric",
+    expansion: Any = 4,
+    stochastic_depth: float = 0.0,
+    stem: Any = None,
+    head: Any = None,
+    name: str = "tresnet",
+    **block_arguments: Any,
+) -> Architecture:
+    """A space-to-depth stem and stages of anti-aliased residual blocks; by default TResNet-M.
+
+    Args:
+        classes: number of logits.
+        block: "basic" (`kb.TResNetBasicBlock`) or "bottleneck" (`kb.TResNetBottleneckBlock`), one
+            value or a list with one a stage; None is basic in the first two.
+        blocks: blocks of each stage; fixes the number of stages.
+        filters, kernel_size, strides, padding: of the blocks, one value or one a stage (a tuple
+            of two is a pair for all stages unless there are two). `filters` None doubles from
+            64. Strides are those of a stage's first block; None is 1, then 2 for each stage.
+        expansion: of the bottlenecks, one value or one a stage.
+        stochastic_depth: the rate of the last block; grows linearly from the first.
+        stem: arguments of `kb.SpaceToDepthStem` that replace the published ones (as many filters
+            as the first stage, 3x3, squares of 4x4 pixels), or the Spec of a stem.
+        head: arguments of `kb.Classifier` that replace the published ones (average pool), or
+            the Spec of a head.
+        name: of the model.
+        **block_arguments: further arguments of the blocks, one value or a list with one a stage.
+            `squeeze_ratio` is by default each block's own, and None in the last stage;
+            normalization, bias and initializers are the stem's too, and so is an activation.
+
+    Raises:
+        ValueError, TypeError: if an argument does not fit, with its name and stage.
+
+    Reference: Ridnik et al. 2020, arXiv:2003.13630, Table 1 and Appendix A.
+    """
+    stages = count_stages(blocks)
+    if block is None:
+        block = ["basic" if stage < 2 else "bottleneck" for stage in range(stages)]
+    kinds = [_kind(value) for value in by_stage("block", block, stages)]
+    columns = {
+        "filters": [64 * 2**stage for stage in range(stages)] if filters is None else filters,
+        "kernel_size": kernel_size,
+        "strides": [1] + [2] * (stages - 1) if strides is None else strides,
+        "padding": padding,
+        "squeeze_ratio": [kind.Spec._defaults["squeeze_ratio"] for kind in kinds[:-1]] + [None],
+    }
+    options = {"normalization": PUBLISHED_NORM, **block_arguments}
+    arguments = arguments_by_stage(stages, {**columns, **options})
+    first = {"filters": arguments[0]["filters"], "padding": "symmetric"}
+    first |= {"activation": leaky_relu(1e-2), **shared_by_all(options)}
+    rows = [("stem", part(SpaceToDepthStem, "stem", stem, first))]
+    expansions = by_stage("expansion", expansion, stages)
+    rates = rising(stochastic_depth, blocks)
+    for i, (kind, own, expand, depths) in enumerate(
+        zip(kinds, arguments, expansions, rates, strict=True), 1
+    ):
+        if kind is TResNetBottleneckBlock:
+            own["expansion"] = expand
+        specs = stage_specs(kind, f"{name}, stage {i}", own, depths)
+        rows += [(f"stage{i}_block{j}", spec) for j, spec in enumerate(specs, 1)]
+    return Architecture(rows, head=part(Classifier, "head", head, {"classes": classes}), name=name)
+
+
+def _kind(value: Any) -> Any:
+    if value not in _BLOCKS:
+        raise ValueError(f"`block` must be one of {list(_BLOCKS)}. Received: block={value!r}")
+    return _BLOCKS[value]
+
+
+tresnet_m = variant("tresnet_m", tresnet, blocks=(3, 4, 11, 3))
+# 64 times 1.2 and 1.3, rounded down, then doubled.
+tresnet_l = variant("tresnet_l", tresnet, blocks=(4, 5, 18, 3), filters=(76, 152, 304, 608))
+tresnet_xl = variant("tresnet_xl", tresnet, blocks=(4, 5, 24, 3), filters=(83, 166, 332, 664))
+
+
+@naming("timm tresnet")
+def _timm_names(paths: list[str]) -> dict[str, str]:
+    """`stage2_block3/main_conv1` is `body.layer2.2.conv1.conv`."""
+    if "stem/space_to_depth" not in paths:
+        raise ValueError("TResNet has a space-to-depth stem")
+    names = {
+        "stem/conv": "body.conv1.conv",
+        "stem/norm": "body.conv1.bn",
+        "head/dense": "head.fc",
+    }
+    leaves = {"conv": "conv", "norm": "bn"}
+    for path in paths:
+        found = re.fullmatch(r"stage(\d+)_block(\d+)/(\w+?)_(conv|norm)(\d?)", path)
+        if not found:
+            continue
+        stage, number, place, kind, index = found.groups()
+        block = f"body.layer{stage}.{int(number) - 1}"
+        if place == "main_gate":
+            names[path] = f"{block}.se.fc{index}"
+        elif place == "main":
+            names[path] = f"{block}.conv{index}.{leaves[kind]}"
+        else:
+            position = int(f"{path.rsplit('/', 1)[0]}/shortcut_pooling" in paths)
+            names[path] = f"{block}.downsample.{position}.{leaves[kind]}"
+    return names

@@ -1,0 +1,161 @@
+"""Published weight sets as data, and the preprocessing that each expects."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import keras
+
+_IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+_HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+_NONE = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+
+
+class WeightSet(NamedTuple):
+    """Published weights of an architecture.
+
+    Attributes:
+        name: what `model(weights=...)` takes.
+        source: what `kblocks.load_torch_weights` takes.
+        license: SPDX identifier.
+        top1: accuracy on ImageNet's validation images in percent, as its publisher states it.
+        size: side of the images.
+        crop: the share of a resized image that is left after its centre was cut out.
+        interpolation: of the resizing.
+        mean, std: of the channels (red, green, blue) of images in [0, 1].
+    """
+
+    name: str
+    source: str
+    license: str
+    top1: float
+    size: int = 224
+    crop: float = 0.875
+    interpolation: str = "bilinear"
+    mean: tuple[float, ...] = _IMAGENET[0]
+    std: tuple[float, ...] = _IMAGENET[1]
+
+    def preprocessing(self) -> Preprocessing:
+        """A layer from images of any size in [0, 255] to what these weights expect."""
+        return Preprocessing(
+            self.size, self.mean, self.std, crop=self.crop, interpolation=self.interpolation
+        )
+
+
+@keras.saving.register_keras_serializable("kblocks")
+class Preprocessing(keras.layers.Layer):
+    """Resizes, cuts out the centre and scales images of red, green, blue in [0, 255].
+
+    Args:
+        size: side of the output, in pixels.
+        mean, std: of the channels of images in [0, 1]; the output is (image - mean) / std.
+        crop: the resized image has `size / crop` pixels a side before its centre is cut out.
+        interpolation: as for `keras.layers.Resizing`.
+
+    Input shape: (batch, height, width, 3), or with the channels first where Keras' setting is
+        "channels_first". Output shape: (batch, size, size, 3) likewise.
+    """
+
+    def __init__(
+        self,
+        size: int,
+        mean: Any = _IMAGENET[0],
+        std: Any = _IMAGENET[1],
+        *,
+        crop: float = 0.875,
+        interpolation: str = "bilinear",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        if not isinstance(size, int) or size < 1:
+            raise ValueError(f"`size` must be a positive integer. Received: size={size!r}")
+        if not 0 < crop <= 1:
+            raise ValueError(f"`crop` must be more than 0 and at most 1. Received: crop={crop!r}")
+        self.size, self.crop, self.interpolation = size, crop, interpolation
+        self.mean, self.std = tuple(mean), tuple(std)
+        side = round(size / crop)
+        self._resizing = keras.layers.Resizing(
+            side, side, interpolation, crop_to_aspect_ratio=True, antialias=True
+        )
+        self._cropping = keras.layers.CenterCrop(size, size)
+
+    def call(self, inputs: Any) -> Any:
+        x = self._cropping(self._resizing(keras.ops.cast(inputs, "float32")))
+        last = keras.config.image_data_format() == "channels_last"
+        shape = (1, 1, 1, -1) if last else (1, -1, 1, 1)
+        mean = keras.ops.reshape(keras.ops.convert_to_tensor(self.mean, "float32"), shape)
+        std = keras.ops.reshape(keras.ops.convert_to_tensor(self.std, "float32"), shape)
+        return keras.ops.cast((x / 255.0 - mean) / std, self.compute_dtype)
+
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        if keras.config.image_data_format() == "channels_last":
+            return (input_shape[0], self.size, self.size, input_shape[-1])
+        return (input_shape[0], input_shape[1], self.size, self.size)
+
+    def get_config(self) -> dict[str, Any]:
+        names = ("size", "mean", "std", "crop", "interpolation")
+        return {**super().get_config(), **{name: getattr(self, name) for name in names}}
+
+
+def _torchvision(name: str, top1: float, **other: Any) -> WeightSet:
+    return WeightSet("tv_in1k", f"hf://timm/{name}.tv_in1k", "bsd-3-clause", top1, **other)
+
+
+# Top-1 of torchvision's sets as its weights' metadata states it; TResNet's from the paper, those
+# of the Inception networks from TF-slim, which trained them.
+_TORCHVISION = {
+    "vgg11": 69.02,
+    "vgg11_bn": 70.37,
+    "vgg13": 69.928,
+    "vgg13_bn": 71.586,
+    "vgg16": 71.592,
+    "vgg16_bn": 73.36,
+    "vgg19": 72.376,
+    "vgg19_bn": 74.218,
+    "resnet18": 69.758,
+    "resnet34": 73.314,
+    "resnet50": 76.13,
+    "resnet101": 77.374,
+    "resnet152": 78.312,
+    "wide_resnet50_2": 78.468,
+    "wide_resnet101_2": 78.848,
+    "resnext50_32x4d": 77.618,
+    "resnext101_32x8d": 79.312,
+    "resnext101_64x4d": 83.246,
+    "densenet121": 74.434,
+    "densenet161": 77.138,
+    "densenet169": 75.6,
+    "densenet201": 76.896,
+}
+_TRESNET = {"tresnet_m": 80.8, "tresnet_l": 81.5, "tresnet_xl": 82.0}
+_HALVED = {"mean": _HALF[0], "std": _HALF[1], "size": 299, "interpolation": "bicubic"}
+
+WEIGHT_SETS: dict[str, tuple[WeightSet, ...]] = {
+    **{name: (_torchvision(name, top1),) for name, top1 in _TORCHVISION.items()},
+    **{
+        name: (
+            WeightSet(
+                "miil_in1k",
+                f"hf://timm/{name}.miil_in1k",
+                "apache-2.0",
+                top1,
+                mean=_NONE[0],
+                std=_NONE[1],
+            ),
+        )
+        for name, top1 in _TRESNET.items()
+    },
+    "inception_v3": (_torchvision("inception_v3", 77.294, **_HALVED),),
+    "inception_v4": (
+        WeightSet("tf_in1k", "hf://timm/inception_v4.tf_in1k", "apache-2.0", 80.2, **_HALVED),
+    ),
+    "inception_resnet_v2": (
+        WeightSet(
+            "tf_in1k",
+            "hf://timm/inception_resnet_v2.tf_in1k",
+            "apache-2.0",
+            80.4,
+            **{**_HALVED, "crop": 0.8975},
+        ),
+    ),
+}

@@ -1,0 +1,248 @@
+"""Published weights into a model of ours, and back: torch's names, torch's layouts."""
+
+from __future__ import annotations
+
+import importlib
+import math
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+
+from kblocks import cost, ops
+from kblocks.block import Block
+
+_NORM = {
+    "gamma": "weight",
+    "beta": "bias",
+    "moving_mean": "running_mean",
+    "moving_variance": "running_var",
+}
+_IGNORED = "num_batches_tracked"
+_AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")
+_HEADS = ("fc.", "classifier.", "head.", "last_linear.", "classif.", "pre_logits.")
+
+Names = Callable[[list[str]], dict[str, str]]
+_NAMINGS: dict[str, tuple[Names, frozenset[str]]] = {}
+
+
+def naming(source: str, as_convolutions: Sequence[str] = ()) -> Callable[[Names], Names]:
+    """Registers how published weights name the parts of a family.
+
+    The function gets the paths of all parts of a model in order, such as
+    "stage1_block1/main_conv1", and returns the published module of each that has weights.
+    It raises LookupError or ValueError, or names wrongly, for a model that is not of the family.
+    Modules in `as_convolutions` are linear here and convolutions there.
+    """
+
+    def register(function: Names) -> Names:
+        _NAMINGS[source] = function, frozenset(as_convolutions)
+        return function
+
+    return register
+
+
+@dataclass(frozen=True)
+class _Tensor:
+    """A variable of the model, its published name, and the layouts on both sides."""
+
+    name: str
+    variable: Any
+    from_torch: Callable[[np.ndarray], np.ndarray]
+    to_torch: Callable[[np.ndarray], np.ndarray]
+
+
+def load_torch_weights(model: keras.Model, source: Any, *, skip_head: bool = False) -> None:
+    """Puts published weights into a model that `Architecture.model` made.
+
+    Args:
+        model: of an architecture whose weights torchvision or timm publishes; their names are
+            both understood.
+        source: a mapping of torch's names to arrays; a `.safetensors` file; a `.pth` file (needs
+            torch); or "hf://owner/repo", "hf://owner/repo/file" on the Hugging Face hub.
+        skip_head: whether the classifier keeps its fresh weights, for other classes. A model
+            without a head needs no word.
+
+    Tensors of auxiliary heads that the model does not have are passed over.
+
+    Raises:
+        ValueError: if tensors are missing, left over or of another shape, with their names;
+            the model is then as it was.
+        ImportError: if the source needs a package that is not there, with its extra.
+    """
+    tensors = {n: np.asarray(a) for n, a in opened(source).items() if not n.endswith(_IGNORED)}
+    table = _table(model, set(tensors))
+    headless = not any(layer.name == "head" for layer in model.layers)
+    skipped = {t.name for t in table if skip_head and t.variable.path.split("/")[0] == "head"}
+    known = {t.name for t in table}
+    passed = _AUXILIARY + (_HEADS if headless else ())
+    problems = [f"left over {n}" for n in tensors if n not in known and not n.startswith(passed)]
+    values = []
+    for tensor in table:
+        if tensor.name in skipped:
+            continue
+        if tensor.name not in tensors:
+            problems.append(f"missing {tensor.name}")
+            continue
+        shape = tensors[tensor.name].shape
+        if math.prod(shape) != math.prod(tensor.variable.shape):
+            problems.append(
+                f"{tensor.name} is {shape}, which does not fit {tensor.variable.path} of "
+                f"{tuple(tensor.variable.shape)}"
+            )
+            continue
+        value = tensor.from_torch(tensors[tensor.name])
+        if tuple(value.shape) != tuple(tensor.variable.shape):
+            problems.append(
+                f"{tensor.name} is {shape}, which does not fit {tensor.variable.path} of "
+                f"{tuple(tensor.variable.shape)}"
+            )
+        values.append((tensor.variable, value))
+    if problems:
+        more = f"; and {len(problems) - 5} more" if problems[5:] else ""
+        raise ValueError(f"`source` does not fit {model.name}: {'; '.join(problems[:5])}{more}")
+    for variable, value in values:
+        variable.assign(value)
+
+
+def opened(source: Any) -> Mapping[str, Any]:
+    """The tensors of a source by name; see `load_torch_weights` for its forms."""
+    if isinstance(source, Mapping):
+        return source
+    if isinstance(source, (str, os.PathLike)):
+        path = os.fspath(source)
+        if path.startswith("hf://"):
+            return opened(_downloaded(path))
+        if path.endswith(".safetensors"):
+            return _needed("safetensors.numpy", "weights").load_file(path)
+        if path.endswith((".pth", ".pt", ".bin")):
+            torch = _needed("torch", "torch")
+            found = torch.load(path, map_location="cpu", weights_only=True)
+            return {name: tensor.numpy() for name, tensor in found.items()}
+    raise ValueError(
+        "`source` must be a mapping of names to arrays, a .safetensors or .pth file, or "
+        f"'hf://owner/repo'. Received: source={source!r}"
+    )
+
+
+def _downloaded(address: str) -> str:
+    owner, _, rest = address.removeprefix("hf://").partition("/")
+    repo, _, file = rest.partition("/")
+    if not owner or not repo:
+        raise ValueError(f"`source` must be 'hf://owner/repo'. Received: source={address!r}")
+    hub = _needed("huggingface_hub", "weights")
+    return hub.hf_hub_download(f"{owner}/{repo}", file or "model.safetensors")
+
+
+def _needed(module: str, extra: str) -> Any:
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        package = module.split(".")[0]
+        install = "torch" if extra == "torch" else f"'kblocks[{extra}]'"
+        raise ImportError(f"This source needs {package}: pip install {install}") from error
+
+
+def to_torch_state_dict(model: keras.Model, source: str | None = None) -> dict[str, np.ndarray]:
+    """The model's weights by the names and in the layouts of published ones."""
+    return {
+        tensor.name: tensor.to_torch(keras.ops.convert_to_numpy(tensor.variable))
+        for tensor in _table(model, set(), source)
+    }
+
+
+def _table(model: keras.Model, names: set[str], source: str | None = None) -> list[_Tensor]:
+    """The naming that fits `names` best, spelled out for the model's variables."""
+    parts = list(_parts(model))
+    paths = [path for path, _, _ in parts]
+    best: list[_Tensor] = []
+    score = -1
+    for label, (naming, convolutions) in _NAMINGS.items():
+        if source is not None and label != source:
+            continue
+        try:
+            modules = naming(paths)
+            table = [
+                tensor
+                for path, part, block in parts
+                if part.weights
+                for tensor in _tensors(part, block, modules[path], modules[path] in convolutions)
+            ]
+        except (LookupError, ValueError):
+            continue
+        hits = sum(tensor.name in names for tensor in table)
+        if hits > score:
+            best, score = table, hits
+    if not best:
+        raise ValueError(f"No published weights are known for the parts of {model.name!r}")
+    return best
+
+
+def _parts(model: keras.Model) -> Iterator[tuple[str, Any, Block]]:
+    for layer in model.layers:
+        if isinstance(layer, Block):
+            for part in layer.layers:
+                yield f"{layer.name}/{part.name}", part, layer
+
+
+def _tensors(part: Any, block: Block, module: str, as_convolution: bool) -> Iterator[_Tensor]:
+    for variable in part.variables:
+        if variable.name not in ("kernel", "bias", *_NORM):
+            continue
+        if isinstance(part, keras.layers.BatchNormalization):
+            yield _Tensor(f"{module}.{_NORM[variable.name]}", variable, _as_is, _as_is)
+        elif variable.name == "bias":
+            yield _Tensor(f"{module}.bias", variable, _as_is, _as_is)
+        elif isinstance(part, keras.layers.Dense):
+            layouts = _dense_layouts(part, block, as_convolution)
+            yield _Tensor(f"{module}.weight", variable, *layouts)
+        else:
+            yield _Tensor(f"{module}.weight", variable, _conv_in, _conv_out)
+
+
+def _flattened(path: str, block: Block) -> Any:
+    """The (height, width, channels) that a Flatten right before a linear part flattens, or None."""
+    channels_first = block.data_format == "channels_first"
+    _, *sizes = block.get_build_config()["input_shape"]
+    shape = (sizes[1], sizes[2], sizes[0]) if channels_first else tuple(sizes)
+    plan = ops.Chain(block.spec.plan(shape[-1]))
+    before = None
+    for (found, _), op in zip(ops.parts(plan), plan, strict=False):
+        if isinstance(op, ops.Merge):
+            return None
+        if found == path:
+            return before
+        before = shape if isinstance(op, ops.Flatten) else None
+        shape = cost.walk(op, shape)
+    return None
+
+
+def _as_is(value: np.ndarray) -> np.ndarray:
+    return value
+
+
+def _conv_in(value: np.ndarray) -> np.ndarray:
+    return value.transpose(2, 3, 1, 0)
+
+
+def _conv_out(value: np.ndarray) -> np.ndarray:
+    return value.transpose(3, 2, 0, 1)
+
+
+def _dense_layouts(part: Any, block: Block, as_convolution: bool) -> tuple[Any, Any]:
+    """Between torch's (out, in) and Keras' (in, out); behind a Flatten the maps' order differs."""
+    features = part.kernel.shape[0]
+    height, width, channels = _flattened(part.name, block) or (1, 1, features)
+
+    def inward(value: np.ndarray) -> np.ndarray:
+        maps = value.reshape(-1, channels, height, width)
+        return maps.transpose(2, 3, 1, 0).reshape(features, -1)
+
+    def outward(value: np.ndarray) -> np.ndarray:
+        maps = value.reshape(height, width, channels, -1).transpose(3, 2, 0, 1)
+        return maps if as_convolution else maps.reshape(-1, features)
+
+    return inward, outward
