@@ -295,7 +295,8 @@ class Blur2D(keras.layers.Layer):
             padding="valid",
             data_format="channels_last" if turned else self.data_format,
         )
-        outputs = keras.ops.transpose(outputs, (0, 3, 1, 2)) if turned else outputs
+        if turned:
+            outputs = keras.ops.transpose(outputs, (0, 3, 1, 2))
         if rows == columns:
             return outputs
         if self.data_format == "channels_last":
@@ -312,15 +313,16 @@ class SpaceToDepth(keras.layers.Layer):
 
     def call(self, inputs: Any) -> Any:
         block, last = self._block, self.data_format == "channels_last"
-        x = inputs if last else keras.ops.transpose(inputs, (0, 2, 3, 1))
+        x: Any = inputs if last else keras.ops.transpose(inputs, (0, 2, 3, 1))
         if any(size is None or size % block for size in x.shape[1:3]):
             x = pad(x, ((0, block - 1), (0, block - 1)), "zeros", "channels_last")
-        _, height, width, channels = keras.ops.shape(x)
+        sizes: Any = keras.ops.shape(x)
+        _, height, width, channels = sizes
         rows, columns = height // block, width // block
         x = x[:, : rows * block, : columns * block]
         x = keras.ops.reshape(x, (-1, rows, block, columns, block, channels))
-        x = keras.ops.transpose(x, (0, 1, 3, 2, 4, 5))
-        x = keras.ops.reshape(x, (-1, rows, columns, block * block * channels))
+        turned: Any = keras.ops.transpose(x, (0, 1, 3, 2, 4, 5))
+        x = keras.ops.reshape(turned, (-1, rows, columns, block * block * channels))
         return x if last else keras.ops.transpose(x, (0, 3, 1, 2))
 
 

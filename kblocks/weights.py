@@ -149,7 +149,7 @@ def _needed(module: str, extra: str) -> Any:
 def to_torch_state_dict(model: keras.Model, source: str | None = None) -> dict[str, np.ndarray]:
     """The model's weights by the names and in the layouts of published ones."""
     return {
-        tensor.name: tensor.to_torch(keras.ops.convert_to_numpy(tensor.variable))
+        tensor.name: tensor.to_torch(np.asarray(tensor.variable))
         for tensor in _table(model, set(), source)
     }
 

@@ -51,7 +51,7 @@ def test_ci_runs_the_command_of_the_readme() -> None:
 
 def test_files_that_the_readme_names_exist() -> None:
     """Links and commands point somewhere."""
-    named = re.findall(r"\]\(([^)#]+)\)", README) + ["tuning/digits.py"]
+    named = [*re.findall(r"\]\(([^)#]+)\)", README), "tuning/digits.py"]
     assert len(named) > 4
     for name in named:
         assert (ROOT / name).exists(), name

@@ -49,7 +49,7 @@ def alexnet(
     Raises:
         ValueError, TypeError: if an argument does not fit, with its name and stage.
 
-    Reference: Krizhevsky 2014, arXiv:1404.5997, footnote 1; torchvision's padding and adaptive pool.
+    Reference: Krizhevsky 2014, arXiv:1404.5997, footnote 1; padding and pooling are torchvision's.
     """
     stages = count_stages(blocks)
     columns = {
