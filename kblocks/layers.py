@@ -288,7 +288,7 @@ class Blur2D(keras.layers.Layer):
         if turned:
             padded = keras.ops.transpose(padded, (0, 2, 3, 1))
         rows, columns = self._op.strides
-        outputs = keras.ops.depthwise_conv(
+        outputs: Any = keras.ops.depthwise_conv(
             padded,
             keras.ops.convert_to_tensor(kernel, dtype=inputs.dtype),
             strides=rows if rows == columns else 1,  # TensorFlow has no unequal ones
