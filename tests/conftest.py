@@ -48,12 +48,13 @@ def fresh_process() -> Callable[..., str]:
     """Runs a script in a Python that has imported nothing yet; gives what it printed."""
 
     def run(script: str, *arguments: str) -> str:
+        paths = [str(TESTS), *filter(None, [os.environ.get("PYTHONPATH")])]
         done = subprocess.run(
             [sys.executable, "-c", script, *arguments],
             capture_output=True,
             text=True,
             timeout=300,
-            env={**os.environ, "PYTHONPATH": str(TESTS)},
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
         )
         assert done.returncode == 0, done.stderr[-4000:]
         return done.stdout

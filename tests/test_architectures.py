@@ -337,9 +337,12 @@ def test_vgg_takes_one_value_a_stage() -> None:
 
 
 @pytest.mark.parametrize("pool", ["avg", "max", "concat", "flatten"])
-@pytest.mark.parametrize("family", [kb.resnet18, kb.resnet20, kb.vgg11])
-def test_every_head_pool(family: Any, pool: str) -> None:
-    net = family(classes=5, head={"pool": pool, "hidden": (8,)})
+@pytest.mark.parametrize(
+    ("family", "stem"),
+    [(kb.resnet18, {}), (kb.resnet20, {"stem": kb.ConvBlock.Spec(8)}), (kb.vgg11, {})],
+)
+def test_every_head_pool(family: Any, stem: dict[str, Any], pool: str) -> None:
+    net = family(classes=5, filters=8, head={"pool": pool, "hidden": (8,)}, **stem)
     x = np.zeros((1, 48, 40, 3), "float32")
     assert as_count(net.cost((48, 40, 3))) == counted(net.model((48, 40, 3)), x)
 
@@ -347,7 +350,7 @@ def test_every_head_pool(family: Any, pool: str) -> None:
 @pytest.mark.parametrize("channels", [1, 4])
 @pytest.mark.parametrize("size", [(32, 32), (33, 47), (28, 28)])
 def test_channels_and_sizes(size: tuple[int, int], channels: int) -> None:
-    net, shape = kb.resnet18(5), (*size, channels)
+    net, shape = kb.resnet18(5, filters=[8, 16, 24, 32]), (*size, channels)
     x = np.zeros((1, *shape), "float32")
     assert as_count(net.cost(shape)) == counted(net.model(shape), x)
 
