@@ -288,7 +288,7 @@ class Blur2D(keras.layers.Layer):
         if turned:
             padded = keras.ops.transpose(padded, (0, 2, 3, 1))
         rows, columns = self._op.strides
-        outputs = keras.ops.depthwise_conv(
+        outputs: Any = keras.ops.depthwise_conv(
             padded,
             keras.ops.convert_to_tensor(kernel, dtype=inputs.dtype),
             strides=rows if rows == columns else 1,  # TensorFlow has no unequal ones
@@ -312,10 +312,11 @@ class SpaceToDepth(keras.layers.Layer):
 
     def call(self, inputs: Any) -> Any:
         block, last = self._block, self.data_format == "channels_last"
-        x = inputs if last else keras.ops.transpose(inputs, (0, 2, 3, 1))
+        x: Any = inputs if last else keras.ops.transpose(inputs, (0, 2, 3, 1))
         if any(size is None or size % block for size in x.shape[1:3]):
             x = pad(x, ((0, block - 1), (0, block - 1)), "zeros", "channels_last")
-        _, height, width, channels = keras.ops.shape(x)
+        shape: Any = keras.ops.shape(x)
+        _, height, width, channels = shape
         rows, columns = height // block, width // block
         x = x[:, : rows * block, : columns * block]
         x = keras.ops.reshape(x, (-1, rows, block, columns, block, channels))
