@@ -17,7 +17,9 @@ from kblocks.blocks.anti_aliased import (
 )
 from kblocks.blocks.convolution import ConvBlock, NormAct
 from kblocks.blocks.dense import ResidualDense
+from kblocks.blocks.dense_block import DenseBlock, TransitionBlock
 from kblocks.blocks.inception import InceptionBlock, InceptionResNetBlock
+from kblocks.blocks.mbconv import MBConvBlock
 from kblocks.blocks.pooling import BlurPooling2D, GlobalConcatPooling2D, MinPooling2D
 from kblocks.blocks.residual import BottleneckBlock, ResidualBlock, ResNeXtBlock
 from kblocks.blocks.squeeze_excite import SqueezeExcite
@@ -26,8 +28,6 @@ from kblocks.choices import boolean, choice, integer, per_stage, real
 from kblocks.cost import Cost, InputTooSmallError, conv_output_size
 from kblocks.families.alexnet import alexnet
 from kblocks.families.densenet import (
-    DenseBlock,
-    TransitionBlock,
     densenet,
     densenet40_12,
     densenet121,
@@ -37,7 +37,6 @@ from kblocks.families.densenet import (
     densenet_bc100_12,
 )
 from kblocks.families.efficientnet import (
-    MBConvBlock,
     efficientnet,
     efficientnet_b0,
     efficientnet_b1,

@@ -316,8 +316,8 @@ class SpaceToDepth(keras.layers.Layer):
         x: Any = inputs if last else keras.ops.transpose(inputs, (0, 2, 3, 1))
         if any(size is None or size % block for size in x.shape[1:3]):
             x = pad(x, ((0, block - 1), (0, block - 1)), "zeros", "channels_last")
-        sizes: Any = keras.ops.shape(x)
-        _, height, width, channels = sizes
+        shape: Any = keras.ops.shape(x)
+        _, height, width, channels = shape
         rows, columns = height // block, width // block
         x = x[:, : rows * block, : columns * block]
         x = keras.ops.reshape(x, (-1, rows, block, columns, block, channels))

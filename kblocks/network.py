@@ -298,7 +298,7 @@ class Architecture:
             origin, spec = origins[row.name][:2]
             several = len(row.inputs) > 1
             source = [shapes[n] for n in row.inputs] if several else shapes[row.inputs[0]]
-            key = (id(spec), str(source) if several else source)
+            key = (_price(spec), str(source) if several else source)
             if key not in seen:
                 seen[key] = _located(row.name, spec, source)
             found = seen[key]
@@ -354,6 +354,14 @@ def _missing(walk: Callable[[int], Any]) -> float:
         middle = (low + high) // 2
         low, high = (low, middle) if fitting(middle) else (middle, high)
     return fitting(high)
+
+
+def _price(spec: Any) -> Any:
+    """Equal for Specs of one cost: for one and the same, and those of a stage's rising rates."""
+    values = spec.__dict__
+    if not values.get("stochastic_depth"):
+        return id(spec)
+    return type(spec), *(id(value) for name, value in values.items() if name != "stochastic_depth")
 
 
 def _located(name: str, spec: Any, shape: Any) -> Cost:

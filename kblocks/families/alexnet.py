@@ -6,10 +6,19 @@ import re
 from typing import Any
 
 from kblocks.blocks.convolution import ConvBlock
-from kblocks.catalog import variant
-from kblocks.families.stages import arguments_by_stage, count_stages, made, part, shared_by_all
+from kblocks.catalog import member, variant
+from kblocks.families.choices import depths, kernels, options, paddings, widths
+from kblocks.families.stages import (
+    arguments_by_stage,
+    count_stages,
+    made,
+    part,
+    published_or,
+    shared_by_all,
+)
 from kblocks.heads import Classifier
 from kblocks.network import Architecture
+from kblocks.space import Space
 from kblocks.weights import naming
 
 _POOL = {"pool": "max", "pool_size": 3, "pool_strides": 2}
@@ -49,13 +58,13 @@ def alexnet(
     Raises:
         ValueError, TypeError: if an argument does not fit, with its name and stage.
 
-    Reference: Krizhevsky 2014, arXiv:1404.5997, footnote 1; padding and pooling are torchvision's.
+    Reference: Krizhevsky 2014, arXiv:1404.5997, footnote 1; the padding is torchvision's.
     """
     stages = count_stages(blocks)
     columns = {
         "convolutions": list(blocks),
-        "filters": (192, 384, 256, 256)[:stages] if filters is None else filters,
-        "kernel_size": (5, 3, 3, 3)[:stages] if kernel_size is None else kernel_size,
+        "filters": published_or(filters, (192, 384, 256, 256), stages),
+        "kernel_size": published_or(kernel_size, (5, 3, 3, 3), stages),
         "strides": strides,
         "padding": padding,
         "pool": ["max" if stage in (0, stages - 1) else None for stage in range(stages)],
@@ -86,6 +95,36 @@ def _stem(options: dict[str, Any], given: Any) -> Any:
 
 
 variant("alexnet", alexnet)
+
+
+def space(name: str = "alexnet", **arguments: Any) -> Space:
+    """The published network `name` with depth, widths, kernels, padding, pools and head open.
+
+    Args:
+        name: of the member of this family that is the default point.
+        arguments: of `kb.alexnet`, in place of the choices made here; they may have choices.
+    """
+    build, _ = member(name, alexnet)
+    opened = {
+        "blocks": [depths(1) for _ in range(4)],
+        "filters": [widths(number) for number in (192, 384, 256, 256)],
+        "kernel_size": [kernels(size) for size in (5, 3, 3, 3)],
+        "padding": [paddings() for _ in range(4)],
+        "pool": [options(pool, "max", None) for pool in ("max", None, None, "max")],
+        "stem": {
+            "filters": widths(64),
+            "kernel_size": options(11, 7, 5, 3),
+            "strides": options(4, 2, 1),
+            "padding": options(2, "same"),
+            "pool": options("max", None),
+        },
+        "head": {
+            "pool": options("flatten", "avg", "concat"),
+            "hidden": options((4096, 4096), (), (256,), (512,), (1024, 1024)),
+            "dropout": options(0.5, 0.0, 0.2),
+        },
+    }
+    return Space(build, **{**opened, **arguments})
 
 
 @naming("torchvision alexnet")

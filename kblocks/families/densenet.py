@@ -3,20 +3,14 @@
 from __future__ import annotations
 
 import re
-from dataclasses import KW_ONLY
+from collections.abc import Mapping
+from types import NoneType
 from typing import Any
 
-from kblocks.blocks.convolution import (
-    ConvBlock,
-    Convolutional,
-    NormAct,
-    act,
-    check_pool,
-    check_symmetric,
-    conv,
-    norm,
-)
-from kblocks.catalog import variant
+from kblocks.blocks.convolution import ConvBlock, NormAct
+from kblocks.blocks.dense_block import DenseBlock, TransitionBlock
+from kblocks.catalog import member, variant
+from kblocks.families.choices import depths, kernels, options, paddings, widths
 from kblocks.families.stages import (
     PUBLISHED_NORM,
     arguments_by_stage,
@@ -25,121 +19,10 @@ from kblocks.families.stages import (
     part,
     shared_by_all,
 )
-from kblocks.fields import Count, Fraction, Padding, PoolKind, Rate, Size
 from kblocks.heads import Classifier
 from kblocks.network import Architecture
-from kblocks.ops import Chain, Dropout, Merge, Op, Pool
+from kblocks.space import Space
 from kblocks.weights import naming
-
-
-class DenseBlock(Convolutional):
-    """Layers that each add `growth_rate` channels to all those before them.
-
-    Args:
-        growth_rate: channels that a layer adds.
-        depth: how many layers.
-        kernel_size: of the spatial convolution of a layer; integer or pair (height, width).
-        bottleneck: a 1x1 convolution before it reduces the input to this many times
-            `growth_rate` channels; None for a layer without.
-        padding: "same" (as Keras), "valid", "symmetric", or the pixels on each side. Where a
-            layer shrinks the map, what it is joined to is cropped in its centre.
-        dilation_rate, groups: of the spatial convolution.
-        dropout: rate of zeroed features behind each layer.
-        ...: see `Convolutional`; normalization and activation stand before each convolution.
-
-    Input shape: (batch, height, width, channels).
-    Output shape: (batch, new_height, new_width, channels + depth * growth_rate).
-
-    Raises:
-        ValueError: if an argument is not of the documented form or does not fit the input.
-
-    Reference: Huang et al. 2016, arXiv:1608.06993, Eq. 2, "Composite function" and "Bottleneck
-        layers".
-    """
-
-    growth_rate: Count
-    _: KW_ONLY
-    depth: Count = 1
-    kernel_size: Size = 3
-    bottleneck: Count | None = 4
-    padding: Padding = "same"
-    dilation_rate: Size = 1
-    groups: Count = 1
-    dropout: Rate = 0.0
-
-    def check(self) -> None:
-        check_symmetric("padding", self.padding, "kernel_size", self.kernel_size)
-        if self.growth_rate % self.groups:
-            raise ValueError(
-                "`groups` must divide `growth_rate`. "
-                f"Received: groups={self.groups}, growth_rate={self.growth_rate}"
-            )
-
-    def plan(self, channels: int) -> Op:
-        reduce = self.bottleneck and Chain(
-            norm(self), act(self), conv(self, self.bottleneck * self.growth_rate, padding="same")
-        )
-        spatial = conv(
-            self,
-            self.growth_rate,
-            self.kernel_size,
-            dilation_rate=self.dilation_rate,
-            groups=self.groups,
-        )
-        drop = Dropout(self.dropout) if self.dropout else None
-        layer = Chain(reduce, norm(self), act(self), spatial, drop)
-        names = (f"layer{number}" for number in range(1, self.depth + 1))
-        return Chain(*(Merge("concat", **{"input": Chain(), name: layer}) for name in names))
-
-
-class TransitionBlock(Convolutional):
-    """What stands between dense blocks: fewer channels, then a pool.
-
-    Args:
-        compression: the share of the input's channels that the convolution leaves, rounded
-            down; 1 keeps all.
-        kernel_size: of the convolution.
-        strides: of the pool; 1 leaves it out unless `pool_size` is given.
-        padding: of the convolution.
-        pool: "avg", "max" or "min".
-        pool_size: None is `strides`.
-        pool_padding: see `ConvBlock`.
-        dropout: rate of zeroed features before the pool.
-        ...: see `Convolutional`; normalization and activation stand before the convolution.
-
-    Input shape: (batch, height, width, channels).
-    Output shape: (batch, new_height, new_width, int(compression * channels)).
-
-    Reference: Huang et al. 2016, arXiv:1608.06993, "Pooling layers" and "Compression".
-    """
-
-    compression: Fraction = 0.5
-    kernel_size: Size = 1
-    strides: Size = 2
-    _: KW_ONLY
-    padding: Padding = "same"
-    pool: PoolKind = "avg"
-    pool_size: Size | None = None
-    pool_padding: Padding = "valid"
-    dropout: Rate = 0.0
-
-    def check(self) -> None:
-        check_symmetric("padding", self.padding, "kernel_size", self.kernel_size)
-        check_pool("pool_padding", self.pool_padding, "pool_size", self.pool_size or self.strides)
-
-    def plan(self, channels: int) -> Op:
-        filters = max(
-            1, int(channels * self.compression + 1e-6)
-        )  # 0.29 * 100 is 28.999999999999996
-        size = self.pool_size or self.strides
-        pools = size != (1, 1) or self.strides != (1, 1)
-        return Chain(
-            norm(self),
-            act(self),
-            conv(self, filters, self.kernel_size),
-            Dropout(self.dropout) if self.dropout else None,
-            Pool(self.pool, size, self.strides, self.pool_padding) if pools else None,
-        )
 
 
 def densenet(
@@ -192,22 +75,25 @@ def densenet(
     }
     options = {"normalization": PUBLISHED_NORM, **block}
     arguments = arguments_by_stage(stages, {**columns, **options})
+    dense = [made(DenseBlock, f"{name}, stage {i}", own) for i, own in enumerate(arguments, 1)]
+    rows = [("stem", _stem(options, 2 * dense[0].growth_rate, stem)), ("stage1_block1", dense[0])]
+    if not isinstance(transition, (Mapping, NoneType)):
+        raise ValueError(
+            "`transition` must be a mapping of TransitionBlock's arguments or None. "
+            f"Received: transition={transition!r}"
+        )
     between = {"compression": compression, "strides": strides, **(transition or {})}
-    between = [{}, *arguments_by_stage(stages - 1, between)]
-    rows = [("stem", _stem({**options, "growth_rate": arguments[0]["growth_rate"]}, stem))]
-    for i, (own, before) in enumerate(zip(arguments, between, strict=True), 1):
-        if i > 1:
-            shared = shared_by_all(arguments[i - 2])
-            spec = made(TransitionBlock, f"{name}, transition {i - 1}", {**shared, **before})
-            rows.append((f"stage{i}_transition", spec))
-        rows.append((f"stage{i}_block1", made(DenseBlock, f"{name}, stage {i}", own)))
+    for i, own in enumerate(arguments_by_stage(stages - 1, between, "transitions"), 1):
+        shared = shared_by_all(arguments[i - 1])
+        spec = made(TransitionBlock, f"{name}, transition {i}", {**shared, **own})
+        rows += [(f"stage{i + 1}_transition", spec), (f"stage{i + 1}_block1", dense[i])]
     rows.append((f"stage{stages}_norm", NormAct.Spec(**shared_by_all(arguments[-1]))))
     return Architecture(rows, head=part(Classifier, "head", head, {"classes": classes}), name=name)
 
 
-def _stem(options: dict[str, Any], given: Any) -> Any:
+def _stem(options: dict[str, Any], filters: int, given: Any) -> Any:
     published = {
-        "filters": 2 * options["growth_rate"],
+        "filters": filters,
         "kernel_size": 7,
         "strides": 2,
         "padding": "symmetric",
@@ -234,6 +120,44 @@ densenet40_12 = variant("densenet40_12", densenet, blocks=(12, 12, 12), **_PLAIN
 densenet_bc100_12 = variant(
     "densenet_bc100_12", densenet, blocks=(16, 16, 16), **_CIFAR, stem=_SMALL
 )
+
+
+def space(name: str = "densenet121", **arguments: Any) -> Space:
+    """The published network `name` with depth, growth, kernels, padding and transitions open.
+
+    Args:
+        name: of the member of this family that is the default point.
+        arguments: of `kb.densenet`, in place of the choices made here; they may have choices.
+    """
+    build, row = member(name, densenet)
+    stages = len(row["blocks"])
+    growth = row.get("growth_rate", 32)
+    stem = {
+        "filters": 2 * growth,
+        "kernel_size": 7,
+        "strides": 2,
+        "pool": "max",
+        **row.get("stem", {}),
+    }
+    opened = {
+        "blocks": [depths(number) for number in row["blocks"]],
+        "growth_rate": [widths(growth) for _ in range(stages)],
+        "bottleneck": [options(row.get("bottleneck", 4), 4, 2, None) for _ in range(stages)],
+        "kernel_size": [kernels() for _ in range(stages)],
+        "padding": [paddings() for _ in range(stages)],
+        "compression": [options(row.get("compression", 0.5), 0.5, 1.0) for _ in range(stages - 1)],
+        "strides": [options(2, 1, (2, 1)) for _ in range(stages - 1)],
+        "transition": {"pool": options("avg", "max")},
+        "stem": {
+            **stem,
+            "filters": widths(stem["filters"]),
+            "kernel_size": options(stem["kernel_size"], 3, 5, 7),
+            "strides": options(stem["strides"], 1, 2),
+            "pool": options(stem["pool"], "max", None),
+        },
+        "head": {"pool": options("avg", "max", "concat")},
+    }
+    return Space(build, **{**opened, **arguments})
 
 
 @naming("torchvision densenet")

@@ -5,19 +5,12 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator
-from dataclasses import KW_ONLY
 from typing import Any
 
-from kblocks.blocks.convolution import (
-    ConvBlock,
-    Convolutional,
-    act,
-    check_symmetric,
-    conv,
-    norm,
-)
-from kblocks.blocks.squeeze_excite import squeeze_excite
-from kblocks.catalog import variant
+from kblocks.blocks.convolution import ConvBlock
+from kblocks.blocks.mbconv import MBConvBlock
+from kblocks.catalog import member, variant
+from kblocks.families.choices import depths, kernels, options, paddings, widths
 from kblocks.families.stages import (
     PUBLISHED_NORM,
     arguments_by_stage,
@@ -25,78 +18,16 @@ from kblocks.families.stages import (
     count_stages,
     part,
     positive,
+    published_or,
     rising,
     shared_by_all,
     stage_specs,
 )
-from kblocks.fields import ActivationLike, Count, Fraction, Padding, Positive, Rate, Size
 from kblocks.heads import Classifier
 from kblocks.network import Architecture
-from kblocks.ops import Chain, DropPath, Merge, Norm, Op
+from kblocks.ops import Norm
+from kblocks.space import Space
 from kblocks.weights import naming
-
-
-class MBConvBlock(Convolutional):
-    """The mobile inverted bottleneck: expand, convolve each channel, squeeze-excite, project.
-
-    Args:
-        filters: channels of the output.
-        kernel_size: of the depthwise convolution; integer or pair (height, width).
-        strides: of the depthwise convolution.
-        expansion: the 1x1 convolution before it gives this many times the input's channels;
-            where that leaves their number, there is none.
-        padding: "same" (as Keras), "valid", "symmetric", or the pixels on each side. Where the
-            block shrinks the map, the shortcut's input is cropped in its centre.
-        squeeze_ratio: width of the squeeze-excite gate as a share of the block's input
-            channels, rounded down; None leaves it out.
-        squeeze_activation: in the middle of the gate; None is the block's `activation`.
-        gate: the activation that ends it.
-        stochastic_depth: the rate at which training drops the main path of a sample; only
-            where there is a shortcut: at strides 1 with as many channels out as in.
-        ...: see `Convolutional`; no activation follows the projection.
-
-    Input shape: (batch, height, width, channels).
-    Output shape: (batch, new_height, new_width, filters).
-
-    Raises:
-        ValueError: if an argument is not of the documented form or does not fit the input.
-
-    Reference: Sandler et al. 2018, arXiv:1801.04381, Table 1; with squeeze-excite, Tan et al.
-        2018, arXiv:1807.11626, Fig. 7.
-    """
-
-    filters: Count
-    kernel_size: Size = 3
-    strides: Size = 1
-    _: KW_ONLY
-    expansion: Positive = 6.0
-    padding: Padding = "same"
-    activation: ActivationLike | None = "silu"
-    squeeze_ratio: Fraction | None = 0.25
-    squeeze_activation: ActivationLike | None = None
-    gate: ActivationLike = "sigmoid"
-    stochastic_depth: Rate = 0.0
-
-    def check(self) -> None:
-        check_symmetric("padding", self.padding, "kernel_size", self.kernel_size)
-
-    def plan(self, channels: int) -> Op:
-        inner = max(1, int(channels * self.expansion + 1e-6))
-        expand = None
-        if inner != channels:
-            expand = Chain(conv(self, inner, padding="same"), norm(self), act(self))
-        depthwise = conv(self, inner, self.kernel_size, self.strides, groups=inner)
-        gated = None
-        if self.squeeze_ratio is not None:
-            width = max(1, int(channels * self.squeeze_ratio + 1e-6))
-            gated = squeeze_excite(self, width, inner, self.squeeze_activation or self.activation)
-        project = Chain(conv(self, self.filters, padding="same"), norm(self))
-        main = Chain(expand, depthwise, norm(self), act(self), gated, project)
-        if channels != self.filters or self.strides != (1, 1):
-            return main
-        drop = DropPath(self.stochastic_depth) if self.stochastic_depth else None
-        return Chain(Merge("add", main=Chain(main, drop), shortcut=Chain()))
-
 
 # Table 1, one column a stage.
 _BLOCKS = (1, 2, 2, 3, 3, 4, 1)
@@ -163,7 +94,7 @@ def efficientnet(
         "strides": strides,
         "expansion": expansion,
     }
-    columns = {k: _STAGES[k][:stages] if value is None else value for k, value in given.items()}
+    columns = {k: published_or(value, _STAGES[k], stages) for k, value in given.items()}
     columns["filters"] = [scaled(n, width) for n in by_stage("filters", columns["filters"], stages)]
     options = {"activation": "silu", "normalization": PUBLISHED_NORM, **block}
     arguments = arguments_by_stage(stages, {**columns, "padding": padding, **options})
@@ -171,8 +102,8 @@ def efficientnet(
     shared = {"padding": "symmetric", **shared_by_all(options)}
     published: dict[str, Any] = {"filters": scaled(32, width), "strides": 2, **shared}
     rows = [("stem", part(ConvBlock, "stem", stem, published))]
-    for i, (own, depths) in enumerate(zip(arguments, rates, strict=True), 1):
-        specs = stage_specs(MBConvBlock, f"{name}, stage {i}", own, depths)
+    for i, (own, drops) in enumerate(zip(arguments, rates, strict=True), 1):
+        specs = stage_specs(MBConvBlock, f"{name}, stage {i}", own, drops)
         rows += [(f"stage{i}_block{j}", spec) for j, spec in enumerate(specs, 1)]
     published = {"filters": scaled(1280, width), "kernel_size": 1, **shared}
     rows.append((f"stage{stages + 1}", part(ConvBlock, "top", top, published)))
@@ -204,6 +135,33 @@ efficientnet_b6 = variant(
 efficientnet_b7 = variant(
     "efficientnet_b7", efficientnet, width=2.0, depth=3.1, dropout=0.5, **_TENSORFLOW
 )
+
+
+def space(name: str = "efficientnet_b0", **arguments: Any) -> Space:
+    """The published network `name`, scaled, with all columns of its table and its gates open.
+
+    Args:
+        name: of the member of this family that is the default point.
+        arguments: of `kb.efficientnet`, in place of the choices made here; they may have choices.
+    """
+    build, row = member(name, efficientnet)
+    width, depth = row["width"], row["depth"]
+    opened = {
+        "width": 1.0,
+        "depth": 1.0,
+        "blocks": [depths(math.ceil(number * depth)) for number in _BLOCKS],
+        "filters": [widths(scaled(number, width)) for number in _STAGES["filters"]],
+        "kernel_size": [kernels(size) for size in _STAGES["kernel_size"]],
+        "strides": [options(strides, 1, 2, (2, 1)) for strides in _STAGES["strides"]],
+        "expansion": [options(ratio, 1, 3, 4, 6) for ratio in _STAGES["expansion"]],
+        "padding": [paddings() for _ in _BLOCKS],
+        "squeeze_ratio": [options(0.25, 0.125, None) for _ in _BLOCKS],
+        "stem": {"filters": widths(scaled(32, width)), "strides": options(2, 1)},
+        "top": {"filters": widths(scaled(1280, width))},
+        "dropout": options(row["dropout"], 0.0, 0.2),
+        "head": {"pool": options("avg", "max", "concat")},
+    }
+    return Space(build, **{**opened, **arguments})
 
 
 @naming("torchvision efficientnet")

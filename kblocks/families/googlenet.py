@@ -9,11 +9,10 @@ from kblocks.catalog import namesake
 from kblocks.families.inception import (
     changed,
     inception,
-    places,
-    plain,
     published,
     square,
 )
+from kblocks.families.inception_names import places, plain
 from kblocks.families.stages import by_stage, count_stages
 from kblocks.network import Architecture
 from kblocks.weights import naming
@@ -59,8 +58,8 @@ def googlenet(
     branches: Any = None,
     kernel_size: Any = 3,
     reductions: Any = None,
-    stem: Any = _STEM,
-    auxiliary: Any = _AUXILIARY,
+    stem: Any = None,
+    auxiliary: Any = None,
     name: str = "googlenet",
     **arguments: Any,
 ) -> Architecture:
@@ -76,8 +75,8 @@ def googlenet(
             such value or a list with one a stage. The paper has (3, 5).
         reductions: for each stage None or a mapping of arguments of `kb.InceptionBlock` that
             replace those of its reduction: none, then max pools of 3, then of 2 (the paper: 3).
-        stem, auxiliary: see below; as published, `aux1` and `aux2` read the first and fourth
-            module of the second stage.
+        stem, auxiliary: see below; None is as published, where `aux1` and `aux2` read the first
+            and fourth module of the second stage; {} is no auxiliary output.
         name: of the model.
         **arguments: width, strides, padding, dropout, head and arguments of the modules; see
             `kblocks.families.inception.inception`.
@@ -94,8 +93,8 @@ def googlenet(
         branches=published(_BRANCHES, branches, stages),
         kernel_size=[square(size) for size in by_stage("kernel_size", kernel_size, stages)],
         reductions=changed(_REDUCTIONS, reductions, stages),
-        stem=stem,
-        auxiliary=auxiliary,
+        stem=_STEM if stem is None else stem,
+        auxiliary=_AUXILIARY if auxiliary is None else auxiliary,
         name=name,
         **arguments,
     )

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from kblocks.blocks.convolution import ConvBlock
 from kblocks.blocks.inception import InceptionBlock
@@ -54,7 +53,8 @@ def inception(
         branches: for each stage a sequence with the `branches` of each of its modules (see
             `kb.InceptionBlock`), the last of which stand for all that follow.
         kernel_size: for each stage the `kernel_size` of its modules.
-        width: factor of all filters in the stages, one value or one a stage.
+        width: factor of all filters, one value or one a stage; that of the first is the stem's
+            and that of the last the top's too.
         strides: of each stage's reduction, or of its first module where it has none. None is 1,
             then 2 for each stage.
         padding: of the modules, one value or one a stage.
@@ -67,8 +67,8 @@ def inception(
         head: arguments of `kb.Classifier` that replace the published ones (average pool and
             dropout), or the Spec of a head.
         auxiliary: for each auxiliary output a mapping of arguments of `kb.AuxiliaryClassifier`
-            and the `stage` and `block` that it reads, or the last before where there are fewer;
-            without a `block` the stage's last.
+            and the `stage` and `block` that it reads, counted from 1; the last of them where
+            there are fewer or none is named.
         block: the class of the modules.
         last: arguments of the very last module that differ from its stage's.
         name: of the model.
@@ -79,23 +79,25 @@ def inception(
         ValueError, TypeError: if an argument does not fit, with its name and stage.
     """
     stages = count_stages(blocks)
+    widths = by_stage("width", width, stages)
     options = {"normalization": _NORM, **options}
+    shared = shared_by_all(options)
     columns = {
         "branches": _tables(branches, stages),
         "kernel_size": kernel_size,
         "padding": padding,
-        "width": width,
+        "width": widths,
         "strides": [1] + [2] * (stages - 1) if strides is None else strides,
         "reduction": by_stage("reductions", reductions, stages),
     }
-    shared = shared_by_all(options)
-    rows = _stem_rows(stem, shared)
+    rows = _stem_rows(stem, shared, widths[0])
     for i, own in enumerate(arguments_by_stage(stages, {**columns, **options}), 1):
         rows += _stage_rows(block, name, i, blocks[i - 1], own)
     if last is not None:
         rows[-1] = (rows[-1][0], rows[-1][1].replace(**last))
     if top is not None:
-        rows.append((f"stage{stages + 1}", part(ConvBlock, "top", top, shared)))
+        top = part(ConvBlock, "top", widened(top, widths[-1]), shared)
+        rows.append((f"stage{stages + 1}", top))
     rows.append(("head", part(Classifier, "head", head, {"classes": classes, "dropout": dropout})))
     auxiliary = auxiliary or {}
     rows += _auxiliary_rows(auxiliary, blocks, {"classes": classes, **shared})
@@ -116,7 +118,7 @@ def _tables(branches: Any, stages: int) -> list[Any]:
     return columns
 
 
-def _stem_rows(stem: Any, shared: Mapping[str, Any]) -> Rows:
+def _stem_rows(stem: Any, shared: Mapping[str, Any], width: float) -> Rows:
     items = stem if isinstance(stem, (list, tuple)) else [stem]
     names = [f"stem_block{i}" for i in range(1, len(items) + 1)] if len(items) > 1 else ["stem"]
     kinds = [
@@ -124,7 +126,7 @@ def _stem_rows(stem: Any, shared: Mapping[str, Any]) -> Rows:
         for item in items
     ]
     return [
-        (name, part(kind, name, item, shared))
+        (name, part(kind, name, widened(item, width), shared))
         for name, kind, item in zip(names, kinds, items, strict=True)
     ]
 
@@ -136,8 +138,8 @@ def _stage_rows(block: Any, name: str, stage: int, number: int, own: dict[str, A
     tables = scaled(own.pop("branches"), width)[:number]
     if reduction is not None:
         common = {"padding": own["padding"], "strides": strides, **shared_by_all(own)}
-        arguments = {**common, **reduction, "branches": scaled(reduction["branches"], width)}
-        rows.append((f"stage{stage}_reduction", made(InceptionBlock, place, arguments)))
+        made_of = {**common, **widened(reduction, width)}
+        rows.append((f"stage{stage}_reduction", made(InceptionBlock, place, made_of)))
         strides = 1
     specs = [made(block, place, {**own, "branches": table}) for table in tables]
     specs += [specs[-1]] * (number - len(specs))
@@ -152,11 +154,19 @@ def _auxiliary_rows(
     rows = []
     for output, given in auxiliary.items():
         own = dict(given)
-        stage = min(own.pop("stage"), len(blocks))
+        stage = min(own.pop("stage", len(blocks)), len(blocks))
         number = min(own.pop("block", blocks[stage - 1]), blocks[stage - 1])
         head = made(AuxiliaryClassifier, output, {**shared, **own})
         rows.append((output, head, f"stage{stage}_block{number}"))
     return rows
+
+
+def widened(arguments: Any, width: float) -> Any:
+    """A mapping of a block's arguments with `width` times as many filters; else as given."""
+    if not isinstance(arguments, Mapping):
+        return arguments
+    names = arguments.keys() & {"filters", "branches"}
+    return {**arguments, **{name: scaled(arguments[name], width) for name in names}}
 
 
 def scaled(filters: Any, width: float) -> Any:
@@ -200,52 +210,3 @@ def factorized(size: Any) -> Any:
 def mixed(size: Any) -> Any:
     """nxn in one branch and nx1, then 1xn, in the other; else as given."""
     return (1, size, (size, 1), 3) if isinstance(size, int) else size
-
-
-# --- where published weights find their place ------------------------------------------------
-
-
-class Place(NamedTuple):
-    """What a part with weights is for published names, all counted from 0.
-
-    `step` is its place among the `steps` of its branch, of which a pool is one; `side` is "a"
-    or "b" in the pair that ends a widened branch; `leaf` is "conv" or "bn".
-    """
-
-    row: str
-    branch: int
-    steps: int
-    step: int
-    side: str
-    leaf: str
-
-    @property
-    def number(self) -> str:
-        """`.step` where the branch has several."""
-        return f".{self.step}" if self.steps > 1 else ""
-
-
-def places(paths: list[str]) -> Iterator[tuple[str, Place]]:
-    """The parts of branches that have weights."""
-    pattern = r"((\w+)/(?:main_)?branch(\d)_)(row_|column_|)(conv|norm)(\d?)"
-    for path in paths:
-        if not (found := re.fullmatch(pattern, path)):
-            continue
-        before, row, branch, side, kind, number = found.groups()
-        inner = sum(bool(re.fullmatch(before + r"conv\d?", other)) for other in paths)
-        pools = f"{before}pooling" in paths
-        steps = inner + pools + (f"{before}row_conv" in paths)
-        step = inner if side else int(number or 1) - 1 + pools
-        letter = {"row_": "a", "column_": "b"}.get(side, "")
-        leaf = "conv" if kind == "conv" else "bn"
-        yield path, Place(row, int(branch) - 1, steps, step, letter, leaf)
-
-
-def plain(paths: list[str], modules: Mapping[str, str]) -> dict[str, str]:
-    """The names of rows of one convolution and its norm, by the row's."""
-    return {
-        f"{row}/{part}": f"{module}.{leaf}"
-        for row, module in modules.items()
-        for part, leaf in (("conv", "conv"), ("norm", "bn"))
-        if f"{row}/{part}" in paths
-    }

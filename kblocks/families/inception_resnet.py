@@ -10,10 +10,9 @@ from kblocks.catalog import variant
 from kblocks.families.inception import (
     changed,
     inception,
-    places,
-    plain,
     published,
 )
+from kblocks.families.inception_names import places, plain
 from kblocks.families.inception_v3 import STEM
 from kblocks.families.stages import by_stage, count_stages
 from kblocks.network import Architecture

@@ -10,11 +10,10 @@ from kblocks.families.inception import (
     changed,
     factorized,
     inception,
-    places,
-    plain,
     published,
     square,
 )
+from kblocks.families.inception_names import places, plain
 from kblocks.families.stages import by_stage, count_stages
 from kblocks.network import Architecture
 from kblocks.weights import naming
@@ -36,15 +35,15 @@ _REDUCTIONS = (
         "last_padding": "valid",
     },
 )
-POOL = {"branches": ("max",), "kernel_size": 3, "strides": 2, "padding": "valid"}
+_POOL = {"branches": ("max",), "kernel_size": 3, "strides": 2, "padding": "valid"}
 STEM = (
     {"filters": 32, "strides": 2, "padding": "valid"},
     {"filters": 32, "padding": "valid"},
     {"filters": 64},
-    POOL,
+    _POOL,
     {"filters": 80, "kernel_size": 1},
     {"filters": 192, "padding": "valid"},
-    POOL,
+    _POOL,
 )
 _AUXILIARY = {
     "AuxLogits": {
@@ -66,8 +65,8 @@ def inception_v3(
     branches: Any = None,
     kernel_size: Any = None,
     reductions: Any = None,
-    stem: Any = STEM,
-    auxiliary: Any = _AUXILIARY,
+    stem: Any = None,
+    auxiliary: Any = None,
     dropout: float = 0.5,
     name: str = "inception_v3",
     **arguments: Any,
@@ -85,8 +84,8 @@ def inception_v3(
             all branches. None is (5, 3), 7 and 3.
         reductions: for each stage None or a mapping of arguments of `kb.InceptionBlock` that
             replace those of its published reduction; the first stage has none.
-        stem, auxiliary: see below; as published, `AuxLogits` reads the last module of the second
-            stage.
+        stem, auxiliary: see below; None is as published, where `AuxLogits` reads the last module
+            of the second stage; {} is no auxiliary output.
         dropout: of the head.
         name: of the model.
         **arguments: width, strides, padding, head and arguments of the modules; see
@@ -106,8 +105,8 @@ def inception_v3(
         branches=published(_BRANCHES, branches, stages),
         kernel_size=[form(size) for form, size in zip(_FORMS, sizes, strict=False)],
         reductions=changed(_REDUCTIONS, reductions, stages),
-        stem=stem,
-        auxiliary=auxiliary,
+        stem=STEM if stem is None else stem,
+        auxiliary=_AUXILIARY if auxiliary is None else auxiliary,
         dropout=dropout,
         name=name,
         **{**modules, **arguments},

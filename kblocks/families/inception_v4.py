@@ -10,11 +10,10 @@ from kblocks.families.inception import (
     factorized,
     inception,
     mixed,
-    places,
-    plain,
     published,
     square,
 )
+from kblocks.families.inception_names import places, plain
 from kblocks.families.stages import by_stage, count_stages
 from kblocks.network import Architecture
 from kblocks.weights import naming
@@ -59,7 +58,7 @@ def inception_v4(
     branches: Any = None,
     kernel_size: Any = None,
     reductions: Any = None,
-    stem: Any = _STEM,
+    stem: Any = None,
     name: str = "inception_v4",
     **arguments: Any,
 ) -> Architecture:
@@ -76,7 +75,7 @@ def inception_v4(
             and 3.
         reductions: for each stage None or a mapping of arguments of `kb.InceptionBlock` that
             replace those of its published reduction; the first stage has none.
-        stem: see below.
+        stem: see below; None is as published.
         name: of the model.
         **arguments: width, strides, padding, dropout, head and arguments of the modules; see
             `kblocks.families.inception.inception`.
@@ -94,7 +93,7 @@ def inception_v4(
         branches=published(_BRANCHES, branches, stages),
         kernel_size=[form(size) for form, size in zip(_FORMS, sizes, strict=False)],
         reductions=changed(_REDUCTIONS, reductions, stages),
-        stem=stem,
+        stem=_STEM if stem is None else stem,
         name=name,
         **{"wide": [i == 2 for i in range(stages)], **arguments},
     )

@@ -26,8 +26,8 @@ def count_stages(blocks: Any) -> int:
     return len(blocks)
 
 
-def by_stage(name: str, value: Any, stages: int) -> list[Any]:
-    """One value a stage.
+def by_stage(name: str, value: Any, stages: int, of: str = "stages") -> list[Any]:
+    """One value a stage (or a transition, or whatever they are `of`).
 
     A list or tuple as long as there are stages has one value for each; another pair is a
     (height, width) for all of them, and so is any single value.
@@ -36,16 +36,23 @@ def by_stage(name: str, value: Any, stages: int) -> list[Any]:
         return list(value)
     if isinstance(value, list) or (isinstance(value, tuple) and len(value) != 2):
         raise ValueError(
-            f"`{name}` must be one value or one for each of the {stages} stages. "
+            f"`{name}` must be one value or one for each of the {stages} {of}. "
             f"Received: {name}={value!r}"
         )
     return [value] * stages
 
 
-def arguments_by_stage(stages: int, arguments: Mapping[str, Any]) -> list[dict[str, Any]]:
+def arguments_by_stage(
+    stages: int, arguments: Mapping[str, Any], of: str = "stages"
+) -> list[dict[str, Any]]:
     """The arguments of each stage's blocks, from arguments that may have one value a stage."""
-    columns = {name: by_stage(name, value, stages) for name, value in arguments.items()}
+    columns = {name: by_stage(name, value, stages, of) for name, value in arguments.items()}
     return [{name: column[i] for name, column in columns.items()} for i in range(stages)]
+
+
+def published_or(given: Any, published: tuple[Any, ...], stages: int) -> Any:
+    """What is given, or the published values of the first stages where they are enough."""
+    return published[:stages] if given is None and stages <= len(published) else given
 
 
 def made(block: Any, place: str, arguments: Mapping[str, Any]) -> Any:
@@ -64,10 +71,11 @@ def stage_specs(
     The first has the stage's strides; equal ones are made once.
     """
     first = made(block, place, arguments)
+    rest = first.replace(strides=1)
     if any(depths):
         first = first.replace(stochastic_depth=depths[0])
-        return [first, *(first.replace(strides=1, stochastic_depth=rate) for rate in depths[1:])]
-    return [first] + [first.replace(strides=1)] * (len(depths) - 1)
+        return [first, *(rest.replace(stochastic_depth=rate) for rate in depths[1:])]
+    return [first] + [rest] * (len(depths) - 1)
 
 
 def part(block: Any, place: str, given: Any, defaults: Mapping[str, Any]) -> Any:

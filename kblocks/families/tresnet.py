@@ -13,7 +13,8 @@ from kblocks.blocks.anti_aliased import (
     TResNetBasicBlock,
     TResNetBottleneckBlock,
 )
-from kblocks.catalog import variant
+from kblocks.catalog import member, variant
+from kblocks.families.choices import depths, kernels, options, paddings, widths
 from kblocks.families.stages import (
     PUBLISHED_NORM,
     arguments_by_stage,
@@ -27,6 +28,7 @@ from kblocks.families.stages import (
 from kblocks.fields import leaky_relu
 from kblocks.heads import Classifier
 from kblocks.network import Architecture
+from kblocks.space import Space
 from kblocks.weights import naming
 
 _BLOCKS: dict[str, Any] = {"basic": TResNetBasicBlock, "bottleneck": TResNetBottleneckBlock}
@@ -92,18 +94,18 @@ def tresnet(
     rows = [("stem", part(SpaceToDepthStem, "stem", stem, first))]
     expansions = by_stage("expansion", expansion, stages)
     rates = rising(stochastic_depth, blocks)
-    for i, (kind, own, expand, depths) in enumerate(
+    for i, (kind, own, expand, drops) in enumerate(
         zip(kinds, arguments, expansions, rates, strict=True), 1
     ):
         if kind is TResNetBottleneckBlock:
             own["expansion"] = expand
-        specs = stage_specs(kind, f"{name}, stage {i}", own, depths)
+        specs = stage_specs(kind, f"{name}, stage {i}", own, drops)
         rows += [(f"stage{i}_block{j}", spec) for j, spec in enumerate(specs, 1)]
     return Architecture(rows, head=part(Classifier, "head", head, {"classes": classes}), name=name)
 
 
 def _kind(value: Any) -> Any:
-    if value not in _BLOCKS:
+    if not isinstance(value, str) or value not in _BLOCKS:
         raise ValueError(f"`block` must be one of {list(_BLOCKS)}. Received: block={value!r}")
     return _BLOCKS[value]
 
@@ -112,6 +114,32 @@ tresnet_m = variant("tresnet_m", tresnet, blocks=(3, 4, 11, 3))
 # 64 times 1.2 and 1.3, rounded down, then doubled.
 tresnet_l = variant("tresnet_l", tresnet, blocks=(4, 5, 18, 3), filters=(76, 152, 304, 608))
 tresnet_xl = variant("tresnet_xl", tresnet, blocks=(4, 5, 24, 3), filters=(83, 166, 332, 664))
+
+
+def space(name: str = "tresnet_m", **arguments: Any) -> Space:
+    """The published network `name` with depth, blocks, widths, kernels, strides and blurs open.
+
+    Args:
+        name: of the member of this family that is the default point.
+        arguments: of `kb.tresnet`, in place of the choices made here; they may have choices.
+    """
+    build, row = member(name, tresnet)
+    filters = row.get("filters", (64, 128, 256, 512))
+    kinds = ("basic", "basic", "bottleneck", "bottleneck")
+    opened = {
+        "block": [options(kind, "basic", "bottleneck") for kind in kinds],
+        "blocks": [depths(number) for number in row["blocks"]],
+        "filters": [widths(number) for number in filters],
+        "kernel_size": [kernels() for _ in range(4)],
+        "strides": [options(1, 2), *(options(2, 1, (2, 1)) for _ in range(3))],
+        "padding": [paddings() for _ in range(4)],
+        "expansion": [options(4, 2) for _ in range(4)],
+        "blur_size": [options(3, 5, None) for _ in range(4)],
+        "squeeze_ratio": [options(ratio, 0.25, 0.5, None) for ratio in (0.25, 0.25, 0.5, None)],
+        "stem": {"filters": widths(filters[0]), "block_size": options(4, 2, 1)},
+        "head": {"pool": options("avg", "max", "concat")},
+    }
+    return Space(build, **{**opened, **arguments})
 
 
 @naming("timm tresnet")

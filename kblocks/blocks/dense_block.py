@@ -1,0 +1,126 @@
+"""The blocks that DenseNets are made of (Huang et al. 2016, arXiv:1608.06993)."""
+
+from __future__ import annotations
+
+from dataclasses import KW_ONLY
+
+from kblocks.blocks.convolution import (
+    Convolutional,
+    act,
+    check_pool,
+    check_symmetric,
+    conv,
+    norm,
+)
+from kblocks.fields import Count, Fraction, Padding, PoolKind, Rate, Size
+from kblocks.ops import Chain, Dropout, Merge, Op, Pool
+
+
+class DenseBlock(Convolutional):
+    """Layers that each add `growth_rate` channels to all those before them.
+
+    Args:
+        growth_rate: channels that a layer adds.
+        depth: how many layers.
+        kernel_size: of the spatial convolution of a layer; integer or pair (height, width).
+        bottleneck: a 1x1 convolution before it reduces the input to this many times
+            `growth_rate` channels; None for a layer without.
+        padding: "same" (as Keras), "valid", "symmetric", or the pixels on each side. Where a
+            layer shrinks the map, what it is joined to is cropped in its centre.
+        dilation_rate, groups: of the spatial convolution.
+        dropout: rate of zeroed features behind each layer.
+        ...: see `Convolutional`; normalization and activation stand before each convolution.
+
+    Input shape: (batch, height, width, channels).
+    Output shape: (batch, new_height, new_width, channels + depth * growth_rate).
+
+    Raises:
+        ValueError: if an argument is not of the documented form or does not fit the input.
+
+    Reference: Huang et al. 2016, arXiv:1608.06993, Eq. 2, "Composite function" and "Bottleneck
+        layers".
+    """
+
+    growth_rate: Count
+    _: KW_ONLY
+    depth: Count = 1
+    kernel_size: Size = 3
+    bottleneck: Count | None = 4
+    padding: Padding = "same"
+    dilation_rate: Size = 1
+    groups: Count = 1
+    dropout: Rate = 0.0
+
+    def check(self) -> None:
+        check_symmetric("padding", self.padding, "kernel_size", self.kernel_size)
+        if self.growth_rate % self.groups:
+            raise ValueError(
+                "`groups` must divide `growth_rate`. "
+                f"Received: groups={self.groups}, growth_rate={self.growth_rate}"
+            )
+
+    def plan(self, channels: int) -> Op:
+        reduce = self.bottleneck and Chain(
+            norm(self), act(self), conv(self, self.bottleneck * self.growth_rate, padding="same")
+        )
+        spatial = conv(
+            self,
+            self.growth_rate,
+            self.kernel_size,
+            dilation_rate=self.dilation_rate,
+            groups=self.groups,
+        )
+        drop = Dropout(self.dropout) if self.dropout else None
+        layer = Chain(reduce, norm(self), act(self), spatial, drop)
+        names = (f"layer{number}" for number in range(1, self.depth + 1))
+        return Chain(*(Merge("concat", **{"input": Chain(), name: layer}) for name in names))
+
+
+class TransitionBlock(Convolutional):
+    """What stands between dense blocks: fewer channels, then a pool.
+
+    Args:
+        compression: the share of the input's channels that the convolution leaves, rounded
+            down; 1 keeps all.
+        kernel_size: of the convolution.
+        strides: of the pool; 1 leaves it out unless `pool_size` is given.
+        padding: of the convolution.
+        pool: "avg", "max" or "min".
+        pool_size: None is `strides`.
+        pool_padding: see `ConvBlock`.
+        dropout: rate of zeroed features before the pool.
+        ...: see `Convolutional`; normalization and activation stand before the convolution.
+
+    Input shape: (batch, height, width, channels).
+    Output shape: (batch, new_height, new_width, int(compression * channels)).
+
+    Reference: Huang et al. 2016, arXiv:1608.06993, "Pooling layers" and "Compression".
+    """
+
+    compression: Fraction = 0.5
+    kernel_size: Size = 1
+    strides: Size = 2
+    _: KW_ONLY
+    padding: Padding = "same"
+    pool: PoolKind = "avg"
+    pool_size: Size | None = None
+    pool_padding: Padding = "valid"
+    dropout: Rate = 0.0
+
+    def check(self) -> None:
+        check_symmetric("padding", self.padding, "kernel_size", self.kernel_size)
+        check_pool("pool_padding", self.pool_padding, "pool_size", self.pool_size or self.strides)
+
+    def plan(self, channels: int) -> Op:
+        filters = max(
+            1, int(channels * self.compression + 1e-6)
+        )  # 0.29 * 100 is 28.999999999999996
+        size = self.pool_size or self.strides
+        pools = size != (1, 1) or self.strides != (1, 1)
+        return Chain(
+            norm(self),
+            act(self),
+            conv(self, filters, self.kernel_size),
+            Dropout(self.dropout) if self.dropout else None,
+            Pool(self.pool, size, self.strides, self.pool_padding) if pools else None,
+        )

@@ -1,0 +1,57 @@
+"""Where the parts of Inception modules have their place in published weights."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+
+class Place(NamedTuple):
+    """What a part with weights is for published names, all counted from 0.
+
+    `step` is its place among the `steps` of its branch, of which a pool is one; `side` is "a"
+    or "b" in the pair that ends a widened branch; `leaf` is "conv" or "bn".
+    """
+
+    row: str
+    branch: int
+    steps: int
+    step: int
+    side: str
+    leaf: str
+
+    @property
+    def number(self) -> str:
+        """`.step` where the branch has several."""
+        return f".{self.step}" if self.steps > 1 else ""
+
+
+_SIDES = {"row_": "a", "column_": "b", "": ""}
+_PART = re.compile(r"((\w+)/(?:main_)?branch(\d)_)(row_|column_|)(conv|norm|pooling)(\d?)")
+
+
+def places(paths: list[str]) -> Iterator[tuple[str, Place]]:
+    """The parts of branches that have weights."""
+    parts = [(found[0], *found.groups()) for path in paths if (found := _PART.fullmatch(path))]
+    pools = {branch for _, branch, *_, kind, _ in parts if kind == "pooling"}
+    ends = {branch for _, branch, _, _, side, *_ in parts if side}
+    convolutions = Counter(b for _, b, _, _, side, kind, _ in parts if kind == "conv" and not side)
+    for path, branch, row, index, side, kind, number in parts:
+        if kind != "pooling":
+            before, pooled = convolutions[branch], branch in pools
+            step = before if side else int(number or 1) - 1 + pooled
+            leaf = "conv" if kind == "conv" else "bn"
+            steps = before + pooled + (branch in ends)
+            yield path, Place(row, int(index) - 1, steps, step, _SIDES[side], leaf)
+
+
+def plain(paths: list[str], modules: Mapping[str, str]) -> dict[str, str]:
+    """The names of rows of one convolution and its norm, by the row's."""
+    return {
+        f"{row}/{part}": f"{module}.{leaf}"
+        for row, module in modules.items()
+        for part, leaf in (("conv", "conv"), ("norm", "bn"))
+        if f"{row}/{part}" in paths
+    }
