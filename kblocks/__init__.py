@@ -25,9 +25,9 @@ from kblocks.blocks.residual import BottleneckBlock, ResidualBlock, ResNeXtBlock
 from kblocks.blocks.squeeze_excite import SqueezeExcite
 from kblocks.catalog import architecture, architectures
 from kblocks.choices import boolean, choice, integer, per_stage, real
-from kblocks.cost import Cost, InputTooSmallError, conv_output_size
-from kblocks.families.alexnet import alexnet
-from kblocks.families.densenet import (
+from kblocks.cost import Cost
+from kblocks.families.alexnets import alexnet
+from kblocks.families.densenets import (
     densenet,
     densenet40_12,
     densenet121,
@@ -36,7 +36,7 @@ from kblocks.families.densenet import (
     densenet201,
     densenet_bc100_12,
 )
-from kblocks.families.efficientnet import (
+from kblocks.families.efficientnets import (
     efficientnet,
     efficientnet_b0,
     efficientnet_b1,
@@ -47,15 +47,15 @@ from kblocks.families.efficientnet import (
     efficientnet_b6,
     efficientnet_b7,
 )
-from kblocks.families.googlenet import googlenet
-from kblocks.families.inception_resnet import (
+from kblocks.families.googlenets import googlenet
+from kblocks.families.inception_resnets import (
     inception_resnet,
     inception_resnet_v1,
     inception_resnet_v2,
 )
-from kblocks.families.inception_v3 import inception_v3
-from kblocks.families.inception_v4 import inception_v4
-from kblocks.families.preresnet import (
+from kblocks.families.inceptions_v3 import inception_v3
+from kblocks.families.inceptions_v4 import inception_v4
+from kblocks.families.preresnets import (
     preresnet,
     preresnet50,
     preresnet101,
@@ -66,7 +66,7 @@ from kblocks.families.preresnet import (
     resnet1001,
     wrn28_10,
 )
-from kblocks.families.resnet import (
+from kblocks.families.resnets import (
     resnet,
     resnet18,
     resnet20,
@@ -81,7 +81,7 @@ from kblocks.families.resnet import (
     wide_resnet50_2,
     wide_resnet101_2,
 )
-from kblocks.families.resnext import (
+from kblocks.families.resnexts import (
     resnext,
     resnext29_8x64d,
     resnext50_32x4d,
@@ -90,8 +90,8 @@ from kblocks.families.resnext import (
     resnext101_32x8d,
     resnext101_64x4d,
 )
-from kblocks.families.tresnet import tresnet, tresnet_l, tresnet_m, tresnet_xl
-from kblocks.families.vgg import (
+from kblocks.families.tresnets import tresnet, tresnet_l, tresnet_m, tresnet_xl
+from kblocks.families.vggs import (
     vgg,
     vgg11,
     vgg11_bn,
@@ -102,6 +102,7 @@ from kblocks.families.vgg import (
     vgg19,
     vgg19_bn,
 )
+from kblocks.geometry import InputTooSmallError, conv_output_size
 from kblocks.heads import AuxiliaryClassifier, Classifier, Features
 from kblocks.network import Architecture, Row
 from kblocks.ops import Norm

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import difflib
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from kblocks.network import Architecture
 from kblocks.published import WEIGHT_SETS
-from kblocks.weights import naming as naming
 
 _KEEP_WEIGHTS = {"classes", "head", "name"}  # changes that leave the published weights' places
 _VARIANTS: dict[str, Callable[..., Architecture]] = {}
@@ -18,10 +17,19 @@ _VARIANTS: dict[str, Callable[..., Architecture]] = {}
 def variant(
     name: str, family: Callable[..., Architecture], **row: Any
 ) -> Callable[..., Architecture]:
-    """A published member of a family: its row of arguments, any of which a call may replace."""
+    """A published member of a family: its row of arguments, any of which a call may replace.
+
+    Where both have a mapping (of a stem's or head's arguments), the call's replaces entries.
+    """
 
     def build(*args: Any, **changes: Any) -> Architecture:
-        net = family(*args, **{"name": name, **row, **changes})
+        given = {
+            key: {**row[key], **value}
+            if isinstance(value, Mapping) and isinstance(row.get(key), Mapping)
+            else value
+            for key, value in changes.items()
+        }
+        net = family(*args, **{"name": name, **row, **given})
         if changes.keys() <= _KEEP_WEIGHTS:
             net.weights = WEIGHT_SETS.get(name, ())
         return net
@@ -58,7 +66,7 @@ def architectures() -> list[str]:
     return list(_VARIANTS)
 
 
-def architecture(name: str, **arguments: Any) -> Architecture:
+def architecture(name: str, /, **arguments: Any) -> Architecture:
     """The architecture of that name, such as `architecture("resnet50", classes=10)`.
 
     Raises:

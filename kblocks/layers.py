@@ -16,7 +16,8 @@ import keras
 import numpy as np
 
 from kblocks import backend, ops
-from kblocks.cost import op_reach, pool_reach, same_padding, side, walk
+from kblocks.cost import walk
+from kblocks.geometry import op_reach, pool_reach, same_padding, side
 from kblocks.ops import Pair
 
 Pads = tuple[Pair, Pair]  # (top, bottom), (left, right)

@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 
 import keras
 
-from kblocks import cost
 from kblocks.block import Block
 from kblocks.cost import Cost
+from kblocks.geometry import InputTooSmallError
 from kblocks.heads import Features
 from kblocks.published import WeightSet
 from kblocks.weights import load_torch_weights
@@ -274,7 +274,7 @@ class Architecture:
         needed = self._needed(shown.values())
         try:
             return self._walk(input_shape, needed)
-        except cost.InputTooSmallError as error:
+        except InputTooSmallError as error:
             height, width, channels = input_shape
             missing = _missing(lambda n: self._walk((height + n, width + n, channels), needed))
             if math.isinf(missing):
@@ -283,7 +283,7 @@ class Architecture:
             told = f"an input of {fits} would fit"
             if height == width:
                 told = f"the smallest input that fits is {fits}"
-            raise cost.InputTooSmallError(f"{error}; {told}", missing) from error
+            raise InputTooSmallError(f"{error}; {told}", missing) from error
 
     def _walk(self, input_shape: Any, needed: set[str]) -> dict[str, Cost]:
         """The cost of each row in `needed`. Equal blocks on equal maps are looked at once."""
@@ -338,7 +338,7 @@ def _missing(walk: Callable[[int], Any]) -> float:
         for added in range(least, least + _MISFITS):
             try:
                 walk(added)
-            except cost.InputTooSmallError:
+            except InputTooSmallError:
                 return 0
             except ValueError:
                 continue
@@ -367,8 +367,8 @@ def _price(spec: Any) -> Any:
 def _located(name: str, spec: Any, shape: Any) -> Cost:
     try:
         return spec.cost(shape)
-    except cost.InputTooSmallError as error:
-        raise cost.InputTooSmallError(f"{name}: {error}", error.missing) from error
+    except InputTooSmallError as error:
+        raise InputTooSmallError(f"{name}: {error}", error.missing) from error
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from error
 

@@ -193,7 +193,7 @@ class Merge(_Branches):
 
     A branch of "multiply" may be a gate of one pixel.
     Where `valid` padding lets branches shrink differently, the input of the branch that
-    reaches less far is cropped in its centre (`cost.crops`).
+    reaches less far is cropped in its centre (`geometry.crops`).
     """
 
     __slots__ = ()

@@ -15,7 +15,7 @@ from random import Random
 from typing import TYPE_CHECKING, Any
 
 from kblocks.choices import Assignment, Choice, Dimension, Integer, Real, Tree
-from kblocks.cost import InputTooSmallError
+from kblocks.geometry import InputTooSmallError
 from kblocks.network import Architecture
 
 if TYPE_CHECKING:

@@ -9,7 +9,8 @@ from typing import Any
 
 from kblocks import repair
 from kblocks.choices import Assignment, Choice, Real, Searchable, Tree
-from kblocks.cost import Cost, InputTooSmallError
+from kblocks.cost import Cost
+from kblocks.geometry import InputTooSmallError
 from kblocks.network import Architecture, check_input_shape
 
 _CONTEXTS = 20  # random surroundings in which an option may prove that it works

@@ -13,7 +13,7 @@ from kblocks.families.inception import (
     published,
 )
 from kblocks.families.inception_names import places, plain
-from kblocks.families.inception_v3 import STEM
+from kblocks.families.inceptions_v3 import STEM
 from kblocks.families.stages import by_stage, count_stages
 from kblocks.network import Architecture
 from kblocks.weights import naming

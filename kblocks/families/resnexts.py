@@ -6,7 +6,7 @@ from typing import Any
 
 from kblocks.catalog import member, variant
 from kblocks.families.choices import options, widths
-from kblocks.families.resnet import CIFAR_STEM, residual_space, resnet
+from kblocks.families.resnets import CIFAR_STEM, residual_space, resnet
 from kblocks.families.stages import by_stage, count_stages
 from kblocks.network import Architecture
 from kblocks.space import Space

@@ -9,7 +9,7 @@ import re
 from typing import Any
 
 from kblocks.catalog import member, variant
-from kblocks.families.resnet import CIFAR_STEM, residual_space, resnet
+from kblocks.families.resnets import CIFAR_STEM, residual_space, resnet
 from kblocks.network import Architecture
 from kblocks.space import Space
 from kblocks.weights import naming
