@@ -50,7 +50,7 @@ class Case:
 
 
 def exported_layers() -> list[type[kb.Block]]:
-    """The blocks among kblocks' public names that have a plan of their own."""
+    """The blocks of maps among kblocks' public names; `test_dense.py` has those of features."""
     return [
         member
         for name, member in sorted(vars(kb).items())
@@ -58,6 +58,7 @@ def exported_layers() -> list[type[kb.Block]]:
         and issubclass(member, kb.Block)
         and not name.startswith("_")
         and member.Spec.plan is not kb.Block.Spec.plan
+        and member is not kb.ResidualDense
     ]
 
 
@@ -219,3 +220,318 @@ _add(
 _add(kb.Classifier, "dropout, no bias", 5, pool="concat", dropout=0.3, use_bias=False, random=True)
 for _pool in ("avg", "max", "concat"):
     _add(Features, f"{_pool}", _pool)
+
+# --- Inception modules -------------------------------------------------------------------
+
+_MODULE = (4, (3, 6), (2, 5), ("max", 3))
+_add(kb.InceptionBlock, "default", _MODULE)
+_add(kb.InceptionBlock, "naive", (4, 6, 5, "max"), more=True)
+_add(kb.InceptionBlock, "one branch", (4,), 3, more=True)
+_add(
+    kb.InceptionBlock,
+    "one bare pool, ceil",
+    ("max",),
+    3,
+    2,
+    padding="valid",
+    pool_ceil_mode=True,
+    more=True,
+)
+for _padding in ("same", "valid", "symmetric", 1):
+    _add(kb.InceptionBlock, f"{_padding}", _MODULE, padding=_padding, more=True)
+    _add(
+        kb.InceptionBlock,
+        f"{_padding}, strides 2",
+        _MODULE,
+        (1, 3, 5, 3),
+        2,
+        padding=_padding,
+        more=True,
+    )
+    _add(
+        kb.InceptionBlock,
+        f"{_padding}, strides (2, 1), last valid",
+        _MODULE,
+        3,
+        (2, 1),
+        padding=_padding,
+        last_padding="valid",
+        more=True,
+    )
+_add(
+    kb.InceptionBlock,
+    "factorised",
+    (4, (3, 3, 6), (3, 3, 3, 3, 6), ("avg", 6)),
+    (1, (1, 7), (7, 1), 3),
+)
+_add(
+    kb.InceptionBlock,
+    "factorised, valid",
+    (4, (3, 3, 6), (3, 3, 3, 3, 6), ("avg", 6)),
+    (1, (1, 3), (3, 1), 3),
+    padding="valid",
+    more=True,
+)
+_add(
+    kb.InceptionBlock,
+    "wide",
+    (4, (3, 6), (4, 5, 6), ("avg", 3)),
+    (1, 3, (3, 1), 3),
+    wide=True,
+    pool_count_padding=True,
+)
+_add(
+    kb.InceptionBlock,
+    "wide, strides",
+    (4, (3, 6), (4, 5, 6)),
+    3,
+    2,
+    wide=True,
+    last_padding="valid",
+    more=True,
+)
+_add(
+    kb.InceptionBlock,
+    "reduction",
+    ((3, 6), (3, 3, 3, 6), "max"),
+    (3, (1, 7), 3),
+    2,
+    last_kernel_size=3,
+    last_padding="valid",
+)
+_add(kb.InceptionBlock, "min pool, even kernels", ((3, 6), ("min", 2)), (4, 2), more=True)
+_add(
+    kb.InceptionBlock,
+    "no norm, gelu, reflect",
+    _MODULE,
+    normalization=None,
+    activation="gelu",
+    padding_mode="reflect",
+    more=True,
+)
+_add(kb.InceptionBlock, "weight norm", _MODULE, normalization="weight", more=True)
+
+# --- residual ones --------------------------------------------------------------------------
+
+_add(kb.InceptionResNetBlock, "A", (3, (3, 3), (3, 4, 5)), scale=0.17)
+_add(kb.InceptionResNetBlock, "B", (3, (3, 4, 5)), (1, (1, 7)), scale=0.1)
+_add(
+    kb.InceptionResNetBlock,
+    "C, no activation",
+    (3, (3, 4, 5)),
+    (1, (1, 3)),
+    activate=False,
+    more=True,
+)
+_add(
+    kb.InceptionResNetBlock, "valid", (3, (3, 3), (3, 4, 5)), padding="valid", scale=0.3, more=True
+)
+_add(
+    kb.InceptionResNetBlock,
+    "pool, layer norm",
+    (3, ("avg", 3)),
+    (1, 3),
+    normalization="layer",
+    use_bias=False,
+    more=True,
+)
+
+# --- auxiliary ----------------------------------------------------------------------------
+
+_add(
+    kb.AuxiliaryClassifier, "default", 5, filters=(4,), hidden=(7,), random=True, unknown_size=False
+)
+_add(
+    kb.AuxiliaryClassifier,
+    "grid",
+    5,
+    filters=(4,),
+    hidden=(7,),
+    pool_size=None,
+    grid=4,
+    random=True,
+    unknown_size=False,
+    more=True,
+)
+_add(
+    kb.AuxiliaryClassifier,
+    "two convolutions, avg",
+    5,
+    filters=(4, 6),
+    kernel_size=(1, 2),
+    pool_size=3,
+    pool_strides=2,
+    pool="avg",
+    hidden=(),
+    dropout=0.0,
+    more=True,
+)
+
+# --- DenseNet ----------------------------------------------------------------------------
+
+_add(kb.DenseBlock, "default", 4)
+_add(kb.DenseBlock, "depth 3", 4, depth=3, more=True)
+_add(kb.DenseBlock, "plain, depth 2", 4, depth=2, bottleneck=None, kernel_size=(1, 5), more=True)
+_add(kb.DenseBlock, "valid, depth 2", 4, depth=2, padding="valid", more=True)
+_add(kb.DenseBlock, "pixels that grow", 4, padding=(2, 1), more=True)
+_add(kb.DenseBlock, "symmetric, dilation", 4, padding="symmetric", dilation_rate=(1, 2), more=True)
+_add(kb.DenseBlock, "groups", 4, groups=2, bottleneck=2, more=True)
+_add(kb.DenseBlock, "dropout", 4, depth=2, dropout=0.5, random=True, more=True)
+_add(
+    kb.DenseBlock,
+    "reflect, layer norm, gelu",
+    4,
+    padding_mode="reflect",
+    normalization="layer",
+    activation="gelu",
+    more=True,
+)
+_add(kb.DenseBlock, "no norm", 4, normalization=None, activation=None, more=True)
+_add(kb.DenseBlock, "weight", 4, normalization="weight", more=True)
+_add(kb.TransitionBlock, "default")
+_add(
+    kb.TransitionBlock,
+    "compression 1, max",
+    1.0,
+    pool="max",
+    pool_size=3,
+    pool_padding="symmetric",
+    more=True,
+)
+_add(kb.TransitionBlock, "kernel 3, no pool", 0.4, 3, 1, more=True)
+_add(
+    kb.TransitionBlock,
+    "strides (2, 1), dropout",
+    0.3,
+    1,
+    (2, 1),
+    dropout=0.4,
+    random=True,
+    more=True,
+)
+_add(kb.TransitionBlock, "kernel 3, valid", 0.5, 3, 2, padding="valid", pool="min", more=True)
+_add(kb.TransitionBlock, "pool_size 2, strides 1", strides=1, pool_size=2, more=True)
+
+# --- EfficientNet ------------------------------------------------------------------------
+
+_add(kb.MBConvBlock, "default, shortcut", 6)
+_add(kb.MBConvBlock, "strides", 8, 5, 2, padding="symmetric")
+_add(kb.MBConvBlock, "strides (2, 1)", 8, 3, (2, 1), more=True)
+_add(kb.MBConvBlock, "valid, shortcut", 6, 5, padding="valid", more=True)
+_add(kb.MBConvBlock, "no expansion", 6, expansion=1, more=True)
+_add(kb.MBConvBlock, "expansion 2.5, no squeeze", 6, expansion=2.5, squeeze_ratio=None, more=True)
+_add(kb.MBConvBlock, "contraction", 6, expansion=0.1, squeeze_ratio=0.01, more=True)
+_add(kb.MBConvBlock, "stochastic depth", 6, stochastic_depth=0.5, random=True, more=True)
+_add(
+    kb.MBConvBlock,
+    "relu, hard gate",
+    6,
+    activation="relu",
+    squeeze_activation="tanh",
+    gate="hard_sigmoid",
+    more=True,
+)
+_add(kb.MBConvBlock, "no activation", 6, activation=None, more=True)
+_add(kb.MBConvBlock, "group norm, bias", 6, normalization="group", use_bias=True, more=True)
+_add(
+    kb.MBConvBlock,
+    "no bias, reflect",
+    6,
+    use_bias=False,
+    padding_mode="reflect",
+    normalization=None,
+    more=True,
+)
+_add(kb.MBConvBlock, "weight", 6, normalization="weight", more=True)
+
+# --- TResNet -----------------------------------------------------------------------------
+
+_add(kb.SpaceToDepthStem, "default", 8, shape=(8, 12, 3))
+_add(
+    kb.SpaceToDepthStem,
+    "block 2, kernel 5, strides",
+    8,
+    5,
+    2,
+    block_size=2,
+    padding="symmetric",
+    shape=(8, 12, 3),
+    activation=keras.layers.LeakyReLU(0.01),
+    more=True,
+)
+for _block, _outputs in ((kb.TResNetBasicBlock, 1), (kb.TResNetBottleneckBlock, 4)):
+    _add(_block, "identity", 4, least_squeeze=1, shape=(7, 6, 4 * _outputs))
+    _add(_block, "strides", 8, 3, 2)
+    _add(_block, "strides (2, 1), symmetric", 8, 5, (2, 1), padding="symmetric", more=True)
+    _add(_block, "strides, valid", 8, 3, 2, padding="valid", shape=(13, 12, 6), more=True)
+    _add(_block, "strides, blur 5", 8, 3, 3, blur_size=5, more=True)
+    _add(
+        _block,
+        "strides, no blur, no squeeze",
+        8,
+        3,
+        2,
+        blur_size=None,
+        squeeze_ratio=None,
+        more=True,
+    )
+    _add(
+        _block, "widening, relu", 8, activation="relu", squeeze_ratio=1, least_squeeze=1, more=True
+    )
+    _add(_block, "stochastic depth", 4, stochastic_depth=0.5, random=True, more=True)
+    _add(_block, "dilation, groups", 6, dilation_rate=2, groups=2, more=True)
+    _add(
+        _block,
+        "no norm, no activation",
+        4,
+        3,
+        2,
+        normalization=None,
+        activation=None,
+        last_activation=None,
+        more=True,
+    )
+_add(kb.TResNetBottleneckBlock, "expansion 2", 4, expansion=2, more=True)
+
+_add(kb.BlurPooling2D, "default")
+_add(kb.BlurPooling2D, "5 / (2, 1)", 5, (2, 1), more=True)
+_add(kb.BlurPooling2D, "3 / 1", 3, 1, more=True)
+_add(kb.SqueezeExcite, "default", 3)
+_add(
+    kb.SqueezeExcite,
+    "silu, hard sigmoid",
+    2,
+    activation="silu",
+    gate="hard_sigmoid",
+    kernel_initializer="glorot_uniform",
+    more=True,
+)
+_add(
+    kb.Classifier,
+    "hidden, dropout first",
+    5,
+    hidden=(7, 7),
+    dropout=0.3,
+    dropout_first=True,
+    random=True,
+    more=True,
+)
+
+# --- ResNeXt -----------------------------------------------------------------------------
+
+_add(kb.ResNeXtBlock, "default", 8, 3, 2, cardinality=2, group_width=3)
+_add(kb.ResNeXtBlock, "identity, first", 6, cardinality=3, group_width=2, strides_on="first")
+_add(
+    kb.ResNeXtBlock,
+    "preactivated, valid",
+    *(8, 3, 2),
+    cardinality=2,
+    group_width=3,
+    order="full_preactivation",
+    padding="valid",
+    shape=(13, 12, 6),
+    more=True,
+)
+_add(kb.BottleneckBlock, "width", 4, 3, 2, width=6, more=True)
+_add(kb.ConvBlock, "weight norm", 8, convolutions=2, normalization="weight")
+_add(kb.ResidualBlock, "weight norm", 8, 3, 2, normalization="weight", more=True)
