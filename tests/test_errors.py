@@ -54,7 +54,7 @@ BAD_VALUES: list[tuple[str, Any, str]] = [
         )
     ),
     *(
-        ("normalization", value, "'batch', 'layer', 'group', a kblocks.Norm or None")
+        ("normalization", value, "'batch', 'layer', 'group', 'weight', a kblocks.Norm or None")
         for value in (
             "instance",
             True,
@@ -112,9 +112,16 @@ BAD = [
     (kb.Features, "pool", "flatten", "'avg', 'max', 'concat'"),
     (kb.NormAct, "normalization", "instance", "'batch', 'layer', 'group'"),
 ]
-REQUIRED = {kb.Classifier: "classes", kb.ConvBlock: "filters"} | dict.fromkeys(
-    (kb.ResidualBlock, kb.BottleneckBlock), "filters"
-)
+GOOD = {"branches": (4, (3, 6), (2, 5), ("max", 3))}  # for what is not a number
+
+
+def needed(block: Any) -> dict[str, Any]:
+    """Values for the arguments that have no default."""
+    return {
+        name: GOOD.get(name, 8) for name in block.Spec._checks if name not in block.Spec._defaults
+    }
+
+
 
 
 @pytest.mark.parametrize(("block", "name", "value", "expected"), BAD)
@@ -122,8 +129,7 @@ def test_a_bad_value_is_refused_at_the_door(
     block: Any, name: str, value: Any, expected: str
 ) -> None:
     """By the layer and by its Spec, with the argument, what was expected and what came."""
-    arguments = {REQUIRED[block]: 8} if block in REQUIRED else {}
-    arguments[name] = value
+    arguments = {**needed(block), name: value}
     words = [f"`{name}`", block.__name__, expected, f"Received: {name}={value!r}"]
     refused(lambda: block(**arguments), ValueError, words)
     refused(lambda: block.Spec(**arguments), ValueError, words)
@@ -145,7 +151,7 @@ JUNK = [
 def test_any_value_is_refused_with_its_name_or_kept_in_a_form_for_json(
     block: Any, name: str
 ) -> None:
-    required = {REQUIRED[block]: 8} if block in REQUIRED else {}
+    required = needed(block)
     refusals = 0
     for value in JUNK:
         try:
@@ -560,7 +566,7 @@ def test_a_plan_holds_primitives_only() -> None:
 
     class Multiplied(kb.Block):
         def plan(self, channels: int) -> Any:
-            return Merge("multiply", left=Conv(3), right=Conv(3))
+            return Merge("subtract", left=Conv(3), right=Conv(3))
 
     class Planless(kb.Block):
         filters: int
@@ -569,5 +575,5 @@ def test_a_plan_holds_primitives_only() -> None:
     for way in (lambda: Layered()(x), lambda: Layered.Spec().cost((9, 9, 3))):
         refused(way, (TypeError, ValueError), ["ReLU"])
     for way in (lambda: Multiplied()(x), lambda: Multiplied.Spec().cost((9, 9, 3))):
-        refused(way, (TypeError, ValueError), ["multiply"])
+        refused(way, (TypeError, ValueError), ["subtract"])
     refused(lambda: Planless(3)(x), NotImplementedError, ["Planless", "plan"])

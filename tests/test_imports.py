@@ -46,7 +46,7 @@ KERAS = {"keras"}
 OUTSIDE: dict[str, set[str]] = {
     "fields": {"keras", "numpy"},
     **dict.fromkeys(("backend", "block", "network", "published", "spec"), KERAS),
-    **dict.fromkeys(("layers", "recipe", "weights"), {"keras", "numpy"}),
+    **{room: {"keras", "numpy"} for room in ("layers", "recipe", "weights")},
     "tuner": {"keras", "keras_tuner", "numpy", "rich"},
 }
 

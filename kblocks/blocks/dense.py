@@ -21,7 +21,7 @@ class ResidualDense(Block):
             or "full_preactivation" (norm → activation → linear), as for `ResidualBlock`.
         activation: a Keras activation by name, a function, an activation layer without weights,
             or None.
-        normalization: "batch", "layer", "group", "weight" (of the kernels), a `kblocks.Norm`, or
+        normalization: "batch", "layer", "weight" (of the kernels), a `kblocks.Norm` of these, or
             None.
         dropout: rate before the last linear layer.
         use_bias: of the linear layers; None gives one where no normalization of features is.
@@ -46,6 +46,13 @@ class ResidualDense(Block):
     bias_initializer: InitializerLike = "zeros"
     kernel_regularizer: RegularizerLike | None = None
     bias_regularizer: RegularizerLike | None = None
+
+    def check(self) -> None:
+        if self.normalization is not None and self.normalization.kind == "group":
+            raise ValueError(
+                "`normalization` of features must not be 'group': groups of single features would "
+                f"all be zero. Received: normalization={self.normalization}"
+            )
 
     def plan(self, channels: int) -> Op:
         bn, relu = norm(self), act(self)
