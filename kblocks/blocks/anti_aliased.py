@@ -32,7 +32,7 @@ class SpaceToDepthStem(Convolutional):
     Output shape: (batch, ceil(height / block_size), ceil(width / block_size), filters) at
         strides 1.
 
-    Reference: Ridnik et al. 2020, arXiv:2003.13630, "SpaceToDepth stem".
+    Reference: Ridnik et al. 2020, arXiv:2003.13630, Sec. 2.
     """
 
     filters: Count
@@ -100,7 +100,7 @@ class TResNetBasicBlock(AntiAliased):
     Raises:
         ValueError: if an argument is not of the documented form or does not fit the input.
 
-    Reference: Ridnik et al. 2020, arXiv:2003.13630, Fig. 2 left.
+    Reference: Ridnik et al. 2020, arXiv:2003.13630, Sec. 2.
     """
 
     filters: Count
@@ -138,7 +138,7 @@ class TResNetBottleneckBlock(AntiAliased):
     Raises:
         ValueError: if an argument is not of the documented form or does not fit the input.
 
-    Reference: Ridnik et al. 2020, arXiv:2003.13630, Fig. 2 right.
+    Reference: Ridnik et al. 2020, arXiv:2003.13630, Sec. 2.
     """
 
     filters: Count

@@ -58,7 +58,7 @@ def alexnet(
     Raises:
         ValueError, TypeError: if an argument does not fit, with its name and stage.
 
-    Reference: Krizhevsky 2014, arXiv:1404.5997, footnote 1; the padding is torchvision's.
+    Reference: Krizhevsky 2014, arXiv:1404.5997; padding and adaptive pool are torchvision's.
     """
     stages = count_stages(blocks)
     columns = {

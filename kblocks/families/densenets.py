@@ -111,7 +111,8 @@ densenet161 = variant("densenet161", densenet, blocks=(6, 12, 36, 24), growth_ra
 densenet169 = variant("densenet169", densenet, blocks=(6, 12, 32, 32))
 densenet201 = variant("densenet201", densenet, blocks=(6, 12, 48, 32))
 
-# Sec. 4.1: on 32x32 images, three dense blocks behind a bare convolution; BC is 3 * 2n + 4 layers.
+# Sec. 3, "Implementation Details": on 32x32 images, three dense blocks behind a bare convolution.
+# Of L layers each block has (L - 4) / 3, or with bottlenecks half as many.
 _BARE = {"normalization": None, "activation": None, "use_bias": False, "pool": None}
 _SMALL = {"kernel_size": 3, "strides": 1, **_BARE}
 _CIFAR: dict[str, Any] = {"classes": 10, "growth_rate": 12}
