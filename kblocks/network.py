@@ -107,6 +107,16 @@ class Architecture:
         shapes = {name: costs[row].output_shape for name, row in shown.items()}
         return _total(costs.values(), shapes if len(shapes) > 1 else next(iter(shapes.values())))
 
+    def cost_if_alive(self, input_shape: Any) -> Cost | None:
+        """`cost`, or None where a map would vanish: for a search, which needs no reason."""
+        check_input_shape(input_shape)
+        shown = self._shown(aux=False)
+        try:
+            costs = self._walk(input_shape, self._needed(shown.values()))
+        except InputTooSmallError:
+            return None
+        return _total(costs.values(), None)
+
     def stages(self, input_shape: Any, aux: bool = False) -> list[tuple[str, Cost]]:
         """Name and cost of each stage: `stem`, `stage1`, ..., `head`."""
         stages: dict[str, list[Cost]] = {}

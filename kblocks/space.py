@@ -119,8 +119,8 @@ class Space:
         if self.input_shape is None:
             return self.tree.values(drawn)
         for _ in range(_DRAWS):
-            if self.violation(drawn) is None:
-                break
+            if self._fits(drawn):
+                return self.tree.values(drawn)
             drawn = self.tree.draw(random)
         return self.tree.values(self._fitted(drawn))
 
@@ -144,6 +144,13 @@ class Space:
         """How far a point is from fitting; None if it fits."""
         assert self.input_shape is not None
         return repair.violation(self._made, assignment, self.input_shape, self.budget.exceeded)
+
+    def _fits(self, assignment: Assignment) -> bool:
+        try:
+            cost = self._made(assignment).cost_if_alive(self.input_shape)
+        except ValueError:
+            return False
+        return cost is not None and not self.budget.exceeded(cost)
 
     def _fitted(self, assignment: Assignment) -> Assignment:
         if self.input_shape is None:
