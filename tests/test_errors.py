@@ -112,16 +112,16 @@ BAD = [
     (kb.Features, "pool", "flatten", "'avg', 'max', 'concat'"),
     (kb.NormAct, "normalization", "instance", "'batch', 'layer', 'group'"),
 ]
-GOOD = {"branches": (4, (3, 6), (2, 5), ("max", 3))}  # for what is not a number
+GOOD = {  # for what is not a number; as many branches as the default has kernels
+    kb.InceptionBlock: {"branches": (4, (3, 6), (2, 5), ("max", 3))},
+    kb.InceptionResNetBlock: {"branches": (4, (3, 6), (2, 5))},
+}
 
 
 def needed(block: Any) -> dict[str, Any]:
     """Values for the arguments that have no default."""
-    return {
-        name: GOOD.get(name, 8) for name in block.Spec._checks if name not in block.Spec._defaults
-    }
-
-
+    missing = block.Spec._checks.keys() - block.Spec._defaults
+    return GOOD.get(block) or dict.fromkeys(missing, 8)
 
 
 @pytest.mark.parametrize(("block", "name", "value", "expected"), BAD)

@@ -152,7 +152,7 @@ def check_branches(spec: Any) -> None:
     """What the arguments of a block of branches have to do with each other."""
     if len(spec.kernel_size) not in (1, len(spec.branches)):
         raise ValueError(
-            "`kernel_size` must be one for all or one for each of the branches. "
+            "`kernel_size` must be one for all or one for each of the `branches`. "
             f"Received: {len(spec.kernel_size)} sizes for {len(spec.branches)} branches"
         )
     last = "padding" if spec.last_padding is None else "last_padding"
