@@ -14,6 +14,11 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import keras
 import numpy as np
 import pytest
+from hypothesis import settings
+
+# The same examples each time; slow runs look further.
+settings.register_profile("house", deadline=None, derandomize=True)
+settings.load_profile("house")
 
 TESTS = Path(__file__).parent
 

@@ -176,14 +176,14 @@ def costs_what_it_does_or_is_refused(
     return True
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(drawn=random_blocks, shape=random_shapes)
 def test_random_blocks(drawn: tuple[Any, dict[str, Any]], shape: tuple[int, int, int]) -> None:
     costs_what_it_does_or_is_refused(*drawn, shape)
 
 
 @pytest.mark.slow
-@settings(max_examples=3000, deadline=None)
+@settings(max_examples=3000, derandomize=False)
 @given(drawn=random_blocks, shape=random_shapes)
 def test_many_random_blocks(drawn: tuple[Any, dict[str, Any]], shape: tuple[int, int, int]) -> None:
     costs_what_it_does_or_is_refused(*drawn, shape)
@@ -269,7 +269,7 @@ def distinct(op: Any, number: Iterator[int]) -> Any:
 plans = st.recursive(chains, lambda inner: merged(inner) | st.builds(Chain, inner, inner))
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 @given(plan=plans, size=st.tuples(st.integers(1, 30), st.integers(1, 30)))
 def test_random_plans(plan: Any, size: tuple[int, int]) -> None:
     """Chains and merges inside merges: predicted and eager shapes, parameters and MACs."""

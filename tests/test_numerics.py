@@ -397,7 +397,7 @@ class Ramp(kb.Block):
         return Merge("concat", **branches)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(chains=branches(), more=st.integers(0, 7))
 def test_branches_of_any_odd_kernels_agree_in_their_centres(
     chains: list[list[tuple[int, int, int]]], more: int
