@@ -57,7 +57,7 @@ def _pair(value: Any, least: int) -> tuple[int, int]:
 
 
 def _real(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+    if isinstance(value, bool) or not isinstance(value, numbers.Real) or math.isnan(value):
         raise ValueError
     return float(value)
 
