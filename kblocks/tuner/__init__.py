@@ -9,6 +9,7 @@ except ImportError as error:
     ) from error
 
 from kblocks.tuner.bridge import NETWORK, HyperModel, network_of, suggest
+from kblocks.tuner.files import save
 from kblocks.tuner.run import Result, search
 
-__all__ = ["NETWORK", "HyperModel", "Result", "network_of", "search", "suggest"]
+__all__ = ["NETWORK", "HyperModel", "Result", "network_of", "save", "search", "suggest"]

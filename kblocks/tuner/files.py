@@ -10,6 +10,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import keras
+
 
 @contextlib.contextmanager
 def whole(path: Path) -> Iterator[Path]:
@@ -19,6 +21,12 @@ def whole(path: Path) -> Iterator[Path]:
         written = Path(folder) / path.name
         yield written
         os.replace(written, path)
+
+
+def save(model: keras.Model, path: str | os.PathLike[str]) -> None:
+    """`model.save`, whole or not at all."""
+    with whole(Path(path)) as written:
+        model.save(written)
 
 
 def write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -14,7 +14,7 @@ import keras_tuner
 
 from kblocks.network import Architecture
 from kblocks.tuner.bridge import NETWORK, HyperModel, network_of
-from kblocks.tuner.files import whole, write_table
+from kblocks.tuner.files import save, whole, write_table
 from kblocks.tuner.progress import Display, EpochCallback
 
 
@@ -66,8 +66,7 @@ def search(
         tuner.search(*fit_args, callbacks=callbacks, verbose=0, **fit_kwargs)
     best = _best_trial(tuner)
     model = tuner.get_best_models(1)[0]
-    with whole(folder / "best.keras") as path:
-        model.save(path)
+    save(model, folder / "best.keras")
     network = None
     if NETWORK in best.hyperparameters.values:
         network = network_of(best.hyperparameters)
