@@ -22,14 +22,18 @@ def variant(
     Where both have a mapping (of a stem's or head's arguments), the call's replaces entries.
     """
 
-    def build(*args: Any, **changes: Any) -> Architecture:
+    def build(*classes: Any, **changes: Any) -> Architecture:
+        if len(classes) > 1:
+            raise TypeError(f"{name} takes only `classes` by position. Received: {classes!r}")
+        if classes:
+            changes = {"classes": classes[0], **changes}
         given = {
             key: {**row[key], **value}
             if isinstance(value, Mapping) and isinstance(row.get(key), Mapping)
             else value
             for key, value in changes.items()
         }
-        net = family(*args, **{"name": name, **row, **given})
+        net = family(**{"name": name, **row, **given})
         if changes.keys() <= _KEEP_WEIGHTS:
             net.weights = WEIGHT_SETS.get(name, ())
         return net

@@ -8,7 +8,7 @@ from typing import Literal
 from kblocks.block import Block
 from kblocks.blocks.convolution import act, norm, norms_weights
 from kblocks.fields import ActivationLike, Count, InitializerLike, NormLike, Rate, RegularizerLike
-from kblocks.ops import Chain, Dense, Dropout, Merge, Op
+from kblocks.ops import Chain, Dense, Dropout, Merge, Norm, Op
 
 
 class ResidualDense(Block):
@@ -48,7 +48,7 @@ class ResidualDense(Block):
     bias_regularizer: RegularizerLike | None = None
 
     def check(self) -> None:
-        if self.normalization is not None and self.normalization.kind == "group":
+        if isinstance(self.normalization, Norm) and self.normalization.kind == "group":
             raise ValueError(
                 "`normalization` of features must not be 'group': groups of single features would "
                 f"all be zero. Received: normalization={self.normalization}"
