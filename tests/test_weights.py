@@ -1,0 +1,148 @@
+"""Published weights from every source, into every kind of model, and back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+import kblocks as kb
+
+INPUT = (32, 32, 3)
+
+
+def small(**arguments: Any) -> kb.Architecture:
+    return kb.resnet18(5, filters=[4, 8, 8, 16], **arguments)
+
+
+@pytest.fixture
+def state() -> dict[str, np.ndarray]:
+    """Random weights by torchvision's names; the sums tell that none was left at its default."""
+    model = small().model(INPUT)
+    random = np.random.default_rng(0)
+    return {
+        name: random.uniform(0.5, 1.5, value.shape).astype("float32")
+        for name, value in kb.to_torch_state_dict(model).items()
+    }
+
+
+def assert_holds(model: keras.Model, state: dict[str, np.ndarray]) -> None:
+    back = kb.to_torch_state_dict(model)
+    assert back.keys() == state.keys()
+    for name, value in state.items():
+        np.testing.assert_array_equal(back[name], value, err_msg=name)
+
+
+def test_a_mapping_and_a_safetensors_file(state: dict[str, np.ndarray], tmp_path: Path) -> None:
+    """Counters of batches, which torch keeps, are passed over."""
+    model = small().model(INPUT)
+    kb.load_torch_weights(model, {**state, "bn1.num_batches_tracked": np.array(7)})
+    assert_holds(model, state)
+    save_file(state, tmp_path / "w.safetensors")
+    assert_holds(small().model(INPUT, weights=str(tmp_path / "w.safetensors")), state)
+
+
+def test_a_repository_of_the_hub(
+    state: dict[str, np.ndarray], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file is asked for by its repository and name."""
+    save_file(state, tmp_path / "model.safetensors")
+    asked = []
+
+    def download(repository: str, file: str) -> str:
+        asked.append((repository, file))
+        return str(tmp_path / "model.safetensors")
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
+    assert_holds(small().model(INPUT, weights="hf://owner/repo"), state)
+    kb.load_torch_weights(small().model(INPUT), "hf://owner/repo/other.safetensors")
+    assert asked == [("owner/repo", "model.safetensors"), ("owner/repo", "other.safetensors")]
+
+
+def test_other_classes_and_no_head(state: dict[str, np.ndarray]) -> None:
+    """`skip_head` keeps the fresh classifier; a model without a head needs no word."""
+    model = kb.resnet18(9, filters=[4, 8, 8, 16]).model(INPUT)
+    fresh = np.array(model.get_layer("head").weights[0])
+    kb.load_torch_weights(model, state, skip_head=True)
+    np.testing.assert_array_equal(np.array(model.get_layer("head").weights[0]), fresh)
+    np.testing.assert_array_equal(
+        kb.to_torch_state_dict(model)["conv1.weight"], state["conv1.weight"]
+    )
+    body = small().model(INPUT, include_top=False, weights=state)
+    assert_holds(body, {n: v for n, v in state.items() if not n.startswith("fc.")})
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda s: s.pop("layer2.0.conv1.weight"), "missing layer2.0.conv1.weight"),
+        (lambda s: s.update({"layer9.weight": np.ones(3)}), "left over layer9.weight"),
+        (lambda s: s.update({"fc.bias": np.ones(7)}), r"fc.bias is \(7,\)"),
+        (lambda s: s.update({"conv1.weight": np.ones((4, 3, 7, 5))}), "conv1.weight is"),
+    ],
+)
+def test_what_does_not_fit_is_named_and_changes_nothing(
+    state: dict[str, np.ndarray], change: Any, words: str
+) -> None:
+    model = small().model(INPUT)
+    before = [np.array(w) for w in model.weights]
+    change(state)
+    with pytest.raises(ValueError, match=words):
+        kb.load_torch_weights(model, state)
+    for one, other in zip(before, model.weights, strict=True):
+        np.testing.assert_array_equal(one, np.array(other))
+
+
+@pytest.mark.parametrize("source", ["weights.txt", 3, "hf://owner"])
+def test_an_unknown_source_is_refused(source: Any) -> None:
+    with pytest.raises(ValueError, match="`source`"):
+        kb.load_torch_weights(small().model(INPUT), source)
+
+
+def test_weight_sets_are_data_on_the_architecture() -> None:
+    """Where a change would leave the published weights no place there are none."""
+    known = kb.resnet50().weights[0]
+    assert (known.name, known.license, known.top1) == ("tv_in1k", "bsd-3-clause", 76.13)
+    assert kb.resnet50(classes=10).weights == kb.resnet50().weights
+    assert kb.resnet50(kernel_size=5).weights == ()
+    with pytest.raises(ValueError, match="tv_in1k"):
+        kb.resnet18().model(INPUT, weights="imagenet")
+
+
+def test_preprocessing_is_the_formula() -> None:
+    """Resized, its centre cut out, in [0, 1], mean and deviation of each channel."""
+    layer = kb.resnet50().weights[0].preprocessing()
+    image = np.full((1, 300, 400, 3), 255.0, "float32")
+    image[..., 1] = 0
+    found = np.array(layer(image))
+    assert found.shape == layer.compute_output_shape(image.shape) == (1, 224, 224, 3)
+    expected = (np.array([1, 0, 1]) - [0.485, 0.456, 0.406]) / np.array([0.229, 0.224, 0.225])
+    np.testing.assert_allclose(found[0, 100, 100], expected, rtol=1e-5)
+    again = kb.Preprocessing.from_config(layer.get_config())
+    np.testing.assert_array_equal(np.array(again(image)), found)
+
+
+def test_the_three_forms_of_resnext_are_equal() -> None:
+    """Xie et al. 2016, Fig. 3: added branches (a), concatenated ones (b), groups (c)."""
+    cardinality, width, filters = 4, 3, 8
+    block = kb.ResNeXtBlock(
+        filters, cardinality=cardinality, group_width=width, normalization=None, use_bias=False
+    )
+    x = np.random.default_rng(0).normal(size=(2, 7, 6, filters)).astype("float32")
+    found = np.array(block(x))
+    reduce, spatial, expand = (np.array(part.kernel) for part in block.layers if part.weights)
+    convolve = keras.ops.conv
+    added, concatenated = 0, []
+    for group in range(cardinality):
+        here = slice(group * width, (group + 1) * width)
+        path = keras.ops.relu(convolve(x, reduce[..., here], padding="same"))
+        path = keras.ops.relu(convolve(path, spatial[..., here], padding="same"))
+        concatenated.append(path)
+        added = added + convolve(path, expand[:, :, here], padding="same")
+    joined = convolve(keras.ops.concatenate(concatenated, -1), expand, padding="same")
+    for form in (added, joined):
+        np.testing.assert_allclose(np.array(keras.ops.relu(form + x)), found, atol=1e-5)
