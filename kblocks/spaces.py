@@ -6,6 +6,10 @@
 from kblocks.families.alexnets import space as alexnet
 from kblocks.families.densenets import space as densenet
 from kblocks.families.efficientnets import space as efficientnet
+from kblocks.families.googlenets import space as googlenet
+from kblocks.families.inception_resnets import space as inception_resnet
+from kblocks.families.inceptions_v3 import space as inception_v3
+from kblocks.families.inceptions_v4 import space as inception_v4
 from kblocks.families.preresnets import space as preresnet
 from kblocks.families.resnets import space as resnet
 from kblocks.families.resnexts import space as resnext
@@ -16,6 +20,10 @@ __all__ = [
     "alexnet",
     "densenet",
     "efficientnet",
+    "googlenet",
+    "inception_resnet",
+    "inception_v3",
+    "inception_v4",
     "preresnet",
     "resnet",
     "resnext",

@@ -9,12 +9,14 @@ from kblocks.catalog import namesake
 from kblocks.families.inception import (
     changed,
     inception,
+    inception_space,
     published,
     square,
 )
 from kblocks.families.inception_names import places, plain
 from kblocks.families.stages import by_stage, count_stages
 from kblocks.network import Architecture
+from kblocks.space import Space
 from kblocks.weights import naming
 
 # Table 1: of each module the 1x1, the reduced 3x3, the reduced 5x5 and the projected pool.
@@ -107,6 +109,15 @@ _ROWS = {
     "aux1": "aux1.conv",
     "aux2": "aux2.conv",
 }
+
+
+def space(**arguments: Any) -> Space:
+    """The published network with depth, widths, padding and the head's pool open.
+
+    Args:
+        arguments: of `kb.googlenet`, in place of the choices made here; they may have choices.
+    """
+    return inception_space(googlenet, (2, 5, 2), 0.2, arguments, auxiliary=2)
 
 
 @naming("torchvision googlenet")

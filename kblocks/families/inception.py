@@ -7,6 +7,7 @@ from typing import Any
 
 from kblocks.blocks.convolution import ConvBlock
 from kblocks.blocks.inception import InceptionBlock
+from kblocks.families.choices import depths, options
 from kblocks.families.stages import (
     arguments_by_stage,
     by_stage,
@@ -19,6 +20,7 @@ from kblocks.families.stages import (
 from kblocks.heads import AuxiliaryClassifier, Classifier
 from kblocks.network import Architecture
 from kblocks.ops import Norm
+from kblocks.space import Space
 
 _NORM = Norm("batch", momentum=0.9, epsilon=1e-3)  # as their published weights have it
 
@@ -210,3 +212,24 @@ def factorized(size: Any) -> Any:
 def mixed(size: Any) -> Any:
     """nxn in one branch and nx1, then 1xn, in the other; else as given."""
     return (1, size, (size, 1), 3) if isinstance(size, int) else size
+
+
+def inception_space(
+    build: Any, blocks: Sequence[int], dropout: float, given: Mapping[str, Any], auxiliary: int = 0
+) -> Space:
+    """The choices of all Inception families: depth and width of each stage, padding, the head.
+
+    The stage that `auxiliary` heads read keeps its published blocks.
+    """
+    stages = range(1, len(blocks) + 1)
+    opened = {
+        "blocks": [
+            options(number, number + 1) if stage == auxiliary else depths(number)
+            for stage, number in zip(stages, blocks, strict=True)
+        ],
+        "width": [options(1.0, 0.75, 0.5, 0.25, 1.25) for _ in stages],
+        "padding": options("symmetric", "same"),
+        "dropout": options(dropout, 0.0, 0.2, 0.5),
+        "head": {"pool": options("avg", "max", "concat")},
+    }
+    return Space(build, **{**opened, **given})

@@ -6,16 +6,18 @@ import re
 from typing import Any
 
 from kblocks.blocks.inception import InceptionResNetBlock
-from kblocks.catalog import variant
+from kblocks.catalog import member, variant
 from kblocks.families.inception import (
     changed,
     inception,
+    inception_space,
     published,
 )
 from kblocks.families.inception_names import places, plain
 from kblocks.families.inceptions_v3 import STEM
 from kblocks.families.stages import by_stage, count_stages
 from kblocks.network import Architecture
+from kblocks.space import Space
 from kblocks.weights import naming
 
 _REDUCE = {"kernel_size": 3, "last_padding": "valid"}
@@ -143,6 +145,17 @@ _ROWS = {
     "stage4": "conv2d_7b",
 }
 _REPEATS = ("repeat", "repeat_1", "repeat_2")
+
+
+def space(name: str = "inception_resnet_v2", **arguments: Any) -> Space:
+    """The published network `name` with depth, widths, padding and the head's pool open.
+
+    Args:
+        name: of the member of this family that is the default point.
+        arguments: of `kb.inception_resnet`, in place of the choices made here.
+    """
+    build, row = member(name, inception_resnet)
+    return inception_space(build, row.get("blocks", (10, 20, 10)), 0.2, arguments)
 
 
 @naming("timm inception_resnet_v2")

@@ -10,12 +10,14 @@ from kblocks.families.inception import (
     changed,
     factorized,
     inception,
+    inception_space,
     published,
     square,
 )
 from kblocks.families.inception_names import places, plain
 from kblocks.families.stages import by_stage, count_stages
 from kblocks.network import Architecture
+from kblocks.space import Space
 from kblocks.weights import naming
 
 _BRANCHES = (
@@ -127,6 +129,15 @@ _MODULES = {
     "stage3_reduction": ("branch3x3_", "branch7x7x3_"),
     "stage3_block": ("branch1x1", "branch3x3_", "branch3x3dbl_", "branch_pool"),
 }
+
+
+def space(**arguments: Any) -> Space:
+    """The published network with depth, widths, padding and the head's pool open.
+
+    Args:
+        arguments: of `kb.inception_v3`, in place of the choices made here; they may have choices.
+    """
+    return inception_space(inception_v3, (3, 4, 2), 0.5, arguments, auxiliary=2)
 
 
 @naming("torchvision inception_v3")

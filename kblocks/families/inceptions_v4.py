@@ -9,6 +9,7 @@ from kblocks.families.inception import (
     changed,
     factorized,
     inception,
+    inception_space,
     mixed,
     published,
     square,
@@ -16,6 +17,7 @@ from kblocks.families.inception import (
 from kblocks.families.inception_names import places, plain
 from kblocks.families.stages import by_stage, count_stages
 from kblocks.network import Architecture
+from kblocks.space import Space
 from kblocks.weights import naming
 
 _BRANCHES = (
@@ -97,6 +99,15 @@ def inception_v4(
         name=name,
         **{"wide": [i == 2 for i in range(stages)], **arguments},
     )
+
+
+def space(**arguments: Any) -> Space:
+    """The published network with depth, widths, padding and the head's pool open.
+
+    Args:
+        arguments: of `kb.inception_v4`, in place of the choices made here; they may have choices.
+    """
+    return inception_space(inception_v4, (4, 7, 3), 0.2, arguments)
 
 
 @naming("timm inception_v4")
