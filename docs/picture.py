@@ -19,8 +19,10 @@ from kblocks import ops
 
 INK, SOFT, STRONG, WARM = "#1f2933", "#d9e6f2", "#2f6db3", "#d9822b"
 LABELS = {
-    ops.Conv: lambda op: f"conv {op.kernel_size[0]}×{op.kernel_size[1]}, {op.filters}"
-    + (f", / {op.strides[0]}" if op.strides != (1, 1) else ""),
+    ops.Conv: lambda op: (
+        f"conv {op.kernel_size[0]}×{op.kernel_size[1]}, {op.filters}"
+        + (f", / {op.strides[0]}" if op.strides != (1, 1) else "")
+    ),
     ops.Norm: lambda op: f"{op.kind} norm",
     ops.Activation: lambda op: op.function,
 }
