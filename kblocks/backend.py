@@ -1,10 +1,16 @@
-"""The one place that asks which backend and device Keras runs on."""
+"""The one place that asks which backend and device Keras runs on, and that calls TensorFlow."""
 
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import keras
+
+
+def name() -> str:
+    """The backend: "tensorflow", "jax" or "torch"."""
+    return str(keras.backend.backend())
 
 
 @functools.cache
@@ -13,8 +19,116 @@ def convolves_channels_first() -> bool:
 
     TensorFlow's CPU lacks it in float16 and float64, and in every dtype without oneDNN.
     """
-    if keras.backend.backend() != "tensorflow":
+    if name() != "tensorflow":
         return True
     import tensorflow as tf
 
     return bool(tf.config.list_physical_devices("GPU"))
+
+
+@functools.cache
+def convolves_groups(dtype: str, dilated: bool) -> bool:
+    """Whether TensorFlow's own kernel of a grouped convolution has a gradient on all devices here.
+
+    Found by trying: a CPU has it through oneDNN, but not in every dtype, and not at all where
+    oneDNN is switched off or missing.
+    """
+    import tensorflow as tf
+
+    devices = {"CPU"} | {device.device_type for device in tf.config.list_logical_devices("GPU")}
+    with tf.init_scope():
+        return all(_tries_groups(device, dtype, dilated) for device in devices)
+
+
+def _tries_groups(device: str, dtype: str, dilated: bool) -> bool:
+    import tensorflow as tf
+
+    inputs, kernel = tf.ones((1, 8, 8, 4), dtype), tf.ones((3, 3, 2, 4), dtype)
+    how = {"strides": [1] * 4, "padding": "SAME", "dilations": [1, *[1 + dilated] * 2, 1]}
+    try:
+        with tf.device(device):  # by the gradient's own ops, as tapes rest in an init scope
+            outputs = tf.nn.conv2d(inputs, kernel, **how)
+            size, shape = tf.shape(inputs), tf.shape(kernel)
+            tf.raw_ops.Conv2DBackpropInput(
+                input_sizes=size, filter=kernel, out_backprop=outputs, **how
+            ).numpy()  # a GPU tells of its errors only when it is read
+            tf.raw_ops.Conv2DBackpropFilter(
+                input=inputs, filter_sizes=shape, out_backprop=outputs, **how
+            ).numpy()
+    except (tf.errors.OpError, ValueError):
+        return False
+    return True
+
+
+def conv2d(
+    inputs: Any, kernel: Any, strides: Any, padding: str, dilation_rate: Any, data_format: str
+) -> Any:
+    """TensorFlow's own convolution, grouped where the kernel has fewer channels than the inputs."""
+    import tensorflow as tf
+
+    return tf.nn.conv2d(
+        inputs,
+        kernel,
+        strides,
+        padding.upper(),
+        data_format="NHWC" if data_format == "channels_last" else "NCHW",
+        dilations=dilation_rate,
+    )
+
+
+def compiles() -> bool:
+    """Whether what TensorFlow traces now is for XLA (`jit_compile=True`).
+
+    There is no public way to ask. A test sees to it that this one still tells.
+    """
+    import tensorflow as tf
+    from tensorflow.python.ops import control_flow_util
+
+    if tf.executing_eagerly():
+        return False
+    return bool(control_flow_util.GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph()))
+
+
+def has_fused_batch_norm(epsilon: float, data_format: str) -> bool:
+    """Whether one kernel normalizes here and now, with a gradient.
+
+    Under XLA several ops are faster. CPUs have none for channels-first maps, and that of GPUs may
+    not take a smaller epsilon.
+    """
+    if name() != "tensorflow" or compiles():
+        return False
+    import tensorflow as tf
+
+    if tf.config.list_physical_devices("GPU"):
+        return epsilon >= _LEAST_EPSILON
+    return data_format == "channels_last"
+
+
+_LEAST_EPSILON = 1.001e-5
+
+
+def fused_batch_norm(
+    x: Any, scale: Any, offset: Any, moments: Any, epsilon: float, data_format: str
+) -> tuple[Any, Any, Any]:
+    """The normalized maps, and the mean and variance (of all values, undivided by their number - 1).
+
+    By `moments`, a mean and variance that are known, or None for those of `x`.
+    """
+    import tensorflow as tf
+
+    known = moments is not None
+    mean, variance = moments if known else (tf.zeros(0), tf.zeros(0))
+    outputs = tf.raw_ops.FusedBatchNormV3(
+        x=x,
+        scale=scale,
+        offset=offset,
+        mean=mean,
+        variance=variance,
+        epsilon=epsilon,
+        data_format="NHWC" if data_format == "channels_last" else "NCHW",
+        is_training=not known,
+    )
+    if known:
+        return outputs.y, mean, variance
+    values = tf.cast(tf.size(x) // tf.size(scale), "float32")  # of each channel
+    return outputs.y, outputs.batch_mean, outputs.batch_variance * ((values - 1) / values)

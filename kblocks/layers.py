@@ -15,9 +15,11 @@ from typing import Any
 import keras
 import numpy as np
 
-from kblocks import backend, ops
+from kblocks import ops
 from kblocks.cost import walk
 from kblocks.geometry import op_reach, pool_reach, same_padding, side
+from kblocks.grouped import Convolving, convolve
+from kblocks.normalization import BatchNormalization
 from kblocks.ops import Pair
 
 Pads = tuple[Pair, Pair]  # (top, bottom), (left, right)
@@ -73,7 +75,7 @@ def _norm(op: ops.Norm, channels: int, axis: int, common: dict[str, Any]) -> Any
     }
     match op.kind:
         case "batch":
-            return keras.layers.BatchNormalization(momentum=op.momentum, **learned)
+            return BatchNormalization(momentum=op.momentum, **learned)
         case "layer":
             return keras.layers.LayerNormalization(**learned)
     return keras.layers.GroupNormalization(op.groups or math.gcd(32, channels), **learned)
@@ -150,7 +152,7 @@ def _channel_norms(kernel: Any) -> Any:
     return keras.ops.sqrt(keras.ops.sum(keras.ops.square(kernel), axes))
 
 
-class Conv2D(_WeightNorm, keras.layers.Conv2D):
+class Conv2D(Convolving, _WeightNorm, keras.layers.Conv2D):
     """Keras' convolution with symmetric and numeric padding and its modes."""
 
     def __init__(self, op: ops.Conv, data_format: str, seed: str, **kwargs: Any) -> None:
@@ -190,27 +192,6 @@ class Conv2D(_WeightNorm, keras.layers.Conv2D):
             return batch, *walk(self._op, tuple(sizes))
         height, width, filters = walk(self._op, (sizes[1], sizes[2], sizes[0]))
         return batch, filters, height, width
-
-    def convolution_op(self, inputs: Any, kernel: Any) -> Any:
-        turned = self.data_format == "channels_first" and not backend.convolves_channels_first()
-        if turned:
-            inputs = keras.ops.transpose(inputs, (0, 2, 3, 1))
-        data_format = "channels_last" if turned else self.data_format
-        channels = inputs.shape[-1 if data_format == "channels_last" else 1]
-        convolve = keras.ops.conv
-        if self.groups == channels > 1 and self._op.strides[0] == self._op.strides[1]:
-            # One input channel a group: the kernel of a depthwise convolution in other words.
-            size = (*self.kernel_size, channels, self.filters // channels)
-            kernel, convolve = keras.ops.reshape(kernel, size), keras.ops.depthwise_conv
-        outputs = convolve(
-            inputs,
-            kernel,
-            strides=self._op.strides,
-            padding=self.padding,
-            dilation_rate=self._op.dilation_rate,
-            data_format=data_format,
-        )
-        return keras.ops.transpose(outputs, (0, 3, 1, 2)) if turned else outputs
 
 
 class Dense(_WeightNorm, keras.layers.Dense):
@@ -282,27 +263,12 @@ class Blur2D(keras.layers.Layer):
 
     def call(self, inputs: Any) -> Any:
         channels = inputs.shape[-1 if self.data_format == "channels_last" else 1]
-        kernel = np.repeat(self._kernel[:, :, np.newaxis, np.newaxis], channels, axis=2)
+        kernel = np.repeat(self._kernel[:, :, np.newaxis, np.newaxis], channels, axis=3)
+        kernel = keras.ops.convert_to_tensor(kernel, dtype=inputs.dtype)
         side = self._op.size // 2
         padded = pad(inputs, ((side, side), (side, side)), "reflect", self.data_format)
-        turned = self.data_format == "channels_first" and not backend.convolves_channels_first()
-        if turned:
-            padded = keras.ops.transpose(padded, (0, 2, 3, 1))
-        rows, columns = self._op.strides
-        outputs: Any = keras.ops.depthwise_conv(
-            padded,
-            keras.ops.convert_to_tensor(kernel, dtype=inputs.dtype),
-            strides=rows if rows == columns else 1,  # TensorFlow has no unequal ones
-            padding="valid",
-            data_format="channels_last" if turned else self.data_format,
-        )
-        if turned:
-            outputs = keras.ops.transpose(outputs, (0, 3, 1, 2))
-        if rows == columns:
-            return outputs
-        if self.data_format == "channels_last":
-            return outputs[:, ::rows, ::columns]
-        return outputs[:, :, ::rows, ::columns]
+        strides = self._op.strides
+        return convolve(padded, kernel, strides, "valid", (1, 1), channels, self.data_format)[0]
 
 
 class SpaceToDepth(keras.layers.Layer):

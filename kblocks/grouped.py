@@ -1,0 +1,221 @@
+"""Convolutions by the fastest way that is right on this backend and device.
+
+Keras sends every grouped convolution on TensorFlow through XLA, whose gradient on a CPU takes a
+hundred times as long as TensorFlow's own kernel; on JAX, XLA is all there is.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+
+from kblocks import backend
+
+_NARROW = 16  # XLA is quicker with one convolution of some zeros than with several this narrow
+
+
+def way_of(channels: int, groups: int, strides: Any, dtype: str, dilated: bool) -> str:
+    """How a convolution is computed here and now.
+
+    - "dense": it has one group.
+    - "depthwise": by the depthwise kernel, as it has one channel a group.
+    - "native": by TensorFlow's own grouped kernel.
+    - "native in float32": the same, for a dtype for which it has no gradient.
+    - "split": as dense convolutions side by side, for XLA and where there is no grouped kernel.
+    - "keras": by PyTorch's own grouped kernel.
+    """
+    if groups == 1:
+        return "dense"
+    if groups == channels and strides[0] == strides[1]:
+        return "depthwise"
+    if backend.name() == "torch":
+        return "keras"
+    if backend.name() != "tensorflow" or backend.compiles():
+        return "split"
+    if backend.convolves_groups(dtype, dilated):
+        return "native"
+    if dtype in ("float16", "bfloat16") and backend.convolves_groups("float32", dilated):
+        return "native in float32"
+    return "split"
+
+
+class Convolving:
+    """What gives a subclass of Keras' `Conv2D` the fastest way; `way` tells the last one taken."""
+
+    way: str | None = None
+
+    def convolution_op(self: Any, inputs: Any, kernel: Any) -> Any:
+        outputs, self.way = convolve(
+            inputs,
+            kernel,
+            self.strides,
+            self.padding,
+            self.dilation_rate,
+            self.groups,
+            self.data_format,
+        )
+        return outputs
+
+
+@keras.saving.register_keras_serializable("kblocks")
+class GroupedConv2D(Convolving, keras.layers.Conv2D):
+    """`keras.layers.Conv2D` whose groups are fast: a drop-in with the same weights and results.
+
+    Args:
+        ...: those of `keras.layers.Conv2D`.
+
+    After a call, `way` tells how it was computed; `kblocks.grouped.way_of` lists the ways. Where
+    it is "split", a value that is not finite may spread to neighbouring groups.
+
+    Input shape: (batch, height, width, channels), or channels first.
+    Output shape: as of `keras.layers.Conv2D`.
+
+    Example:
+        >>> kb.GroupedConv2D(64, 3, padding="same", groups=8)(keras.Input((32, 32, 32))).shape
+        (None, 32, 32, 64)
+    """
+
+
+def accelerate(model: keras.Model) -> keras.Model:
+    """A copy of a model with `GroupedConv2D` in place of its grouped convolutions, weights kept.
+
+    Args:
+        model: of any layers that Keras can serialise, also nested and wrapped ones.
+
+    Returns:
+        A model of its own, compiled as `model` is, with a new optimizer; where the loss or metrics
+        are not registered with Keras it is not compiled, with a warning.
+
+    Raises:
+        ValueError: if a grouped convolution is out of reach, because a subclass of
+            `keras.Model` makes it itself, with its name.
+    """
+    described = keras.saving.serialize_keras_object(model)
+    described.pop("compile_config", None)
+    copy: Any = keras.saving.deserialize_keras_object(_regrouped(described), safe_mode=False)
+    left = [layer.name for layer in _inside(copy) if _is_slow(layer)]
+    if left:
+        raise ValueError(
+            "`model` must be a functional or Sequential model, or its class use kb.GroupedConv2D in "
+            f"place of keras.layers.Conv2D. Received: {model!r}, whose {left[0]!r} is out of reach"
+        )
+    copy.set_weights(model.get_weights())
+    if model.compiled:
+        try:
+            copy.compile_from_config(model.get_compile_config())
+        except (TypeError, ValueError) as error:
+            warnings.warn(f"The copy must be compiled by hand: {error}", stacklevel=2)
+    return copy
+
+
+def _regrouped(config: Any) -> Any:
+    """A serialised model with our class in place of Keras' where there are groups."""
+    if isinstance(config, list):
+        return [_regrouped(item) for item in config]
+    if not isinstance(config, dict):
+        return config
+    found = {key: _regrouped(value) for key, value in config.items()}
+    ours = {"module": "kblocks.grouped", "registered_name": "kblocks>GroupedConv2D"}
+    named = (found.get("module"), found.get("class_name"))
+    if named == ("keras.layers", "Conv2D") and found["config"]["groups"] > 1:
+        found |= {"class_name": "GroupedConv2D", **ours}
+    return found
+
+
+def _inside(layer: Any) -> Iterator[Any]:
+    for part in getattr(layer, "layers", ()):
+        yield part
+        yield from _inside(part)
+
+
+def _is_slow(layer: Any) -> bool:
+    is_convolution = isinstance(layer, keras.layers.Conv2D)
+    return is_convolution and layer.groups > 1 and not isinstance(layer, Convolving)
+
+
+def convolve(
+    inputs: Any,
+    kernel: Any,
+    strides: Any,
+    padding: str,
+    dilation_rate: Any,
+    groups: int,
+    data_format: str,
+) -> tuple[Any, str]:
+    """The convolution, and the way in which it was computed (see `way_of`)."""
+    turned = data_format == "channels_first" and not backend.convolves_channels_first()
+    if turned:
+        inputs, data_format = keras.ops.transpose(inputs, (0, 2, 3, 1)), "channels_last"
+    channels = inputs.shape[-1 if data_format == "channels_last" else 1]
+    dtype = keras.backend.standardize_dtype(inputs.dtype)
+    way = way_of(channels, groups, strides, dtype, max(dilation_rate) > 1)
+    how = (strides, padding, dilation_rate, data_format)
+    if way == "depthwise":
+        outputs = _depthwise(inputs, kernel, *how)
+    elif way == "native":
+        outputs = backend.conv2d(inputs, kernel, *how)
+    elif way == "native in float32":
+        wide, wide_kernel = keras.ops.cast(inputs, "float32"), keras.ops.cast(kernel, "float32")
+        outputs = keras.ops.cast(backend.conv2d(wide, wide_kernel, *how), dtype)
+    elif way == "split":
+        outputs = _split(inputs, kernel, groups, *how)
+    else:
+        outputs = _dense(inputs, kernel, *how)
+    return (keras.ops.transpose(outputs, (0, 3, 1, 2)) if turned else outputs), way
+
+
+def _dense(x: Any, kernel: Any, strides: Any, padding: str, dilation: Any, data_format: str) -> Any:
+    return keras.ops.conv(
+        x,
+        kernel,
+        strides=strides,
+        padding=padding,
+        dilation_rate=dilation,
+        data_format=data_format,
+    )
+
+
+def _depthwise(
+    x: Any, kernel: Any, strides: Any, padding: str, dilation: Any, data_format: str
+) -> Any:
+    """The kernel of one input channel a group is that of a depthwise convolution in other words."""
+    channels = x.shape[-1 if data_format == "channels_last" else 1]
+    filters = kernel.shape[-1]
+    return keras.ops.depthwise_conv(
+        x,
+        keras.ops.reshape(kernel, (*kernel.shape[:2], channels, filters // channels)),
+        strides=strides,
+        padding=padding,
+        dilation_rate=dilation,
+        data_format=data_format,
+    )
+
+
+def _split(x: Any, kernel: Any, groups: int, *how: Any) -> Any:
+    """Dense convolutions side by side, each of one group or of several narrow ones."""
+    axis = -1 if how[-1] == "channels_last" else 1
+    width = kernel.shape[2]
+    together = next(
+        m for m in range(groups, 0, -1) if not groups % m and (m * width <= _NARROW or m == 1)
+    )
+    parts = groups // together
+    kernels = keras.ops.split(_on_diagonal(kernel, groups, together), parts, axis=-1)
+    inputs = keras.ops.split(x, parts, axis=axis)
+    outputs = [_dense(part, own, *how) for part, own in zip(inputs, kernels, strict=True)]
+    return keras.ops.concatenate(outputs, axis=axis)
+
+
+def _on_diagonal(kernel: Any, groups: int, together: int) -> Any:
+    """The kernel of a convolution of `groups / together` groups that computes the same."""
+    if together == 1:
+        return kernel
+    height, width, channels, filters = kernel.shape
+    parts, own = groups // together, filters // groups
+    blocks = keras.ops.reshape(kernel, (height, width, 1, channels, parts, together, own))
+    diagonal = keras.ops.reshape(
+        keras.ops.eye(together, dtype=kernel.dtype), (1, 1, together, 1, 1, together, 1)
+    )
+    return keras.ops.reshape(blocks * diagonal, (height, width, together * channels, filters))
