@@ -103,12 +103,14 @@ from kblocks.families.vggs import (
     vgg19_bn,
 )
 from kblocks.geometry import InputTooSmallError, conv_output_size
+from kblocks.grouped import GroupedConv2D, accelerate
 from kblocks.heads import AuxiliaryClassifier, Classifier, Features
 from kblocks.network import Architecture, Row
 from kblocks.ops import Norm
 from kblocks.published import Preprocessing, WeightSet
 from kblocks.recipe import Recipe
 from kblocks.space import Budget, Space
+from kblocks.training import prepare
 from kblocks.weights import load_torch_weights, to_torch_state_dict
 
 if TYPE_CHECKING:
@@ -129,6 +131,7 @@ __all__ = [
     "DenseBlock",
     "Features",
     "GlobalConcatPooling2D",
+    "GroupedConv2D",
     "InceptionBlock",
     "InceptionResNetBlock",
     "InputTooSmallError",
@@ -149,6 +152,7 @@ __all__ = [
     "TResNetBottleneckBlock",
     "TransitionBlock",
     "WeightSet",
+    "accelerate",
     "alexnet",
     "architecture",
     "architectures",
@@ -180,6 +184,7 @@ __all__ = [
     "integer",
     "load_torch_weights",
     "per_stage",
+    "prepare",
     "preresnet",
     "preresnet50",
     "preresnet101",

@@ -110,7 +110,7 @@ _LEAST_EPSILON = 1.001e-5
 def fused_batch_norm(
     x: Any, scale: Any, offset: Any, moments: Any, epsilon: float, data_format: str
 ) -> tuple[Any, Any, Any]:
-    """The normalized maps, and the mean and variance (of all values, undivided by their number - 1).
+    """The normalized maps, and the mean and variance (with no correction for their number).
 
     By `moments`, a mean and variance that are known, or None for those of `x`.
     """
@@ -132,3 +132,65 @@ def fused_batch_norm(
         return outputs.y, mean, variance
     values = tf.cast(tf.size(x) // tf.size(scale), "float32")  # of each channel
     return outputs.y, outputs.batch_mean, outputs.batch_variance * ((values - 1) / values)
+
+
+def has_update_kernels() -> bool:
+    """Whether an optimizer's step on a variable can be one op here: on TensorFlow's one device."""
+    if name() != "tensorflow":
+        return False
+    import tensorflow as tf
+
+    return not tf.distribute.has_strategy()
+
+
+def updates_in_place(variable: Any, gradient: Any) -> bool:
+    """Whether these are a variable of TensorFlow's own and a whole gradient.
+
+    Not so in a `keras.StatelessScope` and for a gradient of some rows only.
+    """
+    import tensorflow as tf
+
+    return isinstance(variable, tf.Variable) and isinstance(gradient, tf.Tensor)
+
+
+def apply_adam(
+    variable: Any, slots: Any, gradient: Any, powers: Any, rates: Any, epsilon: float
+) -> None:
+    """Adam's step on a variable and its two moments; `rates` are learning rate, beta 1 and 2."""
+    import tensorflow as tf
+
+    first, second = slots
+    learning_rate, beta_1, beta_2 = rates
+    tf.raw_ops.ResourceApplyAdam(
+        var=variable.handle,
+        m=first.value.handle,
+        v=second.value.handle,
+        beta1_power=tf.cast(powers[0], variable.dtype),
+        beta2_power=tf.cast(powers[1], variable.dtype),
+        lr=tf.cast(learning_rate, variable.dtype),
+        beta1=beta_1,
+        beta2=beta_2,
+        epsilon=epsilon,
+        grad=tf.cast(gradient, variable.dtype),
+    )
+
+
+def apply_sgd(
+    variable: Any, slot: Any, gradient: Any, learning_rate: Any, momentum: float, nesterov: bool
+) -> None:
+    """A step of gradient descent on a variable and, with momentum, its slot."""
+    import tensorflow as tf
+
+    rate = tf.cast(learning_rate, variable.dtype)
+    gradient = tf.cast(gradient, variable.dtype)
+    if slot is None:
+        tf.raw_ops.ResourceApplyGradientDescent(var=variable.handle, alpha=rate, delta=gradient)
+        return
+    tf.raw_ops.ResourceApplyKerasMomentum(
+        var=variable.handle,
+        accum=slot.value.handle,
+        lr=rate,
+        grad=gradient,
+        momentum=momentum,
+        use_nesterov=nesterov,
+    )

@@ -99,8 +99,8 @@ def accelerate(model: keras.Model) -> keras.Model:
     left = [layer.name for layer in _inside(copy) if _is_slow(layer)]
     if left:
         raise ValueError(
-            "`model` must be a functional or Sequential model, or its class use kb.GroupedConv2D in "
-            f"place of keras.layers.Conv2D. Received: {model!r}, whose {left[0]!r} is out of reach"
+            "`model` must be a functional or Sequential model, or its class use kb.GroupedConv2D "
+            f"itself. Received: model={model!r}, whose {left[0]!r} is out of reach"
         )
     copy.set_weights(model.get_weights())
     if model.compiled:

@@ -31,5 +31,6 @@ class BatchNormalization(keras.layers.BatchNormalization):
         )
         if learns:
             for variable, found in zip(moving, (mean, variance), strict=True):
-                variable.assign(variable + (found - variable) * (1 - self.momentum))
+                known = keras.ops.convert_to_tensor(variable)
+                variable.assign(known + (found - known) * (1 - self.momentum))
         return keras.ops.cast(outputs, self.compute_dtype)

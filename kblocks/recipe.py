@@ -8,9 +8,9 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 import keras
-import numpy as np
 
 from kblocks.choices import Choice, Integer, Real, Tree
+from kblocks.training import prepare
 
 _UNDECAYED = ["bias", "gamma", "beta"]
 
@@ -60,7 +60,7 @@ class Recipe:
             loss=plain._made_loss(),
             metrics=fresh([plain.metrics] if isinstance(plain.metrics, str) else plain.metrics),
         )
-        plain._build_state(model)
+        prepare(model)
 
     def callbacks(self, epochs: int, **chosen: Any) -> list[keras.callbacks.Callback]:
         """What `fit` needs for the schedule; `chosen` are plain values in place of choices."""
@@ -76,19 +76,6 @@ class Recipe:
 
     def _with(self, chosen: Mapping[str, Any]) -> Recipe:
         return Recipe(**{**{f.name: getattr(self, f.name) for f in fields(self)}, **chosen})
-
-    def _build_state(self, model: keras.Model) -> None:
-        """Makes the variables of optimizer and metrics now.
-
-        Keras makes them inside the first trace of the training step, which it then traces
-        again: half the time to the first step.
-        """
-        model.optimizer.build(model.trainable_variables)
-        logits = np.zeros((1, *model.output_shape[1:]), "float32")
-        labels = np.zeros((1,), "int32") if self.loss == "sparse" else logits
-        model.compute_loss(y=labels, y_pred=logits)
-        model.compute_metrics(None, labels, logits)
-        model.reset_metrics()
 
     def _made_optimizer(self) -> Any:
         config: dict[str, Any] = {"learning_rate": self.learning_rate}

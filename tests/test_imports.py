@@ -24,7 +24,9 @@ ROOMS: dict[str, set[str]] = {
     "fields": {"ops"},
     "spec": {"cost", "fields", "geometry", "ops"},
     "backend": set(),
-    "layers": {"backend", "cost", "geometry", "ops"},
+    "grouped": {"backend"},
+    "normalization": {"backend"},
+    "layers": {"cost", "geometry", "grouped", "normalization", "ops"},
     "block": {"cost", "geometry", "layers", "ops", "spec"},
     "blocks": {"block", "fields", "ops"},
     "heads": {"block", "blocks", "fields", "ops"},
@@ -39,14 +41,16 @@ ROOMS: dict[str, set[str]] = {
         *("blocks", "catalog", "choices", "fields", "heads", "network", "ops", "space", "weights"),
     },
     "spaces": {"families"},
-    "recipe": {"choices"},
-    "tuner": {"choices", "cost", "network", "recipe", "space"},
+    "training": {"backend"},
+    "recipe": {"choices", "training"},
+    "tuner": {"choices", "cost", "network", "recipe", "space", "training"},
 }
 KERAS = {"keras"}
 OUTSIDE: dict[str, set[str]] = {
     "fields": {"keras", "numpy"},
-    **dict.fromkeys(("backend", "block", "network", "published", "spec"), KERAS),
-    **{room: {"keras", "numpy"} for room in ("layers", "recipe", "weights")},
+    **dict.fromkeys(("backend", "block", "grouped", "network", "normalization"), KERAS),
+    **dict.fromkeys(("published", "recipe", "spec", "training"), KERAS),
+    **{room: {"keras", "numpy"} for room in ("layers", "weights")},
     "tuner": {"keras", "keras_tuner", "numpy", "rich"},
 }
 

@@ -14,6 +14,7 @@ from kblocks.choices import Assignment, Choice, Integer, Real, Searchable, Tree
 from kblocks.network import Architecture
 from kblocks.recipe import Recipe, fresh
 from kblocks.space import Space
+from kblocks.training import prepare
 
 NETWORK = "kblocks/network"  # the name under which a trial keeps the JSON of what it built
 
@@ -73,7 +74,7 @@ class HyperModel(keras_tuner.HyperModel):
             model.compile(**_fresh(self.compile))
         else:
             self.compile(model, hp)
-        return model
+        return prepare(model) if model.compiled else model
 
     def fit(self, hp: Any, model: keras.Model, *args: Any, **kwargs: Any) -> Any:
         """`model.fit`, with the recipe's schedule."""

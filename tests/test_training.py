@@ -1,0 +1,133 @@
+"""`prepare`: the same training from a sooner first step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+
+import kblocks as kb
+
+INPUT = (8, 8, 3)
+ADAM = keras.optimizers.Adam
+OPTIMIZERS: dict[str, Callable[[], Any]] = {
+    "adam": ADAM,
+    "adam, clipped, averaged": lambda: ADAM(clipnorm=0.1, use_ema=True, ema_overwrite_frequency=3),
+    "adam, decayed": lambda: ADAM(weight_decay=0.1),
+    "adam, schedule": lambda: ADAM(keras.optimizers.schedules.ExponentialDecay(0.01, 2, 0.5)),
+    "adam, accumulated": lambda: ADAM(0.01, gradient_accumulation_steps=2),
+    "adam, other betas": lambda: ADAM(0.01, beta_1=0.5, beta_2=0.9, epsilon=0.1),
+    "adam, amsgrad": lambda: ADAM(0.01, amsgrad=True),
+    "adamw": lambda: keras.optimizers.AdamW(0.01, weight_decay=0.01),
+    "sgd": lambda: keras.optimizers.SGD(0.1),
+    "sgd, momentum": lambda: keras.optimizers.SGD(0.1, momentum=0.9),
+    "sgd, nesterov": lambda: keras.optimizers.SGD(0.1, momentum=0.9, nesterov=True),
+    "rmsprop": lambda: keras.optimizers.RMSprop(0.01),
+    "loss scaled": lambda: keras.optimizers.LossScaleOptimizer(ADAM(0.01)),
+}
+NET = kb.Architecture([kb.ConvBlock.Spec(4), kb.ResidualBlock.Spec(4)], head=kb.Classifier(3))
+
+
+def made(optimizer: Any, **compiled: Any) -> keras.Model:
+    keras.utils.set_random_seed(0)
+    model = NET.model(INPUT)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(optimizer, **{"loss": loss, "metrics": ["accuracy"], **compiled})
+    return model
+
+
+def images(number: int = 24) -> tuple[np.ndarray, np.ndarray]:
+    random = np.random.default_rng(0)
+    return random.normal(size=(number, *INPUT)).astype("float32"), random.integers(0, 3, number)
+
+
+@pytest.mark.parametrize("eagerly", [False, True])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS.values(), ids=OPTIMIZERS.keys())
+def test_training_is_that_of_keras(optimizer: Callable[[], Any], eagerly: bool) -> None:
+    """After 12 steps, weights and slots of the optimizer are Keras' to rounding."""
+    plain = made(optimizer(), run_eagerly=eagerly)
+    ours = kb.prepare(made(optimizer(), run_eagerly=eagerly))
+    start = [value.copy() for value in ours.get_weights()]
+    histories = [
+        model.fit(*images(), batch_size=8, epochs=4, shuffle=False, verbose=0).history
+        for model in (plain, ours)
+    ]
+    for key, values in histories[0].items():
+        np.testing.assert_allclose(histories[1][key], values, rtol=1e-4, err_msg=key)
+    moved = 0.0
+    for before, mine, theirs in zip(start, ours.get_weights(), plain.get_weights(), strict=True):
+        np.testing.assert_allclose(mine, theirs, atol=2e-4)
+        moved = max(moved, float(np.abs(mine - before).max()))
+    assert moved > 1e-2
+    for mine, theirs in zip(ours.optimizer.variables, plain.optimizer.variables, strict=True):
+        np.testing.assert_allclose(np.asarray(mine), np.asarray(theirs), atol=2e-4)
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "adamw", "sgd", "sgd, momentum"])
+def test_one_op_a_variable(optimizer: str) -> None:
+    """Were Keras to change under us, the kernels would no longer be in the graph."""
+    tf = pytest.importorskip("tensorflow")
+    model = kb.prepare(made(OPTIMIZERS[optimizer]()))
+
+    def step(x: Any) -> None:
+        gradients = [tf.zeros_like(variable.value) for variable in model.trainable_variables]
+        model.optimizer.apply_gradients(zip(gradients, model.trainable_variables, strict=True))
+
+    operations = tf.function(step).get_concrete_function(1).graph.get_operations()
+    kernels = [o.type for o in operations if o.type.startswith("ResourceApply")]
+    assert len(kernels) == len(model.trainable_variables)
+
+
+def test_the_step_is_traced_once() -> None:
+    traces = []
+
+    class Counted(kb.Block):
+        def plan(self, channels: int) -> Any:
+            return kb.ConvBlock.Spec(3).plan(channels)
+
+        def call(self, inputs: Any, training: bool | None = None) -> Any:
+            traces.append(training)
+            return super().call(inputs, training)
+
+    inputs = keras.Input(INPUT)
+    outputs = keras.layers.GlobalAveragePooling2D()(Counted()(inputs))
+    model = keras.Model(inputs, outputs)
+    model.compile("adam", "mse", metrics=["mae"])
+    kb.prepare(model)
+    traces.clear()
+    model.fit(images()[0], np.zeros((24, 3)), batch_size=8, verbose=0)
+    assert traces == [True]
+
+
+def test_an_optimizer_is_saved_as_what_it_is(tmp_path: Any) -> None:
+    model = kb.prepare(made(ADAM()))
+    model.fit(*images(), verbose=0)
+    model.save(tmp_path / "m.keras")
+    loaded = keras.models.load_model(tmp_path / "m.keras")
+    assert type(loaded.optimizer) is ADAM
+    for mine, theirs in zip(loaded.optimizer.variables, model.optimizer.variables, strict=True):
+        np.testing.assert_array_equal(np.asarray(mine), np.asarray(theirs))
+
+
+def test_labels_of_any_form() -> None:
+    """Labels that cannot be guessed do no harm; those that are given build the metrics."""
+
+    def loss(y_true: Any, y_pred: Any) -> Any:
+        return keras.ops.mean(keras.ops.square(y_true["a"] - y_pred))
+
+    model = kb.prepare(made(ADAM(), loss=loss, metrics=None))
+    assert model.optimizer.built
+    model = made("sgd", loss="categorical_crossentropy")
+    kb.prepare(model, labels=np.eye(3))
+    assert all(float(keras.ops.sum(v)) == 0 for m in model.metrics for v in m.variables)
+    with pytest.raises(ValueError, match="shape"):
+        kb.prepare(made("sgd", loss="categorical_crossentropy"), labels=np.zeros((2, 5)))
+
+
+def test_what_is_not_ready_is_refused() -> None:
+    for model in (NET.model(INPUT), keras.Sequential([keras.layers.Dense(3)])):
+        with pytest.raises(ValueError, match="built and compiled"):
+            kb.prepare(model)
