@@ -194,3 +194,25 @@ def apply_sgd(
         momentum=momentum,
         use_nesterov=nesterov,
     )
+
+
+def recomputed(function: Any, inputs: Any, seeds: Any) -> Any:
+    """`function(inputs)`, computed once more in the backward pass in place of being kept.
+
+    `seeds` are the states of its random numbers. The second time draws the same ones, and what
+    it assigns to variables is thrown away: `keras.remat` moves averages twice and drops others.
+    """
+    if name() != "tensorflow":
+        raise ValueError(f"`remat` needs the TensorFlow backend. Received: backend={name()!r}")
+    import tensorflow as tf
+
+    states: list[Any] = []
+
+    def once_more(x: Any) -> Any:
+        if states:
+            with keras.StatelessScope(state_mapping=states[0]):
+                return function(x)
+        states.append([(seed, tf.identity(seed.value)) for seed in seeds])
+        return function(x)
+
+    return tf.recompute_grad(once_more)(inputs)

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, dataclass_transform
 
 import keras
 
-from kblocks import cost, layers, ops
+from kblocks import backend, cost, layers, ops
 from kblocks.geometry import cropped, crops
 from kblocks.ops import Chain, Merge, Op
 from kblocks.spec import Spec, channels_of, make_spec, placed
@@ -69,6 +69,11 @@ class Block(_Layer):
         Spec = _SpecOf()
     else:
         Spec: ClassVar[type[Spec]] = Spec
+
+    remat = False
+    """Whether training computes the block again in the backward pass in place of keeping its maps:
+    less memory for more time. TensorFlow only; not saved. `Architecture.model(remat=True)` sets it.
+    """
 
     def __init_subclass__(cls, *, kw_only: bool = False) -> None:
         super().__init_subclass__()
@@ -122,7 +127,13 @@ class Block(_Layer):
         self.built = True
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
-        return self._run(self._plan, inputs, iter(self._paths), training)
+        def run(x: Any) -> Any:
+            return self._run(self._plan, x, iter(self._paths), training)
+
+        if not (self.remat and training):
+            return run(inputs)
+        seeds = [v for v in self.non_trainable_variables if v.name == "seed_generator_state"]
+        return backend.recomputed(run, inputs, seeds)
 
     def compute_output_shape(self, input_shape: Any) -> Any:
         shape = self._spatial_last(input_shape)

@@ -135,6 +135,7 @@ class Architecture:
         input_tensor: Any = None,
         classifier_activation: Any = None,
         aux: bool = False,
+        remat: bool = False,
         name: str | None = None,
     ) -> keras.Model:
         """The network as a Keras model: one layer a block, ending in logits.
@@ -150,6 +151,8 @@ class Architecture:
             input_tensor: a Keras tensor to build on in place of a new input.
             classifier_activation: put on the logits, such as "softmax".
             aux: whether auxiliary heads are outputs too; then outputs are a dict by name.
+            remat: whether training computes each block again in the backward pass in place of
+                keeping its maps: less memory for more time. TensorFlow only; not saved.
             name: of the model; None is the architecture's.
 
         Raises:
@@ -181,6 +184,9 @@ class Architecture:
             outputs if len(outputs) > 1 else next(iter(outputs.values())),
             name=name or self.name,
         )
+        for layer in model.layers if remat else ():
+            if isinstance(layer, Block):
+                layer.remat = True
         if weights is not None:
             self._load(model, weights)
         return model

@@ -15,6 +15,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
     def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
         data_format = "channels_last" if self.axis in (-1, 3) else "channels_first"
         plain = mask is not None or self.renorm or self.synchronized or len(inputs.shape) != 4
+        plain = plain or keras.backend.standardize_dtype(inputs.dtype) == "float64"
         if plain or not backend.has_fused_batch_norm(self.epsilon, data_format):
             return super().call(inputs, training=training, mask=mask)
         inputs = keras.ops.cast(inputs, "float32")  # float16 would overflow

@@ -15,7 +15,7 @@ from kblocks.fields import Check, check_of
 from kblocks.geometry import InputTooSmallError
 from kblocks.ops import Op
 
-_OWN = {"name", "dtype", "trainable", "data_format", "spec", "layers"}
+_OWN = {"name", "dtype", "trainable", "data_format", "spec", "layers", "remat"}
 _RESERVED = frozenset(dir(keras.Layer)) | _OWN
 _LABELS = {
     kind.label for kind in vars(ops).values() if isinstance(kind, type) and hasattr(kind, "label")

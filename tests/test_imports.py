@@ -27,7 +27,7 @@ ROOMS: dict[str, set[str]] = {
     "grouped": {"backend"},
     "normalization": {"backend"},
     "layers": {"cost", "geometry", "grouped", "normalization", "ops"},
-    "block": {"cost", "geometry", "layers", "ops", "spec"},
+    "block": {"backend", "cost", "geometry", "layers", "ops", "spec"},
     "blocks": {"block", "fields", "ops"},
     "heads": {"block", "blocks", "fields", "ops"},
     "published": set(),

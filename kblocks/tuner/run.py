@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import gc
 import os
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,7 +65,7 @@ def search(
     done = len(table.rows())
     display = Display(getattr(tuner.oracle, "max_trials", None), done, quiet=verbose == 0)
     callbacks = [*(fit_kwargs.pop("callbacks", None) or ()), EpochCallback(display)]
-    with display, _Hooks(tuner, display, table):
+    with display, _Hooks(tuner, display, table), _frozen():
         tuner.search(*fit_args, callbacks=callbacks, verbose=0, **fit_kwargs)
     best = _best_trial(tuner)
     model = tuner.get_best_models(1)[0]
@@ -73,6 +76,16 @@ def search(
         with whole(folder / "best.json") as path:
             path.write_text(network.to_json(indent=2), encoding="utf-8")
     return Result(model, network, _values(best), best.score, table.rows())
+
+
+@contextlib.contextmanager
+def _frozen() -> Iterator[None]:
+    """What lives already is left out when Keras Tuner collects garbage, twice a trial."""
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 def _best_trial(tuner: keras_tuner.Tuner) -> Any:
