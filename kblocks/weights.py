@@ -147,7 +147,17 @@ def _needed(module: str, extra: str) -> Any:
 
 
 def to_torch_state_dict(model: keras.Model, source: str | None = None) -> dict[str, np.ndarray]:
-    """The model's weights by the names and in the layouts of published ones."""
+    """The model's weights by the names and in the layouts of published ones.
+
+    Args:
+        model: of an architecture that torchvision or timm publishes.
+        source: whose names, "torchvision" or "timm"; None is torchvision where it has the network.
+            One of several names of a source is chosen by its label, such as
+            "torchvision densenet, files".
+
+    Raises:
+        ValueError: if the source has no names for the model's parts.
+    """
     return {
         tensor.name: tensor.to_torch(np.asarray(tensor.variable))
         for tensor in _table(model, set(), source)
@@ -161,7 +171,7 @@ def _table(model: keras.Model, names: set[str], source: str | None = None) -> li
     best: list[_Tensor] = []
     score = -1
     for label, (naming, convolutions) in _NAMINGS.items():
-        if source is not None and label != source:
+        if source not in (None, label, label.split()[0]):
             continue
         try:
             modules = naming(paths)
@@ -177,7 +187,12 @@ def _table(model: keras.Model, names: set[str], source: str | None = None) -> li
         if hits > score:
             best, score = table, hits
     if not best:
-        raise ValueError(f"No published weights are known for the parts of {model.name!r}")
+        known = ", ".join(_NAMINGS)
+        raise ValueError(
+            f"No published weights are known for the parts of {model.name!r}. "
+            f"`source` is None, 'torchvision', 'timm' or one of: {known}. "
+            f"Received: source={source!r}"
+        )
     return best
 
 
