@@ -219,7 +219,7 @@ def _tensors(part: Any, block: Block, module: str, as_convolution: bool) -> Iter
 
 
 def _flattened(path: str, block: Block) -> Any:
-    """The (height, width, channels) that a Flatten right before a linear part flattens, or None."""
+    """The (height, width, channels) that a Flatten before a linear part flattens, or None."""
     channels_first = block.data_format == "channels_first"
     _, *sizes = block.get_build_config()["input_shape"]
     shape = (sizes[1], sizes[2], sizes[0]) if channels_first else tuple(sizes)
@@ -230,7 +230,8 @@ def _flattened(path: str, block: Block) -> Any:
             return None
         if found == path:
             return before
-        before = shape if isinstance(op, ops.Flatten) else None
+        if not isinstance(op, ops.Dropout):  # which AlexNet has between the two
+            before = shape if isinstance(op, ops.Flatten) else None
         shape = cost.walk(op, shape)
     return None
 

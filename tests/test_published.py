@@ -19,8 +19,8 @@ import kblocks as kb
 
 PUBLISHED = json.loads((Path(__file__).parent / "data" / "published.json").read_text())
 
-# Trainable and running numbers and MACs of networks of papers that neither torchvision nor timm
-# has, counted in PyTorch from re-implementations (`architectures.json` of the reference, "derived").
+# Trainable and running numbers, MACs and side of the input of networks of papers that neither
+# torchvision nor timm has, counted in PyTorch from re-implementations of the papers.
 DERIVED = {
     "inception_resnet_v1": (22756328, 27040, 6206361696, 299),
     "resnet20": (269722, 1376, 40551040, 32),
