@@ -119,13 +119,24 @@ def opened(source: Any) -> Mapping[str, Any]:
         if path.endswith(".safetensors"):
             return _needed("safetensors.numpy", "weights").load_file(path)
         if path.endswith((".pth", ".pt", ".bin")):
-            torch = _needed("torch", "torch")
-            found = torch.load(path, map_location="cpu", weights_only=True)
-            return {name: tensor.numpy() for name, tensor in found.items()}
+            return _from_torch(path)
     raise ValueError(
         "`source` must be a mapping of names to arrays, a .safetensors or .pth file, or "
         f"'hf://owner/repo'. Received: source={source!r}"
     )
+
+
+def _from_torch(path: str) -> dict[str, np.ndarray]:
+    torch = _needed("torch", "torch")
+    found = torch.load(path, map_location="cpu", weights_only=True)
+    if not isinstance(found, Mapping) or not all(map(torch.is_tensor, found.values())):
+        keys = list(found)[:5] if isinstance(found, Mapping) else type(found).__name__
+        raise ValueError(
+            f"`source` must hold a mapping of names to tensors (a state_dict). Received: {keys}"
+        )
+    tensors = {name: tensor.detach() for name, tensor in found.items()}
+    # NumPy has no bfloat16.
+    return {n: (t.float() if t.dtype == torch.bfloat16 else t).numpy() for n, t in tensors.items()}
 
 
 def _downloaded(address: str) -> str:
