@@ -66,6 +66,20 @@ def test_counts_of_the_published_implementation(name: str) -> None:
         assert counted == tuple(facts[key] for key in names), source
 
 
+# Trained in TensorFlow; timm's of these names come from PyTorch and have its norms.
+TENSORFLOWS = {"efficientnet_b5", "efficientnet_b6", "efficientnet_b7"}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_batch_norms_are_the_published_ones(name: str) -> None:
+    net, _ = network(name)
+    norms = [getattr(row.spec, "normalization", None) for row in net.rows]
+    found = {(norm.epsilon, norm.momentum) for norm in norms if norm is not None}
+    for source, facts in PUBLISHED[name].items():
+        same = found == set(map(tuple, facts["norms"]))
+        assert same != (name in TENSORFLOWS and source == "timm"), source
+
+
 @pytest.mark.parametrize(("name", "facts"), DERIVED.items())
 def test_counts_of_re_implementations(name: str, facts: tuple[int, ...]) -> None:
     cost = kb.architecture(name).cost((facts[3], facts[3], 3))
@@ -77,6 +91,25 @@ def test_every_architecture_is_held_to_counts_of_others() -> None:
     assert {name.removesuffix("+aux") for name in PUBLISHED} | set(DERIVED) == set(
         kb.architectures()
     )
+
+
+# --- sizes -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", [n for n in kb.architectures() if n.startswith("inception")])
+def test_inceptions_fit_from_75_pixels(name: str) -> None:
+    net = kb.architecture(name)
+    for size in (*range(75, 299, 8), 299, 300):
+        assert net.cost((size, size + 3, 3)).output_shape == (1000,)
+    with pytest.raises(kb.InputTooSmallError, match=r"smallest input that fits is \(75, 75, 3\)"):
+        net.cost((74, 74, 3))
+
+
+@pytest.mark.parametrize(
+    "name", [n for n in kb.architectures() if not n.startswith(("alexnet", "inception"))]
+)
+def test_others_fit_from_32_pixels(name: str) -> None:
+    assert kb.architecture(name).cost((32, 32, 3)).output_shape in ((1000,), (10,))
 
 
 # --- names and shapes of state dicts -------------------------------------------------------

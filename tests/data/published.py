@@ -4,8 +4,9 @@
 
 For each of our names and each source: the number of tensors and the SHA-256 of their sorted lines
 "name [shape]", without batch counters; trainable and running numbers; MACs and outputs of
-convolutions and linear layers on one image of `input`. Networks of papers that neither has are
-written out here. Nothing of kblocks is imported, and no weight is made.
+convolutions and linear layers on one image of `input`; (epsilon, momentum as Keras has it) of the
+batch norms. Networks of papers that neither has are written out here. Nothing of kblocks is
+imported, and no weight is made.
 """
 
 from __future__ import annotations
@@ -157,8 +158,10 @@ def facts(build: Callable[[], nn.Module], size: int) -> dict[str, dict[str, Any]
     state = {n: list(t.shape) for n, t in model.state_dict().items() if not n.endswith(counters)}
     trainable = sum(p.numel() for p in model.parameters())
     running = sum(math.prod(shape) for shape in state.values()) - trainable
-    counts = {"trainable": trainable, "running": running, **counted(model, size)}
+    counts: dict[str, Any] = {"trainable": trainable, "running": running, **counted(model, size)}
     counts["input"] = [size, size, 3]
+    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    counts["norms"] = sorted({(m.eps, round(1 - m.momentum, 9)) for m in norms})
     found = {"": {**counts, **named(state)}}
     if isinstance(model, torchvision.models.DenseNet):
         found[" files"] = {**counts, **named({older(n): shape for n, shape in state.items()})}
