@@ -119,13 +119,24 @@ def opened(source: Any) -> Mapping[str, Any]:
         if path.endswith(".safetensors"):
             return _needed("safetensors.numpy", "weights").load_file(path)
         if path.endswith((".pth", ".pt", ".bin")):
-            torch = _needed("torch", "torch")
-            found = torch.load(path, map_location="cpu", weights_only=True)
-            return {name: tensor.numpy() for name, tensor in found.items()}
+            return _from_torch(path)
     raise ValueError(
         "`source` must be a mapping of names to arrays, a .safetensors or .pth file, or "
         f"'hf://owner/repo'. Received: source={source!r}"
     )
+
+
+def _from_torch(path: str) -> dict[str, np.ndarray]:
+    torch = _needed("torch", "torch")
+    found = torch.load(path, map_location="cpu", weights_only=True)
+    if not isinstance(found, Mapping) or not all(map(torch.is_tensor, found.values())):
+        keys = list(found)[:5] if isinstance(found, Mapping) else type(found).__name__
+        raise ValueError(
+            f"`source` must hold a mapping of names to tensors (a state_dict). Received: {keys}"
+        )
+    tensors = {name: tensor.detach() for name, tensor in found.items()}
+    # NumPy has no bfloat16.
+    return {n: (t.float() if t.dtype == torch.bfloat16 else t).numpy() for n, t in tensors.items()}
 
 
 def _downloaded(address: str) -> str:
@@ -147,7 +158,17 @@ def _needed(module: str, extra: str) -> Any:
 
 
 def to_torch_state_dict(model: keras.Model, source: str | None = None) -> dict[str, np.ndarray]:
-    """The model's weights by the names and in the layouts of published ones."""
+    """The model's weights by the names and in the layouts of published ones.
+
+    Args:
+        model: of an architecture that torchvision or timm publishes.
+        source: whose names, "torchvision" or "timm"; None is torchvision where it has the network.
+            One of several names of a source is chosen by its label, such as
+            "torchvision densenet, files".
+
+    Raises:
+        ValueError: if the source has no names for the model's parts.
+    """
     return {
         tensor.name: tensor.to_torch(np.asarray(tensor.variable))
         for tensor in _table(model, set(), source)
@@ -161,7 +182,7 @@ def _table(model: keras.Model, names: set[str], source: str | None = None) -> li
     best: list[_Tensor] = []
     score = -1
     for label, (naming, convolutions) in _NAMINGS.items():
-        if source is not None and label != source:
+        if source not in (None, label, label.split()[0]):
             continue
         try:
             modules = naming(paths)
@@ -177,7 +198,12 @@ def _table(model: keras.Model, names: set[str], source: str | None = None) -> li
         if hits > score:
             best, score = table, hits
     if not best:
-        raise ValueError(f"No published weights are known for the parts of {model.name!r}")
+        known = ", ".join(_NAMINGS)
+        raise ValueError(
+            f"No published weights are known for the parts of {model.name!r}. "
+            f"`source` is None, 'torchvision', 'timm' or one of: {known}. "
+            f"Received: source={source!r}"
+        )
     return best
 
 
@@ -204,7 +230,7 @@ def _tensors(part: Any, block: Block, module: str, as_convolution: bool) -> Iter
 
 
 def _flattened(path: str, block: Block) -> Any:
-    """The (height, width, channels) that a Flatten right before a linear part flattens, or None."""
+    """The (height, width, channels) that a Flatten before a linear part flattens, or None."""
     channels_first = block.data_format == "channels_first"
     _, *sizes = block.get_build_config()["input_shape"]
     shape = (sizes[1], sizes[2], sizes[0]) if channels_first else tuple(sizes)
@@ -215,7 +241,8 @@ def _flattened(path: str, block: Block) -> Any:
             return None
         if found == path:
             return before
-        before = shape if isinstance(op, ops.Flatten) else None
+        if not isinstance(op, ops.Dropout):  # which AlexNet has between the two
+            before = shape if isinstance(op, ops.Flatten) else None
         shape = cost.walk(op, shape)
     return None
 

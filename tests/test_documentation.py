@@ -5,11 +5,15 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+import kblocks as kb
+
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+GUIDE = (ROOT / "docs" / "guide.md").read_text(encoding="utf-8")
 COMMANDS = re.findall(r"```sh\n(.*?)\n```", README, re.DOTALL)
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 
@@ -55,3 +59,65 @@ def test_files_that_the_readme_names_exist() -> None:
     assert len(named) > 4
     for name in named:
         assert (ROOT / name).exists(), name
+
+
+# Where the modules that the guide spells out stand in the published networks.
+MODULES = {
+    "inception_3a": ("googlenet", "stage1_block1"),
+    **{f"v3_{form}": ("inception_v3", f"stage{i}_block1") for i, form in enumerate("abc", 1)},
+    **{f"v4_{form}": ("inception_v4", f"stage{i}_block1") for i, form in enumerate("abc", 1)},
+    **{f"v4_stem_{i}": ("inception_v4", f"stem_block{i + 3}") for i in (1, 2, 3)},
+    **{
+        f"v{n}_{form}": (f"inception_resnet_v{n}", f"stage{i}_block1")
+        for n in (1, 2)
+        for i, form in enumerate("abc", 1)
+    },
+    **{
+        f"{version}_reduction_{form}": (network, f"stage{i}_reduction")
+        for version, network in (
+            ("v3", "inception_v3"),
+            ("v4", "inception_v4"),
+            ("v1", "inception_resnet_v1"),
+            ("v2", "inception_resnet_v2"),
+        )
+        for i, form in enumerate("ab", 2)
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def modules() -> dict[str, Any]:
+    """What the code of the guide's section makes."""
+    section = GUIDE.split("## The modules of the papers\n")[1].split("\n## ")[0]
+    made: dict[str, Any] = {}
+    exec("\n".join(re.findall(r"```python\n(.*?)```", section, re.DOTALL)), made)
+    return {name: value for name, value in made.items() if hasattr(value, "branches")}
+
+
+def test_the_modules_of_the_guide_are_all_held_to_published_ones(modules: dict[str, Any]) -> None:
+    assert set(modules) == {"naive", *MODULES}
+
+
+@pytest.mark.parametrize(("name", "place"), MODULES.items(), ids=MODULES.keys())
+def test_a_module_of_the_guide_is_the_published_one(
+    name: str, place: tuple[str, str], modules: dict[str, Any]
+) -> None:
+    """Equal but for what the guide says that the published networks add."""
+    network, row = place
+    five = {"kernel_size": (3, 5)} if network == "googlenet" else {}  # as the paper has it
+    net = kb.architecture(network, **five)
+    published = {row.name: row.spec for row in net.rows}[row]
+    added: dict[str, Any] = {"normalization": kb.Norm("batch", momentum=0.9, epsilon=1e-3)}
+    if row.startswith("stage"):
+        added["padding"] = "symmetric"
+    if network == "inception_v3" and "block" in row:
+        added["pool_count_padding"] = True
+    assert modules[name].replace(**added) == published
+
+
+def test_the_naive_module_of_the_guide_is_that_of_the_figure(modules: dict[str, Any]) -> None:
+    """1x1, 3x3 and 5x5 convolutions and a bare pool on the 192 channels before 3a."""
+    cost = modules["naive"].replace(normalization=None).cost((28, 28, 192))
+    kernels = {64: 1, 128: 9, 32: 25}
+    assert cost.params == sum(filters * (size * 192 + 1) for filters, size in kernels.items())
+    assert cost.output_shape == (28, 28, 64 + 128 + 32 + 192)

@@ -1,7 +1,7 @@
 """Logits of published implementations, for weights and images made by formula.
 
-The files hold what torchvision 0.28 and timm 1.0.31 give in float64; their making is described
-in `tests/data/golden/README.md`.
+The files hold what torchvision 0.28 (AlexNet: 0.29) and timm 1.0.31 give in float64; their making
+is described in `tests/data/golden/README.md`.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,36 @@ def test_a_mapping_and_a_safetensors_file(state: dict[str, np.ndarray], tmp_path
     assert_holds(model, state)
     save_file(state, tmp_path / "w.safetensors")
     assert_holds(small().model(INPUT, weights=str(tmp_path / "w.safetensors")), state)
+
+
+@pytest.mark.parametrize("ending", ["pth", "pt", "bin"])
+def test_a_file_of_torch(state: dict[str, np.ndarray], tmp_path: Path, ending: str) -> None:
+    """Tensors, parameters and batch counters; bfloat16 too, which NumPy lacks."""
+    torch = pytest.importorskip("torch")
+    tensors = {name: torch.from_numpy(value) for name, value in state.items()}
+    tensors["fc.bias"] = torch.nn.Parameter(tensors["fc.bias"])
+    tensors["bn1.num_batches_tracked"] = torch.tensor(7)
+    path = tmp_path / f"weights.{ending}"
+    torch.save(tensors, path)
+    assert_holds(small().model(INPUT, weights=path), state)
+    torch.save({name: tensor.bfloat16() for name, tensor in tensors.items()}, path)
+    model = small().model(INPUT, weights=str(path))
+    for name, value in kb.to_torch_state_dict(model).items():
+        np.testing.assert_allclose(value, state[name], rtol=2**-8, err_msg=name)
+
+
+@pytest.mark.parametrize("holds", [{"state_dict": {}, "epoch": 3}, [1, 2]])
+def test_a_file_of_torch_that_holds_no_state_dict(tmp_path: Path, holds: Any) -> None:
+    torch = pytest.importorskip("torch")
+    torch.save(holds, tmp_path / "checkpoint.pth")
+    with pytest.raises(ValueError, match=r"state_dict.*Received: (\['state_dict', 'epoch'\]|list)"):
+        kb.load_torch_weights(small().model(INPUT), tmp_path / "checkpoint.pth")
+
+
+def test_a_file_of_torch_needs_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(ImportError, match="pip install torch"):
+        kb.load_torch_weights(small().model(INPUT), tmp_path / "weights.pth")
 
 
 def test_a_repository_of_the_hub(

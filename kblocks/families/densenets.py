@@ -161,6 +161,7 @@ def space(name: str = "densenet121", **arguments: Any) -> Space:
     return Space(build, **{**opened, **arguments})
 
 
+@naming("timm densenet")
 @naming("torchvision densenet")
 def _torchvision_names(paths: list[str]) -> dict[str, str]:
     """`stage2_block1/layer3_conv1` is `features.denseblock2.denselayer3.conv1`."""

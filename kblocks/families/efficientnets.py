@@ -119,7 +119,9 @@ def scaled(filters: Any, width: float) -> Any:
     return rounded if rounded >= 0.9 * filters * width else rounded + 8
 
 
-# B0 to B4 have their weights from PyTorch, B5 to B7 from TensorFlow, and with them the norm.
+# B0 to B4 have their weights from PyTorch, B5 to B7 from TensorFlow, and with them the norm, as
+# torchvision has it; timm's `efficientnet_b5` has PyTorch's throughout, its `tf_` ones this norm
+# throughout and "same" padding.
 _TENSORFLOW = {"normalization": Norm("batch", momentum=0.99, epsilon=1e-3)}
 efficientnet_b0 = variant("efficientnet_b0", efficientnet, width=1.0, depth=1.0, dropout=0.2)
 efficientnet_b1 = variant("efficientnet_b1", efficientnet, width=1.0, depth=1.1, dropout=0.2)

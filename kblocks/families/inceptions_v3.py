@@ -140,6 +140,7 @@ def space(**arguments: Any) -> Space:
     return inception_space(inception_v3, (3, 4, 2), 0.5, arguments, auxiliary=2)
 
 
+@naming("timm inception_v3")
 @naming("torchvision inception_v3")
 def _torchvision_names(paths: list[str]) -> dict[str, str]:
     """`stage2_block3/branch2_conv1` is `Mixed_6d.branch7x7_1.conv`; reductions are 6a and 7a."""

@@ -179,6 +179,7 @@ def residual_space(build: Any, row: dict[str, Any], arguments: dict[str, Any]) -
     return Space(build, **{**opened, **arguments})
 
 
+@naming("timm resnet")
 @naming("torchvision resnet")
 def _torchvision_names(paths: list[str]) -> dict[str, str]:
     """`stage2_block3/main_conv1` is `layer2.2.conv1`."""
