@@ -66,11 +66,12 @@ def conv2d(
     """TensorFlow's own convolution, grouped where the kernel has fewer channels than the inputs."""
     import tensorflow as tf
 
+    edges: Any = padding.upper()
     return tf.nn.conv2d(
         inputs,
         kernel,
         strides,
-        padding.upper(),
+        edges,
         data_format="NHWC" if data_format == "channels_last" else "NCHW",
         dilations=dilation_rate,
     )

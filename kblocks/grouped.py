@@ -93,7 +93,7 @@ def accelerate(model: keras.Model) -> keras.Model:
         ValueError: if a grouped convolution is out of reach, because a subclass of
             `keras.Model` makes it itself, with its name.
     """
-    described = keras.saving.serialize_keras_object(model)
+    described: Any = keras.saving.serialize_keras_object(model)
     described.pop("compile_config", None)
     copy: Any = keras.saving.deserialize_keras_object(_regrouped(described), safe_mode=False)
     left = [layer.name for layer in _inside(copy) if _is_slow(layer)]
@@ -202,8 +202,8 @@ def _split(x: Any, kernel: Any, groups: int, *how: Any) -> Any:
         m for m in range(groups, 0, -1) if not groups % m and (m * width <= _NARROW or m == 1)
     )
     parts = groups // together
-    kernels = keras.ops.split(_on_diagonal(kernel, groups, together), parts, axis=-1)
-    inputs = keras.ops.split(x, parts, axis=axis)
+    kernels: Any = keras.ops.split(_on_diagonal(kernel, groups, together), parts, axis=-1)
+    inputs: Any = keras.ops.split(x, parts, axis=axis)
     outputs = [_dense(part, own, *how) for part, own in zip(inputs, kernels, strict=True)]
     return keras.ops.concatenate(outputs, axis=axis)
 
@@ -214,7 +214,7 @@ def _on_diagonal(kernel: Any, groups: int, together: int) -> Any:
         return kernel
     height, width, channels, filters = kernel.shape
     parts, own = groups // together, filters // groups
-    blocks = keras.ops.reshape(kernel, (height, width, 1, channels, parts, together, own))
+    blocks: Any = keras.ops.reshape(kernel, (height, width, 1, channels, parts, together, own))
     diagonal = keras.ops.reshape(
         keras.ops.eye(together, dtype=kernel.dtype), (1, 1, together, 1, 1, together, 1)
     )

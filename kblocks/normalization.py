@@ -19,8 +19,8 @@ class BatchNormalization(keras.layers.BatchNormalization):
         if plain or not backend.has_fused_batch_norm(self.epsilon, data_format):
             return super().call(inputs, training=training, mask=mask)
         inputs = keras.ops.cast(inputs, "float32")  # float16 would overflow
-        moving = self.moving_mean, self.moving_variance
-        channels = self.moving_mean.shape
+        moving: Any = (self.moving_mean, self.moving_variance)
+        channels = moving[0].shape
         learns = bool(training) and self.trainable
         outputs, mean, variance = backend.fused_batch_norm(
             inputs,

@@ -42,15 +42,18 @@ def prepare(model: keras.Model, labels: Any = None) -> keras.Model:
         except (TypeError, ValueError, KeyError, AttributeError):
             model.reset_metrics()
     else:
-        first = keras.tree.map_structure(
-            lambda value: keras.ops.convert_to_tensor(value)[:1], labels
-        )
+        first = keras.tree.map_structure(_first, labels)
         _build_metrics(model, first, outputs)
     return model
 
 
 def _zeros(tensor: Any) -> Any:
     return keras.ops.zeros([size or 1 for size in tensor.shape], tensor.dtype)
+
+
+def _first(labels: Any) -> Any:
+    tensor: Any = keras.ops.convert_to_tensor(labels)
+    return tensor[:1]
 
 
 def _build_metrics(model: keras.Model, labels: Any, outputs: Any) -> None:
@@ -73,9 +76,10 @@ def _fuse_updates(optimizer: Any) -> None:
     """Past Keras' class, so that the optimizer is still saved and loaded as what it is."""
     if not backend.has_update_kernels() or "update_step" in vars(optimizer):
         return
-    if type(optimizer) is keras.optimizers.SGD:
+    kind: Any = type(optimizer)
+    if kind is keras.optimizers.SGD:
         optimizer.update_step = _sgd_step(optimizer)
-    elif type(optimizer) in _ADAMS and not optimizer.amsgrad:
+    elif kind in _ADAMS and not optimizer.amsgrad:
         _fuse_adam(optimizer)
 
 
