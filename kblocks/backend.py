@@ -14,16 +14,25 @@ def name() -> str:
 
 
 @functools.cache
+def has_accelerator() -> bool:
+    """Whether TensorFlow or JAX computes on something else than a CPU."""
+    if name() == "jax":
+        import jax
+
+        return bool(jax.default_backend() != "cpu")
+    if name() != "tensorflow":
+        return False
+    import tensorflow as tf
+
+    return bool(tf.config.list_physical_devices("GPU"))
+
+
 def convolves_channels_first() -> bool:
     """Whether a channels-first convolution has a kernel for every dtype here.
 
     TensorFlow's CPU lacks it in float16 and float64, and in every dtype without oneDNN.
     """
-    if name() != "tensorflow":
-        return True
-    import tensorflow as tf
-
-    return bool(tf.config.list_physical_devices("GPU"))
+    return name() != "tensorflow" or has_accelerator()
 
 
 @functools.cache
@@ -98,11 +107,7 @@ def has_fused_batch_norm(epsilon: float, data_format: str) -> bool:
     """
     if name() != "tensorflow" or compiles():
         return False
-    import tensorflow as tf
-
-    if tf.config.list_physical_devices("GPU"):
-        return epsilon >= _LEAST_EPSILON
-    return data_format == "channels_last"
+    return epsilon >= _LEAST_EPSILON if has_accelerator() else data_format == "channels_last"
 
 
 _LEAST_EPSILON = 1.001e-5

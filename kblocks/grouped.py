@@ -24,8 +24,9 @@ def way_of(channels: int, groups: int, strides: Any, dtype: str, dilated: bool) 
     - "depthwise": by the depthwise kernel, as it has one channel a group.
     - "native": by TensorFlow's own grouped kernel.
     - "native in float32": the same, for a dtype for which it has no gradient.
-    - "split": as dense convolutions side by side, for XLA and where there is no grouped kernel.
-    - "keras": by PyTorch's own grouped kernel.
+    - "split": as dense convolutions side by side, for XLA on a CPU and where there is no grouped
+      kernel.
+    - "keras": as Keras does, by the grouped kernel of PyTorch, or of an accelerator under JAX.
     """
     if groups == 1:
         return "dense"
@@ -33,8 +34,10 @@ def way_of(channels: int, groups: int, strides: Any, dtype: str, dilated: bool) 
         return "depthwise"
     if backend.name() == "torch":
         return "keras"
-    if backend.name() != "tensorflow" or backend.compiles():
-        return "split"
+    if backend.name() == "jax":
+        return "keras" if backend.has_accelerator() else "split"
+    if backend.compiles():
+        return "native" if backend.has_accelerator() else "split"
     if backend.convolves_groups(dtype, dilated):
         return "native"
     if dtype in ("float16", "bfloat16") and backend.convolves_groups("float32", dilated):

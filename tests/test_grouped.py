@@ -155,8 +155,14 @@ def test_each_way_gives_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
             dtype = "float16" if "float32" in way else "float32"
             assert way_of(8, 4, (1, 1), dtype, False) == way
             assert_close([convolve(images(), *arguments)[0]], expected[:1])
-    monkeypatch.setattr(backend, "name", lambda: "jax")
-    assert way_of(8, 4, (1, 1), "float32", False) == "split"
+    monkeypatch.setattr(backend, "compiles", lambda: True)
+    for name, accelerated, way in (
+        *(("jax", False, "split"), ("jax", True, "keras")),
+        *(("tensorflow", False, "split"), ("tensorflow", True, "native")),
+    ):
+        monkeypatch.setattr(backend, "name", lambda name=name: name)
+        monkeypatch.setattr(backend, "has_accelerator", lambda found=accelerated: found)
+        assert way_of(8, 4, (1, 1), "float32", False) == way
 
 
 def lambda_layer(function: Callable[[Any], Any]) -> Any:
