@@ -93,9 +93,7 @@ def test_arrows_point_down(path: Path) -> None:
     inside = {parts[1] for parts in named if parts[0] == "kblocks"}
     assert inside - ROOMS[room] - {room} == set()
     outside = {parts[0] for parts in named} - {"kblocks", "__future__"} - sys.stdlib_module_names
-    tensorflow = (
-        {"jax", "tensorflow"} if room == "backend" else set()
-    )  # what backend there is, asked once
+    backends = {"jax", "tensorflow"} if room == "backend" else set()  # asked in one place
     assert outside - OUTSIDE.get(room, set()) - backends == set()
 
 
