@@ -46,7 +46,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--sizes", type=int, nargs="+", default=[64, 224])
     parser.add_argument("--torch", action="store_true")
-    parser.add_argument("--networks", nargs="+", default=list(NETWORKS))
+    parser.add_argument("--networks", nargs="*", default=list(NETWORKS))
     options = parser.parse_args()
     print("| network | input | kblocks | other | of its time |")
     print("|---|---|---|---|---|")
