@@ -26,6 +26,9 @@ ROOMS: dict[str, set[str]] = {
     "backend": set(),
     "layers": {"backend", "cost", "geometry", "ops"},
     "block": {"cost", "geometry", "layers", "ops", "spec"},
+    "folding": {"ops"},
+    "fused": {"block", "fields", "ops"},
+    "fusion": {"block", "folding", "fused", "ops"},
     "blocks": {"block", "fields", "ops"},
     "heads": {"block", "blocks", "fields", "ops"},
     "published": set(),
@@ -46,7 +49,8 @@ KERAS = {"keras"}
 OUTSIDE: dict[str, set[str]] = {
     "fields": {"keras", "numpy"},
     **dict.fromkeys(("backend", "block", "network", "published", "spec"), KERAS),
-    **{room: {"keras", "numpy"} for room in ("layers", "recipe", "weights")},
+    "folding": {"numpy"},
+    **{room: {"keras", "numpy"} for room in ("fusion", "layers", "recipe", "weights")},
     "tuner": {"keras", "keras_tuner", "numpy", "rich"},
 }
 
