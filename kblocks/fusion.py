@@ -274,5 +274,6 @@ def _kernel(layer: Any) -> Any:
 
 
 def _array(variable: Any) -> np.ndarray:
-    wide = keras.ops.cast(variable, "float32")  # NumPy has no bfloat16
-    return keras.ops.convert_to_numpy(wide).astype("float64")
+    # Widened by the backend, since NumPy has no bfloat16; JAX may stop at float32.
+    wide = keras.ops.convert_to_numpy(keras.ops.cast(variable, "float64"))
+    return wide.astype("float64")

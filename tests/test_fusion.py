@@ -20,9 +20,9 @@ from kblocks.fused import FusedBlock
 
 Images = Callable[..., np.ndarray]
 
-# Float rounding gives up to 2e-6 of the standard deviation in shallow networks and 7e-6 in
-# deep ones; a forgotten epsilon of 1e-3 gives 1e-3.
-ROUNDING = 3e-5
+# Rounding gives 1e-7 to 8e-6 of the standard deviation in float32, 4e-5 in TResNet-M, and at
+# most 1e-14 in float64; a forgotten epsilon of 1e-3 gives 1e-3.
+ROUNDING, DEEP_ROUNDING, DOUBLE_ROUNDING = 3e-5, 1e-4, 1e-11
 
 
 def shaken(model: Any, seed: int = 0) -> Any:
@@ -82,18 +82,17 @@ def is_norm(op: Any) -> bool:
 
 def counted(net: kb.Architecture, shape: Any, aux: bool) -> tuple[int, int]:
     """How many batch normalisations follow a convolution directly, and the parameters without."""
-    channels = {"input": shape[-1]}
+    left_out = set() if aux else {net.outputs[name] for name in net.auxiliary}
+    rows = [row for row in net.rows if row.name not in left_out]
     shapes: dict[str, Any] = {"input": shape}
     plans: dict[str, list[Any]] = {}
-    for row in net.rows:
+    for row in rows:
         spec = row.spec
-        plan = spec.plan(shapes[row.inputs[0]][-1])
         shapes[row.name] = spec.cost(shapes[row.inputs[0]]).output_shape
-        channels[row.name] = shapes[row.name][-1]
-        plans[row.name] = chains(plan)
-    readers = [name for row in net.rows for name in row.inputs] + list(net.outputs.values())
+        plans[row.name] = chains(spec.plan(shapes[row.inputs[0]][-1]))
+    readers = [name for row in rows for name in row.inputs] + list(net.outputs.values())
     lines = []
-    for row in net.rows:
+    for row in rows:
         first, *others = plans[row.name]
         lines += others
         if row.inputs[0] in plans and readers.count(row.inputs[0]) == 1:
@@ -145,14 +144,18 @@ def test_every_family_is_in_the_table() -> None:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_families(family: str, images: Images, tmp_path: Path) -> None:
+    """In float64, where rounding hides nothing."""
+    keras.config.set_dtype_policy("float64")
     build, arguments, size = FAMILIES[family]
     net = build(classes=5, **arguments)
     aux = bool(net.auxiliary)
     shape = (size, size, 3)
     model = shaken(net.model(shape, aux=aux))
     fused = kb.fuse(model)
-    x = images(3, *shape)
-    assert difference(model, fused, x) < ROUNDING
+    x = images(3, *shape).astype("float64")
+    # Keras' Rescaling rounds its factor to float32 whatever the dtype.
+    exact = 1e-7 if family == "inception_resnet" else DOUBLE_ROUNDING
+    assert difference(model, fused, x) < exact
     gone, params = counted(net, shape, aux)
     assert gone > 0
     assert len(norms(fused)) == len(norms(model)) - gone
@@ -185,7 +188,7 @@ def test_published_sizes(name: str, size: int, images: Images) -> None:
     net, shape = kb.architecture(name), (size, size, 3)
     model = shaken(net.model(shape))
     fused = kb.fuse(model)
-    assert difference(model, fused, images(2, *shape)) < ROUNDING
+    assert difference(model, fused, images(2, *shape)) < DEEP_ROUNDING
     gone, params = counted(net, shape, aux=False)
     assert len(norms(model)) - len(norms(fused)) == gone > 10
     assert fused.count_params() == params
