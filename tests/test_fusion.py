@@ -194,6 +194,18 @@ def test_published_sizes(name: str, size: int, images: Images) -> None:
     assert fused.count_params() == params
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name", ["ResNet50", "MobileNetV2", "Xception", "EfficientNetB0", "InceptionV3", "VGG16"]
+)
+def test_models_of_keras(name: str, images: Images) -> None:
+    """In all of these each batch normalisation follows a convolution."""
+    model = shaken(getattr(keras.applications, name)(weights=None, input_shape=(96, 96, 3)))
+    fused = kb.fuse(model)
+    assert difference(model, fused, images(2, 96, 96, 3)) < DEEP_ROUNDING
+    assert not norms(fused)
+
+
 @pytest.mark.parametrize("key", [key for key, case in CASES.items() if not case.more])
 def test_blocks(key: str, images: Images) -> None:
     """Every block of the conformance table, with weight normalisation, groups and gates."""
