@@ -1,10 +1,10 @@
-"""python benchmarks/growth.py    (about 3 minutes; with --steps about 15)
+"""python benchmarks/growth.py    (about 1 minute; with --steps about 3)
 
 How time and memory grow with depth and width: to analyse a network (`cost`), to build its Keras
 model, and with `--steps` to take the first training step. Each point runs in a process of its
-own, so that its peak memory is its own; the second build of the same process is told too, since
-the first pays for what Keras loads late. `--plot FILE` draws it (needs matplotlib). The exponent
-between neighbours is log(time ratio) / log(size ratio): 1 is linear, more is worse.
+own, so that its peak memory is its own, after a block was built once for what Keras loads late.
+`--plot FILE` draws it (needs matplotlib). The exponent between neighbours, in brackets, is
+log(ratio of values) / log(ratio of layers, or of parameters): 1 is linear, more is worse.
 """
 
 from __future__ import annotations
