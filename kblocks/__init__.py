@@ -102,6 +102,7 @@ from kblocks.families.vggs import (
     vgg19,
     vgg19_bn,
 )
+from kblocks.fusion import fuse
 from kblocks.geometry import InputTooSmallError, conv_output_size
 from kblocks.grouped import GroupedConv2D, accelerate
 from kblocks.heads import AuxiliaryClassifier, Classifier, Features
@@ -175,6 +176,7 @@ __all__ = [
     "efficientnet_b5",
     "efficientnet_b6",
     "efficientnet_b7",
+    "fuse",
     "googlenet",
     "inception_resnet",
     "inception_resnet_v1",

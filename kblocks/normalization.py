@@ -18,20 +18,23 @@ class BatchNormalization(keras.layers.BatchNormalization):
         plain = plain or keras.backend.standardize_dtype(inputs.dtype) == "float64"
         if plain or not backend.has_fused_batch_norm(self.epsilon, data_format):
             return super().call(inputs, training=training, mask=mask)
-        inputs = keras.ops.cast(inputs, "float32")  # float16 would overflow
+        channels = inputs.shape[self.axis]
         moving: Any = (self.moving_mean, self.moving_variance)
-        channels = moving[0].shape
+        known = [_wide(variable) for variable in moving]
         learns = bool(training) and self.trainable
-        outputs, mean, variance = backend.fused_batch_norm(
-            inputs,
-            self.gamma if self.scale else keras.ops.ones(channels),
-            self.beta if self.center else keras.ops.zeros(channels),
-            None if learns else moving,
+        outputs, *found = backend.fused_batch_norm(
+            _wide(inputs),  # float16 would overflow
+            _wide(self.gamma) if self.scale else keras.ops.ones(channels, "float32"),
+            _wide(self.beta) if self.center else keras.ops.zeros(channels, "float32"),
+            None if learns else known,
             self.epsilon,
             data_format,
         )
         if learns:
-            for variable, found in zip(moving, (mean, variance), strict=True):
-                known = keras.ops.convert_to_tensor(variable)
-                variable.assign(known + (found - known) * (1 - self.momentum))
+            for variable, old, new in zip(moving, known, found, strict=True):
+                variable.assign(old + (new - old) * (1 - self.momentum))
         return keras.ops.cast(outputs, self.compute_dtype)
+
+
+def _wide(value: Any) -> Any:
+    return keras.ops.cast(value, "float32")

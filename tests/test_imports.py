@@ -28,6 +28,9 @@ ROOMS: dict[str, set[str]] = {
     "normalization": {"backend"},
     "layers": {"cost", "geometry", "grouped", "normalization", "ops"},
     "block": {"backend", "cost", "geometry", "layers", "ops", "spec"},
+    "folding": {"ops"},
+    "fused": {"block", "fields", "ops"},
+    "fusion": {"block", "folding", "fused", "grouped", "ops"},
     "blocks": {"block", "fields", "ops"},
     "heads": {"block", "blocks", "fields", "ops"},
     "published": set(),
@@ -50,7 +53,8 @@ OUTSIDE: dict[str, set[str]] = {
     "fields": {"keras", "numpy"},
     **dict.fromkeys(("backend", "block", "grouped", "network", "normalization"), KERAS),
     **dict.fromkeys(("published", "recipe", "spec", "training"), KERAS),
-    **{room: {"keras", "numpy"} for room in ("layers", "weights")},
+    "folding": {"numpy"},
+    **{room: {"keras", "numpy"} for room in ("fusion", "layers", "weights")},
     "tuner": {"keras", "keras_tuner", "numpy", "rich"},
 }
 
