@@ -4,7 +4,7 @@ A training step (SGD, batch 8) of our networks against `keras.applications`, and
 ResNeXt-50 against torchvision on the same cores (`pip install --no-deps torch torchvision` and
 what they ask for; the better of its two memory formats is told). All sides in turn in one process;
 medians of pairs are told. Keras' ResNet-50 has its strides on the first 1x1, which is 6 % less
-work than torchvision's placement: "original" is ours with the same.
+work than torchvision's placement: "v1" is ours with the same.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ import kblocks as kb
 BATCH, ROUNDS = 8, {64: 15, 96: 11, 224: 5}
 NETWORKS: dict[str, tuple[Callable[[], Any], str]] = {
     "ResNet-50": (lambda: kb.resnet50(), "ResNet50"),
-    "ResNet-50, original": (lambda: kb.resnet50(variant="original"), "ResNet50"),
+    "ResNet-50, v1": (lambda: kb.resnet50(variant="v1"), "ResNet50"),
     "VGG-16": (lambda: kb.vgg16(), "VGG16"),
     "DenseNet-121": (lambda: kb.densenet121(), "DenseNet121"),
     "Inception-v3": (lambda: kb.inception_v3(), "InceptionV3"),
