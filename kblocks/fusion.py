@@ -203,14 +203,14 @@ def _axis_out(x: Any) -> int:
 
 def _made(layer: Any, chain: Chain) -> Any:
     """The unbuilt layer that does what is left of one."""
+    if isinstance(layer, Block) and _changed(layer, chain):
+        own = {key: getattr(layer, key) for key in ("name", "trainable", "data_format")}
+        return FusedBlock(planned(chain), dtype=layer.dtype_policy, **own)
+    kind: Any = type(layer)
     config = layer.get_config()
-    if isinstance(layer, Block):
-        if _changed(layer, chain):
-            own = {key: config[key] for key in ("name", "trainable", "dtype", "data_format")}
-            return FusedBlock.from_config({**own, "steps": planned(chain)})
-    elif not isinstance(layer, layers.BatchNormalization):
+    if not isinstance(layer, (Block, layers.BatchNormalization)):
         config["use_bias"] = chain[0].op.use_bias
-    return type(layer).from_config(config)
+    return kind.from_config(config)
 
 
 def _changed(layer: Any, chain: Chain) -> bool:
