@@ -211,9 +211,9 @@ class Dimension:
     paths: list[str] = field(default_factory=list)
     conditions: list[Condition] = field(default_factory=list)  # any of them
 
-    def is_active(self, assignment: Mapping[str, Any], active: Mapping[str, Any]) -> bool:
+    def is_active(self, assignment: Mapping[str, Any]) -> bool:
         return any(
-            all(name in active and assignment[name] == index for name, index in condition)
+            all(assignment[name] == index for name, index in condition)
             for condition in self.conditions
         )
 
@@ -309,11 +309,11 @@ class Tree:
 
     def values(self, assignment: Mapping[str, Any]) -> dict[str, Any]:
         """The plain values of the active dimensions."""
-        active: dict[str, Any] = {}
-        for name, dimension in self.dimensions.items():
-            if dimension.conditions == [()] or dimension.is_active(assignment, active):
-                active[name] = dimension.kind.label(assignment[name])
-        return active
+        return {
+            name: dimension.kind.label(assignment[name])
+            for name, dimension in self.dimensions.items()
+            if dimension.is_active(assignment)
+        }
 
     def assignment(self, values: Mapping[str, Any]) -> Assignment:
         """The positions of all dimensions from the values of the active ones.

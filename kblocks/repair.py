@@ -56,13 +56,14 @@ def violation(
 
 
 def nearest(tree: Tree, measure: Measure, start: Assignment, anchor: Assignment) -> Assignment:
-    """The fitting point that steps from `start` reach; `anchor` is one that fits for certain."""
+    """A fitting point near `start`: the way back to it from where steps lead, or from `anchor`.
+
+    `anchor` is a point that fits for certain, for where no step brings a point nearer.
+    """
     if measure(start) is None:
         return start
     found = _descend(tree, measure, start)
-    if measure(found) is not None:
-        found = _approach(tree, measure, found, anchor)
-    return _restore(tree, measure, start, found)
+    return _restore(tree, measure, start, found if measure(found) is None else anchor)
 
 
 def anchor(space: Space) -> Assignment:
@@ -187,17 +188,6 @@ def _best_step(
             if amount < (best[1] if best and best[1] else now):
                 best = candidate, amount
     return best
-
-
-def _approach(tree: Tree, measure: Measure, start: Assignment, anchor: Assignment) -> Assignment:
-    """Towards a point that fits, one choice at a time, in the order of ranks."""
-    point = start
-    for name in sorted(tree.dimensions, key=lambda name: _rank(tree.dimensions[name])):
-        if point[name] != anchor[name]:
-            point = {**point, name: anchor[name]}
-            if measure(point) is None:
-                break
-    return point
 
 
 def _restore(tree: Tree, measure: Measure, start: Assignment, found: Assignment) -> Assignment:

@@ -808,7 +808,7 @@ def test_repair_is_nearly_always_the_best_in_the_documented_order() -> None:
             nearest = min(sum(steps(start, values)) for values in fitting)
             apart[sum(steps(start, found)) - nearest] += 1
     assert total > 400
-    assert best >= 0.97 * total
+    assert best >= 0.99 * total
     # In plain steps, whatever their rank, an optimum may need fewer: a stride for five filters.
     assert max(apart) <= 4
     assert apart[0] >= 0.5 * total
