@@ -10,7 +10,8 @@ from typing import Any
 import keras
 import numpy as np
 
-from kblocks.choices import Choice, Integer, Real, Tree
+from kblocks.choices import Choice, Integer, Real
+from kblocks.tree import Tree
 
 _UNDECAYED = ["bias", "gamma", "beta"]
 

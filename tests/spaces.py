@@ -60,6 +60,29 @@ def with_choices(node: Any) -> Any:
     return node
 
 
+def label(node: One, index: int) -> Any:
+    """What an option is called: itself, a list of plain things as a tuple, else its place."""
+
+    def called(option: Any) -> Any:
+        if isinstance(option, (One, dict)):
+            return None
+        if isinstance(option, list):
+            inner = [called(item) for item in option]
+            return (
+                None
+                if None in [i for i, o in zip(inner, option) if o is not None]
+                else tuple(inner)
+            )
+        return option
+
+    labels = [called(option) for option in node.options]
+    own, option = labels[index], node.options[index]
+    others = [*map(repr, labels[:index]), *map(repr, labels[index + 1 :])]
+    if (own is None and option is not None) or (repr(own) in others and option is not None):
+        return f"#{index}"
+    return own
+
+
 Pick = Callable[[str, One], int]
 
 
@@ -75,7 +98,7 @@ def resolved(tree: Values, pick: Pick) -> tuple[Values, Values]:
                 positions[name] = pick(name, node)
             index = positions[name]
             option = node.options[index]
-            values[name] = f"#{index}" if isinstance(option, (list, dict)) else option
+            values[name] = label(node, index)
             return read(option, f"{path}#{index}")
         if isinstance(node, dict):
             return {key: read(child, f"{path}.{key}") for key, child in node.items()}

@@ -30,23 +30,34 @@ ROOMS: dict[str, set[str]] = {
     "heads": {"block", "blocks", "fields", "ops"},
     "published": set(),
     "weights": {"block", "cost", "ops"},
-    "network": {"block", "cost", "geometry", "heads", "published", "weights"},
+    "canonical": {"cost", "geometry", "ops"},
+    "network": {"block", "canonical", "cost", "geometry", "heads", "published", "weights"},
     "catalog": {"network", "published"},
+    "memory": {"cost", "geometry", "network", "ops"},
+    "budget": {"cost", "memory"},
+    "timing": set(),
     "choices": set(),
-    "repair": {"choices", "cost", "geometry", "network"},
-    "space": {"choices", "cost", "geometry", "network", "repair"},
+    "tree": {"choices"},
+    "describing": {"choices", "tree"},
+    "sampling": {"choices", "tree"},
+    "repair": {"choices", "tree"},
+    "conditions": {"network"},
+    "space": {
+        *("budget", "choices", "conditions", "describing", "geometry", "network", "repair"),
+        *("sampling", "tree"),
+    },
     "families": {
         *("blocks", "catalog", "choices", "fields", "heads", "network", "ops", "space", "weights"),
     },
     "spaces": {"families"},
-    "recipe": {"choices"},
-    "tuner": {"choices", "cost", "network", "recipe", "space"},
+    "recipe": {"choices", "tree"},
+    "tuner": {"choices", "cost", "network", "recipe", "space", "timing", "tree"},
 }
 KERAS = {"keras"}
 OUTSIDE: dict[str, set[str]] = {
     "fields": {"keras", "numpy"},
     **dict.fromkeys(("backend", "block", "network", "published", "spec"), KERAS),
-    **{room: {"keras", "numpy"} for room in ("layers", "recipe", "weights")},
+    **{room: {"keras", "numpy"} for room in ("layers", "recipe", "timing", "weights")},
     "tuner": {"keras", "keras_tuner", "numpy", "rich"},
 }
 

@@ -10,12 +10,11 @@ from typing import Any
 import keras
 import keras_tuner
 
-from kblocks.choices import Assignment, Choice, Integer, Real, Searchable, Tree
+from kblocks.choices import Choice, Integer, Real, Searchable
 from kblocks.network import Architecture
 from kblocks.recipe import Recipe, fresh
-from kblocks.space import Space
-
-NETWORK = "kblocks/network"  # the name under which a trial keeps the JSON of what it built
+from kblocks.space import NETWORK, Space
+from kblocks.tree import Assignment, Tree
 
 
 class HyperModel(keras_tuner.HyperModel):
@@ -187,18 +186,24 @@ def _scopes(tree: Tree, name: str) -> list[tuple[str, list[Any]]]:
         positions.setdefault(condition[-1][0], set()).add(condition[-1][1])
     stacks = []
     for parent, found in positions.items():
-        labels = _labels(tree.dimensions[parent].kind)
+        labels = _written(tree.dimensions[parent].kind)
         stacks.append([*_scopes(tree, parent), (parent, [labels[i] for i in sorted(found)])])
     levels = zip(*stacks, strict=False)
     common = itertools.takewhile(lambda level: level.count(level[0]) == len(level), levels)
     return [level[0] for level in common]
 
 
+def _written(kind: Any) -> list[Any]:
+    """What a parent's options are in Keras Tuner."""
+    if isinstance(kind, Choice):
+        return list(kind.written)
+    return [kind.label(index) for index in range(kind.size)]
+
+
 def _declare_one(hp: Any, name: str, kind: Searchable) -> None:
     match kind:
         case Choice():
-            labels = _labels(kind)
-            hp.Choice(name, labels, default=labels[0])
+            hp.Choice(name, list(kind.written), default=kind.written[0])
         case Integer(low, high, step, log):
             sampling = {"sampling": "log"} if log else {"step": step}
             hp.Int(name, low, high, default=low, **sampling)
@@ -206,20 +211,9 @@ def _declare_one(hp: Any, name: str, kind: Searchable) -> None:
             hp.Float(name, low, high, sampling="log" if log else "linear", default=low)
 
 
-def _labels(kind: Any) -> list[Any]:
-    """The options as Keras Tuner can hold them: all integers, all floats or all strings."""
-    labels = list(kind.labels)
-    if len({type(label) for label in labels}) == 1 and type(labels[0]) in (int, float, str):
-        return labels
-    written = ["x".join(map(str, o)) if isinstance(o, tuple) else str(o) for o in labels]
-    if len(set(written)) < len(written):
-        return [f"#{index}" for index in range(len(labels))]
-    return written
-
-
 def _position(kind: Searchable, value: Any) -> Any:
     if isinstance(kind, Choice):
-        return _labels(kind).index(value)
+        return kind.written.index(value)
     # At the very end of a range Keras Tuner goes past it, by rounding or by the whole last bin.
     slack = int(kind.log) if isinstance(kind, Integer) else 1e-9 * (kind.high - kind.low)
     past = isinstance(value, (int, float)) and kind.high < value <= kind.high + slack
