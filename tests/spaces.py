@@ -64,23 +64,19 @@ def label(node: One, index: int) -> Any:
     """What an option is called: itself, a list of plain things as a tuple, else its place."""
 
     def called(option: Any) -> Any:
+        """A plain option in one form; raises where it holds choices or names."""
         if isinstance(option, (One, dict)):
-            return None
-        if isinstance(option, list):
-            inner = [called(item) for item in option]
-            return (
-                None
-                if None in [i for i, o in zip(inner, option) if o is not None]
-                else tuple(inner)
-            )
-        return option
+            raise LookupError
+        return tuple(map(called, option)) if isinstance(option, (list, tuple)) else option
 
-    labels = [called(option) for option in node.options]
-    own, option = labels[index], node.options[index]
-    others = [*map(repr, labels[:index]), *map(repr, labels[index + 1 :])]
-    if (own is None and option is not None) or (repr(own) in others and option is not None):
-        return f"#{index}"
-    return own
+    found = []
+    for option in node.options:
+        try:
+            found.append(called(option))
+        except LookupError:
+            found.append(LookupError)
+    own = found[index]
+    return f"#{index}" if own is LookupError or [*map(repr, found)].count(repr(own)) > 1 else own
 
 
 Pick = Callable[[str, One], int]

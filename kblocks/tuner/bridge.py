@@ -14,6 +14,7 @@ from kblocks.choices import Choice, Integer, Real, Searchable
 from kblocks.network import Architecture
 from kblocks.recipe import Recipe, fresh
 from kblocks.space import NETWORK, Space
+from kblocks.timing import latency as measured_latency
 from kblocks.tree import Assignment, Tree
 
 
@@ -29,7 +30,11 @@ class HyperModel(keras_tuner.HyperModel):
         recipe: a `kb.Recipe`; its choices are searched too. None is `kb.Recipe()`.
         compile: in place of a recipe, the arguments of `model.compile` as a dict, or a
             function of the model and `hp` that compiles it.
+        latency: whether each trial's model is timed too, which takes about a second.
         name: of the hypermodel.
+
+    The logs of every epoch have `params`, `macs`, `activations` and, where it is measured,
+    `latency` (seconds for one image, `kb.latency`): `keras_tuner.Objective("macs", "min")`.
 
     Raises:
         ValueError: if the space does not know its input, or both recipe and compile are given.
@@ -40,6 +45,7 @@ class HyperModel(keras_tuner.HyperModel):
         space: Space,
         recipe: Recipe | None = None,
         compile: Mapping[str, Any] | Callable[[keras.Model, Any], None] | None = None,
+        latency: bool = True,
         name: str | None = None,
     ) -> None:
         super().__init__(name=name)
@@ -55,6 +61,7 @@ class HyperModel(keras_tuner.HyperModel):
         self.space = space
         self.recipe = recipe or Recipe()
         self.compile = compile
+        self.latency = latency
 
     def declare_hyperparameters(self, hp: Any) -> None:
         """All choices at once, so that no model is built to find them."""
@@ -75,14 +82,48 @@ class HyperModel(keras_tuner.HyperModel):
         return model
 
     def fit(self, hp: Any, model: keras.Model, *args: Any, **kwargs: Any) -> Any:
-        """`model.fit`, with the recipe's schedule."""
+        """`model.fit`, with the recipe's schedule and what the network costs in its logs."""
+        net = network_of(hp)
+        added: list[Any] = []
         if self.compile is None:
             tree = self.recipe.tree()
             chosen = tree.resolve(_read(hp, tree))
             epochs = args[3] if len(args) > 3 else kwargs.get("epochs", 1)
             added = self.recipe.callbacks(epochs, **chosen)
-            kwargs["callbacks"] = [*(kwargs.get("callbacks") or ()), *added]
+        costs = CostLogs(net, self.space.input_shape, self.latency)
+        # First, so that the tuner's own callbacks find the costs in the logs.
+        kwargs["callbacks"] = [costs, *(kwargs.get("callbacks") or ()), *added]
         return super().fit(hp, model, *args, **kwargs)
+
+
+class CostLogs(keras.callbacks.Callback):
+    """Adds what a network costs to the logs of every epoch.
+
+    Args:
+        net: the architecture that is trained.
+        input_shape: (height, width, channels).
+        latency: whether its model is timed, once before training.
+    """
+
+    def __init__(self, net: Architecture, input_shape: Any, latency: bool = True) -> None:
+        super().__init__()
+        cost = net.cost(input_shape)
+        self._costs: dict[str, float] = {
+            "params": cost.params,
+            "macs": cost.macs,
+            "activations": cost.activations,
+        }
+        self._timed = latency
+
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        """Times the model."""
+        if self._timed:
+            self._costs["latency"] = measured_latency(self.model)
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Adds the costs."""
+        if logs is not None:
+            logs.update(self._costs)
 
 
 def suggest(hp: Any, space: Space) -> Architecture:
