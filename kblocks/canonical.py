@@ -82,7 +82,7 @@ def _primitive(op: Any, shape: Shape, made: Shape) -> Form:
 
 
 def _conv(op: ops.Conv, shape: Shape, made: Shape) -> Hashable:
-    axes = tuple(_axis(op, op.kernel_size, op.dilation_rate, i, shape, made) for i in (0, 1))
+    axes = tuple(_axis(op, axis, shape, made) for axis in (0, 1))
     pads = any(axis[3] for axis in axes)
     mode = op.padding_mode if pads else "zeros"
     taps: Hashable = tuple(axis[:3] for axis in axes)
@@ -93,34 +93,43 @@ def _conv(op: ops.Conv, shape: Shape, made: Shape) -> Hashable:
 
 
 def _pool(op: ops.Pool, shape: Shape, made: Shape) -> Form:
-    axes = tuple(_axis(op, op.pool_size, (1, 1), i, shape, made) for i in (0, 1))
-    taps = tuple(axis[:3] for axis in axes)
-    counted = op.kind == "avg" and op.count_padding and any(axis[3] for axis in axes)
-    if not counted and all(len(axis[2]) == 1 for axis in axes):
-        if shape == made:
-            return ()
-        return (("Pool", "any", taps),)  # of one pixel each: the largest is the mean
-    if counted:
+    """A pool is the pixels that each of its windows holds."""
+    axes, padded = [], False
+    for axis in (0, 1):
+        size, window, stride = shape[axis], op.pool_size[axis], op.strides[axis]
+        before = _before(op, axis, size, window, 1)
+        starts = [output * stride - before for output in range(made[axis])]
+        padded = padded or starts[0] < 0 or starts[-1] + window > size
+        axes.append(tuple((max(start, 0), min(start + window, size)) for start in starts))
+    if op.kind == "avg" and op.count_padding and padded:
         return (("Pool", *op),)
-    return (("Pool", op.kind, taps),)
+    if all(stop - start == 1 for windows in axes for start, stop in windows):
+        # Of one pixel each: the largest is the mean, and if it is every pixel, nothing is done.
+        return () if shape == made else (("Pool", "any", *axes),)
+    return (("Pool", op.kind, *axes),)
+
+
+def _before(op: Any, axis: int, size: int, kernel: int, dilation: int) -> int:
+    """The padding in front of an axis."""
+    padding = of_axis(op.padding, axis)
+    if padding == "same":
+        return same_padding(size, kernel, op.strides[axis], dilation)[0]
+    return side(kernel, padding, dilation)
 
 
 def _axis(
-    op: Any, kernel: Any, dilation: Any, axis: int, shape: Shape, made: Shape
+    op: ops.Conv, axis: int, shape: Shape, made: Shape
 ) -> tuple[int, int, tuple[int, ...], bool]:
     """Outputs, the stride if it matters, the taps that ever meet the map, whether any misses it.
 
     A tap is told by the pixel that it meets for the first output.
     """
     size, outputs, stride = shape[axis], made[axis], op.strides[axis]
-    padding = of_axis(op.padding, axis)
-    if padding == "same":
-        before = same_padding(size, kernel[axis], stride, dilation[axis])[0]
-    else:
-        before = side(kernel[axis], padding, dilation[axis])
+    kernel, dilation = op.kernel_size[axis], op.dilation_rate[axis]
+    before = _before(op, axis, size, kernel, dilation)
     taps, misses = [], False
-    for tap in range(kernel[axis]):
-        first = tap * dilation[axis] - before
+    for tap in range(kernel):
+        first = tap * dilation - before
         last = first + (outputs - 1) * stride
         met = [0 <= pixel < size for pixel in range(first, last + 1, stride)]
         misses = misses or not all(met)

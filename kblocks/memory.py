@@ -13,14 +13,21 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from kblocks import ops
-from kblocks.cost import walk
-from kblocks.geometry import Shape, crops, of_axis, side
+from kblocks.cost import Tally, walk
+from kblocks.geometry import Shape, crops, of_axis, op_reach, pool_reach, side
 from kblocks.network import INPUT, Architecture, check_input_shape
 from kblocks.ops import Chain, Merge, Op
 
 _FLOAT = 4  # bytes
-# Done where its input lies, or as part of the step before, unless the input is needed again.
-_IN_PLACE = (ops.Activation, ops.Norm, ops.Scale, ops.Flatten)
+_UPDATE = 2  # copies of a kernel that its update takes
+# What converters make part of the step before, unless something else reads that step too.
+_FUSED = {
+    ops.Norm: (ops.Conv, ops.Dense),
+    ops.Activation: (ops.Conv, ops.Dense, ops.Norm, Merge),
+    ops.Flatten: (object,),
+}
+_FUSED_FUNCTIONS = ("relu", "relu6", "linear")
+_GATED = ("silu", "swish", "hard_silu", "hard_swish", "mish")  # x times a function of x
 
 
 @dataclass
@@ -41,6 +48,7 @@ class Steps:
     results: list[int] = field(default_factory=list)
     params: int = 0
     trainable_params: int = 0
+    largest_kernel: int = 0
 
     def tensor(self, shape: Shape) -> int:
         """A new tensor's number."""
@@ -58,8 +66,8 @@ def inference_memory(net: Architecture, input_shape: Any, itemsize: int = _FLOAT
     """Bytes of the largest set of tensors alive at once for one image: what must be held in RAM.
 
     Weights, which a microcontroller reads from flash, and the scratch space of kernels are
-    not counted. Normalizations and activations are done in place or by the convolution
-    before them, as converters do, unless their input is needed again.
+    not counted. Normalizations and ReLUs are part of the convolution before them, as
+    converters make them, unless its output is needed elsewhere.
 
     Args:
         net: the architecture.
@@ -73,11 +81,13 @@ def inference_memory(net: Architecture, input_shape: Any, itemsize: int = _FLOAT
     owner = list(range(len(traced.elements)))  # the tensor in whose place a tensor lies
     last = _last_uses(traced)
     ends = list(last)
+    makers: dict[int, Any] = {}
     for time, step in enumerate(traced.steps):
         source = step.inputs[0]
-        if isinstance(step.op, _IN_PLACE) and last[source] == time:
+        if last[source] == time and _is_fused(step.op, makers.get(source)):
             owner[step.output] = owner[source]
             ends[owner[source]] = last[step.output]
+        makers[step.output] = step.op
     born = {step.output: time for time, step in enumerate(traced.steps)}
     changes = [0] * (len(traced.steps) + 2)
     for tensor, elements in enumerate(traced.elements):
@@ -91,12 +101,20 @@ def inference_memory(net: Architecture, input_shape: Any, itemsize: int = _FLOAT
     return most * itemsize
 
 
+def _is_fused(op: Any, maker: Any) -> bool:
+    if isinstance(op, ops.Activation) and op.function not in _FUSED_FUNCTIONS:
+        return False
+    return isinstance(maker, _FUSED.get(type(op), ()))
+
+
 def training_memory(
     net: Architecture, input_shape: Any, batch_size: int = 32, slots: int = 2
 ) -> int:
-    """Bytes that a training step needs in float32: weights, their gradients and the
-    optimizer's slots; what the forward pass keeps for the backward one; and the largest
-    gradients of maps at one time. What the framework itself takes is not counted.
+    """Bytes that a training step needs in float32.
+
+    Weights, their gradients and the optimizer's slots; and, whichever is more, what the forward
+    pass keeps for the backward one with the largest gradients of maps at one time, or what
+    the optimizer needs to update the largest kernel. The framework itself is not counted.
 
     Args:
         net: the architecture.
@@ -114,9 +132,9 @@ def training_memory(
         kept.update(_kept(step))
         gradients = {*step.inputs, step.output}
         flowing = max(flowing, sum(traced.elements[tensor] for tensor in gradients))
-    maps = sum(traced.elements[tensor] for tensor in kept) + flowing
+    maps = batch_size * (sum(traced.elements[tensor] for tensor in kept) + flowing)
     weights = traced.params + (1 + slots) * traced.trainable_params
-    return _FLOAT * (weights + batch_size * maps)
+    return _FLOAT * (weights + max(maps, _UPDATE * traced.largest_kernel))
 
 
 def _kept(step: Step) -> tuple[int, ...]:
@@ -204,7 +222,12 @@ class _Trace:
         return self._add(op, *sources[0])
 
     def _add(self, op: Op, source: int, shape: Shape) -> Placed:
-        made = walk(op, shape)
+        tally = Tally()
+        made = walk(op, shape, tally)
+        self.traced.largest_kernel = max(self.traced.largest_kernel, tally.params)
+        if isinstance(op, ops.Activation) and op.function in _GATED and not self.training:
+            gate = self.traced.add("gate", (source,), made)
+            return self.traced.add("multiply", (source, gate), made), made
         return self.traced.add(op, (source,), made), made
 
     def _merge(self, op: Merge, sources: list[Placed]) -> Placed:
@@ -229,7 +252,7 @@ def _padded(op: Any, shape: Shape) -> Shape:
     """The map with its padding, where that is a step of its own before the op."""
     if isinstance(op, ops.Blur):
         added = [2 * (op.size // 2)] * 2
-    elif op.padding in ("same", "valid"):
+    elif op.padding == "same":
         return shape
     else:
         pooled = isinstance(op, ops.Pool)
@@ -240,4 +263,7 @@ def _padded(op: Any, shape: Shape) -> Shape:
         if not pooled and keeps and op.strides == (1, 1) and op.padding_mode == "zeros":
             return shape
         added = [2 * pixels for pixels in sides]
+        if pooled and op.ceil_mode:  # room for the windows that reach over the edge
+            reached = zip(op_reach(op, op.pool_size), pool_reach(op), strict=True)
+            added = [n + w - r for n, (w, r) in zip(added, reached, strict=True)]
     return shape[0] + added[0], shape[1] + added[1], shape[2]
