@@ -131,7 +131,7 @@ def main() -> None:
     print(f"\n| in training | {columns} |\n|---|---|---|---|---|---|---|")
     for name, size, batch in IN_TRAINING:
         whole, one = child(name, size, batch), child(name, size, 1)
-        batch_alone = whole[0] - one[0], whole[1] - one[1]
+        batch_alone = whole[0] - one[0], max(whole[1] - one[1], 1)
         what = f"{name}, {size}x{size}, batch {batch}"
         print(f"| {what} | {told(*whole)} | {told(*batch_alone)} |", flush=True)
 

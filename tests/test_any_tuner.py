@@ -21,7 +21,7 @@ import kblocks as kb
 
 STOCK = ("RandomSearch", "BayesianOptimization", "Hyperband", "GridSearch")
 KINDS = {"random": 0, "bayesian": 1, "hyperband": 2, "grid": 3}
-BUDGET = kb.Budget(macs=6e3)
+BUDGET = kb.Budget(macs=5e3)
 
 
 def varied() -> kb.Space:
