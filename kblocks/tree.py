@@ -124,6 +124,7 @@ class Tree:
         name = str(number.name)
         stages: list[Resolve | None] = []
         for stage, value in enumerate(node.values):
+            found = None
             there = [index for index in range(number.size) if number.label(index) > stage]
             if len(there) == number.size:
                 found = self._collect(value, f"{path}[{stage}]", condition)

@@ -117,8 +117,9 @@ class CostLogs(keras.callbacks.Callback):
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Times the model."""
+        model: Any = self.model
         if self._timed:
-            self._costs["latency"] = measured_latency(self.model)
+            self._costs["latency"] = measured_latency(model)
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Adds the costs."""
