@@ -23,8 +23,9 @@ from kblocks.blocks.mbconv import MBConvBlock
 from kblocks.blocks.pooling import BlurPooling2D, GlobalConcatPooling2D, MinPooling2D
 from kblocks.blocks.residual import BottleneckBlock, ResidualBlock, ResNeXtBlock
 from kblocks.blocks.squeeze_excite import SqueezeExcite
+from kblocks.budget import Budget
 from kblocks.catalog import architecture, architectures
-from kblocks.choices import boolean, choice, integer, per_stage, real
+from kblocks.choices import boolean, choice, fixed, integer, per_stage, real
 from kblocks.cost import Cost
 from kblocks.families.alexnets import alexnet
 from kblocks.families.densenets import (
@@ -106,11 +107,13 @@ from kblocks.fusion import fuse
 from kblocks.geometry import InputTooSmallError, conv_output_size
 from kblocks.grouped import GroupedConv2D, accelerate
 from kblocks.heads import AuxiliaryClassifier, Classifier, Features
+from kblocks.memory import inference_memory, training_memory
 from kblocks.network import Architecture, Row
 from kblocks.ops import Norm
 from kblocks.published import Preprocessing, WeightSet
 from kblocks.recipe import Recipe
-from kblocks.space import Budget, Space
+from kblocks.space import Space
+from kblocks.timing import latency
 from kblocks.training import prepare
 from kblocks.weights import load_torch_weights, to_torch_state_dict
 
@@ -176,6 +179,7 @@ __all__ = [
     "efficientnet_b5",
     "efficientnet_b6",
     "efficientnet_b7",
+    "fixed",
     "fuse",
     "googlenet",
     "inception_resnet",
@@ -183,7 +187,9 @@ __all__ = [
     "inception_resnet_v2",
     "inception_v3",
     "inception_v4",
+    "inference_memory",
     "integer",
+    "latency",
     "load_torch_weights",
     "per_stage",
     "prepare",
@@ -216,6 +222,7 @@ __all__ = [
     "resnext101_64x4d",
     "spaces",
     "to_torch_state_dict",
+    "training_memory",
     "tresnet",
     "tresnet_l",
     "tresnet_m",

@@ -1,13 +1,13 @@
-"""Choices that stand where an argument stands, and the named dimensions a tree of them spans."""
+"""Choices that stand where an argument stands; `tree` finds them and names them."""
 
 from __future__ import annotations
 
 import functools
 import math
 import numbers
+from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from random import Random
+from dataclasses import dataclass, replace
 from typing import Any
 
 
@@ -24,8 +24,32 @@ class Choice:
 
     @functools.cached_property
     def labels(self) -> tuple[Any, ...]:
-        """What names each option in a dict of values: itself, or its position where it is long."""
-        return tuple(o if _is_plain(o) else f"#{i}" for i, o in enumerate(self.options))
+        """What names each option in a dict of values.
+
+        Itself where it is short; a list as a tuple; a function or block by what it is called;
+        the position of what holds choices of its own, or would be called as another is.
+        """
+        labels = [label_of(option) for option in self.options]
+        counts = Counter(map(_keyed, labels))
+        return tuple(
+            f"#{i}" if label is _UNNAMED or counts[_keyed(label)] > 1 else label
+            for i, label in enumerate(labels)
+        )
+
+    @functools.cached_property
+    def written(self) -> tuple[Any, ...]:
+        """The labels as tuners can hold them: all integers, all floats or all strings."""
+        labels = self.labels
+        if len({type(label) for label in labels}) == 1 and type(labels[0]) in (int, float, str):
+            return labels
+        written = ["x".join(map(str, o)) if _is_pair(o) else str(o) for o in labels]
+        if len(set(written)) < len(written):
+            return tuple(f"#{index}" for index in range(len(labels)))
+        return tuple(written)
+
+    def at(self, share: float) -> int:
+        """The position at a share of all from 0 up to 1: every option has an equal part."""
+        return int(share * len(self.options))
 
     @functools.cached_property
     def _positions(self) -> dict[Any, int]:
@@ -56,6 +80,14 @@ class Integer:
     def size(self) -> int:
         return (self.high - self.low) // self.step + 1
 
+    def at(self, share: float) -> int:
+        """The position at a share of the range, in logarithm where it is drawn so."""
+        if not self.log:
+            return int(share * self.size)
+        low, high = math.log(self.low - 0.5), math.log(self.high + 0.5)
+        drawn = round(math.exp(low + share * (high - low)))
+        return min(max(drawn, self.low), self.high) - self.low
+
     def label(self, index: int) -> int:
         return self.low + index * self.step
 
@@ -75,6 +107,13 @@ class Real:
     log: bool = False
     name: str | None = None
 
+    def at(self, share: float) -> float:
+        """The position at a share of the range, in logarithm where it is drawn so."""
+        if not self.log:
+            return self.low + share * (self.high - self.low)
+        low, high = math.log(self.low), math.log(self.high)
+        return min(max(math.exp(low + share * (high - low)), self.low), self.high)
+
     def label(self, index: float) -> float:
         return index
 
@@ -86,6 +125,30 @@ class Real:
 
 
 Searchable = Choice | Integer | Real
+
+
+@dataclass(frozen=True)
+class Fixed:
+    """A part that is not searched; made by `fixed`."""
+
+    value: Any
+
+
+@dataclass(frozen=True)
+class Stages:
+    """A list as long as a choice says; made by `per_stage`."""
+
+    number: Choice | Integer
+    values: tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class Call:
+    """What `function` returns for arguments that may hold choices; `name` labels it."""
+
+    function: Callable[..., Any]
+    arguments: Mapping[str, Any]
+    name: str
 
 
 def choice(*options: Any, name: str | None = None) -> Any:
@@ -148,15 +211,54 @@ def real(low: float, high: float, log: bool = False, name: str | None = None) ->
     return Real(float(low), float(high), log, _checked_name(name))
 
 
-def per_stage(stages: int, value: Any) -> list[Any]:
-    """`value` once for each stage; a choice in it is made anew for each, unless it is named.
+def fixed(value: Any) -> Any:
+    """`value` with every choice in it at its default, and out of the search."""
+    return Fixed(value)
+
+
+def per_stage(stages: Any, *values: Any) -> Any:
+    """A list with one value a stage; a choice in it is made anew for each, unless it is named.
+
+    Args:
+        stages: how many, or a choice of that number. All lists follow one choice: it is named
+            `stages` if it has no name. What lies beyond the number is inactive.
+        values: one for all stages, or as many as there are stages at most.
 
     Raises:
-        ValueError: if `stages` is not a positive integer.
+        ValueError: if `stages` is neither, or there are not that many values.
+
+    Example:
+        >>> n = kb.choice(4, 3, 5)
+        >>> space = kb.Space(
+        ...     kb.resnet,
+        ...     blocks=kb.per_stage(n, kb.choice(2, 1)),
+        ...     filters=kb.per_stage(n, 32, 64, 128, 256, kb.choice(256, 512)),
+        ... )
     """
-    if not isinstance(stages, int) or isinstance(stages, bool) or stages < 1:
-        raise ValueError(f"`stages` must be a positive integer. Received: stages={stages!r}")
-    return [value] * stages
+    most = _most_stages(stages)
+    if most is None:
+        raise ValueError(
+            f"`stages` must be a positive integer, or a choice of such. Received: stages={stages!r}"
+        )
+    if len(values) not in (1, most):
+        raise ValueError(
+            f"`values` must be one or {most}, one for each stage. Received: {len(values)} values"
+        )
+    values = values if len(values) == most else values * most
+    if isinstance(stages, int):
+        return list(values)
+    return Stages(replace(stages, name=stages.name or "stages"), values)
+
+
+def _most_stages(stages: Any) -> int | None:
+    """The largest number; None if it is no number of stages."""
+    options: tuple[Any, ...] = (stages,)
+    if isinstance(stages, Choice):
+        options = stages.options
+    elif isinstance(stages, Integer):
+        options = stages.low, stages.high
+    whole = all(isinstance(o, int) and not isinstance(o, bool) and o > 0 for o in options)
+    return max(options) if whole else None
 
 
 def _checked_name(name: str | None) -> str | None:
@@ -170,13 +272,34 @@ def _tuples(value: Any) -> Any:
     return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
-def _is_plain(option: Any) -> bool:
-    """Whether an option can name itself: a number, a string, None, or a tuple of these."""
-    if isinstance(option, tuple):
-        return all(_is_plain(item) for item in option)
+_UNNAMED = object()
+
+
+def label_of(option: Any) -> Any:
+    """What an option is called, if it can be called anything."""
+    if isinstance(option, Fixed):
+        return label_of(option.value)
     if isinstance(option, str):
-        return not option.startswith("#")  # which is how positions are written
-    return option is None or isinstance(option, (int, float))
+        return _UNNAMED if option.startswith("#") else option  # which is how positions are written
+    if option is None or isinstance(option, (int, float)):
+        return option
+    if isinstance(option, Call):
+        return option.name
+    if isinstance(option, (tuple, list)):
+        inner = tuple(map(label_of, option))
+        return _UNNAMED if any(label is _UNNAMED for label in inner) else inner
+    name = getattr(option, "__name__", None)  # of a function or class
+    if isinstance(name, str):
+        return name
+    spec = getattr(option, "spec", option)
+    if hasattr(spec, "changes"):
+        given = ", ".join(f"{key}={value!r}" for key, value in spec.changes().items())
+        return f"{type(spec).__name__.removesuffix('.Spec')}({given})"
+    return _UNNAMED
+
+
+def _is_pair(label: Any) -> bool:
+    return isinstance(label, tuple) and len(label) > 1
 
 
 def _keyed(value: Any) -> Any:
@@ -188,185 +311,9 @@ def _equal(first: Any, second: Any) -> bool:
     return bool(_keyed(first) == _keyed(second))
 
 
-def _alike(first: Searchable, second: Searchable) -> bool:
+def alike(first: Searchable, second: Searchable) -> bool:
     """Whether two choices of one name have the same options."""
     if isinstance(first, Choice) and isinstance(second, Choice):
         same = map(_equal, first.options, second.options)
         return first.size == second.size and all(same)
     return first == second
-
-
-# --- the dimensions of a tree ------------------------------------------------------------
-
-Condition = tuple[tuple[str, int], ...]  # (name of a choice, position of its option), all true
-Assignment = dict[str, Any]  # the position of every dimension, active or not
-
-
-@dataclass
-class Dimension:
-    """One choice of a tree: its name, the paths it stands at, and when it is active."""
-
-    name: str
-    kind: Searchable
-    paths: list[str] = field(default_factory=list)
-    conditions: list[Condition] = field(default_factory=list)  # any of them
-
-    def is_active(self, assignment: Mapping[str, Any], active: Mapping[str, Any]) -> bool:
-        return any(
-            all(name in active and assignment[name] == index for name, index in condition)
-            for condition in self.conditions
-        )
-
-
-class Tree:
-    """Arguments with choices anywhere in them, and the dimensions these span.
-
-    A dict of values has the plain value of each active dimension by its name. Parents come
-    before the choices that depend on them.
-    """
-
-    def __init__(self, arguments: Mapping[str, Any], prefix: str = "") -> None:
-        self.dimensions: dict[str, Dimension] = {}
-        self._fixed: dict[str, Any] = {}
-        self._varied: dict[str, Callable[[Assignment], Any]] = {}
-        for key, node in arguments.items():
-            found = self._collect(node, f"{prefix}{key}", ())
-            if found is None:
-                self._fixed[key] = node
-            else:
-                self._varied[key] = found
-        self.dimensions = _parents_first(self.dimensions)
-
-    def _collect(
-        self, node: Any, path: str, condition: Condition
-    ) -> Callable[[Assignment], Any] | None:
-        """How to resolve a node, whose choices become dimensions; None if it has none."""
-        if isinstance(node, Searchable):
-            return self._collect_choice(node, path, condition)
-        if isinstance(node, Mapping):
-            return self._collect_items(
-                node, {k: self._collect(n, f"{path}.{k}", condition) for k, n in node.items()}
-            )
-        if isinstance(node, (list, tuple)):
-            positions = dict(enumerate(node))
-            items = self._collect_items(
-                positions,
-                {i: self._collect(n, f"{path}[{i}]", condition) for i, n in positions.items()},
-            )
-            kind = list if isinstance(node, list) else tuple
-            return items and (lambda assignment: kind(items(assignment).values()))
-        return None
-
-    def _collect_choice(
-        self, node: Searchable, path: str, condition: Condition
-    ) -> Callable[[Assignment], Any]:
-        name = node.name or path
-        known = self.dimensions.setdefault(name, Dimension(name, node))
-        if not _alike(known.kind, node):
-            raise ValueError(
-                f"Choices of one name must be alike. Received: {name!r} as {known.kind!r} at "
-                f"{known.paths[0]} and as {node!r} at {path}"
-            )
-        known.paths.append(path)
-        if condition not in known.conditions:
-            known.conditions.append(condition)
-        if not isinstance(node, Choice):
-            return lambda assignment: node.label(assignment[name])
-        inner = [
-            self._collect(option, f"{path}#{index}", (*condition, (name, index)))
-            for index, option in enumerate(node.options)
-        ]
-        if not any(inner):
-            return lambda assignment: node.options[assignment[name]]
-
-        def resolve(assignment: Assignment) -> Any:
-            index = assignment[name]
-            found = inner[index]
-            return node.options[index] if found is None else found(assignment)
-
-        return resolve
-
-    @staticmethod
-    def _collect_items(
-        node: Mapping[Any, Any], found: dict[Any, Callable[[Assignment], Any] | None]
-    ) -> Callable[[Assignment], dict[Any, Any]] | None:
-        if not any(found.values()):
-            return None
-        return lambda assignment: {
-            key: child if found[key] is None else found[key](assignment)  # type: ignore[misc]
-            for key, child in node.items()
-        }
-
-    def default(self) -> Assignment:
-        """The first option of every dimension."""
-        return {
-            n: d.kind.low if isinstance(d.kind, Real) else 0 for n, d in self.dimensions.items()
-        }
-
-    def draw(self, random: Random) -> Assignment:
-        """A random option of every dimension, each on its own."""
-        return {name: _draw(d.kind, random) for name, d in self.dimensions.items()}
-
-    def values(self, assignment: Mapping[str, Any]) -> dict[str, Any]:
-        """The plain values of the active dimensions."""
-        active: dict[str, Any] = {}
-        for name, dimension in self.dimensions.items():
-            if dimension.conditions == [()] or dimension.is_active(assignment, active):
-                active[name] = dimension.kind.label(assignment[name])
-        return active
-
-    def assignment(self, values: Mapping[str, Any]) -> Assignment:
-        """The positions of all dimensions from the values of the active ones.
-
-        Raises:
-            ValueError: if a value is unknown, missing or no option of its choice.
-        """
-        unknown = sorted(set(values) - set(self.dimensions))
-        if unknown:
-            raise ValueError(
-                f"`values` must be for {', '.join(self.dimensions) or 'no choice'}. "
-                f"Received: {unknown[0]!r}"
-            )
-        found = self.default()
-        for name, value in values.items():
-            try:
-                found[name] = self.dimensions[name].kind.index(value)
-            except ValueError as error:
-                raise ValueError(f"`{name}` must be {error}. Received: {name}={value!r}") from error
-        for name in self.values(found):
-            if name not in values:
-                raise ValueError(f"`values` must have {name!r}. Received: {dict(values)!r}")
-        return found
-
-    def resolve(self, assignment: Assignment) -> dict[str, Any]:
-        """The arguments with plain values in place of choices."""
-        varied = {key: resolve(assignment) for key, resolve in self._varied.items()}
-        return {**self._fixed, **varied}
-
-
-def _parents_first(dimensions: dict[str, Dimension]) -> dict[str, Dimension]:
-    """In the order of the arguments, but for names shared by places whose parents come later."""
-    ordered: dict[str, Dimension] = {}
-
-    def add(name: str) -> None:
-        if name not in ordered:
-            for condition in dimensions[name].conditions:
-                for parent, _ in condition:
-                    add(parent)
-            ordered[name] = dimensions[name]
-
-    for name in dimensions:
-        add(name)
-    return ordered
-
-
-def _draw(kind: Searchable, random: Random) -> Any:
-    if isinstance(kind, Real):
-        if kind.log:
-            drawn = math.exp(random.uniform(math.log(kind.low), math.log(kind.high)))
-            return min(max(drawn, kind.low), kind.high)
-        return random.uniform(kind.low, kind.high)
-    if isinstance(kind, Integer) and kind.log:
-        drawn = math.exp(random.uniform(math.log(kind.low - 0.5), math.log(kind.high + 0.5)))
-        return min(max(round(drawn), kind.low), kind.high) - kind.low
-    return int(random.random() * kind.size)

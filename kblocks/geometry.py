@@ -7,6 +7,8 @@ what lets `crops` say how to align branches without knowing the size of the inpu
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from typing import Any
 
 from kblocks import ops
@@ -24,6 +26,10 @@ class InputTooSmallError(ValueError):
     def __init__(self, message: str, missing: float) -> None:
         super().__init__(message)
         self.missing = missing
+
+
+_LARGEST_INPUT = 1 << 14
+_MISFITS = 32  # neighbouring sizes that may be refused for not being a multiple of something
 
 
 # --- sizes -----------------------------------------------------------------------------
@@ -256,3 +262,29 @@ def cropped(shape: Shape, cut: Crop) -> Shape:
             )
         sizes.append(None if size is None else size - before - after)
     return (*sizes, channels)
+
+
+def missing_pixels(walk: Callable[[int], Any]) -> float:
+    """The fewest pixels that `walk` needs on top for every map to live."""
+
+    def fitting(least: int) -> float:
+        """The first number from `least` up that is not refused; 0 if it is still too few."""
+        for added in range(least, least + _MISFITS):
+            try:
+                walk(added)
+            except InputTooSmallError:
+                return 0
+            except ValueError:
+                continue
+            return added
+        return math.inf
+
+    low, high = 0, 1
+    while not fitting(high):
+        low, high = high, 2 * high
+        if high > _LARGEST_INPUT:
+            return math.inf
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if fitting(middle) else (middle, high)
+    return fitting(high)

@@ -7,15 +7,16 @@ import json
 import math
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import keras
 
 from kblocks.block import Block
+from kblocks.canonical import of_rows
 from kblocks.cost import Cost
-from kblocks.geometry import InputTooSmallError
+from kblocks.geometry import InputTooSmallError, missing_pixels
 from kblocks.heads import Features
 from kblocks.published import WeightSet
 from kblocks.weights import load_torch_weights
@@ -24,8 +25,6 @@ FORMAT = 1
 INPUT = "input"
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 _STAGE = re.compile(r"(stem|stage\d+)_")
-_LARGEST_INPUT = 1 << 14
-_MISFITS = 32  # neighbouring sizes that may be refused for not being a multiple of something
 
 
 class Row(NamedTuple):
@@ -248,6 +247,15 @@ class Architecture:
         except (KeyError, AttributeError, TypeError) as error:
             raise ValueError(f"`text` is not an architecture's JSON: {error!r}") from error
 
+    def canonical(self, input_shape: Any) -> Hashable:
+        """Equal for networks that compute the same on inputs of (height, width, channels).
+
+        Names do not count, nor what the sizes of maps leave without effect, such as a larger
+        kernel on a map of one pixel: only the number of its weights and how they start differ.
+        """
+        check_input_shape(input_shape)
+        return of_rows(self.rows, self.outputs, tuple(input_shape))
+
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Architecture) and self._key() == other._key()
 
@@ -292,7 +300,9 @@ class Architecture:
             return self._walk(input_shape, needed)
         except InputTooSmallError as error:
             height, width, channels = input_shape
-            missing = _missing(lambda n: self._walk((height + n, width + n, channels), needed))
+            missing = missing_pixels(
+                lambda n: self._walk((height + n, width + n, channels), needed)
+            )
             if math.isinf(missing):
                 raise
             fits = (height + missing, width + missing, channels)
@@ -344,32 +354,6 @@ class Architecture:
             inputs = [tensors[name] for name in row.inputs]
             tensors[row.name] = made[origin](inputs if len(inputs) > 1 else inputs[0])
         return tensors
-
-
-def _missing(walk: Callable[[int], Any]) -> float:
-    """The fewest pixels that `walk` needs on top for every map to live."""
-
-    def fitting(least: int) -> float:
-        """The first number from `least` up that is not refused; 0 if it is still too few."""
-        for added in range(least, least + _MISFITS):
-            try:
-                walk(added)
-            except InputTooSmallError:
-                return 0
-            except ValueError:
-                continue
-            return added
-        return math.inf
-
-    low, high = 0, 1
-    while not fitting(high):
-        low, high = high, 2 * high
-        if high > _LARGEST_INPUT:
-            return math.inf
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if fitting(middle) else (middle, high)
-    return fitting(high)
 
 
 def _price(spec: Any) -> Any:

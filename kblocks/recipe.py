@@ -9,8 +9,9 @@ from typing import Any
 
 import keras
 
-from kblocks.choices import Choice, Integer, Real, Tree
+from kblocks.choices import Choice, Integer, Real
 from kblocks.training import prepare
+from kblocks.tree import Tree
 
 _UNDECAYED = ["bias", "gamma", "beta"]
 

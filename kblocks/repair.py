@@ -2,108 +2,196 @@
 
 A point fits if its network can be built for the input and keeps the budget. Steps go one
 option at a time in the order in which they hurt least: fewer filters, fewer blocks,
-smaller kernels, `same` padding, anything else. At the end what was changed more than
-needed is changed back.
+smaller kernels, `same` padding, anything else. Wide ranges are gone down in large steps
+first. At the end what was changed more than needed is changed back.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from random import Random
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from kblocks.choices import Assignment, Choice, Dimension, Integer, Real, Tree
-from kblocks.geometry import InputTooSmallError
-from kblocks.network import Architecture
-
-if TYPE_CHECKING:
-    from kblocks.space import Space
+from kblocks.choices import Choice, Integer, Real
+from kblocks.tree import Assignment, Dimension, Tree
 
 # (kind, amount): kind 1 breaks the budget, 2 needs a larger input, 3 cannot be built.
 Violation = tuple[int, float]
 Measure = Callable[[Assignment], Violation | None]
 
-_STARTS = 100
+_STARTS = 100  # that are tried until one leads to a point that fits
+_ENOUGH = 20  # where all that is missing is budget
+_LONG = 16  # options from which a choice is gone down in steps of more than one
+_SHARES = (1 / 8, 1 / 64, 1 / 512, 0.0)  # of its length; at last one option at a time
 
 _ORDER = (
     re.compile(r"filters|branches|width|units|hidden|expansion|growth"),
-    re.compile(r"blocks|convolutions|depth"),
+    re.compile(r"blocks|convolutions|depth|stages"),
     re.compile(r"kernel_size|pool_size|dilation_rate"),
     re.compile(r"padding"),
 )
+_ALL = range(len(_ORDER) + 1)
 
 
-def violation(
-    make: Callable[[Assignment], Architecture],
-    assignment: Assignment,
-    input_shape: tuple[int, int, int],
-    exceeded: Callable[[Any], dict[str, float]],
-) -> Violation | None:
-    """How far a point is from fitting; None if it fits."""
-    try:
-        net = make(assignment)
-    except ValueError:
-        return 3, 0.0
-    try:
-        ratios = exceeded(net.cost(input_shape))
-    except InputTooSmallError as error:
-        return 2, error.missing
-    except ValueError:
-        return 3, 0.0
-    return (1, sum(math.log(ratio) for ratio in ratios.values())) if ratios else None
+@dataclass(frozen=True)
+class Ladder:
+    """How steps go along one dimension: its place in their order, and its positions in theirs.
 
-
-def nearest(tree: Tree, measure: Measure, start: Assignment, anchor: Assignment) -> Assignment:
-    """The fitting point that steps from `start` reach; `anchor` is one that fits for certain."""
-    if measure(start) is None:
-        return start
-    found = _descend(tree, measure, start)
-    if measure(found) is not None:
-        found = _approach(tree, measure, found, anchor)
-    return _restore(tree, measure, start, found)
-
-
-def anchor(space: Space) -> Assignment:
-    """A point of the space that fits.
-
-    Raises:
-        ValueError: if none was found, with the nearest and what it breaks.
+    `order` has positions from small to large; it is empty where they have no such order.
     """
-    best: tuple[Violation, Assignment] | None = None
-    for start in _starts(space.tree):
-        found = _descend(space.tree, space.violation, start)
-        amount = space.violation(found)
-        if amount is None:
-            return found
-        if best is None or amount < best[0]:
-            best = amount, found
-    assert best is not None
-    raise ValueError(
-        f"Nothing in this space fits an input of {space.input_shape} and {space.budget}. "
-        f"The nearest that was found, {space.tree.values(best[1])}, {_reason(space, best[1])}"
-    )
+
+    rank: int
+    order: Sequence[int]
+    positions: Sequence[int]  # none of a real, which is left alone
+
+    def steps(self, position: Any, share: float, grow: bool) -> list[Any]:
+        """Where one step may lead: down, up too if things may grow, anywhere if unordered."""
+        if self.rank == len(_ORDER) or not self.order:
+            return [other for other in self.positions if other != position]
+        place, last = self.order.index(position), len(self.order) - 1
+        far = max(1, int(share * len(self.order))) if last >= _LONG else 1
+        down = [self.order[max(place - far, 0)]] if place else []
+        return down + ([self.order[min(place + far, last)]] if grow and place < last else [])
+
+    def between(self, start: Any, found: Any) -> Sequence[Any]:
+        """The positions from `start` to just before `found`."""
+        if start == found:
+            return []
+        if not self.order:
+            return [start]
+        first, last = self.order.index(start), self.order.index(found)
+        return self.order[first:last] if first < last else self.order[first:last:-1]
 
 
-def _reason(space: Space, assignment: Assignment) -> str:
-    try:
-        cost = space.build(space.tree.values(assignment)).cost(space.input_shape)
-    except ValueError as error:
-        return f"fails: {error}"
-    broken = space.budget.exceeded(cost)
-    return "has " + ", ".join(
-        f"{n}={getattr(cost, n):,} ({r:.2f} times its limit)" for n, r in broken.items()
-    )
+class Repair:
+    """Steps through a tree by what `measure` says of its points.
+
+    Args:
+        tree: whose points are repaired.
+        measure: how far a point is from fitting; None if it fits.
+        grow: whether a network can be too small, so that steps may enlarge it.
+    """
+
+    def __init__(self, tree: Tree, measure: Measure, grow: bool = False) -> None:
+        self._tree, self._measure, self._grow = tree, measure, grow
+        self._ladders = {name: _ladder(d) for name, d in tree.dimensions.items()}
+        wide = any(len(ladder.order) > _LONG for ladder in self._ladders.values())
+        self._shares = _SHARES if wide else _SHARES[-1:]
+
+    def nearest(self, start: Assignment, anchor: Assignment) -> Assignment:
+        """A fitting point near `start`: the way back to it from where steps lead, or from `anchor`.
+
+        `anchor` is a point that fits for certain, for where no step brings a point nearer.
+        """
+        if self._measure(start) is None:
+            return start
+        found = self._descend(start)
+        return self._restore(start, found if self._measure(found) is None else anchor)
+
+    def closest(self) -> tuple[Violation | None, Assignment]:
+        """A point that fits, or, where none is found, the one that lacks least."""
+        best: tuple[Violation, Assignment] | None = None
+        for number, start in enumerate(self._starts()):
+            if number >= _ENOUGH and best and best[0][0] == 1:
+                break
+            found = self._descend(start)
+            amount = self._measure(found)
+            if amount is None:
+                return None, found
+            if best is None or amount < best[0]:
+                best = amount, found
+        assert best is not None
+        return best
+
+    def _starts(self) -> Iterator[Assignment]:
+        default = self._tree.default()
+        yield default
+        for end in (0, -1) if self._grow else (0,):
+            ordered = {name: ladder.order for name, ladder in self._ladders.items() if ladder.order}
+            yield {**default, **{name: order[end] for name, order in ordered.items()}}
+        random = Random(0)
+        for _ in range(_STARTS if self._ladders else 0):
+            yield self._tree.draw(random)
+
+    def _descend(self, start: Assignment, ranks: range = _ALL) -> Assignment:
+        """Greedy steps, each the best of its rank, as long as they bring the point nearer.
+
+        Where a large step leads to a point that fits, smaller ones take over before it.
+        """
+        point, now = start, self._measure(start)
+        for share in self._shares:
+            before = point
+            moved = True
+            while now is not None and moved:
+                moved = False
+                for rank in ranks:
+                    while now is not None:
+                        better = self._best_step(point, now, rank, share)
+                        if better is None:
+                            break
+                        before, point, now = point, *better
+                        moved = True
+            if now is None and share != self._shares[-1]:
+                point, now = before, self._measure(before)
+        return point
+
+    def _best_step(
+        self, point: Assignment, now: Violation, rank: int, share: float
+    ) -> tuple[Assignment, Violation | None] | None:
+        best: tuple[Assignment, Violation | None] | None = None
+        for name, dimension in self._tree.dimensions.items():
+            ladder = self._ladders[name]
+            if ladder.rank != rank or not dimension.is_active(point):
+                continue
+            for position in ladder.steps(point[name], share, self._grow):
+                candidate = {**point, name: position}
+                amount = self._measure(candidate)
+                if amount is None:
+                    return candidate, None
+                if amount < (best[1] if best and best[1] else now):
+                    best = candidate, amount
+        return best
+
+    def _restore(self, start: Assignment, found: Assignment) -> Assignment:
+        """Back towards `start`, dearest changes first, wherever cheaper ones do in their place."""
+        point = found
+        for name in sorted(self._ladders, key=lambda name: -self._ladders[name].rank):
+            ladder = self._ladders[name]
+            way = ladder.between(start[name], point[name])
+            if len(way) > _LONG:
+                point = self._bisected(point, name, way)
+                continue
+            for position in way:
+                candidate = self._with(point, name, position)
+                if self._measure(candidate) is None:
+                    point = candidate
+                    break
+        return point
+
+    def _bisected(self, point: Assignment, name: str, way: Sequence[Any]) -> Assignment:
+        """The point with the first position of a long way that does, if the later ones do too."""
+        low, high, best = 0, len(way), point
+        while low < high:
+            middle = (low + high) // 2
+            candidate = self._with(point, name, way[middle])
+            if self._measure(candidate) is None:
+                high, best = middle, candidate
+            else:
+                low = middle + 1
+        return best
+
+    def _with(self, point: Assignment, name: str, position: Any) -> Assignment:
+        """A point with one change, and what cheaper changes make of it."""
+        return self._descend({**point, name: position}, range(self._ladders[name].rank))
 
 
-def _starts(tree: Tree) -> Iterator[Assignment]:
-    default = tree.default()
-    yield default
-    yield {n: _ranked(d)[0] if _ranked(d) else default[n] for n, d in tree.dimensions.items()}
-    random = Random(0)
-    for _ in range(_STARTS if tree.dimensions else 0):
-        yield tree.draw(random)
+def _ladder(dimension: Dimension) -> Ladder:
+    kind = dimension.kind
+    positions = range(0) if isinstance(kind, Real) else range(kind.size)
+    return Ladder(_rank(dimension), _ranked(kind), positions)
 
 
 def _rank(dimension: Dimension) -> int:
@@ -115,11 +203,10 @@ def _rank(dimension: Dimension) -> int:
     return max(ranks)
 
 
-def _ranked(dimension: Dimension) -> list[int]:
+def _ranked(kind: Any) -> Sequence[int]:
     """The positions of a choice from small to large; empty where it has no such order."""
-    kind = dimension.kind
     if isinstance(kind, Integer):
-        return list(range(kind.size))
+        return range(kind.size)
     if not isinstance(kind, Choice):
         return []
     if {"same", "symmetric"} & {o for o in kind.options if isinstance(o, str)}:
@@ -138,87 +225,3 @@ def _extent(option: Any) -> float | None:
     if isinstance(option, tuple) and option and all(isinstance(item, int) for item in option):
         return float(math.prod(option)) ** (1 / len(option))
     return None
-
-
-def _steps(dimension: Dimension, position: Any) -> list[Any]:
-    """Where one step may lead: one smaller, or anywhere where nothing is ordered."""
-    kind = dimension.kind
-    if isinstance(kind, Real):
-        return []
-    order = _ranked(dimension)
-    if _rank(dimension) == len(_ORDER) or not order:
-        return [index for index in range(kind.size) if index != position]
-    place = order.index(position)
-    return [order[place - 1]] if place else []
-
-
-_ALL = range(len(_ORDER) + 1)
-
-
-def _descend(tree: Tree, measure: Measure, start: Assignment, ranks: range = _ALL) -> Assignment:
-    """Greedy steps, each the best of its rank, as long as they bring the point nearer."""
-    point, now = start, measure(start)
-    moved = True
-    while now is not None and moved:
-        moved = False
-        for rank in ranks:
-            while now is not None:
-                better = _best_step(tree, measure, point, now, rank)
-                if better is None:
-                    break
-                point, now = better
-                moved = True
-    return point
-
-
-def _best_step(
-    tree: Tree, measure: Measure, point: Assignment, now: Violation, rank: int
-) -> tuple[Assignment, Violation | None] | None:
-    best: tuple[Assignment, Violation | None] | None = None
-    active = tree.values(point)
-    for name, dimension in tree.dimensions.items():
-        if name not in active or _rank(dimension) != rank:
-            continue
-        for position in _steps(dimension, point[name]):
-            candidate = {**point, name: position}
-            amount = measure(candidate)
-            if amount is None:
-                return candidate, None
-            if amount < (best[1] if best and best[1] else now):
-                best = candidate, amount
-    return best
-
-
-def _approach(tree: Tree, measure: Measure, start: Assignment, anchor: Assignment) -> Assignment:
-    """Towards a point that fits, one choice at a time, in the order of ranks."""
-    point = start
-    for name in sorted(tree.dimensions, key=lambda name: _rank(tree.dimensions[name])):
-        if point[name] != anchor[name]:
-            point = {**point, name: anchor[name]}
-            if measure(point) is None:
-                break
-    return point
-
-
-def _restore(tree: Tree, measure: Measure, start: Assignment, found: Assignment) -> Assignment:
-    """Back towards `start`, dearest changes first, wherever cheaper ones do in their place."""
-    point = found
-    for name in sorted(tree.dimensions, key=lambda name: -_rank(tree.dimensions[name])):
-        cheaper = range(_rank(tree.dimensions[name]))
-        for position in _between(tree.dimensions[name], start[name], point[name]):
-            candidate = _descend(tree, measure, {**point, name: position}, cheaper)
-            if measure(candidate) is None:
-                point = candidate
-                break
-    return point
-
-
-def _between(dimension: Dimension, start: Any, found: Any) -> list[Any]:
-    """The positions from `start` to just before `found`."""
-    if start == found:
-        return []
-    order = _ranked(dimension)
-    if not order:
-        return [start]
-    first, last = order.index(start), order.index(found)
-    return order[first:last] if first < last else order[first:last:-1]

@@ -1,66 +1,45 @@
-"""`Space`: an architecture builder with choices in its arguments, and `Budget`."""
+"""`Space`: an architecture builder with choices in its arguments."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, fields
+import math
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from random import Random
 from typing import Any
 
-from kblocks import repair
-from kblocks.choices import Assignment, Choice, Real, Searchable, Tree
-from kblocks.cost import Cost
+from kblocks import sampling
+from kblocks.budget import Budget
+from kblocks.choices import Call, Choice, Fixed, Real, Searchable
+from kblocks.conditions import Bound, Condition, name_of
+from kblocks.describing import table
 from kblocks.geometry import InputTooSmallError
 from kblocks.network import Architecture, check_input_shape
+from kblocks.repair import Repair, Violation
+from kblocks.tree import Assignment, Tree
 
+NETWORK = "kblocks/network"  # the name under which a trial keeps the JSON of what it built
+_BUILDER = "builder"  # the name of the choice among several
 _CONTEXTS = 20  # random surroundings in which an option may prove that it works
 _TRIED = 100  # positions of an integer that have to prove it
-_DRAWS = 200  # draws that `sample` makes before it repairs one
-
-
-@dataclass(frozen=True, kw_only=True)
-class Budget:
-    """Limits that a network must keep, each in the unit of the `Cost` it is held against.
-
-    Args:
-        params: the most parameters.
-        macs: the most multiply-adds, batch 1.
-        activations: the most elements that convolutions and linear layers put out, batch 1.
-
-    Raises:
-        ValueError: if a limit is not a positive number.
-    """
-
-    params: float | None = None
-    macs: float | None = None
-    activations: float | None = None
-
-    def __post_init__(self) -> None:
-        for name, limit in self.limits().items():
-            if isinstance(limit, bool) or not isinstance(limit, (int, float)) or not limit > 0:
-                raise ValueError(f"`{name}` must be a positive number. Received: {name}={limit!r}")
-
-    def limits(self) -> dict[str, float]:
-        """The limits that are set, by the name of the cost."""
-        found = {field.name: getattr(self, field.name) for field in fields(self)}
-        return {name: limit for name, limit in found.items() if limit is not None}
-
-    def exceeded(self, cost: Cost) -> dict[str, float]:
-        """How many times over its limit each cost is that breaks one; empty where all are kept."""
-        ratios = {name: getattr(cost, name) / limit for name, limit in self.limits().items()}
-        return {name: ratio for name, ratio in ratios.items() if ratio > 1}
+_REPEATS = 100  # samples in a row that bring nothing new before `samples` ends
 
 
 class Space:
     """The networks that `builder` makes for all values of the choices in its arguments.
 
     Args:
-        builder: a function that returns an Architecture, such as `kb.resnet`.
+        builder: a function that returns an Architecture, such as `kb.resnet`; another Space;
+            or a choice among such.
+        where: a condition of one's own: a function whose parameters are named as arguments of
+            the space are (`where=lambda filters: filters[0] <= filters[1]`), or `network` for
+            the architecture. What it is not true of does not fit.
         arguments: for the builder; `kb.choice(...)` and its like may stand for an argument or
-            anywhere in its lists and dicts.
+            anywhere in its lists and dicts. They replace those of a Space in `builder`.
 
     Raises:
-        ValueError: if choices of one name differ, or an option makes every network fail.
+        ValueError: if choices of one name differ, an option makes every network fail, or
+            `where` is true of nothing that was found.
         TypeError: if the builder does not take the arguments or returns something else.
 
     Example:
@@ -70,15 +49,36 @@ class Space:
         True
     """
 
-    def __init__(self, builder: Callable[..., Architecture], **arguments: Any) -> None:
-        if not callable(builder):
+    def __init__(
+        self, builder: Any, *, where: Callable[..., Any] | None = None, **arguments: Any
+    ) -> None:
+        self.builder = self._source = builder
+        self._arguments = arguments
+        inherited: tuple[Condition, ...] = ()
+        if isinstance(builder, Space):
+            self._source, inherited = _unbounded(builder)._source, builder._conditions
+            self._arguments = {**builder._arguments, **arguments}
+        own = () if where is None else (Condition(where, self._arguments),)
+        self._conditions = (*inherited, *own)
+        self._is_searched = isinstance(self._source, (Choice, Fixed))
+        searched = {}
+        if self._is_searched:
+            searched[_BUILDER] = _node(self._source, set(self._arguments))
+        elif not callable(self._source):
             raise TypeError(f"`builder` must be a function. Received: builder={builder!r}")
-        self.builder = builder
-        self.tree = Tree(arguments)
+        self.tree = Tree({**searched, **self._arguments})
         self.input_shape: tuple[int, int, int] | None = None
         self.budget = Budget()
-        self._anchor: Assignment = self.tree.default()
         self._refuse_dead_options()
+        self._prepare()
+
+    def _prepare(self) -> None:
+        """What follows from the input and the budget."""
+        self._law: sampling.Law | None = None
+        self._repair = Repair(self.tree, self.violation, grow=self.budget.has_least)
+        shortfall, self._anchor = self._repair.closest()
+        if shortfall is not None:
+            raise ValueError(self._nothing_fits())
 
     def within(self, input_shape: Any, budget: Budget | None = None) -> Space:
         """This space with the knowledge of what fits: maps that stay alive, costs in the budget.
@@ -97,12 +97,24 @@ class Space:
         bounded.__dict__.update(self.__dict__)
         bounded.input_shape = tuple(input_shape)
         bounded.budget = budget or Budget()
-        bounded._anchor = repair.anchor(bounded)
+        bounded._prepare()
         return bounded
 
     def names(self) -> list[str]:
         """The names of all choices: the paths of the arguments they stand for."""
         return list(self.tree.dimensions)
+
+    def size(self) -> float:
+        """How many different values there are, whether they fit or not; `math.inf` with a real."""
+        return self.tree.size()
+
+    def describe(self, print_fn: Callable[[str], Any] = print) -> None:
+        """Prints a table of the choices and how many networks they make.
+
+        Args:
+            print_fn: what takes the text.
+        """
+        print_fn(table(self.tree))
 
     def default(self) -> dict[str, Any]:
         """The first option of every choice; repaired where that does not fit."""
@@ -111,18 +123,36 @@ class Space:
     def sample(self, seed: int | Random) -> dict[str, Any]:
         """Random values, the same for the same seed; after `within`, only such as fit.
 
+        Draws that do not fit are thrown away. Where nearly all are, later draws follow a law
+        learned once, under which more of them fit: all that fits can come, but not everything
+        equally often.
+
         Args:
             seed: an integer, or a `random.Random` to draw from.
         """
         random = seed if isinstance(seed, Random) else Random(seed)
-        drawn = self.tree.draw(random)
-        if self.input_shape is None:
-            return self.tree.values(drawn)
-        for _ in range(_DRAWS):
-            if self._fits(drawn):
-                return self.tree.values(drawn)
-            drawn = self.tree.draw(random)
-        return self.tree.values(self._fitted(drawn))
+        found = sampling.drawn(self.tree, self._fits, self._learned, random)
+        if found is None:
+            found = self._fitted(self.tree.draw(random))
+        return self.tree.values(found)
+
+    def samples(self, seed: int | Random) -> Iterator[dict[str, Any]]:
+        """The default first, then random values that fit, none with a network had before.
+
+        Ends when nothing new comes.
+        """
+        random = seed if isinstance(seed, Random) else Random(seed)
+        seen: set[Hashable] = set()
+        values, repeats = self.default(), 0
+        while repeats < _REPEATS:
+            key = self.key(values)
+            if key in seen:
+                repeats += 1
+            else:
+                seen.add(key)
+                repeats = 0
+                yield values
+            values = self.sample(random)
 
     def build(self, values: Mapping[str, Any]) -> Architecture:
         """The network of these values, as they are.
@@ -130,7 +160,18 @@ class Space:
         Raises:
             ValueError: if a value is missing, unknown or no option, or the builder refuses them.
         """
-        return self._made(self.tree.assignment(values))
+        return self._bound(self.tree.assignment(values)).network
+
+    def suggest(self, trial: Any) -> Architecture:
+        """The network that a trial of Optuna stands for, or of what suggests as it does.
+
+        Asks for the active choices alone. Where `within` says what fits, values that do not are
+        repaired. What comes out is kept as JSON in the trial's user attribute "kblocks/network".
+        """
+        assignment = self.tree.suggest(trial)
+        net = self._bound(self._fitted(assignment)).network
+        trial.set_user_attr(NETWORK, net.to_json())
+        return net
 
     def repair(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """The nearest values that fit: the same if they do already.
@@ -140,28 +181,87 @@ class Space:
         """
         return self.tree.values(self._fitted(self.tree.assignment(values)))
 
-    def violation(self, assignment: Assignment) -> repair.Violation | None:
+    def key(self, values: Mapping[str, Any]) -> Hashable:
+        """Equal for values of which the networks are equal, whatever way leads there.
+
+        After `within` also those that only differ where the input's size leaves no
+        difference: see `Architecture.canonical`.
+        """
+        net = self.build(values)
+        return net if self.input_shape is None else net.canonical(self.input_shape)
+
+    def violation(self, assignment: Assignment) -> Violation | None:
         """How far a point is from fitting; None if it fits."""
-        assert self.input_shape is not None
-        return repair.violation(self._made, assignment, self.input_shape, self.budget.exceeded)
+        return self._shortfall(assignment, exactly=True)
+
+    def _shortfall(self, assignment: Assignment, exactly: bool = False) -> Violation | None:
+        """`violation`; how much larger an input would have to be is only told `exactly`."""
+        shape = self.input_shape
+        if shape is None and not self._has_conditions:
+            return None
+        try:
+            bound = self._bound(assignment)
+            if not bound.is_allowed():
+                return 3, 0.0
+            net = bound.network
+            if shape is None:
+                return None
+            cost = net.cost(shape) if exactly else net.cost_if_alive(shape)
+            if cost is None:
+                return 2, 0.0
+            broken = self.budget.exceeded(cost, self.budget.memory(net, shape))
+        except InputTooSmallError as error:
+            return 2, error.missing
+        except ValueError:
+            return 3, 0.0
+        return (1, sum(map(math.log, broken.values()))) if broken else None
 
     def _fits(self, assignment: Assignment) -> bool:
-        try:
-            cost = self._made(assignment).cost_if_alive(self.input_shape)
-        except ValueError:
-            return False
-        return cost is not None and not self.budget.exceeded(cost)
+        return self._shortfall(assignment) is None
+
+    def _learned(self) -> sampling.Law:
+        if self._law is None:
+            self._law = sampling.learned(self.tree, self._shortfall)
+        return self._law
 
     def _fitted(self, assignment: Assignment) -> Assignment:
-        if self.input_shape is None:
-            return assignment
-        return repair.nearest(self.tree, self.violation, assignment, self._anchor)
+        return self._repair.nearest(assignment, self._anchor)
 
-    def _made(self, assignment: Assignment) -> Architecture:
-        net = self.builder(**self.tree.resolve(assignment))
-        if not isinstance(net, Architecture):
-            raise TypeError(f"The builder must return an Architecture. Received: {net!r}")
-        return net
+    def _bound(self, assignment: Assignment) -> Bound:
+        arguments = self.tree.resolve(assignment)
+        if not self._is_searched:
+            return Bound(self._source, arguments, self._conditions)
+        inner = arguments.pop(_BUILDER)
+        return inner.with_arguments(arguments, self._conditions)
+
+    @property
+    def _has_conditions(self) -> bool:
+        return self._is_searched or bool(self._conditions)
+
+    def _nothing_fits(self) -> str:
+        nearest = self._anchor
+        told = f"Nothing in this space fits an input of {self.input_shape} and {self.budget}"
+        if self.input_shape is None:
+            told = "Nothing was found of which `where` is true"
+        values, reason = self.tree.values(nearest), self._reason(nearest)
+        return f"{told}. The nearest that was found, {values}, {reason}"
+
+    def _reason(self, assignment: Assignment) -> str:
+        bound = self._bound(assignment)
+        try:
+            if not bound.is_allowed():
+                return "is not what `where` asks for"
+            cost = bound.network.cost(self.input_shape)
+        except ValueError as error:
+            return f"fails: {error}"
+        memory = self.budget.memory(bound.network, self.input_shape)
+        told = []
+        for name, ratio in self.budget.exceeded(cost, memory).items():
+            kind = name.removeprefix("min_")
+            amount = memory[kind] if kind in memory else getattr(cost, kind)
+            times = f"{ratio:.2f} times its limit" if kind == name else f"1/{ratio:.2f} of {name}"
+            told.append(f"{kind}={amount:,} ({times})")
+        return "has " + ", ".join(told)
 
     def _refuse_dead_options(self) -> None:
         """Every option must work somewhere; else it is a mistake, told at the door."""
@@ -171,7 +271,7 @@ class Space:
             for index in _tried(dimension.kind):
                 self._refuse_dead(name, index, contexts)
         if not self.tree.dimensions:
-            self._made({})
+            _ = self._bound({}).network
 
     def _refuse_dead(self, name: str, index: int, contexts: list[Assignment]) -> None:
         dimension = self.tree.dimensions[name]
@@ -180,18 +280,50 @@ class Space:
             point = {**context, name: index}
             for parent, option in max(dimension.conditions, key=len):
                 point[parent] = option
+            bound = self._bound(point)
             try:
-                self._made(point)
+                _ = bound.network
                 return
             except InputTooSmallError:
                 return
             except ValueError as error:
                 first = first or error
             except TypeError as error:
-                builder = getattr(self.builder, "__name__", self.builder)
-                raise TypeError(f"{builder}: {error}") from error
+                raise TypeError(f"{name_of(bound.builder)}: {error}") from error
         label = dimension.kind.label(index)
         raise ValueError(f"No network can be made with {name}={label!r}: {first}") from first
+
+
+def _unbounded(space: Space) -> Space:
+    if space.input_shape is not None:
+        raise ValueError(
+            "`builder` must be a Space before `within`, which goes with the outer one. "
+            f"Received: a Space within {space.input_shape}"
+        )
+    return space
+
+
+def _node(source: Any, outer: set[str]) -> Any:
+    """What stands in the tree for a builder and its own arguments; resolves to a Bound.
+
+    `outer` are the arguments that replace its own.
+    """
+    match source:
+        case Choice(options):
+            return replace(source, options=tuple(_node(option, outer) for option in options))
+        case Fixed(value):
+            return Fixed(_node(value, outer))
+        case Space():
+            own = {k: v for k, v in _unbounded(source)._arguments.items() if k not in outer}
+            inner = {_BUILDER: _node(source._source, outer | set(own)), **own}
+
+            def bind(builder: Bound, **arguments: Any) -> Bound:
+                return builder.with_arguments(arguments, source._conditions)
+
+            return Call(bind, inner, name_of(source._source))
+    if not callable(source):
+        raise TypeError(f"`builder` must be functions or Spaces. Received: {source!r}")
+    return Call(lambda: Bound(source, {}), {}, name_of(source))
 
 
 def _tried(kind: Searchable) -> Iterable[Any]:

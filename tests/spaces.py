@@ -60,6 +60,25 @@ def with_choices(node: Any) -> Any:
     return node
 
 
+def label(node: One, index: int) -> Any:
+    """What an option is called: itself, a list of plain things as a tuple, else its place."""
+
+    def called(option: Any) -> Any:
+        """A plain option in one form; raises where it holds choices or names."""
+        if isinstance(option, (One, dict)):
+            raise LookupError
+        return tuple(map(called, option)) if isinstance(option, (list, tuple)) else option
+
+    found = []
+    for option in node.options:
+        try:
+            found.append(called(option))
+        except LookupError:
+            found.append(LookupError)
+    own = found[index]
+    return f"#{index}" if own is LookupError or [*map(repr, found)].count(repr(own)) > 1 else own
+
+
 Pick = Callable[[str, One], int]
 
 
@@ -75,7 +94,7 @@ def resolved(tree: Values, pick: Pick) -> tuple[Values, Values]:
                 positions[name] = pick(name, node)
             index = positions[name]
             option = node.options[index]
-            values[name] = f"#{index}" if isinstance(option, (list, dict)) else option
+            values[name] = label(node, index)
             return read(option, f"{path}#{index}")
         if isinstance(node, dict):
             return {key: read(child, f"{path}.{key}") for key, child in node.items()}

@@ -35,18 +35,29 @@ ROOMS: dict[str, set[str]] = {
     "heads": {"block", "blocks", "fields", "ops"},
     "published": set(),
     "weights": {"block", "cost", "ops"},
-    "network": {"block", "cost", "geometry", "heads", "published", "weights"},
+    "canonical": {"cost", "geometry", "ops"},
+    "network": {"block", "canonical", "cost", "geometry", "heads", "published", "weights"},
     "catalog": {"network", "published"},
+    "memory": {"cost", "geometry", "network", "ops"},
+    "budget": {"cost", "memory"},
+    "timing": set(),
     "choices": set(),
-    "repair": {"choices", "cost", "geometry", "network"},
-    "space": {"choices", "cost", "geometry", "network", "repair"},
+    "tree": {"choices"},
+    "describing": {"choices", "tree"},
+    "sampling": {"choices", "tree"},
+    "repair": {"choices", "tree"},
+    "conditions": {"network"},
+    "space": {
+        *("budget", "choices", "conditions", "describing", "geometry", "network", "repair"),
+        *("sampling", "tree"),
+    },
     "families": {
         *("blocks", "catalog", "choices", "fields", "heads", "network", "ops", "space", "weights"),
     },
     "spaces": {"families"},
     "training": {"backend"},
-    "recipe": {"choices", "training"},
-    "tuner": {"choices", "cost", "network", "recipe", "space", "training"},
+    "recipe": {"choices", "training", "tree"},
+    "tuner": {"choices", "cost", "network", "recipe", "space", "timing", "training", "tree"},
 }
 KERAS = {"keras"}
 OUTSIDE: dict[str, set[str]] = {
@@ -54,7 +65,7 @@ OUTSIDE: dict[str, set[str]] = {
     **dict.fromkeys(("backend", "block", "grouped", "network", "normalization"), KERAS),
     **dict.fromkeys(("published", "recipe", "spec", "training"), KERAS),
     "folding": {"numpy"},
-    **{room: {"keras", "numpy"} for room in ("fusion", "layers", "weights")},
+    **{room: {"keras", "numpy"} for room in ("fusion", "layers", "timing", "weights")},
     "tuner": {"keras", "keras_tuner", "numpy", "rich"},
 }
 

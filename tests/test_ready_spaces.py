@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import functools
+from dataclasses import dataclass
+from random import Random
 from typing import Any
 
 import keras
 import numpy as np
 import pytest
+from counting import as_count, counted
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 import kblocks as kb
 
@@ -74,3 +80,98 @@ def test_samples_keep_the_budget_and_build(family: str) -> None:
 def test_an_unknown_member_is_refused() -> None:
     with pytest.raises(ValueError, match="resnet18"):
         kb.spaces.resnet("resnet19")
+
+
+# --- properties: any input, any budget -----------------------------------------------------
+
+
+@functools.cache
+def bare(family: str) -> kb.Space:
+    return getattr(kb.spaces, family)(classes=10)
+
+
+@functools.cache
+def smallest(family: str) -> int:
+    """The smallest square input for which anything in the space fits."""
+
+    def is_enough(size: int) -> bool:
+        try:
+            bare(family).within((size, size, 1))
+        except ValueError:
+            return False
+        return True
+
+    low, high = 0, 224
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if is_enough(middle) else (middle, high)
+    return high
+
+
+@dataclass
+class Case:
+    space: kb.Space
+    shape: tuple[int, int, int]
+    budget: kb.Budget
+    seed: int
+
+
+@st.composite
+def cases(draw: Any, family: str, largest: int = 224) -> Case:
+    """A budget that some point keeps: it is as much as a random one costs, or more."""
+    sizes = st.integers(smallest(family), max(largest, smallest(family) + 8))
+    shape = draw(sizes), draw(sizes), draw(st.integers(1, 4))
+    free, seed = bare(family).within(shape), draw(st.integers(0, 2**32))
+    cost = free.build(free.sample(seed)).cost(shape)
+    limits = draw(st.sets(st.sampled_from(["params", "macs", "activations"])))
+    share = draw(st.floats(1.0, 3.0))
+    budget = kb.Budget(**{name: share * getattr(cost, name) for name in limits})
+    return Case(free.within(shape, budget), shape, budget, seed)
+
+
+def check_samples(case: Case, number: int) -> None:
+    """All valid and inside the budget by static cost."""
+    random = Random(case.seed)
+    for _ in range(number):
+        cost = case.space.build(case.space.sample(random)).cost(case.shape)
+        assert cost.output_shape == (10,)
+        for name, limit in case.budget.limits().items():
+            assert getattr(cost, name) <= limit
+
+
+@pytest.mark.parametrize("family", DEFAULTS)
+def test_samples_are_valid_for_any_input_and_budget(family: str) -> None:
+    @given(cases(family))
+    @settings(max_examples=5, deadline=None)
+    def check(case: Case) -> None:
+        check_samples(case, 8)
+
+    check()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", DEFAULTS)
+def test_ten_thousand_samples_of_each_are_valid(family: str) -> None:
+    @given(cases(family))
+    @settings(max_examples=100, deadline=None)
+    def check(case: Case) -> None:
+        check_samples(case, 100)
+
+    check()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", DEFAULTS)
+def test_a_hundred_small_ones_are_what_keras_builds(family: str) -> None:
+    """Output shape, parameters and MACs, counted on the layers that Keras made."""
+
+    @given(cases(family, largest=48))
+    @settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
+    def check(case: Case) -> None:
+        net = case.space.build(case.space.sample(case.seed))
+        model = net.model(case.shape)
+        image = np.zeros((1, *case.shape), "float32")
+        assert counted(model, image) == as_count(net.cost(case.shape))
+        keras.backend.clear_session()
+
+    check()

@@ -258,7 +258,7 @@ def test_per_stage_makes_a_choice_for_each_stage_unless_it_is_named() -> None:
         (lambda: kb.real(0, 1, log=True), "low > 0.*low=0"),
         (lambda: kb.real(0, math.inf), "`high` must be a finite number. Received: high=inf"),
         (lambda: kb.real("0", 1), "`low` must be a finite number. Received: low='0'"),
-        (lambda: kb.per_stage(0, 1), "`stages` must be a positive integer. Received: stages=0"),
+        (lambda: kb.per_stage(0, 1), "`stages` must be a positive integer, .*Received: stages=0"),
         (lambda: kb.per_stage(True, 1), "`stages` must be a positive integer"),
     ],
 )
@@ -808,7 +808,7 @@ def test_repair_is_nearly_always_the_best_in_the_documented_order() -> None:
             nearest = min(sum(steps(start, values)) for values in fitting)
             apart[sum(steps(start, found)) - nearest] += 1
     assert total > 400
-    assert best >= 0.97 * total
+    assert best >= 0.99 * total
     # In plain steps, whatever their rank, an optimum may need fewer: a stride for five filters.
     assert max(apart) <= 4
     assert apart[0] >= 0.5 * total

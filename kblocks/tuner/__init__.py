@@ -8,8 +8,8 @@ except ImportError as error:
         f"kblocks.tuner needs {error.name}: pip install 'kblocks[tune]'", name=error.name
     ) from error
 
-from kblocks.tuner.bridge import NETWORK, HyperModel, network_of, suggest
+from kblocks.tuner.bridge import NETWORK, CostLogs, HyperModel, network_of, suggest
 from kblocks.tuner.files import save
 from kblocks.tuner.run import Result, search
 
-__all__ = ["NETWORK", "HyperModel", "Result", "network_of", "save", "search", "suggest"]
+__all__ = ["NETWORK", "CostLogs", "HyperModel", "Result", "network_of", "save", "search", "suggest"]

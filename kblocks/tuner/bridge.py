@@ -10,13 +10,13 @@ from typing import Any
 import keras
 import keras_tuner
 
-from kblocks.choices import Assignment, Choice, Integer, Real, Searchable, Tree
+from kblocks.choices import Choice, Integer, Real, Searchable
 from kblocks.network import Architecture
 from kblocks.recipe import Recipe, fresh
-from kblocks.space import Space
+from kblocks.space import NETWORK, Space
+from kblocks.timing import latency as measured_latency
 from kblocks.training import prepare
-
-NETWORK = "kblocks/network"  # the name under which a trial keeps the JSON of what it built
+from kblocks.tree import Assignment, Tree
 
 
 class HyperModel(keras_tuner.HyperModel):
@@ -31,7 +31,11 @@ class HyperModel(keras_tuner.HyperModel):
         recipe: a `kb.Recipe`; its choices are searched too. None is `kb.Recipe()`.
         compile: in place of a recipe, the arguments of `model.compile` as a dict, or a
             function of the model and `hp` that compiles it.
+        latency: whether each trial's model is timed too, which takes about a second.
         name: of the hypermodel.
+
+    The logs of every epoch have `params`, `macs`, `activations` and, where it is measured,
+    `latency` (seconds for one image, `kb.latency`): `keras_tuner.Objective("macs", "min")`.
 
     Raises:
         ValueError: if the space does not know its input, or both recipe and compile are given.
@@ -42,6 +46,7 @@ class HyperModel(keras_tuner.HyperModel):
         space: Space,
         recipe: Recipe | None = None,
         compile: Mapping[str, Any] | Callable[[keras.Model, Any], None] | None = None,
+        latency: bool = True,
         name: str | None = None,
     ) -> None:
         super().__init__(name=name)
@@ -57,6 +62,7 @@ class HyperModel(keras_tuner.HyperModel):
         self.space = space
         self.recipe = recipe or Recipe()
         self.compile = compile
+        self.latency = latency
 
     def declare_hyperparameters(self, hp: Any) -> None:
         """All choices at once, so that no model is built to find them."""
@@ -77,14 +83,49 @@ class HyperModel(keras_tuner.HyperModel):
         return prepare(model) if model.compiled else model
 
     def fit(self, hp: Any, model: keras.Model, *args: Any, **kwargs: Any) -> Any:
-        """`model.fit`, with the recipe's schedule."""
+        """`model.fit`, with the recipe's schedule and what the network costs in its logs."""
+        net = network_of(hp)
+        added: list[Any] = []
         if self.compile is None:
             tree = self.recipe.tree()
             chosen = tree.resolve(_read(hp, tree))
             epochs = args[3] if len(args) > 3 else kwargs.get("epochs", 1)
             added = self.recipe.callbacks(epochs, **chosen)
-            kwargs["callbacks"] = [*(kwargs.get("callbacks") or ()), *added]
+        costs = CostLogs(net, self.space.input_shape, self.latency)
+        # First, so that the tuner's own callbacks find the costs in the logs.
+        kwargs["callbacks"] = [costs, *(kwargs.get("callbacks") or ()), *added]
         return super().fit(hp, model, *args, **kwargs)
+
+
+class CostLogs(keras.callbacks.Callback):
+    """Adds what a network costs to the logs of every epoch.
+
+    Args:
+        net: the architecture that is trained.
+        input_shape: (height, width, channels).
+        latency: whether its model is timed, once before training.
+    """
+
+    def __init__(self, net: Architecture, input_shape: Any, latency: bool = True) -> None:
+        super().__init__()
+        cost = net.cost(input_shape)
+        self._costs: dict[str, float] = {
+            "params": cost.params,
+            "macs": cost.macs,
+            "activations": cost.activations,
+        }
+        self._timed = latency
+
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        """Times the model."""
+        model: Any = self.model
+        if self._timed:
+            self._costs["latency"] = measured_latency(model)
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Adds the costs."""
+        if logs is not None:
+            logs.update(self._costs)
 
 
 def suggest(hp: Any, space: Space) -> Architecture:
@@ -188,18 +229,24 @@ def _scopes(tree: Tree, name: str) -> list[tuple[str, list[Any]]]:
         positions.setdefault(condition[-1][0], set()).add(condition[-1][1])
     stacks = []
     for parent, found in positions.items():
-        labels = _labels(tree.dimensions[parent].kind)
+        labels = _written(tree.dimensions[parent].kind)
         stacks.append([*_scopes(tree, parent), (parent, [labels[i] for i in sorted(found)])])
     levels = zip(*stacks, strict=False)
     common = itertools.takewhile(lambda level: level.count(level[0]) == len(level), levels)
     return [level[0] for level in common]
 
 
+def _written(kind: Any) -> list[Any]:
+    """What a parent's options are in Keras Tuner."""
+    if isinstance(kind, Choice):
+        return list(kind.written)
+    return [kind.label(index) for index in range(kind.size)]
+
+
 def _declare_one(hp: Any, name: str, kind: Searchable) -> None:
     match kind:
         case Choice():
-            labels = _labels(kind)
-            hp.Choice(name, labels, default=labels[0])
+            hp.Choice(name, list(kind.written), default=kind.written[0])
         case Integer(low, high, step, log):
             sampling = {"sampling": "log"} if log else {"step": step}
             hp.Int(name, low, high, default=low, **sampling)
@@ -207,20 +254,9 @@ def _declare_one(hp: Any, name: str, kind: Searchable) -> None:
             hp.Float(name, low, high, sampling="log" if log else "linear", default=low)
 
 
-def _labels(kind: Any) -> list[Any]:
-    """The options as Keras Tuner can hold them: all integers, all floats or all strings."""
-    labels = list(kind.labels)
-    if len({type(label) for label in labels}) == 1 and type(labels[0]) in (int, float, str):
-        return labels
-    written = ["x".join(map(str, o)) if isinstance(o, tuple) else str(o) for o in labels]
-    if len(set(written)) < len(written):
-        return [f"#{index}" for index in range(len(labels))]
-    return written
-
-
 def _position(kind: Searchable, value: Any) -> Any:
     if isinstance(kind, Choice):
-        return _labels(kind).index(value)
+        return kind.written.index(value)
     # At the very end of a range Keras Tuner goes past it, by rounding or by the whole last bin.
     slack = int(kind.log) if isinstance(kind, Integer) else 1e-9 * (kind.high - kind.low)
     past = isinstance(value, (int, float)) and kind.high < value <= kind.high + slack
