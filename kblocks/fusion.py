@@ -227,7 +227,7 @@ def _fill(layer: Any, chain: Chain) -> None:
     block = isinstance(layer, Block)
     paths = [path for path, _ in ops.parts(planned(chain))] if block else [""]
     for path, part in zip(paths, leaves(chain), strict=False):
-        target = _layer_at(layer, path)
+        target: Any = _layer_at(layer, path)
         sources = [_layer_at(*source) for source in part.sources]
         linear = [source for source in sources if _is_linear(source)]
         if not linear:
@@ -240,7 +240,8 @@ def _fill(layer: Any, chain: Chain) -> None:
         if target.use_bias:
             target.bias.assign(bias)
         if isinstance(target, _SEPARABLE):
-            target.depthwise_kernel.assign(linear[0].depthwise_kernel)
+            depthwise: Any = target.depthwise_kernel
+            depthwise.assign(linear[0].depthwise_kernel)
 
 
 def _layer_at(owner: Any, path: str) -> Any:
@@ -276,5 +277,5 @@ def _kernel(layer: Any) -> Any:
 
 def _array(variable: Any) -> np.ndarray:
     # Widened by the backend, since NumPy has no bfloat16; JAX may stop at float32.
-    wide = keras.ops.convert_to_numpy(keras.ops.cast(variable, "float64"))
+    wide: Any = keras.ops.convert_to_numpy(keras.ops.cast(variable, "float64"))
     return wide.astype("float64")
