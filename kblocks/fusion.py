@@ -236,9 +236,11 @@ def _fill(layer: Any, chain: Chain) -> None:
         kernel, bias = merged([_piece(source) for source in sources])
         if isinstance(target, _TRANSPOSED):
             kernel = np.swapaxes(kernel, -1, -2)
-        _kernel(target).assign(kernel.reshape(_kernel(target).shape))
+        variable = _kernel(target)
+        variable.assign(kernel.reshape(variable.shape))
         if target.use_bias:
-            target.bias.assign(bias)
+            offset: Any = target.bias
+            offset.assign(bias)
         if isinstance(target, _SEPARABLE):
             depthwise: Any = target.depthwise_kernel
             depthwise.assign(linear[0].depthwise_kernel)
