@@ -22,7 +22,8 @@ def prepare(model: keras.Model, labels: Any = None) -> keras.Model:
     Args:
         model: built and compiled. Compiling it again undoes this.
         labels: some labels of the form that `fit` will get; None guesses their form from the loss,
-            and leaves metrics as they are where that does not work.
+            and leaves metrics as they are where that does not work, as for a subclass of
+            `keras.Model` that is not functional.
 
     Returns:
         The same model.
@@ -35,7 +36,11 @@ def prepare(model: keras.Model, labels: Any = None) -> keras.Model:
     if model.optimizer is not None:
         model.optimizer.build(model.trainable_variables)
         _fuse_updates(getattr(model.optimizer, "inner_optimizer", model.optimizer))
-    outputs = keras.tree.map_structure(_zeros, model.output)
+    sequential = isinstance(model, keras.Sequential)
+    output = model.outputs[0] if sequential else getattr(model, "output", None)
+    if output is None:  # a class of one's own, which does not tell what it puts out
+        return model
+    outputs = keras.tree.map_structure(_zeros, output)
     if labels is None:
         try:
             _build_metrics(model, _guessed_labels(model, outputs), outputs)

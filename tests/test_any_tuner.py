@@ -190,7 +190,9 @@ def test_nine_in_ten_points_of_these_searches_do_not_fit() -> None:
     assert missed >= 0.9 * 400
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind", [pytest.param(k, marks=pytest.mark.slow if k != "random" else ()) for k in KINDS]
+)
 def test_a_search_trains_as_many_networks_as_it_was_asked_for(
     kind: str, tmp_path: Path, fresh_process: Callable[..., str]
 ) -> None:

@@ -171,6 +171,7 @@ def wide() -> kb.Space:
     )
 
 
+@pytest.mark.slow
 def test_where_one_in_a_thousand_fits_samples_still_fit_and_differ() -> None:
     free, random = wide(), Random(0)
     costs = sorted(free.build(free.sample(random)).cost(INPUT).macs for _ in range(4000))

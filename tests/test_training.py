@@ -127,6 +127,26 @@ def test_labels_of_any_form() -> None:
         kb.prepare(made("sgd", loss="categorical_crossentropy"), labels=np.zeros((2, 5)))
 
 
+def test_other_kinds_of_models() -> None:
+    """Sequential ones have no `output`, those of a class of one's own no outputs at all."""
+
+    class Own(keras.Model):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = keras.layers.Dense(3)
+
+        def call(self, x: Any) -> Any:
+            return self.inner(x)
+
+    own = Own()
+    own(np.ones((1, 5)))
+    for model in (keras.Sequential([keras.Input((5,)), keras.layers.Dense(3)]), own):
+        model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
+        assert kb.prepare(model) is model
+        history = model.fit(np.ones((4, 5)), np.array([0, 1, 2, 0]), verbose=0).history
+        assert 0 <= history["accuracy"][0] <= 1
+
+
 def test_what_is_not_ready_is_refused() -> None:
     for model in (NET.model(INPUT), keras.Sequential([keras.layers.Dense(3)])):
         with pytest.raises(ValueError, match="built and compiled"):
