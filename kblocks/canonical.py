@@ -15,8 +15,9 @@ from typing import Any
 
 from kblocks import ops
 from kblocks.cost import walk
-from kblocks.geometry import Shape, crops, of_axis, same_padding, side
+from kblocks.geometry import Shape, cropped, crops, of_axis, same_padding, side
 from kblocks.ops import Chain, Merge, Op
+from kblocks.spec import channels_of
 
 Form = tuple[Hashable, ...]  # of a chain: its steps, empty where it changes nothing
 
@@ -43,8 +44,7 @@ def _merge(op: Merge, shape: Any, made: Shape) -> Form:
         source = shape[index] if several else shape
         before: Form = ()
         if cut is not None and cut != ((0, 0), (0, 0)):
-            height, width, channels = source
-            source = (height - sum(cut[0]), width - sum(cut[1]), channels)
+            source = cropped(source, cut)
             before = (("crop", cut),)
         branches.append(before + form(branch, source)[0])
     if len(branches) == 1 and not several:
@@ -147,11 +147,6 @@ def of_rows(rows: Sequence[Any], outputs: Mapping[str, str], input_shape: Shape)
     A row that alone reads another is one node with it, so that it makes no difference how
     blocks are cut into rows.
     """
-    needed = set(outputs.values())
-    for row in reversed(rows):
-        if row.name in needed:
-            needed.update(row.inputs)
-    rows = [row for row in rows if row.name in needed]
     uses = Counter(name for row in rows for name in row.inputs)
     uses.update(outputs.values())
     sharing = {row.spec for row in rows if isinstance(row.spec, str)}
@@ -164,8 +159,7 @@ def of_rows(rows: Sequence[Any], outputs: Mapping[str, str], input_shape: Shape)
         specs[row.name] = specs[row.spec] if isinstance(row.spec, str) else row.spec
         sources = [shapes.get(name, input_shape) for name in row.inputs]
         source: Any = sources if len(sources) > 1 else sources[0]
-        channels = [shape[-1] for shape in sources]
-        plan = specs[row.name].plan(channels if len(sources) > 1 else channels[0])
+        plan = specs[row.name].plan(channels_of(source))
         steps, shapes[row.name] = form(plan, source)
         before = [places.get(name, 0) for name in row.inputs]
         alone = len(before) == 1 and row.name not in sharing

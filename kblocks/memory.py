@@ -14,7 +14,7 @@ from typing import Any
 
 from kblocks import ops
 from kblocks.cost import Tally, walk
-from kblocks.geometry import Shape, crops, of_axis, op_reach, pool_reach, side
+from kblocks.geometry import Shape, cropped, crops, of_axis, op_reach, pool_reach, side
 from kblocks.network import INPUT, Architecture, check_input_shape
 from kblocks.ops import Chain, Merge, Op
 
@@ -175,10 +175,7 @@ def _traced(net: Architecture, input_shape: Any, training: bool = False) -> Step
     tensors = {INPUT: traced.tensor(shapes[INPUT])}
     specs: dict[str, Any] = {}
     shown = [row for name, row in net.outputs.items() if training or name not in net.auxiliary]
-    needed = set(shown)
-    for row in reversed(net.rows):
-        if row.name in needed:
-            needed.update(row.inputs)
+    needed = net.needed(shown)
     for row in net.rows:
         if row.name not in needed:
             continue
@@ -243,8 +240,8 @@ class _Trace:
     def _cropped(self, source: Placed, cut: Any) -> Placed:
         if cut is None:
             return source
-        tensor, (height, width, channels) = source
-        shape = (height - sum(cut[0]), width - sum(cut[1]), channels)
+        tensor, whole = source
+        shape = cropped(whole, cut)
         return self.traced.add("crop", (tensor,), shape), shape
 
 

@@ -111,7 +111,7 @@ class Architecture:
         check_input_shape(input_shape)
         shown = self._shown(aux=False)
         try:
-            costs = self._walk(input_shape, self._needed(shown.values()))
+            costs = self._walk(input_shape, self.needed(shown.values()))
         except InputTooSmallError:
             return None
         return _total(costs.values(), None)
@@ -167,7 +167,7 @@ class Architecture:
             self._costs(input_shape, shown)  # refuses early what does not fit
         if input_tensor is None:
             input_tensor = keras.Input(_as_keras(tuple(input_shape)), name=INPUT)
-        tensors = self._tensors(input_tensor, self._needed(shown.values()))
+        tensors = self._tensors(input_tensor, self.needed(shown.values()))
         outputs = {output: tensors[row] for output, row in shown.items()}
         if not include_top and pooling is not None:
             outputs = {"features": Features(pooling, name="pooling")(outputs["features"])}
@@ -254,7 +254,9 @@ class Architecture:
         kernel on a map of one pixel: only the number of its weights and how they start differ.
         """
         check_input_shape(input_shape)
-        return of_rows(self.rows, self.outputs, tuple(input_shape))
+        needed = self.needed(self.outputs.values())
+        rows = [row for row in self.rows if row.name in needed]
+        return of_rows(rows, self.outputs, tuple(input_shape))
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Architecture) and self._key() == other._key()
@@ -278,7 +280,8 @@ class Architecture:
             return last
         return next(row.inputs[0] for row in self.rows if row.name == "head")
 
-    def _needed(self, names: Any) -> set[str]:
+    def needed(self, names: Any) -> set[str]:
+        """The names of the rows that these are made from, themselves among them."""
         needed = set(names)
         for row in reversed(self.rows):
             if row.name in needed:
@@ -295,7 +298,7 @@ class Architecture:
     def _costs(self, input_shape: Any, shown: Mapping[str, str]) -> dict[str, Cost]:
         """The cost of each row that the `shown` outputs need."""
         check_input_shape(input_shape)
-        needed = self._needed(shown.values())
+        needed = self.needed(shown.values())
         try:
             return self._walk(input_shape, needed)
         except InputTooSmallError as error:

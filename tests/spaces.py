@@ -13,6 +13,12 @@ from hypothesis import strategies as st
 import kblocks as kb
 
 Values = dict[str, Any]
+NUMBERS = {
+    "a": kb.integer(2, 11, step=3),
+    "b": kb.integer(1, 64, log=True),
+    "c": kb.real(0.5, 2),
+    "d": kb.real(1e-4, 1, log=True),
+}
 
 
 class Recorder:

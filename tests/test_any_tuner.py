@@ -14,7 +14,7 @@ import optuna
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from spaces import Recorder, Values, exact, plain_net, resolved, trees, with_choices
+from spaces import NUMBERS, Recorder, Values, exact, plain_net, resolved, trees, with_choices
 from test_tuner import INPUT, NETWORK, Counting, X, Y, make_tuner, train
 
 import kblocks as kb
@@ -163,10 +163,7 @@ def test_any_tree_of_choices_goes_through_optuna(tree: Values, seed: int) -> Non
 def test_numbers_are_ranges_in_optuna() -> None:
     space = kb.Space(
         Recorder(),
-        a=kb.integer(2, 11, step=3),
-        b=kb.integer(1, 64, log=True),
-        c=kb.real(0.5, 2),
-        d=kb.real(1e-4, 1, log=True),
+        **NUMBERS,
         e=kb.choice(3, (1, 3), None),
     )
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(0))

@@ -11,7 +11,7 @@ import pytest
 
 import kblocks as kb
 from kblocks import backend
-from kblocks.grouped import convolve, way_of
+from kblocks.grouped import _split, convolve, way_of
 from kblocks.normalization import BatchNormalization
 
 tf = pytest.importorskip("tensorflow")
@@ -175,8 +175,6 @@ def test_the_split_way_at_many_widths(groups: int) -> None:
     random = np.random.default_rng(0)
     x = tf.constant(random.normal(size=(2, 6, 6, 64)), "float32")
     kernel = tf.constant(random.normal(size=(3, 3, 64 // groups, 192)), "float32")
-    from kblocks.grouped import _split
-
     mine = _split(x, kernel, groups, (1, 1), "same", (1, 1), "channels_last")
     parts = zip(tf.split(x, groups, -1), tf.split(kernel, groups, -1), strict=True)
     dense = [tf.nn.conv2d(part, own, 1, "SAME") for part, own in parts]

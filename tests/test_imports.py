@@ -35,7 +35,7 @@ ROOMS: dict[str, set[str]] = {
     "heads": {"block", "blocks", "fields", "ops"},
     "published": set(),
     "weights": {"block", "cost", "ops"},
-    "canonical": {"cost", "geometry", "ops"},
+    "canonical": {"cost", "geometry", "ops", "spec"},
     "network": {"block", "canonical", "cost", "geometry", "heads", "published", "weights"},
     "catalog": {"network", "published"},
     "memory": {"cost", "geometry", "network", "ops"},

@@ -22,7 +22,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
-from spaces import One, Recorder, Values, exact, plain_net, resolved, trees, with_choices
+from spaces import NUMBERS, One, Recorder, Values, exact, plain_net, resolved, trees, with_choices
 
 import kblocks as kb
 from kblocks.tuner import files
@@ -491,10 +491,7 @@ def test_numbers_keep_their_kind() -> None:
     """Integers and reals are ranges in Keras Tuner too, not lists of options."""
     space = kb.Space(
         Recorder(),
-        a=kb.integer(2, 11, step=3),
-        b=kb.integer(1, 64, log=True),
-        c=kb.real(0.5, 2),
-        d=kb.real(1e-4, 1, log=True),
+        **NUMBERS,
         e=kb.choice(0.5, 1.5),
         f=kb.boolean(),
         g=kb.choice("x", "y"),

@@ -76,7 +76,8 @@ class HyperModel(keras_tuner.HyperModel):
         if self.compile is None:
             tree = self.recipe.tree()
             self.recipe.compile(model, **tree.resolve(_read(hp, tree)))
-        elif isinstance(self.compile, Mapping):
+            return model  # which the recipe has prepared
+        if isinstance(self.compile, Mapping):
             model.compile(**_fresh(self.compile))
         else:
             self.compile(model, hp)
