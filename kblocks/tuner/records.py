@@ -1,0 +1,204 @@
+"""What a search leaves in its storage, read back as plain data: the only truth about a run.
+
+Nothing here loads Keras or runs what it reads: a storage of unknown origin is only data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from kblocks.space import NETWORK
+
+# The names of user attributes in Optuna's storage: of a trial,
+COSTS = "kblocks/costs"  # {"params": ..., "macs": ..., "activations": ..., "latency": ...}
+HISTORY = "kblocks/history"  # {metric: [value of each epoch]}
+EPOCHS = "kblocks/epochs"  # how many the trial was to train for
+FAILURE = "kblocks/failure"  # {"kind": ..., "message": ..., "traceback": ...}
+ATTEMPTS = "kblocks/attempts"  # how often it was begun
+OWNER = "kblocks/owner"  # the process that runs it
+BEAT = "kblocks/beat"  # counts up while it runs
+# and of the study.
+RUN = "kblocks/run"  # what the search is: objectives, space, recipe, data
+
+FAILURES = ("error", "memory", "diverged", "timeout", "killed")
+
+_STATES = {
+    TrialState.COMPLETE: "completed",
+    TrialState.PRUNED: "pruned",
+    TrialState.FAIL: "failed",
+    TrialState.RUNNING: "running",
+    TrialState.WAITING: "waiting",
+}
+
+
+@dataclass(frozen=True)
+class Objective:
+    """A figure of a trial's logs, and whether it is to be large ("max") or small ("min")."""
+
+    name: str
+    direction: str
+
+    def better(self, one: float, other: float) -> bool:
+        """Whether `one` is better than `other`."""
+        return one > other if self.direction == "max" else one < other
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a trial failed.
+
+    Attributes:
+        kind: "error" (raised), "memory" (ran out of it), "diverged" (NaN or infinity),
+            "timeout" (over the limit of time) or "killed" (its process ended, three times).
+        message: one line.
+        traceback: where, if it is known.
+    """
+
+    kind: str
+    message: str
+    traceback: str = ""
+
+
+@dataclass(frozen=True)
+class Record:
+    """A trial.
+
+    Attributes:
+        number: from 0, in the order in which trials were begun.
+        state: "completed", "pruned", "failed", "running" or "waiting".
+        scores: its objectives, of its best epoch; empty unless it is completed.
+        values: of its hyperparameters, by name.
+        network: the JSON of the architecture that was built, or None.
+        costs: params, macs, activations and latency (seconds for an image), where known.
+        history: every logged figure by epoch.
+        epochs: how many it was to train for.
+        failure: why it failed, or None.
+        attempts: how often it was begun.
+        owner: the process that runs or ran it.
+        started, ended: when.
+    """
+
+    number: int
+    state: str
+    scores: tuple[float, ...] = ()
+    values: Mapping[str, Any] = field(default_factory=dict)
+    network: str | None = None
+    costs: Mapping[str, float] = field(default_factory=dict)
+    history: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    epochs: int = 1
+    failure: Failure | None = None
+    attempts: int = 1
+    owner: str = ""
+    started: datetime | None = None
+    ended: datetime | None = None
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether it has ended, in whatever way."""
+        return self.state in ("completed", "pruned", "failed")
+
+    @property
+    def seconds(self) -> float | None:
+        """How long it took, of its last attempt; None while it runs."""
+        if self.started is None or self.ended is None:
+            return None
+        return (self.ended - self.started).total_seconds()
+
+
+@dataclass(frozen=True)
+class Run:
+    """A search: what it looks for, and its trials in the order of their numbers.
+
+    Attributes:
+        name: of the search.
+        objectives: one or several.
+        settings: what it is: "space", "recipe", "data", "input_shape" and so on, as JSON has it.
+        trials: all of them.
+    """
+
+    name: str
+    objectives: tuple[Objective, ...]
+    settings: Mapping[str, Any]
+    trials: tuple[Record, ...]
+
+    @property
+    def input_shape(self) -> tuple[int, ...] | None:
+        """(height, width, channels) of the networks, where the search knows it."""
+        shape = self.settings.get("input_shape")
+        return tuple(shape) if shape else None
+
+    def completed(self) -> list[Record]:
+        """The completed trials."""
+        return [trial for trial in self.trials if trial.state == "completed"]
+
+    def ranked(self) -> list[Record]:
+        """The completed trials, best first; with several objectives those of the front first."""
+        objective = self.objectives[0]
+        sign = -1 if objective.direction == "max" else 1
+        found = sorted(self.completed(), key=lambda trial: sign * trial.scores[0])
+        if len(self.objectives) == 1:
+            return found
+        front = {trial.number for trial in self.front()}
+        return sorted(found, key=lambda trial: trial.number not in front)
+
+    def best(self) -> Record | None:
+        """The best completed trial."""
+        return next(iter(self.ranked()), None)
+
+    def front(self) -> list[Record]:
+        """The Pareto front: the completed trials that no other beats in every objective.
+
+        By the first objective, best first. Of equal trials the earliest is there.
+        """
+        signs = [-1 if objective.direction == "max" else 1 for objective in self.objectives]
+        points = {
+            trial.number: tuple(s * v for s, v in zip(signs, trial.scores, strict=True))
+            for trial in self.completed()
+        }
+        ordered = sorted(self.completed(), key=lambda t: (points[t.number], t.number))
+        front: list[Record] = []
+        for trial in ordered:  # whatever beats a trial comes before it
+            point = points[trial.number]
+            rivals = (points[other.number] for other in front)
+            if not any(all(a <= b for a, b in zip(r, point, strict=True)) for r in rivals):
+                front.append(trial)
+        return front
+
+
+def read(study: optuna.Study) -> Run:
+    """The run that a study of Optuna keeps."""
+    settings = study.user_attrs.get(RUN, {})
+    objectives = [Objective(o["name"], o["direction"]) for o in settings.get("objectives", ())]
+    if not objectives:  # of a study that another program made
+        names = study.metric_names or [f"objective {i}" for i in range(len(study.directions))]
+        directions = ["max" if d.name == "MAXIMIZE" else "min" for d in study.directions]
+        objectives = [Objective(n, d) for n, d in zip(names, directions, strict=True)]
+    trials = tuple(record(trial) for trial in study.get_trials(deepcopy=False))
+    return Run(study.study_name, tuple(objectives), settings, trials)
+
+
+def record(trial: FrozenTrial) -> Record:
+    """A trial of Optuna as ours."""
+    attributes = trial.user_attrs
+    failure = attributes.get(FAILURE)
+    return Record(
+        number=trial.number,
+        state=_STATES[trial.state],
+        scores=tuple(trial.values) if trial.state is TrialState.COMPLETE else (),
+        values=dict(trial.params),
+        network=attributes.get(NETWORK),
+        costs=attributes.get(COSTS, {}),
+        history=attributes.get(HISTORY, {}),
+        epochs=attributes.get(EPOCHS, 1),
+        failure=Failure(**failure) if failure else None,
+        attempts=attributes.get(ATTEMPTS, 1),
+        owner=attributes.get(OWNER, ""),
+        started=trial.datetime_start,
+        ended=trial.datetime_complete,
+    )
