@@ -128,4 +128,4 @@ class _Nowhere(io.RawIOBase):
         return True
 
     def write(self, content: Any) -> int:
-        return len(content)
+        return memoryview(content).nbytes
