@@ -57,7 +57,10 @@ ROOMS: dict[str, set[str]] = {
     "spaces": {"families"},
     "training": {"backend"},
     "recipe": {"choices", "training", "tree"},
-    "tuner": {"choices", "cost", "network", "recipe", "space", "timing", "training", "tree"},
+    "tuner": {
+        *("budget", "choices", "conditions", "cost", "describing", "network", "recipe", "space"),
+        *("timing", "training", "tree"),
+    },
 }
 KERAS = {"keras"}
 OUTSIDE: dict[str, set[str]] = {
@@ -66,7 +69,9 @@ OUTSIDE: dict[str, set[str]] = {
     **dict.fromkeys(("published", "recipe", "spec", "training"), KERAS),
     "folding": {"numpy"},
     **{room: {"keras", "numpy"} for room in ("fusion", "layers", "timing", "weights")},
-    "tuner": {"keras", "keras_tuner", "numpy", "rich"},
+    "tuner": {
+        *("fsspec", "keras", "keras_tuner", "numpy", "optuna", "psutil", "rich", "sqlalchemy"),
+    },
 }
 
 
