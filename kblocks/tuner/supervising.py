@@ -189,6 +189,7 @@ def _serve(job: Job, index: int, connection: Any, left: float | None) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the first process tells what to do
     signal.signal(signal.SIGTERM, lambda *_: _exit())
     threading.Thread(target=_follow, daemon=True).start()
+    job.enter()
     tuner, fit = job.tuner(), job.fit()
     tuner.worker = index
     search = tuner.make_search(None if left is None else time.monotonic() + left)
