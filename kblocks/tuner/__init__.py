@@ -10,6 +10,21 @@ except ImportError as error:
 
 from kblocks.tuner.bridge import NETWORK, CostLogs, HyperModel, network_of, suggest
 from kblocks.tuner.files import save
+from kblocks.tuner.records import Objective, Record, Run
 from kblocks.tuner.run import Result, search
+from kblocks.tuner.tuner import Tuner
 
-__all__ = ["NETWORK", "CostLogs", "HyperModel", "Result", "network_of", "save", "search", "suggest"]
+__all__ = [
+    "NETWORK",
+    "CostLogs",
+    "HyperModel",
+    "Objective",
+    "Record",
+    "Result",
+    "Run",
+    "Tuner",
+    "network_of",
+    "save",
+    "search",
+    "suggest",
+]
