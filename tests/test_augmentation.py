@@ -14,6 +14,7 @@ import pytest
 from spaces import plain_net
 
 import kblocks as kb
+from kblocks.tuner.identity import text_of
 
 SHAPE = (8, 16, 2)
 NUMBER = 48
@@ -253,6 +254,15 @@ def test_what_is_no_augmentation_is_refused(wrong: Any) -> None:
     for given in (wrong, kb.choice(None, wrong), ["flip", kb.choice("flip", wrong)]):
         with pytest.raises(ValueError, match=r"`augmentation` must be None, 'flip'.*Received: aug"):
             kb.Recipe(augmentation=given)
+
+
+def test_a_search_knows_its_augmentation_again() -> None:
+    """Whatever a layer is called in a process; another one is another search."""
+    texts = [
+        text_of(kb.Recipe(augmentation=["flip", keras.layers.RandomRotation(factor)]))
+        for factor in (0.1, 0.1, 0.2)
+    ]
+    assert texts[0] == texts[1] != texts[2]
 
 
 # --- a recipe under Optuna -----------------------------------------------------------------
