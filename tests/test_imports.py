@@ -58,7 +58,10 @@ ROOMS: dict[str, set[str]] = {
     "training": {"backend"},
     "augmentation": {"backend"},
     "recipe": {"augmentation", "choices", "training", "tree"},
-    "tuner": {"choices", "cost", "network", "recipe", "space", "timing", "training", "tree"},
+    "tuner": {
+        *("budget", "choices", "conditions", "cost", "describing", "network", "recipe", "space"),
+        *("timing", "training", "tree"),
+    },
 }
 KERAS = {"keras"}
 OUTSIDE: dict[str, set[str]] = {
@@ -67,7 +70,9 @@ OUTSIDE: dict[str, set[str]] = {
     **dict.fromkeys(("augmentation", "published", "recipe", "spec", "training"), KERAS),
     "folding": {"numpy"},
     **{room: {"keras", "numpy"} for room in ("fusion", "layers", "timing", "weights")},
-    "tuner": {"keras", "keras_tuner", "numpy", "rich"},
+    "tuner": {
+        *("fsspec", "keras", "keras_tuner", "numpy", "optuna", "psutil", "rich", "sqlalchemy"),
+    },
 }
 
 

@@ -170,7 +170,7 @@ def _hash(array: np.ndarray) -> str:
     content = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
     if content.size > _HASHED:
         content = np.ascontiguousarray(content[:: content.size // _HASHED + 1])
-    return hashlib.blake2b(content, digest_size=8).hexdigest()
+    return hashlib.blake2b(content.data, digest_size=8).hexdigest()
 
 
 class SpaceChangedError(keras_tuner.errors.FatalError, ChangedError):
