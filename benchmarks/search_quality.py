@@ -13,7 +13,7 @@ included, and run one after the other.
   tensorflow-cpu==2.21.0 six tensorboard`)
 
 Each run leaves its log and a CSV, with a line whenever validation accuracy gets better, in
-`--folder`; a test accuracy of 0 says that no epoch ended in time. A run whose CSV is complete is not
+`--folder`; a test accuracy of 0: no epoch ended in time. A run whose CSV is complete is not
 repeated: stop it at any time and go on later.
 Needs Debian's package dataset-fashion-mnist, and matplotlib for the drawing.
 """
