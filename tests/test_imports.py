@@ -66,7 +66,10 @@ OUTSIDE: dict[str, set[str]] = {
     **dict.fromkeys(("published", "recipe", "spec", "training"), KERAS),
     "folding": {"numpy"},
     **{room: {"keras", "numpy"} for room in ("fusion", "layers", "timing", "weights")},
-    "tuner": {"keras", "keras_tuner", "numpy", "rich"},
+    "tuner": {
+        *("altair", "keras", "keras_tuner", "numpy", "optuna", "rich", "sklearn", "tensorboard"),
+        "vl_convert",
+    },
 }
 
 
