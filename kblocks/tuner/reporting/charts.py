@@ -102,7 +102,7 @@ def fronts(view: View) -> Section | None:
 
 def _against_costs(view: View) -> list[Figure]:
     figures = []
-    for cost, label in COST_NAMES.items():
+    for cost, (name, label) in COST_NAMES.items():
         front = view.cost_front(cost)
         if not front:
             continue
@@ -111,7 +111,7 @@ def _against_costs(view: View) -> list[Figure]:
         rows = [{"x": t.costs[cost] * times, "s0": t.scores[0], "n": t.number} for t in front]
         log = max(values) > 3 * min(values)
         x = position(alt.X, cost, label, values, log, grid=False)
-        title = f"{view.objectives[0].name} against {label}"
+        title = f"{view.objectives[0].name} against {name}"
         figures.append(_front(view, title, x, rows, "step-after"))
     return figures
 

@@ -44,12 +44,12 @@ def importances(view: View) -> tuple[Section | None, list[Importance]]:
     if not made:
         return None, []
     caption = (
-        "How much of the variance of the scores' ranks a forest of regression trees no longer "
-        "foretells, for trials it did not learn from, when a choice's values are shuffled among "
-        "the trials that had it (permutation importance, 5-fold cross-validation, "
-        f"{made[0].trials:,} trials). A choice that only some trials had is not credited with "
-        "what its parent does. Choices that act together may add up to more than the whole; "
-        "a repaired network may differ from the values that were drawn."
+        "The share of the variance of the scores' ranks that a choice accounts for, alone and "
+        "together with others: by how much a forest of regression trees is worse at trials that "
+        "it did not learn from once the choice's values are shuffled among the trials that had "
+        f"it (permutation importance, 5-fold cross-validation, {made[0].trials:,} trials). "
+        "A choice that only some trials had is not credited with what its parent does. It is the "
+        "drawn values that count, also where the network was repaired."
     )
     if min(found.explained for found in made) < _LITTLE:
         caption += (
@@ -67,7 +67,7 @@ def _bars(title: str, name: str, found: Importance) -> Figure:
         x=alt.X(
             field="v",
             type="quantitative",
-            axis=alt.Axis(title="variance no longer foretold", format="~%", tickCount=4),
+            axis=alt.Axis(title="share of the variance", format="~%", tickCount=4),
             scale=alt.Scale(domain=[0, widest], nice=False),
         ),
         y=alt.Y(

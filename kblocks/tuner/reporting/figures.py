@@ -14,10 +14,10 @@ from kblocks.tuner.reporting.text import clean, plain, score, short
 from kblocks.tuner.reporting.view import Shown, View
 
 TRIALS = "trials"  # the data that most plots share
-COST_NAMES = {
-    "macs": "multiply-adds (MACs)",
-    "params": "parameters",
-    "latency": "milliseconds for one image",
+COST_NAMES = {  # in a title, and on an axis
+    "macs": ("MACs", "multiply-adds (MACs)"),
+    "params": ("parameters", "parameters"),
+    "latency": ("latency", "milliseconds for one image"),
 }
 _SHORT = {"macs": "MACs", "params": "parameters"}
 # 1200000 as "1.2 M"

@@ -1,4 +1,4 @@
-"""Which choices matter: how much worse scores are foretold once a choice is shuffled."""
+"""Which choices matter: the share of the scores' variance that each accounts for."""
 
 from __future__ import annotations
 
@@ -22,9 +22,8 @@ class Importance:
     """What a forest of regression trees tells about choices.
 
     Attributes:
-        shares: by choice, the part of the variance of the scores' ranks that is no longer
-            foretold, for trials that the forest did not learn from, when the choice's values
-            are shuffled among the trials that had it; the largest first.
+        shares: by choice, the part of the variance of the scores' ranks that it accounts for,
+            alone and together with others; the largest first.
         explained: the part that is foretold with nothing shuffled (R²).
         trials: how many it is from.
     """
@@ -36,6 +35,10 @@ class Importance:
 
 def importance(trials: Sequence[Shown], objective: int = 0) -> Importance | None:
     """Permutation importance with cross-validation (Breiman 2001, Random Forests, section 10).
+
+    Half the growth of the squared error, for trials that the forest did not learn from, when a
+    choice's values are shuffled: of a sum of functions of one choice each that is the variance
+    of the choice's own term (Gregorutti et al. 2017, arXiv:1310.5726, Proposition 1).
 
     Choices that only some trials have are columns of their own with "absent" as a value, and
     are shuffled among the trials that have them alone: a conditional choice is not credited
@@ -75,10 +78,10 @@ def importance(trials: Sequence[Shown], objective: int = 0) -> Importance | None
         errors = ((told - target[unseen]) ** 2).sum(axis=1)
         error += errors[0]
         worse += errors[1:].reshape(len(names), _REPEATS).mean(axis=1) - errors[0]
-    total = target.var() * len(target)
+    total = 2 * target.var() * len(target)
     shares = {name: float(max(w / total, 0.0)) for name, w in zip(names, worse, strict=True)}
     ordered = dict(sorted(shares.items(), key=lambda item: -item[1]))
-    return Importance(ordered, float(1 - error / total), len(trials))
+    return Importance(ordered, float(1 - 2 * error / total), len(trials))
 
 
 def is_numeric(values: Sequence[Any]) -> bool:

@@ -101,8 +101,10 @@ def _row(name: str, blocks: str, shape: Any, icon: str, params: str, macs: str) 
 
 def _share(part: int, whole: int) -> str:
     percent = 100 * part / whole
-    told = f"{percent:.0f} %" if percent >= 0.95 or not part else f"{percent:.1f} %"
-    return f'<i style="width:{percent:.1f}%"></i><em>{short(part)}</em><small>{told}</small>'
+    told = f"{percent:.0f} %" if percent >= 0.5 or not part else "< 1 %"
+    return (
+        f'<i style="width:{percent:.1f}%"></i><em>{short(part)}</em><small>{escaped(told)}</small>'
+    )
 
 
 def _shape(shape: Any) -> str:

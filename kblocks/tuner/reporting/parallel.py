@@ -29,7 +29,7 @@ def parallel(view: View, made: Sequence[Importance]) -> Section | None:
     places = [*(_places(name, shown) for name in names), _score_places(view, shown)]
     titles = [*(clean(name, _NAME) for name in names), clean(view.objectives[0].name, _NAME)]
     rows = [
-        {"n": t.number, "a": a, "y": at[t.number], "s": t.scores[0]}
+        {"n": t.number, "a": a, "y": at[t.number] + _apart(t.number), "s": t.scores[0]}
         for t in shown
         for a, (at, _) in enumerate(places)
     ]
@@ -43,11 +43,14 @@ def parallel(view: View, made: Sequence[Importance]) -> Section | None:
         field="a",
         type="quantitative",
         axis=None,
-        scale=alt.Scale(domain=[-0.3, len(places) - 0.45], nice=False),
+        scale=alt.Scale(domain=[-0.3, len(places) - 0.3], nice=False),
     )
+    has_all = all(_NONE not in at.values() for at, _ in places)
+    floor = -0.05 if has_all else _NONE - 0.05
     y = alt.Y(
-        field="y", type="quantitative", axis=None, scale=alt.Scale(domain=[-0.2, 1.12], nice=False)
+        field="y", type="quantitative", axis=None, scale=alt.Scale(domain=[floor, 1.12], nice=False)
     )
+    # Lines cross the labels, which stand out by a seam in the colour of the page.
     hover = alt.selection_point(
         name="hover", fields=["n"], on="pointerover", clear="pointerout", empty=False
     )
@@ -72,7 +75,7 @@ def parallel(view: View, made: Sequence[Importance]) -> Section | None:
                 ),
             ),
             strokeWidth=alt.condition(hover, alt.value(4), alt.value(1.6)),
-            opacity=alt.condition(hover, alt.value(1.0), alt.value(0.75)),
+            opacity=alt.condition(hover, alt.value(1.0), alt.value(0.7)),
             tooltip=tooltip(),
         )
         .add_params(hover)
@@ -84,7 +87,7 @@ def parallel(view: View, made: Sequence[Importance]) -> Section | None:
     )
     heads = (
         alt.Chart(named("rails"))
-        .mark_text(style="name", baseline="bottom", align="center", dy=-2, limit=130)
+        .mark_text(style="name", baseline="bottom", align="center", dy=-2, limit=104)
         .encode(
             x=x,
             y=alt.Y(datum=1.04, type="quantitative", axis=None),
@@ -96,7 +99,8 @@ def parallel(view: View, made: Sequence[Importance]) -> Section | None:
         .mark_text(style="label", align="left", dx=6, limit=100)
         .encode(x=x, y=y, text=alt.Text(field="l", type="nominal"))
     )
-    chart = rail + lines + labels + heads
+    halo = labels.mark_text(style="halo", align="left", dx=6, limit=100)
+    chart = rail + lines + halo + labels + heads
     data = {"lines": rows, "rails": rails, "ticks": ticks}
     few = ""
     if len(shown) < len(view.scored):
@@ -120,6 +124,11 @@ def parallel(view: View, made: Sequence[Importance]) -> Section | None:
         [Figure("", chart, data, height=380, width=110 * len(places))],
         columns=1,
     )
+
+
+def _apart(place: int) -> float:
+    """A little up or down, so that trials of the same values are not one line."""
+    return 0.03 * (place * 0.6180339887 % 1) - 0.015
 
 
 def _lines(view: View) -> list[Shown]:

@@ -99,10 +99,10 @@ def settings(view: View) -> str:
 
 def _value(value: Any) -> str:
     if not isinstance(value, Mapping):
-        return escaped(value, _LONG)
+        return escaped(_amount(value), _LONG)
     shown = list(value.items())[:_MANY]
     rows = "".join(
-        f"<tr><th>{escaped(name, 80)}</th><td>{escaped(inner, _LONG)}</td></tr>"
+        f"<tr><th>{escaped(name, 80)}</th><td>{escaped(_amount(inner), _LONG)}</td></tr>"
         for name, inner in shown
     )
     if len(value) > _MANY:
@@ -111,3 +111,10 @@ def _value(value: Any) -> str:
     if len(shown) <= 8:
         return table
     return f"<details><summary>{len(value):,} entries</summary>{table}</details>"
+
+
+def _amount(value: Any) -> Any:
+    """Numbers as one reads them; everything else as it is."""
+    if type(value) is int:
+        return f"{value:,}" if abs(value) < 1e6 else short(value)
+    return short(value) if isinstance(value, float) and abs(value) >= 1e4 else value

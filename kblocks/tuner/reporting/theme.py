@@ -6,9 +6,10 @@ from typing import Any
 
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 
-# Ink, quieter ink, lines of grids, a trial's point, the best, a failure; then the ramp from
+# Page, ink, quieter ink, lines of grids, a trial's point, the best, a failure; then the ramp from
 # the worst to the best score.
 LIGHT = {
+    "page": "#ffffff",
     "ink": "#1c2430",
     "quiet": "#5b6675",
     "grid": "#e6e9ee",
@@ -19,6 +20,7 @@ LIGHT = {
     "category": ["#0b63ce", "#d9822b", "#2f9e6e", "#8e5bc7", "#c8452f", "#4aa3b8", "#8a8f2a"],
 }
 DARK = {
+    "page": "#1a212a",
     "ink": "#e8ecf2",
     "quiet": "#9aa6b6",
     "grid": "#2a323d",
@@ -77,6 +79,12 @@ def config(colours: dict[str, Any], font: str = FONT) -> dict[str, Any]:
             "range": {"color": colours["best"], "opacity": 0.16},
             "middle": {"color": colours["best"], "opacity": 1},
             "rail": {"color": colours["grid"], "strokeWidth": 1.5},
+            "halo": {
+                "color": colours["page"],
+                "fontSize": 11,
+                "stroke": colours["page"],
+                "strokeWidth": 4,
+            },
             "label": {"color": colours["quiet"], "fontSize": 11},
             "name": {"color": colours["ink"], "fontSize": 12, "fontWeight": 600},
         },
