@@ -44,7 +44,10 @@ def _tiles(view: View) -> list[tuple[str, str, str]]:
         if len(view.objectives) > 1:
             note += f", first of a front of {len(view.front)}"
         pairs = zip(view.objectives, best.scores, strict=True)
-        tiles += [(f"best {o.name}", score(v), note) for o, v in list(pairs)[:2]]
+        tiles += [
+            (f"best {o.name}" if len(view.objectives) == 1 else o.name, score(v), note)
+            for o, v in list(pairs)[:2]
+        ]
         for cost, label in (("params", "parameters"), ("macs", "MACs")):
             if cost in best.costs:
                 tiles.append((label, short(best.costs[cost]), "of the best network"))
