@@ -41,7 +41,10 @@ class Page(HTMLParser):
         self.rows: list[list[str]] = []
         self.text, self._json, self._in = "", "", ""
         self.feed(path.read_text(encoding="utf-8"))
-        self.plots = json.loads(self._json)
+        self.plots = json.loads(self._json, parse_constant=self._refuse)
+
+    def _refuse(self, constant: str) -> None:
+        raise ValueError(f"{constant} is no JSON")
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         found = dict(attrs)
@@ -349,8 +352,6 @@ def test_runs_of_all_kinds(name: str, tmp_path: Path) -> None:
     page = Page(path)
     for trial in run.trials:
         assert str(trial.number) in [row[0] for row in page.rows]
-    assert "NaN" not in page._json
-    assert "Infinity" not in page._json
     for picture in tmp_path.glob("*.png"):
         with Image.open(picture) as image:
             image.verify()
