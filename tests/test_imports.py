@@ -71,7 +71,8 @@ OUTSIDE: dict[str, set[str]] = {
     "folding": {"numpy"},
     **{room: {"keras", "numpy"} for room in ("fusion", "layers", "timing", "weights")},
     "tuner": {
-        *("fsspec", "keras", "keras_tuner", "numpy", "optuna", "psutil", "rich", "sqlalchemy"),
+        *("altair", "fsspec", "keras", "keras_tuner", "numpy", "optuna", "psutil", "rich"),
+        *("sklearn", "sqlalchemy", "tensorboard", "vl_convert"),
     },
 }
 
