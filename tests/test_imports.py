@@ -66,7 +66,9 @@ OUTSIDE: dict[str, set[str]] = {
     **dict.fromkeys(("published", "recipe", "spec", "training"), KERAS),
     "folding": {"numpy"},
     **{room: {"keras", "numpy"} for room in ("fusion", "layers", "timing", "weights")},
-    "tuner": {"keras", "keras_tuner", "numpy", "rich"},
+    "tuner": {
+        *("PIL", "keras", "keras_tuner", "numpy", "optuna", "rich", "sklearn", "typer"),
+    },
 }
 
 

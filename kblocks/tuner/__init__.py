@@ -9,7 +9,19 @@ except ImportError as error:
     ) from error
 
 from kblocks.tuner.bridge import NETWORK, CostLogs, HyperModel, network_of, suggest
+from kblocks.tuner.data import Data, load
 from kblocks.tuner.files import save
 from kblocks.tuner.run import Result, search
 
-__all__ = ["NETWORK", "CostLogs", "HyperModel", "Result", "network_of", "save", "search", "suggest"]
+__all__ = [
+    "NETWORK",
+    "CostLogs",
+    "Data",
+    "HyperModel",
+    "Result",
+    "load",
+    "network_of",
+    "save",
+    "search",
+    "suggest",
+]
