@@ -105,6 +105,12 @@ class ImageFiles(keras.utils.PyDataset):
         how = (self.class_names, self.image_size, self.batch_size, self.seed, shuffle)
         return ImageFiles(self.folder, names, self.labels[rows], *how)
 
+    def with_those_of(self, other: ImageFiles) -> ImageFiles:
+        """These and others of the same folder, to train on."""
+        labels = np.concatenate([self.labels, other.labels])
+        how = (self.class_names, self.image_size, self.batch_size, self.seed, True)
+        return ImageFiles(self.folder, self.names + other.names, labels, *how)
+
     def fingerprint(self) -> dict[str, Any]:
         """What tells these files from others: a hash of their names and sizes."""
         found = hashlib.blake2b(digest_size=8)
