@@ -106,6 +106,12 @@ class Real:
     high: float
     log: bool = False
     name: str | None = None
+    default: float | None = None
+
+    @property
+    def first(self) -> float:
+        """The default."""
+        return self.low if self.default is None else self.default
 
     def at(self, share: float) -> float:
         """The position at a share of the range, in logarithm where it is drawn so."""
@@ -193,11 +199,24 @@ def integer(low: int, high: int, step: int = 1, log: bool = False, name: str | N
     return Integer(low, high - (high - low) % step, step, log, _checked_name(name))
 
 
-def real(low: float, high: float, log: bool = False, name: str | None = None) -> Any:
-    """A number from `low` (the default) to `high`, drawn evenly or in logarithm.
+def real(
+    low: float,
+    high: float,
+    log: bool = False,
+    name: str | None = None,
+    default: float | None = None,
+) -> Any:
+    """A number from `low` to `high`, drawn evenly or in logarithm.
+
+    Args:
+        low, high: the bounds, both included.
+        log: whether it is drawn in logarithm.
+        name: as of `choice`.
+        default: None is `low`.
 
     Raises:
-        ValueError: if the bounds are not finite or not in order, or `log` has a bound of 0 or less.
+        ValueError: if the bounds are not finite or not in order, `log` has a bound of 0 or less,
+            or the default is not between them.
     """
     for label, value in (("low", low), ("high", high)):
         number = isinstance(value, numbers.Real) and not isinstance(value, bool)
@@ -208,7 +227,10 @@ def real(low: float, high: float, log: bool = False, name: str | None = None) ->
             "`real` must have low < high and, with log, low > 0. "
             f"Received: low={low}, high={high}, log={log}"
         )
-    return Real(float(low), float(high), log, _checked_name(name))
+    if default is not None and not low <= default <= high:
+        raise ValueError(f"`default` must be from {low} to {high}. Received: default={default!r}")
+    default = None if default is None else float(default)
+    return Real(float(low), float(high), log, _checked_name(name), default)
 
 
 def fixed(value: Any) -> Any:

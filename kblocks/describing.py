@@ -14,7 +14,9 @@ _WIDEST = 60
 def table(tree: Tree) -> str:
     """One line a choice: its name, its options (the default first), and when it is active."""
     head = ("choice", "options", "only where")
-    rows = [head] + [(n, _options(d.kind), _when(tree, d)) for n, d in tree.dimensions.items()]
+    rows = [head] + [
+        (n, _short(options_of(d.kind)), _when(tree, d)) for n, d in tree.dimensions.items()
+    ]
     widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
     lines = [f"{a:<{widths[0]}}  {b:<{widths[1]}}  {c}".rstrip() for a, b, c in rows]
     count = len(tree.dimensions)
@@ -22,11 +24,15 @@ def table(tree: Tree) -> str:
     return "\n".join([*lines, f"{choices}, {_size(tree.size())}"])
 
 
-def _options(kind: Searchable) -> str:
+def _short(text: str) -> str:
+    return text if len(text) <= _WIDEST else f"{text[: _WIDEST - 4]} ..."
+
+
+def options_of(kind: Searchable) -> str:
+    """What a choice is between, in words."""
     match kind:
         case Choice(labels=labels):
-            shown = ", ".join(map(str, labels))
-            return shown if len(shown) <= _WIDEST else f"{shown[: _WIDEST - 4]} ..."
+            return ", ".join(map(str, labels))
         case Integer(low, high, step, log):
             by = f" by {step}" if step > 1 else ""
             return f"{low} to {high}{by}{', in logarithm' if log else ''}"

@@ -52,25 +52,42 @@ class Space:
     def __init__(
         self, builder: Any, *, where: Callable[..., Any] | None = None, **arguments: Any
     ) -> None:
-        self.builder = self._source = builder
-        self._arguments = arguments
         inherited: tuple[Condition, ...] = ()
         if isinstance(builder, Space):
-            self._source, inherited = _unbounded(builder)._source, builder._conditions
-            self._arguments = {**builder._arguments, **arguments}
-        own = () if where is None else (Condition(where, self._arguments),)
-        self._conditions = (*inherited, *own)
-        self._is_searched = isinstance(self._source, (Choice, Fixed))
-        searched = {}
-        if self._is_searched:
-            searched[_BUILDER] = _node(self._source, set(self._arguments))
-        elif not callable(self._source):
-            raise TypeError(f"`builder` must be a function. Received: builder={builder!r}")
-        self.tree = Tree({**searched, **self._arguments})
-        self.input_shape: tuple[int, int, int] | None = None
-        self.budget = Budget()
+            source, inherited = _unbounded(builder)._source, builder._conditions
+            arguments = {**builder._arguments, **arguments}
+        else:
+            source = builder
+        own = () if where is None else (Condition(where, arguments),)
+        self._span(source, arguments, (*inherited, *own))
+        self.builder = builder
         self._refuse_dead_options()
         self._prepare()
+
+    def _span(
+        self, source: Any, arguments: dict[str, Any], conditions: tuple[Condition, ...]
+    ) -> None:
+        """The choices, and nothing yet of what fits."""
+        self.builder = self._source = source
+        self._arguments, self._conditions = arguments, conditions
+        self._is_searched = isinstance(source, (Choice, Fixed))
+        searched = {}
+        if self._is_searched:
+            searched[_BUILDER] = _node(source, set(arguments))
+        elif not callable(source):
+            raise TypeError(f"`builder` must be a function. Received: builder={source!r}")
+        self.tree = Tree({**searched, **arguments})
+        self.input_shape: tuple[int, int, int] | None = None
+        self.budget = Budget()
+
+    def __reduce__(self) -> Any:
+        return _restored, (
+            self._source,
+            self._arguments,
+            self._conditions,
+            self.input_shape,
+            self.budget,
+        )
 
     def _prepare(self) -> None:
         """What follows from the input and the budget."""
@@ -292,6 +309,17 @@ class Space:
                 raise TypeError(f"{name_of(bound.builder)}: {error}") from error
         label = dimension.kind.label(index)
         raise ValueError(f"No network can be made with {name}={label!r}: {first}") from first
+
+
+def _restored(
+    source: Any, arguments: Any, conditions: Any, input_shape: Any, budget: Budget
+) -> Space:
+    """A space that another process has sent, which has checked it."""
+    space = object.__new__(Space)
+    space._span(source, arguments, conditions)
+    space.input_shape, space.budget = input_shape, budget
+    space._prepare()
+    return space
 
 
 def _unbounded(space: Space) -> Space:

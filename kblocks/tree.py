@@ -46,12 +46,12 @@ class Tree:
 
     def __init__(self, arguments: Mapping[str, Any], prefix: str = "") -> None:
         self.dimensions: dict[str, Dimension] = {}
-        self._fixed: dict[str, Any] = {}
+        self.fixed: dict[str, Any] = {}  # the arguments without a choice
         self._varied: dict[str, Resolve] = {}
         for key, node in arguments.items():
             found = self._collect(node, f"{prefix}{key}", ())
             if found is None:
-                self._fixed[key] = node
+                self.fixed[key] = node
             else:
                 self._varied[key] = found
         self.dimensions = _parents_first(self.dimensions)
@@ -140,9 +140,9 @@ class Tree:
         ]
 
     def default(self) -> Assignment:
-        """The first option of every dimension."""
+        """The first option of every dimension; of a real its default."""
         return {
-            n: d.kind.low if isinstance(d.kind, Real) else 0 for n, d in self.dimensions.items()
+            n: d.kind.first if isinstance(d.kind, Real) else 0 for n, d in self.dimensions.items()
         }
 
     def draw(self, random: Random) -> Assignment:
@@ -183,7 +183,7 @@ class Tree:
     def resolve(self, assignment: Assignment) -> dict[str, Any]:
         """The arguments with plain values in place of choices."""
         varied = {key: resolve(assignment) for key, resolve in self._varied.items()}
-        return {**self._fixed, **varied}
+        return {**self.fixed, **varied}
 
     def suggest(self, trial: Any) -> Assignment:
         """Positions from a trial that is asked define-by-run, as Optuna's are.

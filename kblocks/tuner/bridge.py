@@ -10,6 +10,7 @@ from typing import Any
 import keras
 import keras_tuner
 
+from kblocks.budget import Budget
 from kblocks.choices import Choice, Integer, Real, Searchable
 from kblocks.network import Architecture
 from kblocks.recipe import Recipe, fresh
@@ -69,6 +70,17 @@ class HyperModel(keras_tuner.HyperModel):
         _declare(hp, self.space.tree)
         if self.compile is None:
             _declare(hp, self.recipe.tree())
+
+    def within(self, budget: Budget) -> HyperModel:
+        """The same over the networks of a budget."""
+        space = self.space.within(self.space.input_shape, budget)
+        recipe = self.recipe if self.compile is None else None
+        return HyperModel(space, recipe, self.compile, self.latency, self.name)
+
+    def dimensions(self) -> dict[str, Searchable]:
+        """All choices by name: those of the space and of the recipe."""
+        trees = [self.space.tree] + ([self.recipe.tree()] if self.compile is None else [])
+        return {name: d.kind for tree in trees for name, d in tree.dimensions.items()}
 
     def build(self, hp: Any) -> keras.Model:
         """The compiled model of the values in `hp`, repaired where they do not fit."""
@@ -212,7 +224,7 @@ def _declare(hp: Any, tree: Tree) -> None:
         with contextlib.ExitStack() as scopes:
             for parent, labels in _scopes(tree, name):
                 scopes.enter_context(hp.conditional_scope(parent, labels))
-            _declare_one(hp, name, dimension.kind)
+            declare(hp, name, dimension.kind)
     del hp.active_scopes[seen[0] :], hp.inactive_scopes[seen[1] :]
 
 
@@ -244,7 +256,8 @@ def _written(kind: Any) -> list[Any]:
     return [kind.label(index) for index in range(kind.size)]
 
 
-def _declare_one(hp: Any, name: str, kind: Searchable) -> None:
+def declare(hp: Any, name: str, kind: Searchable) -> None:
+    """Declares one choice in `hp`."""
     match kind:
         case Choice():
             hp.Choice(name, list(kind.written), default=kind.written[0])
@@ -252,7 +265,8 @@ def _declare_one(hp: Any, name: str, kind: Searchable) -> None:
             sampling = {"sampling": "log"} if log else {"step": step}
             hp.Int(name, low, high, default=low, **sampling)
         case Real(low, high, log):
-            hp.Float(name, low, high, sampling="log" if log else "linear", default=low)
+            sampling = "log" if log else "linear"
+            hp.Float(name, low, high, sampling=sampling, default=kind.first)
 
 
 def _position(kind: Searchable, value: Any) -> Any:

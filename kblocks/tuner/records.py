@@ -6,7 +6,7 @@ Nothing here loads Keras or runs what it reads: a storage of unknown origin is o
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
@@ -23,10 +23,13 @@ FAILURE = "kblocks/failure"  # {"kind": ..., "message": ..., "traceback": ...}
 ATTEMPTS = "kblocks/attempts"  # how often it was begun
 OWNER = "kblocks/owner"  # the process that runs it
 BEAT = "kblocks/beat"  # counts up while it runs
+SURPLUS = "kblocks/surplus"  # that nobody needs it: it was begun when there were enough
 # and of the study.
 RUN = "kblocks/run"  # what the search is: objectives, space, recipe, data
+RANGES = "kblocks/ranges"  # of the hyperparameters that a HyperModel of another's has asked for
+EXTENDED = "kblocks/extended"  # the name of the study that goes on with more choices
 
-FAILURES = ("error", "memory", "diverged", "timeout", "killed")
+FAILURES = ("error", "memory", "diverged", "budget", "timeout", "killed")
 
 _STATES = {
     TrialState.COMPLETE: "completed",
@@ -55,7 +58,8 @@ class Failure:
 
     Attributes:
         kind: "error" (raised), "memory" (ran out of it), "diverged" (NaN or infinity),
-            "timeout" (over the limit of time) or "killed" (its process ended, three times).
+            "budget" (too large a model), "timeout" (over the limit of time)
+            or "killed" (its process ended, three times).
         message: one line.
         traceback: where, if it is known.
     """
@@ -133,6 +137,14 @@ class Run:
         shape = self.settings.get("input_shape")
         return tuple(shape) if shape else None
 
+    def with_scores(self, number: int, scores: tuple[float, ...]) -> Run:
+        """This run as it will be when a trial is completed."""
+        trials = (
+            replace(t, state="completed", scores=scores) if t.number == number else t
+            for t in self.trials
+        )
+        return replace(self, trials=tuple(trials))
+
     def completed(self) -> list[Record]:
         """The completed trials."""
         return [trial for trial in self.trials if trial.state == "completed"]
@@ -179,7 +191,8 @@ def read(study: optuna.Study) -> Run:
         names = study.metric_names or [f"objective {i}" for i in range(len(study.directions))]
         directions = ["max" if d.name == "MAXIMIZE" else "min" for d in study.directions]
         objectives = [Objective(n, d) for n, d in zip(names, directions, strict=True)]
-    trials = tuple(record(trial) for trial in study.get_trials(deepcopy=False))
+    known = study.get_trials(deepcopy=False)
+    trials = tuple(record(trial) for trial in known if SURPLUS not in trial.user_attrs)
     return Run(study.study_name, tuple(objectives), settings, trials)
 
 

@@ -1,0 +1,110 @@
+"""Keras Tuner's hyperparameters, answered define-by-run by a trial of Optuna."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import keras_tuner
+from keras_tuner.engine import hyperparameters as kinds
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+
+_GRID = 10  # values of a range without a step, where all have to be listed
+
+
+class Asking(keras_tuner.HyperParameters):
+    """Hyperparameters whose values a trial suggests when they are first asked for.
+
+    Ranges may differ from call to call and be asked for in loops; nothing has to be built
+    before the search to find them. What is inside an inactive scope is not asked for.
+
+    Args:
+        ask: gives a value for a name, its distribution and its default.
+        listed: whether ranges are turned into lists of values, for a grid.
+    """
+
+    def __init__(
+        self, ask: Callable[[str, BaseDistribution, Any], Any], listed: bool = False
+    ) -> None:
+        super().__init__()
+        self._ask = ask
+        self._listed = listed
+        self.asked: dict[str, BaseDistribution] = {}
+
+    def Int(self, *args: Any, **kwargs: Any) -> Any:  # noqa: N802
+        """As Keras Tuner's."""
+        return self._chosen(super().Int, args, kwargs)
+
+    def Float(self, *args: Any, **kwargs: Any) -> Any:  # noqa: N802
+        """As Keras Tuner's."""
+        return self._chosen(super().Float, args, kwargs)
+
+    def Choice(self, *args: Any, **kwargs: Any) -> Any:  # noqa: N802
+        """As Keras Tuner's."""
+        return self._chosen(super().Choice, args, kwargs)
+
+    def Boolean(self, *args: Any, **kwargs: Any) -> Any:  # noqa: N802
+        """As Keras Tuner's."""
+        return self._chosen(super().Boolean, args, kwargs)
+
+    def _chosen(self, declare: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        known = len(self.space)
+        value = declare(*args, **kwargs)
+        if value is None or len(self.space) == known:
+            return value  # inactive, or asked for before
+        declared = self.space[-1]
+        distribution = distribution_of(declared, self._listed)
+        earlier = self.asked.setdefault(declared.name, distribution)
+        if earlier != distribution:
+            raise ValueError(
+                f"A hyperparameter of one name must have one range. Received: {declared.name!r} "
+                f"as {earlier} and as {distribution}"
+            )
+        if earlier is distribution:
+            self.values[declared.name] = self._ask(declared.name, distribution, declared.default)
+        return self.values[declared.name]
+
+
+def given(values: Mapping[str, Any]) -> keras_tuner.HyperParameters:
+    """Hyperparameters of a trial that is over: `build` finds its values in them."""
+    hp = keras_tuner.HyperParameters()
+    hp.values = dict(values)
+    return hp
+
+
+def distribution_of(declared: Any, listed: bool = False) -> BaseDistribution:
+    """A hyperparameter of Keras Tuner as Optuna has it."""
+    match declared:
+        case kinds.Choice():
+            return CategoricalDistribution(list(declared.values))
+        case kinds.Boolean():
+            return CategoricalDistribution([True, False])
+        case kinds.Int() | kinds.Float():
+            return _range(declared, isinstance(declared, kinds.Int), listed)
+    raise TypeError(f"`hp` must declare an Int, Float, Choice or Boolean. Received: {declared!r}")
+
+
+def _range(declared: Any, whole: bool, listed: bool) -> BaseDistribution:
+    low, high, step = declared.min_value, declared.max_value, declared.step
+    log = declared.sampling == "log"
+    if log and step and step > 1 and (not whole or step != 1):
+        count = math.floor(math.log(high / low) / math.log(step) + 1e-9) + 1
+        return CategoricalDistribution([low * step**i for i in range(count)])
+    if whole:
+        step = 1 if log else step or 1
+        high = low + (high - low) // step * step
+        return IntDistribution(low, high, log=log, step=step)
+    if step:
+        high = low + math.floor((high - low) / step + 1e-9) * step
+        return FloatDistribution(low, high, step=step)
+    if listed:
+        shares = [i / (_GRID - 1) for i in range(_GRID)]
+        values = [low * (high / low) ** s if log else low + s * (high - low) for s in shares]
+        return CategoricalDistribution([*values[:-1], high])
+    return FloatDistribution(low, high, log=log)

@@ -1,0 +1,167 @@
+"""What a search keeps of the models it trains: the best weights, and where a trial stood."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import uuid
+import zipfile
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import keras
+import numpy as np
+
+
+@dataclass
+class State:
+    """Where the training of a model stands.
+
+    Attributes:
+        epoch: how many epochs are done.
+        weights, optimizer: the values of the variables.
+        best: the weights of the best epoch.
+    """
+
+    epoch: int
+    weights: list[np.ndarray]
+    optimizer: list[np.ndarray] = field(default_factory=list)
+    best: list[np.ndarray] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, model: keras.Model, epoch: int, best: list[np.ndarray]) -> State:
+        """The state of a model after some epochs."""
+        optimizer = getattr(model, "optimizer", None)
+        variables = [] if optimizer is None else optimizer.variables
+        return cls(epoch, model.get_weights(), [_array(v) for v in variables], best)
+
+    def restore(self, model: keras.Model) -> None:
+        """Puts the variables back.
+
+        Raises:
+            ValueError: if the model is another.
+        """
+        model.set_weights(self.weights)
+        optimizer: Any = getattr(model, "optimizer", None)
+        if optimizer is None or not self.optimizer:
+            return
+        optimizer.build(model.trainable_variables)
+        for variable, value in zip(optimizer.variables, self.optimizer, strict=True):
+            variable.assign(value)
+
+
+class Checkpoints:
+    """Files of weights, each written whole or not at all, on any file system of fsspec.
+
+    Args:
+        location: a folder or a URL such as s3://bucket/run, which needs fsspec's package for it.
+    """
+
+    def __init__(self, location: str | Path) -> None:
+        self.location = str(location)
+        self._files, root = fsspec.core.url_to_fs(self.location)
+        self._root = root.rstrip("/")
+
+    def save_state(self, number: int, state: State) -> None:
+        """Keeps where a trial stands, in place of what was kept of it before."""
+        groups = {"w": state.weights, "o": state.optimizer, "b": state.best}
+        self._write(self._path(number, f"epoch-{state.epoch:06d}.npz"), groups)
+        self._remove(path for path in self._states(number)[:-1])
+
+    def state(self, number: int) -> State | None:
+        """Where a trial stood; None if nothing usable was kept."""
+        for path in reversed(self._states(number)):
+            groups = self._read(path)
+            if groups is not None:
+                epoch = int(path.rsplit("-", 1)[1].removesuffix(".npz"))
+                return State(epoch, groups["w"], groups["o"], groups["b"])
+        return None
+
+    def save_best(self, number: int, weights: list[np.ndarray]) -> None:
+        """Keeps the weights of a trial's best epoch; where it stood is no more needed."""
+        path = self._path(number, "best.npz")
+        self._write(path, {"w": weights})
+        self._remove(other for other in self._listed(self._path(number)) if other != path)
+
+    def best(self, number: int) -> list[np.ndarray] | None:
+        """The weights of a trial's best epoch; None if they are not kept."""
+        groups = self._read(self._path(number, "best.npz"))
+        return groups and groups["w"]
+
+    def drop(self, number: int) -> None:
+        """Removes all that is kept of a trial."""
+        with contextlib.suppress(FileNotFoundError):
+            self._files.rm(self._path(number), recursive=True)
+
+    def keep(self, numbers: Iterable[int], finished: Iterable[int]) -> None:
+        """Removes what is kept of the finished trials except those of some numbers."""
+        kept, over = set(numbers), set(finished)
+        for number in self.numbers():
+            if number in over and number not in kept:
+                self.drop(number)
+
+    def numbers(self) -> list[int]:
+        """The trials of which something is kept."""
+        names = [path.rsplit("/", 1)[-1] for path in self._listed(self._root)]
+        found = (name.removeprefix("trial-") for name in names if name.startswith("trial-"))
+        return sorted(int(number) for number in found if number.isdigit())
+
+    def _path(self, number: int, name: str = "") -> str:
+        return f"{self._root}/trial-{number:06d}/{name}".rstrip("/")
+
+    def _states(self, number: int) -> list[str]:
+        paths = self._listed(self._path(number))
+        return sorted(path for path in paths if path.rsplit("/", 1)[-1].startswith("epoch-"))
+
+    def _listed(self, folder: str) -> list[str]:
+        self._files.invalidate_cache()
+        try:
+            return [str(path) for path in self._files.ls(folder, detail=False)]
+        except FileNotFoundError:
+            return []
+
+    def _remove(self, paths: Iterable[str]) -> None:
+        for path in paths:
+            with contextlib.suppress(FileNotFoundError):
+                self._files.rm(path)
+
+    def _write(self, path: str, groups: dict[str, list[np.ndarray]]) -> None:
+        arrays = {f"{key}{i:05d}": a for key, own in groups.items() for i, a in enumerate(own)}
+        content = io.BytesIO()
+        np.savez(content, **arrays)  # type: ignore[arg-type]
+        folder = path.rsplit("/", 1)[0]
+        self._files.makedirs(folder, exist_ok=True)
+        unfinished = f"{folder}/.{uuid.uuid4().hex}.part"
+        try:
+            with self._files.open(unfinished, "wb") as file:
+                file.write(content.getbuffer())
+            self._files.mv(unfinished, path)
+        except BaseException:
+            self._remove([unfinished])
+            raise
+
+    def _read(self, path: str) -> dict[str, list[np.ndarray]] | None:
+        try:
+            with self._files.open(path, "rb") as file:
+                content = io.BytesIO(file.read())
+        except FileNotFoundError:
+            return None
+        try:
+            with np.load(content, allow_pickle=False) as arrays:
+                return _groups(arrays)
+        except (ValueError, OSError, EOFError, zipfile.BadZipFile):
+            return None  # of unknown origin, or cut off
+
+
+def _groups(arrays: Any) -> dict[str, list[np.ndarray]]:
+    groups: dict[str, list[np.ndarray]] = {"w": [], "o": [], "b": []}
+    for name in sorted(arrays.files):
+        groups.setdefault(name[0], []).append(arrays[name])
+    return groups
+
+
+def _array(variable: Any) -> np.ndarray:
+    return np.asarray(keras.ops.convert_to_numpy(variable))

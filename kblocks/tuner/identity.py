@@ -1,0 +1,187 @@
+"""What a search is, as JSON: so that it goes on only where it is still the same search."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, is_dataclass
+from importlib import metadata
+from typing import Any
+
+import keras
+import keras_tuner
+import numpy as np
+
+from kblocks.conditions import name_of
+from kblocks.describing import options_of
+from kblocks.tuner.bridge import HyperModel
+from kblocks.tuner.records import Objective
+
+_FORMAT = 1
+_HASHED = 1 << 26  # bytes of an array; of a larger one as many, evenly from all of it
+# What must be the same for trials to be compared; anything else may change between two runs.
+_BINDING = ("objectives", "input_shape", "builder", "space", "fixed", "budget", "recipe", "data")
+_PASSING = {"callbacks", "verbose", "validation_freq"}  # arguments of `fit` that may change
+
+
+class ChangedError(ValueError):
+    """A search would go on as another than it began."""
+
+
+def settings_of(
+    hypermodel: Any,
+    objectives: Sequence[Objective],
+    fit: tuple[Sequence[Any], Mapping[str, Any]],
+    **others: Any,
+) -> dict[str, Any]:
+    """What a search is.
+
+    Args:
+        hypermodel: what is searched.
+        objectives: what for.
+        fit: the arguments of `fit`.
+        others: that only inform.
+    """
+    made: dict[str, Any] = {
+        "format": _FORMAT,
+        "objectives": [asdict(objective) for objective in objectives],
+        "data": _data(fit),
+        "versions": {name: metadata.version(name) for name in ("keras", "keras-tuner", "optuna")},
+        **others,
+    }
+    if not isinstance(hypermodel, HyperModel):
+        return made | {"builder": name_of(_origin(hypermodel))}
+    space = hypermodel.space
+    return made | {
+        "builder": name_of(space.builder),
+        "input_shape": list(space.input_shape or ()),
+        "space": {name: options_of(kind) for name, kind in hypermodel.dimensions().items()},
+        "fixed": {name: text_of(value) for name, value in space.tree.fixed.items()},
+        "budget": {k: v for k, v in asdict(space.budget).items() if v is not None},
+        "recipe": text_of(hypermodel.recipe if hypermodel.compile is None else hypermodel.compile),
+    }
+
+
+def check(before: Mapping[str, Any], now: Mapping[str, Any], extend: bool = False) -> None:
+    """Refuses to go on with a search as another.
+
+    Args:
+        before, now: its settings, as they were and as they are.
+        extend: whether choices may have been added.
+
+    Raises:
+        ChangedError: with the differences.
+    """
+    differences = [
+        line
+        for key in _BINDING
+        for line in _differences(key, before.get(key), now.get(key))
+        if not (extend and key in ("space", "recipe"))
+    ]
+    if not differences:
+        return
+    listed = "\n  ".join(differences)
+    hint = "" if extend else " (added choices can be allowed: extend=True, or --extend)"
+    raise ChangedError(
+        f"The search has changed since it began; its trials could not be compared:\n  {listed}\n"
+        f"Give it another `project_name`, undo the change, or start anew with overwrite=True{hint}."
+    )
+
+
+def has_changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+    """Whether the choices are others."""
+    return any(before.get(key) != now.get(key) for key in ("space", "recipe"))
+
+
+def _differences(path: str, before: Any, now: Any) -> list[str]:
+    if before == now:
+        return []
+    if isinstance(before, Mapping) and isinstance(now, Mapping):
+        names = dict.fromkeys([*before, *now])
+        return [
+            line
+            for name in names
+            for line in _differences(f"{path}: {name}", before.get(name), now.get(name))
+        ]
+    return [f"{path} was {_told(before)}, is {_told(now)}"]
+
+
+def _told(value: Any) -> str:
+    return "not there" if value is None else str(value)
+
+
+def text_of(value: Any) -> str:
+    """A value as text that is the same in every process."""
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{k}: {text_of(v)}" for k, v in value.items()) + "}"
+    if isinstance(value, (list, tuple)):
+        return "[" + ", ".join(map(text_of, value)) + "]"
+    if is_dataclass(value) and not isinstance(value, type):
+        parts = (f"{k}={text_of(v)}" for k, v in vars(value).items() if not k.startswith("_"))
+        return f"{type(value).__name__}({', '.join(parts)})"
+    if callable(value) and hasattr(value, "__qualname__"):
+        return f"{value.__module__}.{value.__qualname__}"
+    return re.sub(r" at 0x[0-9a-f]+", "", repr(value))
+
+
+def _origin(hypermodel: Any) -> Any:
+    return getattr(hypermodel, "function", type(hypermodel))
+
+
+def _data(fit: tuple[Sequence[Any], Mapping[str, Any]]) -> dict[str, Any]:
+    args, kwargs = fit
+    names = [name for name in inspect.signature(keras.Model.fit).parameters if name != "self"]
+    given = {**dict(zip(names, args, strict=False)), **kwargs}
+    return {
+        name: fingerprint(value)
+        for name, value in sorted(given.items())
+        if name not in _PASSING and value is not None
+    }
+
+
+def fingerprint(value: Any) -> Any:
+    """What tells one set of data from another: form and content of arrays, the form of datasets."""
+    if isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, np.ndarray):
+        return f"{value.dtype} {value.shape} {_hash(value)}"
+    if isinstance(value, (list, tuple)):
+        return [fingerprint(item) for item in value]
+    if isinstance(value, Mapping):
+        return {str(key): fingerprint(item) for key, item in value.items()}
+    if hasattr(value, "element_spec"):
+        size = int(value.cardinality()) if hasattr(value, "cardinality") else "unknown"
+        return f"dataset of {size} x {value.element_spec}"
+    if isinstance(value, keras.utils.PyDataset):
+        return f"{type(value).__qualname__} of {value.num_batches}"
+    if hasattr(value, "__array__"):
+        return fingerprint(np.asarray(value))
+    return type(value).__qualname__
+
+
+def _hash(array: np.ndarray) -> str:
+    if array.dtype.hasobject:
+        return "objects"
+    content = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+    if content.size > _HASHED:
+        content = np.ascontiguousarray(content[:: content.size // _HASHED + 1])
+    return hashlib.blake2b(content, digest_size=8).hexdigest()
+
+
+class SpaceChangedError(keras_tuner.errors.FatalError, ChangedError):
+    """A HyperModel asks for other ranges than it did when its search began."""
+
+
+def compare_range(known: Mapping[str, str], name: str, now: str) -> None:
+    """Refuses a hyperparameter that has another range than in the trials before.
+
+    Raises:
+        SpaceChangedError: if it has.
+    """
+    if known.get(name, now) != now:
+        raise SpaceChangedError(
+            f"The search has changed since it began: {name} was {known[name]}, is {now}. "
+            "Give it another `project_name`, undo the change, or start anew with overwrite=True."
+        )

@@ -1,0 +1,131 @@
+"""Jobs: how a process that works for a search gets at its tuner and its data."""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+import pickle
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from kblocks.tuner.training import Fit
+
+
+class Job:
+    """What a worker process is sent: it makes the tuner and the data there."""
+
+    def tuner(self) -> Any:
+        """The tuner of the search."""
+        raise NotImplementedError
+
+    def fit(self) -> Fit:
+        """The arguments of `fit`."""
+        raise NotImplementedError
+
+    def obstacle(self) -> str | None:
+        """Why it cannot be sent to another process; None if it can."""
+        return None
+
+
+@dataclass
+class ObjectJob(Job):
+    """A tuner and data of this process, which another process gets a copy of."""
+
+    made: Any
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+
+    def tuner(self) -> Any:
+        """The tuner itself, or its copy."""
+        return self.made
+
+    def fit(self) -> Fit:
+        """The arguments themselves, or their copies."""
+        return self.args, self.kwargs
+
+    def obstacle(self) -> str | None:
+        """What cannot be imported or copied: a lambda, a function in a function, a dataset."""
+        try:
+            pickle.Pickler(_Nowhere(), protocol=5).dump((self.made, self.args, dict(self.kwargs)))
+        except Exception as error:  # anything may be among a user's objects
+            return f"{type(error).__name__}: {error}".splitlines()[0]
+        return None
+
+
+@dataclass
+class FileJob(Job):
+    """A run file: a Python file with `tuner(**settings)` and `data()`.
+
+    Args:
+        path: of the file.
+        settings: of `kb.tuner.Tuner`, over those of the file.
+
+    Raises:
+        ValueError: if the file lacks one of the two.
+    """
+
+    path: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    def tuner(self) -> Any:
+        """What the file's `tuner` returns."""
+        return self._function("tuner")(**self.settings)
+
+    def fit(self) -> Fit:
+        """What the file's `data` returns, for `fit`."""
+        return (), self.data().fit_arguments()
+
+    def data(self) -> Any:
+        """What the file's `data` returns."""
+        return self._function("data")()
+
+    def _function(self, name: str) -> Any:
+        function = getattr(imported(Path(self.path)), name, None)
+        if not callable(function):
+            raise ValueError(
+                f"A run file must have the functions tuner(**settings) and data(). {self.path} "
+                f"has no {name!r}"
+            )
+        return function
+
+
+def imported(path: Path) -> Any:
+    """The module of a Python file, imported once in a process.
+
+    Raises:
+        FileNotFoundError: if it is not there.
+    """
+    path = path.resolve()
+    name = f"kblocks_run_{path.stem}"
+    known = sys.modules.get(name)
+    if known is not None and known.__file__ == str(path):
+        return known
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no run file {path}")
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise ValueError(f"a run file must be a Python file. Received: {path}")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    sys.path.insert(0, str(path.parent))
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    finally:
+        sys.path.remove(str(path.parent))
+    return module
+
+
+class _Nowhere(io.RawIOBase):
+    """Takes what is written to it, and keeps nothing."""
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, content: Any) -> int:
+        return memoryview(content).nbytes

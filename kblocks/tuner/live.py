@@ -1,0 +1,175 @@
+"""What a search shows while it runs: a live table in a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Console, Group
+from rich.live import Live as RichLive
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from kblocks.tuner.loop import Search
+from kblocks.tuner.records import Objective, Record, Run, read
+
+_EVERY = 1.0  # seconds between two looks at the storage
+
+
+class Live:
+    """Follows a search in its storage, whoever works for it, until the block ends.
+
+    Args:
+        search: that is followed.
+        tuner: whose it is.
+        verbose: 0 shows nothing.
+        console: where to write; None is the standard output.
+    """
+
+    def __init__(
+        self, search: Search, tuner: Any, verbose: int = 1, console: Console | None = None
+    ) -> None:
+        self._search = search
+        self._total: int | None = tuner.trials
+        self._hours: float | None = tuner.hours
+        self.console = console or Console(soft_wrap=True, highlight=False, quiet=not verbose)
+        self._is_shown = bool(verbose)
+        self._started = time.monotonic()
+        self._told: set[int] = set()
+        self._before = 0  # trials that an earlier run has finished
+        self._live: RichLive | None = None
+        self._ends = threading.Event()
+        self._thread = threading.Thread(target=self._follow, daemon=True, name="kblocks-live")
+
+    def __enter__(self) -> Live:
+        if not self._is_shown:
+            return self
+        finished = [t for t in read(self._search.study).trials if t.is_finished]
+        self._before = len(finished)
+        self._told = {trial.number for trial in finished}
+        if self._before:
+            self.say(f"Going on after {self._before} trials")
+        if self.console.is_terminal:
+            self._live = RichLive(console=self.console, refresh_per_second=4, transient=True)
+            self._live.start()
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if not self._is_shown:
+            return
+        self._ends.set()
+        self._thread.join()
+        if self._live is not None:
+            self._live.stop()
+        self._look()
+
+    def say(self, text: str) -> None:
+        """A line that stays."""
+        self.console.print(text, markup=False)
+
+    def _follow(self) -> None:
+        while not self._ends.wait(_EVERY):
+            try:
+                self._look()
+            except Exception as error:  # the search goes on without being shown
+                self.say(f"(progress cannot be read: {type(error).__name__})")
+
+    def _look(self) -> None:
+        run = read(self._search.study)
+        for trial in run.trials:
+            if trial.is_finished and trial.number not in self._told:
+                self._told.add(trial.number)
+                self.say(self._line(run, trial))
+        if self._live is not None and not self._ends.is_set():
+            self._live.update(self._table(run))
+
+    def _line(self, run: Run, trial: Record) -> str:
+        done = f"{len(self._told)}" + (f"/{self._total}" if self._total else "")
+        seconds = "" if trial.seconds is None else f"  {trial.seconds:.0f} s"
+        left = self._left(run)
+        return f"trial {done}  {ended(run, trial)}{seconds}{f'  {left} left' if left else ''}"
+
+    def _table(self, run: Run) -> Group:
+        finished = sum(trial.is_finished for trial in run.trials)
+        head = f"trial {finished}" + (f" of {self._total}" if self._total else "")
+        left = self._left(run)
+        rows = Table(box=None, pad_edge=False, show_header=False)
+        for trial in run.trials:
+            if trial.state == "running":
+                rows.add_row(f"  {trial.number}", *running(run.objectives[0], trial))
+        parts: list[Any] = [Text(head + (f"   {left} left" if left else ""), style="bold")]
+        if self._total:
+            parts.append(ProgressBar(total=self._total, completed=finished, width=48))
+        best = run.best()
+        if best is not None:
+            parts.append(Text(f"best: trial {best.number}, {scored(run.objectives, best)}"))
+        failures = failures_of(run)
+        if failures:
+            parts.append(Text(f"failed: {failures}", style="yellow"))
+        return Group(*parts, rows)
+
+    def _left(self, run: Run) -> str:
+        finished = sum(trial.is_finished for trial in run.trials) - self._before
+        passed = time.monotonic() - self._started
+        guesses = []
+        if self._total and finished > 0:
+            guesses.append(passed / finished * (self._total - self._before - finished))
+        if self._hours:
+            guesses.append(self._hours * 3600 - passed)
+        return duration(max(min(guesses), 0)) if guesses else ""
+
+
+def scored(objectives: Sequence[Objective], trial: Record) -> str:
+    """A completed trial's scores and costs."""
+    pairs = zip(objectives, trial.scores, strict=True)
+    parts = [f"{o.name} {score:.4f}" for o, score in pairs if o.name not in trial.costs]
+    named = (("params", "parameters"), ("macs", "MACs"))
+    parts += [f"{short(trial.costs[key])} {word}" for key, word in named if key in trial.costs]
+    return ", ".join(parts)
+
+
+def ended(run: Run, trial: Record) -> str:
+    """How a trial ended, in one line."""
+    if trial.failure is not None:
+        return f"{trial.failure.kind}: {trial.failure.message}"
+    if trial.state == "completed":
+        best = run.best()
+        mark = " (best)" if best is not None and best.number == trial.number else ""
+        return scored(run.objectives, trial) + mark
+    values = trial.history.get(run.objectives[0].name) or [float("nan")]
+    return f"pruned after epoch {len(values)}, {run.objectives[0].name} {values[-1]:.4f}"
+
+
+def running(objective: Objective, trial: Record) -> tuple[str, str, str]:
+    """A running trial: its epoch, its objective so far, what it costs."""
+    values = trial.history.get(objective.name, [])
+    shown = f"{objective.name} {values[-1]:.4f}" if values else "starting"
+    costs = f"{short(trial.costs['params'])} parameters" if "params" in trial.costs else ""
+    return f"epoch {len(values)}/{trial.epochs}", shown, costs
+
+
+def failures_of(run: Run) -> str:
+    """The failures by kind."""
+    kinds = Counter(trial.failure.kind for trial in run.trials if trial.failure is not None)
+    return ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person says them."""
+    minutes, seconds = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes}:{seconds:02d}"
+
+
+def short(number: float) -> str:
+    """A number in three digits."""
+    for unit in ("", "k", "M", "G"):
+        if abs(number) < 999.5:
+            return f"{number:.3g}{unit}"
+        number /= 1000
+    return f"{number:.3g}T"

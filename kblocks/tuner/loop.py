@@ -1,0 +1,312 @@
+"""The loop of a process that works for a search: ask for a trial, train it, tell how it ended."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import keras_tuner
+import numpy as np
+import optuna
+from optuna.exceptions import UpdateFinishedTrialError
+from optuna.storages import BaseStorage
+from optuna.trial import TrialState
+
+from kblocks.space import NETWORK
+from kblocks.tuner.asking import Asking
+from kblocks.tuner.bridge import HyperModel
+from kblocks.tuner.checkpoints import Checkpoints
+from kblocks.tuner.identity import compare_range
+from kblocks.tuner.owners import Watchman, beating, give_back, owner
+from kblocks.tuner.records import (
+    ATTEMPTS,
+    COSTS,
+    EPOCHS,
+    FAILURE,
+    HISTORY,
+    OWNER,
+    RANGES,
+    SURPLUS,
+    Objective,
+    read,
+)
+from kblocks.tuner.sampling import Choosing, ExhaustedError
+from kblocks.tuner.training import Limits, Outcome, Progress, Watch, train
+
+_log = logging.getLogger("kblocks")
+
+_POLL = 1.0  # seconds between two looks at what others do
+_HOPELESS = 5  # trials that raise, with none that does not, after which a search gives up
+
+
+class HopelessError(RuntimeError):
+    """The first trials have all failed: the search itself is at fault."""
+
+
+@dataclass
+class Search:
+    """A search as a process sees it that works for it.
+
+    Attributes:
+        study: with its sampler and pruner.
+        storage: of the study.
+        hypermodel: what builds and fits.
+        objectives: one or several.
+        checkpoints: where weights are kept.
+        kept: of how many trials they are kept.
+        trials: how many are run in all, or None.
+        limits: of a trial.
+    """
+
+    study: optuna.Study
+    storage: BaseStorage
+    hypermodel: keras_tuner.HyperModel
+    objectives: tuple[Objective, ...]
+    checkpoints: Checkpoints
+    kept: int
+    trials: int | None
+    limits: Limits
+
+    @property
+    def sampler(self) -> Choosing:
+        """The sampler of the study, which is ours."""
+        sampler: Any = self.study.sampler
+        return sampler
+
+
+@contextlib.contextmanager
+def frozen() -> Iterator[None]:
+    """What lives already is left out when garbage is collected after each trial."""
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+
+
+Tell = Callable[[str, int], None]
+
+
+def work(
+    search: Search,
+    fit: tuple[tuple[Any, ...], Mapping[str, Any]],
+    tell: Tell = lambda event, number: None,
+    stop: Callable[[], bool] = lambda: False,
+) -> None:
+    """Runs trials until there are enough.
+
+    Args:
+        search: what is worked for.
+        fit: the arguments of `fit`.
+        tell: hears of ("begin", number) and ("end", number).
+        stop: whether to end before the next trial.
+
+    Raises:
+        HopelessError: if the first trials have all raised.
+    """
+    watchman = Watchman(search.study, search.storage)
+    with frozen():
+        _work(search, fit, tell, stop, watchman)
+
+
+def _work(search: Search, fit: Any, tell: Tell, stop: Any, watchman: Watchman) -> None:
+    while not stop() and not _is_late(search.limits):
+        watchman.look()
+        trial = _next(search)
+        if trial is None:
+            if _is_over(search):
+                return
+            time.sleep(_POLL)  # others run the last trials, which may come back
+            continue
+        tell("begin", trial.number)
+        try:
+            _run(search, trial, fit)
+        finally:
+            tell("end", trial.number)
+        _check_hope(search.study)
+
+
+def _is_late(limits: Limits) -> bool:
+    return limits.deadline is not None and time.monotonic() > limits.deadline
+
+
+def _counted(study: optuna.Study) -> list[Any]:
+    return [t for t in study.get_trials(deepcopy=False) if SURPLUS not in t.user_attrs]
+
+
+def _is_over(search: Search) -> bool:
+    over = [t.state.is_finished() for t in _counted(search.study)]
+    return all(over) and (search.trials is None or len(over) >= search.trials)
+
+
+def _next(search: Search) -> optuna.Trial | None:
+    """A trial to run: one that waits, or a new one if there are not enough; else None."""
+    known = _counted(search.study)
+    waiting = any(t.state is TrialState.WAITING for t in known)
+    if search.trials is not None and len(known) >= search.trials and not waiting:
+        return None
+    try:
+        trial = search.study.ask()
+    except ExhaustedError as error:
+        _drop(search, error.number)
+        search.trials = len(_counted(search.study))
+        return None
+    earlier = sum(t.number < trial.number for t in _counted(search.study))
+    if search.trials is not None and earlier >= search.trials:
+        _drop(search, trial.number)  # another process was first
+        return None
+    return trial
+
+
+def _drop(search: Search, number: int) -> None:
+    """Takes a trial that nobody needs out of the count."""
+    for trial in search.study.get_trials(deepcopy=False):
+        if trial.number == number:
+            search.storage.set_trial_user_attr(trial._trial_id, SURPLUS, True)
+    search.study.tell(number, state=TrialState.FAIL, skip_if_finished=True)
+
+
+def _run(search: Search, trial: optuna.Trial, fit: Any) -> None:
+    identity = trial._trial_id
+    attributes = trial.user_attrs
+    search.storage.set_trial_user_attr(identity, OWNER, owner())
+    search.storage.set_trial_user_attr(identity, ATTEMPTS, attributes.get(ATTEMPTS, 0) + 1)
+    watch = _Telling(search, trial, attributes.get(HISTORY, {}))
+    with beating(search.storage, identity):
+        try:
+            hp = Asking(_asks(search, trial), listed=search.sampler.is_grid)
+            outcome, weights = train(
+                search.hypermodel,
+                hp,
+                fit,
+                search.objectives,
+                trial.number,
+                search.checkpoints,
+                search.limits,
+                watch,
+            )
+        except BaseException:  # told to stop, which is not the trial's fault
+            with contextlib.suppress(Exception):
+                running = search.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+                for mine in running:
+                    if mine.number == trial.number:
+                        give_back(search.study, search.storage, mine, counts=False)
+            raise
+        _keep(search, trial.number, outcome, weights)
+        _finish(search, trial, outcome)
+    _forget(search)
+
+
+def _asks(search: Search, trial: optuna.Trial) -> Callable[[str, Any, Any], Any]:
+    """Where a hyperparameter's value comes from; the ranges of other's HyperModels are kept."""
+    ours = isinstance(search.hypermodel, HyperModel)
+    known = {} if ours else dict(search.study.user_attrs.get(RANGES, {}))
+
+    def ask(name: str, distribution: Any, default: Any) -> Any:
+        if not ours:
+            compare_range(known, name, str(distribution))
+            if name not in known:
+                known[name] = str(distribution)
+                search.study.set_user_attr(RANGES, known)
+        return search.sampler.ask(trial, name, distribution, default)
+
+    return ask
+
+
+def _finish(search: Search, trial: optuna.Trial, outcome: Outcome) -> None:
+    """Tells the storage how a trial ended.
+
+    A model that diverged is to the sampler what a pruned one is, worse than all that were
+    completed: a plain failure would teach it nothing, and a score would be invented.
+    """
+    state = TrialState.COMPLETE if outcome.scores else TrialState.PRUNED
+    failure = outcome.failure
+    if failure is not None:
+        shown = {"kind": failure.kind, "message": failure.message, "traceback": failure.traceback}
+        trial.set_user_attr(FAILURE, shown)
+        teaches = failure.kind in ("diverged", "budget") and len(search.objectives) == 1
+        state = TrialState.PRUNED if teaches else TrialState.FAIL
+    values = list(outcome.scores) or None
+    with contextlib.suppress(UpdateFinishedTrialError, ValueError):
+        search.study.tell(trial, values, state=state, skip_if_finished=True)
+
+
+def _keep(search: Search, number: int, outcome: Outcome, weights: list[np.ndarray]) -> None:
+    """Keeps the weights if the trial is among the best, before its end is told."""
+    try:
+        if not outcome.scores or not search.kept:
+            search.checkpoints.drop(number)
+            return
+        run = read(search.study).with_scores(number, outcome.scores)
+        kept = [trial.number for trial in run.ranked()[: search.kept]]
+        if number in kept:
+            search.checkpoints.save_best(number, weights)
+        else:
+            search.checkpoints.drop(number)
+        search.checkpoints.keep(kept, [t.number for t in run.trials if t.is_finished])
+    except OSError as error:
+        _log.warning("The weights of trial %s could not be kept: %s", number, error)
+
+
+def _forget(search: Search) -> None:
+    keras.utils.clear_session(free_memory=False)
+    gc.collect()
+
+
+def _check_hope(study: optuna.Study) -> None:
+    finished = [t for t in _counted(study) if t.state.is_finished()]
+    failed = [t for t in finished if t.user_attrs.get(FAILURE, {}).get("kind") == "error"]
+    if len(finished) >= _HOPELESS and len(failed) == len(finished):
+        raise HopelessError(
+            f"The first {len(failed)} trials have all failed. The last one:\n"
+            f"{failed[-1].user_attrs[FAILURE]['traceback']}"
+        )
+
+
+class _Telling(Watch):
+    """Tells the storage what a trial does."""
+
+    def __init__(
+        self, search: Search, trial: optuna.Trial, history: Mapping[str, Sequence[float]]
+    ) -> None:
+        self._search, self._trial = search, trial
+        self._history = {name: list(values) for name, values in history.items()}
+        self._costs: dict[str, float] = {}
+        self._left_out = _COST_NAMES - {o.name for o in search.objectives}
+
+    def built(self, network: str | None, costs: Mapping[str, float]) -> None:
+        """Keeps the network and what it costs."""
+        self._costs = dict(costs)
+        if network is not None:
+            self._trial.set_user_attr(NETWORK, network)
+        self._trial.set_user_attr(COSTS, self._costs)
+
+    def resumed(self) -> Mapping[str, list[float]]:
+        """The history of an earlier process."""
+        return self._history
+
+    def epoch(self, progress: Progress, epochs: int) -> bool:
+        """Keeps the figures, and asks the pruner where there is one objective."""
+        history = {k: v for k, v in progress.history.items() if k not in self._left_out}
+        latency = progress.history.get("latency")
+        if latency and "latency" not in self._costs:
+            self._costs["latency"] = latency[-1]
+            self._trial.set_user_attr(COSTS, self._costs)
+        if progress.epochs == 1 or not self._history:
+            self._trial.set_user_attr(EPOCHS, epochs)
+        self._trial.set_user_attr(HISTORY, history)
+        objectives = self._search.objectives
+        value = progress.history.get(objectives[0].name, [None])[-1]
+        if len(objectives) > 1 or value is None:
+            return False
+        self._trial.report(value, progress.epochs)
+        return self._trial.should_prune()
+
+
+_COST_NAMES = {"params", "macs", "activations", "latency"}

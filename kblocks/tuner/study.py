@@ -1,0 +1,123 @@
+"""The study of a search: begun once, found again, and continued with more choices."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import optuna
+from optuna.distributions import BaseDistribution
+from optuna.storages import BaseStorage
+from optuna.trial import TrialState
+
+from kblocks.tuner.asking import Asking
+from kblocks.tuner.bridge import HyperModel, declare
+from kblocks.tuner.identity import ChangedError, check, has_changed
+from kblocks.tuner.records import EXTENDED, RUN, Objective
+from kblocks.tuner.storage import created, loaded
+
+
+def begin(
+    storage: BaseStorage,
+    name: str,
+    objectives: tuple[Objective, ...],
+    settings: Mapping[str, Any],
+    hypermodel: Any,
+    extend: bool,
+) -> None:
+    """Makes the study of a search, or finds it and sees that it is the same search.
+
+    Raises:
+        ValueError: if it is another one, with the differences.
+    """
+    names = optuna.get_all_study_names(storage)
+    if name not in names:
+        created(storage, name, objectives).set_user_attr(RUN, dict(settings))
+        return
+    study = find(storage, name)
+    before = study.user_attrs.get(RUN)
+    if before is None:  # its process ended between the two steps above
+        study.set_user_attr(RUN, dict(settings))
+        return
+    check(before, settings, extend)
+    if has_changed(before, settings):
+        _extend(storage, study, objectives, settings, hypermodel)
+    else:
+        study.set_user_attr(RUN, {**before, **settings})
+
+
+def find(storage: BaseStorage, name: str) -> optuna.Study:
+    """The study of a search under its name, in its newest extension.
+
+    Raises:
+        KeyError: if there is none.
+    """
+    while True:
+        study = loaded(storage, name)
+        newer = study.user_attrs.get(EXTENDED)
+        if newer is None:
+            return study
+        name = newer
+
+
+def delete(storage: BaseStorage, name: str) -> None:
+    """Deletes a search with all its extensions."""
+    names = set(optuna.get_all_study_names(storage))
+    while name in names:
+        newer = loaded(storage, name).user_attrs.get(EXTENDED)
+        optuna.delete_study(study_name=name, storage=storage)
+        names.discard(name)
+        name = newer or ""
+
+
+def _extend(
+    storage: BaseStorage,
+    study: optuna.Study,
+    objectives: tuple[Objective, ...],
+    settings: Mapping[str, Any],
+    hypermodel: HyperModel,
+) -> None:
+    """A study with the same trials under more choices; the old one then points to it.
+
+    Optuna keeps the options of a choice with its study for good.
+    """
+    name, _, count = study.study_name.rpartition(" +")
+    newer = f"{name} +{int(count) + 1}" if name and count.isdigit() else f"{study.study_name} +1"
+    known = _distributions(hypermodel)
+    trials = [_moved(trial, known) for trial in study.get_trials(deepcopy=False)]
+    delete(storage, newer)  # what an interrupted attempt has left
+    made = created(storage, newer, objectives)
+    made.add_trials(trials)
+    made.set_user_attr(RUN, dict(settings))
+    study.set_user_attr(EXTENDED, newer)
+
+
+def _distributions(hypermodel: HyperModel) -> dict[str, BaseDistribution]:
+    asking = Asking(lambda name, distribution, default: default)
+    for name, kind in hypermodel.dimensions().items():
+        declare(asking, name, kind)
+    return asking.asked
+
+
+def _moved(
+    trial: optuna.trial.FrozenTrial, known: Mapping[str, BaseDistribution]
+) -> optuna.trial.FrozenTrial:
+    """A trial as it is under other distributions; a running one waits to be gone on with."""
+    for name, value in trial.params.items():
+        try:
+            known[name].to_internal_repr(value)
+        except (KeyError, ValueError) as error:
+            raise ChangedError(
+                f"The space may only grow: trial {trial.number} has {name} = {value!r}, which is "
+                "no more among its choices"
+            ) from error
+    state = trial.state if trial.state.is_finished() else TrialState.WAITING
+    return optuna.trial.create_trial(
+        state=state,
+        params=trial.params,
+        distributions={name: known[name] for name in trial.params},
+        values=trial.values if state is TrialState.COMPLETE else None,
+        user_attrs=trial.user_attrs,
+        system_attrs=trial.system_attrs,
+        intermediate_values=trial.intermediate_values,
+    )

@@ -1,0 +1,322 @@
+"""One trial: its model is built, trained epoch by epoch under watch, and its score told."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import logging
+import math
+import time
+import traceback
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import keras
+import keras_tuner
+import numpy as np
+
+from kblocks.budget import Budget
+from kblocks.network import Architecture
+from kblocks.space import NETWORK
+from kblocks.tuner.bridge import HyperModel
+from kblocks.tuner.checkpoints import Checkpoints, State
+from kblocks.tuner.records import Failure, Objective
+
+_log = logging.getLogger("kblocks")
+
+_SHARE = 10  # a checkpoint may take a tenth of the time between two
+_NO_MEMORY = ("ResourceExhaustedError", "OutOfMemoryError", "XlaRuntimeError")
+
+
+Fit = tuple[tuple[Any, ...], Mapping[str, Any]]  # the arguments of `fit`
+
+
+class DivergedError(Exception):
+    """The loss or an objective became NaN or infinite."""
+
+
+class PrunedError(Exception):
+    """The pruner ended the trial."""
+
+
+class TimeoutError(Exception):
+    """The trial took longer than it may."""
+
+
+class OverBudgetError(Exception):
+    """The model is larger than the budget allows."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What ends the training of a trial early.
+
+    Attributes:
+        budget: of a model that a HyperModel of another's makes; ours keeps to it by itself.
+        seconds: that a trial may take.
+        deadline: on the clock of `time.monotonic`, after which the running epoch is the last.
+    """
+
+    budget: Budget | None = None
+    seconds: float | None = None
+    deadline: float | None = None
+
+
+@dataclass
+class Progress:
+    """What the epochs of a trial have brought so far."""
+
+    history: dict[str, list[float]] = field(default_factory=dict)
+
+    @property
+    def epochs(self) -> int:
+        """How many epochs are done."""
+        return max(map(len, self.history.values()), default=0)
+
+    def best(self, objectives: Sequence[Objective]) -> tuple[int, tuple[float, ...]] | None:
+        """The best epoch by the first objective, and all objectives there; None without one."""
+        first = objectives[0]
+        found: int | None = None
+        for epoch, value in enumerate(self.history.get(first.name, ())):
+            if found is None or first.better(value, self.history[first.name][found]):
+                found = epoch
+        if found is None:
+            return None
+        missing = [o.name for o in objectives if len(self.history.get(o.name, ())) <= found]
+        if missing:
+            return None
+        return found, tuple(float(self.history[o.name][found]) for o in objectives)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a trial ended: completed with scores, pruned, or failed with a reason."""
+
+    scores: tuple[float, ...] = ()
+    failure: Failure | None = None
+
+
+def train(
+    hypermodel: keras_tuner.HyperModel,
+    hp: keras_tuner.HyperParameters,
+    fit: Fit,
+    objectives: Sequence[Objective],
+    number: int,
+    checkpoints: Checkpoints,
+    limits: Limits,
+    watch: Watch,
+) -> tuple[Outcome, list[np.ndarray]]:
+    """Builds and trains the model of a trial, from where it stood if it was interrupted.
+
+    Returns:
+        How it ended, and the weights of its best epoch.
+    """
+    started = time.monotonic()
+    epoch: _Epochs | None = None
+    try:
+        model: Any = hypermodel.build(hp)
+        if not isinstance(model, keras.Model):
+            raise ValueError(f"`build` must return a keras.Model. Received: {model!r}")
+        _hold_to(limits.budget, hypermodel, model)
+        watch.built(hp.values.get(NETWORK), _costs(hypermodel, hp, model))
+        kind = _Epochs if limits.seconds is None else _TimedEpochs
+        epoch = kind(objectives, number, checkpoints, limits, watch, started)
+        epoch.resume(model)
+        results = _fitted(hypermodel, hp, model, fit, epoch)
+        epoch.finish(results)
+        found = epoch.progress.best(objectives)
+        if found is None:
+            raise ValueError(
+                f"the objectives {', '.join(o.name for o in objectives)} must be in the logs. "
+                f"Received: {sorted(epoch.progress.history) or 'none'}"
+            )
+        return Outcome(found[1]), epoch.weights or model.get_weights()
+    except PrunedError:
+        return Outcome(), []
+    except keras_tuner.errors.FatalError:
+        raise
+    except Exception as error:
+        return Outcome(failure=_failure(error)), []
+
+
+class Watch:
+    """What the storage is told while a trial runs; this one tells nothing."""
+
+    def built(self, network: str | None, costs: Mapping[str, float]) -> None:
+        """The model is there."""
+
+    def resumed(self) -> Mapping[str, list[float]]:
+        """The history of the epochs before an interruption."""
+        return {}
+
+    def epoch(self, progress: Progress, epochs: int) -> bool:
+        """An epoch is done; whether the pruner ends the trial."""
+        return False
+
+
+class _Epochs(keras.callbacks.Callback):
+    """Watches the epochs of a trial."""
+
+    def __init__(
+        self,
+        objectives: Sequence[Objective],
+        number: int,
+        checkpoints: Checkpoints,
+        limits: Limits,
+        watch: Watch,
+        started: float,
+    ) -> None:
+        super().__init__()
+        self._objectives, self._number, self._watch = objectives, number, watch
+        self._checkpoints, self._limits = checkpoints, limits
+        self._started = started
+        self._saved, self._took = started, 0.0
+        self.progress = Progress()
+        self.weights: list[np.ndarray] = []
+        self.first = 0  # the epoch that training goes on with
+
+    def __deepcopy__(self, memo: Any) -> _Epochs:
+        return self  # who copies callbacks gets this one
+
+    def resume(self, model: Any) -> None:
+        """Goes on where the trial stood, if that is kept."""
+        state = self._checkpoints.state(self._number)
+        if state is None:
+            return
+        try:
+            state.restore(model)
+        except ValueError:  # of another model, or cut off
+            _log.warning("The checkpoint of trial %s does not fit: it starts anew", self._number)
+            return
+        known = self._watch.resumed()
+        self.progress.history = {k: list(v[: state.epoch]) for k, v in known.items()}
+        self.weights, self.first = state.best, state.epoch
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Notes the logs, prunes, and keeps where the trial stands."""
+        figures = {k: float(v) for k, v in (logs or {}).items() if np.ndim(v) == 0}
+        for name, value in figures.items():
+            past = self.progress.history.setdefault(name, [])
+            past.extend([math.nan] * (self.progress.epochs - 1 - len(past)))
+            past.append(value)
+        watched = {"loss", *(o.name for o in self._objectives)}
+        wrong = [n for n in sorted(watched & set(figures)) if not math.isfinite(figures[n])]
+        if wrong:
+            raise DivergedError(f"{wrong[0]} is {figures[wrong[0]]} after epoch {epoch + 1}")
+        model: Any = self.model
+        found = self.progress.best(self._objectives)
+        if found is not None and found[0] == self.progress.epochs - 1:
+            self.weights = model.get_weights()
+        epochs = (self.params or {}).get("epochs") or 1
+        if self._watch.epoch(self.progress, epochs):
+            raise PrunedError
+        if self._limits.deadline is not None and time.monotonic() > self._limits.deadline:
+            model.stop_training = True
+        elif epoch + 1 < epochs:
+            self._keep(model, epoch + 1)
+        self.check_time()
+
+    def finish(self, results: Any) -> None:
+        """Takes what `fit` returned where it did not call back."""
+        if self.progress.history:
+            return
+        if isinstance(results, keras.callbacks.History):
+            results = results.history
+        if isinstance(results, (int, float, np.floating)):
+            results = {self._objectives[0].name: results}
+        if isinstance(results, Mapping):
+            history = {k: [float(x) for x in np.ravel(v)] for k, v in results.items()}
+            self.progress.history = history
+            for objective in self._objectives:
+                values = history.get(objective.name, [])
+                if any(not math.isfinite(value) for value in values):
+                    raise DivergedError(f"{objective.name} is {values[-1]}")
+            self._watch.epoch(self.progress, self.progress.epochs)
+
+    def check_time(self) -> None:
+        """Raises if the trial has taken longer than it may."""
+        limit = self._limits.seconds
+        if limit is not None and time.monotonic() - self._started > limit:
+            raise TimeoutError(f"took longer than {limit:g} s")
+
+    def _keep(self, model: Any, done: int) -> None:
+        now = time.monotonic()
+        if now - self._saved < _SHARE * self._took:
+            return
+        try:
+            self._checkpoints.save_state(self._number, State.of(model, done, self.weights))
+        except OSError as error:
+            _log.warning("No checkpoint of trial %s: %s", self._number, error)
+        self._saved = time.monotonic()
+        self._took = self._saved - now
+
+
+class _TimedEpochs(_Epochs):
+    """Looks at the clock after each batch too; without a limit that would be for nothing."""
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        """Holds the trial to its time."""
+        self.check_time()
+
+
+def _fitted(hypermodel: Any, hp: Any, model: Any, fit: Fit, epoch: _Epochs) -> Any:
+    args, kwargs = fit
+    kwargs = dict(kwargs)
+    own = [_copied(callback) for callback in kwargs.pop("callbacks", None) or ()]
+    kwargs["callbacks"] = [*own, epoch]
+    kwargs.setdefault("verbose", 0)
+    if epoch.first:
+        kwargs["initial_epoch"] = epoch.first
+    return hypermodel.fit(hp, model, *args, **kwargs)
+
+
+def _copied(callback: Any) -> Any:
+    try:
+        return copy.deepcopy(callback)
+    except Exception:  # what cannot be copied serves all trials itself
+        return callback
+
+
+def _hold_to(budget: Budget | None, hypermodel: Any, model: Any) -> None:
+    if budget is None or isinstance(hypermodel, HyperModel):
+        return
+    params = model.count_params()
+    least, most = budget.min_params, budget.params
+    if (most is not None and params > most) or (least is not None and params < least):
+        raise OverBudgetError(f"the model has {params:,} parameters, which {budget} excludes")
+
+
+def _costs(hypermodel: Any, hp: Any, model: Any) -> dict[str, float]:
+    if NETWORK not in hp.values or not isinstance(hypermodel, HyperModel):
+        return {"params": model.count_params()}
+    net = Architecture.from_json(hp.values[NETWORK])
+    cost = net.cost(hypermodel.space.input_shape)
+    return {"params": cost.params, "macs": cost.macs, "activations": cost.activations}
+
+
+def _failure(error: Exception) -> Failure:
+    told = str(error).strip().splitlines()
+    message = f"{type(error).__name__}: {told[0]}" if told else type(error).__name__
+    kind = "error"
+    if isinstance(error, DivergedError):
+        kind, message = "diverged", str(error)
+    elif isinstance(error, TimeoutError):
+        kind, message = "timeout", str(error)
+    elif isinstance(error, OverBudgetError):
+        kind, message = "budget", str(error)
+    elif isinstance(error, MemoryError) or (
+        type(error).__name__ in _NO_MEMORY or "out of memory" in str(error).lower()
+    ):
+        kind = "memory"
+    return Failure(kind, message[:500], "".join(traceback.format_exception(error))[-8000:])
+
+
+def epochs_of(fit: Fit) -> int:
+    """How many epochs `fit` is called for."""
+    args, kwargs = fit
+    if "epochs" in kwargs:
+        return int(kwargs["epochs"])
+    names = [name for name in inspect.signature(keras.Model.fit).parameters if name != "self"]
+    position = names.index("epochs")
+    return int(args[position]) if len(args) > position else 1

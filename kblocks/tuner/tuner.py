@@ -1,0 +1,468 @@
+"""`Tuner`: a search that lasts, on one machine or many, over any HyperModel."""
+
+from __future__ import annotations
+
+import math
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import keras
+import keras_tuner
+import optuna
+from keras_tuner.engine.trial import Trial
+
+from kblocks.budget import Budget
+from kblocks.space import NETWORK
+from kblocks.tuner import study as studies
+from kblocks.tuner.asking import given
+from kblocks.tuner.bridge import HyperModel
+from kblocks.tuner.checkpoints import Checkpoints
+from kblocks.tuner.identity import settings_of
+from kblocks.tuner.loop import Search
+from kblocks.tuner.records import Objective, Record, Run, read
+from kblocks.tuner.sampling import Choosing, sampler_of
+from kblocks.tuner.storage import open_storage, shown, url_of
+from kblocks.tuner.training import Fit, Limits, epochs_of
+
+PRUNERS = ("hyperband", "median")
+_OURS = ("params", "macs", "activations", "latency")  # objectives that are to be small
+
+
+class Tuner(keras_tuner.Tuner):
+    """Searches with Optuna's samplers, in processes of its own, and goes on after anything.
+
+    The default point is tried first. Of a `kb.tuner.HyperModel` only networks that fit are
+    tried, and none twice. All that is known of the search is in its storage.
+
+    Args:
+        hypermodel: a `keras_tuner.HyperModel`, ours or any other, or a function of `hp` that
+            returns a compiled model.
+        objective: the name of a figure in the logs, a `keras_tuner.Objective`, or a list of
+            them, for which the Pareto front is sought.
+        sampler: "tpe", "random", "grid", "nsga2", or a sampler of Optuna.
+        pruner: "hyperband", "median", a pruner of Optuna, or None. Ends trials that look bad;
+            for one objective only.
+        budget: what a network may cost. Models that a HyperModel of another's builds are
+            held to its `params` alone.
+        trials: how many are run in all, those of earlier runs included; None goes on.
+        hours: after which no trial is begun, and running ones end with their epoch.
+        workers: processes that train. 0 trains in this one, which a trial can then end.
+        storage: a URL of SQLAlchemy; None is SQLite in the run's folder.
+        directory, project_name: the run's folder is `directory/project_name`.
+        trial_seconds: that a trial may take.
+        checkpoints: of how many of the best trials weights are kept.
+        checkpoint_directory: a folder or any URL of fsspec; None is in the run's folder.
+        seed: of the sampler; None is random.
+        extend: whether a search goes on if choices were added to its space.
+        overwrite: whether an earlier search of that name is deleted.
+
+    Raises:
+        ValueError: if an argument is not of this form.
+
+    Example:
+        >>> tuner = kb.tuner.Tuner(hypermodel, trials=50, workers=2, project_name="cifar")
+        >>> run = tuner.search(x, y, validation_split=0.2, epochs=20)
+        >>> model = tuner.get_best_models()[0]
+    """
+
+    def __init__(
+        self,
+        hypermodel: Any,
+        objective: Any = "val_accuracy",
+        *,
+        sampler: str | optuna.samplers.BaseSampler = "tpe",
+        pruner: str | optuna.pruners.BasePruner | None = None,
+        budget: Budget | None = None,
+        trials: int | None = None,
+        hours: float | None = None,
+        workers: int = 1,
+        storage: str | None = None,
+        directory: Any = "runs",
+        project_name: str = "search",
+        trial_seconds: float | None = None,
+        checkpoints: int = 3,
+        checkpoint_directory: Any = None,
+        seed: int | None = None,
+        extend: bool = False,
+        overwrite: bool = False,
+    ) -> None:
+        _check_numbers(trials=trials, hours=hours, trial_seconds=trial_seconds)
+        _check_counts(workers=workers, checkpoints=checkpoints)
+        self.objectives = objectives_of(objective)
+        oracle = _Oracle(self, objective=[_as_theirs(o) for o in self.objectives])
+        super().__init__(
+            oracle, hypermodel=None, directory=str(directory), project_name=project_name
+        )
+        self.hypermodel = _hypermodel(hypermodel, budget)
+        self.budget, self.trials, self.hours, self.workers = budget, trials, hours, workers
+        self.trial_seconds, self.checkpoints, self.seed = trial_seconds, checkpoints, seed
+        self.sampler, self.pruner = sampler, pruner
+        sampler_of(sampler, seed), pruner_of(pruner)  # which refuse what they do not know
+        if pruner is not None and len(self.objectives) > 1:
+            raise ValueError("`pruner` is for one objective. Received: several")
+        self.extend, self.overwrite = extend, overwrite
+        self.folder = Path(directory) / project_name
+        self.storage_url = url_of(storage, self.folder)
+        self.checkpoint_directory = str(checkpoint_directory or self.folder / "checkpoints")
+        self._joins = False
+        self._storage: Any = None
+        self.worker = 0  # which of a search's processes this is; each draws its own points
+
+    # --- running -------------------------------------------------------------------------
+
+    def search(self, *fit_args: Any, verbose: int = 1, **fit_kwargs: Any) -> Run:
+        """Runs trials until there are enough; goes on where an earlier run ended.
+
+        Args:
+            fit_args, fit_kwargs: for `fit`, as `model.fit` takes them.
+            verbose: 0 shows nothing.
+
+        Returns:
+            All that is known of the search.
+
+        Raises:
+            ValueError: if the search in the storage is another one, with the differences.
+            RuntimeError: if the first five trials raise, with the last error.
+            ConnectionError: if the storage cannot be reached.
+        """
+        from kblocks.tuner.jobs import ObjectJob
+
+        return self.run_job(ObjectJob(self, fit_args, fit_kwargs), verbose=verbose)
+
+    def run_job(self, job: Any, verbose: int = 1) -> Run:
+        """`search` with a job that worker processes make their tuner and data of."""
+        from kblocks.tuner.supervising import supervise
+
+        fit = job.fit()
+        if self._joins:
+            self._joined()
+        else:
+            self._prepare(fit)
+        supervise(self, job, fit, verbose)
+        return self.run()
+
+    def join(self) -> None:
+        """From now on `search` works for the search in the storage, whatever settings it has."""
+        self._joins = True
+
+    def _prepare(self, fit: Fit) -> None:
+        if self.overwrite:
+            studies.delete(self._opened(), self.project_name)
+            shutil.rmtree(self.folder / "checkpoints", ignore_errors=True)
+            self.overwrite = False  # what it finds next is its own
+        settings = settings_of(
+            self.hypermodel,
+            self.objectives,
+            fit,
+            epochs=epochs_of(fit),
+            trials=self.trials,
+            hours=self.hours,
+            sampler=_named(self.sampler),
+            pruner=_named(self.pruner),
+        )
+        studies.begin(
+            self._opened(),
+            self.project_name,
+            self.objectives,
+            settings,
+            self.hypermodel,
+            self.extend,
+        )
+
+    def _joined(self) -> None:
+        studies.find(self._opened(), self.project_name)
+
+    def make_search(self, deadline: float | None = None) -> Search:
+        """The search as a process works for it.
+
+        Args:
+            deadline: on the clock of `time.monotonic`.
+        """
+        storage = self._opened()
+        found = studies.find(storage, self.project_name)
+        found.sampler = self._seeded(len(found.get_trials(deepcopy=False)))
+        found.pruner = pruner_of(self.pruner)
+        limits = Limits(self.budget, self.trial_seconds, deadline)
+        return Search(
+            found,
+            storage,
+            self.hypermodel,
+            self.objectives,
+            Checkpoints(self.checkpoint_directory),
+            self.checkpoints,
+            self.trials,
+            limits,
+        )
+
+    def _seeded(self, begun: int) -> Choosing:
+        """The sampler; one that goes on after some trials does not draw the same points again."""
+        seed = None if self.seed is None else self.seed + 100_003 * self.worker + 101 * begun
+        inner = sampler_of(self.sampler, seed)
+        if inner is self.sampler and self.worker + begun:
+            inner.reseed_rng()
+        return Choosing(inner, self.hypermodel, seed)
+
+    def deadline(self) -> float | None:
+        """When `hours` are over, on the clock of `time.monotonic`."""
+        return None if self.hours is None else time.monotonic() + 3600 * self.hours
+
+    def run_trial(self, trial: Any, *args: Any, **kwargs: Any) -> Any:
+        """Builds and trains the model of a trial's hyperparameters, outside the search."""
+        model = self.hypermodel.build(trial.hyperparameters)
+        return self.hypermodel.fit(trial.hyperparameters, model, *args, **kwargs)
+
+    def how_to_resume(self) -> str:
+        """What a person does to go on."""
+        return (
+            "Nothing that was finished is lost; run the same again to go on with "
+            f"{self.project_name!r} in {shown(self.storage_url)}."
+        )
+
+    def _opened(self) -> Any:
+        if self._storage is None:
+            self._storage = open_storage(self.storage_url)
+        return self._storage
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A process that it is sent to opens the storage itself.
+        return {**vars(self), "_storage": None, "oracle": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self.oracle = _Oracle(self, objective=[_as_theirs(o) for o in self.objectives])
+
+    # --- results -------------------------------------------------------------------------
+
+    def run(self) -> Run:
+        """All that is known of the search.
+
+        Raises:
+            KeyError: if it has not begun.
+        """
+        return read(studies.find(self._opened(), self.project_name))
+
+    def get_best_hyperparameters(self, num_trials: int = 1) -> list[keras_tuner.HyperParameters]:
+        """Of the best completed trials; with several objectives the Pareto front comes first."""
+        return [hyperparameters(record) for record in self.run().ranked()[:num_trials]]
+
+    def get_best_models(self, num_models: int = 1) -> list[keras.Model]:
+        """The models of the best trials with the weights of their best epochs, compiled.
+
+        Raises:
+            ValueError: if weights are kept of fewer trials: `checkpoints` says of how many.
+        """
+        return [self.model_of(record) for record in self.run().ranked()[:num_models]]
+
+    def model_of(self, record: Record) -> keras.Model:
+        """A trial's model with the weights of its best epoch."""
+        weights = Checkpoints(self.checkpoint_directory).best(record.number)
+        if weights is None:
+            raise ValueError(
+                f"No weights are kept of trial {record.number}; of the {self.checkpoints} best "
+                "they are (`checkpoints`). Its hyperparameters are there: build it and train it."
+            )
+        model: Any = self.hypermodel.build(hyperparameters(record))
+        model.set_weights(weights)
+        return model
+
+    def load_model(self, trial: Any) -> keras.Model:
+        """The model of a trial of Keras Tuner's form."""
+        number = int(trial.trial_id)
+        return self.model_of(next(t for t in self.run().trials if t.number == number))
+
+    def results_summary(self, num_trials: int = 10) -> None:
+        """Prints the best trials with their values."""
+        run = self.run()
+        print(f"Search {run.name} in {shown(self.storage_url)}")
+        for record in run.ranked()[:num_trials]:
+            scores = zip(self.objectives, record.scores, strict=True)
+            told = ", ".join(f"{o.name} {score:.6g}" for o, score in scores)
+            print(f"\nTrial {record.number}: {told}")
+            for name, value in record.values.items():
+                print(f"  {name} = {value}")
+
+    def search_space_summary(self, extended: bool = False) -> None:
+        """Prints the choices."""
+        if isinstance(self.hypermodel, HyperModel):
+            self.hypermodel.space.describe()
+        else:
+            hp = keras_tuner.HyperParameters()
+            self.hypermodel.build(hp)
+            for declared in hp.space:
+                print(declared)
+
+    @property
+    def remaining_trials(self) -> int | None:
+        """How many are still to be run; None if there is no number."""
+        if self.trials is None:
+            return None
+        try:
+            finished = sum(trial.is_finished for trial in self.run().trials)
+        except KeyError:
+            finished = 0
+        return max(self.trials - finished, 0)
+
+    def save(self) -> None:
+        """Nothing: the storage has everything."""
+
+    def reload(self) -> None:
+        """Nothing: the storage has everything."""
+
+
+class _Oracle(keras_tuner.Oracle):
+    """What Keras Tuner's users look up in `tuner.oracle`, read from the storage."""
+
+    def __init__(self, tuner: Tuner, objective: Any) -> None:
+        super().__init__(objective=objective[0] if len(objective) == 1 else objective)
+        self._tuner = tuner
+
+    @property
+    def trials(self) -> dict[str, Trial]:
+        """All trials by their id, the number as text."""
+        return {str(record.number): _trial(record) for record in self._tuner.run().trials}
+
+    @trials.setter
+    def trials(self, value: Any) -> None:
+        """Keras Tuner starts with none."""
+
+    def get_trial(self, trial_id: str) -> Trial:
+        """A trial by its id."""
+        return self.trials[trial_id]
+
+    def get_best_trials(self, num_trials: int = 1) -> list[Trial]:
+        """The best completed trials."""
+        return [_trial(record) for record in self._tuner.run().ranked()[:num_trials]]
+
+    def save(self, fname: Any = None) -> None:
+        """Nothing: the storage has everything."""
+
+    def reload(self, fname: Any = None) -> None:
+        """Nothing: the storage has everything."""
+
+
+def hyperparameters(record: Record) -> keras_tuner.HyperParameters:
+    """A trial's hyperparameters, from which `build` makes its model."""
+    network = {} if record.network is None else {NETWORK: record.network}
+    return given({**record.values, **network})
+
+
+_STATUS = {"completed": "COMPLETED", "running": "RUNNING", "waiting": "IDLE", "failed": "FAILED"}
+
+
+def _trial(record: Record) -> Trial:
+    made = Trial(hyperparameters(record), str(record.number), _STATUS.get(record.state, "STOPPED"))
+    made.score = record.scores[0] if record.scores else None
+    made.message = record.failure.message if record.failure else None
+    for name, values in record.history.items():
+        for step, value in enumerate(values):
+            if not made.metrics.exists(name):
+                made.metrics.register(name, direction="max")
+            made.metrics.update(name, value, step=step)
+            if record.scores and value == record.scores[0] and made.best_step in (None, 0):
+                made.best_step = step
+    return made
+
+
+def objectives_of(objective: Any) -> tuple[Objective, ...]:
+    """Objectives from their names or from Keras Tuner's form.
+
+    Raises:
+        ValueError: if which direction is better is not known.
+    """
+    given = list(objective) if isinstance(objective, (list, tuple)) else [objective]
+    found = [_objective(one) for one in given]
+    if not found or len({o.name for o in found}) < len(found):
+        raise ValueError(f"`objective` must be one or several. Received: {objective!r}")
+    return tuple(found)
+
+
+def _objective(one: Any) -> Objective:
+    if isinstance(one, Objective):
+        return one
+    if one in _OURS:
+        return Objective(one, "min")
+    try:
+        theirs = keras_tuner.Oracle(objective=one).objective
+        return Objective(theirs.name, theirs.direction)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            "`objective` must be the name of a known metric or a keras_tuner.Objective(name, "
+            f"'min' or 'max'). Received: objective={one!r}"
+        ) from error
+
+
+def _as_theirs(objective: Objective) -> keras_tuner.Objective:
+    return keras_tuner.Objective(objective.name, objective.direction)
+
+
+def pruner_of(pruner: Any) -> optuna.pruners.BasePruner:
+    """One of Optuna's pruners by its name, or itself.
+
+    Raises:
+        ValueError: if the name is unknown.
+    """
+    match pruner:
+        case None:
+            return optuna.pruners.NopPruner()
+        case optuna.pruners.BasePruner():
+            return pruner
+        case "hyperband":
+            return optuna.pruners.HyperbandPruner(min_resource=1, reduction_factor=3)
+        case "median":
+            return optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=1)
+    raise ValueError(
+        f"`pruner` must be one of {', '.join(PRUNERS)}, a pruner of Optuna, or None. "
+        f"Received: pruner={pruner!r}"
+    )
+
+
+class _Function(keras_tuner.HyperModel):
+    """A HyperModel of a function."""
+
+    def __init__(self, function: Any) -> None:
+        super().__init__()
+        self.function = function
+
+    def build(self, hp: Any) -> Any:
+        return self.function(hp)
+
+
+def _hypermodel(hypermodel: Any, budget: Budget | None) -> Any:
+    if isinstance(hypermodel, HyperModel):
+        return hypermodel if budget is None else hypermodel.within(budget)
+    if budget is not None and set(budget.limits()) - {"params", "min_params"}:
+        raise ValueError(
+            "`budget` can hold models of a HyperModel that is not kblocks.tuner's to `params` and "
+            f"`min_params` alone. Received: {budget}"
+        )
+    if isinstance(hypermodel, keras_tuner.HyperModel):
+        return hypermodel
+    if callable(hypermodel):
+        return _Function(hypermodel)
+    raise ValueError(
+        "`hypermodel` must be a keras_tuner.HyperModel or a function of hp. "
+        f"Received: hypermodel={hypermodel!r}"
+    )
+
+
+def _named(value: Any) -> str | None:
+    return value if value is None or isinstance(value, str) else type(value).__name__
+
+
+def _check_numbers(**given: float | None) -> None:
+    for name, value in given.items():
+        if value is None:
+            continue
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        whole = name != "trials" or isinstance(value, int)
+        if not number or not whole or not 0 < value < math.inf:
+            kind = "integer" if name == "trials" else "number"
+            raise ValueError(f"`{name}` must be a positive {kind} or None. Received: {value!r}")
+
+
+def _check_counts(**given: int) -> None:
+    for name, value in given.items():
+        if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+            raise ValueError(f"`{name}` must be an integer from 0. Received: {name}={value!r}")
