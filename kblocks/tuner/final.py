@@ -47,10 +47,7 @@ def finish(
     if best.network is not None:
         with whole(folder / "best.json") as path:
             path.write_text(best.network, encoding="utf-8")
-    if retrain is None:
-        model = tuner.model_of(best)
-    else:
-        model = _retrained(tuner, retrain(data), tell)
+    model = tuner.model_of(best) if retrain is None else _retrained(tuner, retrain(data), tell)
     save(model, folder / "best.keras")
     if data.test is not None:
         _judge(model, data, tell)

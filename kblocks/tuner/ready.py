@@ -114,7 +114,9 @@ class RunFile(FileJob):
         """What the file's `data` returns."""
         data = super().data()
         if not isinstance(data, Data):
-            raise ValueError(f"`data` of a run file must return a kb.tuner.Data. Received: {data!r}")
+            raise ValueError(
+                f"`data` of a run file must return a kb.tuner.Data. Received: {data!r}"
+            )
         return replace(data, fit={**data.fit, **self.fitting})
 
 

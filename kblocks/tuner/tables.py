@@ -14,6 +14,7 @@ from kblocks.catalog import architecture
 from kblocks.network import Architecture
 from kblocks.tuner.records import Record, Run
 
+_FAILURES = 10  # the newest
 _BAR = 20  # characters of a whole
 # The sides that were published for networks of which no weights are known here: Szegedy et al.
 # (arXiv:1602.07261, Fig. 10), and for Tan & Le (arXiv:1905.11946) their code's table.
@@ -93,7 +94,9 @@ def of_run(run: Run) -> RenderableType:
         table = _table(">failed", "kind", "why")
         for trial in failed[-10:]:
             assert trial.failure
-            table.add_row(str(trial.number), plain(trial.failure.kind), plain(trial.failure.message))
+            table.add_row(
+                str(trial.number), plain(trial.failure.kind), plain(trial.failure.message)
+            )
         parts.append(table)
     return Group(*parts)
 
@@ -117,6 +120,11 @@ def sizes(shape: Any) -> str:
 def plain(value: Any) -> str:
     """Text from elsewhere on one line, without what a terminal would obey."""
     return "".join(c if c.isprintable() else " " for c in str(value))
+
+
+def file_name(name: str) -> str:
+    """A run's name as that of a folder, whatever is in it."""
+    return "".join(c if c.isalnum() or c in "-_ ." else "_" for c in name).lstrip(".") or "run"
 
 
 def _progress(trial: Record, run: Run) -> tuple[str, str]:
