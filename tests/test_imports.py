@@ -57,7 +57,11 @@ ROOMS: dict[str, set[str]] = {
     "spaces": {"families"},
     "training": {"backend"},
     "recipe": {"choices", "training", "tree"},
-    "tuner": {"choices", "cost", "network", "recipe", "space", "timing", "training", "tree"},
+    "tuner": {
+        *("budget", "catalog", "choices", "conditions", "cost", "describing", "network", "recipe"),
+        *("space", "spaces", "timing", "training", "tree"),
+    },
+    "__main__": {"tuner"},
 }
 KERAS = {"keras"}
 OUTSIDE: dict[str, set[str]] = {
@@ -67,7 +71,8 @@ OUTSIDE: dict[str, set[str]] = {
     "folding": {"numpy"},
     **{room: {"keras", "numpy"} for room in ("fusion", "layers", "timing", "weights")},
     "tuner": {
-        *("PIL", "keras", "keras_tuner", "numpy", "optuna", "rich", "sklearn", "typer"),
+        *("PIL", "fsspec", "keras", "keras_tuner", "numpy", "optuna", "psutil", "rich"),
+        *("sklearn", "sqlalchemy", "typer"),
     },
 }
 

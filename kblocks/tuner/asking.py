@@ -56,19 +56,31 @@ class Asking(keras_tuner.HyperParameters):
     def _chosen(self, declare: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         known = len(self.space)
         value = declare(*args, **kwargs)
-        if value is None or len(self.space) == known:
-            return value  # inactive, or asked for before
-        declared = self.space[-1]
-        distribution = distribution_of(declared, self._listed)
-        earlier = self.asked.setdefault(declared.name, distribution)
-        if earlier != distribution:
+        if value is None:
+            return None  # inactive
+        alone = _alone(declare.__name__, args, kwargs)
+        name = alone.name if len(self.space) == known else self.space[-1].name
+        distribution = distribution_of(alone, self._listed)
+        earlier = self.asked.get(name)
+        if earlier is None:
+            if len(self.space) == known:
+                return value  # asked for before, in a scope of names
+            self.asked[name] = distribution
+            self.values[name] = self._ask(name, distribution, alone.default)
+        elif earlier != distribution:  # of which Keras Tuner would take the first in silence
             raise ValueError(
-                f"A hyperparameter of one name must have one range. Received: {declared.name!r} "
-                f"as {earlier} and as {distribution}"
+                f"A hyperparameter of one name must have one range. Received: {name!r} as "
+                f"{earlier} and as {distribution}"
             )
-        if earlier is distribution:
-            self.values[declared.name] = self._ask(declared.name, distribution, declared.default)
-        return self.values[declared.name]
+        return self.values[name]
+
+
+def _alone(kind: str, args: Any, kwargs: Mapping[str, Any]) -> Any:
+    """What a call declares, whatever is around it."""
+    free = {k: v for k, v in kwargs.items() if k not in ("parent_name", "parent_values")}
+    scratch = keras_tuner.HyperParameters()
+    getattr(scratch, kind)(*args, **free)
+    return scratch.space[-1]
 
 
 def given(values: Mapping[str, Any]) -> keras_tuner.HyperParameters:

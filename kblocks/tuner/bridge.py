@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import itertools
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -73,9 +74,9 @@ class HyperModel(keras_tuner.HyperModel):
 
     def within(self, budget: Budget) -> HyperModel:
         """The same over the networks of a budget."""
-        space = self.space.within(self.space.input_shape, budget)
-        recipe = self.recipe if self.compile is None else None
-        return HyperModel(space, recipe, self.compile, self.latency, self.name)
+        other = copy.copy(self)
+        other.space = self.space.within(self.space.input_shape, budget)
+        return other
 
     def dimensions(self) -> dict[str, Searchable]:
         """All choices by name: those of the space and of the recipe."""

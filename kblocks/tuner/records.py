@@ -27,6 +27,7 @@ SURPLUS = "kblocks/surplus"  # that nobody needs it: it was begun when there wer
 # and of the study.
 RUN = "kblocks/run"  # what the search is: objectives, space, recipe, data
 RANGES = "kblocks/ranges"  # of the hyperparameters that a HyperModel of another's has asked for
+EXHAUSTED = "kblocks/exhausted"  # that a grid of them was gone through
 EXTENDED = "kblocks/extended"  # the name of the study that goes on with more choices
 
 FAILURES = ("error", "memory", "diverged", "budget", "timeout", "killed")

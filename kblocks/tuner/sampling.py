@@ -22,6 +22,7 @@ from kblocks.choices import Choice, Real, Searchable
 from kblocks.tree import Assignment, Tree
 from kblocks.tuner.asking import Asking
 from kblocks.tuner.bridge import HyperModel, declare
+from kblocks.tuner.records import EXHAUSTED
 
 _STARTUP = 10  # trials at random before a sampler that learns is asked
 _TRIES = 4  # of a sampler's points; what does not fit then is repaired
@@ -81,11 +82,15 @@ class Choosing(BaseSampler):
     Args:
         inner: of Optuna.
         hypermodel: any; of one that is not ours only the default comes first.
+        study: all of it, of which a pruner may show its sampler a part.
         seed: of random points.
     """
 
-    def __init__(self, inner: BaseSampler, hypermodel: Any, seed: int | None = None) -> None:
+    def __init__(
+        self, inner: BaseSampler, hypermodel: Any, study: optuna.Study, seed: int | None = None
+    ) -> None:
         self.inner = inner
+        self._study = study
         self._random = Random(seed)
         ours = isinstance(hypermodel, HyperModel)
         self._points = _Points(hypermodel) if ours else None
@@ -106,6 +111,8 @@ class Choosing(BaseSampler):
 
     def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
         """Chooses the trial's point."""
+        if self._study.user_attrs.get(EXHAUSTED):
+            raise ExhaustedError(trial.number)
         self.inner.before_trial(study, trial)
         if self._points is not None:
             with self._lock:
@@ -140,7 +147,13 @@ class Choosing(BaseSampler):
     def after_trial(self, study: Any, trial: FrozenTrial, state: Any, values: Any) -> None:
         """As the inner sampler."""
         self._chosen.pop(trial.number, None)
-        self.inner.after_trial(study, trial, state, values)
+        if not self.is_grid:
+            self.inner.after_trial(study, trial, state, values)
+        elif self._points is None:
+            try:
+                self.inner.after_trial(study, trial, state, values)
+            except RuntimeError:  # the grid is done: it would stop a loop of Optuna's own
+                self._study.set_user_attr(EXHAUSTED, True)
 
     def reseed_rng(self) -> None:
         """As the inner sampler."""
@@ -150,7 +163,7 @@ class Choosing(BaseSampler):
     def _choose(self, points: _Points, study: Any, trial: FrozenTrial) -> dict[str, Any]:
         if trial.params:  # interrupted in an earlier process: it goes on with what it had
             return dict(trial.params)
-        earlier = [t for t in study.get_trials(deepcopy=False) if t.number != trial.number]
+        earlier = [t for t in self._study.get_trials(deepcopy=False) if t.number != trial.number]
         tried = points.tried(earlier)
         for point in self._candidates(points, study, trial, len(earlier)):
             if points.key(point) not in tried:
@@ -164,7 +177,9 @@ class Choosing(BaseSampler):
             yield points.default()
         if self.is_grid:
             self._grid = self._grid or points.all()
-            yield from self._grid
+            # Not `yield from`, which would end the grid with this generator.
+            while (point := next(self._grid, None)) is not None:
+                yield point
             return
         plain = isinstance(self.inner, optuna.samplers.RandomSampler) or count < _STARTUP
         if not plain:

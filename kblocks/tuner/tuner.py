@@ -182,7 +182,7 @@ class Tuner(keras_tuner.Tuner):
         """
         storage = self._opened()
         found = studies.find(storage, self.project_name)
-        found.sampler = self._seeded(len(found.get_trials(deepcopy=False)))
+        found.sampler = self._seeded(found)
         found.pruner = pruner_of(self.pruner)
         limits = Limits(self.budget, self.trial_seconds, deadline)
         return Search(
@@ -196,13 +196,14 @@ class Tuner(keras_tuner.Tuner):
             limits,
         )
 
-    def _seeded(self, begun: int) -> Choosing:
+    def _seeded(self, study: optuna.Study) -> Choosing:
         """The sampler; one that goes on after some trials does not draw the same points again."""
+        begun = len(study.get_trials(deepcopy=False))
         seed = None if self.seed is None else self.seed + 100_003 * self.worker + 101 * begun
         inner = sampler_of(self.sampler, seed)
         if inner is self.sampler and self.worker + begun:
             inner.reseed_rng()
-        return Choosing(inner, self.hypermodel, seed)
+        return Choosing(inner, self.hypermodel, study, seed)
 
     def deadline(self) -> float | None:
         """When `hours` are over, on the clock of `time.monotonic`."""
@@ -381,7 +382,7 @@ def objectives_of(objective: Any) -> tuple[Objective, ...]:
 def _objective(one: Any) -> Objective:
     if isinstance(one, Objective):
         return one
-    if one in _OURS:
+    if isinstance(one, str) and one in _OURS:
         return Objective(one, "min")
     try:
         theirs = keras_tuner.Oracle(objective=one).objective
