@@ -71,8 +71,8 @@ OUTSIDE: dict[str, set[str]] = {
     "folding": {"numpy"},
     **{room: {"keras", "numpy"} for room in ("fusion", "layers", "timing", "weights")},
     "tuner": {
-        *("PIL", "fsspec", "keras", "keras_tuner", "numpy", "optuna", "psutil", "rich"),
-        *("sklearn", "sqlalchemy", "typer"),
+        *("PIL", "fsspec", "keras", "keras_tuner", "numpy", "onnxruntime", "optuna"),
+        *("psutil", "rich", "sklearn", "sqlalchemy", "typer"),
     },
 }
 

@@ -60,6 +60,7 @@ def export(model: keras.Model, path: Path, kind: str) -> Path:
             save(model, path)
         else:
             with whole(path) as written:
+                model(keras.ops.zeros((1, *model.input_shape[1:])))  # ONNX needs one call
                 model.export(written, format=name, verbose=False)
                 if kind == "onnx":
                     _load_onnx(written)
