@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from kblocks.tuner import identity
 from kblocks.tuner.data import Data, load
 from kblocks.tuner.image_files import ImageFiles
 
@@ -223,6 +224,12 @@ def test_fingerprint_of_a_folder_is_of_names_and_sizes(folder: Path) -> None:
     assert hashes() == first
     Image.new("RGB", (99, 99), (255, 0, 0)).save(folder / "red" / "3.png")
     assert len(hashes() & first) == 2  # the parts without that image
+
+
+def test_a_search_knows_a_folder_by_its_fingerprint(folder: Path) -> None:
+    """What `resume` compares."""
+    train = load(str(folder)).train
+    assert identity.fingerprint(train) == train.fingerprint()
 
 
 def test_datasets_of_keras_are_taken(folder: Path) -> None:

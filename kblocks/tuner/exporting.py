@@ -65,7 +65,8 @@ def export(model: keras.Model, path: Path, kind: str) -> Path:
                 if kind == "onnx":
                     _load_onnx(written)
     except ImportError as error:
-        raise ImportError(f"{kind} needs {error.name}: pip install '{extra}'") from error
+        missing = error.name or error
+        raise ImportError(f"--export {kind} needs {missing}: pip install '{extra}'") from error
     return path
 
 

@@ -96,7 +96,7 @@ class Watchman:
 
     study: optuna.Study
     storage: BaseStorage
-    grace: float = GRACE_SECONDS
+    grace: float = field(default_factory=lambda: GRACE_SECONDS)
     clock: Callable[[], float] = time.monotonic
     _seen: dict[int, _Seen] = field(default_factory=dict)
     _looked: float | None = None
@@ -140,6 +140,9 @@ def give_back(
     begun = trial.user_attrs.get(ATTEMPTS, 1)
     identity = trial._trial_id
     try:
+        now = storage.get_trial(identity)
+        if now.state is not TrialState.RUNNING or _holder(now) != _holder(trial):
+            return False  # another process was first, and may have begun it anew
         if not counts:
             storage.set_trial_user_attr(identity, ATTEMPTS, begun - 1)
         elif begun >= BEGINNINGS:
@@ -148,6 +151,12 @@ def give_back(
             storage.set_trial_user_attr(identity, FAILURE, failure)
             study.tell(trial.number, state=TrialState.FAIL)
             return True
+        # Who takes it is not in it at once, and must not be taken for the one that has ended.
+        storage.set_trial_user_attr(identity, OWNER, "")
         return bool(storage.set_trial_state_values(identity, TrialState.WAITING))
     except (UpdateFinishedTrialError, ValueError):
         return False
+
+
+def _holder(trial: FrozenTrial) -> tuple[str, int]:
+    return trial.user_attrs.get(OWNER, ""), trial.user_attrs.get(ATTEMPTS, 0)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import replace
+from typing import Any, Self
 
 from kblocks import spaces
 from kblocks.budget import Budget
@@ -61,63 +62,107 @@ def tuner(family: str, data: Data, *, budget: Budget | None = None, **settings: 
     return Tuner(HyperModel(made, recipe, latency=timed), **{"trials": TRIALS, **settings})
 
 
-@dataclass
-class FamilyJob(Job):
-    """A family on data, both by name: what `--family F --data D` stand for.
+class NamedJob(Job):
+    """What the command line names: settings and arguments of `fit` go over its own.
+
+    The data are loaded once in a process, and not taken along to another.
 
     Args:
-        family: as for `space`.
-        source, options: of `kb.tuner.load`.
-        fitting: arguments of `model.fit`, over those of the data.
-        settings: of `kb.tuner.Tuner`, and `budget`.
+        settings: of `kb.tuner.Tuner`.
+        fitting: arguments of `model.fit`.
     """
 
-    family: str
-    source: str
-    options: Mapping[str, Any] = field(default_factory=dict)
-    fitting: Mapping[str, Any] = field(default_factory=dict)
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    _loaded: Data | None = field(default=None, repr=False, compare=False)
+    def __init__(
+        self, settings: Mapping[str, Any] | None = None, fitting: Mapping[str, Any] | None = None
+    ) -> None:
+        super().__init__()
+        self.settings, self.fitting = dict(settings or {}), dict(fitting or {})
+        self._loaded: Data | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "_loaded": None}  # another process loads its own
+        return {**vars(self), "_loaded": None}
+
+    def over(self, settings: Mapping[str, Any], fitting: Mapping[str, Any]) -> Self:
+        """The same over other settings and arguments of `fit`."""
+        made = copy.copy(self)
+        made.settings = {**settings, **self.settings}
+        made.fitting = {**fitting, **self.fitting}
+        return made
 
     def data(self) -> Data:
-        """The data, loaded once."""
+        """The data."""
         if self._loaded is None:
-            data = load(self.source, **self.options)
-            batch = {} if isinstance(data.train, ImageFiles) else {"batch_size": BATCH}
-            self._loaded = replace(data, fit={"epochs": EPOCHS, **batch, **self.fitting})
+            data = self.load()
+            self._loaded = replace(data, fit={**data.fit, **self.fitting})
         return self._loaded
 
-    def tuner(self) -> Tuner:
-        """The search."""
-        return tuner(self.family, self.data(), **self.settings)
+    def load(self) -> Data:
+        """Loads them."""
+        raise NotImplementedError
 
     def fit(self) -> Fit:
         """All but the test part."""
         return (), self.data().fit_arguments()
 
 
-@dataclass
-class RunFile(FileJob):
-    """A run file with arguments of `model.fit` over those of its data.
+class FamilyJob(NamedJob):
+    """A family on data, both by name: what `--family F --data D` stand for.
 
     Args:
-        path, settings: as for `FileJob`.
-        fitting: the arguments.
+        family: as for `space`.
+        source, options: of `kb.tuner.load`.
+        settings, fitting: as for `NamedJob`; the former may have `budget`.
     """
 
-    fitting: Mapping[str, Any] = field(default_factory=dict)
+    def __init__(
+        self,
+        family: str,
+        source: str,
+        options: Mapping[str, Any] | None = None,
+        settings: Mapping[str, Any] | None = None,
+        fitting: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__(settings, fitting)
+        self.family, self.source, self.options = family, source, dict(options or {})
 
-    def data(self) -> Data:
+    def load(self) -> Data:
+        """Those of the source."""
+        data = load(self.source, **self.options)
+        batch = {} if isinstance(data.train, ImageFiles) else {"batch_size": BATCH}
+        return replace(data, fit={"epochs": EPOCHS, **batch})
+
+    def tuner(self) -> Tuner:
+        """The search."""
+        return tuner(self.family, self.data(), **self.settings)
+
+
+class RunFile(NamedJob):
+    """A run file, and what was typed beside it.
+
+    Args:
+        path: of the file.
+        settings, fitting: as for `NamedJob`.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        settings: Mapping[str, Any] | None = None,
+        fitting: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__(settings, fitting)
+        self.path = path
+
+    def load(self) -> Data:
         """What the file's `data` returns."""
-        data = super().data()
+        data = FileJob(self.path).data()
         if not isinstance(data, Data):
-            raise ValueError(
-                f"`data` of a run file must return a kb.tuner.Data. Received: {data!r}"
-            )
-        return replace(data, fit={**data.fit, **self.fitting})
+            raise ValueError(f"`data` of a run file must return kb.tuner.Data. Received: {data!r}")
+        return data
+
+    def tuner(self) -> Tuner:
+        """What the file's `tuner` returns."""
+        return FileJob(self.path, self.settings).tuner()
 
 
 def _for_small(family: str, side: int) -> Mapping[str, Any]:

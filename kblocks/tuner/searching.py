@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,7 +16,7 @@ from kblocks.tuner.jobs import imported
 from kblocks.tuner.ready import FAMILIES, FamilyJob, RunFile
 from kblocks.tuner.stored import STORAGE, masked, opened
 
-Job = FamilyJob | RunFile
+Job = FamilyJob | RunFile  # what can be typed
 
 
 class BadArgumentError(ValueError):
@@ -106,9 +105,9 @@ def run_or_join(
 def join(job: Job, tuner: Any, verbose: bool) -> None:
     """Works for a search that is there; how many trials and epochs it has, is taken from it."""
     found = opened(tuner.project_name, tuner.storage_url)
-    settings = {**_given(trials=found.settings.get("trials")), **job.settings}
-    fitting = {**_given(epochs=found.settings.get("epochs")), **job.fitting}
-    job = replace(job, settings=settings, fitting=fitting)
+    job = job.over(
+        _given(trials=found.settings.get("trials")), _given(epochs=found.settings.get("epochs"))
+    )
     tuner = job.tuner()
     tuner.join()
     tuner.run_job(job, verbose=int(verbose))
@@ -137,7 +136,7 @@ def _job(
         if "batch_size" in fitting and Path(data).is_dir():  # which is batched as it is read
             loading = {**loading, "batch_size": fitting.pop("batch_size")}
         name = f"{family}_{Path(data).stem}"
-        return FamilyJob(family, data, loading, fitting, {"project_name": name, **settings})
+        return FamilyJob(family, data, loading, {"project_name": name, **settings}, fitting)
     if set(loading) - {"seed"}:
         raise BadArgumentError("--image-size and --limit go with --data. Received: a run file")
     return RunFile(str(run), settings, fitting)

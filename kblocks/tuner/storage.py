@@ -6,6 +6,7 @@ import contextlib
 import functools
 import inspect
 import logging
+import re
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,7 +16,15 @@ import optuna
 import sqlalchemy
 from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage, RDBStorage
-from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import (
+    ArgumentError,
+    DataError,
+    DBAPIError,
+    IntegrityError,
+    NotSupportedError,
+    ProgrammingError,
+    SQLAlchemyError,
+)
 
 from kblocks.tuner.records import Objective
 
@@ -24,6 +33,8 @@ _log = logging.getLogger("kblocks")
 _PATIENCE = 900.0  # seconds that a database may be away
 _LONGEST = 10.0  # seconds between two tries
 _AWAY = (StorageInternalError, DBAPIError)
+_WRONG = (DataError, IntegrityError, NotSupportedError, ProgrammingError)  # not by waiting
+_REFUSED = ("password authentication failed", "no password supplied", "does not exist")
 
 
 class PatientStorage(BaseStorage):
@@ -63,12 +74,18 @@ def patiently(function: Callable[[], Any], patience: float = _PATIENCE) -> Any:
         try:
             return function()
         except _AWAY as error:
-            if time.monotonic() + wait > until:
+            if time.monotonic() + wait > until or _is_wrong(error):
                 raise
             if wait > 1:  # a lock that is held for a moment is no news
                 _log.warning("The search's database cannot be used, trying again: %s", _why(error))
             time.sleep(wait)
             wait = min(2 * wait, _LONGEST)
+
+
+def _is_wrong(error: BaseException) -> bool:
+    """Whether the database has answered, and would answer the same again."""
+    cause = error if isinstance(error, DBAPIError) else error.__cause__
+    return isinstance(cause, _WRONG) or any(words in _why(error) for words in _REFUSED)
 
 
 def _why(error: BaseException) -> str:
@@ -85,19 +102,28 @@ def url_of(storage: str | None, folder: Path) -> str:
     """
     if storage is None:
         return f"sqlite:///{(folder / 'study.db').resolve()}"
+    # `postgresql://` alone means another driver from version to version of SQLAlchemy.
+    storage = re.sub(r"^postgres(ql)?://", "postgresql+psycopg://", storage)
+    # Nothing is chained or quoted here: it may hold a password.
+    before, at, _ = storage.partition("://")[2].rpartition("@")
+    if at and not storage.startswith("sqlite") and set("/?@") & set(before):
+        raise ValueError(
+            "In the URL of `storage` a user and a password must be quoted by "
+            "urllib.parse.quote(text, safe=''). Received: one with /, ? or @ in it"
+        )
     try:
         sqlalchemy.make_url(storage)
-    except ArgumentError:  # not chained, nor quoted: it may hold a password
+    except (ArgumentError, ValueError):
         raise ValueError(
             "`storage` must be a URL of SQLAlchemy such as sqlite:///runs/study.db or "
-            "postgresql+psycopg://user@host/name. Received: something else"
+            "postgresql://user@host/name. Received: something else"
         ) from None
     return storage
 
 
 def shown(url: str) -> str:
-    """A storage's URL without its password."""
-    return sqlalchemy.make_url(url).render_as_string(hide_password=True)
+    """A storage's URL without its password, and without its options, which may hold one."""
+    return sqlalchemy.make_url(url).set(query={}).render_as_string(hide_password=True)
 
 
 def open_storage(url: str, patience: float = _PATIENCE) -> PatientStorage:
@@ -117,17 +143,19 @@ def open_storage(url: str, patience: float = _PATIENCE) -> PatientStorage:
     except (SQLAlchemyError, StorageInternalError) as error:
         raise ConnectionError(f"{shown(url)} cannot be used: {_why(error)}") from None
     except ImportError as error:
+        missing = error.name or getattr(error.__cause__, "name", None) or "a package"
         raise ImportError(
-            f"{shown(url)} needs {error.name}; for PostgreSQL: pip install 'kblocks[postgresql]'",
-            name=error.name,
+            f"{shown(url)} needs {missing}; for PostgreSQL: pip install 'kblocks[postgresql]'",
+            name=missing,
         ) from error
-    return PatientStorage(inner, patience)
+    made: Any = PatientStorage  # whose methods are made below its class
+    return made(inner, patience)
 
 
 def _made(url: str, engine: dict[str, Any]) -> BaseStorage:
     try:
         return optuna.storages.get_storage(RDBStorage(url, engine_kwargs=engine))
-    except (sqlalchemy.exc.IntegrityError, sqlalchemy.exc.ProgrammingError):
+    except (IntegrityError, ProgrammingError):
         time.sleep(0.5)  # another process makes the same tables
         return optuna.storages.get_storage(RDBStorage(url, engine_kwargs=engine))
 
@@ -144,7 +172,7 @@ def _quiet() -> Iterator[None]:
 
 def created(storage: BaseStorage, name: str, objectives: tuple[Objective, ...]) -> optuna.Study:
     """The study of that name, made if it is not there."""
-    directions = ["maximize" if o.direction == "max" else "minimize" for o in objectives]
+    directions: Any = ["maximize" if o.direction == "max" else "minimize" for o in objectives]
     with _quiet():
         return optuna.create_study(
             storage=storage, study_name=name, directions=directions, load_if_exists=True
