@@ -59,9 +59,10 @@ ROOMS: dict[str, set[str]] = {
     "augmentation": {"backend"},
     "recipe": {"augmentation", "choices", "training", "tree"},
     "tuner": {
-        *("budget", "choices", "conditions", "cost", "describing", "network", "recipe", "space"),
-        *("timing", "training", "tree"),
+        *("budget", "catalog", "choices", "conditions", "cost", "describing", "network", "recipe"),
+        *("space", "spaces", "timing", "training", "tree"),
     },
+    "__main__": {"tuner"},
 }
 KERAS = {"keras"}
 OUTSIDE: dict[str, set[str]] = {
@@ -71,8 +72,8 @@ OUTSIDE: dict[str, set[str]] = {
     "folding": {"numpy"},
     **{room: {"keras", "numpy"} for room in ("fusion", "layers", "timing", "weights")},
     "tuner": {
-        *("altair", "fsspec", "keras", "keras_tuner", "numpy", "optuna", "psutil", "rich"),
-        *("sklearn", "sqlalchemy", "tensorboard", "vl_convert"),
+        *("PIL", "altair", "fsspec", "keras", "keras_tuner", "numpy", "onnxruntime", "optuna"),
+        *("psutil", "rich", "sklearn", "sqlalchemy", "tensorboard", "typer", "vl_convert"),
     },
 }
 
