@@ -27,6 +27,8 @@ from kblocks.budget import Budget
 from kblocks.catalog import architecture, architectures
 from kblocks.choices import boolean, choice, fixed, integer, per_stage, real
 from kblocks.cost import Cost
+from kblocks.drawing.figures import draw
+from kblocks.drawing.tables import summary
 from kblocks.families.alexnets import alexnet
 from kblocks.families.densenets import (
     densenet,
@@ -170,6 +172,7 @@ __all__ = [
     "densenet169",
     "densenet201",
     "densenet_bc100_12",
+    "draw",
     "efficientnet",
     "efficientnet_b0",
     "efficientnet_b1",
@@ -221,6 +224,7 @@ __all__ = [
     "resnext101_32x8d",
     "resnext101_64x4d",
     "spaces",
+    "summary",
     "to_torch_state_dict",
     "training_memory",
     "tresnet",

@@ -119,10 +119,13 @@ class Architecture:
     def stages(self, input_shape: Any, aux: bool = False) -> list[tuple[str, Cost]]:
         """Name and cost of each stage: `stem`, `stage1`, ..., `head`."""
         stages: dict[str, list[Cost]] = {}
-        for name, row_cost in self._costs(input_shape, self._shown(aux)).items():
-            stage = _STAGE.match(name)
-            stages.setdefault(stage[1] if stage else name, []).append(row_cost)
+        for name, row_cost in self.costs(input_shape, aux).items():
+            stages.setdefault(stage_of(name), []).append(row_cost)
         return [(name, _total(costs, costs[-1].output_shape)) for name, costs in stages.items()]
+
+    def costs(self, input_shape: Any, aux: bool = False) -> dict[str, Cost]:
+        """The cost of each row by its name; `cost` and `stages` are its sums."""
+        return self._costs(input_shape, self._shown(aux))
 
     def model(
         self,
@@ -357,6 +360,12 @@ class Architecture:
             inputs = [tensors[name] for name in row.inputs]
             tensors[row.name] = made[origin](inputs if len(inputs) > 1 else inputs[0])
         return tensors
+
+
+def stage_of(name: str) -> str:
+    """The stage that a row belongs to by its name: `stage1` for `stage1_block2`, else itself."""
+    stage = _STAGE.match(name)
+    return stage[1] if stage else name
 
 
 def _price(spec: Any) -> Any:
