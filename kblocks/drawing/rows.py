@@ -80,8 +80,9 @@ def _drawn(row: Row, spec: Any, shape: Any) -> tuple[DrawnRow, Any]:
     plan = spec.plan(channels_of(shape))
     output = Shapes(plan, shape).output
     chips = chips_of(chip, plan, shape, output)
-    key = None if isinstance(row.spec, str) else alike(spec)
-    return replace(drawn, chips=chips, plan=plan, shape=shape, key=key), output
+    if isinstance(row.spec, str):
+        return replace(drawn, chips=((chip, 1),)), output
+    return replace(drawn, chips=chips, plan=plan, shape=shape, key=alike(spec)), output
 
 
 def alike(spec: Any) -> Any:
