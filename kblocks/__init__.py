@@ -109,9 +109,11 @@ from kblocks.fusion import fuse
 from kblocks.geometry import InputTooSmallError, conv_output_size
 from kblocks.grouped import GroupedConv2D, accelerate
 from kblocks.heads import AuxiliaryClassifier, Classifier, Features
+from kblocks.looking import feature_maps, first_filters
 from kblocks.memory import inference_memory, training_memory
 from kblocks.network import Architecture, Row
 from kblocks.ops import Norm
+from kblocks.parts import adapt_input, extract, resize_input
 from kblocks.published import Preprocessing, WeightSet
 from kblocks.recipe import Recipe
 from kblocks.space import Space
@@ -159,6 +161,7 @@ __all__ = [
     "TransitionBlock",
     "WeightSet",
     "accelerate",
+    "adapt_input",
     "alexnet",
     "architecture",
     "architectures",
@@ -182,6 +185,9 @@ __all__ = [
     "efficientnet_b5",
     "efficientnet_b6",
     "efficientnet_b7",
+    "extract",
+    "feature_maps",
+    "first_filters",
     "fixed",
     "fuse",
     "googlenet",
@@ -204,6 +210,7 @@ __all__ = [
     "preresnet164",
     "preresnet1001",
     "real",
+    "resize_input",
     "resnet",
     "resnet18",
     "resnet20",

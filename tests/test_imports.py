@@ -31,14 +31,22 @@ ROOMS: dict[str, set[str]] = {
     "block": {"backend", "cost", "geometry", "layers", "ops", "spec"},
     "folding": {"ops"},
     "fused": {"block", "fields", "ops"},
-    "fusion": {"block", "folding", "fused", "grouped", "ops"},
+    "graph": set(),
+    "stages": set(),
+    "fusion": {"block", "folding", "fused", "graph", "grouped", "ops"},
     "blocks": {"block", "fields", "ops"},
     "heads": {"block", "blocks", "fields", "ops"},
     "published": set(),
     "weights": {"block", "cost", "ops"},
     "canonical": {"cost", "geometry", "ops", "spec"},
-    "network": {"block", "canonical", "cost", "geometry", "heads", "published", "weights"},
-    "drawing": {"block", "cost", "files", "geometry", "network", "ops", "spec"},
+    "network": {
+        *("block", "canonical", "cost", "geometry", "heads", "published", "stages", "weights"),
+    },
+    "drawing": {
+        *("block", "cost", "files", "geometry", "graph", "network", "ops", "spec", "stages"),
+    },
+    "parts": {"block", "graph", "stages"},
+    "looking": {"block", "files", "parts"},
     "catalog": {"network", "published"},
     "memory": {"cost", "geometry", "network", "ops"},
     "budget": {"cost", "memory"},
@@ -66,10 +74,15 @@ ROOMS: dict[str, set[str]] = {
 KERAS = {"keras"}
 OUTSIDE: dict[str, set[str]] = {
     "fields": {"keras", "numpy"},
-    **dict.fromkeys(("backend", "block", "drawing", "grouped", "network", "normalization"), KERAS),
+    **dict.fromkeys(
+        ("backend", "block", "drawing", "graph", "grouped", "network", "normalization"), KERAS
+    ),
     **dict.fromkeys(("published", "recipe", "spec", "training"), KERAS),
     "folding": {"numpy"},
-    **{room: {"keras", "numpy"} for room in ("fusion", "layers", "timing", "weights")},
+    **{
+        room: {"keras", "numpy"}
+        for room in ("fusion", "layers", "looking", "parts", "timing", "weights")
+    },
     "tuner": {"keras", "keras_tuner", "numpy", "rich"},
 }
 

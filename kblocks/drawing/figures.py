@@ -18,7 +18,8 @@ from kblocks.drawing.graphs import rows_of_model
 from kblocks.drawing.networks import page
 from kblocks.drawing.rows import rows_of
 from kblocks.files import whole
-from kblocks.network import Architecture, check_input_shape
+from kblocks.geometry import check_input_shape
+from kblocks.network import Architecture
 from kblocks.ops import Op
 
 _PIXELS = 2.0  # of a PNG for one of the SVG

@@ -12,8 +12,10 @@ from kblocks.block import Block
 from kblocks.cost import Cost
 from kblocks.drawing.labels import Label, function_name
 from kblocks.drawing.rows import Chip, DrawnRow, alike, chips_of
-from kblocks.network import INPUT, stage_of
+from kblocks.graph import as_functional, calls_of, is_graph
+from kblocks.network import INPUT
 from kblocks.spec import channels_of
+from kblocks.stages import stage_of
 
 _KINDS = (
     ("conv", ("Conv", "Separable")),
@@ -26,11 +28,10 @@ _KINDS = (
 
 def rows_of_model(model: keras.Model) -> tuple[list[DrawnRow], list[str]]:
     """The rows of a model and the names of those that it puts out."""
-    if isinstance(model, keras.Sequential) and model.built:
-        model = keras.Model(model.inputs, model.outputs)
-    nodes = _nodes(model)
-    if not nodes:
+    if not is_graph(model) or not model.built:
         return _as_chain(model), []
+    model = as_functional(model)
+    nodes = _nodes(model)
     names = _names(nodes)
     rows: list[DrawnRow] = []
     for node in nodes:
@@ -57,27 +58,17 @@ def _as_chain(model: keras.Model) -> list[DrawnRow]:
 
 def _nodes(model: Any) -> list[Any]:
     """The calls of layers, each behind those it reads, the longest path first."""
-    waiting = [
-        (depth, node)
-        for depth, nodes in getattr(model, "_nodes_by_depth", {}).items()
-        for node in nodes
-        if not node.is_input
-    ]
-    there = {_key(node) for _, node in waiting}
+    waiting = calls_of(model)
+    depths = {_key(n): depth for depth, nodes in model._nodes_by_depth.items() for n in nodes}
+    there = set(map(_key, waiting))
     placed: list[Any] = []
     done: set[Any] = set()
 
-    def ready(node: Any) -> bool:
-        sources = {_source(x) for x in node.input_tensors} & there
-        return sources <= done
-
     while waiting:
         last = _key(placed[-1]) if placed else None
-        open_ = [pair for pair in waiting if ready(pair[1])]
-        depth, node = max(
-            open_, key=lambda pair: (last in map(_source, pair[1].input_tensors), pair[0])
-        )
-        waiting.remove((depth, node))
+        ready = [node for node in waiting if set(map(_source, node.input_tensors)) & there <= done]
+        node = max(ready, key=lambda n: (last in map(_source, n.input_tensors), depths[_key(n)]))
+        waiting.remove(node)
         placed.append(node)
         done.add(_key(node))
     return placed

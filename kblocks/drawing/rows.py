@@ -12,9 +12,10 @@ from kblocks.cost import Cost
 from kblocks.drawing.blocks import Shapes, straightened
 from kblocks.drawing.labels import Label, label_of
 from kblocks.geometry import geometry
-from kblocks.network import INPUT, Architecture, Row, stage_of
+from kblocks.network import INPUT, Architecture, Row
 from kblocks.ops import Chain, Merge, Op
 from kblocks.spec import channels_of
+from kblocks.stages import stage_of
 
 Chip = tuple[Label, int]  # and how many times it is there in a row
 

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 from kblocks.drawing.labels import shape_text
-from kblocks.network import Architecture, stage_of
+from kblocks.network import Architecture
+from kblocks.stages import stage_of
 
 _BAR = 20
 
