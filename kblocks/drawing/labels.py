@@ -40,7 +40,8 @@ def label_of(op: Op, channels: Any = None) -> Label:
         case ops.Pool():
             single = op.pool_size == (1, 1)
             name = "subsample" if single else f"{_by(op.pool_size)} {op.kind} pool"
-            return Label(name + _strides(op.strides) + _padding(op.padding, "valid"), "pool")
+            usual = "same" if op.strides == (1, 1) else "valid"
+            return Label(name + _strides(op.strides) + _padding(op.padding, usual), "pool")
         case ops.GlobalPool():
             return Label(f"global {op.kind} pool", "pool")
         case ops.AdaptivePool():
