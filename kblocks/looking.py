@@ -63,7 +63,9 @@ def feature_maps(
     if not fits:
         raise ValueError(f"`image` must be of shape {expected}. Received: {pixels.shape}")
     batch = (pixels.transpose(2, 0, 1) if flip else pixels)[None]
-    maps = keras.ops.convert_to_numpy(keras.ops.cast(part(batch, training=False)[0], "float32"))
+    maps: Any = keras.ops.convert_to_numpy(
+        keras.ops.cast(part(batch, training=False)[0], "float32")
+    )
     maps = maps.transpose(1, 2, 0) if flip else maps
     if path is not None:
         _write(path, [_stretched(maps[..., i]) for i in range(min(most, maps.shape[-1]))])
@@ -103,7 +105,8 @@ def _kernels(model: Any) -> Iterator[np.ndarray]:
         kernel = getattr(layer, "kernel", None)
         if kernel is not None and len(kernel.shape) == 4:
             kernel = layer.effective_kernel() if hasattr(layer, "effective_kernel") else kernel
-            yield keras.ops.convert_to_numpy(keras.ops.cast(kernel, "float32"))
+            found: Any = keras.ops.convert_to_numpy(keras.ops.cast(kernel, "float32"))
+            yield found
 
 
 def _check_path(path: Any) -> None:

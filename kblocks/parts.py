@@ -140,7 +140,7 @@ def _fill(source: Any, target: Any, before: int, channels: int) -> None:
     """Gives a layer the weights of its original, the first kernels for their new channels."""
     gains: dict[str, np.ndarray] = {}
     for old, new in zip(source.variables, target.variables, strict=True):
-        value = keras.ops.convert_to_numpy(old)
+        value: Any = keras.ops.convert_to_numpy(old)
         owner = old.path.rpartition("/")[0]
         if old.name == "gain" and owner in gains:  # of weight normalisation
             value = value * gains[owner]

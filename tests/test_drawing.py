@@ -401,6 +401,30 @@ def test_a_model_of_other_layers_is_drawn_plainly() -> None:
     assert reads(figure.words()[1].split(" parameters")[0], model.count_params())
 
 
+def test_models_of_any_rank_and_form_are_drawn() -> None:
+    """Sequences, volumes, operations without a layer, several inputs, models in models."""
+    layers = keras.layers
+    text, volume, image = keras.Input((None,)), keras.Input((4, 4, 4, 1)), keras.Input((8, 8, 3))
+    x = layers.Conv1D(4, 3, strides=2)(layers.Embedding(9, 4)(text))
+    x = layers.LSTM(5)(x)
+    y = layers.Flatten()(layers.Conv3D(2, (1, 2, 3), strides=(1, 2, 1))(volume))
+    inner = keras.Sequential([keras.Input((8, 8, 3)), kb.ConvBlock(2), layers.Flatten()])
+    z = keras.ops.relu(inner(image)) * 2.0
+    model = keras.Model([text, volume, image], layers.Concatenate()([x, y, z]))
+    figure = Figure(kb.draw(model))
+    check_layout(figure)
+    told = ("3 Conv1D, 4, /2", "LSTM, 5", "1x2x3 Conv3D, 2, /1x2x1", "Sequential", "4 x 2 x 2 x 2")
+    assert set(told) <= set(figure.words())
+    assert reads(figure.words()[1].split(" parameters")[0], model.count_params())
+
+    class Own(keras.Model):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = layers.Dense(3), kb.ConvBlock(4)
+
+    check_layout(Figure(kb.draw(Own())))
+
+
 @pytest.mark.parametrize("built", [True, False])
 def test_a_sequential_model_is_drawn(built: bool) -> None:
     layers = [kb.ConvBlock(4), keras.layers.Flatten(), keras.layers.Dense(2)]

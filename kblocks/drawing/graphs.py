@@ -10,7 +10,7 @@ import keras
 
 from kblocks.block import Block
 from kblocks.cost import Cost
-from kblocks.drawing.labels import Label, function_name
+from kblocks.drawing.labels import Label, by, function_name
 from kblocks.drawing.rows import Chip, DrawnRow, alike, chips_of
 from kblocks.graph import as_functional, calls_of, is_graph
 from kblocks.network import INPUT
@@ -138,18 +138,17 @@ def _text(layer: Any) -> str:
     kind = type(layer).__name__
     kernel = getattr(layer, "kernel_size", None) or getattr(layer, "pool_size", None)
     filters = getattr(layer, "filters", None) or getattr(layer, "units", None)
-    strides = getattr(layer, "strides", None) or ()
+    strides = getattr(layer, "strides", None) or 1
+    steps = set(strides) if isinstance(strides, (tuple, list)) else {strides}
     words = {"Conv2D": "conv", "DepthwiseConv2D": "depthwise", "MaxPooling2D": "max pool"}
     words |= {"AveragePooling2D": "avg pool", "BatchNormalization": "batch norm", "Dense": "dense"}
     name = words.get(kind, kind)
     if kind == "Activation":
         name = function_name(layer.activation)
     if kernel is not None:
-        name = f"{'x'.join(map(str, kernel))} {name}"
+        name = f"{by(kernel)} {name}"
     if filters is not None:
         name += f", {filters}"
-    if any(stride != 1 for stride in strides):
-        name += (
-            f", /{strides[0]}" if len(set(strides)) == 1 else f", /{'x'.join(map(str, strides))}"
-        )
+    if steps != {1}:
+        name += f", /{by(strides) if len(steps) > 1 else steps.pop()}"
     return name

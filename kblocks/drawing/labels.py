@@ -39,13 +39,13 @@ def label_of(op: Op, channels: Any = None) -> Label:
             return Label(f"dense, {op.units}", "dense")
         case ops.Pool():
             single = op.pool_size == (1, 1)
-            name = "subsample" if single else f"{_by(op.pool_size)} {op.kind} pool"
+            name = "subsample" if single else f"{by(op.pool_size)} {op.kind} pool"
             usual = "same" if op.strides == (1, 1) else "valid"
             return Label(name + _strides(op.strides) + _padding(op.padding, usual), "pool")
         case ops.GlobalPool():
             return Label(f"global {op.kind} pool", "pool")
         case ops.AdaptivePool():
-            return Label(f"avg pool to {_by(op.output_size)}", "pool")
+            return Label(f"avg pool to {by(op.output_size)}", "pool")
         case ops.Blur():
             return Label(f"{op.size}x{op.size} blur{_strides(op.strides)}", "pool")
         case ops.SpaceToDepth():
@@ -69,9 +69,9 @@ def label_of(op: Op, channels: Any = None) -> Label:
 
 def _conv(op: ops.Conv, channels: Any) -> str:
     depthwise = op.groups > 1 and op.groups == channels
-    name = f"{_by(op.kernel_size)} {'depthwise' if depthwise else 'conv'}, {op.filters}"
+    name = f"{by(op.kernel_size)} {'depthwise' if depthwise else 'conv'}, {op.filters}"
     groups = f", {op.groups} groups" if op.groups > 1 and not depthwise else ""
-    dilation = f", dilation {_by(op.dilation_rate)}" if op.dilation_rate != (1, 1) else ""
+    dilation = f", dilation {by(op.dilation_rate)}" if op.dilation_rate != (1, 1) else ""
     padding = _padding(op.padding, "same") if op.kernel_size != (1, 1) else ""
     return name + _strides(op.strides) + groups + dilation + padding
 
@@ -80,16 +80,17 @@ def _padding(padding: Any, usual: str) -> str:
     """Named where it is neither usual nor of the same output size."""
     if padding in (usual, "same", "symmetric"):
         return ""
-    return f", {padding}" if isinstance(padding, str) else f", pad {_by(padding)}"
+    return f", {padding}" if isinstance(padding, str) else f", pad {by(padding)}"
 
 
 def _strides(strides: Pair) -> str:
     if tuple(strides) == (1, 1):
         return ""
-    return f", /{strides[0]}" if strides[0] == strides[1] else f", /{_by(strides)}"
+    return f", /{strides[0]}" if strides[0] == strides[1] else f", /{by(strides)}"
 
 
-def _by(pair: Any) -> str:
+def by(pair: Any) -> str:
+    """A pair as `3x3`; a number as it is."""
     return "x".join(map(str, pair)) if isinstance(pair, (tuple, list)) else str(pair)
 
 
@@ -102,13 +103,14 @@ def function_name(function: Any) -> str:
 
 
 def shape_text(shape: Any) -> str:
-    """A shape as `56 x 56 x 256`; unknown sizes are named."""
+    """A shape as `56 x 56 x 256`; unknown sizes of a map are named."""
+    if not shape:
+        return "a number"
     if len(shape) == 1:
         return f"{'?' if shape[0] is None else shape[0]} features"
-    names = ("height", "width", "channels")
-    return " x ".join(
-        name if size is None else str(size) for size, name in zip(shape, names, strict=True)
-    )
+    names = ("height", "width", "channels") if len(shape) == 3 else ("?",) * len(shape)
+    sizes = zip(shape, names, strict=True)
+    return " x ".join(name if size is None else str(size) for size, name in sizes)
 
 
 def quantity(number: float) -> str:
