@@ -27,7 +27,7 @@ import pytest
 import kblocks as kb
 from kblocks.tuner import owners
 from kblocks.tuner.records import SURPLUS
-from kblocks.tuner.storage import open_storage, shown, url_of
+from kblocks.tuner.storage import open_storage, url_of
 
 PASSWORD = "Geheim/7 @%:wörtlich"
 FORMS = (PASSWORD, quote(PASSWORD), quote(PASSWORD, safe=""), "wörtlich", "rtlich")
@@ -124,8 +124,9 @@ WRONG: dict[str, tuple[Callable[[str, postgres.Server], str], type[Exception]]] 
     "port in words": (lambda url, server: url.replace(str(server.port), "many"), ValueError),
     "unquoted": (lambda url, server: server.url(PASSWORD), ValueError),
     "as an option": (
-        lambda url, server: url.replace(f":{quote(PASSWORD, safe='')}@", "@")
-        + f"?password={quote('wörtlich')}",
+        lambda url, server: (
+            url.replace(f":{quote(PASSWORD, safe='')}@", "@") + f"?password={quote('wörtlich')}"
+        ),
         ConnectionError,
     ),
 }
@@ -215,7 +216,7 @@ def _ended() -> int:
 
 # --- several machines --------------------------------------------------------------------
 
-RUN = '''
+RUN = """
 import json, logging, os, time, types
 import keras, keras_tuner, numpy as np
 import kblocks as kb
@@ -251,7 +252,7 @@ def tuner(**settings):
 
 def data():
     return types.SimpleNamespace(fit_arguments=lambda: {"x": np.zeros((4, 2))})
-'''
+"""
 
 MACHINE = """
 import sys
