@@ -9,6 +9,7 @@ from typing import Any
 
 import keras
 
+from kblocks.augmentation import augment, is_augmentation
 from kblocks.choices import Choice, Integer, Real
 from kblocks.training import prepare
 from kblocks.tree import Tree
@@ -28,6 +29,11 @@ class Recipe:
         schedule: "cosine" lowers the learning rate to zero along a half cosine over the epochs
             (Loshchilov & Hutter 2016, arXiv:1608.03983); None keeps it.
         label_smoothing: from 0 up to but not including 1.
+        augmentation: of the training images, in the training step alone: "flip" (left to right,
+            every second image), "shift" (by up to an eighth of height and width, edges
+            repeated), "flip+shift", one of Keras' preprocessing layers such as
+            `keras.layers.RandomRotation(0.1)` that leaves labels as they are, or a list of
+            such; None changes nothing.
         loss: "sparse" for integer labels, "categorical" for one-hot ones, both on logits.
         metrics: as `compile` takes them; each model gets its own.
 
@@ -40,6 +46,7 @@ class Recipe:
     weight_decay: Any = None
     schedule: Any = None
     label_smoothing: Any = 0.0
+    augmentation: Any = None
     loss: Any = "sparse"
     metrics: Any = ("accuracy",)
 
@@ -61,7 +68,16 @@ class Recipe:
             loss=plain._made_loss(),
             metrics=fresh([plain.metrics] if isinstance(plain.metrics, str) else plain.metrics),
         )
+        augment(model, plain.augmentation)
         prepare(model)
+
+    def suggest(self, trial: Any) -> dict[str, Any]:
+        """Plain arguments from a trial of Optuna, for `compile` and `callbacks`.
+
+        Asks for the active choices alone, under the names that `tree` gives them.
+        """
+        tree = self.tree()
+        return tree.resolve(tree.suggest(trial))
 
     def callbacks(self, epochs: int, **chosen: Any) -> list[keras.callbacks.Callback]:
         """What `fit` needs for the schedule; `chosen` are plain values in place of choices."""
@@ -115,6 +131,8 @@ def _options(value: Any) -> Iterator[Any]:
             yield from _options(option)
     elif isinstance(value, (Integer, Real)):
         yield from (value.low, value.high)
+    elif isinstance(value, (list, tuple)):
+        yield [option for inner in value for option in _options(inner)]
     else:
         yield value
 
@@ -143,6 +161,10 @@ _FORMS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "label_smoothing": (
         "a number from 0 up to but not including 1",
         lambda v: _is_number(v, 0) and v < 1,
+    ),
+    "augmentation": (
+        "None, 'flip', 'shift', 'flip+shift', a Keras layer that keeps labels, or a list of such",
+        is_augmentation,
     ),
     "loss": ("'sparse' or 'categorical'", lambda v: v in ("sparse", "categorical")),
 }

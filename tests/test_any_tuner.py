@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -238,12 +239,46 @@ for text in json.load(open(sys.argv[1])):
 """
 
 
-def test_grid_search_tries_the_default_first(tmp_path: Path) -> None:
-    """The others draw their first point at random: `space.samples` is there for by hand."""
+class Drawn(kb.tuner.HyperModel):
+    """Notes the values of every trial; its score is their number."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.drawn: list[Values] = []
+
+    def fit(self, hp: Any, model: keras.Model, *args: Any, **kwargs: Any) -> Any:
+        self.drawn.append(dict(hp.values))
+        return {"val_loss": float(len(self.drawn))}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_search_tries_the_default_first_under_stock_tuners(kind: str, tmp_path: Path) -> None:
+    """And what follows is the tuner's own: none of them has the default twice but Hyperband,
+    which trains its best once more for longer."""
     space = varied().within(INPUT)
-    tuner = make_tuner("grid", Counting(space, latency=False), tmp_path)
-    trial = tuner.oracle.create_trial("tuner0")
-    assert kb.tuner.suggest(trial.hyperparameters, space) == space.build(space.default())
+    recipe = kb.Recipe(optimizer=kb.choice("sgd", "adam"), learning_rate=kb.choice(0.03, 0.1))
+    hypermodel = Drawn(space, recipe)
+    tuner = make_tuner(kind, hypermodel, tmp_path)
+    populate = tuner.oracle.populate_space
+    with contextlib.suppress(ValueError, FileNotFoundError):  # there are no weights to load
+        kb.tuner.search(tuner, X, Y, validation_data=(X, Y), folder=tmp_path / "out", verbose=0)
+    first, *others = hypermodel.drawn
+    defaults = written(space, space.default()) | {
+        "recipe.optimizer": "sgd",
+        "recipe.learning_rate": 0.03,
+    }
+    known = set(space.names()) | {"recipe.optimizer", "recipe.learning_rate"}
+    assert {name: value for name, value in first.items() if name in known} == defaults
+    assert kb.tuner.network_of(first) == space.build(space.default())
+    assert tuner.oracle.populate_space == populate  # as it was
+    for values in others:
+        same = {name: value for name, value in values.items() if name in known} == defaults
+        assert not same or values.get("tuner/round", 0) > 0
+    assert len(others) >= 3
+
+
+def test_samples_begin_with_the_default() -> None:
+    space = varied().within(INPUT)
     assert next(space.samples(0)) == space.default()
 
 
@@ -292,3 +327,31 @@ def test_costs_join_the_logs_of_a_model_of_ones_own() -> None:
     history = model.fit(X, Y, verbose=0, callbacks=[costs]).history
     assert history["macs"] == [net.cost(INPUT).macs]
     assert np.isfinite(history["loss"][0])
+
+
+@pytest.mark.parametrize(
+    "sampler",
+    [lambda: optuna.samplers.NSGAIISampler(seed=0), lambda: optuna.samplers.TPESampler(seed=0)],
+    ids=["NSGA-II", "TPE"],
+)
+def test_optuna_searches_for_a_pareto_front(sampler: Callable[[], Any]) -> None:
+    """Of two costs that pull apart: its best trials are those that none beats in both."""
+    space = varied().within(INPUT, BUDGET)
+
+    def objective(trial: Any) -> tuple[int, int]:
+        cost = space.suggest(trial).cost(INPUT)
+        return cost.params, cost.macs
+
+    study = optuna.create_study(directions=["maximize", "minimize"], sampler=sampler())
+    study.optimize(objective, n_trials=60)
+    points = {t.number: (-t.values[0], t.values[1]) for t in study.trials}
+    front = {
+        number
+        for number, (a, b) in points.items()
+        if not any((c, d) != (a, b) and c <= a and d <= b for c, d in points.values())
+    }
+    assert {trial.number for trial in study.best_trials} == front
+    for trial in study.best_trials:
+        net = kb.Architecture.from_json(trial.user_attrs[NETWORK])
+        assert net.cost(INPUT).macs <= BUDGET.macs
+        assert [net.cost(INPUT).params, net.cost(INPUT).macs] == trial.values

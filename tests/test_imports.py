@@ -56,7 +56,8 @@ ROOMS: dict[str, set[str]] = {
     },
     "spaces": {"families"},
     "training": {"backend"},
-    "recipe": {"choices", "training", "tree"},
+    "augmentation": {"backend"},
+    "recipe": {"augmentation", "choices", "training", "tree"},
     "tuner": {
         *("budget", "choices", "conditions", "cost", "describing", "network", "recipe", "space"),
         *("timing", "training", "tree"),
@@ -66,7 +67,7 @@ KERAS = {"keras"}
 OUTSIDE: dict[str, set[str]] = {
     "fields": {"keras", "numpy"},
     **dict.fromkeys(("backend", "block", "grouped", "network", "normalization"), KERAS),
-    **dict.fromkeys(("published", "recipe", "spec", "training"), KERAS),
+    **dict.fromkeys(("augmentation", "published", "recipe", "spec", "training"), KERAS),
     "folding": {"numpy"},
     **{room: {"keras", "numpy"} for room in ("fusion", "layers", "timing", "weights")},
     "tuner": {

@@ -16,6 +16,7 @@ import optuna
 import pytest
 
 import kblocks as kb
+from kblocks.tuner.jobs import ObjectJob
 
 INPUT = (8, 8, 1)
 RNG = np.random.default_rng(0)
@@ -451,6 +452,26 @@ def test_an_interrupted_trial_goes_on_from_its_last_epoch(make: Make) -> None:
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
     files = sorted(path.name for path in (cut.folder / "checkpoints").rglob("*") if path.is_file())
     assert files == ["best.npz"]
+
+
+def test_the_precision_that_was_set_holds_for_all_trials(make: Make) -> None:
+    seen: list[str] = []
+
+    class Looking(Scored):
+        def fit(self, hp: Any, model: Any, *args: Any, **kwargs: Any) -> Any:
+            seen.append(model.layers[-1].compute_dtype)
+            return super().fit(hp, model)
+
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        make(Looking(space().within(INPUT), latency=False), trials=3).search(X, Y, verbose=0)
+        job = ObjectJob(None, (), {})
+    finally:
+        keras.config.set_dtype_policy("float32")
+    assert seen == ["bfloat16"] * 3
+    job.enter()
+    assert keras.config.dtype_policy().name == "mixed_bfloat16"
+    keras.config.set_dtype_policy("float32")
 
 
 # --- what goes wrong ---------------------------------------------------------------------

@@ -89,7 +89,7 @@ class Checkpoints:
     def best(self, number: int) -> list[np.ndarray] | None:
         """The weights of a trial's best epoch; None if they are not kept."""
         groups = self._read(self._path(number, "best.npz"))
-        return groups and groups["w"]
+        return None if groups is None else groups["w"]
 
     def drop(self, number: int) -> None:
         """Removes all that is kept of a trial."""

@@ -121,6 +121,9 @@ def text_of(value: Any) -> str:
     if is_dataclass(value) and not isinstance(value, type):
         parts = (f"{k}={text_of(v)}" for k, v in vars(value).items() if not k.startswith("_"))
         return f"{type(value).__name__}({', '.join(parts)})"
+    if isinstance(value, keras.layers.Layer):  # whose name counts up within a process
+        config = {k: v for k, v in value.get_config().items() if k != "name"}
+        return f"{type(value).__name__}({text_of(config)})"
     if callable(value) and hasattr(value, "__qualname__"):
         return f"{value.__module__}.{value.__qualname__}"
     return re.sub(r" at 0x[0-9a-f]+", "", repr(value))
@@ -167,7 +170,7 @@ def _hash(array: np.ndarray) -> str:
     content = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
     if content.size > _HASHED:
         content = np.ascontiguousarray(content[:: content.size // _HASHED + 1])
-    return hashlib.blake2b(content, digest_size=8).hexdigest()
+    return hashlib.blake2b(content.data, digest_size=8).hexdigest()
 
 
 class SpaceChangedError(keras_tuner.errors.FatalError, ChangedError):

@@ -7,15 +7,28 @@ import io
 import pickle
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import keras
 
 from kblocks.tuner.training import Fit
 
 
 class Job:
     """What a worker process is sent: it makes the tuner and the data there."""
+
+    def __init__(self) -> None:
+        # What a script has set in the process that it runs in, and nobody would set in another.
+        self.policy = keras.config.dtype_policy().name
+        self.floatx = keras.config.floatx()
+        self.data_format = keras.config.image_data_format()
+
+    def enter(self) -> None:
+        """Sets Keras up as it is where the job comes from."""
+        keras.config.set_floatx(self.floatx)
+        keras.config.set_image_data_format(self.data_format)
+        keras.config.set_dtype_policy(self.policy)
 
     def tuner(self) -> Any:
         """The tuner of the search."""
@@ -30,13 +43,12 @@ class Job:
         return None
 
 
-@dataclass
 class ObjectJob(Job):
     """A tuner and data of this process, which another process gets a copy of."""
 
-    made: Any
-    args: tuple[Any, ...]
-    kwargs: Mapping[str, Any]
+    def __init__(self, made: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        super().__init__()
+        self.made, self.args, self.kwargs = made, args, kwargs
 
     def tuner(self) -> Any:
         """The tuner itself, or its copy."""
@@ -55,7 +67,6 @@ class ObjectJob(Job):
         return None
 
 
-@dataclass
 class FileJob(Job):
     """A run file: a Python file with `tuner(**settings)` and `data()`.
 
@@ -67,8 +78,9 @@ class FileJob(Job):
         ValueError: if the file lacks one of the two.
     """
 
-    path: str
-    settings: Mapping[str, Any] = field(default_factory=dict)
+    def __init__(self, path: str, settings: Mapping[str, Any] | None = None) -> None:
+        super().__init__()
+        self.path, self.settings = path, dict(settings or {})
 
     def tuner(self) -> Any:
         """What the file's `tuner` returns."""

@@ -255,7 +255,9 @@ def _keep(search: Search, number: int, outcome: Outcome, weights: list[np.ndarra
 
 
 def _forget(search: Search) -> None:
+    policy = keras.config.dtype_policy()
     keras.utils.clear_session(free_memory=False)
+    keras.config.set_dtype_policy(policy)  # which Keras forgets as well
     gc.collect()
 
 

@@ -49,6 +49,8 @@ def search(
 ) -> Result:
     """`tuner.search` with progress and time left, and files that can be used without a tuner.
 
+    Of a `kb.tuner.HyperModel` the default point is tried first, whatever the tuner draws.
+
     Args:
         tuner: any stock tuner, usually over a `kb.tuner.HyperModel`.
         fit_args, fit_kwargs: for `model.fit`, as `tuner.search` takes them.
@@ -65,7 +67,7 @@ def search(
     done = len(table.rows())
     display = Display(getattr(tuner.oracle, "max_trials", None), done, quiet=verbose == 0)
     callbacks = [*(fit_kwargs.pop("callbacks", None) or ()), EpochCallback(display)]
-    with display, _Hooks(tuner, display, table), _frozen():
+    with display, _Hooks(tuner, display, table), _default_first(tuner), _frozen():
         tuner.search(*fit_args, callbacks=callbacks, verbose=0, **fit_kwargs)
     best = _best_trial(tuner)
     model = tuner.get_best_models(1)[0]
@@ -86,6 +88,29 @@ def _frozen() -> Iterator[None]:
         yield
     finally:
         gc.unfreeze()
+
+
+@contextlib.contextmanager
+def _default_first(tuner: keras_tuner.Tuner) -> Iterator[None]:
+    """Through the oracle's public `populate_space`, for the first trial of a search alone."""
+    oracle = tuner.oracle
+    draw = oracle.populate_space
+
+    def populate_space(trial_id: str) -> dict[str, Any]:
+        drawn = draw(trial_id)  # asked in any case: Hyperband counts its trials there
+        if oracle.trials or drawn["status"] != "RUNNING":
+            return drawn
+        space = oracle.get_space()
+        defaults = {hp.name: hp.default for hp in space.space if space.is_active(hp)}
+        own = {k: v for k, v in drawn["values"].items() if k.startswith("tuner/")}
+        return {**drawn, "values": {**defaults, **own}}
+
+    if isinstance(tuner.hypermodel, HyperModel):
+        oracle.populate_space = populate_space
+    try:
+        yield
+    finally:
+        vars(oracle).pop("populate_space", None)
 
 
 def _best_trial(tuner: keras_tuner.Tuner) -> Any:

@@ -148,7 +148,8 @@ def open_storage(url: str, patience: float = _PATIENCE) -> PatientStorage:
             f"{shown(url)} needs {missing}; for PostgreSQL: pip install 'kblocks[postgresql]'",
             name=missing,
         ) from error
-    return PatientStorage(inner, patience)
+    made: Any = PatientStorage  # whose methods are made below its class
+    return made(inner, patience)
 
 
 def _made(url: str, engine: dict[str, Any]) -> BaseStorage:
@@ -171,7 +172,7 @@ def _quiet() -> Iterator[None]:
 
 def created(storage: BaseStorage, name: str, objectives: tuple[Objective, ...]) -> optuna.Study:
     """The study of that name, made if it is not there."""
-    directions = ["maximize" if o.direction == "max" else "minimize" for o in objectives]
+    directions: Any = ["maximize" if o.direction == "max" else "minimize" for o in objectives]
     with _quiet():
         return optuna.create_study(
             storage=storage, study_name=name, directions=directions, load_if_exists=True

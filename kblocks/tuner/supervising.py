@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
-import multiprocessing.connection
 import os
 import signal
 import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from multiprocessing.connection import wait
 from typing import Any
 
 import psutil
@@ -104,11 +104,14 @@ class _Crew:
 
     def _listen(self) -> None:
         connections = [member.connection for member in self._members]
-        for connection in multiprocessing.connection.wait(connections, _POLL):
+        for connection in wait(connections, _POLL):
             member = next(m for m in self._members if m.connection is connection)
-            with contextlib.suppress(EOFError, OSError):
-                while connection.poll():
-                    self._heard(member, *connection.recv())
+            self._drain(member)
+
+    def _drain(self, member: _Member) -> None:
+        with contextlib.suppress(EOFError, OSError):
+            while member.connection.poll():
+                self._heard(member, *member.connection.recv())
 
     def _heard(self, member: _Member, event: str, value: Any) -> None:
         match event:
@@ -146,9 +149,7 @@ class _Crew:
         """Takes leave of those that have ended, and gives their trials back."""
         ended = [member for member in self._members if not member.process.is_alive()]
         for member in ended:
-            with contextlib.suppress(EOFError, OSError):
-                while member.connection.poll():
-                    self._heard(member, *member.connection.recv())
+            self._drain(member)
             member.connection.close()
             self._members.remove(member)
             if not member.is_ready:
@@ -188,6 +189,7 @@ def _serve(job: Job, index: int, connection: Any, left: float | None) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the first process tells what to do
     signal.signal(signal.SIGTERM, lambda *_: _exit())
     threading.Thread(target=_follow, daemon=True).start()
+    job.enter()
     tuner, fit = job.tuner(), job.fit()
     tuner.worker = index
     search = tuner.make_search(None if left is None else time.monotonic() + left)
@@ -218,7 +220,7 @@ def _follow() -> None:
     """Ends this process when the one that began it has ended."""
     parent = multiprocessing.parent_process()
     if parent is not None:
-        multiprocessing.connection.wait([parent.sentinel])
+        wait([parent.sentinel])
         os._exit(1)
 
 

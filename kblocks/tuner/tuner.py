@@ -99,7 +99,7 @@ class Tuner(keras_tuner.Tuner):
         self.budget, self.trials, self.hours, self.workers = budget, trials, hours, workers
         self.trial_seconds, self.checkpoints, self.seed = trial_seconds, checkpoints, seed
         self.sampler, self.pruner = sampler, pruner
-        sampler_of(sampler, seed), pruner_of(pruner)  # which refuse what they do not know
+        _ = sampler_of(sampler, seed), pruner_of(pruner)  # which refuse what they do not know
         if pruner is not None and len(self.objectives) > 1:
             raise ValueError("`pruner` is for one objective. Received: several")
         self.extend, self.overwrite = extend, overwrite
@@ -112,7 +112,7 @@ class Tuner(keras_tuner.Tuner):
 
     # --- running -------------------------------------------------------------------------
 
-    def search(self, *fit_args: Any, verbose: int = 1, **fit_kwargs: Any) -> Run:
+    def search(self, *fit_args: Any, verbose: int = 1, **fit_kwargs: Any) -> Any:
         """Runs trials until there are enough; goes on where an earlier run ended.
 
         Args:
@@ -120,7 +120,7 @@ class Tuner(keras_tuner.Tuner):
             verbose: 0 shows nothing.
 
         Returns:
-            All that is known of the search.
+            The `Run`: all that is known of the search.
 
         Raises:
             ValueError: if the search in the storage is another one, with the differences.

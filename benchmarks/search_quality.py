@@ -1,0 +1,169 @@
+"""python benchmarks/search_quality.py --minutes 15 --seeds 1 2 3    (about 5 hours)
+
+How good a network each search has found after how long: Fashion-MNIST with 12,000 images to train
+on and 2,000 for validation; the 10,000 test images are used once, for the winner of a run. All
+systems have the same wall time on the same cores, from the start of their process on, imports
+included, and run one after the other.
+
+- ours: `kb.tuner.Tuner` as it is, over `network_space` and `recipe`
+- same-bayesian: the same HyperModel under Keras Tuner's BayesianOptimization
+- hyperresnet-random, -bayesian, -hyperband: Keras Tuner's HyperResNet under its stock tuners
+- autokeras: AutoKeras' ImageClassifier, in an environment of its own (`--autokeras`): AutoKeras
+  3.0.0 runs with keras 3.12.4 at the newest (`pip install autokeras keras==3.12.4
+  tensorflow-cpu==2.21.0 six tensorboard`)
+
+Each run leaves its log and a CSV, with a line whenever validation accuracy gets better, in
+`--folder`. A run whose CSV is complete is not repeated: stop it at any time and go on later.
+Needs Debian's package dataset-fashion-mnist, and matplotlib for the drawing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import os
+import statistics
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+HERE = Path(__file__).parent
+COLOURS = {
+    "ours": "tab:blue",
+    "same-bayesian": "tab:orange",
+    "hyperresnet-random": "tab:green",
+    "hyperresnet-bayesian": "tab:olive",
+    "hyperresnet-hyperband": "tab:cyan",
+    "autokeras": "tab:red",
+}
+MARKS = (1, 3, 5, 10, 15, 30, 60)  # minutes that the table tells
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of a run's CSV: `kind` is "validation", or "test" in the last one."""
+
+    kind: str
+    seconds: float
+    accuracy: float
+
+
+def rows(path: Path) -> list[Row]:
+    """What a run has noted so far."""
+    if not path.exists():
+        return []
+    with path.open(newline="", encoding="utf-8") as file:
+        return [Row(k, float(s), float(a)) for k, s, a in csv.reader(file)]
+
+
+def note(path: Path, kind: str, seconds: float, accuracy: float) -> None:
+    """Adds a line."""
+    with path.open("a", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerow([kind, f"{seconds:.2f}", f"{accuracy:.4f}"])
+
+
+def main() -> None:
+    """Runs what is missing, then draws and prints what is there."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--minutes", type=float, default=15.0)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--systems", nargs="+", default=list(COLOURS), choices=COLOURS)
+    parser.add_argument("--folder", type=Path, default=Path("runs/search_quality"))
+    parser.add_argument("--autokeras", default="/work/venv/autokeras/bin/python")
+    parser.add_argument("--plot", type=Path, default=HERE / "search_quality.png")
+    options = parser.parse_args()
+    found: dict[str, list[list[Row]]] = {system: [] for system in options.systems}
+    for seed in options.seeds:  # all systems for one seed first, so that an early end is fair
+        for system in options.systems:
+            path = options.folder / f"{options.minutes:g}min" / f"{system}-{seed}.csv"
+            python = options.autokeras if system == "autokeras" else sys.executable
+            complete(path, python, system, options.minutes, seed)
+            found[system].append(rows(path))
+    table(found, options.minutes)
+    draw(found, options.minutes, options.plot)
+
+
+def complete(path: Path, python: str, system: str, minutes: float, seed: int) -> None:
+    """Runs a system unless that was done before.
+
+    Raises:
+        RuntimeError: if it ends without a result, with where its log is.
+    """
+    if any(row.kind == "test" for row in rows(path)):
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.unlink(missing_ok=True)  # of a run that was broken off
+    started = time.time()
+    command = [python, HERE / "search_systems.py", system, path.resolve()]
+    command += ["--minutes", minutes, "--seed", seed, "--started", started]
+    paths = [str(HERE.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+    with path.with_suffix(".log").open("w", encoding="utf-8") as log:
+        subprocess.run(
+            [str(part) for part in command],
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+            check=False,
+        )
+    done = [row for row in rows(path) if row.kind == "test"]
+    if not done:
+        raise RuntimeError(f"{system} with seed {seed} has no result: see {log.name}")
+    load = os.getloadavg()[0]
+    told = f"{best_at(rows(path), 60 * minutes):.4f}, test {done[0].accuracy:.4f}"
+    print(f"{system}, seed {seed}: validation {told} (load {load:.1f})", flush=True)
+
+
+def best_at(run: list[Row], seconds: float) -> float:
+    """The best validation accuracy until then; 0 if there was none."""
+    found = [r.accuracy for r in run if r.kind == "validation" and r.seconds <= seconds]
+    return max(found, default=0.0)
+
+
+def table(found: dict[str, list[list[Row]]], minutes: float) -> None:
+    """Medians over the seeds, the least and the most in brackets."""
+    marks = [mark for mark in MARKS if mark < minutes] + [minutes]
+    print("| system | " + " | ".join(f"{mark:g} min" for mark in marks) + " | test |")
+    print("|---" * (len(marks) + 2) + "|")
+
+    def told(values: list[float]) -> str:
+        return f"{statistics.median(values):.3f} ({min(values):.3f} to {max(values):.3f})"
+
+    for system, runs in found.items():
+        cells = [told([best_at(run, 60 * mark) for run in runs]) for mark in marks]
+        cells.append(told([row.accuracy for run in runs for row in run if row.kind == "test"]))
+        print(f"| {system} | " + " | ".join(cells) + " |")
+
+
+def draw(found: dict[str, list[list[Row]]], minutes: float, path: Path) -> None:
+    """Best validation accuracy over time, one line a seed."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(8, 5), layout="constrained")
+    for system, runs in found.items():
+        for index, run in enumerate(runs):
+            seen = [row for row in run if row.kind == "validation"]
+            if not seen:
+                continue
+            times = [row.seconds / 60 for row in seen] + [minutes]
+            best = [row.accuracy for row in seen] + [seen[-1].accuracy]
+            name = None if index else system
+            axes.step(times, best, where="post", color=COLOURS[system], label=name, alpha=0.8)
+    axes.set(xlabel="minutes since the process began", ylabel="best validation accuracy")
+    axes.set(xlim=(0, minutes), ylim=(0.7, 0.95))
+    cores = len(os.sched_getaffinity(0))
+    axes.set_title(f"Fashion-MNIST, 12,000 training images, CPU cores: {cores}")
+    axes.grid(alpha=0.3)
+    axes.legend(loc="lower right")
+    figure.savefig(path, dpi=110)
+    print(f"drawn: {path}")
+
+
+if __name__ == "__main__":
+    main()

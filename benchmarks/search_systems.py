@@ -1,0 +1,301 @@
+"""What `search_quality.py` compares: one run of one system, in a process of its own."""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+
+import keras
+import numpy as np
+from search_quality import note, rows
+
+IMAGES = Path("/usr/share/datasets/fashion-mnist")
+INPUT, CLASSES = (28, 28, 1), 10
+TRAIN, VALIDATION = 12_000, 2_000
+BATCH, EPOCHS = 64, 8
+MARGIN = 10.0  # seconds before the end after which ours begins no epoch: one may take so long
+
+
+def network_space() -> Any:
+    """Small residual networks, at half the images' size from their first stage on.
+
+    Its first point has 309,000 parameters and 10 million multiply-adds.
+    """
+    import kblocks as kb
+
+    space = kb.Space(
+        kb.resnet,
+        classes=CLASSES,
+        blocks=kb.per_stage(3, kb.choice(1, 2)),
+        filters=[kb.choice(32, 24, 48), kb.choice(64, 48, 96), kb.choice(128, 96, 192)],
+        kernel_size=kb.choice(3, 5),
+        strides=[1, 2, 2],
+        stem={
+            "filters": kb.choice(32, 16),
+            "kernel_size": kb.choice(3, 5),
+            "strides": 1,
+            "pool": "max",
+            "pool_size": 2,
+            "pool_strides": 2,
+            "pool_padding": "same",
+        },
+        head={"pool": kb.choice("avg", "concat"), "dropout": kb.choice(0.0, 0.2)},
+    )
+    return space.within(INPUT, kb.Budget(macs=15e6))
+
+
+def recipe() -> Any:
+    """AdamW along a half cosine. Its first point takes the first network to 0.91 in 8 epochs."""
+    import kblocks as kb
+
+    return kb.Recipe(
+        optimizer="adamw",
+        weight_decay=kb.choice(0.05, 0.01, 0.2),
+        learning_rate=kb.real(1e-3, 1e-2, log=True, default=3e-3),
+        schedule="cosine",
+        label_smoothing=kb.choice(0.0, 0.1),
+        augmentation=kb.choice(None, "flip", "flip+shift"),
+    )
+
+
+# --- a run of a system ---------------------------------------------------------------------
+
+
+@dataclass
+class Race:
+    """One run of a system.
+
+    Attributes:
+        seed: of the system.
+        started: when its process was begun, as `time.time` tells it.
+        seconds: that it has from then on.
+        path: of its CSV.
+        data: images from 0 to 1 and labels, of "train", "validation" and "test".
+    """
+
+    seed: int
+    started: float
+    seconds: float
+    path: Path
+    data: dict[str, tuple[np.ndarray, np.ndarray]]
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since its process was begun."""
+        return time.time() - self.started
+
+    @property
+    def left(self) -> float:
+        """Seconds until its time is over."""
+        return self.seconds - self.elapsed
+
+    def without_data(self) -> Race:
+        """What another process needs of it."""
+        return replace(self, data={})
+
+    @property
+    def scratch(self) -> str:
+        """A folder of its own."""
+        return str(self.path.with_suffix(""))
+
+
+class OverError(BaseException):
+    """The time is over; no tuner takes it for the failure of a trial."""
+
+
+WINNER: dict[str, Any] = {}  # the model of the best epoch so far and its weights
+
+
+class Watch(keras.callbacks.Callback):
+    """Notes each better validation accuracy, in whatever process it is.
+
+    Args:
+        race: the run.
+        ends: whether it keeps the best model, and ends the search when the time is over; else
+            the system does.
+    """
+
+    def __init__(self, race: Race, ends: bool = True) -> None:
+        super().__init__()
+        self._race, self._ends = race.without_data(), ends
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Notes it."""
+        self._hold()
+        race, found = self._race, float((logs or {})["val_accuracy"])
+        before = [row.accuracy for row in rows(race.path)]
+        if race.left > 0 and found > max(before, default=0.0):
+            note(race.path, "validation", race.elapsed, found)
+            if self._ends:
+                model: Any = self.model
+                WINNER.update(model=model, weights=model.get_weights())
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        """Looks at the clock."""
+        self._hold()
+
+    def on_test_batch_end(self, batch: int, logs: Any = None) -> None:
+        """Looks at the clock."""
+        self._hold()
+
+    def _hold(self) -> None:
+        if self._ends and self._race.left < 0:
+            raise OverError
+
+
+def fit_arguments(race: Race, one_hot: bool = False) -> dict[str, Any]:
+    """What all tuners of Keras Tuner's form are given."""
+    coded = np.eye(CLASSES, dtype="float32")
+    (x, y), held = race.data["train"], race.data["validation"]
+    if one_hot:
+        y, held = coded[y], (held[0], coded[held[1]])
+    return {"x": x, "y": y, "validation_data": held, "epochs": EPOCHS, "batch_size": BATCH}
+
+
+def ours(race: Race) -> Any:
+    """Our tuner; its model with the best weights."""
+    import kblocks as kb
+
+    hypermodel = kb.tuner.HyperModel(network_space(), recipe(), latency=False)
+    tuner = kb.tuner.Tuner(
+        hypermodel,
+        hours=(race.left - MARGIN) / 3600,
+        directory=race.scratch,
+        project_name="ours",
+        checkpoints=1,
+        seed=race.seed,
+        overwrite=True,
+    )
+    tuner.search(**fit_arguments(race), callbacks=[Watch(race, ends=False)], verbose=1)
+    return tuner.get_best_models(1)[0]
+
+
+def stock(race: Race, hypermodel: Any, kind: str, one_hot: bool) -> Any:
+    """A stock tuner of Keras Tuner, ended when the time is over."""
+    import keras_tuner
+
+    common = {"objective": "val_accuracy", "seed": race.seed, "overwrite": True}
+    common |= {"directory": race.scratch, "project_name": kind}
+    match kind:
+        case "random":
+            tuner = keras_tuner.RandomSearch(hypermodel, max_trials=1000, **common)
+        case "bayesian":
+            tuner = keras_tuner.BayesianOptimization(hypermodel, max_trials=1000, **common)
+        case "hyperband":
+            tuner = keras_tuner.Hyperband(
+                hypermodel, max_epochs=EPOCHS, hyperband_iterations=100, **common
+            )
+    tuner.search(**fit_arguments(race, one_hot), callbacks=[Watch(race)], verbose=0)
+    return None
+
+
+def same(race: Race) -> Any:
+    """Our networks and recipe under Keras Tuner's Bayesian search."""
+    import kblocks as kb
+
+    hypermodel = kb.tuner.HyperModel(network_space(), recipe(), latency=False)
+    return stock(race, hypermodel, "bayesian", one_hot=False)
+
+
+def hyperresnet(kind: str) -> Callable[[Race], Any]:
+    """Keras Tuner's ready residual networks under one of its tuners."""
+
+    def run(race: Race) -> Any:
+        import keras_tuner
+
+        hypermodel = keras_tuner.applications.HyperResNet(input_shape=INPUT, classes=CLASSES)
+        return stock(race, hypermodel, kind, one_hot=True)
+
+    return run
+
+
+def autokeras(race: Race) -> Any:
+    """AutoKeras as its users call it, ended when the time is over."""
+    import autokeras
+
+    search = autokeras.ImageClassifier(
+        max_trials=1000, directory=race.scratch, seed=race.seed, overwrite=True
+    )
+    (x, y), held = race.data["train"], race.data["validation"]
+    search.fit(x, y, validation_data=held, callbacks=[Watch(race)], verbose=0)
+    return None
+
+
+SYSTEMS: dict[str, Callable[[Race], Any]] = {
+    "ours": ours,
+    "same-bayesian": same,
+    "hyperresnet-random": hyperresnet("random"),
+    "hyperresnet-bayesian": hyperresnet("bayesian"),
+    "hyperresnet-hyperband": hyperresnet("hyperband"),
+    "autokeras": autokeras,
+}
+
+
+# --- data, and what is left at the end -----------------------------------------------------
+
+
+def idx(name: str) -> np.ndarray:
+    """An array of a file of MNIST's format, whose fourth byte says how many sizes follow."""
+    content = gzip.decompress((IMAGES / name).read_bytes())
+    sizes = np.frombuffer(content, ">i4", content[3], 4)
+    return np.frombuffer(content, np.uint8, offset=4 + 4 * content[3]).reshape(sizes)
+
+
+def data() -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """The parts, with as many images of each class; the same ones in every run."""
+    x, y = idx("train-images-idx3-ubyte.gz"), idx("train-labels-idx1-ubyte.gz")
+    random = np.random.default_rng(0)
+    order = [random.permutation(np.flatnonzero(y == label)) for label in range(CLASSES)]
+    ends = TRAIN // CLASSES, (TRAIN + VALIDATION) // CLASSES
+    train = random.permutation(np.concatenate([places[: ends[0]] for places in order]))
+    validation = np.concatenate([places[ends[0] : ends[1]] for places in order])
+
+    def part(images: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return images[..., None].astype("float32") / 255, labels.astype("int32")
+
+    test = idx("t10k-images-idx3-ubyte.gz"), idx("t10k-labels-idx1-ubyte.gz")
+    return {
+        "train": part(x[train], y[train]),
+        "validation": part(x[validation], y[validation]),
+        "test": part(*test),
+    }
+
+
+def main() -> None:
+    """One run; its last line is the test accuracy of the model with the best validation."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("system", choices=SYSTEMS)
+    parser.add_argument("path", type=Path)
+    parser.add_argument("--minutes", type=float, required=True)
+    parser.add_argument("--seed", type=int, required=True)
+    parser.add_argument("--started", type=float, required=True)
+    options = parser.parse_args()
+    keras.utils.set_random_seed(options.seed)
+    parts = data()
+    race = Race(options.seed, options.started, 60 * options.minutes, options.path, parts)
+    try:
+        model = SYSTEMS[options.system](race)
+    except OverError:
+        model = None
+    if model is None and not WINNER:
+        note(race.path, "test", race.elapsed, 0.0)  # no epoch ended in time
+        return
+    if model is None:
+        model = WINNER["model"]
+        model.set_weights(WINNER["weights"])
+    images, labels = parts["test"]
+    found = np.asarray(model.predict(images, batch_size=500, verbose=0)).argmax(-1)
+    note(race.path, "test", race.elapsed, float((found == labels).mean()))
+
+
+if __name__ == "__main__":
+    main()
