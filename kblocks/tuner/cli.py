@@ -11,11 +11,11 @@ import typer
 from rich.console import Console
 
 from kblocks.catalog import architecture, by_family
+from kblocks.files import whole
 from kblocks.network import Architecture
 from kblocks.tuner import tables
 from kblocks.tuner.checkpoints import Checkpoints
 from kblocks.tuner.exporting import FORMATS, best_network, export
-from kblocks.tuner.files import whole
 from kblocks.tuner.searching import BadArgumentError, run_or_join, say, sizes
 from kblocks.tuner.stored import STORAGE, folder_of, masked, opened
 

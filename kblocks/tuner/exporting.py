@@ -7,8 +7,9 @@ from typing import Any
 
 import keras
 
+from kblocks.files import whole
 from kblocks.network import Architecture
-from kblocks.tuner.files import save, whole
+from kblocks.tuner.files import save
 from kblocks.tuner.records import Record, Run
 
 # The format by the command line's name: Keras' own name, the file in a run folder, the packages.

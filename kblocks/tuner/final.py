@@ -10,8 +10,9 @@ from typing import Any
 import keras
 import numpy as np
 
+from kblocks.files import whole
 from kblocks.tuner.data import Data
-from kblocks.tuner.files import save, whole, write_table
+from kblocks.tuner.files import save, write_table
 from kblocks.tuner.image_files import ImageFiles
 from kblocks.tuner.records import Run
 

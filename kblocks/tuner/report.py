@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from kblocks.tuner.files import whole
+from kblocks.files import whole
 from kblocks.tuner.records import Run
 
 

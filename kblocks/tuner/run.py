@@ -15,9 +15,10 @@ from typing import Any
 import keras
 import keras_tuner
 
+from kblocks.files import whole
 from kblocks.network import Architecture
 from kblocks.tuner.bridge import NETWORK, HyperModel, network_of
-from kblocks.tuner.files import save, whole, write_table
+from kblocks.tuner.files import save, write_table
 from kblocks.tuner.progress import Display, EpochCallback
 
 
