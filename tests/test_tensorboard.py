@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -74,17 +72,3 @@ def test_a_trial_is_written_once_and_whole(tmp_path: Path, monkeypatch: pytest.M
         log.trial(Record(0, "completed", (0.5,)), objectives)
     assert list(log.folder.iterdir()) == []
     assert log.trial(Record(1, "running"), objectives) is None
-
-
-def test_tensorflow_is_not_needed(fresh_process: Callable[..., str], tmp_path: Path) -> None:
-    script = """
-import json, os, sys
-os.environ["KERAS_BACKEND"] = "numpy"
-sys.modules["tensorflow"] = None
-from kblocks.tuner.records import Objective, Record
-from kblocks.tuner.tensorboard import Log
-log = Log(sys.argv[1])
-log.trial(Record(3, "completed", (0.5,), {"a": None}), [Objective("s", "max")])
-print(json.dumps(os.listdir(sys.argv[1])))
-"""
-    assert json.loads(fresh_process(script, str(tmp_path)).splitlines()[-1]) == ["trial-00003"]

@@ -35,7 +35,7 @@ def report(run: Run, folder: str | os.PathLike[str], *, png: bool = True) -> Pat
         raise ImportError(
             f"A report needs {error.name}: pip install 'kblocks[report]'", name=error.name
         ) from error
-    from kblocks.tuner.reporting import charts, choice_charts, network, parallel, summary, tables
+    from kblocks.tuner.reporting import charts, choice_charts, network, overview, parallel, tables
     from kblocks.tuner.reporting.figures import Section, trial_rows
     from kblocks.tuner.reporting.images import image
     from kblocks.tuner.reporting.page import page
@@ -44,7 +44,7 @@ def report(run: Run, folder: str | os.PathLike[str], *, png: bool = True) -> Pat
     view = View(run)
     importances, made = choice_charts.importances(view)
     parts: list[str | Section | None] = [
-        summary.head(view),
+        overview.head(view),
         charts.progress(view),
         charts.fronts(view),
         network.drawing(view),
@@ -53,7 +53,7 @@ def report(run: Run, folder: str | os.PathLike[str], *, png: bool = True) -> Pat
         parallel.parallel(view, made),
         charts.curves(view),
         tables.failures(view),
-        summary.settings(view),
+        overview.settings(view),
         tables.trials(view),
     ]
     shown = [part for part in parts if part]

@@ -94,7 +94,7 @@ def _frozen() -> Iterator[None]:
 @contextlib.contextmanager
 def _default_first(tuner: keras_tuner.Tuner) -> Iterator[None]:
     """Through the oracle's public `populate_space`, for the first trial of a search alone."""
-    oracle = tuner.oracle
+    oracle: Any = tuner.oracle
     draw = oracle.populate_space
 
     def populate_space(trial_id: str) -> dict[str, Any]:

@@ -10,14 +10,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tensorboard.compat.proto.event_pb2 import Event
-from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.compat.proto import event_pb2, summary_pb2
 from tensorboard.plugins.hparams import api_pb2, metadata, plugin_data_pb2
 from tensorboard.plugins.hparams.summary_v2 import hparams_pb
 from tensorboard.summary import Writer
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
 from kblocks.tuner.records import Objective, Record, Run
+
+# Their messages are made when they are imported, where no type checker sees them.
+_api: Any = api_pb2
+_data: Any = plugin_data_pb2
+_events: Any = event_pb2
+_summaries: Any = summary_pb2
 
 
 class Log:
@@ -79,14 +84,14 @@ def _write(folder: Path, record: Record, objectives: Sequence[Objective]) -> Non
     ended = record.ended.timestamp() if record.ended else began
     values = {name: _value(value) for name, value in record.values.items()}
     name = f"trial {record.number}"
-    status = api_pb2.STATUS_SUCCESS if record.state == "completed" else api_pb2.STATUS_FAILURE
-    end = plugin_data_pb2.SessionEndInfo(status=status, end_time_secs=ended)
+    status = _api.STATUS_SUCCESS if record.state == "completed" else _api.STATUS_FAILURE
+    end = _data.SessionEndInfo(status=status, end_time_secs=ended)
     events = EventFileWriter(str(folder))
     for wall, summary in (
         (began, hparams_pb(values, trial_id=name, start_time_secs=began)),
         (ended, _end(end)),
     ):
-        events.add_event(Event(wall_time=wall, summary=summary))
+        events.add_event(_events.Event(wall_time=wall, summary=summary))
     events.close()
     writer = Writer(str(folder))
     history = record.history if isinstance(record.history, Mapping) else {}
@@ -103,9 +108,9 @@ def _write(folder: Path, record: Record, objectives: Sequence[Objective]) -> Non
     writer.close()
 
 
-def _end(info: Any) -> Summary:
-    content = plugin_data_pb2.HParamsPluginData(session_end_info=info)
-    summary = Summary()
+def _end(info: Any) -> Any:
+    content = _data.HParamsPluginData(session_end_info=info)
+    summary = _summaries.Summary()
     summary.value.add(
         tag=metadata.SESSION_END_INFO_TAG,
         metadata=metadata.create_summary_metadata(content),

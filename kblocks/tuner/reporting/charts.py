@@ -135,7 +135,7 @@ def _between(view: View) -> list[Figure]:
     return figures
 
 
-def _front(view: View, title: str, x: Any, rows: Rows, line: str | None) -> Figure:
+def _front(view: View, title: str, x: Any, rows: Rows, line: Any) -> Figure:
     field = x.to_dict()["field"]
     name = f"front_{field}"
     points = alt.Chart(named(TRIALS)).mark_circle(size=40, style="trial")

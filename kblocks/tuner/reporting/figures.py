@@ -145,7 +145,7 @@ def position(
 ) -> Any:
     """A position by numbers, with a little room on both sides."""
     made = (log_axis if log else axis)(title, values, **more)
-    scale = {"type": "log"} if log else {"zero": False}
+    scale: dict[str, Any] = {"type": "log"} if log else {"zero": False}
     return channel(
         field=field,
         type="quantitative",
