@@ -47,9 +47,8 @@ def augment(model: keras.Model, augmentation: Any) -> None:
         return
     optimizer: Any = model.optimizer
     plain_step, plain_make = model.train_step, model.make_train_function
-    states: list[Any] = [
-        v for layer in layers for v in layer.variables if v.name == "seed_generator_state"
-    ]
+    variables: list[Any] = [variable for layer in layers for variable in layer.variables]
+    states = [variable for variable in variables if variable.name == "seed_generator_state"]
     seeds: list[Any] = [keras.ops.convert_to_numpy(state) for state in states]
     starts = [seed[0] for seed in seeds]
 
@@ -123,16 +122,15 @@ class Moved(keras.layers.Layer):
         if self.flip:
             flipped = keras.random.uniform((number, 1), seed=self.generator) < 0.5
             columns = keras.ops.where(flipped, keras.ops.flip(columns, axis=1), columns)
-        starts: Any = keras.ops.arange(number, dtype="int32")
-        starts = starts[:, None] * height
-        pixels = (starts + rows)[:, :, None] * width + columns[:, None, :]
+        starts = keras.ops.expand_dims(keras.ops.arange(number, dtype="int32"), 1) * height
+        rows = keras.ops.expand_dims(starts + rows, 2) * width
+        pixels = rows + keras.ops.expand_dims(columns, 1)
         moved = keras.ops.take(keras.ops.reshape(images, (-1, channels)), pixels, axis=0)
         return keras.ops.transpose(moved, (0, 3, 1, 2)) if first else moved
 
     def _places(self, number: Any, size: int) -> Any:
         """Where each row of each image is taken from; or each column."""
-        places: Any = keras.ops.arange(size, dtype="int32")
-        places = places[None]
+        places = keras.ops.expand_dims(keras.ops.arange(size, dtype="int32"), 0)
         if not self.shift:
             return keras.ops.tile(places, (number, 1))
         most = max(size // 8, 1)
