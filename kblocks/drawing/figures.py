@@ -80,8 +80,9 @@ def _canvas(thing: Any, input_shape: Any) -> Canvas:
     if isinstance(thing, (ops.Chain, ops.Merge, *_PRIMITIVES)):
         return _canvas_of_plan(thing, input_shape)
     if isinstance(thing, Block.Spec):
-        shape = _usual_shape(thing) if input_shape is None else input_shape
-        return _canvas_of_plan(thing.plan(shape[-1]), shape, type(thing)._block.__name__)
+        spec: Any = thing
+        shape = _usual_shape(spec) if input_shape is None else input_shape
+        return _canvas_of_plan(spec.plan(shape[-1]), shape, spec._block.__name__)
     if isinstance(thing, Block):
         built = (
             thing._spatial_last(thing.get_build_config()["input_shape"]) if thing.built else None

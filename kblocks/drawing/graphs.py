@@ -65,7 +65,7 @@ def _nodes(model: Any) -> list[Any]:
     done: set[Any] = set()
 
     while waiting:
-        last = _key(placed[-1]) if placed else None
+        last = _key(placed[-1]) if placed else (0, 0)
         ready = [node for node in waiting if set(map(_source, node.input_tensors)) & there <= done]
         node = max(ready, key=lambda n: (last in map(_source, n.input_tensors), depths[_key(n)]))
         waiting.remove(node)

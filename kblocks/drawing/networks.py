@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from kblocks.drawing.blocks import figure
-from kblocks.drawing.canvas import FAINT, Canvas, text_width
+from kblocks.drawing.canvas import FAINT, INK, Canvas, text_width
 from kblocks.drawing.labels import Label, quantity, shape_text
 from kblocks.drawing.layout import Piece, box_width, draw_box
 from kblocks.drawing.rows import DrawnRow, folded, kinds_of
@@ -173,8 +173,8 @@ class _Table(Piece):
         counted = band[0].counted
         for name, (column, anchor, texts) in self.columns.items():
             if name != "share of MACs":
-                color = {} if counted else {"color": FAINT}
-                canvas.text(x + column, y, texts[number], 11, anchor=anchor, **color)
+                color = INK if counted else FAINT
+                canvas.text(x + column, y, texts[number], 11, anchor=anchor, color=color)
             elif counted:
                 share = _total(band, "macs") / self.macs
                 left, top, told = x + column, y - 5, f"{share:.1%}"

@@ -31,7 +31,7 @@ def summary(net: Architecture, input_shape: Any, print_fn: Callable[[str], Any] 
         blocks[stage_of(name)] = blocks.get(stage_of(name), 0) + 1
     total = net.cost(input_shape)
     head = ("stage", "blocks", "output", "parameters", "MACs", "activations", "share of MACs")
-    rows = [head]
+    rows: list[tuple[str, ...]] = [head]
     for stage, cost in net.stages(input_shape):
         share = cost.macs / total.macs if total.macs else 0.0
         bar = f"{'#' * round(_BAR * share):<{_BAR}} {share:6.1%}"
