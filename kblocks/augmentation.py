@@ -116,7 +116,8 @@ class Moved(keras.layers.Layer):
         first = keras.config.image_data_format() == "channels_first"
         if first:
             images = keras.ops.transpose(images, (0, 2, 3, 1))
-        number = keras.ops.shape(images)[0]
+        sizes: Any = keras.ops.shape(images)
+        number = sizes[0]
         height, width, channels = images.shape[1:]
         rows, columns = self._places(number, height), self._places(number, width)
         if self.flip:

@@ -169,7 +169,8 @@ def main(arguments: list[str]) -> int:
 
 
 def _told(error: Exception) -> str:
-    told = error.format_message() if hasattr(error, "format_message") else error
+    described: Any = getattr(error, "format_message", lambda: error)
+    told = described()
     if isinstance(error, KeyError):  # which quotes its text
         told = error.args[0]
     return " ".join(str(told).split()) or type(error).__name__

@@ -105,7 +105,8 @@ def _judge(model: keras.Model, data: Data, tell: Callable[[str], None]) -> None:
     """On the test part, and a nearest neighbour beside it where that is quickly found."""
     pair = isinstance(data.test, (tuple, list))
     given = dict(zip("xy", data.test, strict=True)) if pair else {"x": data.test}
-    found: Any = model.evaluate(**given, verbose=0, return_dict=True)
+    judged: Any = model
+    found = judged.evaluate(**given, verbose=0, return_dict=True)
     count = ""
     if pair or isinstance(data.test, ImageFiles):
         count = f"{len(data.test[0]) if pair else len(data.test.names)} "
@@ -113,10 +114,11 @@ def _judge(model: keras.Model, data: Data, tell: Callable[[str], None]) -> None:
         tell(f"{name} on {count}images the search never saw: {found[name]:.4f}")
     if not pair or not isinstance(data.train, tuple) or not isinstance(data.validation, tuple):
         return
-    x, y = (np.concatenate(both) for both in zip(data.train, data.validation, strict=True))
+    x, y = (np.concatenate(list(both)) for both in zip(data.train, data.validation, strict=True))
     if len(x) <= _NEIGHBOURS and y.ndim == 1 and len(data.test[0]) <= _NEIGHBOURS:
         from sklearn.neighbors import KNeighborsClassifier
 
         neighbour = KNeighborsClassifier(1).fit(x.reshape(len(x), -1), y)
-        score = neighbour.score(data.test[0].reshape(len(data.test[0]), -1), data.test[1])
+        images, labels = data.test
+        score = neighbour.score(np.reshape(images, (len(images), -1)), labels)
         tell(f"nearest neighbour on the same images: {score:.4f}")

@@ -35,6 +35,7 @@ from kblocks.tuner.records import (
     SURPLUS,
     Objective,
     read,
+    record,
 )
 from kblocks.tuner.sampling import Choosing, ExhaustedError
 from kblocks.tuner.training import Limits, Outcome, Progress, Watch, train
@@ -61,6 +62,7 @@ class Search:
         checkpoints: where weights are kept.
         kept: of how many trials they are kept.
         trials: how many are run in all, or None.
+        tensorboard: a folder for TensorBoard, or None.
         limits: of a trial.
     """
 
@@ -72,6 +74,7 @@ class Search:
     kept: int
     trials: int | None
     limits: Limits
+    tensorboard: str | None = None
 
     @property
     def sampler(self) -> Choosing:
@@ -200,7 +203,8 @@ def _run(search: Search, trial: optuna.Trial, fit: Any) -> None:
             raise
         _keep(search, trial.number, outcome, weights)
         _finish(search, trial, outcome)
-    _forget(search)
+    _log_for_tensorboard(search, trial.number)
+    _forget()
 
 
 def _asks(search: Search, trial: optuna.Trial) -> Callable[[str, Any, Any], Any]:
@@ -254,7 +258,20 @@ def _keep(search: Search, number: int, outcome: Outcome, weights: list[np.ndarra
         _log.warning("The weights of trial %s could not be kept: %s", number, error)
 
 
-def _forget(search: Search) -> None:
+def _log_for_tensorboard(search: Search, number: int) -> None:
+    if search.tensorboard is None:
+        return
+    from kblocks.tuner.tensorboard import Log
+
+    for trial in search.study.get_trials(deepcopy=False):
+        if trial.number == number and trial.state.is_finished():
+            try:
+                Log(search.tensorboard).trial(record(trial), search.objectives)
+            except OSError as error:
+                _log.warning("TensorBoard's log of trial %s: %s", number, error)
+
+
+def _forget() -> None:
     policy = keras.config.dtype_policy()
     keras.utils.clear_session(free_memory=False)
     keras.config.set_dtype_policy(policy)  # which Keras forgets as well

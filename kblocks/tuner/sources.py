@@ -195,5 +195,5 @@ def _resized(images: np.ndarray, size: tuple[int, int] | None) -> np.ndarray:
         resize(images[i : i + _RESIZED], size, antialias=True, data_format="channels_last")
         for i in range(0, len(images), _RESIZED)
     )
-    found = np.concatenate([keras.ops.convert_to_numpy(part) for part in parts])
+    found = np.concatenate([np.asarray(keras.ops.convert_to_numpy(part)) for part in parts])
     return np.clip(found, 0, 1)

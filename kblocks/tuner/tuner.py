@@ -53,6 +53,8 @@ class Tuner(keras_tuner.Tuner):
         directory, project_name: the run's folder is `directory/project_name`.
         trial_seconds: that a trial may take.
         checkpoints: of how many of the best trials weights are kept.
+        tensorboard: a folder that TensorBoard shows, with a run and its values (HParams) for
+            each trial; None writes nothing.
         checkpoint_directory: a folder or any URL of fsspec; None is in the run's folder.
         seed: of the sampler; None is random.
         extend: whether a search goes on if choices were added to its space.
@@ -84,6 +86,7 @@ class Tuner(keras_tuner.Tuner):
         trial_seconds: float | None = None,
         checkpoints: int = 3,
         checkpoint_directory: Any = None,
+        tensorboard: Any = None,
         seed: int | None = None,
         extend: bool = False,
         overwrite: bool = False,
@@ -106,6 +109,7 @@ class Tuner(keras_tuner.Tuner):
         self.folder = Path(directory) / project_name
         self.storage_url = url_of(storage, self.folder)
         self.checkpoint_directory = str(checkpoint_directory or self.folder / "checkpoints")
+        self.tensorboard = None if tensorboard is None else str(tensorboard)
         self._joins = False
         self._storage: Any = None
         self.worker = 0  # which of a search's processes this is; each draws its own points
@@ -194,6 +198,7 @@ class Tuner(keras_tuner.Tuner):
             self.checkpoints,
             self.trials,
             limits,
+            self.tensorboard,
         )
 
     def _seeded(self, study: optuna.Study) -> Choosing:
