@@ -174,7 +174,7 @@ class _Epochs(keras.callbacks.Callback):
         started: float,
     ) -> None:
         super().__init__()
-        self._objectives, self._number, self._watch = objectives, number, watch
+        self._objectives, self.number, self._watch = objectives, number, watch
         self._checkpoints, self._limits = checkpoints, limits
         self._started = started
         self._saved, self._took = time.monotonic(), 0.0
@@ -187,13 +187,13 @@ class _Epochs(keras.callbacks.Callback):
 
     def resume(self, model: Any) -> None:
         """Goes on where the trial stood, if that is kept."""
-        state = self._checkpoints.state(self._number)
+        state = self._checkpoints.state(self.number)
         if state is None:
             return
         try:
             state.restore(model)
         except ValueError:  # of another model, or cut off
-            _log.warning("The checkpoint of trial %s does not fit: it starts anew", self._number)
+            _log.warning("The checkpoint of trial %s does not fit: it starts anew", self.number)
             return
         known = self._watch.resumed()
         self.progress.history = {k: list(v[: state.epoch]) for k, v in known.items()}
@@ -253,9 +253,9 @@ class _Epochs(keras.callbacks.Callback):
         if now - self._saved < _SHARE * self._took:
             return
         try:
-            self._checkpoints.save_state(self._number, State.of(model, done, self.weights))
+            self._checkpoints.save_state(self.number, State.of(model, done, self.weights))
         except OSError as error:
-            _log.warning("No checkpoint of trial %s: %s", self._number, error)
+            _log.warning("No checkpoint of trial %s: %s", self.number, error)
         self._saved = time.monotonic()
         self._took = self._saved - now
 
