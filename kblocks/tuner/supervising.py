@@ -323,15 +323,30 @@ class _Memory:
 
 @contextlib.contextmanager
 def _uninterrupted() -> Iterator[None]:
-    """A process that begins here never hears Ctrl-C, from its first moment on."""
-    if not hasattr(signal, "pthread_sigmask"):
+    """What is begun here is begun whole, and a process never hears Ctrl-C from its first moment.
+
+    The mask is what that process inherits. It keeps the signal from this thread alone: any other
+    may take it, and this one would still raise.
+    """
+    if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    heard: list[int] = []
+    before = {
+        number: signal.signal(number, lambda number, frame: heard.append(number))
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    blocks = hasattr(signal, "pthread_sigmask")
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT}) if blocks else set()
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        if blocks:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for number in heard:
+            signal.raise_signal(number)
 
 
 @contextlib.contextmanager
