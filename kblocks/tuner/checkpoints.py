@@ -81,10 +81,8 @@ class Checkpoints:
         return None
 
     def save_best(self, number: int, weights: list[np.ndarray]) -> None:
-        """Keeps the weights of a trial's best epoch; where it stood is no more needed."""
-        path = self._path(number, "best.npz")
-        self._write(path, {"w": weights})
-        self._remove(other for other in self._listed(self._path(number)) if other != path)
+        """Keeps the weights of a trial's best epoch."""
+        self._write(self._path(number, "best.npz"), {"w": weights})
 
     def best(self, number: int) -> list[np.ndarray] | None:
         """The weights of a trial's best epoch; None if they are not kept."""
@@ -97,10 +95,13 @@ class Checkpoints:
             self._files.rm(self._path(number), recursive=True)
 
     def keep(self, numbers: Iterable[int], finished: Iterable[int]) -> None:
-        """Removes what is kept of the finished trials except those of some numbers."""
+        """Removes what is kept of the finished trials, except the best weights of some numbers."""
         kept, over = set(numbers), set(finished)
         for number in self.numbers():
-            if number in over and number not in kept:
+            if number in kept and number in over:
+                best = self._path(number, "best.npz")
+                self._remove(path for path in self._listed(self._path(number)) if path != best)
+            elif number in over:
                 self.drop(number)
 
     def numbers(self) -> list[int]:

@@ -21,6 +21,7 @@ from kblocks.tuner.bridge import HyperModel
 from kblocks.tuner.checkpoints import Checkpoints
 from kblocks.tuner.identity import settings_of
 from kblocks.tuner.loop import Search
+from kblocks.tuner.patience import PATIENCE
 from kblocks.tuner.records import Objective, Record, Run, read
 from kblocks.tuner.sampling import Choosing, sampler_of
 from kblocks.tuner.storage import open_storage, shown, url_of
@@ -113,6 +114,9 @@ class Tuner(keras_tuner.Tuner):
         self._joins = False
         self._storage: Any = None
         self.worker = 0  # which of a search's processes this is; each draws its own points
+        self._is_worker = False
+        self.patience = PATIENCE  # seconds that the storage may be away
+        self.growth = float(1 << 30)  # bytes that a worker process may grow by, then it is replaced
 
     # --- running -------------------------------------------------------------------------
 
@@ -151,6 +155,10 @@ class Tuner(keras_tuner.Tuner):
         """From now on `search` works for the search in the storage, whatever settings it has."""
         self._joins = True
 
+    def serve(self, worker: int) -> None:
+        """Makes this the tuner of a worker process."""
+        self.worker, self._is_worker = worker, True
+
     def _prepare(self, fit: Fit) -> None:
         if self.overwrite:
             studies.delete(self._opened(), self.project_name)
@@ -188,7 +196,7 @@ class Tuner(keras_tuner.Tuner):
         found = studies.find(storage, self.project_name)
         found.sampler = self._seeded(found)
         found.pruner = pruner_of(self.pruner)
-        limits = Limits(self.budget, self.trial_seconds, deadline)
+        limits = Limits(self.budget, self.trial_seconds, deadline, lambda: storage.waited)
         return Search(
             found,
             storage,
@@ -228,7 +236,8 @@ class Tuner(keras_tuner.Tuner):
 
     def _opened(self) -> Any:
         if self._storage is None:
-            self._storage = open_storage(self.storage_url)
+            create = not self._is_worker  # else the storage that it finds missing is away
+            self._storage = open_storage(self.storage_url, self.patience, create)
         return self._storage
 
     def __getstate__(self) -> dict[str, Any]:
