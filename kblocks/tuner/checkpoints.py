@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
+import re
 import uuid
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import fsspec
 import keras
 import numpy as np
+
+_Method = TypeVar("_Method", bound=Callable[..., Any])
 
 
 @dataclass
@@ -53,24 +57,93 @@ class State:
             variable.assign(value)
 
 
+def _as_oserror(method: _Method) -> _Method:
+    """Packages of fsspec raise errors of their own when a network or a service is away."""
+
+    @functools.wraps(method)
+    def call(self: Checkpoints, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return method(self, *args, **kwargs)
+        except OSError:
+            raise
+        except Exception as error:
+            raise OSError(f"{type(error).__name__}: {error}") from error
+
+    return call  # type: ignore[return-value]
+
+
 class Checkpoints:
     """Files of weights, each written whole or not at all, on any file system of fsspec.
 
     Args:
         location: a folder or a URL such as s3://bucket/run, which needs fsspec's package for it.
+
+    Raises:
+        ImportError: if that package is missing.
+        ValueError: if fsspec does not know the URL.
+        ConnectionError: if it cannot be reached.
     """
 
     def __init__(self, location: str | Path) -> None:
         self.location = str(location)
-        self._files, root = fsspec.core.url_to_fs(self.location)
+        try:
+            self._files, root = fsspec.core.url_to_fs(self.location)
+        except ImportError as error:
+            raise ImportError(
+                f"Checkpoints in {self.shown} need another package: {error}", name=error.name
+            ) from error
+        except ValueError:
+            raise ValueError(
+                "`checkpoint_directory` must be a folder or a URL of fsspec. "
+                f"Received: {self.shown}"
+            ) from None
+        except Exception as error:  # some connect at once, each with errors of its own
+            raise ConnectionError(f"{self.shown} cannot be reached: {error}") from error
         self._root = root.rstrip("/")
 
+    @property
+    def shown(self) -> str:
+        """Where they are, without a password."""
+        return re.sub(r"://[^/@]*@", "://***@", self.location)
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether other processes see them too."""
+        return self._files.protocol != "memory"
+
+    def check(self) -> None:
+        """Writes, reads and removes a file.
+
+        Raises:
+            ConnectionError: if one of them fails.
+        """
+        path = f"{self._root}/.check-{uuid.uuid4().hex}"
+        expected = np.arange(3)
+        try:
+            self._write(path, {"w": [expected]})
+            groups = self._read(path)
+            self._files.rm(path)
+        except Exception as error:
+            raise ConnectionError(
+                f"Checkpoints cannot be kept in {self.shown}: {type(error).__name__}: {error}"
+            ) from error
+        if groups is None or not np.array_equal(groups["w"][0], expected):
+            raise ConnectionError(f"{self.shown} does not give back what was written")
+
+    @_as_oserror
+    def clear(self) -> None:
+        """Removes all that is kept of any trial."""
+        for number in self.numbers():
+            self.drop(number)
+
+    @_as_oserror
     def save_state(self, number: int, state: State) -> None:
         """Keeps where a trial stands, in place of what was kept of it before."""
         groups = {"w": state.weights, "o": state.optimizer, "b": state.best}
         self._write(self._path(number, f"epoch-{state.epoch:06d}.npz"), groups)
         self._remove(path for path in self._states(number)[:-1])
 
+    @_as_oserror
     def state(self, number: int) -> State | None:
         """Where a trial stood; None if nothing usable was kept."""
         for path in reversed(self._states(number)):
@@ -80,20 +153,24 @@ class Checkpoints:
                 return State(epoch, groups["w"], groups["o"], groups["b"])
         return None
 
+    @_as_oserror
     def save_best(self, number: int, weights: list[np.ndarray]) -> None:
         """Keeps the weights of a trial's best epoch."""
         self._write(self._path(number, "best.npz"), {"w": weights})
 
+    @_as_oserror
     def best(self, number: int) -> list[np.ndarray] | None:
         """The weights of a trial's best epoch; None if they are not kept."""
         groups = self._read(self._path(number, "best.npz"))
         return None if groups is None else groups["w"]
 
+    @_as_oserror
     def drop(self, number: int) -> None:
         """Removes all that is kept of a trial."""
         with contextlib.suppress(FileNotFoundError):
             self._files.rm(self._path(number), recursive=True)
 
+    @_as_oserror
     def keep(self, numbers: Iterable[int], finished: Iterable[int]) -> None:
         """Removes what is kept of the finished trials, except the best weights of some numbers."""
         kept, over = set(numbers), set(finished)

@@ -30,8 +30,7 @@ def begin(
     Raises:
         ValueError: if it is another one, with the differences.
     """
-    names = optuna.get_all_study_names(storage)
-    if name not in names:
+    if not is_there(storage, name):
         created(storage, name, objectives).set_user_attr(RUN, dict(settings))
         return
     study = find(storage, name)
@@ -44,6 +43,11 @@ def begin(
         _extend(storage, study, objectives, settings, hypermodel)
     else:
         study.set_user_attr(RUN, {**before, **settings})
+
+
+def is_there(storage: BaseStorage, name: str) -> bool:
+    """Whether a search of that name has begun."""
+    return name in optuna.get_all_study_names(storage)
 
 
 def find(storage: BaseStorage, name: str) -> optuna.Study:

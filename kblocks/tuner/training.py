@@ -187,7 +187,11 @@ class _Epochs(keras.callbacks.Callback):
 
     def resume(self, model: Any) -> None:
         """Goes on where the trial stood, if that is kept."""
-        state = self._checkpoints.state(self.number)
+        try:
+            state = self._checkpoints.state(self.number)
+        except OSError as error:
+            _log.warning("Trial %s starts anew, its checkpoint is away: %s", self.number, error)
+            return
         if state is None:
             return
         try:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -56,7 +55,8 @@ class Tuner(keras_tuner.Tuner):
         checkpoints: of how many of the best trials weights are kept.
         tensorboard: a folder that TensorBoard shows, with a run and its values (HParams) for
             each trial; None writes nothing.
-        checkpoint_directory: a folder or any URL of fsspec; None is in the run's folder.
+        checkpoint_directory: a folder or any URL of fsspec, in which `project_name` has its own;
+            None is in the run's folder. On several machines one that all of them see.
         seed: of the sampler; None is random.
         extend: whether a search goes on if choices were added to its space.
         overwrite: whether an earlier search of that name is deleted.
@@ -109,8 +109,15 @@ class Tuner(keras_tuner.Tuner):
         self.extend, self.overwrite = extend, overwrite
         self.folder = Path(directory) / project_name
         self.storage_url = url_of(storage, self.folder)
-        self.checkpoint_directory = str(checkpoint_directory or self.folder / "checkpoints")
         self.tensorboard = None if tensorboard is None else str(tensorboard)
+        self.checkpoint_directory = str(self.folder / "checkpoints")
+        if checkpoint_directory is not None:
+            self.checkpoint_directory = f"{str(checkpoint_directory).rstrip('/')}/{project_name}"
+        if not Checkpoints(self.checkpoint_directory).is_shared and workers:
+            raise ValueError(
+                "`checkpoint_directory` must be one that worker processes share, or workers=0. "
+                f"Received: {checkpoint_directory}"
+            )
         self._joins = False
         self._storage: Any = None
         self.worker = 0  # which of a search's processes this is; each draws its own points
@@ -133,7 +140,7 @@ class Tuner(keras_tuner.Tuner):
         Raises:
             ValueError: if the search in the storage is another one, with the differences.
             RuntimeError: if the first five trials raise, with the last error.
-            ConnectionError: if the storage cannot be reached.
+            ConnectionError: if the storage or the checkpoints cannot be reached.
         """
         from kblocks.tuner.jobs import ObjectJob
 
@@ -143,6 +150,7 @@ class Tuner(keras_tuner.Tuner):
         """`search` with a job that worker processes make their tuner and data of."""
         from kblocks.tuner.supervising import supervise
 
+        Checkpoints(self.checkpoint_directory).check()
         fit = job.fit()
         if self._joins:
             self._joined()
@@ -162,7 +170,6 @@ class Tuner(keras_tuner.Tuner):
     def _prepare(self, fit: Fit) -> None:
         if self.overwrite:
             studies.delete(self._opened(), self.project_name)
-            shutil.rmtree(self.folder / "checkpoints", ignore_errors=True)
             self.overwrite = False  # what it finds next is its own
         settings = settings_of(
             self.hypermodel,
@@ -174,6 +181,9 @@ class Tuner(keras_tuner.Tuner):
             sampler=_named(self.sampler),
             pruner=_named(self.pruner),
         )
+        if not studies.is_there(self._opened(), self.project_name):
+            # What another search has left would be taken for this one's.
+            Checkpoints(self.checkpoint_directory).clear()
         studies.begin(
             self._opened(),
             self.project_name,
