@@ -121,7 +121,7 @@ class Tuner(keras_tuner.Tuner):
         self._joins = False
         self._storage: Any = None
         self.worker = 0  # which of a search's processes this is; each draws its own points
-        self._is_worker = False
+        self._serves = False
         self.patience = PATIENCE  # seconds that the storage may be away
         self.growth = float(1 << 30)  # bytes that a worker process may grow by, then it is replaced
 
@@ -165,7 +165,7 @@ class Tuner(keras_tuner.Tuner):
 
     def serve(self, worker: int) -> None:
         """Makes this the tuner of a worker process."""
-        self.worker, self._is_worker = worker, True
+        self.worker, self._serves = worker, True
 
     def _prepare(self, fit: Fit) -> None:
         if self.overwrite:
@@ -246,7 +246,7 @@ class Tuner(keras_tuner.Tuner):
 
     def _opened(self) -> Any:
         if self._storage is None:
-            create = not self._is_worker  # else the storage that it finds missing is away
+            create = not self._serves  # else the storage that it finds missing is away
             self._storage = open_storage(self.storage_url, self.patience, create)
         return self._storage
 
