@@ -214,7 +214,7 @@ def _skip_with(package: str) -> None:
 def test_what_cannot_be_written_to_is_refused_before_the_first_trial(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     tuner = made(tmp_path, checkpoint_directory=tmp_path / "file")
-    with pytest.raises(ConnectionError, match="Checkpoints cannot be kept in .*file/search"):
+    with pytest.raises(ConnectionError, match=r"Checkpoints cannot be kept in .*file/search"):
         searched(tuner)
     assert tuner.remaining_trials == 3
 

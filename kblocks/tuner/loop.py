@@ -7,7 +7,7 @@ import gc
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import keras
@@ -23,6 +23,7 @@ from kblocks.tuner.asking import Asking
 from kblocks.tuner.bridge import HyperModel
 from kblocks.tuner.checkpoints import Checkpoints
 from kblocks.tuner.identity import compare_range
+from kblocks.tuner.ledger import Ledger
 from kblocks.tuner.owners import Watchman, beating, give_back, owner
 from kblocks.tuner.records import (
     ATTEMPTS,
@@ -34,7 +35,6 @@ from kblocks.tuner.records import (
     RANGES,
     SURPLUS,
     Objective,
-    read,
 )
 from kblocks.tuner.sampling import Choosing, ExhaustedError
 from kblocks.tuner.training import Limits, Outcome, Progress, Watch, train
@@ -42,6 +42,7 @@ from kblocks.tuner.training import Limits, Outcome, Progress, Watch, train
 _log = logging.getLogger("kblocks")
 
 _POLL = 1.0  # seconds between two looks at what others do
+_REFREEZE = 200  # trials
 _HOPELESS = 5  # trials that raise, with none that does not, after which a search gives up
 
 
@@ -72,6 +73,10 @@ class Search:
     kept: int
     trials: int | None
     limits: Limits
+    ledger: Ledger = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.ledger = Ledger(self.study, self.objectives, self.kept)
 
     @property
     def sampler(self) -> Choosing:
@@ -81,11 +86,26 @@ class Search:
 
 
 @contextlib.contextmanager
-def frozen() -> Iterator[None]:
-    """What lives already is left out when garbage is collected after each trial."""
+def frozen() -> Iterator[Callable[[], None]]:
+    """What lives already is left out when garbage is collected after each trial.
+
+    Yields:
+        What collects; of the trials, which are more and more, it looks at the last ones alone.
+    """
+    count = 0
+
+    def collect() -> None:
+        nonlocal count
+        count += 1
+        if count % _REFREEZE == 0:
+            gc.unfreeze()
+        gc.collect()
+        if count % _REFREEZE == 0:
+            gc.freeze()
+
     gc.freeze()
     try:
-        yield
+        yield collect
     finally:
         gc.unfreeze()
 
@@ -111,11 +131,13 @@ def work(
         HopelessError: if the first trials have all raised.
     """
     watchman = Watchman(search.study, search.storage)
-    with frozen():
-        _work(search, fit, tell, stop, watchman)
+    with frozen() as collect:
+        _work(search, fit, tell, stop, watchman, collect)
 
 
-def _work(search: Search, fit: Any, tell: Tell, stop: Any, watchman: Watchman) -> None:
+def _work(
+    search: Search, fit: Any, tell: Tell, stop: Any, watchman: Watchman, collect: Any
+) -> None:
     while not stop() and not _is_late(search.limits):
         watchman.look()
         trial = _next(search)
@@ -129,36 +151,38 @@ def _work(search: Search, fit: Any, tell: Tell, stop: Any, watchman: Watchman) -
             _run(search, trial, fit)
         finally:
             tell("end", trial.number)
-        _check_hope(search.study)
+        _forget(collect)
+        _check_hope(search.ledger)
 
 
 def _is_late(limits: Limits) -> bool:
     return limits.deadline is not None and time.monotonic() > limits.deadline
 
 
-def _counted(study: optuna.Study) -> list[Any]:
-    return [t for t in study.get_trials(deepcopy=False) if SURPLUS not in t.user_attrs]
-
-
 def _is_over(search: Search) -> bool:
-    over = [t.state.is_finished() for t in _counted(search.study)]
-    return all(over) and (search.trials is None or len(over) >= search.trials)
+    ledger = search.ledger
+    ledger.look()
+    return not ledger.open and (search.trials is None or ledger.counted >= search.trials)
 
 
 def _next(search: Search) -> optuna.Trial | None:
     """A trial to run: one that waits, or a new one if there are not enough; else None."""
-    known = _counted(search.study)
-    waiting = any(t.state is TrialState.WAITING for t in known)
-    if search.trials is not None and len(known) >= search.trials and not waiting:
+    ledger = search.ledger
+    ledger.look()
+    waiting = any(t.state is TrialState.WAITING for t in ledger.open)
+    if search.trials is not None and ledger.counted >= search.trials and not waiting:
         return None
     try:
         trial = search.study.ask()
     except ExhaustedError as error:
         _drop(search, error.number)
-        search.trials = len(_counted(search.study))
+        ledger.look()
+        search.trials = ledger.counted
         return None
-    earlier = sum(t.number < trial.number for t in _counted(search.study))
-    if search.trials is not None and earlier >= search.trials:
+    if search.trials is None or trial.number < search.trials:
+        return trial
+    ledger.look()
+    if ledger.counted_before(trial.number) >= search.trials:
         _drop(search, trial.number)  # another process was first
         return None
     return trial
@@ -200,7 +224,6 @@ def _run(search: Search, trial: optuna.Trial, fit: Any) -> None:
             raise
         _keep(search, trial.number, outcome, weights)
         _finish(search, trial, outcome)
-    _forget(search)
 
 
 def _asks(search: Search, trial: optuna.Trial) -> Callable[[str, Any, Any], Any]:
@@ -243,28 +266,31 @@ def _keep(search: Search, number: int, outcome: Outcome, weights: list[np.ndarra
         if not outcome.scores or not search.kept:
             search.checkpoints.drop(number)
             return
-        run = read(search.study).with_scores(number, outcome.scores)
-        kept = [trial.number for trial in run.ranked()[: search.kept]]
+        ledger = search.ledger
+        ledger.look()
+        kept = ledger.best(search.kept, number, outcome.scores)
         if number in kept:
             search.checkpoints.save_best(number, weights)
         else:
             search.checkpoints.drop(number)
-        search.checkpoints.keep(kept, [t.number for t in run.trials if t.is_finished])
+        for other in search.checkpoints.numbers():
+            if other not in kept and other != number and ledger.is_finished(other):
+                search.checkpoints.drop(other)
     except OSError as error:
         _log.warning("The weights of trial %s could not be kept: %s", number, error)
 
 
-def _forget(search: Search) -> None:
+def _forget(collect: Callable[[], None]) -> None:
     policy = keras.config.dtype_policy()
     keras.utils.clear_session(free_memory=False)
     keras.config.set_dtype_policy(policy)  # which Keras forgets as well
-    gc.collect()
+    collect()
 
 
-def _check_hope(study: optuna.Study) -> None:
-    finished = [t for t in _counted(study) if t.state.is_finished()]
-    failed = [t for t in finished if t.user_attrs.get(FAILURE, {}).get("kind") == "error"]
-    if len(finished) >= _HOPELESS and len(failed) == len(finished):
+def _check_hope(ledger: Ledger) -> None:
+    ledger.look()
+    failed = ledger.errors()
+    if failed is not None and len(failed) >= _HOPELESS:
         raise HopelessError(
             f"The first {len(failed)} trials have all failed. The last one:\n"
             f"{failed[-1].user_attrs[FAILURE]['traceback']}"
