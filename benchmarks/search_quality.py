@@ -13,7 +13,8 @@ included, and run one after the other.
   tensorflow-cpu==2.21.0 six tensorboard`)
 
 Each run leaves its log and a CSV, with a line whenever validation accuracy gets better, in
-`--folder`. A run whose CSV is complete is not repeated: stop it at any time and go on later.
+`--folder`; a test accuracy of 0: no epoch ended in time. A run whose CSV is complete is not
+repeated: stop it at any time and go on later.
 Needs Debian's package dataset-fashion-mnist, and matplotlib for the drawing.
 """
 
@@ -160,7 +161,8 @@ def draw(found: dict[str, list[list[Row]]], minutes: float, path: Path) -> None:
     cores = len(os.sched_getaffinity(0))
     axes.set_title(f"Fashion-MNIST, 12,000 training images, CPU cores: {cores}")
     axes.grid(alpha=0.3)
-    axes.legend(loc="lower right")
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(loc="lower right")
     figure.savefig(path, dpi=110)
     print(f"drawn: {path}")
 

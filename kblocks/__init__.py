@@ -27,6 +27,8 @@ from kblocks.budget import Budget
 from kblocks.catalog import architecture, architectures
 from kblocks.choices import boolean, choice, fixed, integer, per_stage, real
 from kblocks.cost import Cost
+from kblocks.drawing.figures import draw
+from kblocks.drawing.tables import summary
 from kblocks.families.alexnets import alexnet
 from kblocks.families.densenets import (
     densenet,
@@ -107,9 +109,11 @@ from kblocks.fusion import fuse
 from kblocks.geometry import InputTooSmallError, conv_output_size
 from kblocks.grouped import GroupedConv2D, accelerate
 from kblocks.heads import AuxiliaryClassifier, Classifier, Features
+from kblocks.looking import feature_maps, first_filters
 from kblocks.memory import inference_memory, training_memory
 from kblocks.network import Architecture, Row
 from kblocks.ops import Norm
+from kblocks.parts import adapt_input, extract, resize_input
 from kblocks.published import Preprocessing, WeightSet
 from kblocks.recipe import Recipe
 from kblocks.space import Space
@@ -157,6 +161,7 @@ __all__ = [
     "TransitionBlock",
     "WeightSet",
     "accelerate",
+    "adapt_input",
     "alexnet",
     "architecture",
     "architectures",
@@ -170,6 +175,7 @@ __all__ = [
     "densenet169",
     "densenet201",
     "densenet_bc100_12",
+    "draw",
     "efficientnet",
     "efficientnet_b0",
     "efficientnet_b1",
@@ -179,6 +185,9 @@ __all__ = [
     "efficientnet_b5",
     "efficientnet_b6",
     "efficientnet_b7",
+    "extract",
+    "feature_maps",
+    "first_filters",
     "fixed",
     "fuse",
     "googlenet",
@@ -201,6 +210,7 @@ __all__ = [
     "preresnet164",
     "preresnet1001",
     "real",
+    "resize_input",
     "resnet",
     "resnet18",
     "resnet20",
@@ -221,6 +231,7 @@ __all__ = [
     "resnext101_32x8d",
     "resnext101_64x4d",
     "spaces",
+    "summary",
     "to_torch_state_dict",
     "training_memory",
     "tresnet",

@@ -47,8 +47,10 @@ def augment(model: keras.Model, augmentation: Any) -> None:
         return
     optimizer: Any = model.optimizer
     plain_step, plain_make = model.train_step, model.make_train_function
-    states = [v for layer in layers for v in layer.variables if v.name == "seed_generator_state"]
-    starts = [keras.ops.convert_to_numpy(state)[0] for state in states]
+    variables: list[Any] = [variable for layer in layers for variable in layer.variables]
+    states = [variable for variable in variables if variable.name == "seed_generator_state"]
+    seeds: list[Any] = [keras.ops.convert_to_numpy(state) for state in states]
+    starts = [seed[0] for seed in seeds]
 
     def augmented(data: Any, step: Any) -> Any:
         x, y, weight = keras.utils.unpack_x_y_sample_weight(data)
@@ -62,27 +64,25 @@ def augment(model: keras.Model, augmentation: Any) -> None:
                 x = layer(x, training=True)
         return keras.utils.pack_x_y_sample_weight(x, y, weight)
 
-    if backend.name() == "jax":
+    def step(data: Any) -> Any:
+        return plain_step(augmented(data, keras.ops.convert_to_tensor(optimizer.iterations)))
+
+    def stateless_step(state: Any, data: Any) -> Any:
         place = [v is optimizer.iterations for v in optimizer.variables].index(True)
-
-        def train_step(state: Any, data: Any) -> Any:
-            return plain_step(state, augmented(data, state[2][place]))
-    else:
-
-        def train_step(data: Any) -> Any:
-            return plain_step(augmented(data, keras.ops.convert_to_tensor(optimizer.iterations)))
+        return plain_step(state, augmented(data, state[2][place]))
 
     def make_train_function(force: bool = False) -> Any:
         if model.optimizer is not optimizer:  # compiled again
             _end(model)
         return plain_make(force)
 
-    model.train_step, model.make_train_function = train_step, make_train_function
+    model.train_step = stateless_step if backend.name() == "jax" else step
+    model.make_train_function = make_train_function
 
 
 def _end(model: keras.Model) -> None:
     for name in ("train_step", "make_train_function"):
-        vars(model).pop(name, None)
+        model.__dict__.pop(name, None)
 
 
 def _layers(augmentation: Any) -> Iterator[keras.layers.Layer]:
@@ -116,20 +116,22 @@ class Moved(keras.layers.Layer):
         first = keras.config.image_data_format() == "channels_first"
         if first:
             images = keras.ops.transpose(images, (0, 2, 3, 1))
-        number = keras.ops.shape(images)[0]
+        sizes: Any = keras.ops.shape(images)
+        number = sizes[0]
         height, width, channels = images.shape[1:]
         rows, columns = self._places(number, height), self._places(number, width)
         if self.flip:
             flipped = keras.random.uniform((number, 1), seed=self.generator) < 0.5
             columns = keras.ops.where(flipped, keras.ops.flip(columns, axis=1), columns)
-        starts = keras.ops.arange(number, dtype="int32")[:, None] * height
-        pixels = (starts + rows)[:, :, None] * width + columns[:, None, :]
+        starts = keras.ops.expand_dims(keras.ops.arange(number, dtype="int32"), 1) * height
+        rows = keras.ops.expand_dims(starts + rows, 2) * width
+        pixels = rows + keras.ops.expand_dims(columns, 1)
         moved = keras.ops.take(keras.ops.reshape(images, (-1, channels)), pixels, axis=0)
         return keras.ops.transpose(moved, (0, 3, 1, 2)) if first else moved
 
     def _places(self, number: Any, size: int) -> Any:
         """Where each row of each image is taken from; or each column."""
-        places = keras.ops.arange(size, dtype="int32")[None]
+        places = keras.ops.expand_dims(keras.ops.arange(size, dtype="int32"), 0)
         if not self.shift:
             return keras.ops.tile(places, (number, 1))
         most = max(size // 8, 1)

@@ -70,6 +70,14 @@ def architectures() -> list[str]:
     return list(_VARIANTS)
 
 
+def by_family() -> dict[str, list[str]]:
+    """The same for each family."""
+    found: dict[str, list[str]] = {}
+    for name, build in _VARIANTS.items():
+        found.setdefault(build.family.__name__, []).append(name)  # type: ignore[attr-defined]
+    return found
+
+
 def architecture(name: str, /, **arguments: Any) -> Architecture:
     """The architecture of that name, such as `architecture("resnet50", classes=10)`.
 

@@ -14,6 +14,7 @@ from kblocks import ops
 from kblocks.block import Block
 from kblocks.folding import Affine, Linear, Part, folded, leaves, merged, parted, planned
 from kblocks.fused import FusedBlock
+from kblocks.graph import calls_of, is_graph
 from kblocks.grouped import GroupedConv2D
 from kblocks.ops import Chain, Op
 
@@ -47,7 +48,7 @@ def fuse(model: keras.Model) -> keras.Model:
 
     Reference: Jacob et al. 2017, arXiv:1712.05877, Sec. 3.2.
     """
-    if not _is_graph(model) or not getattr(model, "inputs", None):
+    if not is_graph(model) or not getattr(model, "inputs", None):
         raise ValueError(
             "`model` must be a functional or sequential Keras model with an input, such as "
             f"Architecture.model(input_shape) gives. Received: model={model!r}"
@@ -61,7 +62,7 @@ def fuse(model: keras.Model) -> keras.Model:
     made: dict[int, Any] = {}
 
     def counterpart(layer: Any) -> Any:
-        if id(layer) in plain and _is_graph(layer):
+        if id(layer) in plain and is_graph(layer):
             return fuse(layer)
         if id(layer) not in chains:
             return layer
@@ -86,18 +87,6 @@ def fuse(model: keras.Model) -> keras.Model:
 # --- the graph -----------------------------------------------------------------------------
 
 
-def _is_graph(layer: Any) -> bool:
-    """Whether a layer is a model whose layers Keras itself calls."""
-    call = getattr(type(layer).call, "__qualname__", "") if isinstance(layer, keras.Model) else ""
-    return call in ("Functional.call", "Sequential.call")
-
-
-def _nodes(graph: Any) -> list[Any]:
-    """The calls of layers, in order."""
-    depths = sorted(graph._nodes_by_depth, reverse=True)
-    return [node for depth in depths for node in graph._nodes_by_depth[depth] if not node.is_input]
-
-
 def _only_input(args: Any, kwargs: Any) -> Any:
     """What a layer is called with, if that is all it is told; None if it is told more."""
     given = [value for value in (*args, *kwargs.values()) if value is not None]
@@ -107,7 +96,7 @@ def _only_input(args: Any, kwargs: Any) -> Any:
 
 def _plainly_called(graph: Any) -> set[int]:
     """The layers of which every call names but the input: none is told to train."""
-    nodes = _nodes(graph)
+    nodes = calls_of(graph)
     told = {
         id(node.operation)
         for node in nodes
@@ -118,7 +107,7 @@ def _plainly_called(graph: Any) -> set[int]:
 
 def _runs(graph: Any, plain: set[int]) -> Iterator[list[tuple[Any, Chain]]]:
     """Layers that feed each other and nothing else, each with its parts: folded together."""
-    nodes = _nodes(graph)
+    nodes = calls_of(graph)
     calls = Counter(id(node.operation) for node in nodes)
     readers = Counter(id(x) for node in nodes for x in node.input_tensors)
     readers.update(id(x) for x in graph.outputs)

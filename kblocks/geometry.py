@@ -147,6 +147,21 @@ def of_axis(padding: Any, axis: int) -> Any:
     return padding[axis] if type(padding) is tuple else padding
 
 
+def check_input_shape(shape: Any, unknown: bool = False) -> None:
+    """Refuses what is not (height, width, channels); `unknown` height and width may be None."""
+    sizes = shape if isinstance(shape, (tuple, list)) else ()
+    last = len(sizes) - 1
+    if len(sizes) != 3 or any(
+        not (unknown and size is None and axis != last) and not (isinstance(size, int) and size > 0)
+        for axis, size in enumerate(sizes)
+    ):
+        known = "" if unknown else " all known,"
+        raise ValueError(
+            f"`input_shape` must be (height, width, channels),{known} positive integers. "
+            f"Received: input_shape={shape!r}"
+        )
+
+
 # --- branches --------------------------------------------------------------------------
 
 

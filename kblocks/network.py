@@ -16,15 +16,15 @@ import keras
 from kblocks.block import Block
 from kblocks.canonical import of_rows
 from kblocks.cost import Cost
-from kblocks.geometry import InputTooSmallError, missing_pixels
+from kblocks.geometry import InputTooSmallError, check_input_shape, missing_pixels
 from kblocks.heads import Features
 from kblocks.published import WeightSet
+from kblocks.stages import replaced, stage_of
 from kblocks.weights import load_torch_weights
 
 FORMAT = 1
 INPUT = "input"
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
-_STAGE = re.compile(r"(stem|stage\d+)_")
 
 
 class Row(NamedTuple):
@@ -119,10 +119,33 @@ class Architecture:
     def stages(self, input_shape: Any, aux: bool = False) -> list[tuple[str, Cost]]:
         """Name and cost of each stage: `stem`, `stage1`, ..., `head`."""
         stages: dict[str, list[Cost]] = {}
-        for name, row_cost in self._costs(input_shape, self._shown(aux)).items():
-            stage = _STAGE.match(name)
-            stages.setdefault(stage[1] if stage else name, []).append(row_cost)
+        for name, row_cost in self.costs(input_shape, aux).items():
+            stages.setdefault(stage_of(name), []).append(row_cost)
         return [(name, _total(costs, costs[-1].output_shape)) for name, costs in stages.items()]
+
+    def costs(self, input_shape: Any, aux: bool = False) -> dict[str, Cost]:
+        """The cost of each row by its name; `cost` and `stages` are its sums."""
+        return self._costs(input_shape, self._shown(aux))
+
+    def replace(self, name: str, block: Any, input_shape: Any = None) -> Architecture:
+        """A copy with another block in place of a row, or others in place of a stage.
+
+        Args:
+            name: of a row, such as `stage2_block1`, or of a stage, such as `stage2`.
+            block: a block's Spec; for a stage also a list of Specs, one for each new block.
+            input_shape: (height, width, channels) that the new network has to fit, where given.
+
+        Raises:
+            ValueError: if there is no such row or stage, a row is missed by another that reads it,
+                or the new network does not fit the input.
+        """
+        rows, renamed = replaced(self.rows, name, block)
+        outputs = {output: renamed.get(row, row) for output, row in self.outputs.items()}
+        options: dict[str, Any] = {"auxiliary": self.auxiliary, "name": self.name}
+        net = Architecture(rows, outputs=outputs, **options)
+        if input_shape is not None:
+            net.cost(input_shape, aux=True)
+        return net
 
     def model(
         self,
@@ -439,21 +462,6 @@ def _refuse_bad_names(net: Architecture) -> None:
             raise ValueError(f"`auxiliary` must name outputs. Received: {output!r}")
     if len(net.auxiliary) == len(net.outputs):
         raise ValueError(f"One output must not be auxiliary. Received: {net.auxiliary}")
-
-
-def check_input_shape(shape: Any, unknown: bool = False) -> None:
-    """Refuses what is not (height, width, channels); `unknown` height and width may be None."""
-    sizes = shape if isinstance(shape, (tuple, list)) else ()
-    last = len(sizes) - 1
-    if len(sizes) != 3 or any(
-        not (unknown and size is None and axis != last) and not (isinstance(size, int) and size > 0)
-        for axis, size in enumerate(sizes)
-    ):
-        known = "" if unknown else " all known,"
-        raise ValueError(
-            f"`input_shape` must be (height, width, channels),{known} positive integers. "
-            f"Received: input_shape={shape!r}"
-        )
 
 
 def _as_keras(shape: tuple[Any, ...]) -> tuple[Any, ...]:

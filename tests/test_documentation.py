@@ -121,3 +121,16 @@ def test_the_naive_module_of_the_guide_is_that_of_the_figure(modules: dict[str, 
     kernels = {64: 1, 128: 9, 32: 25}
     assert cost.params == sum(filters * (size * 192 + 1) for filters, size in kernels.items())
     assert cost.output_shape == (28, 28, 64 + 128 + 32 + 192)
+
+
+def test_the_figure_of_the_guide_is_up_to_date() -> None:
+    """Drawn anew by docs/figures.py after each change of `draw`."""
+    drawn = kb.draw(kb.resnet50(), input_shape=(224, 224, 3))
+    assert (ROOT / "docs" / "resnet50.svg").read_text(encoding="utf-8") == drawn
+
+
+def test_the_guide_shows_pictures_that_exist() -> None:
+    named = re.findall(r"!\[[^\]]*\]\(([^)]+)\)", GUIDE)
+    assert named
+    for name in named:
+        assert (ROOT / "docs" / name).exists(), name

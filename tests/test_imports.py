@@ -18,6 +18,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 # From the ground up; an arrow only ever points down. A room is a module or a folder.
 ROOMS: dict[str, set[str]] = {
+    "files": set(),
     "ops": set(),
     "geometry": {"ops"},
     "cost": {"geometry", "ops"},
@@ -30,13 +31,22 @@ ROOMS: dict[str, set[str]] = {
     "block": {"backend", "cost", "geometry", "layers", "ops", "spec"},
     "folding": {"ops"},
     "fused": {"block", "fields", "ops"},
-    "fusion": {"block", "folding", "fused", "grouped", "ops"},
+    "graph": set(),
+    "stages": set(),
+    "fusion": {"block", "folding", "fused", "graph", "grouped", "ops"},
     "blocks": {"block", "fields", "ops"},
     "heads": {"block", "blocks", "fields", "ops"},
     "published": set(),
     "weights": {"block", "cost", "ops"},
     "canonical": {"cost", "geometry", "ops", "spec"},
-    "network": {"block", "canonical", "cost", "geometry", "heads", "published", "weights"},
+    "network": {
+        *("block", "canonical", "cost", "geometry", "heads", "published", "stages", "weights"),
+    },
+    "drawing": {
+        *("block", "cost", "files", "geometry", "graph", "network", "ops", "spec", "stages"),
+    },
+    "parts": {"block", "graph", "stages"},
+    "looking": {"block", "files", "parts"},
     "catalog": {"network", "published"},
     "memory": {"cost", "geometry", "network", "ops"},
     "budget": {"cost", "memory"},
@@ -59,19 +69,26 @@ ROOMS: dict[str, set[str]] = {
     "augmentation": {"backend"},
     "recipe": {"augmentation", "choices", "training", "tree"},
     "tuner": {
-        *("budget", "choices", "conditions", "cost", "describing", "network", "recipe", "space"),
-        *("timing", "training", "tree"),
+        *("budget", "catalog", "choices", "conditions", "cost", "describing", "files", "network"),
+        *("recipe", "space", "spaces", "timing", "training", "tree"),
     },
+    "__main__": {"tuner"},
 }
 KERAS = {"keras"}
 OUTSIDE: dict[str, set[str]] = {
     "fields": {"keras", "numpy"},
-    **dict.fromkeys(("backend", "block", "grouped", "network", "normalization"), KERAS),
+    **dict.fromkeys(
+        ("backend", "block", "drawing", "graph", "grouped", "network", "normalization"), KERAS
+    ),
     **dict.fromkeys(("augmentation", "published", "recipe", "spec", "training"), KERAS),
     "folding": {"numpy"},
-    **{room: {"keras", "numpy"} for room in ("fusion", "layers", "timing", "weights")},
+    **{
+        room: {"keras", "numpy"}
+        for room in ("fusion", "layers", "looking", "parts", "timing", "weights")
+    },
     "tuner": {
-        *("fsspec", "keras", "keras_tuner", "numpy", "optuna", "psutil", "rich", "sqlalchemy"),
+        *("PIL", "altair", "fsspec", "keras", "keras_tuner", "numpy", "onnxruntime", "optuna"),
+        *("psutil", "rich", "sklearn", "sqlalchemy", "tensorboard", "typer", "vl_convert"),
     },
 }
 

@@ -42,6 +42,8 @@ def compare(ledger: Ledger, study: optuna.Study, objectives: tuple[Objective, ..
         assert [t.number for t in found] == [t.number for t in failed]
     else:
         assert found is None
+    best = read(study).ranked()[:3]
+    assert ledger.best(3) == [record.number for record in best]
     for trial in ledger.open:
         scores = tuple(float(trial.number % 5) for _ in objectives)
         expected = read(study).with_scores(trial.number, scores).ranked()[:3]

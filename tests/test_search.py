@@ -619,3 +619,10 @@ def test_a_password_is_in_no_message(make: Make) -> None:
     with pytest.raises(ValueError, match="URL") as caught:
         make(storage="::geheim::")
     assert "geheim" not in str(caught.value)
+
+
+def test_tensorboard_has_a_run_for_each_trial(make: Make, tmp_path: Path) -> None:
+    folder = tmp_path / "board"
+    run = make(trials=3, tensorboard=folder).search(X, Y, verbose=0)
+    logs = [path.name for path in folder.iterdir() if any(path.rglob("events.*"))]
+    assert len(logs) == len(run.trials) == 3

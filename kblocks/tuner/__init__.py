@@ -9,6 +9,7 @@ except ImportError as error:
     ) from error
 
 from kblocks.tuner.bridge import NETWORK, CostLogs, HyperModel, network_of, suggest
+from kblocks.tuner.data import Data, load
 from kblocks.tuner.files import save
 from kblocks.tuner.records import Objective, Record, Run
 from kblocks.tuner.run import Result, search
@@ -17,12 +18,14 @@ from kblocks.tuner.tuner import Tuner
 __all__ = [
     "NETWORK",
     "CostLogs",
+    "Data",
     "HyperModel",
     "Objective",
     "Record",
     "Result",
     "Run",
     "Tuner",
+    "load",
     "network_of",
     "save",
     "search",

@@ -155,10 +155,8 @@ class Checkpoints:
 
     @_as_oserror
     def save_best(self, number: int, weights: list[np.ndarray]) -> None:
-        """Keeps the weights of a trial's best epoch; where it stood is no more needed."""
-        path = self._path(number, "best.npz")
-        self._write(path, {"w": weights})
-        self._remove(other for other in self._listed(self._path(number)) if other != path)
+        """Keeps the weights of a trial's best epoch."""
+        self._write(self._path(number, "best.npz"), {"w": weights})
 
     @_as_oserror
     def best(self, number: int) -> list[np.ndarray] | None:
@@ -171,14 +169,6 @@ class Checkpoints:
         """Removes all that is kept of a trial."""
         with contextlib.suppress(FileNotFoundError):
             self._files.rm(self._path(number), recursive=True)
-
-    @_as_oserror
-    def keep(self, numbers: Iterable[int], finished: Iterable[int]) -> None:
-        """Removes what is kept of the finished trials except those of some numbers."""
-        kept, over = set(numbers), set(finished)
-        for number in self.numbers():
-            if number in over and number not in kept:
-                self.drop(number)
 
     def numbers(self) -> list[int]:
         """The trials of which something is kept."""

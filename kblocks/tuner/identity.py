@@ -154,6 +154,8 @@ def fingerprint(value: Any) -> Any:
         return [fingerprint(item) for item in value]
     if isinstance(value, Mapping):
         return {str(key): fingerprint(item) for key, item in value.items()}
+    if hasattr(value, "fingerprint"):  # of image files: their names and sizes
+        return value.fingerprint()
     if hasattr(value, "element_spec"):
         size = int(value.cardinality()) if hasattr(value, "cardinality") else "unknown"
         return f"dataset of {size} x {value.element_spec}"

@@ -66,10 +66,12 @@ class Ledger:
             return True
         return any(t.number == number and t.state.is_finished() for t in self._tail)
 
-    def best(self, count: int, number: int, scores: tuple[float, ...]) -> list[int]:
-        """The best completed trials once that one is completed with these scores."""
-        own = Record(number, "completed", scores)
-        ranked = self._ranked([*self._best, *_completed(self._tail), own])
+    def best(
+        self, count: int, number: int | None = None, scores: tuple[float, ...] = ()
+    ) -> list[int]:
+        """The best completed trials; with a number as it is once that one has these scores."""
+        own = [] if number is None else [Record(number, "completed", scores)]
+        ranked = self._ranked([*self._best, *_completed(self._tail), *own])
         return [record.number for record in ranked[:count]]
 
     def errors(self) -> list[FrozenTrial] | None:

@@ -18,6 +18,7 @@ from kblocks.tuner.loop import Search
 from kblocks.tuner.records import Objective, Record, Run, read
 
 _EVERY = 1.0  # seconds between two looks at the storage
+_LEAVE = 5.0  # seconds that are waited for the last of them
 _SHARE = 20  # a look, which reads all trials, may take a twentieth of the time
 
 
@@ -64,10 +65,14 @@ class Live:
         if not self._is_shown:
             return
         self._ends.set()
-        self._thread.join()
+        self._thread.join(_LEAVE)  # it may wait for the storage
         if self._live is not None:
             self._live.stop()
-        self._look()
+        try:
+            self._look()
+        except Exception:
+            if error[0] is None:
+                raise
 
     def say(self, text: str) -> None:
         """A line that stays."""

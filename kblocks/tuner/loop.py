@@ -15,8 +15,7 @@ import keras_tuner
 import numpy as np
 import optuna
 from optuna.exceptions import UpdateFinishedTrialError
-from optuna.storages import BaseStorage
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from kblocks.space import NETWORK
 from kblocks.tuner.asking import Asking
@@ -24,7 +23,8 @@ from kblocks.tuner.bridge import HyperModel
 from kblocks.tuner.checkpoints import Checkpoints
 from kblocks.tuner.identity import compare_range
 from kblocks.tuner.ledger import Ledger
-from kblocks.tuner.owners import Watchman, beating, give_back, owner
+from kblocks.tuner.owners import Watchman, beating, give_back
+from kblocks.tuner.patience import PatientStorage
 from kblocks.tuner.records import (
     ATTEMPTS,
     COSTS,
@@ -35,9 +35,10 @@ from kblocks.tuner.records import (
     RANGES,
     SURPLUS,
     Objective,
+    record,
 )
-from kblocks.tuner.sampling import Choosing, ExhaustedError
-from kblocks.tuner.training import Limits, Outcome, Progress, Watch, train
+from kblocks.tuner.sampling import Choosing, ExhaustedError, TornError
+from kblocks.tuner.training import Limits, LostError, Outcome, Progress, Watch, train
 
 _log = logging.getLogger("kblocks")
 
@@ -62,17 +63,19 @@ class Search:
         checkpoints: where weights are kept.
         kept: of how many trials they are kept.
         trials: how many are run in all, or None.
+        tensorboard: a folder for TensorBoard, or None.
         limits: of a trial.
     """
 
     study: optuna.Study
-    storage: BaseStorage
+    storage: PatientStorage
     hypermodel: keras_tuner.HyperModel
     objectives: tuple[Objective, ...]
     checkpoints: Checkpoints
     kept: int
     trials: int | None
     limits: Limits
+    tensorboard: str | None = None
     ledger: Ledger = field(init=False)
 
     def __post_init__(self) -> None:
@@ -149,9 +152,9 @@ def _work(
         tell("begin", trial.number)
         try:
             _run(search, trial, fit)
+            _forget(collect)
         finally:
             tell("end", trial.number)
-        _forget(collect)
         _check_hope(search.ledger)
 
 
@@ -179,6 +182,9 @@ def _next(search: Search) -> optuna.Trial | None:
         ledger.look()
         search.trials = ledger.counted
         return None
+    except TornError as error:
+        _drop(search, error.number)
+        return _next(search)
     if search.trials is None or trial.number < search.trials:
         return trial
     ledger.look()
@@ -199,7 +205,6 @@ def _drop(search: Search, number: int) -> None:
 def _run(search: Search, trial: optuna.Trial, fit: Any) -> None:
     identity = trial._trial_id
     attributes = trial.user_attrs
-    search.storage.set_trial_user_attr(identity, OWNER, owner())
     search.storage.set_trial_user_attr(identity, ATTEMPTS, attributes.get(ATTEMPTS, 0) + 1)
     watch = _Telling(search, trial, attributes.get(HISTORY, {}))
     with beating(search.storage, identity):
@@ -215,6 +220,10 @@ def _run(search: Search, trial: optuna.Trial, fit: Any) -> None:
                 search.limits,
                 watch,
             )
+        except LostError:
+            _log.warning("Trial %s is another process's by now: it is left to it", trial.number)
+            _forget()
+            return
         except BaseException:  # told to stop, which is not the trial's fault
             with contextlib.suppress(Exception):
                 running = search.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
@@ -224,6 +233,8 @@ def _run(search: Search, trial: optuna.Trial, fit: Any) -> None:
             raise
         _keep(search, trial.number, outcome, weights)
         _finish(search, trial, outcome)
+    _log_for_tensorboard(search, trial.number)
+    tidy(search)
 
 
 def _asks(search: Search, trial: optuna.Trial) -> Callable[[str, Any, Any], Any]:
@@ -250,6 +261,8 @@ def _finish(search: Search, trial: optuna.Trial, outcome: Outcome) -> None:
     """
     state = TrialState.COMPLETE if outcome.scores else TrialState.PRUNED
     failure = outcome.failure
+    if _mine(search, trial) is None:
+        return
     if failure is not None:
         shown = {"kind": failure.kind, "message": failure.message, "traceback": failure.traceback}
         trial.set_user_attr(FAILURE, shown)
@@ -262,22 +275,43 @@ def _finish(search: Search, trial: optuna.Trial, outcome: Outcome) -> None:
 
 def _keep(search: Search, number: int, outcome: Outcome, weights: list[np.ndarray]) -> None:
     """Keeps the weights if the trial is among the best, before its end is told."""
-    try:
-        if not outcome.scores or not search.kept:
-            search.checkpoints.drop(number)
-            return
-        ledger = search.ledger
-        ledger.look()
-        kept = ledger.best(search.kept, number, outcome.scores)
-        if number in kept:
+    if not outcome.scores:
+        return
+    search.ledger.look()
+    if number in search.ledger.best(search.kept, number, outcome.scores):
+        try:
             search.checkpoints.save_best(number, weights)
-        else:
-            search.checkpoints.drop(number)
-        for other in search.checkpoints.numbers():
-            if other not in kept and other != number and ledger.is_finished(other):
-                search.checkpoints.drop(other)
+        except OSError as error:
+            _log.warning("The weights of trial %s could not be kept: %s", number, error)
+
+
+def tidy(search: Search) -> None:
+    """Removes all weights but those of the best trials, and where finished trials stood.
+
+    After the end of a trial is told: a process may end between any two steps.
+    """
+    ledger = search.ledger
+    ledger.look()
+    kept = ledger.best(search.kept)
+    try:
+        for number in search.checkpoints.numbers():
+            if number not in kept and ledger.is_finished(number):
+                search.checkpoints.drop(number)
     except OSError as error:
-        _log.warning("The weights of trial %s could not be kept: %s", number, error)
+        _log.warning("What is not needed any more could not be removed: %s", error)
+
+
+def _log_for_tensorboard(search: Search, number: int) -> None:
+    if search.tensorboard is None:
+        return
+    from kblocks.tuner.tensorboard import Log
+
+    for trial in search.study.get_trials(deepcopy=False):
+        if trial.number == number and trial.state.is_finished():
+            try:
+                Log(search.tensorboard).trial(record(trial), search.objectives)
+            except OSError as error:
+                _log.warning("TensorBoard's log of trial %s: %s", number, error)
 
 
 def _forget(collect: Callable[[], None]) -> None:
@@ -304,12 +338,14 @@ class _Telling(Watch):
         self, search: Search, trial: optuna.Trial, history: Mapping[str, Sequence[float]]
     ) -> None:
         self._search, self._trial = search, trial
+        self._identity = trial._trial_id
         self._history = {name: list(values) for name, values in history.items()}
         self._costs: dict[str, float] = {}
         self._left_out = _COST_NAMES - {o.name for o in search.objectives}
 
     def built(self, network: str | None, costs: Mapping[str, float]) -> None:
         """Keeps the network and what it costs."""
+        self._check_owner()
         self._costs = dict(costs)
         if network is not None:
             self._trial.set_user_attr(NETWORK, network)
@@ -321,6 +357,7 @@ class _Telling(Watch):
 
     def epoch(self, progress: Progress, epochs: int) -> bool:
         """Keeps the figures, and asks the pruner where there is one objective."""
+        known = self._check_owner()
         history = {k: v for k, v in progress.history.items() if k not in self._left_out}
         latency = progress.history.get("latency")
         if latency and "latency" not in self._costs:
@@ -333,8 +370,23 @@ class _Telling(Watch):
         value = progress.history.get(objectives[0].name, [None])[-1]
         if len(objectives) > 1 or value is None:
             return False
-        self._trial.report(value, progress.epochs)
+        if progress.epochs not in known.intermediate_values:  # else trained once more
+            self._trial.report(value, progress.epochs)
         return self._trial.should_prune()
+
+    def _check_owner(self) -> FrozenTrial:
+        """The trial as the storage has it, if it is still this process's."""
+        known = _mine(self._search, self._trial)
+        if known is None:
+            raise LostError
+        return known
+
+
+def _mine(search: Search, trial: optuna.Trial) -> FrozenTrial | None:
+    """A trial as the storage has it; None if it has been given to another process."""
+    known = search.storage.get_trial(trial._trial_id)
+    is_mine = known.user_attrs.get(OWNER) == search.storage.owner
+    return known if known.state is TrialState.RUNNING and is_mine else None
 
 
 _COST_NAMES = {"params", "macs", "activations", "latency"}

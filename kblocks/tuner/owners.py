@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import socket
 import threading
@@ -15,9 +16,9 @@ from typing import Any
 import optuna
 import psutil
 from optuna.exceptions import UpdateFinishedTrialError
-from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
+from kblocks.tuner.patience import PatientStorage
 from kblocks.tuner.records import ATTEMPTS, BEAT, FAILURE, OWNER
 
 BEAT_SECONDS = 5.0
@@ -25,6 +26,7 @@ GRACE_SECONDS = 60.0  # without a beat after which a process counts as dead
 BEGINNINGS = 3  # of a trial: once, and twice again after its process has died
 
 
+@functools.cache
 def node() -> str:
     """This machine, and its processes' name space: a container has one of its own."""
     space = ""
@@ -36,28 +38,52 @@ def node() -> str:
 
 def owner() -> str:
     """This process, as no other was or will be called."""
-    return f"{node()}|{os.getpid()}|{psutil.Process().create_time():.2f}"
+    return f"{node()}|{os.getpid()}|{_began(os.getpid())[0]}"
+
+
+def _began(pid: int) -> tuple[str, bool]:
+    """When a process began, and whether it has ended since without being taken leave of.
+
+    On Linux in ticks since the start of the machine: a time of day moves with its clock.
+
+    Raises:
+        psutil.NoSuchProcess: if it is not there.
+    """
+    stat = Path(f"/proc/{pid}/stat")
+    if Path("/proc/self/stat").exists():
+        try:
+            fields = stat.read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+        except (FileNotFoundError, ProcessLookupError):
+            raise psutil.NoSuchProcess(pid) from None
+        return fields[19], fields[0] in "ZX"
+    process = psutil.Process(pid)
+    return f"{process.create_time():.1f}", process.status() == psutil.STATUS_ZOMBIE
 
 
 def is_gone(name: str) -> bool:
     """Whether an owner is known to have ended: it is of this machine, and not there."""
-    where, _, rest = name.partition("|")
-    pid, _, began = rest.partition("|")
-    if where != node() or not pid.isdigit():
+    pid, _, began = name.partition("|")[2].partition("|")
+    if not is_here(name) or not pid.isdigit():
         return False
     try:
-        process = psutil.Process(int(pid))
-        if process.status() == psutil.STATUS_ZOMBIE:
-            return True
-        return abs(process.create_time() - float(began)) > 0.1
+        found, has_ended = _began(int(pid))
     except psutil.NoSuchProcess:
         return True
-    except (psutil.Error, ValueError):
+    except (psutil.Error, OSError, IndexError):
         return False
+    return has_ended or found != began
+
+
+def is_here(name: str) -> bool:
+    """Whether an owner is of this machine."""
+    return name.partition("|")[0] == node()
+
+
+_RUNS: set[int] = set()  # the trials that this process runs
 
 
 @contextlib.contextmanager
-def beating(storage: BaseStorage, trial_id: int) -> Iterator[None]:
+def beating(storage: PatientStorage, trial_id: int) -> Iterator[None]:
     """Lets others see that the trial is being run."""
     done = threading.Event()
 
@@ -70,10 +96,12 @@ def beating(storage: BaseStorage, trial_id: int) -> Iterator[None]:
 
     thread = threading.Thread(target=beat, daemon=True, name="kblocks-beat")
     thread.start()
+    _RUNS.add(trial_id)
     try:
         yield
     finally:
         done.set()
+        _RUNS.discard(trial_id)
 
 
 @dataclass
@@ -86,8 +114,9 @@ class _Seen:
 class Watchman:
     """Gives the trials of dead processes back to the search.
 
-    A process of this machine is looked up; of another the beats are watched by this one's own
-    clock, and only while the storage can be read.
+    A process of this machine is looked up, and this process knows what it runs; of another
+    machine the beats are watched by this one's own clock, and only while the storage can be read.
+    To be called by the thread that takes trials.
 
     Args:
         study: the search.
@@ -95,7 +124,7 @@ class Watchman:
     """
 
     study: optuna.Study
-    storage: BaseStorage
+    storage: PatientStorage
     grace: float = field(default_factory=lambda: GRACE_SECONDS)
     clock: Callable[[], float] = time.monotonic
     _seen: dict[int, _Seen] = field(default_factory=dict)
@@ -115,7 +144,7 @@ class Watchman:
             state = self._seen.get(trial.number, _Seen((name, beat)))
             changed = state.beat != (name, beat)
             state = _Seen((name, beat), 0.0 if changed else state.still + passed)
-            if is_gone(name) or state.still > self.grace:
+            if self._is_left(trial, name) or (not is_here(name) and state.still > self.grace):
                 if give_back(self.study, self.storage, trial):
                     freed.append(trial.number)
             else:
@@ -123,9 +152,14 @@ class Watchman:
         self._seen = seen
         return freed
 
+    @staticmethod
+    def _is_left(trial: FrozenTrial, name: str) -> bool:
+        """Whether nobody runs it: its process has ended, or is this one and does something else."""
+        return is_gone(name) or (name == owner() and trial._trial_id not in _RUNS)
+
 
 def give_back(
-    study: optuna.Study, storage: BaseStorage, trial: FrozenTrial, counts: bool = True
+    study: optuna.Study, storage: PatientStorage, trial: FrozenTrial, counts: bool = True
 ) -> bool:
     """Lets another process go on with a trial; fails it if it has killed too many.
 
@@ -135,28 +169,18 @@ def give_back(
         counts: whether its end counts as the trial's fault.
 
     Returns:
-        False if the trial has ended in the meantime.
+        False if the trial has ended or has another owner in the meantime.
     """
-    begun = trial.user_attrs.get(ATTEMPTS, 1)
-    identity = trial._trial_id
+    begun = trial.user_attrs.get(ATTEMPTS, 0)
+    if not counts or begun < BEGINNINGS:
+        return storage.release(trial, begun if counts else max(begun - 1, 0))
+    message = f"its process ended {begun} times without a word, as by a signal"
+    failure = {"kind": "killed", "message": message, "traceback": ""}
     try:
-        now = storage.get_trial(identity)
-        if now.state is not TrialState.RUNNING or _holder(now) != _holder(trial):
-            return False  # another process was first, and may have begun it anew
-        if not counts:
-            storage.set_trial_user_attr(identity, ATTEMPTS, begun - 1)
-        elif begun >= BEGINNINGS:
-            message = f"its process ended {begun} times without a word, as by a signal"
-            failure = {"kind": "killed", "message": message, "traceback": ""}
-            storage.set_trial_user_attr(identity, FAILURE, failure)
-            study.tell(trial.number, state=TrialState.FAIL)
-            return True
-        # Who takes it is not in it at once, and must not be taken for the one that has ended.
-        storage.set_trial_user_attr(identity, OWNER, "")
-        return bool(storage.set_trial_state_values(identity, TrialState.WAITING))
+        if storage.get_trial(trial._trial_id).user_attrs.get(OWNER) != trial.user_attrs.get(OWNER):
+            return False
+        storage.set_trial_user_attr(trial._trial_id, FAILURE, failure)
+        study.tell(trial.number, state=TrialState.FAIL)
     except (UpdateFinishedTrialError, ValueError):
         return False
-
-
-def _holder(trial: FrozenTrial) -> tuple[str, int]:
-    return trial.user_attrs.get(OWNER, ""), trial.user_attrs.get(ATTEMPTS, 0)
+    return True

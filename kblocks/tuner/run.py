@@ -15,9 +15,10 @@ from typing import Any
 import keras
 import keras_tuner
 
+from kblocks.files import whole
 from kblocks.network import Architecture
 from kblocks.tuner.bridge import NETWORK, HyperModel, network_of
-from kblocks.tuner.files import save, whole, write_table
+from kblocks.tuner.files import save, write_table
 from kblocks.tuner.progress import Display, EpochCallback
 
 
@@ -93,7 +94,7 @@ def _frozen() -> Iterator[None]:
 @contextlib.contextmanager
 def _default_first(tuner: keras_tuner.Tuner) -> Iterator[None]:
     """Through the oracle's public `populate_space`, for the first trial of a search alone."""
-    oracle = tuner.oracle
+    oracle: Any = tuner.oracle
     draw = oracle.populate_space
 
     def populate_space(trial_id: str) -> dict[str, Any]:

@@ -40,6 +40,14 @@ class ExhaustedError(Exception):
         self.number = number
 
 
+class TornError(Exception):
+    """A process has ended while it wrote the values of the trial of that number."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"the values of trial {number} were not all written")
+        self.number = number
+
+
 def sampler_of(sampler: str | BaseSampler, seed: int | None) -> BaseSampler:
     """One of Optuna's samplers by its name, or itself.
 
@@ -162,6 +170,8 @@ class Choosing(BaseSampler):
 
     def _choose(self, points: _Points, study: Any, trial: FrozenTrial) -> dict[str, Any]:
         if trial.params:  # interrupted in an earlier process: it goes on with what it had
+            if not points.is_whole(trial.params):
+                raise TornError(trial.number)
             return dict(trial.params)
         known = self._study.get_trials(deepcopy=False)
         tried = points.tried(known, trial.number)
@@ -299,6 +309,14 @@ class _Points:
             self._keyed.discard(self._ended)
             self._ended += 1
         return self._keys
+
+    def is_whole(self, params: Mapping[str, Any]) -> bool:
+        """Whether a storage has all values of a point."""
+        try:
+            self._read(params)
+        except KeyError:
+            return False
+        return True
 
     def _read(self, params: Mapping[str, Any]) -> Assignment:
         point: Assignment = {}

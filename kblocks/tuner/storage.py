@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import functools
-import inspect
-import logging
+import os
 import re
+import sqlite3
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import optuna
 import sqlalchemy
@@ -18,80 +18,17 @@ from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage, RDBStorage
 from sqlalchemy.exc import (
     ArgumentError,
-    DataError,
-    DBAPIError,
+    DisconnectionError,
     IntegrityError,
-    NotSupportedError,
     ProgrammingError,
     SQLAlchemyError,
 )
 
+from kblocks.tuner.owners import owner
+from kblocks.tuner.patience import PATIENCE, PatientStorage, patiently, why
 from kblocks.tuner.records import Objective
 
-_log = logging.getLogger("kblocks")
-
-_PATIENCE = 900.0  # seconds that a database may be away
-_LONGEST = 10.0  # seconds between two tries
-_AWAY = (StorageInternalError, DBAPIError)
-_WRONG = (DataError, IntegrityError, NotSupportedError, ProgrammingError)  # not by waiting
-_REFUSED = ("password authentication failed", "no password supplied", "does not exist")
-
-
-class PatientStorage(BaseStorage):
-    """A storage that tries again while its database is away, locked or on a full disk.
-
-    Args:
-        inner: the storage that is asked.
-        patience: seconds after which it gives up and raises what the database says.
-    """
-
-    def __init__(self, inner: BaseStorage, patience: float = _PATIENCE) -> None:
-        self.inner = inner
-        self.patience = patience
-
-    def __getstate__(self) -> Any:
-        raise TypeError("a storage holds connections: hand over its URL")
-
-
-def _patient(name: str) -> Callable[..., Any]:
-    @functools.wraps(getattr(BaseStorage, name))
-    def call(self: PatientStorage, *args: Any, **kwargs: Any) -> Any:
-        return patiently(lambda: getattr(self.inner, name)(*args, **kwargs), self.patience)
-
-    return call
-
-
-for _name, _function in inspect.getmembers(BaseStorage, inspect.isfunction):
-    if not _name.startswith("_"):
-        setattr(PatientStorage, _name, _patient(_name))
-PatientStorage.__abstractmethods__ = frozenset()
-
-
-def patiently(function: Callable[[], Any], patience: float = _PATIENCE) -> Any:
-    """What `function` returns, tried again while its database cannot be used."""
-    until, wait = time.monotonic() + patience, 0.1
-    while True:
-        try:
-            return function()
-        except _AWAY as error:
-            if time.monotonic() + wait > until or _is_wrong(error):
-                raise
-            if wait > 1:  # a lock that is held for a moment is no news
-                _log.warning("The search's database cannot be used, trying again: %s", _why(error))
-            time.sleep(wait)
-            wait = min(2 * wait, _LONGEST)
-
-
-def _is_wrong(error: BaseException) -> bool:
-    """Whether the database has answered, and would answer the same again."""
-    cause = error if isinstance(error, DBAPIError) else error.__cause__
-    return isinstance(cause, _WRONG) or any(words in _why(error) for words in _REFUSED)
-
-
-def _why(error: BaseException) -> str:
-    cause = error.__cause__ or error
-    origin = getattr(cause, "orig", None) or cause
-    return str(origin).strip().splitlines()[0] if str(origin).strip() else type(origin).__name__
+_BUSY = 5.0  # seconds that SQLite waits for a lock by itself, when no signal is heard
 
 
 def url_of(storage: str | None, folder: Path) -> str:
@@ -126,22 +63,27 @@ def shown(url: str) -> str:
     return sqlalchemy.make_url(url).set(query={}).render_as_string(hide_password=True)
 
 
-def open_storage(url: str, patience: float = _PATIENCE) -> PatientStorage:
+def open_storage(url: str, patience: float = PATIENCE, create: bool = True) -> PatientStorage:
     """The storage behind a URL, whose tables are made if they are not there.
+
+    Args:
+        url: of SQLAlchemy.
+        patience: seconds that its database may be away.
+        create: whether a file of SQLite that is not there is made.
 
     Raises:
         ConnectionError: if the database cannot be reached, after `patience` seconds.
     """
-    engine: dict[str, Any] = {"pool_pre_ping": True}
-    if url.startswith("sqlite"):
-        engine["connect_args"] = {"timeout": 60}
-        path = sqlalchemy.make_url(url).database
-        if path:
-            Path(path).parent.mkdir(parents=True, exist_ok=True)
+    arguments: dict[str, Any] = {"pool_pre_ping": True}
+    made = sqlalchemy.make_url(url)
+    if made.get_backend_name() == "sqlite":
+        arguments["connect_args"] = {"timeout": _BUSY}
+        if made.database and made.database != ":memory:" and not made.query:
+            arguments = _file(Path(made.database), create)
     try:
-        inner = patiently(lambda: _made(url, engine), min(patience, 60.0))
+        inner, engine = patiently(lambda: _made(url, arguments), lambda: min(patience, 60.0))
     except (SQLAlchemyError, StorageInternalError) as error:
-        raise ConnectionError(f"{shown(url)} cannot be used: {_why(error)}") from None
+        raise ConnectionError(f"{shown(url)} cannot be used: {why(error)}") from None
     except ImportError as error:
         missing = error.name or getattr(error.__cause__, "name", None) or "a package"
         raise ImportError(
@@ -149,15 +91,47 @@ def open_storage(url: str, patience: float = _PATIENCE) -> PatientStorage:
             name=missing,
         ) from error
     made: Any = PatientStorage  # whose methods are made below its class
-    return made(inner, patience)
+    return made(inner, engine, owner(), patience)
 
 
-def _made(url: str, engine: dict[str, Any]) -> BaseStorage:
+def _file(path: Path, create: bool) -> dict[str, Any]:
+    """How a file of SQLite is opened: never made anew, and left when another is in its place.
+
+    A connection goes on with the file that it has opened, wherever that is moved and even when
+    it is deleted: what was written to it would be lost.
+    """
+    if create:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+
+    def connect() -> sqlite3.Connection:
+        name = f"file:{quote(str(path.absolute()))}?mode=rw"
+        return sqlite3.connect(name, timeout=_BUSY, uri=True, check_same_thread=False)
+
+    def connected(connection: Any, record: Any) -> None:
+        record.info["file"] = _identity(path)
+
+    def checked(connection: Any, record: Any, proxy: Any) -> None:
+        if record.info.get("file") != _identity(path):
+            raise DisconnectionError(f"{path} is not the file that was opened")
+
+    return {"creator": connect, "pool_events": [(connected, "connect"), (checked, "checkout")]}
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    with contextlib.suppress(OSError):
+        found = os.stat(path)
+        return found.st_dev, found.st_ino
+    return None
+
+
+def _made(url: str, arguments: dict[str, Any]) -> tuple[BaseStorage, sqlalchemy.Engine]:
     try:
-        return optuna.storages.get_storage(RDBStorage(url, engine_kwargs=engine))
+        own = RDBStorage(url, engine_kwargs=arguments)
     except (IntegrityError, ProgrammingError):
         time.sleep(0.5)  # another process makes the same tables
-        return optuna.storages.get_storage(RDBStorage(url, engine_kwargs=engine))
+        own = RDBStorage(url, engine_kwargs=arguments)
+    return optuna.storages.get_storage(own), own.engine
 
 
 @contextlib.contextmanager

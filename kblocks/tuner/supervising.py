@@ -8,48 +8,87 @@ import os
 import signal
 import threading
 import time
+import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import wait
 from typing import Any
 
 import psutil
+from optuna.exceptions import StorageInternalError
 from optuna.trial import TrialState
+from sqlalchemy.exc import SQLAlchemyError
 
 from kblocks.tuner.identity import ChangedError
 from kblocks.tuner.jobs import Job
 from kblocks.tuner.live import Live
-from kblocks.tuner.loop import HopelessError, Search, work
-from kblocks.tuner.owners import Watchman, give_back
+from kblocks.tuner.loop import HopelessError, Search, tidy, work
+from kblocks.tuner.owners import Watchman, give_back, node
+from kblocks.tuner.patience import why
 from kblocks.tuner.records import FAILURE, OWNER
 from kblocks.tuner.training import Fit
 
 _POLL = 0.5  # seconds
+_LEAVE = 5.0  # seconds in which workers and the storage may still answer when a search is ended
 _SLACK = 10.0  # seconds in which a trial over its time may end itself
-_GROWTH = 1 << 30  # bytes that a worker may grow by after its first trial
 _FALSE_STARTS = 2  # workers that end before they have begun, after which none is begun
+_SIGNALLED = 10  # of those that a signal has ended
 
 
 def supervise(tuner: Any, job: Job, fit: Fit, verbose: int) -> None:
     """Runs a search to its end, in worker processes where that is possible.
 
     Raises:
-        RuntimeError: if the first trials have all raised.
+        RuntimeError: if the first trials have all raised, or a worker has met what it cannot mend.
+        ConnectionError: if the storage was away for too long.
         KeyboardInterrupt: if it was interrupted; it can go on later.
+        SystemExit: if it was told to end, by SIGTERM.
     """
     search = tuner.make_search(tuner.deadline())
-    with Live(search, tuner, verbose) as live:
-        obstacle = job.obstacle() if tuner.workers else None
-        try:
-            if tuner.workers and obstacle is None:
-                obstacle = _Crew(tuner, job, search).run()
-            if obstacle is not None:
-                live.say(f"Searching in this process, since no other can: {obstacle}")
-            if obstacle is not None or not tuner.workers:
-                work(search, fit)
-        except KeyboardInterrupt:
-            live.say(f"Interrupted. {tuner.how_to_resume()}")
-            raise
+    try:
+        with _ended_by_sigterm(), Live(search, tuner, verbose) as live:
+            try:
+                _searched(tuner, job, fit, search, live)
+            except BaseException as error:
+                # What is asked of the storage from here on is not worth much waiting.
+                search.storage.patience = min(search.storage.patience, _LEAVE)
+                if isinstance(error, (KeyboardInterrupt, SystemExit)):
+                    live.say(f"Interrupted. {tuner.how_to_resume()}")
+                raise
+    except (StorageInternalError, SQLAlchemyError) as error:
+        message = f"The search's database cannot be used: {why(error)}. {tuner.how_to_resume()}"
+        raise ConnectionError(message) from None
+    finally:
+        search.storage.patience = tuner.patience
+
+
+def _searched(tuner: Any, job: Job, fit: Fit, search: Search, live: Live) -> None:
+    obstacle = job.obstacle() if tuner.workers else None
+    if tuner.workers and obstacle is None:
+        obstacle = _Crew(tuner, job, search).run()
+    if obstacle is not None:
+        live.say(f"Searching in this process, since no other can: {obstacle}")
+    if obstacle is not None or not tuner.workers:
+        work(search, fit)
+    tidy(search)
+
+
+@contextlib.contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    """Lets SIGTERM end this process as Ctrl-C does, unless the program has its own way."""
+    here = threading.current_thread() is threading.main_thread()
+    if not here or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+
+    def end(number: int, frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 @dataclass
@@ -68,9 +107,10 @@ class _Crew:
         self._tuner, self._job, self._search = tuner, job, search
         self._context = multiprocessing.get_context("spawn")
         self._members: list[_Member] = []
-        self._begun = self._false_starts = 0
+        self._begun = self._false_starts = self._signalled = 0
         self._is_over = False
         self._obstacle: str | None = None
+        self._reason = "they end before they begin"
         self._watchman = Watchman(search.study, search.storage)
 
     def run(self) -> str | None:
@@ -96,10 +136,16 @@ class _Crew:
             process = self._context.Process(
                 target=_serve, args=(self._job, self._begun, there, left), daemon=True
             )
-            with _environment(self._tuner.workers):
-                process.start()
-            there.close()
             self._begun += 1
+            try:
+                with _environment(self._tuner.workers), _uninterrupted():
+                    process.start()
+            except BrokenPipeError:  # it has ended while it was sent its job
+                here.close()
+                self._failed_to_start(-signal.SIGKILL)
+                return
+            finally:
+                there.close()
             self._members.append(_Member(process, here))
 
     def _listen(self) -> None:
@@ -118,7 +164,7 @@ class _Crew:
             case "ready":
                 member.is_ready, self._false_starts = True, 0
             case "begin":
-                member.number, member.began = value, time.monotonic()
+                member.number, member.began = value, self._clock()
             case "end":
                 member.number = member.began = None
             case "over":
@@ -127,13 +173,23 @@ class _Crew:
                 raise HopelessError(value)
             case "changed":
                 raise ChangedError(value)
+            case "away":
+                raise ConnectionError(f"{value}. {self._tuner.how_to_resume()}")
+            case "raised":
+                raise RuntimeError(f"A worker process cannot go on:\n{value}")
+            case "unable":
+                self._reason = value
+
+    def _clock(self) -> float:
+        """Seconds; they do not pass while the storage is away, when no trial can go on."""
+        return time.monotonic() - self._search.storage.waited
 
     def _check_time(self) -> None:
         limit = self._search.limits.seconds
         for member in self._members:
             if limit is None or member.began is None or member.number is None:
                 continue
-            if time.monotonic() - member.began > limit + _SLACK:
+            if self._clock() - member.began > limit + _SLACK:
                 self._stop(member)
                 self._fail(member.number, f"took longer than {limit:g} s, and did not react")
 
@@ -153,29 +209,37 @@ class _Crew:
             member.connection.close()
             self._members.remove(member)
             if not member.is_ready:
-                self._false_starts += 1
-                if self._false_starts >= _FALSE_STARTS:
-                    self._obstacle = (
-                        "the worker processes end before they begin (exit code "
-                        f"{member.process.exitcode}); a script needs `if __name__ == '__main__':`"
-                    )
+                self._failed_to_start(member.process.exitcode or 0)
         self._watchman.look()
+
+    def _failed_to_start(self, code: int) -> None:
+        if code < 0:
+            self._signalled += 1
+        else:
+            self._false_starts += 1
+        if self._false_starts >= _FALSE_STARTS or self._signalled >= _SIGNALLED:
+            self._obstacle = (
+                f"worker processes cannot work, {self._reason} (exit code {code}). A script needs "
+                "`if __name__ == '__main__':`"
+            )
 
     def _end(self) -> None:
         """Ends all processes; their trials wait for the next run."""
-        names = set()
-        for member in self._members:
-            names.add(f"|{member.process.pid}|")
-            member.process.terminate()
-        for member in self._members:
-            member.process.join(5)
-            self._stop(member)
         if not self._members:
             return
+        names = tuple(f"{node()}|{member.process.pid}|" for member in self._members)
+        for member in self._members:
+            member.process.terminate()
+        until = time.monotonic() + _LEAVE
+        for member in self._members:
+            member.process.join(max(until - time.monotonic(), 0))
+            self._stop(member)
         study, storage = self._search.study, self._search.storage
-        for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-            if any(name in trial.user_attrs.get(OWNER, "") for name in names):
-                give_back(study, storage, trial, counts=False)
+        storage.patience = min(storage.patience, _LEAVE)
+        with contextlib.suppress(StorageInternalError, SQLAlchemyError):
+            for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+                if trial.user_attrs.get(OWNER, "").startswith(names):
+                    give_back(study, storage, trial, counts=False)
 
     @staticmethod
     def _stop(member: _Member) -> None:
@@ -188,13 +252,18 @@ def _serve(job: Job, index: int, connection: Any, left: float | None) -> None:
     """A worker process, from its beginning to its end."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the first process tells what to do
     signal.signal(signal.SIGTERM, lambda *_: _exit())
-    threading.Thread(target=_follow, daemon=True).start()
-    job.enter()
-    tuner, fit = job.tuner(), job.fit()
-    tuner.worker = index
-    search = tuner.make_search(None if left is None else time.monotonic() + left)
+    searches: list[Search] = []
+    threading.Thread(target=_follow, args=(searches,), daemon=True).start()
+    try:
+        job.enter()
+        tuner, fit = job.tuner(), job.fit()
+        tuner.serve(index)
+        searches.append(tuner.make_search(None if left is None else time.monotonic() + left))
+    except Exception as error:
+        connection.send(("unable", f"{type(error).__name__}: {error}"))
+        raise SystemExit(1) from None
     connection.send(("ready", None))
-    memory = _Memory()
+    memory = _Memory(tuner.growth)
 
     def tell(event: str, number: int) -> None:
         connection.send((event, number))
@@ -202,11 +271,15 @@ def _serve(job: Job, index: int, connection: Any, left: float | None) -> None:
             memory.look()
 
     try:
-        work(search, fit, tell, lambda: memory.has_grown)
+        work(searches[0], fit, tell, lambda: memory.has_grown)
     except HopelessError as error:
         connection.send(("hopeless", str(error)))
     except ChangedError as error:
         connection.send(("changed", str(error)))
+    except (StorageInternalError, SQLAlchemyError) as error:
+        connection.send(("away", f"The search's database cannot be used: {why(error)}"))
+    except Exception:
+        connection.send(("raised", traceback.format_exc()))
     else:
         if not memory.has_grown:
             connection.send(("over", None))
@@ -216,18 +289,30 @@ def _exit() -> None:
     raise SystemExit(0)
 
 
-def _follow() -> None:
-    """Ends this process when the one that began it has ended."""
+def _follow(searches: list[Search]) -> None:
+    """Ends this process when the one that began it has ended, which is not its trial's fault."""
     parent = multiprocessing.parent_process()
-    if parent is not None:
-        wait([parent.sentinel])
-        os._exit(1)
+    if parent is None:
+        return
+    wait([parent.sentinel])
+    with contextlib.suppress(Exception):
+        for search in searches:
+            search.storage.patience = _LEAVE
+            for trial in search.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+                if trial.user_attrs.get(OWNER) == search.storage.owner:
+                    give_back(search.study, search.storage, trial, counts=False)
+    os._exit(1)
 
 
 class _Memory:
-    """Whether this process has grown too large to go on."""
+    """Whether this process has grown too large to go on.
 
-    def __init__(self) -> None:
+    Args:
+        most: bytes that it may grow by after its first trial.
+    """
+
+    def __init__(self, most: float) -> None:
+        self._most = most
         self._first: int | None = None
         self.has_grown = False
 
@@ -235,7 +320,35 @@ class _Memory:
         """Called after each trial."""
         size = psutil.Process().memory_info().rss
         self._first = size if self._first is None else self._first
-        self.has_grown = size - self._first > _GROWTH
+        self.has_grown = size - self._first > self._most
+
+
+@contextlib.contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """What is begun here is begun whole, and a process never hears Ctrl-C from its first moment.
+
+    The mask is what that process inherits. It keeps the signal from this thread alone: any other
+    may take it, and this one would still raise.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    heard: list[int] = []
+    before = {
+        number: signal.signal(number, lambda number, frame: heard.append(number))
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    blocks = hasattr(signal, "pthread_sigmask")
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT}) if blocks else set()
+    try:
+        yield
+    finally:
+        if blocks:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for number in heard:
+            signal.raise_signal(number)
 
 
 @contextlib.contextmanager

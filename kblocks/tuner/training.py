@@ -8,7 +8,7 @@ import logging
 import math
 import time
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -40,6 +40,10 @@ class PrunedError(Exception):
     """The pruner ended the trial."""
 
 
+class LostError(Exception):
+    """Another process has the trial by now: this one was still for too long."""
+
+
 class TimeoutError(Exception):
     """The trial took longer than it may."""
 
@@ -56,11 +60,13 @@ class Limits:
         budget: of a model that a HyperModel of another's makes; ours keeps to it by itself.
         seconds: that a trial may take.
         deadline: on the clock of `time.monotonic`, after which the running epoch is the last.
+        waited: seconds that this thread has waited for the storage: no trial's fault.
     """
 
     budget: Budget | None = None
     seconds: float | None = None
     deadline: float | None = None
+    waited: Callable[[], float] = lambda: 0.0
 
 
 @dataclass
@@ -112,7 +118,7 @@ def train(
     Returns:
         How it ended, and the weights of its best epoch.
     """
-    started = time.monotonic()
+    started = time.monotonic() - limits.waited()
     epoch: _Epochs | None = None
     try:
         model: Any = hypermodel.build(hp)
@@ -134,7 +140,7 @@ def train(
         return Outcome(found[1]), epoch.weights or model.get_weights()
     except PrunedError:
         return Outcome(), []
-    except keras_tuner.errors.FatalError:
+    except (keras_tuner.errors.FatalError, LostError):
         raise
     except Exception as error:
         return Outcome(failure=_failure(error)), []
@@ -168,10 +174,10 @@ class _Epochs(keras.callbacks.Callback):
         started: float,
     ) -> None:
         super().__init__()
-        self._objectives, self._number, self._watch = objectives, number, watch
+        self._objectives, self.number, self._watch = objectives, number, watch
         self._checkpoints, self._limits = checkpoints, limits
         self._started = started
-        self._saved, self._took = started, 0.0
+        self._saved, self._took = time.monotonic(), 0.0
         self.progress = Progress()
         self.weights: list[np.ndarray] = []
         self.first = 0  # the epoch that training goes on with
@@ -182,16 +188,16 @@ class _Epochs(keras.callbacks.Callback):
     def resume(self, model: Any) -> None:
         """Goes on where the trial stood, if that is kept."""
         try:
-            state = self._checkpoints.state(self._number)
+            state = self._checkpoints.state(self.number)
         except OSError as error:
-            _log.warning("Trial %s starts anew, its checkpoint is away: %s", self._number, error)
+            _log.warning("Trial %s starts anew, its checkpoint is away: %s", self.number, error)
             return
         if state is None:
             return
         try:
             state.restore(model)
         except ValueError:  # of another model, or cut off
-            _log.warning("The checkpoint of trial %s does not fit: it starts anew", self._number)
+            _log.warning("The checkpoint of trial %s does not fit: it starts anew", self.number)
             return
         known = self._watch.resumed()
         self.progress.history = {k: list(v[: state.epoch]) for k, v in known.items()}
@@ -241,7 +247,9 @@ class _Epochs(keras.callbacks.Callback):
     def check_time(self) -> None:
         """Raises if the trial has taken longer than it may."""
         limit = self._limits.seconds
-        if limit is not None and time.monotonic() - self._started > limit:
+        if limit is None:
+            return
+        if time.monotonic() - self._limits.waited() - self._started > limit:
             raise TimeoutError(f"took longer than {limit:g} s")
 
     def _keep(self, model: Any, done: int) -> None:
@@ -249,9 +257,9 @@ class _Epochs(keras.callbacks.Callback):
         if now - self._saved < _SHARE * self._took:
             return
         try:
-            self._checkpoints.save_state(self._number, State.of(model, done, self.weights))
+            self._checkpoints.save_state(self.number, State.of(model, done, self.weights))
         except OSError as error:
-            _log.warning("No checkpoint of trial %s: %s", self._number, error)
+            _log.warning("No checkpoint of trial %s: %s", self.number, error)
         self._saved = time.monotonic()
         self._took = self._saved - now
 

@@ -20,6 +20,7 @@ from kblocks.tuner.bridge import HyperModel
 from kblocks.tuner.checkpoints import Checkpoints
 from kblocks.tuner.identity import settings_of
 from kblocks.tuner.loop import Search
+from kblocks.tuner.patience import PATIENCE
 from kblocks.tuner.records import Objective, Record, Run, read
 from kblocks.tuner.sampling import Choosing, sampler_of
 from kblocks.tuner.storage import open_storage, shown, url_of
@@ -52,6 +53,8 @@ class Tuner(keras_tuner.Tuner):
         directory, project_name: the run's folder is `directory/project_name`.
         trial_seconds: that a trial may take.
         checkpoints: of how many of the best trials weights are kept.
+        tensorboard: a folder that TensorBoard shows, with a run and its values (HParams) for
+            each trial; None writes nothing.
         checkpoint_directory: a folder or any URL of fsspec, in which `project_name` has its own;
             None is in the run's folder. On several machines one that all of them see.
         seed: of the sampler; None is random.
@@ -84,6 +87,7 @@ class Tuner(keras_tuner.Tuner):
         trial_seconds: float | None = None,
         checkpoints: int = 3,
         checkpoint_directory: Any = None,
+        tensorboard: Any = None,
         seed: int | None = None,
         extend: bool = False,
         overwrite: bool = False,
@@ -105,6 +109,7 @@ class Tuner(keras_tuner.Tuner):
         self.extend, self.overwrite = extend, overwrite
         self.folder = Path(directory) / project_name
         self.storage_url = url_of(storage, self.folder)
+        self.tensorboard = None if tensorboard is None else str(tensorboard)
         self.checkpoint_directory = str(self.folder / "checkpoints")
         if checkpoint_directory is not None:
             self.checkpoint_directory = f"{str(checkpoint_directory).rstrip('/')}/{project_name}"
@@ -116,6 +121,9 @@ class Tuner(keras_tuner.Tuner):
         self._joins = False
         self._storage: Any = None
         self.worker = 0  # which of a search's processes this is; each draws its own points
+        self._serves = False
+        self.patience = PATIENCE  # seconds that the storage may be away
+        self.growth = float(1 << 30)  # bytes that a worker process may grow by, then it is replaced
 
     # --- running -------------------------------------------------------------------------
 
@@ -154,6 +162,10 @@ class Tuner(keras_tuner.Tuner):
     def join(self) -> None:
         """From now on `search` works for the search in the storage, whatever settings it has."""
         self._joins = True
+
+    def serve(self, worker: int) -> None:
+        """Makes this the tuner of a worker process."""
+        self.worker, self._serves = worker, True
 
     def _prepare(self, fit: Fit) -> None:
         if self.overwrite:
@@ -194,7 +206,7 @@ class Tuner(keras_tuner.Tuner):
         found = studies.find(storage, self.project_name)
         found.sampler = self._seeded(found)
         found.pruner = pruner_of(self.pruner)
-        limits = Limits(self.budget, self.trial_seconds, deadline)
+        limits = Limits(self.budget, self.trial_seconds, deadline, lambda: storage.waited)
         return Search(
             found,
             storage,
@@ -204,6 +216,7 @@ class Tuner(keras_tuner.Tuner):
             self.checkpoints,
             self.trials,
             limits,
+            self.tensorboard,
         )
 
     def _seeded(self, study: optuna.Study) -> Choosing:
@@ -233,7 +246,8 @@ class Tuner(keras_tuner.Tuner):
 
     def _opened(self) -> Any:
         if self._storage is None:
-            self._storage = open_storage(self.storage_url)
+            create = not self._serves  # else the storage that it finds missing is away
+            self._storage = open_storage(self.storage_url, self.patience, create)
         return self._storage
 
     def __getstate__(self) -> dict[str, Any]:

@@ -1,0 +1,22 @@
+"""`kblocks` and `python -m kblocks`: the command line, which needs the extra `tune`."""
+
+from __future__ import annotations
+
+import sys
+
+
+def main() -> int:
+    """Runs the command line; tells which extra to install where it is not there."""
+    try:
+        from kblocks.tuner.cli import main as run
+    except ImportError as error:
+        print(
+            f"kblocks: the command line needs {error.name}: pip install 'kblocks[tune]'",
+            file=sys.stderr,
+        )
+        return 1
+    return run(sys.argv[1:])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Blocks and networks as figures and tables."""

@@ -1,0 +1,154 @@
+"""Shapes at coordinates, as SVG."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+from typing import Any
+
+Point = tuple[float, float]
+
+INK, FAINT, LINE = "#1f2933", "#64748b", "#475569"
+_FONT = "Helvetica, Arial, 'Liberation Sans', sans-serif"
+# Thousandths of the font's size, from Helvetica's public metrics; bold ones are wider.
+_WIDTHS = {
+    **dict.fromkeys("'", 191),
+    **dict.fromkeys("ijl", 222),
+    **dict.fromkeys("|", 260),
+    **dict.fromkeys(" !,./:;I[]\\ft", 278),
+    **dict.fromkeys("()-`r", 333),
+    **dict.fromkeys('"*', 389),
+    **dict.fromkeys("Jcksvxyz", 500),
+    **dict.fromkeys("+<=>~×", 584),
+    **dict.fromkeys("FTZ", 611),
+    **dict.fromkeys("&ABEKPSVXY", 667),
+    **dict.fromkeys("CDHNRUw", 722),
+    **dict.fromkeys("GOQ", 778),
+    **dict.fromkeys("Mm", 833),
+    **dict.fromkeys("%W", 944),
+    "@": 1015,
+}
+_OTHER, _WIDEST, _BOLD = 556, 1000, 1.08
+
+
+def text_width(text: str, size: float, bold: bool = False) -> float:
+    """The width of a text in pixels; characters beyond ASCII count as wide ones."""
+    total = sum(_WIDTHS.get(c, _OTHER if c.isascii() else _WIDEST) for c in text)
+    return total * size / 1000 * (_BOLD if bold else 1)
+
+
+class Canvas:
+    """Shapes in the order in which they are drawn, and the space that they take."""
+
+    def __init__(self) -> None:
+        self._shapes: list[str] = []
+        self._corners: list[Point] = []
+
+    def box(
+        self,
+        left: float,
+        top: float,
+        width: float,
+        height: float,
+        fill: str,
+        stroke: str = "none",
+        *,
+        radius: float = 4,
+        dashed: bool = False,
+        **named: Any,
+    ) -> None:
+        """A rectangle; `named` are attributes of its element, `kind` its class."""
+        self._reach((left, top), (left + width, top + height))
+        dash = {"stroke-dasharray": "4 3"} if dashed else {}
+        data = {"class" if n == "kind" else f"data-{n}": v for n, v in named.items()}
+        self._add(
+            "rect",
+            {"x": left, "y": top, "width": width, "height": height, "rx": radius}
+            | {"fill": fill, "stroke": stroke, **dash, **data},
+        )
+
+    def circle(self, x: float, y: float, radius: float, fill: str, stroke: str, kind: str) -> None:
+        self._reach((x - radius, y - radius), (x + radius, y + radius))
+        place = {"cx": x, "cy": y, "r": radius}
+        self._add("circle", {**place, "fill": fill, "stroke": stroke, "class": kind})
+
+    def text(
+        self,
+        x: float,
+        y: float,
+        text: str,
+        size: float = 11,
+        *,
+        anchor: str = "middle",
+        color: str = INK,
+        bold: bool = False,
+    ) -> None:
+        """A line of text of which `y` is the middle; `anchor` is "start", "middle" or "end"."""
+        width = text_width(text, size, bold)
+        left = x - {"start": 0, "middle": width / 2, "end": width}[anchor]
+        self._reach((left, y - size / 2), (left + width, y + size / 2))
+        weight = {"font-weight": "bold"} if bold else {}
+        place = {"x": x, "y": y + 0.35 * size, "font-size": size, "text-anchor": anchor}
+        self._add("text", {**place, "fill": color, **weight}, escape(text))
+
+    def line(self, points: Sequence[Point], *, radius: float = 8, arrow: bool = False) -> None:
+        """A line through points, its corners round."""
+        self._reach(*points)
+        kept = [p for i, p in enumerate(points) if i == 0 or p != points[i - 1]]
+        steps = [f"M{_at(kept[0])}"]
+        for before, corner, after in zip(kept, kept[1:], kept[2:], strict=False):
+            into, out = _towards(corner, before, radius), _towards(corner, after, radius)
+            steps.append(f"L{_at(into)} Q{_at(corner)} {_at(out)}")
+        steps.append(f"L{_at(kept[-1])}")
+        end = {"marker-end": "url(#arrow)"} if arrow else {}
+        self._add("path", {"d": " ".join(steps), "fill": "none", "stroke": LINE, **end})
+
+    def svg(self, margin: float = 12) -> str:
+        """The whole picture on white."""
+        left = min(x for x, _ in self._corners) - margin
+        top = min(y for _, y in self._corners) - margin
+        width = max(x for x, _ in self._corners) + margin - left
+        height = max(y for _, y in self._corners) + margin - top
+        view = " ".join(map(_number, (left, top, width, height)))
+        size = f'width="{_number(width)}" height="{_number(height)}" viewBox="{view}"'
+        arrow = (
+            '<defs><marker id="arrow" viewBox="0 0 8 8" refX="7.5" refY="4" markerWidth="7" '
+            f'markerHeight="7" orient="auto"><path d="M0 0.8L8 4L0 7.2z" fill="{LINE}"/>'
+            "</marker></defs>"
+        )
+        page = {"x": left, "y": top, "width": width, "height": height, "fill": "white"}
+        lines = [
+            f'<svg xmlns="http://www.w3.org/2000/svg" {size} font-family="{_FONT}">',
+            arrow,
+            f"<rect{_attributes({**page, 'class': 'page'})}/>",
+            *self._shapes,
+            "</svg>",
+        ]
+        return "\n".join(lines) + "\n"
+
+    def _add(self, element: str, attributes: dict[str, Any], inner: str | None = None) -> None:
+        end = "/>" if inner is None else f">{inner}</{element}>"
+        self._shapes.append(f"<{element}{_attributes(attributes)}{end}")
+
+    def _reach(self, *points: Point) -> None:
+        self._corners.extend(points)
+
+
+def _attributes(values: dict[str, Any]) -> str:
+    return "".join(f' {name}="{escape(_number(value))}"' for name, value in values.items())
+
+
+def _number(value: Any) -> str:
+    return f"{value:.2f}".rstrip("0").rstrip(".") if isinstance(value, float) else str(value)
+
+
+def _at(point: Point) -> str:
+    return f"{_number(float(point[0]))} {_number(float(point[1]))}"
+
+
+def _towards(corner: Point, other: Point, radius: float) -> Point:
+    """The point at `radius` from a corner, at most halfway to the next one."""
+    across, down = other[0] - corner[0], other[1] - corner[1]
+    length = max(abs(across), abs(down))
+    share = min(radius, length / 2) / length
+    return corner[0] + across * share, corner[1] + down * share

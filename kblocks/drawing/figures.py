@@ -1,0 +1,142 @@
+"""`draw`: blocks, networks and models as figures, in SVG or PNG."""
+
+from __future__ import annotations
+
+import importlib
+import os
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from kblocks import ops
+from kblocks.block import Block
+from kblocks.cost import walk
+from kblocks.drawing.blocks import figure
+from kblocks.drawing.canvas import Canvas
+from kblocks.drawing.graphs import rows_of_model
+from kblocks.drawing.networks import page
+from kblocks.drawing.rows import rows_of
+from kblocks.files import whole
+from kblocks.geometry import check_input_shape
+from kblocks.network import Architecture
+from kblocks.ops import Op
+
+_PIXELS = 2.0  # of a PNG for one of the SVG
+_SUFFIXES = (".svg", ".png")
+_PRIMITIVES = tuple(kind for kind in vars(ops).values() if hasattr(kind, "label"))
+
+
+def draw(thing: Any, path: str | os.PathLike[str] | None = None, *, input_shape: Any = None) -> str:
+    """A figure in the manner of the papers.
+
+    A block has its branches side by side, a circle where they are joined, a box for each
+    convolution with kernel, filters and strides, and what repeats once in a frame. A network has
+    its stages with their blocks, output shapes, parameters and share of the multiply-adds, and
+    beside them the inside of one block of each kind.
+
+    Args:
+        thing: a block or its Spec, a plan of `kblocks.ops`, an `Architecture`, or a Keras model:
+            blocks are drawn as blocks, Keras' own layers as a box each.
+        path: a file to write, ending in ".svg" or ".png" (which needs the extra `report`); it is
+            written whole or not at all.
+        input_shape: (height, width, channels), which shapes and costs need. None takes a built
+            layer's or a model's own. A block is then drawn as for as many channels as it puts
+            out, where it can have them, and a network as for three, without costs.
+
+    Returns:
+        The SVG as text.
+
+    Raises:
+        ValueError: if `path` ends otherwise or `thing` does not take `input_shape`.
+        TypeError: if `thing` is none of the above.
+        ImportError: if a PNG is asked for without vl-convert.
+
+    Example:
+        >>> svg = kb.draw(kb.BottleneckBlock.Spec(64, strides=2), input_shape=(56, 56, 256))
+        >>> "1x1 conv, 256, /2" in svg
+        True
+    """
+    target = None if path is None else Path(path)
+    if target is not None and target.suffix not in _SUFFIXES:
+        raise ValueError(f"`path` must end in .svg or .png. Received: path={str(path)!r}")
+    if input_shape is not None:
+        check_input_shape(input_shape)
+        input_shape = tuple(input_shape)
+    svg = _canvas(thing, input_shape).svg()
+    if target is not None:
+        data = svg.encode() if target.suffix == ".svg" else _png(svg)
+        with whole(target) as written:
+            written.write_bytes(data)
+    return svg
+
+
+def _canvas(thing: Any, input_shape: Any) -> Canvas:
+    if isinstance(thing, Architecture):
+        rows = rows_of(thing, input_shape)
+        return page(thing.name, rows, input_shape, tuple(thing.outputs.values()))
+    if isinstance(thing, keras.Model):
+        return _canvas_of_model(thing, input_shape)
+    if isinstance(thing, (ops.Chain, ops.Merge, *_PRIMITIVES)):
+        return _canvas_of_plan(thing, input_shape)
+    if isinstance(thing, Block.Spec):
+        spec: Any = thing
+        shape = _usual_shape(spec) if input_shape is None else input_shape
+        return _canvas_of_plan(spec.plan(shape[-1]), shape, spec._block.__name__)
+    if isinstance(thing, Block):
+        built = (
+            thing._spatial_last(thing.get_build_config()["input_shape"]) if thing.built else None
+        )
+        return _canvas(thing.spec, input_shape or built)
+    raise TypeError(
+        "`thing` must be a block, a Spec, a plan, an Architecture or a Keras model. "
+        f"Received: thing={thing!r}"
+    )
+
+
+def _canvas_of_plan(plan: Op, shape: Any, *titles: str) -> Canvas:
+    if shape is not None and None not in shape:
+        walk(plan, shape)  # refuses what does not fit
+    canvas = Canvas()
+    figure(plan, shape, *titles).draw(canvas, 0, 0)
+    return canvas
+
+
+def _canvas_of_model(model: keras.Model, input_shape: Any) -> Canvas:
+    if input_shape is not None:
+        raise ValueError(
+            f"A model has an input of its own. Received: input_shape={input_shape} with {model!r}"
+        )
+    rows, outputs = rows_of_model(model)
+    if not rows:
+        raise ValueError(f"A model must have layers to be drawn. Received: {model!r}")
+    inputs = getattr(model, "inputs", None) or []
+    shape = tuple(inputs[0].shape[1:]) if len(inputs) == 1 else None
+    return page(model.name, rows, shape, outputs)
+
+
+def _usual_shape(spec: Any) -> tuple[Any, ...]:
+    """An input of unknown size with as many channels as the block then puts out, if there is one.
+
+    So a residual block without strides has a plain shortcut, as the papers draw it.
+    """
+    for channels in (64, *range(1, 513)):
+        shape = (None, None, channels)
+        try:
+            output = walk(spec.plan(channels), shape)
+        except ValueError:
+            continue
+        same = (None, None, output[-1])
+        try:
+            return same if walk(spec.plan(output[-1]), same)[-1] == output[-1] else shape
+        except ValueError:
+            return shape
+    return (None, None, 64)
+
+
+def _png(svg: str) -> bytes:
+    try:
+        converter = importlib.import_module("vl_convert")
+    except ImportError as error:
+        raise ImportError("A PNG needs vl-convert: pip install 'kblocks[report]'") from error
+    return converter.svg_to_png(svg, scale=_PIXELS)

@@ -1,0 +1,154 @@
+"""The rows of any Keras model: blocks as blocks, other layers by their configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import keras
+
+from kblocks.block import Block
+from kblocks.cost import Cost
+from kblocks.drawing.labels import Label, by, function_name
+from kblocks.drawing.rows import Chip, DrawnRow, alike, chips_of
+from kblocks.graph import as_functional, calls_of, is_graph
+from kblocks.network import INPUT
+from kblocks.spec import channels_of
+from kblocks.stages import stage_of
+
+_KINDS = (
+    ("conv", ("Conv", "Separable")),
+    ("dense", ("Dense", "Einsum")),
+    ("pool", ("Pool", "UpSampling")),
+    ("norm", ("Normalization",)),
+    ("act", ("Activation", "ReLU", "Softmax", "ELU", "GELU")),
+)
+
+
+def rows_of_model(model: keras.Model) -> tuple[list[DrawnRow], list[str]]:
+    """The rows of a model and the names of those that it puts out."""
+    if not is_graph(model) or not model.built:
+        return _as_chain(model), []
+    model = as_functional(model)
+    nodes = _nodes(model)
+    names = _names(nodes)
+    rows: list[DrawnRow] = []
+    for node in nodes:
+        layer, name = node.operation, names[_key(node)]
+        inputs = dict.fromkeys(names.get(_source(x), INPUT) for x in node.input_tensors)
+        row = _row(layer, name, tuple(inputs), node)
+        if name != layer.name and row.cost is not None:  # its weights are there already
+            row = replace(row, cost=replace(row.cost, params=0, trainable_params=0))
+        rows.append(row)
+    outputs = [names.get(_source(x), INPUT) for x in model.outputs]
+    return rows, outputs
+
+
+def _as_chain(model: keras.Model) -> list[DrawnRow]:
+    """The layers of a model whose graph is not known, in their order."""
+    rows: list[DrawnRow] = []
+    for layer in model.layers:
+        name = layer.name
+        before = rows[-1].name if rows else INPUT
+        kind = type(layer).__name__
+        rows.append(DrawnRow(name, stage_of(name), _chips(layer), (before,), kind))
+    return rows
+
+
+def _nodes(model: Any) -> list[Any]:
+    """The calls of layers, each behind those it reads, the longest path first."""
+    waiting = calls_of(model)
+    depths = {_key(n): depth for depth, nodes in model._nodes_by_depth.items() for n in nodes}
+    there = set(map(_key, waiting))
+    placed: list[Any] = []
+    done: set[Any] = set()
+
+    while waiting:
+        last = _key(placed[-1]) if placed else (0, 0)
+        ready = [node for node in waiting if set(map(_source, node.input_tensors)) & there <= done]
+        node = max(ready, key=lambda n: (last in map(_source, n.input_tensors), depths[_key(n)]))
+        waiting.remove(node)
+        placed.append(node)
+        done.add(_key(node))
+    return placed
+
+
+def _key(node: Any) -> tuple[int, int]:
+    return id(node.operation), node.operation._inbound_nodes.index(node)
+
+
+def _source(x: Any) -> tuple[int, int]:
+    return id(x._keras_history.operation), x._keras_history.node_index
+
+
+def _names(nodes: Sequence[Any]) -> dict[tuple[int, int], str]:
+    """A name for each call: that of its layer, numbered where it is called again."""
+    seen: dict[int, int] = {}
+    names = {}
+    for node in nodes:
+        key = id(node.operation)
+        seen[key] = seen.get(key, 0) + 1
+        again = f" ({seen[key]})" if seen[key] > 1 else ""
+        names[_key(node)] = node.operation.name + again
+    return names
+
+
+def _row(layer: Any, name: str, inputs: tuple[str, ...], node: Any) -> DrawnRow:
+    shapes = [_shape(layer, x) for x in node.input_tensors]
+    output = _shape(layer, node.output_tensors[0])
+    params = layer.count_params() if isinstance(layer, keras.Layer) else 0
+    row = DrawnRow(name, stage_of(name), _chips(layer), inputs, type(layer).__name__)
+    row = replace(row, cost=Cost(output, params), worked_out=not params)
+    if not isinstance(layer, Block):
+        return row
+    shape = shapes if len(shapes) > 1 else shapes[0]
+    plan = layer.spec.plan(channels_of(shape))
+    row = replace(row, chips=chips_of(Label(row.kind, "block"), plan, shape, output))
+    row = replace(row, plan=plan, shape=shape, key=alike(layer.spec))
+    if any(None in one for one in shapes):
+        return row
+    return replace(row, cost=layer.spec.cost(shape), worked_out=True)
+
+
+def _shape(layer: Any, x: Any) -> tuple[Any, ...]:
+    """(height, width, channels), or whatever sizes there are, without the batch."""
+    sizes = tuple(x.shape[1:])
+    if len(sizes) == 3 and getattr(layer, "data_format", None) == "channels_first":
+        return sizes[1], sizes[2], sizes[0]
+    return sizes
+
+
+def _chips(layer: Any) -> tuple[Chip, ...]:
+    return ((Label(_text(layer), _kind(layer)), 1),)
+
+
+def _kind(layer: Any) -> str:
+    name = type(layer).__name__
+    if isinstance(layer, Block):
+        return "block"
+    if isinstance(layer, keras.Model):
+        return "network"
+    found = (kind for kind, parts in _KINDS if any(part in name for part in parts))
+    return next(found, "other")
+
+
+def _text(layer: Any) -> str:
+    """A layer in the words of the figures: kernel, filters, strides."""
+    kind = type(layer).__name__
+    kernel = getattr(layer, "kernel_size", None) or getattr(layer, "pool_size", None)
+    filters = getattr(layer, "filters", None) or getattr(layer, "units", None)
+    strides = getattr(layer, "strides", None) or 1
+    steps = set(strides) if isinstance(strides, (tuple, list)) else {strides}
+    words = {"Conv2D": "conv", "DepthwiseConv2D": "depthwise", "MaxPooling2D": "max pool"}
+    words |= {"AveragePooling2D": "avg pool", "BatchNormalization": "batch norm", "Dense": "dense"}
+    name = words.get(kind, kind)
+    if kind == "Activation":
+        name = function_name(layer.activation)
+    if kernel is not None:
+        name = f"{by(kernel)} {name}"
+    if filters is not None:
+        name += f", {filters}"
+    if steps != {1}:
+        name += f", /{by(strides) if len(steps) > 1 else steps.pop()}"
+    return name

@@ -1,0 +1,185 @@
+"""What a figure of a network is made of: rows of chips, from an architecture."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from kblocks import ops
+from kblocks.cost import Cost
+from kblocks.drawing.blocks import Shapes, straightened
+from kblocks.drawing.labels import Label, label_of
+from kblocks.geometry import geometry
+from kblocks.network import INPUT, Architecture, Row
+from kblocks.ops import Chain, Merge, Op
+from kblocks.spec import channels_of
+from kblocks.stages import stage_of
+
+Chip = tuple[Label, int]  # and how many times it is there in a row
+
+
+@dataclass(frozen=True)
+class DrawnRow:
+    """One layer of a network, or several equal ones in a row.
+
+    Attributes:
+        name: of the layer, the last of several; it is what other rows' `inputs` name.
+        stage: the rows of one stage that follow each other share a band.
+        chips: what stands in its boxes.
+        inputs: names of the rows that it reads.
+        kind: the name of the block's class, or of the layer's.
+        cost: None where it is not known; of all where there are several.
+        worked_out: whether the cost has more than parameters.
+        counted: whether the totals have it, which auxiliary heads are not part of.
+        plan, shape: of the block and its input, for the figure of its inside.
+        key: equal for rows that are drawn as one.
+    """
+
+    name: str
+    stage: str
+    chips: tuple[Chip, ...]
+    inputs: tuple[str, ...]
+    kind: str
+    cost: Cost | None = None
+    worked_out: bool = True
+    counted: bool = True
+    plan: Op | None = None
+    shape: Any = None
+    key: Any = None
+
+
+def rows_of(net: Architecture, input_shape: Any = None) -> list[DrawnRow]:
+    """The rows of an architecture, auxiliary heads last; without a shape with no costs."""
+    costs = {} if input_shape is None else net.costs(input_shape, aux=True)
+    shapes: dict[str, Any] = {INPUT: input_shape or (None, None, 3)}
+    shown = net.needed(row for name, row in net.outputs.items() if name not in net.auxiliary)
+    specs = {row.name: row.spec for row in net.rows}
+    made = []
+    for row in net.rows:
+        sources = [shapes[name] for name in row.inputs]
+        spec = row.spec
+        while isinstance(spec, str):
+            spec = specs[spec]
+        drawn, shapes[row.name] = _drawn(row, spec, sources if len(sources) > 1 else sources[0])
+        counted = row.name in shown
+        made.append(replace(drawn, cost=costs.get(row.name), counted=counted))
+    return [r for r in made if r.counted] + [r for r in made if not r.counted]
+
+
+def _drawn(row: Row, spec: Any, shape: Any) -> tuple[DrawnRow, Any]:
+    """The row, and the shape that it puts out, None where it is not known."""
+    kind = type(spec)._block.__name__
+    drawn = DrawnRow(row.name, stage_of(row.name), (), row.inputs, kind)
+    chip = Label(kind, "block")
+    if isinstance(row.spec, str):
+        chip = Label(f"{kind}, weights of {row.spec}", "block")
+    known = None not in shape if isinstance(shape, list) else shape is not None
+    if not known:
+        return replace(drawn, chips=((chip, 1),)), None
+    plan = spec.plan(channels_of(shape))
+    output = Shapes(plan, shape).output
+    chips = chips_of(chip, plan, shape, output)
+    if isinstance(row.spec, str):
+        return replace(drawn, chips=((chip, 1),)), output
+    return replace(drawn, chips=chips, plan=plan, shape=shape, key=alike(spec)), output
+
+
+def alike(spec: Any) -> Any:
+    """Equal for Specs that differ at most in a stage's rising rate."""
+    return spec.replace(stochastic_depth=0.0) if getattr(spec, "stochastic_depth", 0) else spec
+
+
+def chips_of(chip: Label, plan: Op, shape: Any, output: Any) -> tuple[Chip, ...]:
+    """A chain as its large boxes, anything else as one chip that tells filters and strides."""
+    chain = straightened(plan)
+    if any(isinstance(op, Merge) for op in chain):
+        filters = "" if output is None else f", {output[-1]}"
+        return ((chip._replace(text=f"{chip.text}{filters}{_strides(plan)}"), 1),)
+    if not chain:
+        return ((chip, 1),)
+    follow = Shapes(chain, shape)
+    labels = [label_of(op, follow.channels[number]) for number, op in enumerate(chain)]
+    large = [label for label in labels if not label.small]
+    if not large:
+        large = [Label(", ".join(label.text for label in labels), labels[0].kind)]
+    return tuple((label, len(list(run))) for label, run in itertools.groupby(large))
+
+
+def _strides(plan: Op) -> str:
+    try:
+        found = geometry(plan)
+    except ValueError:
+        return ""
+    if found is None or found[:2] == (1, 1):
+        return ""
+    return f", /{found[0]}" if found[0] == found[1] else f", /{found[0]}x{found[1]}"
+
+
+def folded(rows: Sequence[DrawnRow], outputs: Sequence[str] = ()) -> list[DrawnRow]:
+    """Rows of which those that are equal, of one stage and one after another, are one."""
+    read: dict[str, int] = {}
+    for row in rows:
+        for name in row.inputs:
+            read[name] = read.get(name, 0) + 1
+    made: list[DrawnRow] = []
+    times: list[int] = []
+    for row in rows:
+        last = made[-1] if made else None
+        if (
+            last is not None
+            and row.key is not None
+            and (row.key, row.stage, row.inputs) == (last.key, last.stage, (last.name,))
+            and read[last.name] == 1
+            and last.name not in outputs
+            and len(row.chips) == 1
+        ):
+            made[-1] = replace(last, name=row.name, cost=_sum(last.cost, row.cost))
+            times[-1] += 1
+        else:
+            made.append(row)
+            times.append(1)
+    return [
+        replace(row, chips=tuple((label, n * number) for label, n in row.chips))
+        for row, number in zip(made, times, strict=True)
+    ]
+
+
+def _sum(first: Cost | None, second: Cost | None) -> Cost | None:
+    if first is None or second is None:
+        return None
+    return Cost(
+        second.output_shape,
+        first.params + second.params,
+        first.trainable_params + second.trainable_params,
+        first.macs + second.macs,
+        first.activations + second.activations,
+    )
+
+
+def kinds_of(rows: Sequence[DrawnRow]) -> list[DrawnRow]:
+    """The first row of each kind of block that is more than a chain.
+
+    Blocks are of one kind where they differ in widths, strides and the number of repeats only.
+    """
+    found: dict[Any, DrawnRow] = {}
+    for row in rows:
+        if row.plan is not None and any(isinstance(op, Merge) for op in straightened(row.plan)):
+            found.setdefault((row.kind, _skeleton(row.plan)), row)
+    return list(found.values())
+
+
+def _skeleton(op: Op) -> Any:
+    if isinstance(op, Merge):
+        return op.mode, tuple(_skeleton(branch) for _, branch in op.branches)
+    if isinstance(op, Chain):
+        return tuple(step for step, _ in itertools.groupby(_skeletons(op)))
+    size = getattr(op, "kernel_size", None) or getattr(op, "pool_size", None)
+    return op.label, getattr(op, "kind", None), size
+
+
+def _skeletons(chain: Chain) -> Iterator[Any]:
+    for op in chain:
+        if not isinstance(op, (ops.DropPath, ops.Dropout)):
+            yield _skeleton(op)

@@ -1,0 +1,58 @@
+"""`summary`: a network's stages and their cost as a table of text."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from kblocks.drawing.labels import shape_text
+from kblocks.network import Architecture
+from kblocks.stages import stage_of
+
+_BAR = 20
+
+
+def summary(net: Architecture, input_shape: Any, print_fn: Callable[[str], Any] = print) -> None:
+    """Prints the stages of a network: blocks, output, cost and share of the multiply-adds.
+
+    Args:
+        net: an architecture; its auxiliary heads do not count.
+        input_shape: (height, width, channels).
+        print_fn: is given each line.
+
+    Raises:
+        InputTooSmallError, ValueError: if the network does not fit the input, as `net.cost` does.
+    """
+    if not isinstance(net, Architecture):
+        raise TypeError(f"`net` must be an Architecture. Received: net={net!r}")
+    costs = net.costs(input_shape)
+    blocks: dict[str, int] = {}
+    for name in costs:
+        blocks[stage_of(name)] = blocks.get(stage_of(name), 0) + 1
+    total = net.cost(input_shape)
+    head = ("stage", "blocks", "output", "parameters", "MACs", "activations", "share of MACs")
+    rows: list[tuple[str, ...]] = [head]
+    for stage, cost in net.stages(input_shape):
+        share = cost.macs / total.macs if total.macs else 0.0
+        bar = f"{'#' * round(_BAR * share):<{_BAR}} {share:6.1%}"
+        counts = (f"{n:,}" for n in (cost.params, cost.macs, cost.activations))
+        rows.append((stage, str(blocks[stage]), shape_text(cost.output_shape), *counts, bar))
+    counts = (f"{n:,}" for n in (total.params, total.macs, total.activations))
+    rows.append(("total", str(len(costs)), "", *counts, ""))
+    widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
+    ruler = "-" * (sum(widths) + 2 * (len(widths) - 1))
+    print_fn(f"{net.name}, input {shape_text(tuple(input_shape))}")
+    for number, row in enumerate(rows):
+        if number in (1, len(rows) - 1):
+            print_fn(ruler)
+        print_fn(_line(row, widths))
+
+
+def _line(row: tuple[str, ...], widths: list[int]) -> str:
+    """Names and shapes to the left, numbers to the right."""
+    left = (0, 2, 6)
+    cells = (
+        f"{cell:<{width}}" if column in left else f"{cell:>{width}}"
+        for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+    )
+    return "  ".join(cells).rstrip()

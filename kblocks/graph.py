@@ -1,0 +1,26 @@
+"""The graph of a Keras model: the calls of its layers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+
+
+def is_graph(layer: Any) -> bool:
+    """Whether a layer is a model whose layers Keras itself calls."""
+    call = getattr(type(layer).call, "__qualname__", "") if isinstance(layer, keras.Model) else ""
+    return call in ("Functional.call", "Sequential.call")
+
+
+def as_functional(model: Any) -> Any:
+    """A sequential model with an input as a functional one of the same layers."""
+    if isinstance(model, keras.Sequential):
+        return keras.Model(model.inputs[0], model.outputs[0], name=model.name)
+    return model
+
+
+def calls_of(model: Any) -> list[Any]:
+    """The calls of a functional model's layers, in order: Keras' nodes."""
+    depths = sorted(model._nodes_by_depth, reverse=True)
+    return [node for depth in depths for node in model._nodes_by_depth[depth] if not node.is_input]

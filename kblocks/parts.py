@@ -1,0 +1,175 @@
+"""Parts of a finished model, and the same weights for another input."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import keras
+import numpy as np
+
+from kblocks.block import Block
+from kblocks.graph import as_functional, calls_of, is_graph
+from kblocks.stages import stage_of, unknown_stage
+
+
+def extract(model: keras.Model, stage: str) -> keras.Model:
+    """The model from its input to the end of a stage; its layers and weights are shared.
+
+    Args:
+        model: such as `Architecture.model` gives.
+        stage: `stem`, `stage1`, ..., `head`, or the name of a layer, such as `stage2_block1`.
+
+    Raises:
+        ValueError: if the model has no such stage, with those it has.
+
+    Example:
+        >>> model = kb.resnet50().model((224, 224, 3))
+        >>> kb.extract(model, "stage3").output_shape
+        (None, 14, 14, 1024)
+    """
+    graph = _checked(model)
+    calls = calls_of(graph)
+    names = [call.operation.name for call in calls]
+    found = [n for n in names if n == stage] or [n for n in names if stage_of(n) == stage]
+    if not found:
+        raise unknown_stage("stage", stage, names)
+    end = max(number for number, name in enumerate(names) if name == found[-1])
+    outputs = calls[end].output_tensors
+    return keras.Model(graph.input, outputs[0], name=f"{model.name}_{stage}")
+
+
+def adapt_input(model: keras.Model, channels: int) -> keras.Model:
+    """The same model for images of other channels, its first kernels made from those it has.
+
+    One channel takes the sum of a kernel over its channels, so that a grey image gives what its
+    copy in all channels gave. More than one take the channels again and again, scaled by the
+    old number of them over the new. This is timm's rule (`adapt_input_conv`).
+
+    Args:
+        model: functional or sequential, with an image as its one input; left as it is.
+        channels: of the new input.
+
+    Returns:
+        A new model with weights of its own.
+
+    Raises:
+        ValueError: if more than the input channels of convolutions would change.
+
+    Example:
+        >>> grey = kb.adapt_input(kb.resnet18().model((64, 64, 3)), 1)
+        >>> grey.input_shape
+        (None, 64, 64, 1)
+    """
+    if not isinstance(channels, int) or isinstance(channels, bool) or channels < 1:
+        raise ValueError(f"`channels` must be a positive integer. Received: channels={channels!r}")
+    graph = _checked(model)
+    height, width, _ = _image_shape(graph)
+    return _rebuilt(graph, (height, width, channels))
+
+
+def resize_input(model: keras.Model, size: Any) -> keras.Model:
+    """The same model and weights for images of another size.
+
+    Args:
+        model: functional or sequential, with an image as its one input; left as it is.
+        size: (height, width), or an integer for both; None is an unknown size, which only
+            models that pool globally take.
+
+    Returns:
+        A new model with weights of its own, equal to those of `model`.
+
+    Raises:
+        ValueError: if weights belong to one size, as those behind a flattened map do.
+
+    Example:
+        >>> kb.resize_input(kb.resnet18().model((64, 64, 3)), 96).input_shape
+        (None, 96, 96, 3)
+    """
+    sizes = tuple(size) if isinstance(size, (tuple, list)) else (size, size)
+    if len(sizes) != 2 or not all(n is None or (isinstance(n, int) and n > 0) for n in sizes):
+        raise ValueError(f"`size` must be (height, width) or an integer. Received: size={size!r}")
+    graph = _checked(model)
+    return _rebuilt(graph, (*sizes, _image_shape(graph)[2]))
+
+
+def _checked(model: Any) -> Any:
+    if not is_graph(model) or not getattr(model, "inputs", None) or len(model.inputs) != 1:
+        raise ValueError(
+            "`model` must be a functional or sequential Keras model with one input, such as "
+            f"Architecture.model(input_shape) gives. Received: model={model!r}"
+        )
+    return as_functional(model)
+
+
+def _channels_first(graph: Any) -> bool:
+    """Whether the layer that reads the image has its channels first."""
+    first = calls_of(graph)[0].operation
+    return getattr(first, "data_format", None) == "channels_first"
+
+
+def _image_shape(graph: Any) -> tuple[Any, ...]:
+    """(height, width, channels) of the input."""
+    shape = tuple(graph.inputs[0].shape[1:])
+    if len(shape) != 3:
+        raise ValueError(f"`model` must take an image. Received: an input of shape {shape}")
+    return (shape[1], shape[2], shape[0]) if _channels_first(graph) else shape
+
+
+def _rebuilt(graph: Any, shape: tuple[Any, ...]) -> keras.Model:
+    """The model on an input of (height, width, channels), with the weights of the old one."""
+    height, width, channels = shape
+    sizes = (channels, height, width) if _channels_first(graph) else shape
+    old = graph.inputs[0]
+    start = keras.Input(sizes, name=old.name, dtype=old.dtype)
+    new = keras.models.clone_model(graph, input_tensors=start, clone_function=_copied)
+    before = _image_shape(graph)[2]
+    for source, target in zip(graph.layers, new.layers, strict=True):
+        _fill(source, target, before, channels)
+    return new
+
+
+def _copied(layer: Any) -> Any:
+    copy = layer.__class__.from_config(layer.get_config())
+    if isinstance(layer, Block):
+        copy.remat = layer.remat
+    return copy
+
+
+def _fill(source: Any, target: Any, before: int, channels: int) -> None:
+    """Gives a layer the weights of its original, the first kernels for their new channels."""
+    gains: dict[str, np.ndarray] = {}
+    for old, new in zip(source.variables, target.variables, strict=True):
+        value: Any = keras.ops.convert_to_numpy(old)
+        owner = old.path.rpartition("/")[0]
+        if old.name == "gain" and owner in gains:  # of weight normalisation
+            value = value * gains[owner]
+        elif tuple(old.shape) != tuple(new.shape):
+            adapted = _adapted(value, before, channels) if old.name == "kernel" else value
+            if adapted.shape != tuple(new.shape):
+                raise ValueError(
+                    f"{old.path} is {tuple(old.shape)} and would have to be {tuple(new.shape)}: "
+                    "these weights belong to one size and number of channels. A head that pools "
+                    "globally, or flattens a map of fixed size (pool_size), takes any size"
+                )
+            gains[owner] = _norms(adapted) / _norms(value)
+            value = adapted
+        new.assign(value)
+
+
+def _adapted(kernel: np.ndarray, before: int, channels: int) -> np.ndarray:
+    """timm's rule; a space-to-depth stem has the channels of several pixels one after another."""
+    if kernel.ndim != 4 or kernel.shape[2] % before:
+        return kernel
+    height, width, inputs, filters = kernel.shape
+    pixels = kernel.reshape(height, width, inputs // before, before, filters)
+    if channels == 1:
+        pixels = pixels.sum(3, keepdims=True)
+    else:
+        repeats = math.ceil(channels / before)
+        pixels = np.tile(pixels, (1, 1, 1, repeats, 1))[:, :, :, :channels] * (before / channels)
+    return pixels.reshape(height, width, -1, filters)
+
+
+def _norms(kernel: np.ndarray) -> np.ndarray:
+    return np.sqrt(np.sum(np.square(kernel), axis=tuple(range(kernel.ndim - 1))))

@@ -1,0 +1,71 @@
+"""Which process has a trial: taken and given back in one step of the database each.
+
+Optuna reads a trial's state and writes it in a second step, between which on SQLite another
+process can do the same; and who runs the trial it does not write at all.
+"""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from typing import Any
+
+import optuna
+import sqlalchemy
+from sqlalchemy import Connection, DateTime, Engine, and_, column, exists, literal_column, table
+
+from kblocks.tuner.records import ATTEMPTS, OWNER
+
+# Of Optuna's schema what is written here. States are literals: PostgreSQL has a type for them.
+_TRIALS = table("trials", column("trial_id"), column("state"), column("datetime_start", DateTime))
+_ATTRIBUTES = table(
+    "trial_user_attributes", column("trial_id"), column("key"), column("value_json")
+)
+_WAITING, _RUNNING = literal_column("'WAITING'"), literal_column("'RUNNING'")
+
+
+def take(engine: Engine, trial_id: int, owner: str) -> bool:
+    """Makes a process the owner of a trial that waits; False if it does not wait any more."""
+    waits = and_(_TRIALS.c.trial_id == trial_id, _TRIALS.c.state == _WAITING)
+    with engine.begin() as connection:
+        taken = _TRIALS.update().where(waits).values(state=_RUNNING, datetime_start=_now())
+        if connection.execute(taken).rowcount != 1:
+            return False
+        _write(connection, trial_id, OWNER, owner)
+    return True
+
+
+def release(engine: Engine, trial_id: int, owner: str, attempts: int) -> bool:
+    """Lets another process take a trial; False if it has not that owner any more.
+
+    Args:
+        engine: of the database.
+        trial_id: of a trial that is running.
+        owner: the process that has it.
+        attempts: how often the trial counts as begun.
+    """
+    mine = and_(_ATTRIBUTES.c.trial_id == trial_id, _ATTRIBUTES.c.key == OWNER)
+    named = _ATTRIBUTES.c.value_json == json.dumps(owner)
+    is_owner = exists().where(mine, named) if owner else ~exists().where(mine, ~named)
+    runs = and_(_TRIALS.c.trial_id == trial_id, _TRIALS.c.state == _RUNNING, is_owner)
+    with engine.begin() as connection:
+        if connection.execute(_TRIALS.update().where(runs).values(state=_WAITING)).rowcount != 1:
+            return False
+        _write(connection, trial_id, OWNER, "")
+        _write(connection, trial_id, ATTEMPTS, attempts)
+    return True
+
+
+def _write(connection: Connection, trial_id: int, key: str, value: Any) -> None:
+    row = and_(_ATTRIBUTES.c.trial_id == trial_id, _ATTRIBUTES.c.key == key)
+    text = json.dumps(value)
+    changed = connection.execute(_ATTRIBUTES.update().where(row).values(value_json=text))
+    if changed.rowcount == 0:
+        new: sqlalchemy.Insert = _ATTRIBUTES.insert()
+        connection.execute(new.values(trial_id=trial_id, key=key, value_json=text))
+
+
+def _now() -> datetime:
+    """As Optuna keeps times: without a zone, in UTC since its version 5."""
+    is_utc = int(optuna.__version__.split(".")[0]) >= 5
+    return datetime.now(UTC).replace(tzinfo=None) if is_utc else datetime.now()

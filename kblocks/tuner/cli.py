@@ -1,0 +1,176 @@
+"""The command line: `kblocks list`, `show`, `search`, `worker`, `status`, `report`, `best`."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from kblocks.catalog import architecture, by_family
+from kblocks.files import whole
+from kblocks.network import Architecture
+from kblocks.tuner import tables
+from kblocks.tuner.checkpoints import Checkpoints
+from kblocks.tuner.exporting import FORMATS, best_network, export
+from kblocks.tuner.searching import BadArgumentError, run_or_join, say, sizes
+from kblocks.tuner.stored import STORAGE, folder_of, masked, opened
+
+app = typer.Typer(
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    no_args_is_help=True,
+    help="Convolutional architectures and searches over them.",
+)
+_WIDTH = 160  # where the output is no terminal
+
+RunName = Annotated[str, typer.Argument(help="A run's folder; with --storage its name.")]
+Storage = Annotated[
+    str | None,
+    typer.Option(help=f"A SQLAlchemy URL. Without it: {STORAGE}, else the run's own study.db."),
+]
+
+
+@app.callback()
+def _every(
+    debug: Annotated[bool, typer.Option("--debug", help="Show where an error comes from.")] = False,
+) -> None:
+    """Convolutional architectures and searches over them."""
+
+
+@app.command("list")
+def list_(
+    family: Annotated[str | None, typer.Option(help="Only this family.")] = None,
+) -> None:
+    """The published architectures: input, parameters, MACs, weights."""
+    families = by_family()
+    if family is not None:
+        if family not in families:
+            raise BadArgumentError(
+                f"--family must be one of {', '.join(families)}. Received: {family}"
+            )
+        families = {family: families[family]}
+    _console().print(tables.of_architectures(families))
+
+
+@app.command()
+def show(
+    network: Annotated[str, typer.Argument(help="An architecture's name, or its JSON file.")],
+    input: Annotated[str | None, typer.Option(help="HEIGHTxWIDTHxCHANNELS.")] = None,
+    classes: Annotated[int | None, typer.Option(min=1, help="Of the classifier.")] = None,
+) -> None:
+    """A network stage by stage: what comes out and what it costs."""
+    path = Path(network)
+    if path.suffix == ".json":
+        if classes is not None:
+            raise BadArgumentError(
+                "--classes goes with the name of an architecture. Received: a file"
+            )
+        if not path.is_file():
+            raise BadArgumentError(f"there is no file {path}")
+        net = Architecture.from_json(path.read_text(encoding="utf-8"))
+    else:
+        try:
+            net = architecture(network, **({} if classes is None else {"classes": classes}))
+        except ValueError as error:
+            raise BadArgumentError(str(error)) from error
+    shape = tables.native_input(net) if input is None else sizes("--input", input, 3)
+    _console().print(tables.of_stages(net, shape))
+
+
+app.command("search", help="Searches: a run file, or a family on data.")(run_or_join)
+app.command(
+    "worker",
+    help="Joins a search from another process or machine: give the same run file, or the same "
+    "family and data, and the storage.",
+)(run_or_join)
+
+
+@app.command()
+def status(run: RunName, storage: Storage = None) -> None:
+    """Where a run stands."""
+    _console().print(tables.of_run(opened(run, storage)))
+
+
+@app.command()
+def report(
+    run: RunName,
+    storage: Storage = None,
+    output: Annotated[Path | None, typer.Option(help="A folder.")] = None,
+) -> None:
+    """Writes a report of a run: one HTML file and pictures."""
+    from kblocks.tuner.report import report as write
+
+    found = opened(run, storage)
+    folder = output or folder_of(run, storage) or Path("runs") / tables.file_name(found.name)
+    say(f"written to {write(found, folder)}")
+
+
+@app.command()
+def best(
+    run: RunName,
+    storage: Storage = None,
+    export_: Annotated[str | None, typer.Option("--export", help=f"{', '.join(FORMATS)}.")] = None,
+    output: Annotated[Path | None, typer.Option(help="The file, or SavedModel's folder.")] = None,
+    checkpoints: Annotated[
+        str | None, typer.Option(help="Where weights are kept, if not in the run's folder.")
+    ] = None,
+) -> None:
+    """A run's best network stage by stage; with --export its model with the weights found."""
+    if export_ is not None and export_ not in FORMATS:
+        raise BadArgumentError(f"--export must be one of {', '.join(FORMATS)}. Received: {export_}")
+    found = opened(run, storage)
+    folder = folder_of(run, storage) or Path("runs") / tables.file_name(found.name)
+    trial, net = best_network(found)
+    assert found.input_shape is not None
+    if export_ is None:
+        scores = zip(found.objectives, trial.scores, strict=True)
+        told = ", ".join(f"{objective.name} {score:.4f}" for objective, score in scores)
+        say(f"trial {trial.number}: {told}")
+        for name, value in trial.values.items():
+            say(f"  {name} = {value}")
+        _console().print(tables.of_stages(net, found.input_shape))
+        if output is not None:
+            with whole(output) as path:
+                path.write_text(net.to_json(indent=2), encoding="utf-8")
+        return
+    weights = Checkpoints(checkpoints or folder / "checkpoints").best(trial.number)
+    if weights is None:
+        raise ValueError(f"no weights of trial {trial.number} are in {folder / 'checkpoints'}")
+    model = net.model(found.input_shape)
+    model.set_weights(weights)
+    say(f"written to {export(model, output or folder / FORMATS[export_][1], export_)}")
+
+
+def _console() -> Console:
+    console = Console(highlight=False, markup=False)
+    return console if console.is_terminal else Console(highlight=False, markup=False, width=_WIDTH)
+
+
+def main(arguments: list[str]) -> int:
+    """Runs a command; an error is one line on stderr.
+
+    Returns:
+        0, 1 if it failed, 2 for bad arguments, 130 if it was interrupted.
+    """
+    try:
+        return app(arguments or ["--help"], prog_name="kblocks", standalone_mode=False) or 0
+    except (KeyboardInterrupt, typer.Abort):
+        return 130
+    except Exception as error:
+        if "--debug" in arguments:
+            print(masked(traceback.format_exc()), file=sys.stderr)
+        print(f"kblocks: {tables.plain(masked(_told(error)))}", file=sys.stderr)
+        return 2 if isinstance(error, BadArgumentError) else getattr(error, "exit_code", 1)
+
+
+def _told(error: Exception) -> str:
+    described: Any = getattr(error, "format_message", lambda: error)
+    told = described()
+    if isinstance(error, KeyError):  # which quotes its text
+        told = error.args[0]
+    return " ".join(str(told).split()) or type(error).__name__

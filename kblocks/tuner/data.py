@@ -1,0 +1,200 @@
+"""`Data`: the images of a search, split; and `load`, which gets them by name or from a path."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kblocks.tuner import sources, splits
+from kblocks.tuner.image_files import ImageFiles
+from kblocks.tuner.splits import drawn
+
+
+@dataclass(frozen=True)
+class Data:
+    """What a search trains and is judged on, and what it never sees.
+
+    Args:
+        train: `(x, y)` arrays, images with the channels last and integer or one-hot labels; or
+            anything else that `model.fit` takes as `x` alone, such as a tf.data.Dataset.
+        validation: likewise.
+        test: likewise, or None. `fit_arguments` leaves it out.
+        fit: further arguments of `model.fit`, such as epochs and batch_size.
+        class_names: in the order of the labels, or None.
+
+    Raises:
+        ValueError: if arrays do not go together, have no images or the wrong rank, or hold NaN or
+            infinity.
+    """
+
+    train: Any
+    validation: Any
+    test: Any = None
+    fit: Mapping[str, Any] = field(default_factory=dict)
+    class_names: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        for name, part in self.parts().items():
+            if _is_pair(part):
+                _check(name, *part)
+
+    def parts(self) -> dict[str, Any]:
+        """The parts that there are, by name."""
+        parts = {"train": self.train, "validation": self.validation, "test": self.test}
+        return {name: part for name, part in parts.items() if part is not None}
+
+    def fit_arguments(self) -> dict[str, Any]:
+        """What `tuner.search` and `model.fit` take: all but the test part."""
+        x = dict(zip("xy", self.train, strict=True)) if _is_pair(self.train) else {"x": self.train}
+        return {**x, "validation_data": self.validation, **self.fit}
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """(height, width, channels) of an image."""
+        if _is_pair(self.train):
+            return tuple(self.train[0].shape[1:])
+        if isinstance(self.train, ImageFiles):
+            return self.train.image_shape
+        return tuple(self.train.element_spec[0].shape[1:])
+
+    @property
+    def classes(self) -> int:
+        """How many classes there are.
+
+        Raises:
+            ValueError: of a dataset without names of classes.
+        """
+        if self.class_names is not None:
+            return len(self.class_names)
+        labels = [np.asarray(part[1]) for part in self.parts().values() if _is_pair(part)]
+        if not labels:
+            raise ValueError("`class_names` must be given with a dataset. Received: None")
+        if labels[0].ndim == 2 and labels[0].shape[1] > 1:
+            return labels[0].shape[1]
+        return int(max(some.max() for some in labels)) + 1
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What tells these data from others, as JSON has it: shapes and hashes by part."""
+        return {name: _fingerprint(part) for name, part in self.parts().items()}
+
+
+def load(
+    source: str,
+    *,
+    seed: int = 0,
+    validation: float = 0.2,
+    test: float = 0.2,
+    image_size: tuple[int, int] | None = None,
+    limit: int | None = None,
+    batch_size: int = 32,
+) -> Data:
+    """Images by name or from a path, as float32 in [0, 1] with the channels last, split.
+
+    Args:
+        source: "digits"; a built-in set of Keras ("mnist", "fashion_mnist", "cifar10",
+            "cifar100"); an `.npz` of x and y, or of x_train and y_train with or without those of
+            `val` and `test`; a folder of `.idx` files as MNIST has them; or a folder with one
+            folder of images a class, which are read while training.
+        seed: of the split; every class is split alike.
+        validation: the share of the images that are not for the test.
+        test: the share of all images. A source's own test part is taken in its place.
+        image_size: (height, width) that images are resized to; folders of images need it (256 by
+            256 if None).
+        limit: the most images in training and validation together; the test part stays as it is.
+        batch_size: of images that are read while training; others are batched by `model.fit`.
+
+    Raises:
+        ValueError: if the source is not of these, or its images or labels cannot be used.
+    """
+    for name, share in (("validation", validation), ("test", test)):
+        if not 0 < share < 1:
+            raise ValueError(f"`{name}` must be between 0 and 1. Received: {name}={share!r}")
+    if limit is not None and limit < 1:
+        raise ValueError(f"`limit` must be a positive number. Received: limit={limit!r}")
+    path = Path(source).expanduser()
+    if path.is_dir() and not sources.has_idx(path):
+        whole = ImageFiles.found(path, image_size or (256, 256), batch_size, seed)
+        own, names = {"train": whole}, whole.class_names
+    else:
+        found = sources.read(source, path)
+        own, names = sources.prepared(found.parts, image_size), found.class_names
+    parts = _split(own, seed, validation, test, limit)
+    return Data(**parts, class_names=names)
+
+
+def _split(
+    own: dict[str, Any], seed: int, validation: float, test: float, limit: int | None
+) -> dict[str, Any]:
+    """Train, validation and test part of what a source has as its own."""
+    pool = own["train"]
+    labels = pool.labels if isinstance(pool, ImageFiles) else pool[1]
+    kept = 1 if "validation" in own else 2  # of each class, once the test part is drawn
+    splits.check(labels, kept + ("test" not in own))
+    random = np.random.default_rng(seed)
+    rows = {"train": np.arange(len(labels))}
+    if "test" not in own:
+        rows["test"], rows["train"] = drawn(labels, rows["train"], test, random, left=kept)
+    if limit is not None and limit < len(rows["train"]):
+        share = limit / len(rows["train"])
+        rows["train"], _ = drawn(labels, rows["train"], share, random, least=kept, left=0)
+    if "validation" not in own:
+        rows["validation"], rows["train"] = drawn(labels, rows["train"], validation, random)
+    made = {name: _taken(pool, found, name) for name, found in rows.items()}
+    return {**own, **made}
+
+
+def _taken(pool: Any, rows: np.ndarray, name: str) -> Any:
+    if isinstance(pool, ImageFiles):
+        return pool.taken(rows, shuffle=name == "train")
+    return pool[0][rows], pool[1][rows]
+
+
+def _is_pair(part: Any) -> bool:
+    return isinstance(part, (tuple, list)) and len(part) == 2
+
+
+def _check(name: str, x: Any, y: Any) -> None:
+    if not hasattr(x, "shape") or not hasattr(y, "shape"):
+        raise ValueError(f"`{name}` must be (x, y) arrays. Received: {type(x)} and {type(y)}")
+    if len(x) != len(y):
+        raise ValueError(
+            f"`{name}` must have a label for each image. Received: {len(x)} images and "
+            f"{len(y)} labels"
+        )
+    if len(x) == 0 or len(x.shape) != 4:
+        raise ValueError(
+            f"`{name}` must have images of (height, width, channels). Received: x of shape "
+            f"{tuple(x.shape)}"
+        )
+    low, high = float(np.min(x)), float(np.max(x))  # NaN goes through both
+    if not np.isfinite((low, high)).all():
+        raise ValueError(
+            f"`{name}` must have images of finite numbers. Received: values from {low} to {high}"
+        )
+
+
+def _fingerprint(part: Any) -> dict[str, Any]:
+    if _is_pair(part):
+        x, y = (np.asarray(array) for array in part)
+        classes = y.shape[1] if y.ndim == 2 and y.shape[1] > 1 else int(y.max()) + 1
+        kind = {"shape": list(x.shape), "dtype": str(x.dtype), "classes": classes}
+        return {**kind, "hash": digest(np.ascontiguousarray(x), np.ascontiguousarray(y))}
+    if isinstance(part, ImageFiles):
+        return part.fingerprint()
+    described: dict[str, Any] = {"kind": type(part).__name__}
+    if hasattr(part, "element_spec"):
+        described = {"element_spec": str(part.element_spec), "cardinality": int(part.cardinality())}
+    return described
+
+
+def digest(*arrays: Any) -> str:
+    """Sixteen letters that differ where the bytes do."""
+    found = hashlib.blake2b(digest_size=8)
+    for array in arrays:
+        found.update(array)
+    return found.hexdigest()

@@ -1,0 +1,124 @@
+"""What a search leaves when it is over: its best model, how good that is, and a table of trials."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from kblocks.files import whole
+from kblocks.tuner.data import Data
+from kblocks.tuner.files import save, write_table
+from kblocks.tuner.image_files import ImageFiles
+from kblocks.tuner.records import Run
+
+_NEIGHBOURS = 5_000  # the most images that a nearest neighbour is looked for among
+
+
+def finish(
+    tuner: Any, data: Data, retrain: Callable[[Data], Data] | None, tell: Callable[[str], None]
+) -> None:
+    """Writes `trials.csv`, `best.json` and `best.keras` to the run's folder, and tells how good.
+
+    Args:
+        tuner: whose search is over.
+        data: of the search; only here its test part is looked at.
+        retrain: makes the data of one last training of the best network, which starts anew; None
+            keeps the best trial's weights.
+        tell: takes what is to be shown, line by line.
+
+    Raises:
+        ValueError: if no trial was completed.
+    """
+    run: Run = tuner.run()
+    folder = Path(tuner.folder)
+    write_trials(run, folder / "trials.csv")
+    best = run.best()
+    if best is None:
+        raise ValueError(f"No trial of {run.name} was completed")
+    scores = zip(run.objectives, best.scores, strict=True)
+    told = ", ".join(f"{objective.name} {score:.4f}" for objective, score in scores)
+    tell(f"\nbest trial: {best.number}, {told} with")
+    for name, value in best.values.items():
+        tell(f"  {name} = {value}")
+    if best.network is not None:
+        with whole(folder / "best.json") as path:
+            path.write_text(best.network, encoding="utf-8")
+    model = tuner.model_of(best) if retrain is None else _retrained(tuner, retrain(data), tell)
+    save(model, folder / "best.keras")
+    if data.test is not None:
+        _judge(model, data, tell)
+    json = "best.json, " if best.network is not None else ""
+    tell(f"written to {folder}: best.keras, {json}trials.csv")
+
+
+def together(data: Data) -> Data:
+    """The same with the validation images among those that are trained on.
+
+    Raises:
+        ValueError: if they are neither arrays nor a folder of images.
+    """
+    train, validation = data.train, data.validation
+    if isinstance(train, ImageFiles) and isinstance(validation, ImageFiles):
+        return replace(data, train=train.with_those_of(validation))
+    if isinstance(train, tuple) and isinstance(validation, tuple):
+        pairs = zip(train, validation, strict=True)
+        return replace(data, train=tuple(np.concatenate(pair) for pair in pairs))
+    raise ValueError(
+        "Training once more needs arrays or a folder of images, or `final` in the run file. "
+        f"Received: {type(train).__name__}"
+    )
+
+
+def write_trials(run: Run, path: Path) -> None:
+    """A row for each trial: how it ended, its scores, its costs and its values."""
+    rows = []
+    for trial in run.trials:
+        scores = dict(zip((o.name for o in run.objectives), trial.scores, strict=False))
+        seconds = None if trial.seconds is None else round(trial.seconds, 1)
+        failure = f"{trial.failure.kind}: {trial.failure.message}" if trial.failure else None
+        told = {"trial": trial.number, "status": trial.state, "failure": failure}
+        rows.append({**told, **scores, **trial.costs, "seconds": seconds, **trial.values})
+    write_table(path, rows)
+
+
+def _retrained(tuner: Any, data: Data, tell: Callable[[str], None]) -> keras.Model:
+    arguments = {k: v for k, v in data.fit_arguments().items() if k != "validation_data"}
+    images = arguments["x"]
+    count = len(images.names) if isinstance(images, ImageFiles) else None
+    count = len(images) if isinstance(images, np.ndarray) else count
+    on = f" on {count} images" if count else ""
+    tell(f"training it once more{on}, {arguments.get('epochs', 1)} epochs")
+    if tuner.seed is not None:
+        keras.utils.set_random_seed(tuner.seed)
+    values = tuner.get_best_hyperparameters()[0]
+    model = tuner.hypermodel.build(values)
+    tuner.hypermodel.fit(values, model, **arguments, verbose=0)
+    return model
+
+
+def _judge(model: keras.Model, data: Data, tell: Callable[[str], None]) -> None:
+    """On the test part, and a nearest neighbour beside it where that is quickly found."""
+    pair = isinstance(data.test, (tuple, list))
+    given = dict(zip("xy", data.test, strict=True)) if pair else {"x": data.test}
+    judged: Any = model
+    found = judged.evaluate(**given, verbose=0, return_dict=True)
+    count = ""
+    if pair or isinstance(data.test, ImageFiles):
+        count = f"{len(data.test[0]) if pair else len(data.test.names)} "
+    for name in [name for name in found if name != "loss"] or ["loss"]:
+        tell(f"{name} on {count}images the search never saw: {found[name]:.4f}")
+    if not pair or not isinstance(data.train, tuple) or not isinstance(data.validation, tuple):
+        return
+    x, y = (np.concatenate(list(both)) for both in zip(data.train, data.validation, strict=True))
+    if len(x) <= _NEIGHBOURS and y.ndim == 1 and len(data.test[0]) <= _NEIGHBOURS:
+        from sklearn.neighbors import KNeighborsClassifier
+
+        neighbour = KNeighborsClassifier(1).fit(x.reshape(len(x), -1), y)
+        images, labels = data.test
+        score = neighbour.score(np.reshape(images, (len(images), -1)), labels)
+        tell(f"nearest neighbour on the same images: {score:.4f}")

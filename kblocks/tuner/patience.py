@@ -1,0 +1,180 @@
+"""Patience with a database that is away, locked or on a full disk."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import logging
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import sqlalchemy
+from optuna.exceptions import StorageInternalError
+from optuna.storages import BaseStorage
+from optuna.trial import FrozenTrial, TrialState, create_trial
+from sqlalchemy.exc import (
+    DataError,
+    DBAPIError,
+    IntegrityError,
+    NotSupportedError,
+    ProgrammingError,
+)
+
+from kblocks.tuner.claims import release, take
+from kblocks.tuner.records import ATTEMPTS, OWNER
+
+_log = logging.getLogger("kblocks")
+
+PATIENCE = 900.0  # seconds that a database may be away
+_LONGEST = 10.0  # seconds between two tries
+_AWAY = (StorageInternalError, DBAPIError)
+_WRONG = (DataError, IntegrityError, NotSupportedError, ProgrammingError)  # not by waiting
+_REFUSED = ("password authentication failed", "no password supplied", "does not exist")
+_SPOILT = ("malformed", "not a database")
+
+
+class PatientStorage(BaseStorage):
+    """A storage that tries again while its database is away, locked or on a full disk.
+
+    A trial that runs has an owner from its first moment on: the process that asked for it.
+
+    Args:
+        inner: the storage that is asked.
+        engine: of its database, if it has one.
+        owner: the process, as others know it.
+        patience: seconds after which it gives up and raises what the database says.
+    """
+
+    def __init__(
+        self,
+        inner: BaseStorage,
+        engine: sqlalchemy.Engine | None = None,
+        owner: str = "",
+        patience: float = PATIENCE,
+    ) -> None:
+        self.inner = inner
+        self.patience = patience  # which may be lowered while others wait
+        self._engine = engine
+        self.owner = owner
+        self._thread = threading.local()
+
+    @property
+    def waited(self) -> float:
+        """Seconds that this thread has waited for the database."""
+        return getattr(self._thread, "waited", 0.0)
+
+    def patiently(self, function: Callable[[], Any]) -> Any:
+        """What `function` returns, tried again while the database cannot be used."""
+        began, failed = time.monotonic(), False
+
+        def called() -> Any:
+            nonlocal failed
+            try:
+                return function()
+            except _AWAY:
+                failed = True
+                raise
+
+        try:
+            return patiently(called, lambda: self.patience)
+        finally:
+            if failed:
+                self._thread.waited = self.waited + time.monotonic() - began
+
+    def take(self, trial_id: int) -> bool:
+        """Makes this process the owner of a trial that waits, if it still waits."""
+        engine = self._engine
+        if engine is None:
+            return self.inner.set_trial_state_values(trial_id, TrialState.RUNNING)
+        return self.patiently(lambda: take(engine, trial_id, self.owner))
+
+    def release(self, trial: FrozenTrial, attempts: int) -> bool:
+        """Lets another process take a trial; False if it has another owner by now.
+
+        Args:
+            trial: as it was seen running.
+            attempts: how often it counts as begun.
+        """
+        engine, identity = self._engine, trial._trial_id
+        if engine is None:
+            self.inner.set_trial_user_attr(identity, OWNER, "")
+            self.inner.set_trial_user_attr(identity, ATTEMPTS, attempts)
+            return self.inner.set_trial_state_values(identity, TrialState.WAITING)
+        name = trial.user_attrs.get(OWNER, "")
+        return self.patiently(lambda: release(engine, identity, name, attempts))
+
+    def __getstate__(self) -> Any:
+        raise TypeError("a storage holds connections: hand over its URL")
+
+
+def _patient(name: str) -> Callable[..., Any]:
+    @functools.wraps(getattr(BaseStorage, name))
+    def call(self: PatientStorage, *args: Any, **kwargs: Any) -> Any:
+        return self.patiently(lambda: getattr(self.inner, name)(*args, **kwargs))
+
+    return call
+
+
+def _create_new_trial(
+    self: PatientStorage, study_id: int, template_trial: FrozenTrial | None = None
+) -> int:
+    """As the inner storage; a trial that is not given otherwise is this process's."""
+    template = template_trial
+    if template is None:
+        template = create_trial(state=TrialState.RUNNING, user_attrs={OWNER: self.owner})
+    return self.patiently(lambda: self.inner.create_new_trial(study_id, template))
+
+
+def _set_trial_state_values(
+    self: PatientStorage, trial_id: int, state: TrialState, values: Any = None
+) -> bool:
+    """As the inner storage; that a trial begins only one process is told."""
+    if state is TrialState.RUNNING:
+        return self.take(trial_id)
+    return self.patiently(lambda: self.inner.set_trial_state_values(trial_id, state, values))
+
+
+for _name, _function in inspect.getmembers(BaseStorage, inspect.isfunction):
+    if not _name.startswith("_"):
+        setattr(PatientStorage, _name, _patient(_name))
+PatientStorage.create_new_trial = _create_new_trial
+PatientStorage.set_trial_state_values = _set_trial_state_values
+PatientStorage.__abstractmethods__ = frozenset()
+
+
+def patiently(function: Callable[[], Any], patience: Callable[[], float]) -> Any:
+    """What `function` returns, tried again while its database cannot be used."""
+    began, wait = time.monotonic(), 0.1
+    while True:
+        try:
+            return function()
+        except _AWAY as error:
+            left = began + patience() - time.monotonic()
+            if left <= 0 or _is_wrong(error):
+                raise
+            if wait > 1:  # a lock that is held for a moment is no news
+                _log.warning("The search's database cannot be used, trying again: %s", why(error))
+            _sleep(min(wait, left), patience)
+            wait = min(2 * wait, _LONGEST)
+
+
+def _sleep(seconds: float, patience: Callable[[], float]) -> None:
+    """Sleeps, until the patience is at its end at most."""
+    until, before = time.monotonic() + seconds, patience()
+    while time.monotonic() < until and patience() == before:
+        time.sleep(min(0.2, max(until - time.monotonic(), 0)))
+
+
+def _is_wrong(error: BaseException) -> bool:
+    """Whether the database has answered, and would answer the same again."""
+    cause = error if isinstance(error, DBAPIError) else error.__cause__
+    return isinstance(cause, _WRONG) or any(words in why(error) for words in _REFUSED + _SPOILT)
+
+
+def why(error: BaseException) -> str:
+    """What a database says, in one line."""
+    cause = error.__cause__ or error
+    origin = getattr(cause, "orig", None) or cause
+    return str(origin).strip().splitlines()[0] if str(origin).strip() else type(origin).__name__

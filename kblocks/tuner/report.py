@@ -1,0 +1,72 @@
+"""The report of a search: one HTML file that needs nothing else, and the plots as PNG."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from kblocks.files import whole
+from kblocks.tuner.records import Run
+
+
+def report(run: Run, folder: str | os.PathLike[str], *, png: bool = True) -> Path:
+    """Writes `report.html` and, with `png`, a PNG of each group of plots into a folder.
+
+    Each file is written whole or not at all. The run is only data: nothing in it is executed,
+    and what it holds is escaped. Where there are many trials some are left out of the plots and
+    the table, which then say so.
+
+    Args:
+        run: a run as `records.read` gives it.
+        folder: where the files are put; made where it is missing.
+        png: whether to write `progress.png`, `front.png`, `importance.png`, `effects.png`,
+            `parallel.png` and `curves.png`, those that there is something to show in.
+
+    Returns:
+        The path of the HTML file.
+
+    Raises:
+        ImportError: without the extra `report`.
+    """
+    try:
+        import altair as _altair  # noqa: F401
+        import vl_convert
+    except ImportError as error:
+        raise ImportError(
+            f"A report needs {error.name}: pip install 'kblocks[report]'", name=error.name
+        ) from error
+    from kblocks.tuner.reporting import charts, choice_charts, network, overview, parallel, tables
+    from kblocks.tuner.reporting.figures import Section, trial_rows
+    from kblocks.tuner.reporting.images import image
+    from kblocks.tuner.reporting.page import page
+    from kblocks.tuner.reporting.view import View
+
+    view = View(run)
+    importances, made = choice_charts.importances(view)
+    parts: list[str | Section | None] = [
+        overview.head(view),
+        charts.progress(view),
+        charts.fronts(view),
+        network.drawing(view),
+        importances,
+        choice_charts.effects(view, made),
+        parallel.parallel(view, made),
+        charts.curves(view),
+        tables.failures(view),
+        overview.settings(view),
+        tables.trials(view),
+    ]
+    shown = [part for part in parts if part]
+    trials = trial_rows(view)
+    bundle: Any = vl_convert.javascript_bundle  # whose type asks for what it does not need
+    javascript = bundle()
+    path = Path(folder) / "report.html"
+    with whole(path) as written:
+        text = page(f"{run.name}: architecture search", shown, trials, javascript)
+        written.write_text(text, encoding="utf-8")
+    for part in shown if png else ():
+        if isinstance(part, Section):
+            with whole(Path(folder) / f"{part.name}.png") as written:
+                written.write_bytes(image(part, trials))
+    return path

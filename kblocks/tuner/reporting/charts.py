@@ -1,0 +1,227 @@
+"""The plots of the trials: the best over time, the fronts, and the learning curves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import altair as alt
+
+from kblocks.tuner.reporting.figures import (
+    COST_NAMES,
+    TRIALS,
+    Figure,
+    Rows,
+    Section,
+    axis,
+    named,
+    position,
+    score_channel,
+    time_unit,
+    tooltip,
+    with_texts,
+)
+from kblocks.tuner.reporting.text import clean
+from kblocks.tuner.reporting.view import POINTS, Shown, View, spread
+
+_OBJECTIVES = 3  # that plots are made for
+_CURVES = 6
+_RUG = 300
+_LOST = ("failed", "pruned")
+
+
+def progress(view: View) -> Section | None:
+    """Each trial a point, the best so far a line; failures are ticks below."""
+    if not view.scored:
+        return None
+    name = time_unit(view)[1]
+    figures = []
+    for index, objective in enumerate(view.objectives[:_OBJECTIVES]):
+        if any(trial.ended is not None for trial in view.scored):
+            title = f"{objective.name} over time"
+            figures.append(_over(view, index, title, "ended", f"{name} since the start"))
+        figures.append(_over(view, index, f"{objective.name} over trials", "number", "trial"))
+    caption = "Each completed trial is a point; the line is the best so far."
+    if any(trial.record.state in _LOST for trial in view.trials):
+        caption += " Ticks at the bottom are trials that failed or were pruned."
+    return Section("progress", "The best over time", caption + _thinned(view), figures)
+
+
+def _over(view: View, index: int, title: str, order: str, label: str) -> Figure:
+    unit = 1.0 if order == "number" else time_unit(view)[0]
+    best, lost = f"best_{order}{index}", f"lost_{order}"
+    at = {t.number: getattr(t, order) / unit for t in view.trials if getattr(t, order) is not None}
+    steps = [{"x": at[t.number], "s": value} for t, value in view.improvements(index, order)]
+    last = max(at[t.number] for t in view.trials if t.record.is_finished and t.number in at)
+    steps.append({"x": last, "s": steps[-1]["s"]})
+    marks = [
+        {"x": at[trial.number], "n": trial.number, "w": _why(trial)}
+        for trial in view.trials
+        if trial.record.state in _LOST and trial.number in at
+    ]
+    x = alt.X(
+        field="n" if order == "number" else "e",
+        type="quantitative",
+        axis=axis(label, [last], grid=False, tickMinStep=1 if unit == 1 else 0.01),
+    )
+    points = alt.Chart(named(TRIALS)).mark_circle(size=44, style="trial")
+    line = alt.Chart(named(best)).mark_line(interpolate="step-after", style="bestline")
+    ticks = alt.Chart(named(lost)).mark_tick(
+        orient="vertical", size=9, thickness=1.5, style="failure", yOffset=-5
+    )
+    at_x = alt.X(field="x", type="quantitative")
+    reason = alt.Tooltip(field="w", type="nominal", title="reason")
+    number = alt.Tooltip(field="n", type="nominal", title="trial")
+    layers = [
+        line.encode(x=at_x, y=alt.Y(field="s", type="quantitative")),
+        points.encode(x=x, y=score_channel(alt.Y, view, index), tooltip=tooltip()),
+    ]
+    if marks:
+        layers.append(ticks.encode(x=at_x, y=alt.value("height"), tooltip=[number, reason]))
+    return Figure(title, alt.layer(*layers), {best: steps, lost: spread(marks, _RUG)})
+
+
+def _why(trial: Shown) -> str:
+    failure = trial.record.failure
+    if failure is None:
+        return trial.record.state
+    return f"{clean(failure.kind, 40)}: {clean(failure.message, 200)}"
+
+
+def fronts(view: View) -> Section | None:
+    """Of one objective against each cost; of several against each other."""
+    several = len(view.objectives) > 1
+    figures = _between(view) if several else _against_costs(view)
+    if not figures:
+        return None
+    what = "in every objective" if several else "at the same cost or less"
+    caption = f"The marked networks are the front: none is better {what}. Hover to see a network."
+    columns = 3 if len(figures) == 3 else 2
+    return Section("front", "The Pareto front", caption + _thinned(view), figures, columns)
+
+
+def _against_costs(view: View) -> list[Figure]:
+    figures = []
+    for cost, (name, label) in COST_NAMES.items():
+        front = view.cost_front(cost)
+        if not front:
+            continue
+        times = 1000 if cost == "latency" else 1
+        values = [t.costs[cost] * times for t in view.scored if cost in t.costs]
+        rows = [{"x": t.costs[cost] * times, "s0": t.scores[0], "n": t.number} for t in front]
+        log = max(values) > 3 * min(values)
+        x = position(alt.X, cost, label, values, log, grid=False)
+        title = f"{view.objectives[0].name} against {name}"
+        figures.append(_front(view, title, x, rows, "step-after"))
+    return figures
+
+
+def _between(view: View) -> list[Figure]:
+    """The first objective against each of the others."""
+    figures = []
+    first = view.objectives[0]
+    for index, other in enumerate(view.objectives[1 : _OBJECTIVES + 1], 1):
+        values = [trial.scores[index] for trial in view.scored]
+        if not values:
+            continue
+        rows = [{"x": t.scores[index], "s0": t.scores[0], "n": t.number} for t in view.front]
+        rows.sort(key=lambda row: row["x"])
+        log = min(values) > 0 and max(values) > 10 * min(values)
+        x = position(alt.X, f"s{index}", other.name, values, log, grid=False)
+        # A step line is what two objectives leave attainable; with more there is no such line.
+        line = "step-after" if other.direction == "min" else "step-before"
+        title = f"{first.name} against {other.name}"
+        figures.append(_front(view, title, x, rows, line if len(view.objectives) == 2 else None))
+    return figures
+
+
+def _front(view: View, title: str, x: Any, rows: Rows, line: Any) -> Figure:
+    field = x.to_dict()["field"]
+    name = f"front_{field}"
+    points = alt.Chart(named(TRIALS)).mark_circle(size=40, style="trial")
+    marked = alt.Chart(named(name)).encode(
+        x=alt.X(field="x", type="quantitative"), y=alt.Y(field="s0", type="quantitative")
+    )
+    layers = [
+        points.encode(x=x, y=score_channel(alt.Y, view, 0), tooltip=tooltip()).transform_filter(
+            f"isValid(datum.{field})"
+        )
+    ]
+    if line:
+        layers.append(marked.mark_line(interpolate=line, style="bestline"))
+    dots = marked.mark_circle(size=70, style="best").encode(tooltip=tooltip())
+    layers.append(with_texts(dots))
+    return Figure(title, alt.layer(*layers), {name: rows}, height=300)
+
+
+def curves(view: View) -> Section | None:
+    """The learning curves of the best trials."""
+    figures = []
+    for place, metric in enumerate(_metrics(view)):
+        shown = [trial for trial in view.ranked if trial.curve(metric)][:_CURVES]
+        rows = [
+            {"e": epoch, "v": value, "t": f"trial {trial.number}", "n": trial.number}
+            for trial in shown
+            for epoch, value in spread(trial.curve(metric), POINTS // _CURVES)
+        ]
+        figures.append(_curve(clean(metric, 60), f"curve{place}", rows))
+    if not figures:
+        return None
+    caption = f"The {_CURVES} best trials, the best first."
+    return Section("curves", "Learning curves of the best trials", caption, figures)
+
+
+def _curve(metric: str, name: str, rows: Rows) -> Figure:
+    values = [row["v"] for row in rows]
+    log = "loss" in metric and min(values) > 0 and max(values) > 20 * min(values)
+    chart = alt.Chart(named(name)).mark_line(
+        strokeWidth=2, point=alt.OverlayMarkDef(size=26, filled=True, opacity=1)
+    )
+    epochs = alt.X(
+        field="e",
+        type="quantitative",
+        axis=axis("epoch", grid=False, tickMinStep=1, format="d"),
+        scale=alt.Scale(zero=False, nice=False, padding=10),
+    )
+    colour = alt.Color(
+        field="t",
+        type="nominal",
+        scale=alt.Scale(domain=list(dict.fromkeys(row["t"] for row in rows))),
+        legend=alt.Legend(title=None, orient="top", columns=3, symbolType="stroke"),
+    )
+    value = alt.Tooltip(field="v", type="quantitative", title="value", format=".4~f")
+    epoch = alt.Tooltip(field="e", type="nominal", title="epoch")
+    chart = chart.encode(
+        x=epochs,
+        y=position(alt.Y, "v", metric, values, log, titleLimit=240),
+        color=colour,
+        tooltip=[value, epoch, *tooltip()],
+    )
+    return Figure(metric, with_texts(chart), {name: rows})
+
+
+def _metrics(view: View) -> list[str]:
+    """The objective's figure and the loss of the best trials, where they were logged."""
+    best = view.ranked[:_CURVES]
+    logged: Iterable[str] = dict.fromkeys(
+        name
+        for t in best
+        if isinstance(t.record.history, dict)
+        for name in t.record.history
+        if t.curve(name)
+    )
+    wanted = [objective.name for objective in view.run.objectives]
+    wanted += ["val_accuracy", "accuracy", "val_loss", "loss"]
+    varied = [
+        m for m in wanted if m in logged and any(len({v for _, v in t.curve(m)}) > 1 for t in best)
+    ]
+    return list(dict.fromkeys(varied or [m for m in wanted if m in logged]))[:2]
+
+
+def _thinned(view: View) -> str:
+    if len(view.drawn) == len(view.scored):
+        return ""
+    return (
+        f" {len(view.drawn):,} of {len(view.scored):,} completed trials are drawn: those on a "
+        "front, those that were once the best, the 100 best, and the rest at even distances."
+    )

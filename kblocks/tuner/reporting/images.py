@@ -1,0 +1,32 @@
+"""The plots of a section as one PNG, without a browser."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import altair as alt
+import vl_convert
+
+from kblocks.tuner.reporting.figures import TRIALS, Rows, Section
+from kblocks.tuner.reporting.theme import LIGHT, config
+
+_WIDTHS = {1: 860, 2: 440, 3: 270}  # of a plot, by the number of columns
+_FONT = "Helvetica, Arial, Liberation Sans, DejaVu Sans, sans-serif"
+
+
+def image(section: Section, trials: Rows) -> bytes:
+    """A PNG at twice the size, of the plots that a page has in the open."""
+    figures = section.figures[: section.opened]
+    columns = min(section.columns, len(figures))
+    charts = []
+    for figure in figures:
+        title = figure.title or section.title
+        charts.append(
+            figure.chart.properties(width=_WIDTHS[columns], height=figure.height, title=title)
+        )
+    chart = charts[0] if len(charts) == 1 else alt.concat(*charts, columns=columns, spacing=36)
+    spec: dict[str, Any] = chart.to_dict()
+    data = {name: rows for figure in figures for name, rows in figure.data.items()}
+    spec["datasets"] = {TRIALS: trials, **data}
+    spec["config"] = {**config(LIGHT, _FONT), "background": "white", "padding": 24}
+    return vl_convert.vegalite_to_png(spec, scale=2)

@@ -1,0 +1,123 @@
+"""The head of a report: what the search is, what it found, how its trials ended."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+from kblocks.tuner.reporting.text import duration, escaped, score, short
+from kblocks.tuner.reporting.view import View
+
+_STATES = ("completed", "pruned", "failed", "running", "waiting")
+_LABELS = {
+    "input_shape": "input",
+    "trials": "trials asked for",
+    "hours": "hours allowed",
+    "space": "choices",
+}
+_LEFT_OUT = ("format", "objectives")
+_LONG = 400  # characters of one setting
+_MANY = 60  # settings in one group
+
+
+def head(view: View) -> str:
+    """Title, the figures that count, and the states of all trials."""
+    objectives = ", ".join(f"{o.name} ({o.direction})" for o in view.objectives)
+    tiles = "".join(
+        f'<div class="tile"><span>{escaped(label)}</span><b>{escaped(value)}</b>'
+        f"<small>{escaped(note)}</small></div>"
+        for label, value, note in _tiles(view)
+    )
+    return (
+        f'<header><p class="kicker">Architecture search</p><h1>{escaped(view.run.name, 120)}</h1>'
+        f'<p class="lead">Objective: {escaped(objectives, 400)}</p></header>'
+        f'<div class="tiles">{tiles}</div>{_states(view)}'
+    )
+
+
+def _tiles(view: View) -> list[tuple[str, str, str]]:
+    tiles = []
+    best = view.best
+    if best is not None:
+        note = f"trial {best.number}"
+        if len(view.objectives) > 1:
+            note += f", first of a front of {len(view.front)}"
+        pairs = zip(view.objectives, best.scores, strict=True)
+        tiles += [
+            (f"best {o.name}" if len(view.objectives) == 1 else o.name, score(v), note)
+            for o, v in list(pairs)[:2]
+        ]
+        for cost, label in (("params", "parameters"), ("macs", "MACs")):
+            if cost in best.costs:
+                tiles.append((label, short(best.costs[cost]), "of the best network"))
+        if "latency" in best.costs:
+            value = f"{1000 * best.costs['latency']:.3g} ms"
+            tiles.append(("latency", value, "of the best network, one image"))
+    done = sum(trial.record.is_finished for trial in view.trials)
+    asked = view.run.settings.get("trials") if isinstance(view.run.settings, Mapping) else None
+    of = f"of {asked:,} asked for" if type(asked) is int else "ended"
+    tiles.append(("trials", f"{done:,}", of))
+    begun = [t.begun for t in view.trials if t.begun is not None]
+    ended = [t.ended for t in view.trials if t.ended is not None]
+    if begun and ended:
+        work = sum(t.record.seconds or 0 for t in view.trials)
+        tiles.append(("time", duration(max(ended)), f"{duration(work)} in trials"))
+    return tiles
+
+
+def _states(view: View) -> str:
+    counts = Counter(trial.record.state for trial in view.trials)
+    if not counts:
+        return '<p class="empty">No trial has begun yet.</p>'
+    shares = "".join(
+        f'<i class="{state}" style="flex-grow:{counts[state]}"></i>'
+        for state in _STATES
+        if counts[state]
+    )
+    legend = "".join(
+        f'<li><i class="{state}"></i>{counts[state]:,} {state}</li>'
+        for state in _STATES
+        if counts[state]
+    )
+    return f'<div class="states"><div class="bar">{shares}</div><ul>{legend}</ul></div>'
+
+
+def settings(view: View) -> str:
+    """Everything that is known about the search, as it was written down."""
+    found = view.run.settings if isinstance(view.run.settings, Mapping) else {}
+    rows = []
+    for name, value in found.items():
+        if name in _LEFT_OUT or value is None or value in ({}, []):
+            continue
+        label = _LABELS.get(name, str(name).replace("_", " "))
+        rows.append(f"<dt>{escaped(label, 60)}</dt><dd>{_value(value)}</dd>")
+    if not rows:
+        rows = ["<dt>settings</dt><dd>none were kept: another program made this study</dd>"]
+    return (
+        '<section id="settings"><h2>What is searched</h2>'
+        f'<dl class="settings">{"".join(rows)}</dl></section>'
+    )
+
+
+def _value(value: Any) -> str:
+    if not isinstance(value, Mapping):
+        return escaped(_amount(value), _LONG)
+    shown = list(value.items())[:_MANY]
+    rows = "".join(
+        f"<tr><th>{escaped(name, 80)}</th><td>{escaped(_amount(inner), _LONG)}</td></tr>"
+        for name, inner in shown
+    )
+    if len(value) > _MANY:
+        rows += f"<tr><td colspan=2>and {len(value) - _MANY:,} more</td></tr>"
+    table = f"<table>{rows}</table>"
+    if len(shown) <= 8:
+        return table
+    return f"<details><summary>{len(value):,} entries</summary>{table}</details>"
+
+
+def _amount(value: Any) -> Any:
+    """Numbers as one reads them; everything else as it is."""
+    if type(value) is int:
+        return f"{value:,}" if abs(value) < 1e6 else short(value)
+    return short(value) if isinstance(value, float) and abs(value) >= 1e4 else value

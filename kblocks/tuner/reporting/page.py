@@ -1,0 +1,100 @@
+"""The page: one HTML file that asks for nothing from outside."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Sequence
+from importlib.resources import files
+from typing import Any
+
+from kblocks.tuner.reporting.figures import Section
+from kblocks.tuner.reporting.text import escaped, for_script
+from kblocks.tuner.reporting.theme import DARK, LIGHT, config
+
+_CANVAS = 600  # rows from which a plot is pixels rather than shapes
+
+
+def page(
+    title: str, parts: Sequence[str | Section], trials: list[dict[str, Any]], javascript: str
+) -> str:
+    """HTML of text and plots in order.
+
+    Args:
+        title: of the page.
+        parts: HTML that is escaped already, and plots.
+        trials: the data that the plots share.
+        javascript: vega-embed with all that it needs.
+
+    The policy in the first lines lets a browser run our own two scripts, known by their hashes,
+    and load nothing: whatever stands in the data cannot run and cannot reach out.
+    """
+    plots = [part for part in parts if isinstance(part, Section)]
+    body = "".join(_section(part) if isinstance(part, Section) else part for part in parts)
+    own = _resource("page.js")
+    hashes = " ".join(f"'sha256-{_digest(script)}'" for script in (javascript, own))
+    policy = f"default-src 'none'; script-src {hashes}; style-src 'unsafe-inline'; img-src data:"
+    data = {
+        "trials": trials,
+        "figures": [_figure(section, i) for section in plots for i in range(len(section.figures))],
+        "light": config(LIGHT),
+        "dark": config(DARK),
+    }
+    return (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        '<meta name="color-scheme" content="light dark">'
+        f"<title>{escaped(title, 120)}</title><style>{_resource('page.css')}</style></head>"
+        f"<body><main>{body}</main>"
+        f'<script type="application/json" id="plots">{for_script(data)}</script>'
+        f"<script>{javascript}</script><script>{own}</script></body></html>\n"
+    )
+
+
+def _section(section: Section) -> str:
+    opened = "".join(_box(section, i) for i in range(min(section.opened, len(section.figures))))
+    folded = "".join(_box(section, i) for i in range(section.opened, len(section.figures)))
+    if folded:
+        count = len(section.figures) - section.opened
+        folded = (
+            f"<details><summary>{count} more, of less importance</summary>"
+            f'<div class="plots">{folded}</div></details>'
+        )
+    columns = f"--columns:{min(section.columns, len(section.figures))}"
+    return (
+        f'<section id="{section.name}"><h2>{escaped(section.title)}</h2>'
+        f"<p>{escaped(section.caption, 2000)}</p>"
+        f'<div class="plots" style="{columns}">{opened}</div>{folded}</section>'
+    )
+
+
+def _box(section: Section, index: int) -> str:
+    figure = section.figures[index]
+    title = f"<h3>{escaped(figure.title)}</h3>" if figure.title else ""
+    return (
+        f'<figure>{title}<div class="scroll"><div class="plot" id="{section.name}-{index}" '
+        f'style="min-width:{figure.width}px;height:{figure.height}px"></div></div></figure>'
+    )
+
+
+def _figure(section: Section, index: int) -> dict[str, Any]:
+    figure = section.figures[index]
+    chart = figure.chart.properties(width="container", height=figure.height)
+    chart = chart.properties(autosize={"type": "fit", "contains": "padding"})
+    spec = chart.to_dict()
+    del spec["config"]  # Altair's; the page has its own
+    rows = sum(map(len, figure.data.values()))
+    return {
+        "id": f"{section.name}-{index}",
+        "spec": {**spec, "datasets": figure.data},
+        "canvas": rows > _CANVAS,
+    }
+
+
+def _digest(script: str) -> str:
+    return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+
+
+def _resource(name: str) -> str:
+    return (files("kblocks.tuner.reporting") / name).read_text(encoding="utf-8")

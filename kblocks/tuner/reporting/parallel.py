@@ -1,0 +1,184 @@
+"""Parallel coordinates: a line a trial through all its choices to its score."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import altair as alt
+import numpy as np
+
+from kblocks.tuner.reporting.choice_charts import by_importance, is_wide, ordered
+from kblocks.tuner.reporting.figures import Figure, Section, named, tooltip, with_texts
+from kblocks.tuner.reporting.importance import Importance, is_numeric
+from kblocks.tuner.reporting.text import clean, plain, score
+from kblocks.tuner.reporting.view import Shown, View, spread
+
+_AXES, _LINES, _BEST = 9, 250, 50
+_FEW = 8  # different numbers that each have a label
+_OPTIONS = 12
+_NAME = 26  # characters of a choice
+_NONE = -0.12  # where a trial is that did not have a choice
+
+
+def parallel(view: View, made: Sequence[Importance]) -> Section | None:
+    """A line a trial through all choices to its score."""
+    names = by_importance(view, made)[:_AXES]
+    if len(view.scored) < 2 or not names:
+        return None
+    shown = _lines(view)
+    places = [*(_places(name, shown) for name in names), _score_places(view, shown)]
+    titles = [*(clean(name, _NAME) for name in names), clean(view.objectives[0].name, _NAME)]
+    rows = [
+        {"n": t.number, "a": a, "y": at[t.number] + _apart(t.number), "s": t.scores[0]}
+        for t in shown
+        for a, (at, _) in enumerate(places)
+    ]
+    ticks = [
+        {"a": a, "y": y, "l": clean(text, 14)}
+        for a, (_, marks) in enumerate(places)
+        for text, y in marks
+    ]
+    rails = [{"a": a, "l": title} for a, title in enumerate(titles)]
+    x = alt.X(
+        field="a",
+        type="quantitative",
+        axis=None,
+        scale=alt.Scale(domain=[-0.3, len(places) - 0.3], nice=False),
+    )
+    has_all = all(_NONE not in at.values() for at, _ in places)
+    floor = -0.05 if has_all else _NONE - 0.05
+    y = alt.Y(
+        field="y", type="quantitative", axis=None, scale=alt.Scale(domain=[floor, 1.12], nice=False)
+    )
+    # Lines cross the labels, which stand out by a seam in the colour of the page.
+    hover = alt.selection_point(
+        name="hover", fields=["n"], on="pointerover", clear="pointerout", empty=False
+    )
+    descending = view.objectives[0].direction == "min"
+    lines = with_texts(
+        alt.Chart(named("lines"))
+        .mark_line(interpolate="monotone")
+        .encode(
+            x=x,
+            y=y,
+            detail=alt.Detail(field="n", type="nominal"),
+            color=alt.Color(
+                field="s",
+                type="quantitative",
+                scale=alt.Scale(range="ramp", reverse=descending),
+                legend=alt.Legend(
+                    title=titles[-1],
+                    orient="bottom",
+                    gradientLength=180,
+                    tickCount=3,
+                    format=".3~g",
+                ),
+            ),
+            strokeWidth=alt.condition(hover, alt.value(4), alt.value(1.6)),
+            opacity=alt.condition(hover, alt.value(1.0), alt.value(0.7)),
+            tooltip=tooltip(),
+        )
+        .add_params(hover)
+    )
+    rail = (
+        alt.Chart(named("rails"))
+        .mark_rule(style="rail")
+        .encode(x=x, y=alt.Y(datum=0, type="quantitative", axis=None), y2=alt.Y2(datum=1))
+    )
+    heads = (
+        alt.Chart(named("rails"))
+        .mark_text(style="name", baseline="bottom", align="center", dy=-2, limit=104)
+        .encode(
+            x=x,
+            y=alt.Y(datum=1.04, type="quantitative", axis=None),
+            text=alt.Text(field="l", type="nominal"),
+        )
+    )
+    labels = (
+        alt.Chart(named("ticks"))
+        .mark_text(style="label", align="left", dx=6, limit=100)
+        .encode(x=x, y=y, text=alt.Text(field="l", type="nominal"))
+    )
+    halo = labels.mark_text(style="halo", align="left", dx=6, limit=100)
+    chart = rail + lines + halo + labels + heads
+    data = {"lines": rows, "rails": rails, "ticks": ticks}
+    few = ""
+    if len(shown) < len(view.scored):
+        few = (
+            f" Drawn are the {_BEST} best and {len(shown) - _BEST} others of {len(view.scored):,}."
+        )
+    more = (
+        f" The {_AXES} most important of {len(view.choices)} choices."
+        if len(view.choices) > len(names)
+        else ""
+    )
+    caption = (
+        "A line is a trial. A choice that a trial did not have is at “none”, below its axis."
+        + few
+        + more
+    )
+    return Section(
+        "parallel",
+        "All choices at once",
+        caption,
+        [Figure("", chart, data, height=380, width=110 * len(places))],
+        columns=1,
+    )
+
+
+def _apart(place: int) -> float:
+    """A little up or down, so that trials of the same values are not one line."""
+    return 0.03 * (place * 0.6180339887 % 1) - 0.015
+
+
+def _lines(view: View) -> list[Shown]:
+    """The trials that are drawn, the best last and so on top."""
+    best = view.ranked[:_BEST]
+    known = {trial.number for trial in best}
+    others = [trial for trial in view.drawn if trial.number not in known]
+    shown = [*spread(others, _LINES - len(best)), *best]
+    falling = view.objectives[0].direction == "min"
+    return sorted(shown, key=lambda trial: trial.scores[0], reverse=falling)
+
+
+def _places(name: str, shown: Sequence[Shown]) -> tuple[dict[int, float], list[tuple[str, float]]]:
+    """Where each trial crosses the axis of a choice, from 0 to 1, and the axis' labels."""
+    values = {t.number: t.values[name] for t in shown if name in t.values}
+    distinct = {plain(v, 22): v for v in values.values()}
+    if is_numeric(list(distinct.values())):
+        found = np.array([float(v) for v in values.values()])
+        low, high = float(found.min()), float(found.max())
+        log = is_wide(low, high)
+        of = np.log if log else np.asarray
+        width = float(of(high) - of(low)) or 1.0
+        at = {n: float((of(float(v)) - of(low)) / width) for n, v in values.items()}
+        if len(distinct) <= _FEW:
+            marks = [
+                (text, float((of(float(v)) - of(low)) / width)) for text, v in distinct.items()
+            ]
+        else:
+            middle = float(np.exp((of(low) + of(high)) / 2)) if log else (low + high) / 2
+            marks = [(plain(float(v)), p) for v, p in ((low, 0.0), (middle, 0.5), (high, 1.0))]
+    else:
+        options = ordered(distinct)
+        step = 1 / max(len(options) - 1, 1)
+        place = {option: index * step for index, option in enumerate(options)}
+        at = {n: place[plain(v, 22)] for n, v in values.items()}
+        marks = list(place.items()) if len(options) <= _OPTIONS else []
+    absent = [t.number for t in shown if t.number not in at]
+    if absent:
+        marks.append(("none", _NONE))
+    return {**dict.fromkeys(absent, _NONE), **at}, marks
+
+
+def _score_places(
+    view: View, shown: Sequence[Shown]
+) -> tuple[dict[int, float], list[tuple[str, float]]]:
+    low, high = min(t.scores[0] for t in shown), max(t.scores[0] for t in shown)
+    width = (high - low) or 1.0
+    at = {t.number: (t.scores[0] - low) / width for t in shown}
+    marks = [(score(low), 0.0), (score(high), 1.0)] if high > low else [(score(low), 0.0)]
+    if view.objectives[0].direction == "min":  # the best is at the top
+        at = {n: 1 - p for n, p in at.items()}
+        marks = [(text, 1 - p) for text, p in marks]
+    return at, marks

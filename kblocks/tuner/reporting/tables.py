@@ -1,0 +1,157 @@
+"""The failures by kind, and the table of trials."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+from kblocks.tuner.reporting.outline import outline
+from kblocks.tuner.reporting.text import duration, escaped, number, plain, score, short
+from kblocks.tuner.reporting.view import Shown, View
+
+_KINDS = {
+    "error": "raised an error",
+    "memory": "ran out of memory",
+    "diverged": "diverged to NaN or infinity",
+    "timeout": "went over the limit of time",
+    "killed": "lost its process, three times",
+    "unknown": "failed, and no reason was kept",
+}
+_MESSAGES = 30  # different ones of a kind
+_EXAMPLES = 5  # trials of one message
+_TRACEBACK = 20_000
+ROWS = 1000
+_COLUMNS = 24  # choices with a column of their own
+
+
+def failures(view: View) -> str:
+    """What failed and why, with the network that caused it."""
+    failed = [trial for trial in view.trials if trial.record.state == "failed"]
+    if not failed:
+        return ""
+    kinds: dict[str, dict[str, list[Shown]]] = defaultdict(lambda: defaultdict(list))
+    for trial in failed:
+        failure = trial.record.failure
+        kind = str(failure.kind) if failure else "unknown"
+        kinds[kind][str(failure.message) if failure else ""].append(trial)
+    body = "".join(_kind(kind, found) for kind, found in sorted(kinds.items(), key=_size))
+    share = 100 * len(failed) / len(view.trials)
+    told = f"{len(failed):,} of {len(view.trials):,} trials failed ({share:.2g} %)."
+    return f'<section id="failures"><h2>What failed</h2><p>{told}</p>{body}</section>'
+
+
+def _size(item: tuple[str, dict[str, list[Shown]]]) -> int:
+    return -sum(map(len, item[1].values()))
+
+
+def _kind(kind: str, messages: dict[str, list[Shown]]) -> str:
+    ordered = sorted(messages.items(), key=lambda item: -len(item[1]))
+    shown = "".join(_message(message, trials) for message, trials in ordered[:_MESSAGES])
+    if len(ordered) > _MESSAGES:
+        shown += f"<p>and {len(ordered) - _MESSAGES:,} other messages</p>"
+    count = sum(map(len, messages.values()))
+    what = _KINDS.get(kind, kind)
+    return (
+        f'<h3><span class="badge">{escaped(kind, 40)}</span> {count:,} '
+        f"trial{'s' if count != 1 else ''} {escaped(what, 80)}</h3>{shown}"
+    )
+
+
+def _message(message: str, trials: Sequence[Shown]) -> str:
+    numbers = ", ".join(str(trial.number) for trial in trials[:20])
+    more = f" and {len(trials) - 20:,} more" if len(trials) > 20 else ""
+    inside = "".join(_example(trial) for trial in trials[:_EXAMPLES])
+    name = "trial" if len(trials) == 1 else f"{len(trials):,} trials:"
+    return (
+        f'<details class="failure"><summary><code>{escaped(message or "no message", 600)}</code>'
+        f"<small>{name} {numbers}{more}</small></summary>{inside}</details>"
+    )
+
+
+def _example(trial: Shown) -> str:
+    record = trial.record
+    attempts = (
+        f", begun {record.attempts} times" if number(record.attempts) not in (None, 1) else ""
+    )
+    stages = "".join(
+        f"<tr><th>{escaped(stage)}</th><td>{escaped(blocks, 400)}</td></tr>"
+        for stage, blocks in outline(record.network)
+    )
+    values = ", ".join(f"{name} = {plain(value)}" for name, value in trial.values.items())
+    traceback = str(record.failure.traceback) if record.failure else ""
+    parts = [
+        f"<h4>Trial {trial.number} after {duration(record.seconds)}{escaped(attempts)}</h4>",
+        f"<table class=plain>{stages}</table>" if stages else "<p>No network was kept.</p>",
+        f"<p>{escaped(values, 2000)}</p>" if values else "",
+        f"<pre>{escaped(traceback[-_TRACEBACK:], _TRACEBACK)}</pre>" if traceback else "",
+    ]
+    return "".join(parts)
+
+
+def trials(view: View) -> str:
+    """The table of trials, the best first, then those that are not completed."""
+    if not view.trials:
+        return ""
+    ranked = view.ranked
+    scored = {trial.number for trial in ranked}
+    ordered = [*ranked, *(trial for trial in view.trials if trial.number not in scored)]
+    names = list(dict.fromkeys(name for trial in ordered for name in trial.values))[:_COLUMNS]
+    costs = [
+        cost for cost in ("params", "macs", "latency") if any(cost in t.costs for t in ordered)
+    ]
+    heads = [
+        *("trial", "state"),
+        *(objective.name for objective in view.objectives),
+        *({"params": "parameters", "macs": "MACs", "latency": "latency"}[cost] for cost in costs),
+        *("time", *names),
+    ]
+    head = "".join(
+        f'<th scope="col"><button type="button">{escaped(name, 80)}</button></th>' for name in heads
+    )
+    rows = "".join(_row(view, trial, costs, names) for trial in ordered[:ROWS])
+    sorting = "a click on a column's head sorts by it."
+    told = f"{len(ordered):,} trials; {sorting}"
+    if len(ordered) > ROWS:
+        told = f"The first {ROWS:,} of {len(ordered):,} trials, the best first; " + sorting
+    return (
+        f'<section id="trials"><h2>All trials</h2><p>{told}</p>'
+        f'<div class="scroll"><table class="trials"><thead><tr>{head}</tr></thead>'
+        f"<tbody>{rows}</tbody></table></div></section>"
+    )
+
+
+def _row(view: View, trial: Shown, costs: Sequence[str], names: Sequence[str]) -> str:
+    state = trial.record.state
+    cells = [
+        _cell(str(trial.number), trial.number),
+        f'<td><i class="{escaped(state)}"></i>{escaped(state)}</td>',
+        *(
+            _cell(score(trial.scores[i]), trial.scores[i]) if trial.scores else "<td></td>"
+            for i in range(len(view.objectives))
+        ),
+        *(_cost(trial, cost) for cost in costs),
+        _cell(duration(trial.record.seconds), trial.record.seconds),
+        *(_value(trial, name) for name in names),
+    ]
+    return f"<tr>{''.join(cells)}</tr>"
+
+
+def _cost(trial: Shown, cost: str) -> str:
+    if cost not in trial.costs:
+        return "<td></td>"
+    value = trial.costs[cost]
+    return _cell(f"{1000 * value:.3g} ms" if cost == "latency" else short(value), value)
+
+
+def _value(trial: Shown, name: str) -> str:
+    if name not in trial.values:
+        return "<td></td>"
+    value = trial.values[name]
+    found = number(value)
+    return f"<td>{escaped(value, 60)}</td>" if found is None else _cell(plain(value), found)
+
+
+def _cell(text: str, value: Any) -> str:
+    sort = "" if value is None else f' data-v="{float(value):.9g}"'
+    return f'<td class="n"{sort}>{escaped(text)}</td>'

@@ -1,0 +1,127 @@
+"""Text that comes from data, made safe for HTML, for JSON inside a script, and for drawings.
+
+A run folder may come from anywhere: names, values and messages can hold anything.
+"""
+
+from __future__ import annotations
+
+import html
+import json
+import math
+import re
+from collections.abc import Mapping
+from typing import Any
+
+# Control characters but tab and newline, lone surrogates (which no file can hold), and what
+# turns the direction of the text that follows.
+_UNSHOWN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\u202a-\u202e\u2066-\u2069]")
+_PASSWORD = re.compile(r"(?<=://)[^\s/@:]*:[^\s/@]*@")
+_UNITS = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
+_CUT = " …"
+
+
+def clean(value: Any, longest: int = 200) -> str:
+    """Any value as text without what cannot be shown, without passwords of URLs, and not longer."""
+    try:
+        text = value if isinstance(value, str) else _written(value)
+    except (ValueError, RecursionError):  # an integer of thousands of digits; lists in lists
+        text = "(too large to show)"
+    text = _PASSWORD.sub("***@", text[: 4 * longest].replace("\r\n", "\n"))
+    text = _UNSHOWN.sub("\ufffd", text)
+    return text if len(text) <= longest else text[: longest - len(_CUT)] + _CUT
+
+
+def escaped(value: Any, longest: int = 200) -> str:
+    """`clean`, for HTML and SVG: between tags, and in attributes in double or single quotes."""
+    return html.escape(clean(value, longest))
+
+
+def for_script(data: Any) -> str:
+    """JSON that may stand inside <script>: nothing in it ends the script or opens a comment.
+
+    NaN and infinity, which JSON lacks, must have been taken out: see `number`.
+    """
+    text = json.dumps(data, allow_nan=False, separators=(",", ":"))  # ASCII: no U+2028
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def number(value: Any) -> float | None:
+    """A finite number as it is; None for anything else."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return None
+    try:
+        return value if math.isfinite(value) else None
+    except OverflowError:  # an integer past what a float holds
+        return None
+
+
+def short(value: Any) -> str:
+    """1234567 as "1.23 M"."""
+    found = number(value)
+    if found is None:
+        return "–"
+    for size, unit in _UNITS:
+        if abs(found) >= 0.9995 * size:
+            return f"{_digits(found / size)}\u00a0{unit}"
+    return _digits(found)
+
+
+def score(value: Any) -> str:
+    """A figure of a trial's logs: four digits behind the point, or as `short` has large ones."""
+    found = number(value)
+    if found is None:
+        return "–"
+    if found and not abs(found) >= 1e-3:
+        return f"{found:.3g}"
+    return f"{found:.4f}" if abs(found) < 100 else short(found)
+
+
+def plain(value: Any, longest: int = 60) -> str:
+    """The value of a choice."""
+    return f"{value:.4g}" if isinstance(value, float) else clean(value, longest)
+
+
+def duration(seconds: Any) -> str:
+    """75 as "1 min 15 s"."""
+    found = number(seconds)
+    if found is None or found < 0:
+        return "–"
+    if found < 9.95:
+        return f"{found:.1f} s"
+    whole = round(found)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return _two(whole, 60, "min", 1, "s")
+    if whole < 86400:
+        return _two(whole, 3600, "h", 60, "min")
+    return _two(whole, 86400, "d", 3600, "h")
+
+
+def _two(seconds: int, large: int, name: str, small: int, rest: str) -> str:
+    left = seconds % large // small
+    return f"{seconds // large} {name}" + (f" {left} {rest}" if left else "")
+
+
+def _digits(value: float) -> str:
+    text = f"{value:.3g}"
+    return text if "e" not in text else f"{value:.0f}" if abs(value) >= 1 else text
+
+
+def _written(value: Any) -> str:
+    """Lists and dicts of settings as a reader would write them."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name}: {_written(inner)}" for name, inner in value.items())
+    if isinstance(value, (list, tuple)):
+        return (
+            " × ".join(map(_written, value))
+            if _is_shape(value)
+            else ", ".join(map(_written, value))
+        )
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return "–" if value is None else str(value)
+
+
+def _is_shape(value: Any) -> bool:
+    return len(value) > 1 and all(type(item) is int for item in value)

@@ -1,0 +1,155 @@
+"""What a report shows of a run: finite numbers, clean text, and no more than can be drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from functools import cached_property
+from typing import Any
+
+from kblocks.tuner.records import Objective, Record, Run
+from kblocks.tuner.reporting.text import clean, number
+
+COSTS = ("macs", "params", "latency")
+POINTS = 2000  # drawn in one plot
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A trial as a report shows it.
+
+    Attributes:
+        record: where it comes from.
+        scores: finite numbers, one an objective; empty where one of them is not.
+        values: of the choices that it had, the names clean.
+        costs: macs, params and latency, where they are positive numbers.
+        begun, ended: seconds after the run's first trial began.
+    """
+
+    record: Record
+    scores: tuple[float, ...] = ()
+    values: Mapping[str, Any] = field(default_factory=dict)
+    costs: Mapping[str, float] = field(default_factory=dict)
+    begun: float | None = None
+    ended: float | None = None
+
+    @property
+    def number(self) -> int:
+        """Its place in the order in which trials were begun."""
+        return self.record.number
+
+    def curve(self, metric: str) -> list[tuple[int, float]]:
+        """Epoch, from 1, and value of a metric, where that is finite."""
+        history = self.record.history
+        values = history.get(metric, ()) if isinstance(history, Mapping) else ()
+        values = values if isinstance(values, (list, tuple)) else ()
+        found = ((epoch, number(value)) for epoch, value in enumerate(values, 1))
+        return [(epoch, value) for epoch, value in found if value is not None]
+
+
+class View:
+    """A run as a report shows it.
+
+    Args:
+        run: the run.
+    """
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self.objectives = tuple(
+            Objective(clean(objective.name, 60), objective.direction)
+            for objective in run.objectives
+        )
+        begins = [trial.started for trial in run.trials if trial.started is not None]
+        start = min(begins, default=None)
+        self.trials = [_shown(trial, start) for trial in run.trials]
+        self.by_number = {trial.number: trial for trial in self.trials}
+        self.scored = [trial for trial in self.trials if trial.scores]
+
+    @cached_property
+    def ranked(self) -> list[Shown]:
+        """The scored trials, best first; with several objectives those of the front first."""
+        return self._of(self.run.ranked())
+
+    @cached_property
+    def front(self) -> list[Shown]:
+        """The front of several objectives."""
+        return self._of(self.run.front())
+
+    def _of(self, records: Iterable[Record]) -> list[Shown]:
+        found = (self.by_number[record.number] for record in records)
+        return [trial for trial in found if trial.scores]
+
+    @property
+    def best(self) -> Shown | None:
+        """The best trial."""
+        return self.ranked[0] if self.ranked else None
+
+    @cached_property
+    def choices(self) -> list[str]:
+        """The names of all choices that a scored trial had, in the order they appear."""
+        return list(dict.fromkeys(name for trial in self.scored for name in trial.values))
+
+    def improvements(self, index: int, order: str) -> list[tuple[Shown, float]]:
+        """The trials that were the best so far by an objective, in "number" or "ended" order."""
+        objective = self.objectives[index]
+        timed = (trial for trial in self.scored if getattr(trial, order) is not None)
+        found: list[tuple[Shown, float]] = []
+        for trial in sorted(timed, key=lambda trial: getattr(trial, order)):
+            value = trial.scores[index]
+            if not found or objective.better(value, found[-1][1]):
+                found.append((trial, value))
+        return found
+
+    def cost_front(self, cost: str) -> list[Shown]:
+        """The trials that none of equal or lower cost equals in the first objective."""
+        objective = self.objectives[0]
+        sign = -1 if objective.direction == "max" else 1
+        found: list[Shown] = []
+        priced = (trial for trial in self.scored if cost in trial.costs)
+        for trial in sorted(priced, key=lambda t: (t.costs[cost], sign * t.scores[0], t.number)):
+            if not found or objective.better(trial.scores[0], found[-1].scores[0]):
+                found.append(trial)
+        return found
+
+    @cached_property
+    def drawn(self) -> list[Shown]:
+        """The scored trials, or of many those on a front or once the best, and an even sample."""
+        kept = {trial.number for trial in (*self.front, *self.ranked[:100])}
+        for index in range(len(self.objectives)):
+            for order in ("number", "ended"):
+                kept.update(trial.number for trial, _ in self.improvements(index, order))
+        for cost in COSTS:
+            kept.update(trial.number for trial in self.cost_front(cost))
+        kept = set(sorted(kept)[:POINTS])
+        others = [trial for trial in self.scored if trial.number not in kept]
+        kept.update(trial.number for trial in spread(others, POINTS - len(kept)))
+        return [trial for trial in self.scored if trial.number in kept]
+
+
+def spread(items: Sequence[Any], most: int) -> list[Any]:
+    """All items, or `most` of them at even distances."""
+    if len(items) <= most:
+        return list(items)
+    return [items[index * len(items) // most] for index in range(most)]
+
+
+def _shown(record: Record, start: datetime | None) -> Shown:
+    scores = tuple(value for value in map(number, record.scores) if value is not None)
+    costs = record.costs if isinstance(record.costs, Mapping) else {}
+    found = {name: number(costs.get(name)) for name in COSTS}
+    return Shown(
+        record=record,
+        scores=scores if len(scores) == len(record.scores) else (),
+        values={clean(name, 80): value for name, value in record.values.items()},
+        costs={name: value for name, value in found.items() if value is not None and value > 0},
+        begun=_after(start, record.started),
+        ended=_after(start, record.ended),
+    )
+
+
+def _after(start: datetime | None, moment: datetime | None) -> float | None:
+    if start is None or moment is None:
+        return None
+    return (moment - start).total_seconds()

@@ -1,0 +1,199 @@
+"""Where images come from as arrays: scikit-learn, Keras, `.npz` and idx files."""
+
+from __future__ import annotations
+
+import gzip
+import zipfile
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+
+from kblocks.tuner.splits import Pair
+
+_DIGITS = tuple("0123456789")
+_CLOTHES = (
+    *("t-shirt or top", "trouser", "pullover", "dress", "coat"),
+    *("sandal", "shirt", "sneaker", "bag", "ankle boot"),
+)
+_THINGS = (
+    *("airplane", "automobile", "bird", "cat", "deer"),
+    *("dog", "frog", "horse", "ship", "truck"),
+)
+BUILT_IN: dict[str, tuple[str, ...] | None] = {
+    "mnist": _DIGITS,
+    "fashion_mnist": _CLOTHES,
+    "cifar10": _THINGS,
+    "cifar100": None,
+}
+NAMES = ("digits", *BUILT_IN)
+_IDX = {"train": "train", "test": "t10k"}
+_RESIZED = 1000  # images at once
+
+
+class Found(NamedTuple):
+    """What a source has: its own parts ("train", and perhaps "validation" and "test")."""
+
+    parts: dict[str, Pair]
+    class_names: tuple[str, ...] | None = None
+
+
+def read(source: str, path: Path) -> Found:
+    """The images of a source as they are.
+
+    Raises:
+        ValueError: if it is none that is known, with those that are.
+    """
+    if source == "digits":
+        return _digits()
+    if source in BUILT_IN:
+        return _built_in(source)
+    if path.is_dir():
+        return Found({part: _idx_pair(path, name) for part, name in _idx_parts(path).items()})
+    if path.suffix == ".npz" and path.is_file():
+        return _npz(path)
+    raise ValueError(
+        f"`source` must be one of {', '.join(NAMES)}, a folder or an .npz file that exists. "
+        f"Received: {source!r}"
+    )
+
+
+def prepared(parts: dict[str, Pair], image_size: tuple[int, int] | None) -> dict[str, Pair]:
+    """The same as float32 in [0, 1] with a channel axis, resized, with labels from 0.
+
+    Raises:
+        ValueError: if images or labels cannot be used.
+    """
+    made = {}
+    for name, (images, labels) in parts.items():
+        if images.ndim not in (3, 4) or 0 in images.shape:
+            raise ValueError(
+                "Images must be (number, height, width) or (number, height, width, channels). "
+                f"Received: {name} of shape {images.shape}"
+            )
+        images = _scaled(name, images[..., np.newaxis] if images.ndim == 3 else images)
+        made[name] = _resized(images, image_size), _labels(name, labels, len(images))
+    shapes = {name: images.shape[1:] for name, (images, _) in made.items()}
+    if len(set(shapes.values())) > 1:
+        raise ValueError(f"Images of all parts must have one shape. Received: {shapes}")
+    return made
+
+
+def has_idx(folder: Path) -> bool:
+    """Whether a folder has idx files of images."""
+    return any(folder.glob("*-images-idx3-ubyte*"))
+
+
+def _digits() -> Found:
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError as error:
+        raise ImportError("`digits` needs scikit-learn: pip install 'kblocks[tune]'") from error
+    digits: Any = load_digits()
+    return Found({"train": ((digits.images / 16).astype("float32"), digits.target)}, _DIGITS)
+
+
+def _built_in(name: str) -> Found:
+    try:
+        train, test = getattr(keras.datasets, name).load_data()
+    except Exception as error:  # Keras raises a bare Exception where it cannot download
+        raise ValueError(f"{name!r} could not be loaded: {error}") from error
+    return Found({"train": train, "test": test}, BUILT_IN[name])
+
+
+def _npz(path: Path) -> Found:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path} cannot be read as an .npz of arrays: {error}") from error
+    endings = {"train": "_train", "validation": "_val", "test": "_test"}
+    if "x_train" not in arrays:
+        endings = {"train": ""}
+    parts = {part: (f"x{ending}", f"y{ending}") for part, ending in endings.items()}
+    wanted = {p: pair for p, pair in parts.items() if p == "train" or set(pair) & set(arrays)}
+    missing = [name for pair in wanted.values() for name in pair if name not in arrays]
+    if missing:
+        raise ValueError(
+            f"{path} must have arrays x and y, or x_train and y_train, with or without those of "
+            f"_val and _test. Received: {sorted(arrays)}"
+        )
+    return Found({part: (arrays[x], arrays[y]) for part, (x, y) in wanted.items()})
+
+
+def _idx_parts(folder: Path) -> dict[str, str]:
+    parts = {p: name for p, name in _IDX.items() if any(folder.glob(f"{name}-images-idx3-ubyte*"))}
+    if list(parts) == ["test"]:
+        parts = {"train": parts["test"]}  # one part is there: it is split
+    return parts
+
+
+def _idx_pair(folder: Path, name: str) -> Pair:
+    return _idx(folder, f"{name}-images-idx3-ubyte"), _idx(folder, f"{name}-labels-idx1-ubyte")
+
+
+def _idx(folder: Path, name: str) -> np.ndarray:
+    """An array from an idx file: two zeros, the type (8 is a byte), the rank, the sizes, the data.
+
+    Reference: http://yann.lecun.com/exdb/mnist/, "The IDX file format".
+    """
+    path = next((p for p in (folder / name, folder / f"{name}.gz") if p.is_file()), None)
+    if path is None:
+        raise ValueError(f"{folder} must have {name} or {name}.gz. Received: neither")
+    try:
+        data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    except (OSError, EOFError) as error:
+        raise ValueError(f"{path} cannot be unpacked: {error}") from error
+    rank = data[3] if data[:3] == b"\0\0\x08" else 0
+    sizes = [int.from_bytes(data[4 + 4 * i : 8 + 4 * i], "big") for i in range(rank)]
+    start = 4 + 4 * rank
+    if not rank or len(data) != start + np.prod(sizes):
+        raise ValueError(f"{path} must be an idx file of bytes. Received: {len(data)} bytes")
+    return np.frombuffer(data, "uint8", offset=start).reshape(sizes)
+
+
+def _scaled(name: str, images: np.ndarray) -> np.ndarray:
+    if images.dtype.kind not in "uif":
+        raise ValueError(f"Images must be numbers. Received: {name} of dtype {images.dtype}")
+    low, high = float(images.min()), float(images.max())
+    if images.dtype.kind == "f" and not (low >= 0 and high <= 1):  # neither is true of NaN
+        raise ValueError(
+            f"Images of floats must be from 0 to 1. Received: {name} from {low} to {high}"
+        )
+    if images.dtype.kind != "f" and not (low >= 0 and high <= 255):
+        raise ValueError(
+            f"Images of integers must be from 0 to 255. Received: {name} from {low:.0f} to "
+            f"{high:.0f}"
+        )
+    return images.astype("float32") / (1 if images.dtype.kind == "f" else 255)
+
+
+def _labels(name: str, labels: np.ndarray, images: int) -> np.ndarray:
+    if labels.ndim == 2 and labels.shape[1] == 1:  # as CIFAR has them
+        labels = labels[:, 0]
+    if labels.ndim != 1 or labels.dtype.kind not in "ui":
+        raise ValueError(
+            f"Labels must be one integer an image. Received: {name} of shape {labels.shape} and "
+            f"dtype {labels.dtype}"
+        )
+    if len(labels) != images:
+        raise ValueError(
+            f"There must be a label for each image. Received: {name} with {images} images and "
+            f"{len(labels)} labels"
+        )
+    if labels.min() < 0:
+        raise ValueError(f"Labels must count from 0. Received: {name} with {labels.min()}")
+    return labels.astype("int32")
+
+
+def _resized(images: np.ndarray, size: tuple[int, int] | None) -> np.ndarray:
+    if size is None or tuple(size) == images.shape[1:3]:
+        return images
+    resize: Any = keras.ops.image.resize
+    parts = (
+        resize(images[i : i + _RESIZED], size, antialias=True, data_format="channels_last")
+        for i in range(0, len(images), _RESIZED)
+    )
+    found = np.concatenate([np.asarray(keras.ops.convert_to_numpy(part)) for part in parts])
+    return np.clip(found, 0, 1)

@@ -1,0 +1,78 @@
+"""Runs as they lie in a folder or a storage, found for the command line."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from urllib.parse import unquote
+
+import optuna
+import sqlalchemy
+
+from kblocks.tuner.records import Run, read
+from kblocks.tuner.storage import open_storage, shown, url_of
+from kblocks.tuner.study import find
+
+DATABASE = "study.db"  # of a run folder
+STORAGE = "KBLOCKS_STORAGE"  # the environment's variable with the URL of a storage
+_PATIENCE = 10.0  # seconds for a database to answer a person
+
+_SECRETS = (
+    (re.compile(r"(://[^:/?#\s]*):\S*@"), r"\1:***@"),
+    (re.compile(r"(?i)\b(password|passwd|pwd|sslpassword)=[^&\s'\"]+"), r"\1=***"),
+)
+
+
+def masked(text: str) -> str:
+    """The same without the passwords of URLs, and without the environment's in any form."""
+    for pattern, instead in _SECRETS:
+        text = pattern.sub(instead, text)
+    found = re.search(r"://[^:/?#\s]*:(\S*)@", os.environ.get(STORAGE, ""))
+    for secret in {found[1], unquote(found[1])} if found else ():
+        if len(secret) > 3:  # shorter ones stand in ordinary words
+            text = text.replace(secret, "***")
+    return text
+
+
+def folder_of(run: str, storage: str | None) -> Path | None:
+    """The run's folder, where it is named by one."""
+    folder = Path(run)
+    return folder if storage is None and (folder / DATABASE).is_file() else None
+
+
+def opened(run: str, storage: str | None = None) -> Run:
+    """A run by its folder, or by its name in a storage.
+
+    Args:
+        run: the folder; with a storage, the name.
+        storage: a SQLAlchemy URL. None is the folder's own, or that of the environment's
+            KBLOCKS_STORAGE where `run` is no folder of a run.
+
+    Raises:
+        ValueError: if there is no such run, with those that are there.
+        ConnectionError: if the storage does not answer.
+    """
+    folder = folder_of(run, storage)
+    if folder is not None:
+        return _read(url_of(None, folder), folder.resolve().name)
+    storage = storage or os.environ.get(STORAGE)
+    if storage is None:
+        raise ValueError(
+            f"RUN must be the folder of a run, with {DATABASE} in it, or go with --storage or "
+            f"{STORAGE}. Received: {run}"
+        )
+    return _read(url_of(storage, Path()), run)
+
+
+def _read(url: str, name: str) -> Run:
+    path = sqlalchemy.make_url(url).database or ""
+    if url.startswith("sqlite") and not Path(path).is_file():  # it would be made
+        raise ValueError(f"--storage must be a database that exists. Received: {shown(url)}")
+    storage = open_storage(url, _PATIENCE)
+    names = [n for n in optuna.get_all_study_names(storage) if " +" not in n]  # not of extensions
+    if name not in names and len(names) == 1 and url.startswith("sqlite"):
+        name = names[0]  # its folder has been renamed
+    if name not in names:
+        raise ValueError(f"RUN must be one of {', '.join(names) or 'none'}. Received: {name}")
+    return read(find(storage, name))

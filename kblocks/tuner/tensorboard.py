@@ -1,0 +1,127 @@
+"""Trials as TensorBoard shows them: learning curves as scalars, and the HParams tab."""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tensorboard.compat.proto import event_pb2, summary_pb2
+from tensorboard.plugins.hparams import api_pb2, metadata, plugin_data_pb2
+from tensorboard.plugins.hparams.summary_v2 import hparams_pb
+from tensorboard.summary import Writer
+from tensorboard.summary.writer.event_file_writer import EventFileWriter
+
+from kblocks.tuner.records import Objective, Record, Run
+
+# Their messages are made when they are imported, where no type checker sees them.
+_api: Any = api_pb2
+_data: Any = plugin_data_pb2
+_events: Any = event_pb2
+_summaries: Any = summary_pb2
+
+
+class Log:
+    """A folder for `tensorboard --logdir`, with one folder a trial.
+
+    Args:
+        folder: where the folders of the trials are put.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str]) -> None:
+        self.folder = Path(folder)
+
+    def trial(self, record: Record, objectives: Sequence[Objective]) -> Path | None:
+        """Writes a trial that has ended; one that is written already is left as it is.
+
+        The folder is there whole or not at all, so that this may be called again and by
+        several processes.
+
+        Args:
+            record: the trial.
+            objectives: of the run; each is a scalar `objective/<name>`, of the best epoch.
+
+        Returns:
+            The trial's folder; None while it has not ended.
+        """
+        if not record.is_finished:
+            return None
+        path = self.folder / f"trial-{record.number:05d}"
+        if path.exists():
+            return path
+        self.folder.mkdir(parents=True, exist_ok=True)
+        written = Path(tempfile.mkdtemp(dir=self.folder, prefix=".writing-"))
+        try:
+            _write(written, record, objectives)
+            written.chmod(0o755)  # mkdtemp's is for its owner alone
+            os.rename(written, path)
+        except OSError:
+            if not path.exists():  # else another process was first
+                raise
+        finally:
+            shutil.rmtree(written, ignore_errors=True)
+        return path
+
+
+def write(run: Run, folder: str | os.PathLike[str]) -> Path:
+    """Every trial of a run that has ended and is not in the folder yet.
+
+    Returns:
+        The folder, for `tensorboard --logdir`.
+    """
+    log = Log(folder)
+    for record in run.trials:
+        log.trial(record, run.objectives)
+    return log.folder
+
+
+def _write(folder: Path, record: Record, objectives: Sequence[Objective]) -> None:
+    began = record.started.timestamp() if record.started else 0.0
+    ended = record.ended.timestamp() if record.ended else began
+    values = {name: _value(value) for name, value in record.values.items()}
+    name = f"trial {record.number}"
+    status = _api.STATUS_SUCCESS if record.state == "completed" else _api.STATUS_FAILURE
+    end = _data.SessionEndInfo(status=status, end_time_secs=ended)
+    events = EventFileWriter(str(folder))
+    for wall, summary in (
+        (began, hparams_pb(values, trial_id=name, start_time_secs=began)),
+        (ended, _end(end)),
+    ):
+        events.add_event(_events.Event(wall_time=wall, summary=summary))
+    events.close()
+    writer = Writer(str(folder))
+    history = record.history if isinstance(record.history, Mapping) else {}
+    for metric, figures in history.items():
+        for epoch, figure in enumerate(figures, 1):
+            if _is_finite(figure):
+                writer.add_scalar(metric, figure, epoch, wall_time=ended)
+    scores = zip(objectives, record.scores, strict=False)
+    told = {f"objective/{objective.name}": score for objective, score in scores}
+    told |= {f"cost/{cost}": figure for cost, figure in record.costs.items()}
+    for tag, figure in told.items():
+        if _is_finite(figure):
+            writer.add_scalar(tag, figure, record.epochs, wall_time=ended)
+    writer.close()
+
+
+def _end(info: Any) -> Any:
+    content = _data.HParamsPluginData(session_end_info=info)
+    summary = _summaries.Summary()
+    summary.value.add(
+        tag=metadata.SESSION_END_INFO_TAG,
+        metadata=metadata.create_summary_metadata(content),
+        tensor=metadata.NULL_TENSOR,
+    )
+    return summary
+
+
+def _value(value: Any) -> bool | int | float | str:
+    return value if isinstance(value, (bool, int, float, str)) else str(value)
+
+
+def _is_finite(figure: Any) -> bool:
+    return isinstance(figure, (int, float)) and math.isfinite(figure)

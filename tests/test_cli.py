@@ -1,0 +1,507 @@
+"""The command line: what it shows, what it exports, and how it fails."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import keras
+import numpy as np
+import optuna
+import pytest
+from optuna.trial import TrialState, create_trial
+from typer.testing import CliRunner
+
+import kblocks as kb
+from kblocks.tuner import cli, records
+from kblocks.tuner.checkpoints import Checkpoints
+from kblocks.tuner.ready import FAMILIES, FamilyJob, space
+from kblocks.tuner.stored import masked, opened
+
+INPUT = (8, 8, 1)
+NET = kb.resnet20(classes=3, blocks=(1, 1, 1), filters=(4, 8, 8), stem={"filters": 4})
+ROOT = Path(__file__).parent.parent
+SECRET = "s3cr&t@word"
+
+
+def shown(*arguments: str) -> str:
+    """What a command prints that goes well."""
+    result = CliRunner().invoke(cli.app, list(arguments))
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+@pytest.fixture
+def failing(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str]]:
+    """`failing("show", "x")`: a command's exit code and its one line on stderr."""
+
+    def run(*arguments: str) -> tuple[int, str]:
+        code = cli.main(list(arguments))
+        captured = capsys.readouterr()
+        assert captured.out == ""
+        assert captured.err.count("\n") == 1, captured.err
+        assert captured.err.startswith("kblocks: ")
+        return code, captured.err
+
+    return run
+
+
+def trial(number: int, score: float | None, **attributes: Any) -> Any:
+    own = {records.NETWORK: NET.to_json(), records.COSTS: {"params": 12_345, "macs": 67_890}}
+    return create_trial(
+        state=TrialState.FAIL if score is None else TrialState.COMPLETE,
+        value=score,
+        params={"x": number},
+        distributions={"x": optuna.distributions.IntDistribution(0, 9)},
+        user_attrs={**own, **attributes},
+    )
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """A run's folder: three completed trials, one failed, one running; the second is the best."""
+    folder = tmp_path / "runs" / "mine"
+    folder.mkdir(parents=True)
+    storage = f"sqlite:///{folder / 'study.db'}"
+    study = optuna.create_study(storage=storage, study_name="mine", direction="maximize")
+    study.set_user_attr(
+        records.RUN,
+        {
+            "format": 1,
+            "objectives": [{"name": "val_accuracy", "direction": "max"}],
+            "input_shape": list(INPUT),
+            "trials": 9,
+        },
+    )
+    failure = {"kind": "memory", "message": "[red]no\x1b[31m room\nat all", "traceback": ""}
+    study.add_trials([trial(0, 0.5), trial(1, 0.9), trial(2, 0.7)])
+    study.add_trial(trial(3, None, **{records.FAILURE: failure}))
+    running = study.ask()
+    running.set_user_attr(records.EPOCHS, 20)
+    running.set_user_attr(records.HISTORY, {"val_accuracy": [0.1, 0.625]})
+    return folder
+
+
+# --- list and show -------------------------------------------------------------------------
+
+
+def test_list_has_every_architecture() -> None:
+    lines = shown("list").splitlines()[1:]
+    assert [line.split()[0] for line in lines] == kb.architectures()
+
+
+def test_list_of_a_family_with_the_figures_of_others() -> None:
+    """ResNet-50: torchvision's 25,557,032 parameters, and two statistics of 26,560 channels."""
+    lines = shown("list", "--family", "resnet").splitlines()[1:]
+    rows = {line.split()[0]: line.split() for line in lines}
+    assert rows["resnet50"][1:4] == ["resnet", "224x224x3", f"{25_557_032 + 2 * 26_560:,}"]
+    assert round(int(rows["resnet50"][4].replace(",", "")) / 1e9, 2) == 4.09  # torchvision's
+    assert rows["resnet50"][5:] == ["tv_in1k", "(hf://timm/resnet50.tv_in1k)"]
+    assert rows["resnet20"][2] == "32x32x3"
+    assert rows["resnet20"][5] == "-"
+
+
+@pytest.mark.parametrize(
+    ("name", "side"),
+    [("inception_v3", 299), ("efficientnet_b7", 600), ("alexnet", 224), ("wrn28_10", 32)],
+)
+def test_show_takes_the_input_that_a_network_was_made_for(name: str, side: int) -> None:
+    assert f"input {side}x{side}x3" in shown("show", name)
+
+
+def test_show_has_the_stages_and_their_sum() -> None:
+    table = [re.split(r"  +", line.strip()) for line in shown("show", "resnet50").splitlines()]
+    rows = {row[0]: row[1:] for row in table[1:]}
+    assert list(rows) == ["stem", "stage1", "stage2", "stage3", "stage4", "head", "resnet50"]
+    assert rows["stage4"][0] == "7x7x2048"
+    for column in (1, 2):
+        figures = [int(row[column].replace(",", "")) for row in rows.values()]
+        assert sum(figures[:-1]) == figures[-1]
+    shares = [float(row[3].rstrip("%")) for name, row in rows.items() if name != "resnet50"]
+    assert sum(shares) == pytest.approx(100, abs=0.3)
+    lengths = {name: len(row[4]) for name, row in rows.items() if len(row) > 4}
+    assert max(lengths, key=lambda name: lengths[name]) in ("stage3", "resnet50")
+
+
+def test_show_takes_classes_input_and_files(tmp_path: Path) -> None:
+    assert "2,049" not in shown("show", "resnet50", "--classes", "7")
+    assert "28x28x256" in shown("show", "resnet50", "--input", "112X112x3")
+    (tmp_path / "net.json").write_text(NET.to_json())
+    text = shown("show", str(tmp_path / "net.json"), "--input", "8x8x1")
+    assert f"{NET.cost(INPUT).macs:,}" in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "told"),
+    [
+        (("show", "resnet5"), 2, "Did you mean 'resnet"),
+        (("show", "resnet50", "--input", "224x224"), 2, "HEIGHTxWIDTHxCHANNELS. Received: 224x224"),
+        (("show", "resnet50", "--input", "axbxc"), 2, "Received: axbxc"),
+        (("show", "inception_v3", "--input", "32x32x3"), 1, "(75, 75, 3)"),
+        (("show", "none.json"), 2, "none.json"),
+        (("show", "resnet50", "--classes", "0"), 2, "--classes"),
+        (("list", "--family", "resnets"), 2, "resnet, preresnet"),
+        (("lst",), 2, "lst"),
+        (("status", "nowhere"), 1, "study.db"),
+        (("status", "x", "--storage", "sqlite:///nowhere.db"), 1, "nowhere.db"),
+        (("status", "x", "--storage", "nonsense"), 1, "URL"),
+        (("best", "nowhere", "--export", "gif"), 2, "keras, onnx, savedmodel, litert"),
+        (("search",), 2, "either a run file"),
+        (("search", "a.py", "--family", "vgg", "--data", "digits"), 2, "either a run file"),
+        (("search", "--family", "vgg"), 2, "either a run file"),
+        (("search", "nowhere.py"), 2, "nowhere.py"),
+        (("search", "nowhere.py", "--limit", "9"), 2, "--limit"),
+        (("search", "--family", "vg", "--data", "digits"), 2, "--family must be one of alexnet"),
+        (("search", "--family", "vgg", "--data", "digit"), 2, "digits, mnist"),
+        (("search", "--family", "vgg", "--data", "digits", "--image-size", "8"), 2, "HEIGHTxWIDTH"),
+        (("search", "--family", "vgg", "--data", "digits", "--macs", "-1"), 2, "macs"),
+        (("search", "--family", "vgg", "--data", "digits", "--macs", "9"), 2, "Nothing in this"),
+        (("search", "--family", "vgg", "--data", "digits", "--sampler", "x"), 2, "sampler"),
+        (("search", "--family", "vgg", "--data", "digits", "--objective", "a:b"), 2, "NAME:min"),
+        (("search", "--family", "vgg", "--data", "digits", "--trials", "x"), 2, "--trials"),
+    ],
+)
+def test_errors_are_one_line(
+    arguments: tuple[str, ...], code: int, told: str, failing: Any, monkeypatch: Any, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    found, line = failing(*arguments)
+    assert told in line
+    assert found == code
+    assert [p for p in tmp_path.rglob("*") if p.is_file()] == []  # nor was anything begun
+
+
+def test_debug_shows_where(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["--debug", "show", "resnet5"]) == 2
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_a_json_of_another_kind(tmp_path: Path, failing: Any) -> None:
+    (tmp_path / "net.json").write_text('{"format": 7}')
+    assert failing("show", str(tmp_path / "net.json"))[0] == 1
+
+
+# --- runs ----------------------------------------------------------------------------------
+
+
+def test_status_tells_where_a_run_stands(run: Path) -> None:
+    text = shown("status", str(run))
+    assert "mine: 4 of 9 trials ended (3 completed, 1 failed, 1 running)" in text
+    assert re.search(r"4 +2/20 +val_accuracy 0.6250", text)
+    best = [line.split() for line in text.splitlines() if "12,345" in line]
+    assert [row[:2] for row in best] == [["1", "0.9"], ["2", "0.7"], ["0", "0.5"]]
+    assert re.search(r"3 +memory", text)
+
+
+def test_text_from_a_run_is_not_obeyed(run: Path) -> None:
+    text = shown("status", str(run))
+    assert "\x1b" not in text
+    assert "[red]no [31m room at all" in text
+
+
+def test_a_front_is_listed_for_several_objectives(tmp_path: Path) -> None:
+    storage = f"sqlite:///{tmp_path / 'two.db'}"
+    both = ["maximize", "minimize"]
+    study = optuna.create_study(storage=storage, study_name="two", directions=both)
+    study.add_trials([create_trial(values=values) for values in ((0.9, 50), (0.8, 60), (0.7, 10))])
+    rows = [line.split() for line in shown("status", "two", "--storage", storage).splitlines()]
+    assert [row[0] for row in rows if len(row) == 5 and row[0].isdigit()] == ["0", "2"]
+
+
+def test_a_run_is_found_by_its_storage(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    storage = f"sqlite:///{run / 'study.db'}"
+    by_folder = shown("status", str(run))
+    assert shown("status", "mine", "--storage", storage) == by_folder
+    monkeypatch.setenv("KBLOCKS_STORAGE", storage)
+    assert shown("status", "mine") == by_folder
+    run.rename(run.with_name("renamed"))
+    assert shown("status", str(run.with_name("renamed"))) == by_folder
+
+
+def test_an_unknown_name_lists_those_that_are_there(run: Path, failing: Any) -> None:
+    storage = f"sqlite:///{run / 'study.db'}"
+    optuna.create_study(storage=storage, study_name="other")
+    code, line = failing("status", "yours", "--storage", storage)
+    assert code == 1
+    assert "mine, other" in line
+
+
+def test_best_shows_the_best_network(run: Path, tmp_path: Path) -> None:
+    text = shown("best", str(run), "--output", str(tmp_path / "net.json"))
+    assert text.startswith("trial 1: val_accuracy 0.9000\n  x = 1\n")
+    assert f"{NET.cost(INPUT).macs:,}" in text
+    assert kb.Architecture.from_json((tmp_path / "net.json").read_text()) == NET
+
+
+@pytest.fixture
+def trained(run: Path) -> tuple[Path, keras.Model, np.ndarray]:
+    """The run with weights of its best trial, its model, and images."""
+    model = NET.model(INPUT)
+    random = np.random.default_rng(0)
+    weights = [random.uniform(0.2, 1, w.shape).astype("float32") for w in model.get_weights()]
+    model.set_weights(weights)
+    Checkpoints(run / "checkpoints").save_best(1, weights)
+    return run, model, random.random((2, *INPUT), "float32")
+
+
+def _keras(path: Path, images: np.ndarray) -> Any:
+    return keras.models.load_model(path, safe_mode=True)(images)
+
+
+def _onnx(path: Path, images: np.ndarray) -> Any:
+    runtime = pytest.importorskip("onnxruntime")
+    session = runtime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    return session.run(None, {session.get_inputs()[0].name: images})[0]
+
+
+def _saved_model(path: Path, images: np.ndarray) -> Any:
+    import tensorflow as tf
+
+    loaded = tf.saved_model.load(str(path))  # its functions do not keep it alive
+    return loaded.serve(images)
+
+
+def _litert(path: Path, images: np.ndarray) -> Any:
+    import tensorflow as tf
+
+    interpreter = tf.lite.Interpreter(model_path=str(path))
+    [form], [out] = interpreter.get_input_details(), interpreter.get_output_details()
+    interpreter.resize_tensor_input(form["index"], images.shape)
+    interpreter.allocate_tensors()
+    interpreter.set_tensor(form["index"], images)
+    interpreter.invoke()
+    return interpreter.get_tensor(out["index"])
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "called"),
+    [
+        ("keras", "best.keras", _keras),
+        ("onnx", "best.onnx", _onnx),
+        ("savedmodel", "best_savedmodel", _saved_model),
+        ("litert", "best.tflite", _litert),
+    ],
+)
+def test_export(kind: str, name: str, called: Callable[..., Any], trained: Any) -> None:
+    """What is exported gives the logits of the trained model."""
+    run, model, images = trained
+    assert shown("best", str(run), "--export", kind).endswith(f"written to {run / name}\n")
+    expected = np.asarray(model(images))
+    error = abs(np.asarray(called(run / name, images)) - expected).max()
+    assert error < 1e-4 * abs(expected).max()
+
+
+def test_a_saved_model_does_not_replace_a_folder(
+    trained: Any, tmp_path: Path, failing: Any
+) -> None:
+    run, _, _ = trained
+    (tmp_path / "there").mkdir()
+    where = ("--output", str(tmp_path / "there"))
+    assert failing("best", str(run), "--export", "savedmodel", *where)[0] == 1
+
+
+def test_export_without_weights(run: Path, failing: Any) -> None:
+    code, line = failing("best", str(run), "--export", "keras")
+    assert code == 1
+    assert "no weights of trial 1" in line
+
+
+def test_best_of_nothing(tmp_path: Path, failing: Any) -> None:
+    storage = f"sqlite:///{tmp_path / 'a.db'}"
+    optuna.create_study(storage=storage, study_name="a")
+    assert "a without one" in failing("best", "a", "--storage", storage)[1]
+
+
+def test_report_is_given_the_run_and_its_folder(
+    run: Path, monkeypatch: Any, tmp_path: Path
+) -> None:
+    given: list[Any] = []
+    fake = ModuleType("kblocks.tuner.report")
+    fake.report = lambda *arguments: given.append(arguments) or "report.html"  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "kblocks.tuner.report", fake)
+    assert shown("report", str(run)) == "written to report.html\n"
+    shown("report", str(run), "--output", str(tmp_path))
+    assert given == [(opened(str(run)), run), (opened(str(run)), tmp_path)]
+
+
+# --- passwords -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"postgresql+psycopg://me:{SECRET}@host/name cannot be read",
+        f"(postgresql://:{SECRET}@host)",
+        f"host=a password={SECRET} user=me",
+    ],
+)
+def test_passwords_are_masked(text: str) -> None:
+    assert "s3cr" not in masked(text)
+    assert "host" in masked(text)
+
+
+def test_a_password_of_the_environment_is_masked_wherever_it_stands(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("KBLOCKS_STORAGE", "postgresql://me:a%2Fb%40c@host/name")
+    assert masked("no a%2Fb%40c here, nor a/b@c") == "no *** here, nor ***"
+
+
+@pytest.mark.parametrize("debug", [False, True])
+@pytest.mark.parametrize("by", ["option", "environment"])
+def test_a_storage_that_fails_is_told_without_its_password(
+    debug: bool, by: str, monkeypatch: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    url = "mysql+nothing://me:pa55word@localhost/runs"
+    given = ["--storage", url] if by == "option" else []
+    if by == "environment":
+        monkeypatch.setenv("KBLOCKS_STORAGE", url)
+    assert cli.main([*["--debug"] * debug, "status", "mine", *given]) == 1
+    told = capsys.readouterr().err
+    assert "pa55word" not in told
+    assert "nothing" in told
+
+
+# --- search and worker ---------------------------------------------------------------------
+
+RUN_FILE = """
+from dataclasses import replace
+import kblocks as kb
+
+def data():
+    return replace(kb.tuner.load("digits", limit=60), fit={"epochs": 4, "batch_size": 30})
+
+def tuner(**settings):
+    filters = {"stem": {"filters": 4}, "filters": [4, 4, kb.choice(4, 8, 12, 16)]}
+    net = kb.Space(kb.resnet20, blocks=(1, 1, 1), **filters)
+    model = kb.tuner.HyperModel(net.within((8, 8, 1)), latency=False)
+    return kb.tuner.Tuner(model, **{"project_name": "small", "workers": 0, **settings})
+"""
+
+
+@pytest.fixture
+def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.chdir(tmp_path)
+    Path("small.py").write_text(RUN_FILE)
+    return "small.py"
+
+
+def test_search_then_worker(file: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """What is typed goes over what the file says, and the worker takes the search's epochs."""
+    assert cli.main(["search", file, "--trials", "1", "--epochs", "2", "--seed", "1"]) == 0
+    printed = capsys.readouterr().out
+    assert "best trial: 0, val_accuracy" in printed
+    assert "images the search never saw" in printed
+    first = opened("runs/small")
+    assert [len(trial.history["val_accuracy"]) for trial in first.trials] == [2]
+    assert cli.main(["worker", file, "--trials", "2", "--quiet"]) == 0
+    second = opened("runs/small")
+    assert second.trials[0] == first.trials[0]
+    assert [len(trial.history["val_accuracy"]) for trial in second.trials] == [2, 2]
+    assert cli.main(["worker", file, "--quiet"]) == 0  # there are as many as the search asked for
+    assert len(opened("runs/small").trials) == 2
+    saved = keras.models.load_model("runs/small/best.keras", safe_mode=True)
+    net = kb.Architecture.from_json(Path("runs/small/best.json").read_text())
+    assert saved.count_params() == net.cost(INPUT).params == first.trials[0].costs["params"]
+
+
+def test_a_worker_needs_a_search(file: str, failing: Any) -> None:
+    assert failing("worker", file)[0] == 1
+    assert not Path("runs/small/study.db").exists()
+
+
+def test_a_search_is_not_gone_on_with_other_data(file: str, failing: Any, capsys: Any) -> None:
+    assert cli.main(["search", file, "--trials", "1", "--epochs", "1", "--quiet"]) == 0
+    capsys.readouterr()
+    Path(file).write_text(RUN_FILE.replace("limit=60", "limit=70"))
+    sys.modules.pop("kblocks_run_small")
+    code, line = failing("search", file, "--trials", "2", "--epochs", "1", "--quiet")
+    assert code == 1
+    assert "data" in line
+
+
+def test_retraining_is_on_all_but_the_test_part(file: str, capsys: Any) -> None:
+    assert cli.main(["search", file, "--trials", "1", "--epochs", "1", "--retrain"]) == 0
+    data = kb.tuner.load("digits", limit=60)
+    count = len(data.train[0]) + len(data.validation[0])
+    assert f"training it once more on {count} images, 1 epochs" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("missing", ["tuner", "data"])
+def test_a_run_file_has_both_functions(file: str, missing: str, failing: Any) -> None:
+    Path(file).write_text(RUN_FILE.replace(f"def {missing}(", "def other("))
+    sys.modules.pop("kblocks_run_small", None)
+    code, line = failing("search", file)
+    assert code == 2
+    assert repr(missing) in line
+
+
+def test_a_family_on_data_in_a_process_of_its_own(tmp_path: Path) -> None:
+    """As it is typed, with a worker process, and nothing that a terminal would obey."""
+    command = "search --family resnet --data digits --macs 4e5 --limit 100 --trials 2 --epochs 1"
+    done = subprocess.run(
+        [sys.executable, "-m", "kblocks", *command.split(), "--seed", "1"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "\x1b" not in done.stdout
+    assert "trial 2/2" in done.stdout
+    folder = tmp_path / "runs" / "resnet_digits"
+    for name in ("best.keras", "best.json", "trials.csv", "study.db"):
+        assert (folder / name).is_file()
+        assert name in done.stdout or name == "study.db"
+    found = opened(str(folder))
+    assert [trial.state for trial in found.trials] == ["completed"] * 2
+    assert all(0 < trial.costs["macs"] <= 4e5 for trial in found.trials)
+
+
+def test_a_job_takes_no_images_along_to_another_process() -> None:
+    job = FamilyJob("resnet", "digits", {"limit": 100})
+    before = job.data().fingerprint()
+    sent = pickle.dumps(job)
+    assert len(sent) < 1000
+    assert pickle.loads(sent).data().fingerprint() == before
+
+
+@pytest.mark.parametrize("family", [name for name in FAMILIES if "inception" not in name])
+def test_ready_spaces_suit_small_images(family: str) -> None:
+    """28x28; the Inception families of 75 pixels and more are in test_ready_spaces."""
+    found = space(family, (28, 28, 1), 10)
+    cost = found.build(found.default()).cost((28, 28, 1))
+    assert cost.output_shape == (10,)
+    assert cost.macs <= 40_000 * 28 * 28
+    assert len(found.names()) > 5
+
+
+MISSING = """
+import sys
+sys.modules["typer"] = None
+sys.argv = ["kblocks", "list"]
+from kblocks.__main__ import main
+code = main()
+print(code)
+"""
+
+
+def test_the_extra_is_named_where_it_is_missing(fresh_process: Callable[..., str]) -> None:
+    script = MISSING.replace("code =", "sys.stderr = sys.stdout\ncode =")
+    told, code = fresh_process(script).splitlines()[-2:]
+    assert told == "kblocks: the command line needs typer: pip install 'kblocks[tune]'"
+    assert code == "1"
+
+
+def test_help_lists_the_commands() -> None:
+    text = shown("--help")
+    for command in ("list", "show", "search", "worker", "status", "report", "best"):
+        assert re.search(rf"^ +{command} ", text, re.MULTILINE), command

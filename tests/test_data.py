@@ -1,0 +1,363 @@
+"""Data of a search: where images come from, how they are split, and what is refused."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import struct
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+from PIL import Image
+
+from kblocks.tuner import identity
+from kblocks.tuner.data import Data, load
+from kblocks.tuner.image_files import ImageFiles
+
+Array = np.ndarray
+
+
+def sized(number: int, *shape: int, high: int = 256) -> Array:
+    """Bytes, the same in each test, of which every image is its own."""
+    return np.random.default_rng(3).integers(0, high, (number, *shape), dtype="uint8")
+
+
+def labels(*counts: int) -> Array:
+    """So many of class 0, so many of class 1, ..., mixed."""
+    ordered = np.repeat(np.arange(len(counts)), counts)
+    return np.random.default_rng(4).permutation(ordered)
+
+
+def npz(path: Path, **arrays: Any) -> str:
+    np.savez(path / "set.npz", **arrays)
+    return str(path / "set.npz")
+
+
+def images_of(data: Data) -> dict[str, set[bytes]]:
+    return {name: {image.tobytes() for image in part[0]} for name, part in data.parts().items()}
+
+
+def test_digits_are_split_in_three_of_every_class() -> None:
+    """1,797 images of 8x8 with values from 0 to 16, as scikit-learn documents them."""
+    data = load("digits")
+    assert data.input_shape == (8, 8, 1)
+    assert data.classes == 10
+    assert data.class_names == tuple("0123456789")
+    sizes = {name: len(part[0]) for name, part in data.parts().items()}
+    assert sum(sizes.values()) == 1797
+    assert sizes["test"] == pytest.approx(0.2 * 1797, abs=5)
+    assert sizes["validation"] == pytest.approx(0.2 * 0.8 * 1797, abs=5)
+    for x, y in data.parts().values():
+        assert x.dtype == "float32"
+        assert (x.min(), x.max()) == (0, 1)
+        assert np.bincount(y) == pytest.approx(len(y) / 10, rel=0.1)
+
+
+def test_the_same_seed_gives_the_same_split_and_another_another() -> None:
+    first, again, other = load("digits"), load("digits"), load("digits", seed=1)
+    assert first.fingerprint() == again.fingerprint()
+    assert first.fingerprint()["test"]["hash"] != other.fingerprint()["test"]["hash"]
+    json.dumps(first.fingerprint())
+
+
+@pytest.mark.parametrize("limit", [None, 40])
+def test_the_parts_share_no_image_and_the_search_is_not_given_the_test(
+    tmp_path: Path, limit: int | None
+) -> None:
+    x, y = sized(300, 5, 6, 3), labels(150, 100, 50)
+    data = load(npz(tmp_path, x=x, y=y), limit=limit)
+    found = images_of(data)
+    everything = {(image / np.float32(255)).tobytes() for image in x}
+    assert found["train"] | found["validation"] | found["test"] <= everything
+    assert sum(map(len, found.values())) == len(set().union(*found.values()))
+    assert len(found["test"]) == 60
+    if limit:
+        assert len(found["train"] | found["validation"]) == pytest.approx(limit, abs=2)
+    given = data.fit_arguments()
+    assert set(given) == {"x", "y", "validation_data"}
+    seen = {image.tobytes() for image in (*given["x"], *given["validation_data"][0])}
+    assert seen & found["test"] == set()
+
+
+def test_a_class_has_its_share_of_every_part(tmp_path: Path) -> None:
+    data = load(npz(tmp_path, x=sized(300, 5, 6), y=labels(150, 100, 50)))
+    counts = {name: np.bincount(part[1]).tolist() for name, part in data.parts().items()}
+    assert counts == {"test": [30, 20, 10], "validation": [24, 16, 8], "train": [96, 64, 32]}
+
+
+def test_three_images_of_a_class_are_one_for_each_part(tmp_path: Path) -> None:
+    data = load(npz(tmp_path, x=sized(103, 5, 6), y=labels(100, 3)), test=0.9, validation=0.9)
+    assert [np.bincount(part[1])[1] for part in data.parts().values()] == [1, 1, 1]
+
+
+def test_parts_of_an_npz_are_kept(tmp_path: Path) -> None:
+    x, y = sized(60, 4, 4), labels(20, 20, 20)
+    own = {"x_train": x[:30], "x_val": x[30:40], "x_test": x[40:]}
+    own |= {"y_train": y[:30], "y_val": y[30:40], "y_test": y[40:]}
+    data = load(npz(tmp_path, **own))
+    for part, name in (("train", "train"), ("validation", "val"), ("test", "test")):
+        found, expected = data.parts()[part], own[f"x_{name}"]
+        np.testing.assert_allclose(found[0][..., 0] * 255, expected, atol=1e-4)
+        np.testing.assert_array_equal(found[1], own[f"y_{name}"])
+
+
+@pytest.fixture
+def cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A small file of ours where Keras keeps MNIST once it was downloaded."""
+    folder = tmp_path / "datasets"
+    folder.mkdir()
+    x, y = sized(200, 28, 28), labels(*[20] * 10)
+    np.savez(folder / "mnist.npz", x_train=x[:150], y_train=y[:150], x_test=x[150:], y_test=y[150:])
+
+    def get_file(fname: str, **_: Any) -> str:
+        return str(folder / fname)
+
+    monkeypatch.setattr("keras.src.datasets.mnist.get_file", get_file)
+    return folder / "mnist.npz"
+
+
+def test_a_built_in_set_keeps_its_own_test_part(cached: Path) -> None:
+    data = load("mnist")
+    assert data.input_shape == (28, 28, 1)
+    with np.load(cached) as file:
+        np.testing.assert_allclose(data.test[0][..., 0] * 255, file["x_test"], atol=1e-4)
+        np.testing.assert_array_equal(data.test[1], file["y_test"])
+    assert len(data.train[0]) + len(data.validation[0]) == 150
+    assert len(load("mnist", limit=50).test[0]) == 50
+
+
+def test_labels_of_cifar_lose_their_second_axis(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, y = sized(60, 32, 32, 3), labels(30, 30)[:, np.newaxis]
+    parts = ((x[:40], y[:40]), (x[40:], y[40:]))
+    monkeypatch.setattr(keras.datasets.cifar10, "load_data", lambda: parts)
+    data = load("cifar10")
+    assert data.test[1].shape == (20,)
+    assert data.class_names[2] == "bird"
+
+
+def test_what_cannot_be_downloaded_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails() -> None:
+        raise Exception("URL fetch failure")
+
+    monkeypatch.setattr(keras.datasets.cifar100, "load_data", fails)
+    with pytest.raises(ValueError, match="'cifar100' could not be loaded: URL fetch failure"):
+        load("cifar100")
+
+
+def idx(array: Array) -> bytes:
+    """As the format's description has it, written by struct."""
+    return struct.pack(f">BBBB{array.ndim}I", 0, 0, 8, array.ndim, *array.shape) + array.tobytes()
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_idx_files(tmp_path: Path, packed: bool) -> None:
+    x, y = sized(60, 7, 9), labels(30, 30).astype("uint8")
+    for part, rows in (("train", slice(40)), ("t10k", slice(40, 60))):
+        for name, array in ((f"{part}-images-idx3-ubyte", x), (f"{part}-labels-idx1-ubyte", y)):
+            content = idx(array[rows])
+            path = tmp_path / (name + ".gz" * packed)
+            path.write_bytes(gzip.compress(content) if packed else content)
+    data = load(str(tmp_path))
+    assert data.input_shape == (7, 9, 1)
+    np.testing.assert_allclose(data.test[0][..., 0] * 255, x[40:], atol=1e-4)
+    np.testing.assert_array_equal(data.test[1], y[40:])
+    path.write_bytes(gzip.compress(content[:-1]) if packed else content[:-1])
+    with pytest.raises(ValueError, match=r"t10k-labels-idx1-ubyte.*idx file of bytes"):
+        load(str(tmp_path))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Ten red and ten blue images of 12x10."""
+    for name, color in (("red", (255, 0, 0)), ("blue", (0, 0, 255))):
+        (tmp_path / "set" / name).mkdir(parents=True)
+        for number in range(10):
+            Image.new("RGB", (10, 12), color).save(tmp_path / "set" / name / f"{number}.png")
+    return tmp_path / "set"
+
+
+def test_a_folder_of_class_folders(folder: Path) -> None:
+    data = load(str(folder), image_size=(8, 6), batch_size=4)
+    assert data.class_names == ("blue", "red")
+    assert (data.classes, data.input_shape) == (2, (8, 6, 3))
+    assert [len(part.names) for part in data.parts().values()] == [12, 4, 4]
+    names = [set(part.names) for part in data.parts().values()]
+    assert len(set().union(*names)) == 20
+    for part in data.parts().values():
+        assert np.bincount(part.labels).tolist() == [len(part.names) / 2] * 2
+        for x, y in part:
+            assert x.shape[1:] == (8, 6, 3)
+            assert x.dtype == "float32"
+            np.testing.assert_array_equal(x[:, 0, 0, 0], y)  # red is class 1
+            np.testing.assert_array_equal(x[:, 0, 0, 2], 1 - y)
+
+
+def test_a_folder_is_trained_on_in_another_order_each_epoch(folder: Path) -> None:
+    train = load(str(folder), image_size=(8, 6), batch_size=12).train
+    orders = []
+    for _ in range(3):
+        orders.append(train[0][1].tolist())
+        train.on_epoch_end()
+    assert len({str(order) for order in orders}) > 1
+    assert all(sorted(order) == sorted(orders[0]) for order in orders)
+
+
+def test_keras_trains_on_a_folder(folder: Path) -> None:
+    data = load(str(folder), image_size=(8, 6), batch_size=4)
+    head = [keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(2)]
+    model = keras.Sequential([keras.Input(data.input_shape), *head])
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.Adam(0.1), loss, metrics=["accuracy"])
+    history = model.fit(**data.fit_arguments(), epochs=10, verbose=0).history
+    assert history["val_accuracy"][-1] == 1
+    assert model.evaluate(data.test, verbose=0, return_dict=True)["accuracy"] == 1
+
+
+def test_fingerprint_of_a_folder_is_of_names_and_sizes(folder: Path) -> None:
+    def hashes() -> set[str]:
+        return {part["hash"] for part in load(str(folder)).fingerprint().values()}
+
+    first = hashes()
+    assert hashes() == first
+    Image.new("RGB", (99, 99), (255, 0, 0)).save(folder / "red" / "3.png")
+    assert len(hashes() & first) == 2  # the parts without that image
+
+
+def test_a_search_knows_a_folder_by_its_fingerprint(folder: Path) -> None:
+    """What `resume` compares."""
+    train = load(str(folder)).train
+    assert identity.fingerprint(train) == train.fingerprint()
+
+
+def test_datasets_of_keras_are_taken(folder: Path) -> None:
+    """Two of `image_dataset_from_directory`, of which only their form tells them from others."""
+    both: Any = keras.utils.image_dataset_from_directory(
+        folder, validation_split=0.2, subset="both", seed=1, image_size=(8, 6), verbose=False
+    )
+    data = Data(*both, class_names=tuple(both[0].class_names))
+    assert (data.input_shape, data.classes) == ((8, 6, 3), 2)
+    assert data.fit_arguments() == {"x": both[0], "validation_data": both[1]}
+    found = json.loads(json.dumps(data.fingerprint()))["train"]
+    assert found["cardinality"] == 1
+    assert "8, 6, 3" in found["element_spec"]
+    with pytest.raises(ValueError, match="class_names"):
+        _ = Data(*both).classes
+
+
+def test_resizing(tmp_path: Path) -> None:
+    x = np.stack([np.full((8, 8), value, "uint8") for value in range(60)])
+    data = load(npz(tmp_path, x=x, y=labels(30, 30)), image_size=(5, 4))
+    assert data.input_shape == (5, 4, 1)
+    found = np.concatenate([part[0] for part in data.parts().values()])
+    means = found.mean((1, 2, 3)) * 255  # of an even image any resizing leaves it
+    np.testing.assert_allclose(np.sort(means), np.arange(60), atol=1e-3)
+
+
+def test_arguments_of_fit_are_passed_on() -> None:
+    x, y = np.zeros((4, 8, 8, 1)), np.array([0, 1, 2, 1])
+    data = Data((x, y), (x, y), fit={"epochs": 3})
+    assert data.fit_arguments() == {"x": x, "y": y, "validation_data": (x, y), "epochs": 3}
+    assert data.classes == 3
+    assert Data((x, np.eye(4)), (x, np.eye(4))).classes == 4
+
+
+GOOD = {"x": sized(40, 6, 6), "y": labels(20, 20)}
+BAD: dict[str, tuple[dict[str, Any], str]] = {
+    "lengths": ({**GOOD, "y": labels(20, 19)}, "train with 40 images and 39 labels"),
+    "one of a class": ({**GOOD, "y": labels(39, 1)}, "at least 3 images.*class 1 with 1"),
+    "one class": ({**GOOD, "y": labels(40)}, "at least two classes"),
+    "rank": ({**GOOD, "x": sized(40, 6)}, r"train of shape \(40, 6\)"),
+    "rank 5": ({**GOOD, "x": sized(40, 6, 6, 3, 1)}, "train of shape"),
+    "labels": ({**GOOD, "y": labels(20, 20) / 2}, "one integer an image.*float64"),
+    "texts": ({**GOOD, "y": labels(20, 20).astype(str)}, "one integer an image"),
+    "below 0": ({**GOOD, "y": labels(20, 20) - 1}, "count from 0.*-1"),
+    "NaN": ({**GOOD, "x": np.full((40, 6, 6), np.nan)}, "from nan to nan"),
+    "range": ({**GOOD, "x": sized(40, 6, 6) * 1.0}, "floats must be from 0 to 1.*255"),
+    "high": ({**GOOD, "x": sized(40, 6, 6) * np.int64(9)}, "from 0 to 255"),
+    "none": ({"x": sized(0, 6, 6), "y": labels()}, "shape"),
+    "names": ({"images": GOOD["x"], "y": GOOD["y"]}, r"arrays x and y.*\['images', 'y'\]"),
+    "shapes": (
+        {
+            **{f"{name}_train": array for name, array in GOOD.items()},
+            **{"x_test": sized(40, 7, 7), "y_test": GOOD["y"]},
+        },
+        "one shape.*7, 7",
+    ),
+}
+
+
+@pytest.mark.parametrize(("arrays", "message"), BAD.values(), ids=BAD.keys())
+def test_bad_arrays(tmp_path: Path, arrays: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=f"(?s){message}"):
+        load(npz(tmp_path, **arrays))
+
+
+def test_good_arrays_are_taken(tmp_path: Path) -> None:
+    """What the bad ones differ from."""
+    assert load(npz(tmp_path, **GOOD)).input_shape == (6, 6, 1)
+
+
+def test_an_unknown_name_lists_those_that_are_known() -> None:
+    with pytest.raises(ValueError, match=r"digits, mnist, fashion_mnist.*Received: 'digit'"):
+        load("digit")
+
+
+def test_nothing_is_unpickled(tmp_path: Path) -> None:
+    class Evil:
+        def __reduce__(self) -> Any:
+            return (Path.touch, (tmp_path / "ran",))
+
+    path = npz(tmp_path, x=np.array([Evil()], object), y=GOOD["y"])
+    with pytest.raises(ValueError, match=r"cannot be read as an \.npz"):
+        load(path)
+    assert not (tmp_path / "ran").exists()
+    Path(path).write_bytes(b"PK")
+    with pytest.raises(ValueError, match=r"cannot be read as an \.npz"):
+        load(path)
+
+
+def test_bad_folders(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="empty, without images"):
+        load(str(tmp_path / "empty"))
+    (folder / "green").mkdir()
+    with pytest.raises(ValueError, match=r"none in .*green"):
+        load(str(folder))
+    (folder / "green" / "a.png").write_text("no image")
+    with pytest.raises(ValueError, match=r"green/a\.png"):
+        load(str(folder))
+
+
+def test_an_image_that_is_cut_off_is_named_when_it_is_read(folder: Path) -> None:
+    """Its head is whole, so that only reading it tells."""
+    path = folder / "red" / "5.png"
+    Image.effect_noise((100, 100), 50).save(path)
+    path.write_bytes(path.read_bytes()[:2000])
+    parts: list[ImageFiles] = list(load(str(folder)).parts().values())
+    part = next(part for part in parts if "red/5.png" in part.names)
+    with pytest.raises(ValueError, match=r"red/5\.png"):
+        list(part)
+
+
+@pytest.mark.parametrize("argument", [{"test": 0}, {"validation": 1.0}, {"limit": 0}])
+def test_bad_arguments(argument: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=next(iter(argument))):
+        load("digits", **argument)
+
+
+BAD_PAIRS = {
+    "label": ((np.zeros((4, 8, 8, 1)), np.zeros(3)), "4 images and 3 labels"),
+    "number": ((np.zeros((4, 8, 8)), np.zeros(4)), r"\(4, 8, 8\)"),
+    "finite": ((np.full((4, 8, 8, 1), np.inf), np.zeros(4)), "finite.*inf"),
+    "arrays": (([1, 2], [0, 1]), "arrays"),
+}
+
+
+@pytest.mark.parametrize(("pair", "message"), BAD_PAIRS.values(), ids=BAD_PAIRS.keys())
+def test_bad_pairs(pair: Any, message: str) -> None:
+    good = (np.zeros((4, 8, 8, 1)), np.zeros(4, int))
+    with pytest.raises(ValueError, match=f"`validation`.*{message}"):
+        Data(good, pair)

@@ -1,0 +1,74 @@
+"""What TensorBoard is given, read back from its event files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import searches
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams import metadata
+from tensorboard.util import tensor_util
+
+from kblocks.tuner.records import Objective, Record
+from kblocks.tuner.tensorboard import Log, write
+
+
+def read(folder: Path) -> tuple[dict[str, list[tuple[int, float]]], dict[str, Any]]:
+    """The scalars of a trial's folder, and what its HParams tab shows."""
+    events = EventAccumulator(str(folder), size_guidance={"tensors": 0})
+    events.Reload()
+    scalars = {
+        tag: [
+            (event.step, float(tensor_util.make_ndarray(event.tensor_proto)))
+            for event in events.Tensors(tag)
+        ]
+        for tag in events.PluginTagToContent("scalars")
+    }
+    content = events.PluginTagToContent(metadata.PLUGIN_NAME)
+    return scalars, {
+        "start": metadata.parse_session_start_info_plugin_data(
+            content[metadata.SESSION_START_INFO_TAG]
+        ),
+        "end": metadata.parse_session_end_info_plugin_data(content[metadata.SESSION_END_INFO_TAG]),
+    }
+
+
+def test_trials_are_read_back(tmp_path: Path) -> None:
+    run = searches.run(20)
+    folder = write(run, tmp_path / "logs")
+    ended = [trial for trial in run.trials if trial.is_finished]
+    assert len(list(folder.iterdir())) == len(ended)
+    for trial in ended:
+        scalars, told = read(folder / f"trial-{trial.number:05d}")
+        for metric, values in trial.history.items():
+            expected = [(epoch, pytest.approx(v)) for epoch, v in enumerate(values, 1)]
+            assert scalars[metric] == expected
+        if trial.scores:
+            assert scalars["objective/val_accuracy"] == [(12, pytest.approx(trial.scores[0]))]
+        shown = {
+            name: value.number_value or value.string_value
+            for name, value in told["start"].hparams.items()
+        }
+        assert shown == trial.values
+        assert told["start"].group_name == f"trial {trial.number}"
+        assert told["end"].status == (1 if trial.state == "completed" else 2)
+
+
+def test_a_trial_is_written_once_and_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = searches.run(6)
+    before = {path: path.read_bytes() for path in write(run, tmp_path).rglob("events*")}
+    assert before
+    write(run, tmp_path)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("events*")} == before
+
+    def full(*arguments: Any) -> None:
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr("kblocks.tuner.tensorboard._write", full)
+    log, objectives = Log(tmp_path / "other"), [Objective("s", "max")]
+    with pytest.raises(OSError, match="space"):
+        log.trial(Record(0, "completed", (0.5,)), objectives)
+    assert list(log.folder.iterdir()) == []
+    assert log.trial(Record(1, "running"), objectives) is None
