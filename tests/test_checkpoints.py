@@ -61,10 +61,11 @@ def test_states_and_best_weights(place: str) -> None:
     np.testing.assert_equal(checkpoints.best(7), [np.arange(5.0)])
     checkpoints.save_best(7, [np.arange(2.0)])  # its process had died before it told its end
     np.testing.assert_equal(checkpoints.best(7), [np.arange(2.0)])
-    for number in (8, 9, 10):
-        checkpoints.save_best(number, [np.zeros(number)])
-    checkpoints.keep([9], finished=[7, 8, 9])
-    assert checkpoints.numbers() == [9, 10]
+    checkpoints.save_best(8, [np.zeros(8)])
+    assert checkpoints.numbers() == [7, 8]
+    checkpoints.drop(7)
+    checkpoints.drop(9)  # of which nothing is kept
+    assert listed(checkpoints) == ["trial-000008/best.npz"]
     checkpoints.clear()
     assert listed(checkpoints) == []
 

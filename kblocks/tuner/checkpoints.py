@@ -170,17 +170,6 @@ class Checkpoints:
         with contextlib.suppress(FileNotFoundError):
             self._files.rm(self._path(number), recursive=True)
 
-    @_as_oserror
-    def keep(self, numbers: Iterable[int], finished: Iterable[int]) -> None:
-        """Removes what is kept of the finished trials, except the best weights of some numbers."""
-        kept, over = set(numbers), set(finished)
-        for number in self.numbers():
-            if number in kept and number in over:
-                best = self._path(number, "best.npz")
-                self._remove(path for path in self._listed(self._path(number)) if path != best)
-            elif number in over:
-                self.drop(number)
-
     def numbers(self) -> list[int]:
         """The trials of which something is kept."""
         names = [path.rsplit("/", 1)[-1] for path in self._listed(self._root)]

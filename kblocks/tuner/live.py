@@ -19,6 +19,7 @@ from kblocks.tuner.records import Objective, Record, Run, read
 
 _EVERY = 1.0  # seconds between two looks at the storage
 _LEAVE = 5.0  # seconds that are waited for the last of them
+_SHARE = 20  # a look, which reads all trials, may take a twentieth of the time
 
 
 class Live:
@@ -78,26 +79,31 @@ class Live:
         self.console.print(text, markup=False)
 
     def _follow(self) -> None:
-        while not self._ends.wait(_EVERY):
+        took = 0.0
+        while not self._ends.wait(max(_EVERY, _SHARE * took)):
+            started = time.monotonic()
             try:
                 self._look()
             except Exception as error:  # the search goes on without being shown
                 self.say(f"(progress cannot be read: {type(error).__name__})")
+            took = time.monotonic() - started
 
     def _look(self) -> None:
         run = read(self._search.study)
+        best = run.best()
         for trial in run.trials:
             if trial.is_finished and trial.number not in self._told:
                 self._told.add(trial.number)
-                self.say(self._line(run, trial))
+                self.say(self._line(run, trial, trial is best))
         if self._live is not None and not self._ends.is_set():
             self._live.update(self._table(run))
 
-    def _line(self, run: Run, trial: Record) -> str:
+    def _line(self, run: Run, trial: Record, is_best: bool) -> str:
         done = f"{len(self._told)}" + (f"/{self._total}" if self._total else "")
         seconds = "" if trial.seconds is None else f"  {trial.seconds:.0f} s"
         left = self._left(run)
-        return f"trial {done}  {ended(run, trial)}{seconds}{f'  {left} left' if left else ''}"
+        told = ended(run.objectives, trial) + (" (best)" if is_best else "")
+        return f"trial {done}  {told}{seconds}{f'  {left} left' if left else ''}"
 
     def _table(self, run: Run) -> Group:
         finished = sum(trial.is_finished for trial in run.trials)
@@ -138,16 +144,14 @@ def scored(objectives: Sequence[Objective], trial: Record) -> str:
     return ", ".join(parts)
 
 
-def ended(run: Run, trial: Record) -> str:
+def ended(objectives: Sequence[Objective], trial: Record) -> str:
     """How a trial ended, in one line."""
     if trial.failure is not None:
         return f"{trial.failure.kind}: {trial.failure.message}"
     if trial.state == "completed":
-        best = run.best()
-        mark = " (best)" if best is not None and best.number == trial.number else ""
-        return scored(run.objectives, trial) + mark
-    values = trial.history.get(run.objectives[0].name) or [float("nan")]
-    return f"pruned after epoch {len(values)}, {run.objectives[0].name} {values[-1]:.4f}"
+        return scored(objectives, trial)
+    values = trial.history.get(objectives[0].name) or [float("nan")]
+    return f"pruned after epoch {len(values)}, {objectives[0].name} {values[-1]:.4f}"
 
 
 def running(objective: Objective, trial: Record) -> tuple[str, str, str]:

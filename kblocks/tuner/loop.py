@@ -7,7 +7,7 @@ import gc
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import keras
@@ -22,6 +22,7 @@ from kblocks.tuner.asking import Asking
 from kblocks.tuner.bridge import HyperModel
 from kblocks.tuner.checkpoints import Checkpoints
 from kblocks.tuner.identity import compare_range
+from kblocks.tuner.ledger import Ledger
 from kblocks.tuner.owners import Watchman, beating, give_back
 from kblocks.tuner.patience import PatientStorage
 from kblocks.tuner.records import (
@@ -34,7 +35,6 @@ from kblocks.tuner.records import (
     RANGES,
     SURPLUS,
     Objective,
-    read,
     record,
 )
 from kblocks.tuner.sampling import Choosing, ExhaustedError, TornError
@@ -43,6 +43,7 @@ from kblocks.tuner.training import Limits, LostError, Outcome, Progress, Watch, 
 _log = logging.getLogger("kblocks")
 
 _POLL = 1.0  # seconds between two looks at what others do
+_REFREEZE = 200  # trials
 _HOPELESS = 5  # trials that raise, with none that does not, after which a search gives up
 
 
@@ -75,6 +76,10 @@ class Search:
     trials: int | None
     limits: Limits
     tensorboard: str | None = None
+    ledger: Ledger = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.ledger = Ledger(self.study, self.objectives, self.kept)
 
     @property
     def sampler(self) -> Choosing:
@@ -84,11 +89,26 @@ class Search:
 
 
 @contextlib.contextmanager
-def frozen() -> Iterator[None]:
-    """What lives already is left out when garbage is collected after each trial."""
+def frozen() -> Iterator[Callable[[], None]]:
+    """What lives already is left out when garbage is collected after each trial.
+
+    Yields:
+        What collects; of the trials, which are more and more, it looks at the last ones alone.
+    """
+    count = 0
+
+    def collect() -> None:
+        nonlocal count
+        count += 1
+        if count % _REFREEZE == 0:
+            gc.unfreeze()
+        gc.collect()
+        if count % _REFREEZE == 0:
+            gc.freeze()
+
     gc.freeze()
     try:
-        yield
+        yield collect
     finally:
         gc.unfreeze()
 
@@ -114,11 +134,13 @@ def work(
         HopelessError: if the first trials have all raised.
     """
     watchman = Watchman(search.study, search.storage)
-    with frozen():
-        _work(search, fit, tell, stop, watchman)
+    with frozen() as collect:
+        _work(search, fit, tell, stop, watchman, collect)
 
 
-def _work(search: Search, fit: Any, tell: Tell, stop: Any, watchman: Watchman) -> None:
+def _work(
+    search: Search, fit: Any, tell: Tell, stop: Any, watchman: Watchman, collect: Any
+) -> None:
     while not stop() and not _is_late(search.limits):
         watchman.look()
         trial = _next(search)
@@ -130,41 +152,43 @@ def _work(search: Search, fit: Any, tell: Tell, stop: Any, watchman: Watchman) -
         tell("begin", trial.number)
         try:
             _run(search, trial, fit)
+            _forget(collect)
         finally:
             tell("end", trial.number)
-        _check_hope(search.study)
+        _check_hope(search.ledger)
 
 
 def _is_late(limits: Limits) -> bool:
     return limits.deadline is not None and time.monotonic() > limits.deadline
 
 
-def _counted(study: optuna.Study) -> list[Any]:
-    return [t for t in study.get_trials(deepcopy=False) if SURPLUS not in t.user_attrs]
-
-
 def _is_over(search: Search) -> bool:
-    over = [t.state.is_finished() for t in _counted(search.study)]
-    return all(over) and (search.trials is None or len(over) >= search.trials)
+    ledger = search.ledger
+    ledger.look()
+    return not ledger.open and (search.trials is None or ledger.counted >= search.trials)
 
 
 def _next(search: Search) -> optuna.Trial | None:
     """A trial to run: one that waits, or a new one if there are not enough; else None."""
-    known = _counted(search.study)
-    waiting = any(t.state is TrialState.WAITING for t in known)
-    if search.trials is not None and len(known) >= search.trials and not waiting:
+    ledger = search.ledger
+    ledger.look()
+    waiting = any(t.state is TrialState.WAITING for t in ledger.open)
+    if search.trials is not None and ledger.counted >= search.trials and not waiting:
         return None
     try:
         trial = search.study.ask()
     except ExhaustedError as error:
         _drop(search, error.number)
-        search.trials = len(_counted(search.study))
+        ledger.look()
+        search.trials = ledger.counted
         return None
     except TornError as error:
         _drop(search, error.number)
         return _next(search)
-    earlier = sum(t.number < trial.number for t in _counted(search.study))
-    if search.trials is not None and earlier >= search.trials:
+    if search.trials is None or trial.number < search.trials:
+        return trial
+    ledger.look()
+    if ledger.counted_before(trial.number) >= search.trials:
         _drop(search, trial.number)  # another process was first
         return None
     return trial
@@ -211,7 +235,6 @@ def _run(search: Search, trial: optuna.Trial, fit: Any) -> None:
         _finish(search, trial, outcome)
     _log_for_tensorboard(search, trial.number)
     tidy(search)
-    _forget()
 
 
 def _asks(search: Search, trial: optuna.Trial) -> Callable[[str, Any, Any], Any]:
@@ -254,8 +277,8 @@ def _keep(search: Search, number: int, outcome: Outcome, weights: list[np.ndarra
     """Keeps the weights if the trial is among the best, before its end is told."""
     if not outcome.scores:
         return
-    run = read(search.study).with_scores(number, outcome.scores)
-    if number in [trial.number for trial in run.ranked()[: search.kept]]:
+    search.ledger.look()
+    if number in search.ledger.best(search.kept, number, outcome.scores):
         try:
             search.checkpoints.save_best(number, weights)
         except OSError as error:
@@ -267,10 +290,13 @@ def tidy(search: Search) -> None:
 
     After the end of a trial is told: a process may end between any two steps.
     """
-    run = read(search.study)
-    kept = [trial.number for trial in run.ranked()[: search.kept]]
+    ledger = search.ledger
+    ledger.look()
+    kept = ledger.best(search.kept)
     try:
-        search.checkpoints.keep(kept, [t.number for t in run.trials if t.is_finished])
+        for number in search.checkpoints.numbers():
+            if number not in kept and ledger.is_finished(number):
+                search.checkpoints.drop(number)
     except OSError as error:
         _log.warning("What is not needed any more could not be removed: %s", error)
 
@@ -288,17 +314,17 @@ def _log_for_tensorboard(search: Search, number: int) -> None:
                 _log.warning("TensorBoard's log of trial %s: %s", number, error)
 
 
-def _forget() -> None:
+def _forget(collect: Callable[[], None]) -> None:
     policy = keras.config.dtype_policy()
     keras.utils.clear_session(free_memory=False)
     keras.config.set_dtype_policy(policy)  # which Keras forgets as well
-    gc.collect()
+    collect()
 
 
-def _check_hope(study: optuna.Study) -> None:
-    finished = [t for t in _counted(study) if t.state.is_finished()]
-    failed = [t for t in finished if t.user_attrs.get(FAILURE, {}).get("kind") == "error"]
-    if len(finished) >= _HOPELESS and len(failed) == len(finished):
+def _check_hope(ledger: Ledger) -> None:
+    ledger.look()
+    failed = ledger.errors()
+    if failed is not None and len(failed) >= _HOPELESS:
         raise HopelessError(
             f"The first {len(failed)} trials have all failed. The last one:\n"
             f"{failed[-1].user_attrs[FAILURE]['traceback']}"

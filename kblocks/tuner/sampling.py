@@ -173,9 +173,9 @@ class Choosing(BaseSampler):
             if not points.is_whole(trial.params):
                 raise TornError(trial.number)
             return dict(trial.params)
-        earlier = [t for t in self._study.get_trials(deepcopy=False) if t.number != trial.number]
-        tried = points.tried(earlier)
-        for point in self._candidates(points, study, trial, len(earlier)):
+        known = self._study.get_trials(deepcopy=False)
+        tried = points.tried(known, trial.number)
+        for point in self._candidates(points, study, trial, len(known) - 1):
             if points.key(point) not in tried:
                 return points.written(point)
         raise ExhaustedError(trial.number)
@@ -213,7 +213,9 @@ class _Points:
         # Where `compile` is a function it may ask for more, which no point knows.
         self._is_whole = not callable(hypermodel.compile)
         self._distributions = self._declared(hypermodel)
-        self._keys: dict[int, Hashable] = {}
+        self._keys: set[Hashable] = set()
+        self._keyed: set[int] = set()  # trials whose keys are there
+        self._ended = 0  # trials from the first on that have ended, which are not looked at again
 
     @staticmethod
     def _declared(hypermodel: HyperModel) -> dict[str, BaseDistribution]:
@@ -294,15 +296,19 @@ class _Points:
         recipe = tuple(sorted(self._recipe.values(point).items(), key=lambda item: item[0]))
         return self._space.key(values), str(recipe)
 
-    def tried(self, trials: list[FrozenTrial]) -> set[Hashable]:
-        """The keys of what was tried; each trial's is computed once."""
-        for trial in trials:
-            if trial.number not in self._keys and trial.params:
+    def tried(self, trials: list[FrozenTrial], but: int) -> set[Hashable]:
+        """The keys of what was tried, but by one trial; each is computed once."""
+        for trial in trials[self._ended :]:
+            if trial.number not in self._keyed and trial.number != but and trial.params:
                 try:
-                    self._keys[trial.number] = self.key(self._read(trial.params))
+                    self._keys.add(self.key(self._read(trial.params)))
                 except (KeyError, ValueError):  # interrupted while its values were written
                     continue
-        return set(self._keys.values())
+                self._keyed.add(trial.number)
+        while self._ended < len(trials) and trials[self._ended].state.is_finished():
+            self._keyed.discard(self._ended)
+            self._ended += 1
+        return self._keys
 
     def is_whole(self, params: Mapping[str, Any]) -> bool:
         """Whether a storage has all values of a point."""

@@ -1,0 +1,103 @@
+"""What the loop has to know of all trials, without looking at all of them after each trial."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from kblocks.tuner.records import FAILURE, SURPLUS, Objective, Record, Run
+
+
+class Ledger:
+    """A study's trials, of which each is looked at until all before it and itself have ended.
+
+    What has ended stays as it is, so its part of every figure is added once.
+
+    Args:
+        study: whose trials.
+        objectives: by which they are ranked.
+        kept: how many of the best are asked for.
+    """
+
+    def __init__(self, study: optuna.Study, objectives: tuple[Objective, ...], kept: int) -> None:
+        self._study, self._objectives, self._kept = study, objectives, kept
+        self._done = 0  # trials from the first on that have ended and are in the figures below
+        self._surplus: list[int] = []
+        self._best: tuple[Record, ...] = ()
+        self._errors: list[FrozenTrial] | None = []
+        self._tail: list[FrozenTrial] = []
+
+    def look(self) -> None:
+        """Reads the storage."""
+        trials = self._study.get_trials(deepcopy=False)
+        done = self._done
+        while done < len(trials) and trials[done].state.is_finished():
+            done += 1
+        for trial in trials[self._done : done]:
+            if SURPLUS in trial.user_attrs:
+                self._surplus.append(trial.number)
+            elif not _is_error(trial):
+                self._errors = None
+            elif self._errors is not None:
+                self._errors.append(trial)
+        self._best = self._ranked([*self._best, *_completed(trials[self._done : done])])
+        self._done, self._tail = done, trials[done:]
+
+    @property
+    def open(self) -> list[FrozenTrial]:
+        """The trials that have not ended."""
+        return [t for t in self._tail if not t.state.is_finished() and SURPLUS not in t.user_attrs]
+
+    @property
+    def counted(self) -> int:
+        """How many trials there are, without those that nobody needs."""
+        return self.counted_before(self._done + len(self._tail))
+
+    def counted_before(self, number: int) -> int:
+        """How many of them were begun before that one."""
+        surplus = [*self._surplus, *(t.number for t in self._tail if SURPLUS in t.user_attrs)]
+        return number - sum(other < number for other in surplus)
+
+    def is_finished(self, number: int) -> bool:
+        """Whether a trial has ended."""
+        if number < self._done:
+            return True
+        return any(t.number == number and t.state.is_finished() for t in self._tail)
+
+    def best(
+        self, count: int, number: int | None = None, scores: tuple[float, ...] = ()
+    ) -> list[int]:
+        """The best completed trials; with a number as it is once that one has these scores."""
+        own = [] if number is None else [Record(number, "completed", scores)]
+        ranked = self._ranked([*self._best, *_completed(self._tail), *own])
+        return [record.number for record in ranked[:count]]
+
+    def errors(self) -> list[FrozenTrial] | None:
+        """All trials that have ended, if all of them have raised; else None."""
+        ended = [t for t in self._tail if t.state.is_finished() and SURPLUS not in t.user_attrs]
+        if self._errors is None or not all(map(_is_error, ended)):
+            return None
+        return [*self._errors, *ended]
+
+    def _ranked(self, records: Sequence[Record]) -> tuple[Record, ...]:
+        """The best, in order, and with several objectives all that no other beats."""
+        run = Run("", self._objectives, {}, tuple(sorted(records, key=lambda r: r.number)))
+        if len(self._objectives) == 1:
+            return tuple(run.ranked()[: self._kept])
+        first = Run("", self._objectives[:1], {}, run.trials).ranked()[: self._kept]
+        wanted = {record.number for record in [*run.front(), *first]}
+        return tuple(record for record in run.ranked() if record.number in wanted)
+
+
+def _completed(trials: Sequence[FrozenTrial]) -> list[Record]:
+    return [
+        Record(trial.number, "completed", tuple(trial.values))
+        for trial in trials
+        if trial.state is TrialState.COMPLETE and SURPLUS not in trial.user_attrs
+    ]
+
+
+def _is_error(trial: FrozenTrial) -> bool:
+    return trial.user_attrs.get(FAILURE, {}).get("kind") == "error"
