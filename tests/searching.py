@@ -33,7 +33,7 @@ class Toy:
     settings: dict[str, Any] = field(default_factory=dict)
     process: Any = None
 
-    def start(self, **changed: Any) -> subprocess.Popen[str]:
+    def start(self, output: int = subprocess.PIPE, **changed: Any) -> subprocess.Popen[str]:
         """Begins it in a process group of its own."""
         settings = {"directory": str(self.folder), "seed": 1, **self.settings, **changed}
         environment = {
@@ -45,8 +45,8 @@ class Toy:
         environment.pop("KERAS_BACKEND", None)
         self.process = subprocess.Popen(
             [sys.executable, str(TOY), json.dumps(settings)],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stdout=output,
+            stderr=output if output >= 0 else subprocess.PIPE,
             text=True,
             start_new_session=True,
             env=environment,

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import pty
 import random
+import re
 import shutil
 import signal
 import sqlite3
@@ -94,8 +96,9 @@ def test_nothing_is_lost_or_run_twice_by_fifty_kills_at_random_moments(toy: Make
             victim.kill()
             kills["main" if victim.pid == main.pid else "worker"] += 1
         main.poll()
-        known = len(search.notes())
-        for trial in search.trials() if search.database.exists() else ():
+        trials = search.trials() if search.database.exists() else ()
+        known = len(search.notes())  # after these: a trial may begin and end between the two
+        for trial in trials:
             if trial.is_finished:
                 finished.setdefault(trial.number, (repr(trial), known))
         search.settings["trials"] = max(120, len(finished) + 20)
@@ -104,13 +107,13 @@ def test_nothing_is_lost_or_run_twice_by_fifty_kills_at_random_moments(toy: Make
     total = search.settings["trials"]
     search.finish()
     search.check(total)
-    trials = {trial.number: trial for trial in search.trials()}
+    ended = {trial.number: trial for trial in search.trials()}
     notes = search.notes()
     for number, (text, known) in finished.items():
-        if number in trials:  # not one that nobody needed
-            assert repr(trials[number]) == text
+        if number in ended:  # not one that nobody needed
+            assert repr(ended[number]) == text
         assert not [n for n in notes[known:] if n[:2] == ["begin", str(number)]]
-    for trial in trials.values():
+    for trial in ended.values():
         if trial.failure is not None:
             assert (trial.failure.kind, trial.attempts) == ("killed", 3)
     assert kills["main"] > 5
@@ -312,3 +315,40 @@ def test_a_disk_that_stays_full_ends_the_search_with_one_clear_error(
     done = sum(trial.is_finished for trial in search.trials())
     search.finish(trials=done + 3)
     search.check(done + 3)
+
+
+# --- what is shown -----------------------------------------------------------------------
+
+
+def test_nothing_is_shown_at_verbose_0_and_plain_lines_where_no_terminal_is(toy: MakeToy) -> None:
+    search = toy({"1": "raise", "seconds": 0.02}, trials=3)
+    out = search.finish()
+    lines = out.splitlines()
+    assert [line.split("  ")[0] for line in lines[:3]] == ["trial 1/3", "trial 2/3", "trial 3/3"]
+    assert "error: ValueError: a fault of this <architecture>" in lines[1]
+    assert re.search(r"val_accuracy 0\.\d{4}, [\d.]+k parameters, [\d.]+[kM] MACs", lines[0])
+    assert "\x1b" not in out
+    again = search.finish(trials=4, verbose=0)
+    assert again == "completed 3 of 4\n"
+
+
+def test_a_terminal_shows_a_table_that_lives(toy: MakeToy) -> None:
+    search = toy({"1": "raise", "seconds": 1.0}, trials=4, workers=2)
+    ours, theirs = pty.openpty()
+    search.start(output=theirs)
+    os.close(theirs)
+    seen = b""
+    with contextlib.suppress(OSError):  # Linux's way to say that the other end is closed
+        while part := os.read(ours, 1 << 16):
+            seen += part
+    os.close(ours)
+    search.process.wait()
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", seen.decode())
+    assert b"\x1b[" in seen
+    assert re.search(r"trial \d of 4 +\d+:\d\d left", text), text
+    assert re.search(r"\d +epoch [12]/3 +val_accuracy 0\.\d{4} +[\d.]+k parameters", text), text
+    assert re.search(
+        r"best: trial \d, val_accuracy 0\.\d+, [\d.]+k parameters, [\d.]+[kM] MACs", text
+    )
+    assert "failed: 1 error" in text
+    assert re.search(r"━ *\r?\n", text), text  # the bar has a line of its own

@@ -115,7 +115,9 @@ class Live:
                 rows.add_row(f"  {trial.number}", *running(run.objectives[0], trial))
         parts: list[Any] = [Text(head + (f"   {left} left" if left else ""), style="bold")]
         if self._total:
-            parts.append(ProgressBar(total=self._total, completed=finished, width=48))
+            bar = Table.grid()  # a bar alone does not end its line
+            bar.add_row(ProgressBar(total=self._total, completed=finished, width=48))
+            parts.append(bar)
         best = run.best()
         if best is not None:
             parts.append(Text(f"best: trial {best.number}, {scored(run.objectives, best)}"))
@@ -159,7 +161,8 @@ def running(objective: Objective, trial: Record) -> tuple[str, str, str]:
     values = trial.history.get(objective.name, [])
     shown = f"{objective.name} {values[-1]:.4f}" if values else "starting"
     costs = f"{short(trial.costs['params'])} parameters" if "params" in trial.costs else ""
-    return f"epoch {len(values)}/{trial.epochs}", shown, costs
+    # How many epochs there are is known with the first.
+    return f"epoch {len(values)}/{trial.epochs}" if values else "", shown, costs
 
 
 def failures_of(run: Run) -> str:

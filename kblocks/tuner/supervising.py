@@ -190,8 +190,9 @@ class _Crew:
             if limit is None or member.began is None or member.number is None:
                 continue
             if self._clock() - member.began > limit + _SLACK:
-                self._stop(member)
+                # First: other processes would take the trial of one that has ended.
                 self._fail(member.number, f"took longer than {limit:g} s, and did not react")
+                self._stop(member)
 
     def _fail(self, number: int, message: str) -> None:
         study = self._search.study
