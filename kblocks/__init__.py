@@ -26,6 +26,7 @@ from kblocks.blocks.squeeze_excite import SqueezeExcite
 from kblocks.budget import Budget
 from kblocks.catalog import architecture, architectures
 from kblocks.choices import boolean, choice, fixed, integer, per_stage, real
+from kblocks.convolutionizing import convolutionize
 from kblocks.cost import Cost
 from kblocks.families.alexnets import alexnet
 from kblocks.families.densenets import (
@@ -106,12 +107,30 @@ from kblocks.families.vggs import (
 from kblocks.fusion import fuse
 from kblocks.geometry import InputTooSmallError, conv_output_size
 from kblocks.grouped import GroupedConv2D, accelerate
-from kblocks.heads import AuxiliaryClassifier, Classifier, Features
+from kblocks.heads import (
+    AuxiliaryClassifier,
+    BoxRegressor,
+    Classifier,
+    DetectionMap,
+    Detector,
+    Features,
+    KeypointMaps,
+    KeypointRegressor,
+    Keypoints,
+    Localizer,
+    Segmenter,
+    Tasks,
+    detections,
+    mean_average_precision,
+    non_maximum_suppression,
+    tasks_of,
+)
 from kblocks.memory import inference_memory, training_memory
 from kblocks.network import Architecture, Row
 from kblocks.ops import Norm
 from kblocks.published import Preprocessing, WeightSet
 from kblocks.recipe import Recipe
+from kblocks.shared import SharedTargets, strip_aux
 from kblocks.space import Space
 from kblocks.timing import latency
 from kblocks.training import prepare
@@ -128,17 +147,24 @@ __all__ = [
     "Block",
     "BlurPooling2D",
     "BottleneckBlock",
+    "BoxRegressor",
     "Budget",
     "Classifier",
     "ConvBlock",
     "Cost",
     "DenseBlock",
+    "DetectionMap",
+    "Detector",
     "Features",
     "GlobalConcatPooling2D",
     "GroupedConv2D",
     "InceptionBlock",
     "InceptionResNetBlock",
     "InputTooSmallError",
+    "KeypointMaps",
+    "KeypointRegressor",
+    "Keypoints",
+    "Localizer",
     "MBConvBlock",
     "MinPooling2D",
     "Norm",
@@ -149,11 +175,14 @@ __all__ = [
     "ResidualBlock",
     "ResidualDense",
     "Row",
+    "Segmenter",
+    "SharedTargets",
     "Space",
     "SpaceToDepthStem",
     "SqueezeExcite",
     "TResNetBasicBlock",
     "TResNetBottleneckBlock",
+    "Tasks",
     "TransitionBlock",
     "WeightSet",
     "accelerate",
@@ -163,6 +192,7 @@ __all__ = [
     "boolean",
     "choice",
     "conv_output_size",
+    "convolutionize",
     "densenet",
     "densenet40_12",
     "densenet121",
@@ -170,6 +200,7 @@ __all__ = [
     "densenet169",
     "densenet201",
     "densenet_bc100_12",
+    "detections",
     "efficientnet",
     "efficientnet_b0",
     "efficientnet_b1",
@@ -191,6 +222,8 @@ __all__ = [
     "integer",
     "latency",
     "load_torch_weights",
+    "mean_average_precision",
+    "non_maximum_suppression",
     "per_stage",
     "prepare",
     "preresnet",
@@ -221,6 +254,8 @@ __all__ = [
     "resnext101_32x8d",
     "resnext101_64x4d",
     "spaces",
+    "strip_aux",
+    "tasks_of",
     "to_torch_state_dict",
     "training_memory",
     "tresnet",
