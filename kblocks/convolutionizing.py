@@ -51,8 +51,9 @@ def convolutionize(model: keras.Model) -> keras.Model:
             f"Received: model={model!r}"
         )
     sequential = isinstance(model, keras.Sequential)
-    ends = (model.inputs[0], model.outputs[0]) if sequential else (inputs[0], model.output)
-    graph = keras.Model(*ends, name=model.name)
+    graph = keras.Model(
+        inputs[0], model.outputs[0] if sequential else model.output, name=model.name
+    )
     if None in inputs[0].shape[1:]:
         raise ValueError(
             "`model` must have an input of known height, width and channels, at which its logits "
@@ -68,7 +69,7 @@ def convolutionize(model: keras.Model) -> keras.Model:
         return made
 
     made = keras.models.clone_model(
-        graph, input_tensors=[start], clone_function=counterpart, call_function=_called
+        graph, input_tensors=start, clone_function=counterpart, call_function=_called
     )
     for layer in graph.layers:
         other = counterparts.get(id(layer))
