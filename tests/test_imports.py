@@ -65,7 +65,7 @@ ROOMS: dict[str, set[str]] = {
     },
     "spaces": {"families"},
     "training": {"backend"},
-    "recipe": {"choices", "training", "tree"},
+    "recipe": {"choices", "heads", "training", "tree"},
     "tuner": {"choices", "cost", "network", "recipe", "space", "timing", "training", "tree"},
 }
 KERAS = {"keras"}

@@ -21,7 +21,6 @@ from kblocks.ops import Activation, Chain, Conv, Merge, Norm, Op
 OBJECTS = "objects"
 _PRIOR = 0.01  # of an object in a cell, at the start (arXiv:1708.02002, Sec. 4.1)
 _CELLS = 2.0  # of the distances to a box's sides, at the start
-LARGEST = 8.0  # cells of an object's longer side, before the next level takes it
 
 
 class DetectionMap(Block):
@@ -95,8 +94,8 @@ class Detector(Head):
 
     Args:
         classes: number of classes.
-        strides: of its levels; one integer or several. Objects whose longer side is up to 8 cells
-            go to the finest level that this is true of.
+        strides: of its levels; one integer or several.
+        largest: cells of the longer side of a level's objects; larger ones are the next level's.
         filters: of the pyramid and the tower.
         depth: convolutions of the tower.
         radius: cells around an object's centre that are to find it.
@@ -120,6 +119,7 @@ class Detector(Head):
         classes: int,
         strides: int | Sequence[int] = 8,
         *,
+        largest: float = 8.0,
         filters: int = 64,
         depth: int = 1,
         radius: float = 1.5,
@@ -139,8 +139,8 @@ class Detector(Head):
         self.maps = {
             stride: DetectionMap.Spec(
                 classes,
-                smallest=0.0 if finer is None else LARGEST * finer / stride,
-                largest=0.0 if stride == self.strides[-1] else LARGEST,
+                smallest=0.0 if finer is None else largest * finer / stride,
+                largest=0.0 if stride == self.strides[-1] else largest,
                 **common,
             )
             for finer, stride in zip((None, *self.strides), self.strides, strict=False)

@@ -33,6 +33,10 @@ class TargetLoss(keras.losses.Loss):
         """What is wrong with the targets' values or shape, as far as they alone tell."""
         raise NotImplementedError
 
+    def example(self, output: Any) -> Any:
+        """Some targets of the form for this output, which `kb.prepare` builds metrics with."""
+        return keras.ops.zeros_like(output)
+
     def call(self, y_true: Any, y_pred: Any) -> Any:
         targets, outputs = shape_of(y_true), shape_of(y_pred)
         if targets is not None and outputs is not None and not self.fits(targets, outputs):
