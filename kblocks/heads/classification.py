@@ -60,6 +60,10 @@ class ClassLoss(TargetLoss):
             return "fractions"
         return outside(targets, 0, self.classes - 1)
 
+    def example(self, output: Any) -> Any:
+        zeros = keras.ops.zeros_like(output)
+        return zeros if self.multi_label else zeros[:, 0]
+
     def values(self, y_true: Any, y_pred: Any) -> Any:
         if self.multi_label:
             return keras.losses.binary_crossentropy(
@@ -82,6 +86,25 @@ class ClassLoss(TargetLoss):
 
 
 @keras.saving.register_keras_serializable("kblocks")
+class ClassAccuracy(TargetMetric):
+    """The share of samples whose largest logit is the right class, whatever form targets have.
+
+    Keras' own "accuracy" settles on a form with the first batch that it sees.
+    """
+
+    def __init__(self, name: str = "accuracy", **kwargs: Any) -> None:
+        super().__init__(name=name, **kwargs)
+
+    def values(self, y_true: Any, y_pred: Any) -> Any:
+        if len(y_true.shape) == 2 and y_true.shape[1] != 1:
+            labels = keras.ops.argmax(y_true, -1)
+        else:
+            labels = keras.ops.cast(keras.ops.reshape(y_true, (-1,)), "int32")
+        found = keras.ops.cast(keras.ops.argmax(y_pred, -1), "int32")
+        return keras.ops.cast(keras.ops.equal(found, keras.ops.cast(labels, "int32")), "float32")
+
+
+@keras.saving.register_keras_serializable("kblocks")
 class LabelAccuracy(TargetMetric):
     """The share of labels that the sign of their logit tells right."""
 
@@ -97,6 +120,6 @@ def classification(classes: int, multi_label: bool = False, weight: float = 1.0)
     """The task of a head that gives logits."""
     return Task(
         lambda: ClassLoss(classes, multi_label),
-        lambda: [LabelAccuracy()] if multi_label else ["accuracy"],
+        lambda: [LabelAccuracy() if multi_label else ClassAccuracy()],
         weight,
     )

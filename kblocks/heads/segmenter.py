@@ -84,6 +84,19 @@ def _last(shape: tuple[Any, ...]) -> tuple[Any, Any, Any]:
     return (shape[2], shape[3], shape[1]) if _first() else (shape[1], shape[2], shape[3])
 
 
+@keras.saving.register_keras_serializable("kblocks")
+class PixelIoU(keras.metrics.MeanIoU):
+    """Keras' mean IoU, of logits whose channels stand where Keras' data format has them.
+
+    Keras' own argument `axis` fails for channels that stand first.
+    """
+
+    def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
+        if _first():
+            y_pred = keras.ops.transpose(y_pred, (0, 2, 3, 1))
+        return super().update_state(y_true, y_pred, sample_weight)
+
+
 class SegmentationMap(Block):
     """Score maps, interpolated bilinearly to the size of the second input.
 
@@ -108,13 +121,7 @@ class SegmentationMap(Block):
         return Task(
             lambda: PixelLoss(self.classes, self.void),
             lambda: [
-                keras.metrics.MeanIoU(
-                    self.classes,
-                    name="mean_iou",
-                    ignore_class=self.void,
-                    sparse_y_pred=False,
-                    axis=1 if _first() else -1,
-                )
+                PixelIoU(self.classes, name="mean_iou", ignore_class=self.void, sparse_y_pred=False)
             ],
             self.loss_weight,
             MASK,
