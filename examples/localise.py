@@ -27,6 +27,7 @@ net = kb.Architecture(
         kb.ConvBlock.Spec(32, pool="max"),
         kb.ResidualBlock.Spec(64, strides=2),
         kb.ResidualBlock.Spec(64),
+        kb.ConvBlock.Spec(16, 1),  # few channels where every pixel has a weight of its own
     ],
     head=kb.Localizer(len(KINDS), box_weight=2.0, regressor={"hidden": (64,)}),
     name="localiser",
@@ -37,7 +38,7 @@ print(net.cost((64, 64, 3)))
 epochs = 1 if SHORT else 14
 model = net.model((64, 64, 3))
 steps = epochs * (len(train.images) // 32 + 1)
-rate = keras.optimizers.schedules.CosineDecay(2e-3, steps)
+rate = keras.optimizers.schedules.CosineDecay(1e-3, steps)
 model.compile(keras.optimizers.Adam(rate), **net.head.training())
 model.fit(train.images, targets(train), batch_size=32, epochs=epochs, verbose=2)
 found = model.evaluate(test.images, targets(test), verbose=0, return_dict=True)

@@ -203,7 +203,7 @@ def _convolved(op: Op, shape: Any, whole: Any) -> tuple[Op, Any]:
                 shape = walk(step, shape)
             return Chain(*steps), whole
         case Merge():
-            return _merge(op, shape)
+            return _merge(op, shape, whole)
         case ops.Flatten():
             return Chain(), shape if len(shape) == 3 else whole
         case ops.Dense():
@@ -218,10 +218,10 @@ def _convolved(op: Op, shape: Any, whole: Any) -> tuple[Op, Any]:
     return op, made if len(made) == 3 else whole
 
 
-def _merge(op: Merge, shape: Any) -> tuple[Op, Any]:
+def _merge(op: Merge, shape: Any, whole: Any) -> tuple[Op, Any]:
     sources = [shape if cut is None else cropped(shape, cut) for cut in crops(op)]
     branches = [
-        (name, _convolved(branch, source, source))
+        (name, _convolved(branch, source, source if len(source) == 3 else whole))
         for (name, branch), source in zip(op.branches, sources, strict=True)
     ]
     made = walk(op, shape)

@@ -34,9 +34,11 @@ from kblocks.ops import (
     Dropout,
     Flatten,
     GlobalPool,
+    Merge,
     Op,
 )
 
+_HALF = -0.43275  # whose softplus is a half
 BoxKind = Literal["smooth_l1", "giou"]
 
 
@@ -159,27 +161,37 @@ class Regressor(Block, kw_only=True):
             )
 
 
-def regression(spec: Any, units: int) -> Op:
-    """From a map to `units` numbers from 0 to 1."""
-
-    def linear(size: int) -> Dense:
-        return Dense(
-            size,
-            kernel_initializer=spec.kernel_initializer,
-            kernel_regularizer=spec.kernel_regularizer,
-        )
-
-    features: Op = GlobalPool(spec.pool) if spec.pool in ("avg", "max") else concat_pool()
+def features(spec: Any) -> Op:
+    """From a map to what the last linear layer reads."""
+    pooled: Op = GlobalPool(spec.pool) if spec.pool in ("avg", "max") else concat_pool()
     if spec.pool == "flatten":
-        features = Chain(spec.pool_size and AdaptivePool(spec.pool_size), Flatten())
+        pooled = Chain(spec.pool_size and AdaptivePool(spec.pool_size), Flatten())
     act = None if spec.activation is None else Activation(spec.activation)
     drop = Dropout(spec.dropout) if spec.dropout else None
-    hidden = [Chain(linear(size), act, drop) for size in spec.hidden]
-    return Chain(features, *hidden, linear(units), Activation("sigmoid"))
+    hidden = [Chain(linear(spec, units), act, drop) for units in spec.hidden]
+    return Chain(pooled, *hidden)
+
+
+def linear(spec: Any, units: int, start: float = 0.0) -> Dense:
+    """A linear layer with a regressor's arguments, whose bias starts at a number."""
+    return Dense(
+        units,
+        kernel_initializer=spec.kernel_initializer,
+        bias_initializer=constant(start) if start else "zeros",
+        kernel_regularizer=spec.kernel_regularizer,
+    )
+
+
+def constant(value: float) -> Any:
+    """The config of an initializer to one value."""
+    return keras.initializers.serialize(keras.initializers.Constant(value))
 
 
 class BoxRegressor(Regressor):
-    """The box of one object: its centre and size by a sigmoid, put out as corners.
+    """The box of one object by regression of its centre and size, put out as corners.
+
+    They start around the middle of the image, at half its size, and have no bounds at which a
+    gradient would vanish.
 
     Args:
         box_loss: "giou" or "smooth_l1" of the corners.
@@ -201,7 +213,9 @@ class BoxRegressor(Regressor):
         return Task(lambda: BoxLoss(self.box_loss), lambda: [BoxIoU()], self.loss_weight, "box")
 
     def plan(self, channels: int) -> Op:
-        return Chain(regression(self, 4), Corners())
+        size = Chain(linear(self, 2, _HALF), Activation("softplus"))
+        both = Merge("concat", centre=linear(self, 2, 0.5), size=size)
+        return Chain(features(self), both, Corners())
 
 
 class Localizer(Head):

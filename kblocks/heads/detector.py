@@ -5,14 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import KW_ONLY
-from typing import Any
-
-import keras
 
 from kblocks.block import Block
 from kblocks.blocks.convolution import ConvBlock
 from kblocks.fields import Count, InitializerLike, Positive
 from kblocks.heads.attaching import Attached, Head, Place
+from kblocks.heads.boxes import constant
 from kblocks.heads.detection import CellIoU, DetectionLoss
 from kblocks.heads.pyramid import top_down
 from kblocks.heads.task import Task
@@ -76,16 +74,12 @@ class DetectionMap(Block):
                 filters,
                 (3, 3),
                 kernel_initializer=self.kernel_initializer,
-                bias_initializer=_constant(bias),
+                bias_initializer=constant(bias),
             )
 
         scores = convolution(self.classes, -math.log((1 - _PRIOR) / _PRIOR))
         sides = Chain(convolution(4, _CELLS), Activation("softplus"))
         return Chain(Merge("concat", scores=scores, sides=sides))
-
-
-def _constant(value: float) -> Any:
-    return keras.initializers.serialize(keras.initializers.Constant(value))
 
 
 class Detector(Head):

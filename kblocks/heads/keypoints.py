@@ -11,7 +11,7 @@ import numpy as np
 from kblocks.blocks.convolution import Convolutional, act, conv, norm
 from kblocks.fields import Count, Counts, Padding, Positive, Size
 from kblocks.heads.attaching import Attached, Head, Place, only
-from kblocks.heads.boxes import Regressor, regression
+from kblocks.heads.boxes import Regressor, features, linear
 from kblocks.heads.pyramid import top_down
 from kblocks.heads.task import TargetLoss, TargetMetric, Task, agree, outside
 from kblocks.ops import Chain, Conv, Op, Reshape, SoftArgmax
@@ -140,7 +140,8 @@ class KeypointRegressor(Regressor):
         return keypoint_task(self)
 
     def plan(self, channels: int) -> Op:
-        return Chain(regression(self, 2 * self.points), Reshape((self.points, 2)))
+        places = linear(self, 2 * self.points, 0.5)
+        return Chain(features(self), places, Reshape((self.points, 2)))
 
 
 class KeypointMaps(Convolutional):
