@@ -121,10 +121,10 @@ class SharedTargets(keras.Model):
         loss = keras.losses.get(loss)
         if loss is None or isinstance(loss, keras.losses.Loss):
             return loss
-        return _Function(loss)
+        return FunctionLoss(loss)
 
 
-class _Function(keras.losses.Loss):
+class FunctionLoss(keras.losses.Loss):
     """A function of targets and outputs, averaged as Keras averages it."""
 
     def __init__(self, function: Any) -> None:

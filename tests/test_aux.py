@@ -84,7 +84,7 @@ def test_default_weights_are_the_published_ones() -> None:
     google, v3 = kb.googlenet(3, width=0.1), kb.inception_v3(3, width=0.1)
     model = google.model((64, 64, 3), aux=True)
     assert model.auxiliary == {"aux1": ("logits", 0.3), "aux2": ("logits", 0.3)}
-    assert v3.model((160, 160, 3), aux=True).auxiliary == {"AuxLogits": ("logits", 0.4)}
+    assert v3.model((299, 299, 3), aux=True).auxiliary == {"AuxLogits": ("logits", 0.4)}
 
 
 @pytest.mark.parametrize("eagerly", [False, True])
@@ -155,12 +155,12 @@ def test_strip_aux(saved: bool, tmp_path: Path) -> None:
 
 def test_aux_beside_other_heads() -> None:
     """The auxiliary classifier is trained like the first output, and told the other's target."""
-    net = kb.inception_v3(3, width=0.1, head=kb.Localizer(3))
-    assert list(net.outputs) == ["class", "box", "AuxLogits"]
-    model = net.model((96, 96, 3), aux=True)
-    assert model.auxiliary == {"AuxLogits": ("class", 0.4)}
+    net = kb.googlenet(3, width=0.1, head=kb.Localizer(3))
+    assert list(net.outputs) == ["class", "box", "aux1", "aux2"]
+    model = net.model((64, 64, 3), aux=True)
+    assert model.auxiliary == {"aux1": ("class", 0.3), "aux2": ("class", 0.3)}
     model.compile("sgd", **net.head.training())
-    x = np.zeros((2, 96, 96, 3), "float32")
+    x = np.zeros((2, 64, 64, 3), "float32")
     y = {"class": np.array([0, 2]), "box": np.array([[0.1, 0.2, 0.5, 0.6]] * 2, "float32")}
     logs = model.fit(x, y, verbose=0).history
     assert {"loss", "class_loss", "box_loss", "class_accuracy", "box_iou"} == set(logs)

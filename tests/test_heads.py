@@ -143,7 +143,7 @@ def test_levels_share_the_tower_and_no_more() -> None:
 def test_heads_of_every_family(images: Images) -> None:
     """Also where auxiliary heads stand beside."""
     nets = [
-        kb.inception_v3(head=kb.Segmenter(3), width=0.1),
+        kb.googlenet(head=kb.Segmenter(3), width=0.1),
         kb.densenet(growth_rate=4, head=kb.Localizer(3)),
         kb.vgg(filters=(4, 6, 8, 8, 8), head=kb.Keypoints(3)),
     ]
@@ -156,15 +156,15 @@ def test_heads_of_every_family(images: Images) -> None:
 
 def test_searched_heads() -> None:
     """Weights of losses in a recipe; arguments of a head in a space."""
-    space = kb.Space(
-        kb.resnet,
-        **BODY,
-        head=kb.choice(
-            kb.Space(kb.Localizer, classes=3, box_weight=kb.real(0.5, 5.0)), kb.Classifier.Spec(3)
-        ),
-    )
-    found = {len(net.outputs) for net in (space.sample(seed=i) for i in range(8))}
-    assert found == {1, 2}
+    space = kb.Space(kb.resnet, **BODY, head=kb.choice(kb.Localizer(3), kb.Classifier.Spec(3)))
+    assert {len(net.outputs) for net in (space.sample(seed=i) for i in range(8))} == {1, 2}
+
+    def build(box_weight: float) -> kb.Architecture:
+        return network(kb.Localizer(3, box_weight=box_weight))
+
+    found = kb.Space(build, box_weight=kb.real(0.5, 5.0)).sample(seed=1).head.loss_weights()
+    assert found["class"] == 1.0
+    assert 0.5 <= found["box"] <= 5.0
     model = network(kb.Localizer(3, box_weight=3.0)).model(INPUT)
     recipe = kb.Recipe(loss_weights={"box": kb.real(0.5, 5.0)})
     assert list(recipe.tree().dimensions) == ["recipe.loss_weights.box"]

@@ -119,7 +119,7 @@ def test_a_box_regressor_gives_corners_in_order(images: Images) -> None:
     """However large its features are; around the middle, at half the size, where it starts."""
     layer = kb.BoxRegressor(hidden=(7,))
     found = np.asarray(layer(images(50, 4, 4, 3) * 10))
-    assert np.all(found[:, 2:] > found[:, :2])
+    assert np.all(found[:, 2:] >= found[:, :2])
     start = np.asarray(layer(np.zeros((1, 4, 4, 3), "float32")))
     np.testing.assert_allclose(start, [[0.25, 0.25, 0.75, 0.75]], atol=1e-4)
     layer.centre_dense.bias.assign([0.3, 0.6])

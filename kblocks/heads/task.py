@@ -232,4 +232,6 @@ def tasks_of(model: keras.Model) -> Tasks:
     }
     if not all(found.values()):
         return Tasks({})
+    if not isinstance(model.output, dict) and len(found) == 1:  # its layer's name is not its own
+        found = {task.output: task for task in found.values() if task}
     return Tasks({k: v for k, v in found.items() if v}, getattr(model, "targets", None))
