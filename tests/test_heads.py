@@ -157,12 +157,14 @@ def test_heads_of_every_family(images: Images) -> None:
 def test_searched_heads() -> None:
     """Weights of losses in a recipe; arguments of a head in a space."""
     space = kb.Space(kb.resnet, **BODY, head=kb.choice(kb.Localizer(3), kb.Classifier.Spec(3)))
-    assert {len(net.outputs) for net in (space.sample(seed=i) for i in range(8))} == {1, 2}
+    nets = [space.build(space.sample(seed=i)) for i in range(8)]
+    assert {len(net.outputs) for net in nets} == {1, 2}
 
     def build(box_weight: float) -> kb.Architecture:
         return network(kb.Localizer(3, box_weight=box_weight))
 
-    found = kb.Space(build, box_weight=kb.real(0.5, 5.0)).sample(seed=1).head.loss_weights()
+    weighted = kb.Space(build, box_weight=kb.real(0.5, 5.0))
+    found = weighted.build(weighted.sample(seed=1)).head.loss_weights()
     assert found["class"] == 1.0
     assert 0.5 <= found["box"] <= 5.0
     model = network(kb.Localizer(3, box_weight=3.0)).model(INPUT)
