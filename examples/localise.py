@@ -13,7 +13,7 @@ import kblocks as kb
 
 SHORT = "--short" in sys.argv
 keras.utils.set_random_seed(1)
-train, test = scenes(300 if SHORT else 6000, seed=1), scenes(60 if SHORT else 500, seed=2)
+train, test = scenes(300 if SHORT else 9000, seed=1), scenes(60 if SHORT else 500, seed=2)
 
 
 def targets(made):
@@ -23,22 +23,22 @@ def targets(made):
 
 net = kb.Architecture(
     [
-        kb.ConvBlock.Spec(16, pool="max"),
-        kb.ConvBlock.Spec(32, pool="max"),
+        kb.ConvBlock.Spec(32, 5, strides=2),
+        kb.ResidualBlock.Spec(32, strides=2),
         kb.ResidualBlock.Spec(64, strides=2),
         kb.ResidualBlock.Spec(64),
         kb.ConvBlock.Spec(16, 1),  # few channels where every pixel has a weight of its own
     ],
-    head=kb.Localizer(len(KINDS), box_weight=2.0, regressor={"hidden": (64,)}),
+    head=kb.Localizer(len(KINDS), box_weight=4.0, regressor={"hidden": (64,)}),
     name="localiser",
 )
 net.head.check(targets(train))
 print(net.cost((64, 64, 3)))
 
-epochs = 1 if SHORT else 14
+epochs = 1 if SHORT else 12
 model = net.model((64, 64, 3))
 steps = epochs * (len(train.images) // 32 + 1)
-rate = keras.optimizers.schedules.CosineDecay(1e-3, steps)
+rate = keras.optimizers.schedules.CosineDecay(1.5e-3, steps)
 model.compile(keras.optimizers.Adam(rate), **net.head.training())
 model.fit(train.images, targets(train), batch_size=32, epochs=epochs, verbose=2)
 found = model.evaluate(test.images, targets(test), verbose=0, return_dict=True)

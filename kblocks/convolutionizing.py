@@ -147,12 +147,14 @@ def _convolution(layer: Any, common: dict[str, Any]) -> Any:
 
 def _map_before(layer: Any) -> Any:
     """The height and width of the map that a layer's input is the flattened form of, or None."""
-    before = layer.input._keras_history.operation
+    before: Any = layer.input._keras_history.operation
     while isinstance(before, _ELEMENTWISE):
-        before = before.input._keras_history.operation
+        source: Any = before.input
+        before = source._keras_history.operation
     if not isinstance(before, layers.Flatten):
         return None
-    shape = tuple(before.input.shape)
+    flattened: Any = before.input
+    shape = tuple(flattened.shape)
     return shape[1:3] if before.data_format == "channels_last" else shape[2:4]
 
 

@@ -6,11 +6,13 @@ from typing import Any
 
 import keras
 
+_ops: Any = keras.ops  # whose functions are typed as if they could return None
+
 
 class ResizeLike(keras.layers.Layer):
     """Bilinear interpolation of the first input to the size of the second.
 
-    By one matrix an axis, so that sizes may be unknown when it is traced; `keras.ops.image.resize`
+    By one matrix an axis, so that sizes may be unknown when it is traced; `_ops.image.resize`
     needs them known.
     """
 
@@ -22,14 +24,14 @@ class ResizeLike(keras.layers.Layer):
         x, like = inputs
         last = self.data_format == "channels_last"
         height, width = (1, 2) if last else (2, 3)
-        shape, target = keras.ops.shape(x), keras.ops.shape(like)
+        shape, target = _ops.shape(x), _ops.shape(like)
         rows = _interpolation(shape[height], target[height], x.dtype)
         columns = _interpolation(shape[width], target[width], x.dtype)
         if not last:
-            x = keras.ops.transpose(x, (0, 2, 3, 1))
-        x = keras.ops.einsum("oh,bhwc->bowc", rows, x)
-        x = keras.ops.einsum("ow,bhwc->bhoc", columns, x)
-        return x if last else keras.ops.transpose(x, (0, 3, 1, 2))
+            x = _ops.transpose(x, (0, 2, 3, 1))
+        x = _ops.einsum("oh,bhwc->bowc", rows, x)
+        x = _ops.einsum("ow,bhwc->bhoc", columns, x)
+        return x if last else _ops.transpose(x, (0, 3, 1, 2))
 
     def compute_output_shape(self, input_shape: Any) -> Any:
         x, like = input_shape
@@ -40,13 +42,13 @@ class ResizeLike(keras.layers.Layer):
 
 def _interpolation(size: Any, target: Any, dtype: Any) -> Any:
     """The weight of each of `size` pixels for each of `target`; centres lie at half pixels."""
-    pixels = keras.ops.cast(keras.ops.arange(size), "float32")
-    places = keras.ops.cast(keras.ops.arange(target), "float32") + 0.5
-    scale = keras.ops.cast(size, "float32") / keras.ops.cast(target, "float32")
-    last = keras.ops.cast(size, "float32") - 1.0
-    places = keras.ops.minimum(keras.ops.maximum(places * scale - 0.5, 0.0), last)
-    distances = keras.ops.abs(places[:, None] - pixels[None, :])
-    return keras.ops.cast(keras.ops.maximum(1.0 - distances, 0.0), dtype)
+    pixels = _ops.cast(_ops.arange(size), "float32")
+    places = _ops.cast(_ops.arange(target), "float32") + 0.5
+    scale = _ops.cast(size, "float32") / _ops.cast(target, "float32")
+    last = _ops.cast(size, "float32") - 1.0
+    places = _ops.minimum(_ops.maximum(places * scale - 0.5, 0.0), last)
+    distances = _ops.abs(places[:, None] - pixels[None, :])
+    return _ops.cast(_ops.maximum(1.0 - distances, 0.0), dtype)
 
 
 class SoftArgmax(keras.layers.Layer):
@@ -59,17 +61,15 @@ class SoftArgmax(keras.layers.Layer):
     def call(self, inputs: Any) -> Any:
         x = inputs
         if self.data_format == "channels_last":
-            x = keras.ops.transpose(x, (0, 3, 1, 2))
-        shape = keras.ops.shape(x)
+            x = _ops.transpose(x, (0, 3, 1, 2))
+        shape = _ops.shape(x)
         height, width = shape[2], shape[3]
-        flat = keras.ops.reshape(x, (-1, x.shape[1], height * width))
-        wide = keras.ops.cast(flat, "float32")  # places in float16 would be off by pixels
-        shares = keras.ops.reshape(
-            keras.ops.softmax(wide, axis=-1), (-1, x.shape[1], height, width)
-        )
-        y = keras.ops.sum(keras.ops.sum(shares, 3) * _centres(height), -1)
-        x = keras.ops.sum(keras.ops.sum(shares, 2) * _centres(width), -1)
-        return keras.ops.cast(keras.ops.stack([y, x], -1), self.compute_dtype)
+        flat = _ops.reshape(x, (-1, x.shape[1], height * width))
+        wide = _ops.cast(flat, "float32")  # places in float16 would be off by pixels
+        shares = _ops.reshape(_ops.softmax(wide, axis=-1), (-1, x.shape[1], height, width))
+        y = _ops.sum(_ops.sum(shares, 3) * _centres(height), -1)
+        x = _ops.sum(_ops.sum(shares, 2) * _centres(width), -1)
+        return _ops.cast(_ops.stack([y, x], -1), self.compute_dtype)
 
     def compute_output_shape(self, input_shape: Any) -> Any:
         return input_shape[0], input_shape[3 if self.data_format == "channels_last" else 1], 2
@@ -77,8 +77,8 @@ class SoftArgmax(keras.layers.Layer):
 
 def _centres(size: Any) -> Any:
     """The centres of pixels along an axis, as shares of it."""
-    places = keras.ops.cast(keras.ops.arange(size), "float32") + 0.5
-    return places / keras.ops.cast(size, "float32")
+    places = _ops.cast(_ops.arange(size), "float32") + 0.5
+    return places / _ops.cast(size, "float32")
 
 
 class Corners(keras.layers.Layer):
@@ -86,4 +86,4 @@ class Corners(keras.layers.Layer):
 
     def call(self, inputs: Any) -> Any:
         centre, half = inputs[..., :2], 0.5 * inputs[..., 2:]
-        return keras.ops.concatenate([centre - half, centre + half], -1)
+        return _ops.concatenate([centre - half, centre + half], -1)

@@ -69,7 +69,7 @@ def _build_metrics(model: keras.Model, labels: Any, outputs: Any) -> None:
 
 def _guessed_labels(model: keras.Model, outputs: Any) -> Any:
     """Zeros of the outputs' shape, without the classes where the loss takes their numbers."""
-    loss = model.loss
+    loss: Any = model.loss
     if isinstance(loss, Mapping) and isinstance(outputs, Mapping):
         return {name: _example(loss.get(name), x) for name, x in outputs.items()}
     if hasattr(loss, "example") and not isinstance(outputs, Mapping):

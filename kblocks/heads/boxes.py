@@ -38,6 +38,8 @@ from kblocks.ops import (
     Op,
 )
 
+_ops: Any = keras.ops  # whose functions are typed as if they could return None
+
 _HALF = -0.43275  # whose softplus is a half
 BoxKind = Literal["smooth_l1", "giou"]
 
@@ -47,7 +49,7 @@ def overlap(first: Any, second: Any) -> tuple[Any, Any]:
 
     Reference: Rezatofighi et al. 2019, arXiv:1902.09630, Algorithm 1.
     """
-    ops = keras.ops
+    ops = _ops
     area, other = _area(first[..., :2], first[..., 2:]), _area(second[..., :2], second[..., 2:])
     inside = _area(
         ops.maximum(first[..., :2], second[..., :2]), ops.minimum(first[..., 2:], second[..., 2:])
@@ -62,7 +64,7 @@ def overlap(first: Any, second: Any) -> tuple[Any, Any]:
 
 
 def _area(start: Any, end: Any) -> Any:
-    sides = keras.ops.maximum(end - start, 0.0)
+    sides = _ops.maximum(end - start, 0.0)
     return sides[..., 0] * sides[..., 1]
 
 
@@ -73,9 +75,9 @@ def box_errors(y_true: Any, y_pred: Any, kind: str, beta: float = 1.0) -> Any:
     """
     if kind == "giou":
         return 1.0 - overlap(y_true, y_pred)[1]
-    distance = keras.ops.abs(y_true - y_pred)
-    square = 0.5 * keras.ops.square(distance) / beta
-    return keras.ops.sum(keras.ops.where(distance < beta, square, distance - 0.5 * beta), -1)
+    distance = _ops.abs(y_true - y_pred)
+    square = 0.5 * _ops.square(distance) / beta
+    return _ops.sum(_ops.where(distance < beta, square, distance - 0.5 * beta), -1)
 
 
 @keras.saving.register_keras_serializable("kblocks")

@@ -9,6 +9,8 @@ import numpy as np
 
 from kblocks.heads.task import TargetLoss, TargetMetric, Task, agree, outside
 
+_ops: Any = keras.ops  # whose functions are typed as if they could return None
+
 
 @keras.saving.register_keras_serializable("kblocks")
 class ClassLoss(TargetLoss):
@@ -61,7 +63,7 @@ class ClassLoss(TargetLoss):
         return outside(targets, 0, self.classes - 1)
 
     def example(self, output: Any) -> Any:
-        zeros = keras.ops.zeros_like(output)
+        zeros = _ops.zeros_like(output)
         return zeros if self.multi_label else zeros[:, 0]
 
     def values(self, y_true: Any, y_pred: Any) -> Any:
@@ -70,8 +72,8 @@ class ClassLoss(TargetLoss):
                 y_true, y_pred, from_logits=True, label_smoothing=self.label_smoothing
             )
         if len(y_true.shape) == 1 or (y_true.shape[1] == 1 and self.classes > 1):
-            labels = keras.ops.cast(keras.ops.reshape(y_true, (-1,)), "int32")
-            y_true = keras.ops.one_hot(labels, self.classes, dtype=y_pred.dtype)
+            labels = _ops.cast(_ops.reshape(y_true, (-1,)), "int32")
+            y_true = _ops.one_hot(labels, self.classes, dtype=y_pred.dtype)
         return keras.losses.categorical_crossentropy(
             y_true, y_pred, from_logits=True, label_smoothing=self.label_smoothing
         )
@@ -97,11 +99,11 @@ class ClassAccuracy(TargetMetric):
 
     def values(self, y_true: Any, y_pred: Any) -> Any:
         if len(y_true.shape) == 2 and y_true.shape[1] != 1:
-            labels = keras.ops.argmax(y_true, -1)
+            labels = _ops.argmax(y_true, -1)
         else:
-            labels = keras.ops.cast(keras.ops.reshape(y_true, (-1,)), "int32")
-        found = keras.ops.cast(keras.ops.argmax(y_pred, -1), "int32")
-        return keras.ops.cast(keras.ops.equal(found, keras.ops.cast(labels, "int32")), "float32")
+            labels = _ops.cast(_ops.reshape(y_true, (-1,)), "int32")
+        found = _ops.cast(_ops.argmax(y_pred, -1), "int32")
+        return _ops.cast(_ops.equal(found, _ops.cast(labels, "int32")), "float32")
 
 
 @keras.saving.register_keras_serializable("kblocks")
@@ -112,8 +114,8 @@ class LabelAccuracy(TargetMetric):
         super().__init__(name=name, **kwargs)
 
     def values(self, y_true: Any, y_pred: Any) -> Any:
-        right = keras.ops.equal(y_pred > 0, y_true > 0.5)
-        return keras.ops.mean(keras.ops.cast(right, "float32"), -1)
+        right = _ops.equal(y_pred > 0, y_true > 0.5)
+        return _ops.mean(_ops.cast(right, "float32"), -1)
 
 
 def classification(classes: int, multi_label: bool = False, weight: float = 1.0) -> Task:

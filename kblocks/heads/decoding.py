@@ -38,7 +38,8 @@ def detections(
         ValueError: if a prediction is not of that form.
     """
     maps = list(predictions.values()) if isinstance(predictions, Mapping) else [predictions]
-    read = [_read(keras.ops.convert_to_numpy(one)) for one in maps]
+    arrays: Any = map(keras.ops.convert_to_numpy, maps)
+    read = [_read(one) for one in arrays]
     scores = np.concatenate([one[0] for one in read], 1)
     boxes = np.concatenate([one[1] for one in read], 1)
     return [_kept(*image, score, iou, most) for image in zip(scores, boxes, strict=True)]

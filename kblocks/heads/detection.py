@@ -11,6 +11,8 @@ import numpy as np
 from kblocks.heads.boxes import box_problem, overlap
 from kblocks.heads.task import TargetLoss, agree
 
+_ops: Any = keras.ops  # whose functions are typed as if they could return None
+
 _ALPHA, _GAMMA = 0.25, 2.0  # arXiv:1708.02002, Sec. 5.1
 
 
@@ -19,19 +21,19 @@ def focal_loss(truth: Any, logits: Any, alpha: float = _ALPHA, gamma: float = _G
 
     Reference: Lin et al. 2017, arXiv:1708.02002, Eq. 5.
     """
-    shares = keras.ops.sigmoid(logits)
-    entropy = keras.ops.softplus(logits) - logits * truth
+    shares = _ops.sigmoid(logits)
+    entropy = _ops.softplus(logits) - logits * truth
     right = truth * shares + (1 - truth) * (1 - shares)
     weight = truth * alpha + (1 - truth) * (1 - alpha)
-    return weight * keras.ops.power(1 - right, gamma) * entropy
+    return weight * _ops.power(1 - right, gamma) * entropy
 
 
 def centres(height: Any, width: Any) -> Any:
     """The centres (y, x) of all cells, in cells: (height * width, 2)."""
-    rows = keras.ops.cast(keras.ops.arange(height), "float32") + 0.5
-    columns = keras.ops.cast(keras.ops.arange(width), "float32") + 0.5
-    y, x = keras.ops.meshgrid(rows, columns, indexing="ij")
-    return keras.ops.reshape(keras.ops.stack([y, x], -1), (-1, 2))
+    rows = _ops.cast(_ops.arange(height), "float32") + 0.5
+    columns = _ops.cast(_ops.arange(width), "float32") + 0.5
+    y, x = _ops.meshgrid(rows, columns, indexing="ij")
+    return _ops.reshape(_ops.stack([y, x], -1), (-1, 2))
 
 
 class _Cells:
@@ -43,7 +45,7 @@ class _Cells:
     """
 
     def __init__(self, y_true: Any, y_pred: Any, spec: Any) -> None:
-        ops = keras.ops
+        ops = _ops
         if keras.config.image_data_format() == "channels_first":
             y_pred = ops.transpose(y_pred, (0, 2, 3, 1))
         shape = ops.shape(y_pred)
@@ -78,7 +80,7 @@ class _Cells:
 
 def _around(places: Any, sides: Any) -> Any:
     """Corners from centres and the distances to top, left, bottom and right."""
-    return keras.ops.concatenate([places - sides[..., :2], places + sides[..., 2:]], -1)
+    return _ops.concatenate([places - sides[..., :2], places + sides[..., 2:]], -1)
 
 
 @keras.saving.register_keras_serializable("kblocks")
@@ -125,14 +127,14 @@ class DetectionLoss(TargetLoss):
         return box_problem(objects[:, 1:])
 
     def example(self, output: Any) -> Any:
-        return keras.ops.zeros((output.shape[0], 1, 5))
+        return _ops.zeros((output.shape[0], 1, 5))
 
     def values(self, y_true: Any, y_pred: Any) -> Any:
         cells = _Cells(y_true, y_pred, self)
-        focal = keras.ops.sum(focal_loss(cells.kinds, cells.logits), (1, 2))
+        focal = _ops.sum(focal_loss(cells.kinds, cells.logits), (1, 2))
         wrong = (1.0 - overlap(cells.truth, cells.found)[1]) * cells.positive
-        total = focal + self.box_weight * keras.ops.sum(wrong, 1)
-        return total / keras.ops.maximum(cells.objects, 1.0)
+        total = focal + self.box_weight * _ops.sum(wrong, 1)
+        return total / _ops.maximum(cells.objects, 1.0)
 
     def get_config(self) -> dict[str, Any]:
         names = ("classes", "smallest", "largest", "radius", "box_weight")
@@ -159,12 +161,14 @@ class CellIoU(keras.metrics.Mean):
         super().__init__(name=name, **kwargs)
         self.classes, self.smallest, self.largest, self.radius = classes, smallest, largest, radius
 
-    def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
-        y_true, y_pred = (keras.ops.cast(y, "float32") for y in (y_true, y_pred))
+    def update_state(  # type: ignore[override]
+        self, y_true: Any, y_pred: Any, sample_weight: Any = None
+    ) -> Any:
+        y_true, y_pred = (_ops.cast(y, "float32") for y in (y_true, y_pred))
         cells = _Cells(y_true, y_pred, self)
         weights = cells.positive
         if sample_weight is not None:
-            weights = weights * keras.ops.cast(sample_weight, "float32")[:, None]
+            weights = weights * _ops.cast(sample_weight, "float32")[:, None]
         return super().update_state(overlap(cells.truth, cells.found)[0], weights)
 
     def get_config(self) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import KW_ONLY
+from typing import Any
 
 from kblocks.block import Block
 from kblocks.blocks.convolution import ConvBlock
@@ -129,7 +130,11 @@ class Detector(Head):
             raise ValueError(f"`strides` must differ. Received: strides={strides!r}")
         self.strides = tuple(sorted(levels))
         self.filters = filters
-        common = {"radius": radius, "box_weight": box_weight, "loss_weight": loss_weight}
+        common: dict[str, Any] = {
+            "radius": radius,
+            "box_weight": box_weight,
+            "loss_weight": loss_weight,
+        }
         self.maps = {
             stride: DetectionMap.Spec(
                 classes,

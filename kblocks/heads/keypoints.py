@@ -16,6 +16,8 @@ from kblocks.heads.pyramid import top_down
 from kblocks.heads.task import TargetLoss, TargetMetric, Task, agree, outside
 from kblocks.ops import Chain, Conv, Op, Reshape, SoftArgmax
 
+_ops: Any = keras.ops  # whose functions are typed as if they could return None
+
 POINTS = "points"
 
 
@@ -52,10 +54,10 @@ class KeypointLoss(TargetLoss):
 
     def values(self, y_true: Any, y_pred: Any) -> Any:
         places, seen = places_and_seen(y_true)
-        distance = keras.ops.abs(places - y_pred)
-        square = 0.5 * keras.ops.square(distance) / self.beta
-        error = keras.ops.where(distance < self.beta, square, distance - 0.5 * self.beta)
-        return _mean_of_seen(keras.ops.sum(error, -1), seen)
+        distance = _ops.abs(places - y_pred)
+        square = 0.5 * _ops.square(distance) / self.beta
+        error = _ops.where(distance < self.beta, square, distance - 0.5 * self.beta)
+        return _mean_of_seen(_ops.sum(error, -1), seen)
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "points": self.points, "beta": self.beta}
@@ -66,12 +68,12 @@ def places_and_seen(targets: Any) -> tuple[Any, Any]:
     places = targets[..., :2]
     if targets.shape[-1] == 3:
         return places, targets[..., 2]
-    return places, keras.ops.ones_like(places[..., 0])
+    return places, _ops.ones_like(places[..., 0])
 
 
 def _mean_of_seen(values: Any, seen: Any) -> Any:
-    total = keras.ops.sum(values * seen, -1)
-    return total / keras.ops.maximum(keras.ops.sum(seen, -1), 1.0)
+    total = _ops.sum(values * seen, -1)
+    return total / _ops.maximum(_ops.sum(seen, -1), 1.0)
 
 
 @keras.saving.register_keras_serializable("kblocks")
@@ -83,8 +85,8 @@ class KeypointDistance(TargetMetric):
 
     def values(self, y_true: Any, y_pred: Any) -> Any:
         places, seen = places_and_seen(y_true)
-        squares = keras.ops.sum(keras.ops.square(places - y_pred), -1)
-        return _mean_of_seen(keras.ops.sqrt(squares), seen)
+        squares = _ops.sum(_ops.square(places - y_pred), -1)
+        return _mean_of_seen(_ops.sqrt(squares), seen)
 
 
 @keras.saving.register_keras_serializable("kblocks")
@@ -97,8 +99,8 @@ class KeypointsWithin(TargetMetric):
 
     def values(self, y_true: Any, y_pred: Any) -> Any:
         places, seen = places_and_seen(y_true)
-        squares = keras.ops.sum(keras.ops.square(places - y_pred), -1)
-        near = keras.ops.cast(squares <= self.tolerance**2, "float32")
+        squares = _ops.sum(_ops.square(places - y_pred), -1)
+        near = _ops.cast(squares <= self.tolerance**2, "float32")
         return _mean_of_seen(near, seen)
 
     def get_config(self) -> dict[str, Any]:

@@ -16,6 +16,8 @@ from kblocks.heads.pyramid import raised, strides_down_to
 from kblocks.heads.task import TargetLoss, Task, agree, outside
 from kblocks.ops import Op, ResizeLike
 
+_ops: Any = keras.ops  # whose functions are typed as if they could return None
+
 MASK = "mask"
 
 
@@ -55,22 +57,22 @@ class PixelLoss(TargetLoss):
 
     def example(self, output: Any) -> Any:
         height, width, _ = _last(tuple(output.shape))
-        return keras.ops.zeros((output.shape[0], height, width))
+        return _ops.zeros((output.shape[0], height, width))
 
     def values(self, y_true: Any, y_pred: Any) -> Any:
         if _first():
-            y_pred = keras.ops.transpose(y_pred, (0, 2, 3, 1))
+            y_pred = _ops.transpose(y_pred, (0, 2, 3, 1))
         if len(y_true.shape) == 4:
             y_true = y_true[..., 0]
-        labels = keras.ops.cast(y_true, "int32")
-        counts = keras.ops.ones_like(y_pred[..., 0])
+        labels = _ops.cast(y_true, "int32")
+        counts = _ops.ones_like(y_pred[..., 0])
         if self.void is not None:
-            counts = keras.ops.cast(labels != self.void, y_pred.dtype)
-            labels = keras.ops.where(labels == self.void, 0, labels)
-        target = keras.ops.one_hot(labels, self.classes, dtype=y_pred.dtype)
+            counts = _ops.cast(labels != self.void, y_pred.dtype)
+            labels = _ops.where(labels == self.void, 0, labels)
+        target = _ops.one_hot(labels, self.classes, dtype=y_pred.dtype)
         losses = keras.losses.categorical_crossentropy(target, y_pred, from_logits=True)
-        total = keras.ops.sum(losses * counts, axis=(1, 2))
-        return total / keras.ops.maximum(keras.ops.sum(counts, axis=(1, 2)), 1.0)
+        total = _ops.sum(losses * counts, axis=(1, 2))
+        return total / _ops.maximum(_ops.sum(counts, axis=(1, 2)), 1.0)
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "classes": self.classes, "void": self.void}
@@ -93,7 +95,7 @@ class PixelIoU(keras.metrics.MeanIoU):
 
     def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
         if _first():
-            y_pred = keras.ops.transpose(y_pred, (0, 2, 3, 1))
+            y_pred = _ops.transpose(y_pred, (0, 2, 3, 1))
         return super().update_state(y_true, y_pred, sample_weight)
 
 
@@ -166,7 +168,7 @@ class Segmenter(Head):
         void: int | None = None,
         loss_weight: float = 1.0,
     ) -> None:
-        self.output = SegmentationMap.Spec(classes, void=void, loss_weight=loss_weight)
+        self.output: Any = SegmentationMap.Spec(classes, void=void, loss_weight=loss_weight)
         self.stride = stride
 
     def attach(self, place: Place) -> Attached:

@@ -88,7 +88,9 @@ class TargetMetric(keras.metrics.Mean):
         """One number a sample."""
         raise NotImplementedError
 
-    def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
+    def update_state(  # type: ignore[override]
+        self, y_true: Any, y_pred: Any, sample_weight: Any = None
+    ) -> Any:
         y_true = keras.ops.cast(y_true, "float32")
         values = self.values(y_true, keras.ops.cast(y_pred, "float32"))
         return super().update_state(values, sample_weight)
@@ -211,7 +213,8 @@ class Tasks(Mapping[str, Task]):
 def task_of(spec: Any) -> Task | None:
     """What a block's Spec is trained on; None of a block that is no head."""
     make = getattr(spec, "task", None)
-    return make() if callable(make) else None
+    task: Any = make() if callable(make) else None
+    return task
 
 
 def tasks_of(model: keras.Model) -> Tasks:
