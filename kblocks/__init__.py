@@ -26,6 +26,7 @@ from kblocks.blocks.squeeze_excite import SqueezeExcite
 from kblocks.budget import Budget
 from kblocks.catalog import architecture, architectures
 from kblocks.choices import boolean, choice, fixed, integer, per_stage, real
+from kblocks.convolutionizing import convolutionize
 from kblocks.cost import Cost
 from kblocks.drawing.figures import draw
 from kblocks.drawing.tables import summary
@@ -108,7 +109,24 @@ from kblocks.families.vggs import (
 from kblocks.fusion import fuse
 from kblocks.geometry import InputTooSmallError, conv_output_size
 from kblocks.grouped import GroupedConv2D, accelerate
-from kblocks.heads import AuxiliaryClassifier, Classifier, Features
+from kblocks.heads import (
+    AuxiliaryClassifier,
+    BoxRegressor,
+    Classifier,
+    DetectionMap,
+    Detector,
+    Features,
+    KeypointMaps,
+    KeypointRegressor,
+    Keypoints,
+    Localizer,
+    Segmenter,
+    Tasks,
+    detections,
+    mean_average_precision,
+    non_maximum_suppression,
+    tasks_of,
+)
 from kblocks.looking import feature_maps, first_filters
 from kblocks.memory import inference_memory, training_memory
 from kblocks.network import Architecture, Row
@@ -116,6 +134,7 @@ from kblocks.ops import Norm
 from kblocks.parts import adapt_input, extract, resize_input
 from kblocks.published import Preprocessing, WeightSet
 from kblocks.recipe import Recipe
+from kblocks.shared import SharedTargets, strip_aux
 from kblocks.space import Space
 from kblocks.timing import latency
 from kblocks.training import prepare
@@ -132,17 +151,24 @@ __all__ = [
     "Block",
     "BlurPooling2D",
     "BottleneckBlock",
+    "BoxRegressor",
     "Budget",
     "Classifier",
     "ConvBlock",
     "Cost",
     "DenseBlock",
+    "DetectionMap",
+    "Detector",
     "Features",
     "GlobalConcatPooling2D",
     "GroupedConv2D",
     "InceptionBlock",
     "InceptionResNetBlock",
     "InputTooSmallError",
+    "KeypointMaps",
+    "KeypointRegressor",
+    "Keypoints",
+    "Localizer",
     "MBConvBlock",
     "MinPooling2D",
     "Norm",
@@ -153,11 +179,14 @@ __all__ = [
     "ResidualBlock",
     "ResidualDense",
     "Row",
+    "Segmenter",
+    "SharedTargets",
     "Space",
     "SpaceToDepthStem",
     "SqueezeExcite",
     "TResNetBasicBlock",
     "TResNetBottleneckBlock",
+    "Tasks",
     "TransitionBlock",
     "WeightSet",
     "accelerate",
@@ -168,6 +197,7 @@ __all__ = [
     "boolean",
     "choice",
     "conv_output_size",
+    "convolutionize",
     "densenet",
     "densenet40_12",
     "densenet121",
@@ -175,6 +205,7 @@ __all__ = [
     "densenet169",
     "densenet201",
     "densenet_bc100_12",
+    "detections",
     "draw",
     "efficientnet",
     "efficientnet_b0",
@@ -200,6 +231,8 @@ __all__ = [
     "integer",
     "latency",
     "load_torch_weights",
+    "mean_average_precision",
+    "non_maximum_suppression",
     "per_stage",
     "prepare",
     "preresnet",
@@ -231,7 +264,9 @@ __all__ = [
     "resnext101_32x8d",
     "resnext101_64x4d",
     "spaces",
+    "strip_aux",
     "summary",
+    "tasks_of",
     "to_torch_state_dict",
     "training_memory",
     "tresnet",

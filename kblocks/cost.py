@@ -283,6 +283,33 @@ def _pad_channels(op: ops.PadChannels, shape: Shape, tally: Tally | None) -> Sha
     return height, width, op.filters
 
 
+@_rule(ops.Reshape)
+def _reshape(op: ops.Reshape, shape: Shape, tally: Tally | None) -> Shape:
+    if None not in shape and math.prod(shape) != math.prod(op.shape):
+        raise ValueError(f"A reshape to {op.shape} does not fit. Received: input of shape {shape}")
+    return op.shape
+
+
+@_rule(ops.ResizeLike)
+def _resize_like(op: ops.ResizeLike, shape: Any, tally: Tally | None) -> Shape:
+    if not isinstance(shape, list) or len(shape) != 2:
+        raise ValueError(f"ResizeLike works on two inputs. Received: {shape}")
+    source, like = (_map(op, one) for one in shape)
+    return (*like[:2], source[2])
+
+
+@_rule(ops.SoftArgmax)
+def _soft_argmax(op: ops.SoftArgmax, shape: Shape, tally: Tally | None) -> Shape:
+    return (_map(op, shape)[2], 2)
+
+
+@_rule(ops.Corners)
+def _corners(op: ops.Corners, shape: Shape, tally: Tally | None) -> Shape:
+    if shape != (4,):
+        raise ValueError(f"Corners works on four features. Received: input of shape {shape}")
+    return shape
+
+
 @_rule(ops.Flatten)
 def _flatten(op: ops.Flatten, shape: Shape, tally: Tally | None) -> Shape:
     return (None,) if None in shape else (math.prod(shape),)

@@ -21,6 +21,7 @@ from kblocks.geometry import op_reach, pool_reach, same_padding, side
 from kblocks.grouped import Convolving, convolve
 from kblocks.normalization import BatchNormalization
 from kblocks.ops import Pair
+from kblocks.places import Corners, ResizeLike, SoftArgmax
 
 Pads = tuple[Pair, Pair]  # (top, bottom), (left, right)
 
@@ -54,6 +55,14 @@ def layer_for(op: ops.Op, channels: int, data_format: str, name: str, seed: str,
             return Blur2D(op, data_format, **common)
         case ops.SpaceToDepth():
             return SpaceToDepth(op.block, data_format, **common)
+        case ops.Reshape():
+            return keras.layers.Reshape(op.shape, **common)
+        case ops.ResizeLike():
+            return ResizeLike(data_format, **common)
+        case ops.SoftArgmax():
+            return SoftArgmax(data_format, **common)
+        case ops.Corners():
+            return Corners(**common)
         case ops.Scale():
             return keras.layers.Rescaling(op.factor, **common)
         case ops.Flatten():

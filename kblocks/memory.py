@@ -216,6 +216,9 @@ class _Trace:
                 if padded != shape:
                     source = self.traced.add("pad", (source,), padded)
                 return self._add(op, source, shape)
+            case ops.ResizeLike():
+                made = walk(op, [shape for _, shape in sources])
+                return self.traced.add(op, [sources[0][0]], made), made
         return self._add(op, *sources[0])
 
     def _add(self, op: Op, source: int, shape: Shape) -> Placed:

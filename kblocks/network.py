@@ -2,41 +2,42 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
-import math
 import os
-import re
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import keras
 
 from kblocks.block import Block
 from kblocks.canonical import of_rows
 from kblocks.cost import Cost
-from kblocks.geometry import InputTooSmallError, check_input_shape, missing_pixels
-from kblocks.heads import Features
+from kblocks.geometry import InputTooSmallError, check_input_shape
+from kblocks.heads import Features, Tasks
+from kblocks.heads.attaching import Attached, Place, attached, tasks_of_rows
+from kblocks.heads.classification import ClassLoss
+from kblocks.heads.segmenter import PixelLoss
+from kblocks.heads.task import task_of
 from kblocks.published import WeightSet
+from kblocks.row_costs import costs_of, total, walked
+from kblocks.rows import (
+    INPUT,
+    Row,
+    block_from_json,
+    block_to_json,
+    is_of_head,
+    origins_of,
+    refuse_bad_names,
+    rows_of,
+)
+from kblocks.shared import SharedTargets
 from kblocks.stages import replaced, stage_of
+from kblocks.strides import STRIDES, Level, Levels, chosen_levels
 from kblocks.weights import load_torch_weights
 
 FORMAT = 1
-INPUT = "input"
-_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
-
-
-class Row(NamedTuple):
-    """One layer of a network: its name, its Spec and the rows it reads.
-
-    A string in place of the Spec is the name of an earlier row whose weights are used
-    again; "input" in `inputs` is the network's input.
-    """
-
-    name: str
-    spec: Any
-    inputs: tuple[str, ...]
 
 
 class Architecture:
@@ -47,10 +48,16 @@ class Architecture:
             blocks; or a tuple `(name, spec)` or `(name, spec, inputs)`. Unnamed ones are
             called `stage1`, `stage2`, ... and their blocks `stage1_block1`, ... A row
             reads the row before it unless `inputs` names others.
-        head: the Spec of the last row, named `head`, such as `kb.Classifier(10)`.
-        outputs: names of outputs and the rows they come from; None is the last row, as
-            `logits` where there is a head and `features` where there is none.
+        head: what the network ends in: a block's Spec, such as `kb.Classifier(10)`, which
+            becomes the row `head` and the output `logits`; a head of several rows, such as
+            `kb.Segmenter(21)`; or a dict of heads by output, such as
+            `{"class": kb.Classifier(10), "points": kb.Keypoints(4)}`. It reads the last row that
+            is no auxiliary output.
+        outputs: names of outputs and the rows they come from; None is those of the head, or the
+            last row as `features` where there is none, and the rows that `auxiliary` names.
         auxiliary: the outputs that only `aux=True` shows.
+        targets: the name of the target that an output is trained on, where it is not the
+            output's own: by default that of the first output for auxiliary ones.
         name: of the Keras model.
 
     `weights` are the published weight sets that fit: name, source, licence, top-1, preprocessing.
@@ -73,21 +80,39 @@ class Architecture:
         *,
         outputs: Mapping[str, str] | None = None,
         auxiliary: Sequence[str] = (),
+        targets: Mapping[str, str] | None = None,
         name: str = "network",
     ) -> None:
-        made = list(_rows(rows))
+        made = list(rows_of(rows))
+        aside = {(outputs or {}).get(output, output) for output in auxiliary}
+        body = [row.name for row in made if row.name not in aside]
+        ended = Attached([], {"features": body[-1]} if body else {})
         if head is not None:
-            made.append(Row("head", _spec_of(head, "head"), (made[-1].name if made else INPUT,)))
+            ended = attached(head, Place(body[-1] if body else INPUT, Levels(made, body)))
+            made += [Row(*row) for row in ended.rows]
         if not made:
             raise ValueError(f"`rows` must hold a block. Received: rows={rows!r}")
         if outputs is None:
-            outputs = {"features" if head is None else "logits": made[-1].name}
+            outputs = {**ended.outputs, **{name: name for name in auxiliary}}
         self.rows = tuple(made)
         self.outputs = dict(outputs)
         self.auxiliary = tuple(auxiliary)
+        self.targets = {**ended.targets, **(targets or {})}
         self.name = name
         self.weights: tuple[WeightSet, ...] = ()
-        _refuse_bad_names(self)
+        refuse_bad_names(self)
+
+    @property
+    def head(self) -> Tasks:
+        """What the outputs are trained on, auxiliary ones aside: losses, metrics, targets.
+
+        Empty where an output is no head of kblocks.
+
+        Example:
+            >>> model.compile("adam", **net.head.training())
+        """
+        specs = {name: row.spec for name, row in origins_of(self.rows).items()}
+        return tasks_of_rows(specs, Attached([], self._shown(aux=False), self.targets))
 
     def cost(self, input_shape: Any, aux: bool = False) -> Cost:
         """The cost for an input of (height, width, channels), with no Keras object made.
@@ -104,24 +129,24 @@ class Architecture:
         shown = self._shown(aux)
         costs = self._costs(input_shape, shown)
         shapes = {name: costs[row].output_shape for name, row in shown.items()}
-        return _total(costs.values(), shapes if len(shapes) > 1 else next(iter(shapes.values())))
+        return total(costs.values(), shapes if len(shapes) > 1 else next(iter(shapes.values())))
 
     def cost_if_alive(self, input_shape: Any) -> Cost | None:
         """`cost`, or None where a map would vanish: for a search, which needs no reason."""
         check_input_shape(input_shape)
         shown = self._shown(aux=False)
         try:
-            costs = self._walk(input_shape, self.needed(shown.values()))
+            costs = walked(self.rows, self.needed(shown.values()), input_shape)
         except InputTooSmallError:
             return None
-        return _total(costs.values(), None)
+        return total(costs.values(), None)
 
     def stages(self, input_shape: Any, aux: bool = False) -> list[tuple[str, Cost]]:
         """Name and cost of each stage: `stem`, `stage1`, ..., `head`."""
         stages: dict[str, list[Cost]] = {}
         for name, row_cost in self.costs(input_shape, aux).items():
             stages.setdefault(stage_of(name), []).append(row_cost)
-        return [(name, _total(costs, costs[-1].output_shape)) for name, costs in stages.items()]
+        return [(name, total(costs, costs[-1].output_shape)) for name, costs in stages.items()]
 
     def costs(self, input_shape: Any, aux: bool = False) -> dict[str, Cost]:
         """The cost of each row by its name; `cost` and `stages` are its sums."""
@@ -199,19 +224,41 @@ class Architecture:
                 output: keras.layers.Activation(classifier_activation, name=f"{output}_activation")(
                     x
                 )
+                if self._gives_logits(output)
+                else x
                 for output, x in outputs.items()
             }
-        model = keras.Model(
-            keras.utils.get_source_inputs(input_tensor)[0],
-            outputs if len(outputs) > 1 else next(iter(outputs.values())),
-            name=name or self.name,
-        )
+        start = keras.utils.get_source_inputs(input_tensor)[0]
+        name = name or self.name
+        hidden = [output for output in self.auxiliary if output in outputs]
+        if len(outputs) == 1:
+            model = keras.Model(start, next(iter(outputs.values())), name=name)
+        elif hidden or any(self.targets.get(output, output) != output for output in outputs):
+            model = SharedTargets(start, outputs, name=name)
+            model.share(self.targets, self._copied(hidden))
+        else:
+            model = keras.Model(start, outputs, name=name)
         for layer in model.layers if remat else ():
             if isinstance(layer, Block):
                 layer.remat = True
         if weights is not None:
             self._load(model, weights)
         return model
+
+    def _gives_logits(self, output: str) -> bool:
+        task = task_of(origins_of(self.rows)[self.outputs[output]].spec)
+        return task is None or isinstance(task.loss(), (ClassLoss, PixelLoss))
+
+    def _copied(self, hidden: Sequence[str]) -> dict[str, tuple[str, float]]:
+        """For auxiliary outputs the main output they are trained like, and the weight of it."""
+        main = list(self._shown(aux=False))
+        targets = {self.targets.get(output, output): output for output in reversed(main)}
+        found = {}
+        for output in hidden:
+            task = task_of(origins_of(self.rows)[self.outputs[output]].spec)
+            like = targets.get(self.targets.get(output, output), main[0])
+            found[output] = like, 1.0 if task is None else task.weight
+        return found
 
     def _load(self, model: keras.Model, source: Any) -> None:
         if isinstance(source, (str, os.PathLike)):
@@ -231,17 +278,91 @@ class Architecture:
             source = sets.get(str(source), source)
         load_torch_weights(model, source)
 
+    def pyramid(self, input_shape: Any, levels: Any = None) -> list[Level]:
+        """The maps before the head that `features` gives, with no Keras object made.
+
+        Args:
+            input_shape: (height, width, channels).
+            levels: strides, rows or stages; None is those of the strides 4, 8, 16 and 32 that
+                the network has. Of a stride or stage it is the last row.
+
+        Returns:
+            For each level the row's name, its stride and its shape, (height, width, channels).
+
+        Raises:
+            ValueError: if a level is not there, with those that are.
+        """
+        self._costs(input_shape, {"features": self._body()})  # refuses what does not fit
+        return list(self._levels(input_shape, levels)[0].values())
+
+    def features(
+        self,
+        input_shape: Any,
+        levels: Any = None,
+        *,
+        weights: Any = None,
+        input_tensor: Any = None,
+        name: str | None = None,
+    ) -> keras.Model:
+        """The feature pyramid as a Keras model, for a head of one's own.
+
+        Args:
+            input_shape, weights, input_tensor, name: as of `model`.
+            levels: as of `pyramid`.
+
+        Returns:
+            A model whose outputs are a dict of maps: `stride4`, ... for strides, and the name
+            itself for rows and stages. With `levels` None a warning tells strides that lack.
+
+        Raises:
+            ValueError: if a level is not there, with those that are, or the input does not fit.
+        """
+        check_input_shape(input_shape, unknown=True)
+        if None not in input_shape:
+            self._costs(input_shape, {"features": self._body()})
+        found, missing = self._levels(input_shape, levels)
+        if missing:
+            lacking = ", ".join(map(str, missing))
+            warnings.warn(f"{self.name} has no map at stride {lacking}", stacklevel=2)
+        if input_tensor is None:
+            input_tensor = keras.Input(_as_keras(tuple(input_shape)), name=INPUT)
+        rows = {key: level.row for key, level in found.items()}
+        tensors = self._tensors(input_tensor, self.needed(rows.values()))
+        start = keras.utils.get_source_inputs(input_tensor)[0]
+        outputs = {key: tensors[row] for key, row in rows.items()}
+        model = keras.Model(start, outputs, name=name or f"{self.name}_features")
+        if weights is not None:
+            self._load(model, weights)
+        return model
+
+    def _levels(self, input_shape: Any, levels: Any) -> tuple[dict[str, Level], list[int]]:
+        needed = self.needed([self._body()])
+
+        def chosen(wanted: Any) -> tuple[dict[str, Level], list[int]]:
+            return chosen_levels(self.rows, needed, input_shape, wanted)
+
+        found, missing = chosen(STRIDES if levels is None else levels)
+        if not found or (missing and levels is not None):
+            there = chosen([2**power for power in range(10)])[0]
+            raise ValueError(
+                f"`levels` must be of {', '.join(there) or 'a network with maps'}. "
+                f"Received: levels={levels!r}"
+            )
+        return found, missing
+
     def to_json(self, indent: int | None = None) -> str:
         """Text that `from_json` reads; arguments at their default are left out."""
         rows = []
         before = INPUT
         for row in self.rows:
             inputs = {} if row.inputs == (before,) else {"inputs": list(row.inputs)}
-            rows.append({"name": row.name, **_block_to_json(row.spec), **inputs})
+            rows.append({"name": row.name, **block_to_json(row.spec), **inputs})
             before = row.name
         described = {"format": FORMAT, "name": self.name, "rows": rows, "outputs": self.outputs}
         if self.auxiliary:
             described["auxiliary"] = list(self.auxiliary)
+        if self.targets:
+            described["targets"] = self.targets
         return json.dumps(described, indent=indent)
 
     @classmethod
@@ -263,10 +384,10 @@ class Architecture:
             rows, before = [], INPUT
             for row in data["rows"]:
                 inputs = tuple(row.get("inputs", (before,)))
-                rows.append(Row(row["name"], _block_from_json(row), inputs))
+                rows.append(Row(row["name"], block_from_json(row), inputs))
                 before = row["name"]
-            options = {"outputs": data["outputs"], "auxiliary": data.get("auxiliary", ())}
-            return cls(rows, **options, name=data["name"])
+            own = {"auxiliary": data.get("auxiliary", ()), "targets": data.get("targets")}
+            return cls(rows, outputs=data["outputs"], **own, name=data["name"])
         except (KeyError, AttributeError, TypeError) as error:
             raise ValueError(f"`text` is not an architecture's JSON: {error!r}") from error
 
@@ -291,7 +412,8 @@ class Architecture:
         return f"<Architecture {self.name!r} of {len(self.rows)} rows>"
 
     def _key(self) -> Any:
-        return self.rows, tuple(self.outputs.items()), self.auxiliary
+        targets = tuple(sorted(self.targets.items()))
+        return self.rows, tuple(self.outputs.items()), self.auxiliary, targets
 
     def _shown(self, aux: bool) -> dict[str, str]:
         return {k: row for k, row in self.outputs.items() if aux or k not in self.auxiliary}
@@ -299,9 +421,16 @@ class Architecture:
     def _body(self) -> str:
         """The row that the head reads; the last row where there is no head."""
         last = next(iter(self._shown(aux=False).values()))
-        if last != "head":
+        if not is_of_head(last):
             return last
-        return next(row.inputs[0] for row in self.rows if row.name == "head")
+        if last == "head" and len(origins_of(self.rows)["head"].inputs) == 1:
+            read = next(row.inputs[0] for row in self.rows if row.name == "head")
+            if not is_of_head(read):
+                return read
+        aside = {self.outputs[output] for output in self.auxiliary}
+        first = next(i for i, row in enumerate(self.rows) if is_of_head(row.name))
+        before = [row.name for row in self.rows[:first] if row.name not in aside]
+        return before[-1] if before else INPUT
 
     def needed(self, names: Any) -> set[str]:
         """The names of the rows that these are made from, themselves among them."""
@@ -311,65 +440,14 @@ class Architecture:
                 needed.update(row.inputs)
         return needed
 
-    def _origins(self) -> dict[str, Row]:
-        """For each row the one whose weights it uses: itself or an earlier one."""
-        origins: dict[str, Row] = {}
-        for row in self.rows:
-            origins[row.name] = origins[row.spec] if isinstance(row.spec, str) else row
-        return origins
-
     def _costs(self, input_shape: Any, shown: Mapping[str, str]) -> dict[str, Cost]:
         """The cost of each row that the `shown` outputs need."""
         check_input_shape(input_shape)
-        needed = self.needed(shown.values())
-        try:
-            return self._walk(input_shape, needed)
-        except InputTooSmallError as error:
-            height, width, channels = input_shape
-            missing = missing_pixels(
-                lambda n: self._walk((height + n, width + n, channels), needed)
-            )
-            if math.isinf(missing):
-                raise
-            fits = (height + missing, width + missing, channels)
-            told = f"an input of {fits} would fit"
-            if height == width:
-                told = f"the smallest input that fits is {fits}"
-            raise InputTooSmallError(f"{error}; {told}", missing) from error
-
-    def _walk(self, input_shape: Any, needed: set[str]) -> dict[str, Cost]:
-        """The cost of each row in `needed`. Equal blocks on equal maps are looked at once."""
-        origins = self._origins()
-        params: dict[str, int] = {}
-        shapes: dict[str, Any] = {INPUT: tuple(input_shape)}
-        seen: dict[Any, Cost] = {}
-        costs: dict[str, Cost] = {}
-        for row in self.rows:
-            if row.name not in needed:
-                continue
-            origin, spec = origins[row.name][:2]
-            several = len(row.inputs) > 1
-            source = [shapes[n] for n in row.inputs] if several else shapes[row.inputs[0]]
-            key = (_price(spec), str(source) if several else source)
-            if key not in seen:
-                seen[key] = _located(row.name, spec, source)
-            found = seen[key]
-            if origin in params:
-                if found.params != params[origin]:
-                    raise ValueError(
-                        f"{row.name} cannot share the weights of {origin}: on an input of {source} "
-                        f"it has {found.params} parameters, not {params[origin]}"
-                    )
-                found = dataclasses.replace(found, params=0, trainable_params=0)
-            else:
-                params[origin] = found.params
-            costs[row.name] = found
-            shapes[row.name] = found.output_shape
-        return costs
+        return costs_of(self.rows, self.needed(shown.values()), input_shape)
 
     def _tensors(self, start: Any, needed: set[str]) -> dict[str, Any]:
         made: dict[str, Block] = {}
-        origins = self._origins()
+        origins = origins_of(self.rows)
         tensors = {INPUT: start}
         for row in self.rows:
             if row.name not in needed:
@@ -382,108 +460,7 @@ class Architecture:
         return tensors
 
 
-def _price(spec: Any) -> Any:
-    """Equal for Specs of one cost: for one and the same, and those of a stage's rising rates."""
-    values = spec.__dict__
-    if not values.get("stochastic_depth"):
-        return id(spec)
-    return type(spec), *(id(value) for name, value in values.items() if name != "stochastic_depth")
-
-
-def _located(name: str, spec: Any, shape: Any) -> Cost:
-    try:
-        return spec.cost(shape)
-    except InputTooSmallError as error:
-        raise InputTooSmallError(f"{name}: {error}", error.missing) from error
-    except ValueError as error:
-        raise ValueError(f"{name}: {error}") from error
-
-
-def _total(costs: Any, output_shape: Any) -> Cost:
-    params = trainable = macs = activations = 0
-    for one in costs:
-        params += one.params
-        trainable += one.trainable_params
-        macs += one.macs
-        activations += one.activations
-    return Cost(output_shape, params, trainable, macs, activations)
-
-
-def _rows(rows: Sequence[Any]) -> Iterator[Row]:
-    """Rows from all the forms that `Architecture` takes."""
-    before = INPUT
-    for index, item in enumerate(rows, start=1):
-        for row in _named(item, index):
-            name, spec, inputs = row if len(row) == 3 else (*row, (before,))
-            inputs = (inputs,) if isinstance(inputs, str) else tuple(inputs)
-            yield Row(name, spec if isinstance(spec, str) else _spec_of(spec, name), inputs)
-            before = name
-
-
-def _named(item: Any, index: int) -> list[Any]:
-    if isinstance(item, list):
-        return [(f"stage{index}_block{number}", spec) for number, spec in enumerate(item, 1)]
-    if isinstance(item, tuple):
-        if len(item) not in (2, 3) or not isinstance(item[0], str):
-            raise ValueError(
-                "A row's tuple must be (name, spec) or (name, spec, inputs). "
-                f"Received: rows[{index - 1}]={item!r}"
-            )
-        return [item]
-    return [(f"stage{index}", item)]
-
-
-def _spec_of(value: Any, place: str) -> Any:
-    spec = getattr(value, "spec", value)
-    if not isinstance(spec, Block.Spec) or isinstance(value, type):
-        raise ValueError(f"{place} must be a block's Spec or a block. Received: {value!r}")
-    return spec
-
-
-def _refuse_bad_names(net: Architecture) -> None:
-    known = {INPUT}
-    for row in net.rows:
-        if not isinstance(row.name, str) or not _NAME.fullmatch(row.name) or row.name in known:
-            raise ValueError(
-                "A row's name must be a word of letters, digits and _, used once, and not "
-                f"'input'. Received: {row.name!r}"
-            )
-        if isinstance(row.spec, str) and row.spec not in known - {INPUT}:
-            raise ValueError(f"{row.name} must name an earlier row. Received: {row.spec!r}")
-        for name in row.inputs:
-            if name not in known:
-                raise ValueError(f"{row.name} must name an earlier row. Received: {name!r}")
-        known.add(row.name)
-    for output, name in net.outputs.items():
-        if name not in known - {INPUT}:
-            raise ValueError(f"`outputs` must name rows. Received: outputs[{output!r}]={name!r}")
-    for output in net.auxiliary:
-        if output not in net.outputs:
-            raise ValueError(f"`auxiliary` must name outputs. Received: {output!r}")
-    if len(net.auxiliary) == len(net.outputs):
-        raise ValueError(f"One output must not be auxiliary. Received: {net.auxiliary}")
-
-
 def _as_keras(shape: tuple[Any, ...]) -> tuple[Any, ...]:
     if keras.config.image_data_format() == "channels_first":
         return (shape[2], shape[0], shape[1])
     return shape
-
-
-def _block_to_json(spec: Any) -> dict[str, Any]:
-    if isinstance(spec, str):
-        return {"weights_of": spec}
-    name = keras.saving.get_registered_name(spec._block)
-    return {"block": name.removeprefix("kblocks>"), "arguments": spec.changes()}
-
-
-def _block_from_json(row: Mapping[str, Any]) -> Any:
-    if "weights_of" in row:
-        return row["weights_of"]
-    name = row["block"]
-    block = keras.saving.get_registered_object(name if ">" in name else f"kblocks>{name}")
-    if not (isinstance(block, type) and issubclass(block, Block)):
-        raise ValueError(
-            f"{row['name']}: no block is known as {name!r}; import the module that defines it first"
-        )
-    return block.Spec(**row["arguments"])

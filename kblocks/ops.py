@@ -151,6 +151,34 @@ class Flatten(NamedTuple):
     label = "flatten"
 
 
+class Reshape(NamedTuple):
+    """Flat features in another shape, the last axis running fastest."""
+
+    shape: tuple[int, ...]
+    label = "reshape"
+
+
+class ResizeLike(NamedTuple):
+    """The first of two inputs, interpolated bilinearly to the height and width of the second."""
+
+    label = "resize"
+
+
+class SoftArgmax(NamedTuple):
+    """Of each channel the mean place (y, x) under its softmax: to (channels, 2).
+
+    Places are shares of the map: its first pixel, of n, has its centre at 0.5 / n.
+    """
+
+    label = "soft_argmax"
+
+
+class Corners(NamedTuple):
+    """Four features, centre (y, x) and size (height, width), as corners (y1, x1, y2, x2)."""
+
+    label = "corners"
+
+
 class Dropout(NamedTuple):
     """Zeroes single features in training."""
 

@@ -11,6 +11,8 @@ import keras
 
 from kblocks.augmentation import augment, is_augmentation
 from kblocks.choices import Choice, Integer, Real
+from kblocks.heads import Tasks, tasks_of
+from kblocks.heads.classification import ClassLoss
 from kblocks.training import prepare
 from kblocks.tree import Tree
 
@@ -34,8 +36,11 @@ class Recipe:
             repeated), "flip+shift", one of Keras' preprocessing layers such as
             `keras.layers.RandomRotation(0.1)` that leaves labels as they are, or a list of
             such; None changes nothing.
-        loss: "sparse" for integer labels, "categorical" for one-hot ones, both on logits.
-        metrics: as `compile` takes them; each model gets its own.
+        loss: "head" is that of the model's head (see `kb.Tasks`), and "sparse" for a classifier or
+            a model without one of kblocks; "sparse" for integer labels, "categorical" for one-hot
+            ones, both on logits.
+        metrics: as `compile` takes them, each model gets its own; "head" is those of the head.
+        loss_weights: in place of the head's own, by output: `{"box": kb.real(0.1, 10, log=True)}`.
 
     Raises:
         ValueError: if an argument, or an option of its choice, is not of the form above.
@@ -47,8 +52,9 @@ class Recipe:
     schedule: Any = None
     label_smoothing: Any = 0.0
     augmentation: Any = None
-    loss: Any = "sparse"
-    metrics: Any = ("accuracy",)
+    loss: Any = "head"
+    metrics: Any = "head"
+    loss_weights: Any = None
 
     def __post_init__(self) -> None:
         for name, (expected, fits) in _FORMS.items():
@@ -63,11 +69,7 @@ class Recipe:
     def compile(self, model: keras.Model, **chosen: Any) -> None:
         """Compiles `model`; `chosen` are plain values in place of choices."""
         plain = self._with(chosen)
-        model.compile(
-            optimizer=plain._made_optimizer(),
-            loss=plain._made_loss(),
-            metrics=fresh([plain.metrics] if isinstance(plain.metrics, str) else plain.metrics),
-        )
+        model.compile(optimizer=plain._made_optimizer(), **plain._objective(model))
         augment(model, plain.augmentation)
         prepare(model)
 
@@ -94,6 +96,27 @@ class Recipe:
     def _with(self, chosen: Mapping[str, Any]) -> Recipe:
         return Recipe(**{**{f.name: getattr(self, f.name) for f in fields(self)}, **chosen})
 
+    def _objective(self, model: keras.Model) -> dict[str, Any]:
+        """Loss, metrics and weights of losses."""
+        tasks = tasks_of(model) if self.loss == "head" else Tasks({})
+        told: dict[str, Any] = {"loss": self._made_loss(), "metrics": ["accuracy"]}
+        if not _is_classifier(tasks):
+            if self.label_smoothing:
+                raise ValueError(
+                    "`label_smoothing` is for classifiers. "
+                    f"Received: label_smoothing={self.label_smoothing} for {', '.join(tasks)}"
+                )
+            told = tasks.training(self.loss_weights)
+        elif self.loss_weights is not None:
+            raise ValueError(
+                "`loss_weights` are for models of several outputs. "
+                f"Received: loss_weights={self.loss_weights!r}"
+            )
+        if self.metrics != "head":
+            named = [self.metrics] if isinstance(self.metrics, str) else self.metrics
+            told["metrics"] = fresh(named)
+        return told
+
     def _made_optimizer(self) -> Any:
         config: dict[str, Any] = {"learning_rate": self.learning_rate}
         if self.weight_decay is not None:
@@ -111,6 +134,14 @@ class Recipe:
         if not smoothing:
             return keras.losses.SparseCategoricalCrossentropy(from_logits=True)
         return SmoothedSparseCrossentropy(smoothing)
+
+
+def _is_classifier(tasks: Tasks) -> bool:
+    """Whether one class is right, or nothing is known, which is taken for the same."""
+    if not tasks:
+        return True
+    losses = list(tasks.losses().values())
+    return len(losses) == 1 and isinstance(losses[0], ClassLoss) and not losses[0].multi_label
 
 
 def fresh(metrics: Any) -> Any:
@@ -141,6 +172,12 @@ def _is_number(value: Any, least: float) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and value >= least
 
 
+def _are_weights(value: Any) -> bool:
+    return isinstance(value, Mapping) and all(
+        _is_number(option, 0) for weight in value.values() for option in _options(weight)
+    )
+
+
 def _is_optimizer(value: Any) -> bool:
     try:
         return isinstance(value, str) and bool(keras.optimizers.get(value))
@@ -166,7 +203,14 @@ _FORMS: dict[str, tuple[str, Callable[[Any], bool]]] = {
         "None, 'flip', 'shift', 'flip+shift', a Keras layer that keeps labels, or a list of such",
         is_augmentation,
     ),
-    "loss": ("'sparse' or 'categorical'", lambda v: v in ("sparse", "categorical")),
+    "loss": (
+        "'head', 'sparse' or 'categorical'",
+        lambda v: v in ("head", "sparse", "categorical"),
+    ),
+    "loss_weights": (
+        "a dict of numbers of 0 or more by output, or None",
+        lambda v: v is None or _are_weights(v),
+    ),
 }
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import keras
@@ -69,12 +69,20 @@ def _build_metrics(model: keras.Model, labels: Any, outputs: Any) -> None:
 
 def _guessed_labels(model: keras.Model, outputs: Any) -> Any:
     """Zeros of the outputs' shape, without the classes where the loss takes their numbers."""
-    loss = model.loss
+    loss: Any = model.loss
+    if isinstance(loss, Mapping) and isinstance(outputs, Mapping):
+        return {name: _example(loss.get(name), x) for name, x in outputs.items()}
+    if hasattr(loss, "example") and not isinstance(outputs, Mapping):
+        return loss.example(outputs)
     name = loss if isinstance(loss, str) else type(loss).__name__
     name = getattr(loss, "__name__", name)
     if "sparse" not in name.lower():
         return outputs
     return keras.tree.map_structure(lambda x: keras.ops.zeros(x.shape[:-1], "int32"), outputs)
+
+
+def _example(loss: Any, output: Any) -> Any:
+    return loss.example(output) if hasattr(loss, "example") else output
 
 
 def _fuse_updates(optimizer: Any) -> None:

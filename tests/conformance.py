@@ -217,6 +217,27 @@ _add(kb.Classifier, "adaptive up", 5, pool="flatten", pool_size=11, unknown_size
 _add(
     kb.Classifier, "hidden, dropout", 5, hidden=(7, 7), dropout=0.3, activation="gelu", random=True
 )
+_add(kb.Classifier, "multi-label", 5, multi_label=True, more=True)
+_add(kb.BoxRegressor, "default", hidden=(7,), unknown_size=False)
+_add(
+    kb.BoxRegressor,
+    "smooth L1, adaptive, dropout",
+    box_loss="smooth_l1",
+    pool_size=3,
+    hidden=(7, 7),
+    dropout=0.3,
+    random=True,
+    unknown_size=False,
+    more=True,
+)
+_add(kb.BoxRegressor, "concat, no hidden layer", pool="concat", activation=None, more=True)
+_add(kb.KeypointRegressor, "default", 3, hidden=(7,), unknown_size=False)
+_add(kb.KeypointRegressor, "avg", 1, pool="avg", more=True)
+_add(kb.KeypointMaps, "default", 3)
+_add(kb.KeypointMaps, "hidden, valid", 2, (4, 6), (3, 2), padding="valid")
+_add(kb.KeypointMaps, "no norm, gelu", 1, (4,), normalization=None, activation="gelu", more=True)
+_add(kb.DetectionMap, "default", 3)
+_add(kb.DetectionMap, "bounds", 1, smallest=2.0, largest=8.0, box_weight=2.0, more=True)
 _add(kb.Classifier, "dropout, no bias", 5, pool="concat", dropout=0.3, use_bias=False, random=True)
 for _pool in ("avg", "max", "concat"):
     _add(Features, f"{_pool}", _pool)

@@ -21,9 +21,11 @@ KERNELS = [3, 1, 5, (1, 7), (4, 2)]
 STRIDES = [2, 1, (2, 1), 3]
 PADDINGS = ["same", "valid", "symmetric", 1, (0, 2)]
 MAPS = [(31, 30, 4), (24, 27, 8)]
-# They change how weights start and what is added to the loss.
+# They change how weights start, what is added to the loss and what the loss is.
 WITHOUT_COST = {
     *("kernel_initializer", "bias_initializer", "kernel_regularizer", "bias_regularizer"),
+    *("loss_weight", "box_weight", "box_loss", "multi_label", "tolerance"),
+    *("smallest", "largest", "radius"),
 }
 
 _CONVOLUTIONAL: Axes = {
@@ -70,6 +72,13 @@ _BRANCHED: Axes = {
     "last_padding": [None, "same", "valid", "symmetric", 1],
     "pool_count_padding": [False, True],
     "pool_ceil_mode": [False, True],
+}
+_REGRESSOR: Axes = {
+    **_DROP,
+    "pool": ["flatten", "avg", "max", "concat"],
+    "pool_size": [None, (3, 4), 33],
+    "hidden": [(5,), (), (5, 3)],
+    "activation": ["relu", None],
 }
 _MODULE = (4, (3, 6), (2, 5, 3), ("max", 3))
 
@@ -199,6 +208,19 @@ BLOCKS: dict[Any, tuple[Axes, list[tuple[int, ...]]]] = {
         },
         MAPS,
     ),
+    kb.BoxRegressor: (_REGRESSOR, MAPS),
+    kb.KeypointRegressor: ({**_REGRESSOR, "points": [3, 1]}, MAPS),
+    kb.KeypointMaps: (
+        {
+            **_CONVOLUTIONAL,
+            "points": [3, 1],
+            "filters": [(4,), (4, 6), ()],
+            "kernel_size": KERNELS,
+            "padding": PADDINGS,
+        },
+        MAPS,
+    ),
+    kb.DetectionMap: ({"classes": [1, 7]}, MAPS),
     kb.AuxiliaryClassifier: (
         {
             **_CONVOLUTIONAL,

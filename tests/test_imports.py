@@ -27,20 +27,27 @@ ROOMS: dict[str, set[str]] = {
     "backend": set(),
     "grouped": {"backend"},
     "normalization": {"backend"},
-    "layers": {"cost", "geometry", "grouped", "normalization", "ops"},
+    "places": set(),
+    "layers": {"cost", "geometry", "grouped", "normalization", "ops", "places"},
     "block": {"backend", "cost", "geometry", "layers", "ops", "spec"},
     "folding": {"ops"},
     "fused": {"block", "fields", "ops"},
     "graph": set(),
     "stages": set(),
     "fusion": {"block", "folding", "fused", "graph", "grouped", "ops"},
+    "convolutionizing": {"block", "cost", "fused", "geometry", "ops"},
     "blocks": {"block", "fields", "ops"},
     "heads": {"block", "blocks", "fields", "ops"},
     "published": set(),
     "weights": {"block", "cost", "ops"},
     "canonical": {"cost", "geometry", "ops", "spec"},
+    "rows": {"block"},
+    "row_costs": {"cost", "geometry", "rows"},
+    "strides": {"cost", "geometry", "ops", "rows", "spec"},
+    "shared": set(),
     "network": {
-        *("block", "canonical", "cost", "geometry", "heads", "published", "stages", "weights"),
+        *("block", "canonical", "cost", "geometry", "heads", "published", "row_costs", "rows"),
+        *("shared", "stages", "strides", "weights"),
     },
     "drawing": {
         *("block", "cost", "files", "geometry", "graph", "network", "ops", "spec", "stages"),
@@ -67,7 +74,7 @@ ROOMS: dict[str, set[str]] = {
     "spaces": {"families"},
     "training": {"backend"},
     "augmentation": {"backend"},
-    "recipe": {"augmentation", "choices", "training", "tree"},
+    "recipe": {"augmentation", "choices", "heads", "training", "tree"},
     "tuner": {
         *("budget", "catalog", "choices", "conditions", "cost", "describing", "files", "network"),
         *("recipe", "space", "spaces", "timing", "training", "tree"),
@@ -80,11 +87,12 @@ OUTSIDE: dict[str, set[str]] = {
     **dict.fromkeys(
         ("backend", "block", "drawing", "graph", "grouped", "network", "normalization"), KERAS
     ),
-    **dict.fromkeys(("augmentation", "published", "recipe", "spec", "training"), KERAS),
+    **dict.fromkeys(("augmentation", "places", "published", "recipe", "rows", "shared"), KERAS),
+    **dict.fromkeys(("convolutionizing", "spec", "training"), KERAS),
     "folding": {"numpy"},
     **{
         room: {"keras", "numpy"}
-        for room in ("fusion", "layers", "looking", "parts", "timing", "weights")
+        for room in ("fusion", "heads", "layers", "looking", "parts", "timing", "weights")
     },
     "tuner": {
         *("PIL", "altair", "fsspec", "keras", "keras_tuner", "numpy", "onnxruntime", "optuna"),

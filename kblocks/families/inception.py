@@ -18,6 +18,7 @@ from kblocks.families.stages import (
     shared_by_all,
 )
 from kblocks.heads import AuxiliaryClassifier, Classifier
+from kblocks.heads.attaching import Head
 from kblocks.network import Architecture
 from kblocks.ops import Norm
 from kblocks.space import Space
@@ -100,9 +101,12 @@ def inception(
     if top is not None:
         top = part(ConvBlock, "top", widened(top, widths[-1]), shared)
         rows.append((f"stage{stages + 1}", top))
-    rows.append(("head", part(Classifier, "head", head, {"classes": classes, "dropout": dropout})))
+    end = part(Classifier, "head", head, {"classes": classes, "dropout": dropout})
     auxiliary = auxiliary or {}
-    rows += _auxiliary_rows(auxiliary, blocks, {"classes": classes, **shared})
+    aside = _auxiliary_rows(auxiliary, blocks, {"classes": classes, **shared})
+    if isinstance(end, (Head, Mapping)):  # of several rows, which stand behind the auxiliary ones
+        return Architecture([*rows, *aside], head=end, auxiliary=tuple(auxiliary), name=name)
+    rows += [("head", end), *aside]
     outputs = {"logits": "head", **{output: output for output in auxiliary}}
     return Architecture(rows, outputs=outputs, auxiliary=tuple(auxiliary), name=name)
 

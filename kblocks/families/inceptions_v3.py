@@ -55,6 +55,7 @@ _AUXILIARY = {
         "pool": "avg",
         "hidden": (),
         "dropout": 0.0,
+        "loss_weight": 0.4,
     }
 }
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from kblocks.blocks.convolution import Convolutional
+from kblocks.heads.attaching import is_head
 from kblocks.ops import Norm
 
 PUBLISHED_NORM = Norm("batch", momentum=0.9, epsilon=1e-5)  # as PyTorch's models have it
@@ -82,15 +83,14 @@ def part(block: Any, place: str, given: Any, defaults: Mapping[str, Any]) -> Any
     """The stem or head: `given` as a Spec, or as arguments that replace some defaults."""
     if given is None:
         given = {}
+    if given and is_head(given):
+        return given
     if isinstance(given, Mapping):
         return made(block, place, {**defaults, **given})
-    spec = getattr(given, "spec", given)
-    if not hasattr(spec, "plan"):
-        raise ValueError(
-            f"`{place}` must be a mapping of {block.__name__}'s arguments, a Spec or None. "
-            f"Received: {place}={given!r}"
-        )
-    return spec
+    raise ValueError(
+        f"`{place}` must be a mapping of {block.__name__}'s arguments, a Spec or None. "
+        f"Received: {place}={given!r}"
+    )
 
 
 def shared_by_all(arguments: Mapping[str, Any]) -> dict[str, Any]:

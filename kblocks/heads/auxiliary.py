@@ -1,26 +1,15 @@
-"""What ends a network."""
+"""`AuxiliaryClassifier`: a head in the middle of a network."""
 
 from __future__ import annotations
 
 from dataclasses import KW_ONLY
 from typing import Any, Literal
 
-from kblocks.block import Block
 from kblocks.blocks.convolution import Convolutional, act, check_symmetric, conv, norm
-from kblocks.blocks.pooling import concat_pool
-from kblocks.fields import (
-    ActivationLike,
-    Count,
-    Counts,
-    InitializerLike,
-    Padding,
-    Rate,
-    RegularizerLike,
-    Size,
-    Sizes,
-)
+from kblocks.fields import Count, Counts, Padding, Positive, Rate, Size, Sizes
+from kblocks.heads.classification import classification
+from kblocks.heads.task import Task
 from kblocks.ops import (
-    Activation,
     AdaptivePool,
     Chain,
     Dense,
@@ -31,73 +20,6 @@ from kblocks.ops import (
     Pair,
     Pool,
 )
-
-
-class Classifier(Block):
-    """Pooling, hidden layers and the linear layer that gives the logits.
-
-    Args:
-        classes: number of logits.
-        pool: "avg" or "max" (global), "concat" (both, twice the features) or "flatten".
-        pool_size: average adaptively to a map of this size before "flatten", so that any
-            input size fits; integer, pair or None.
-        hidden: units of each hidden linear layer.
-        activation: behind each hidden layer.
-        dropout: rate behind each hidden layer; without any, before the logits.
-        dropout_first: whether dropout stands before each hidden layer instead.
-        use_bias, kernel_initializer, bias_initializer, kernel_regularizer,
-            bias_regularizer: of the linear layers.
-
-    Input shape: (batch, height, width, channels).
-    Output shape: (batch, classes), logits.
-    """
-
-    classes: Count
-    _: KW_ONLY
-    pool: Literal["avg", "max", "concat", "flatten"] = "avg"
-    pool_size: Size | None = None
-    hidden: Counts = ()
-    activation: ActivationLike | None = "relu"
-    dropout: Rate = 0.0
-    dropout_first: bool = False
-    use_bias: bool = True
-    kernel_initializer: InitializerLike = "glorot_uniform"
-    bias_initializer: InitializerLike = "zeros"
-    kernel_regularizer: RegularizerLike | None = None
-    bias_regularizer: RegularizerLike | None = None
-
-    def check(self) -> None:
-        if self.pool_size is not None and self.pool != "flatten":
-            raise ValueError(
-                "`pool_size` goes with pool='flatten'. "
-                f"Received: pool_size={self.pool_size}, pool={self.pool!r}"
-            )
-
-    def plan(self, channels: int) -> Op:
-        drop = Dropout(self.dropout) if self.dropout else None
-        act = None if self.activation is None else Activation(self.activation)
-        before, behind = (drop, None) if self.dropout_first else (None, drop)
-        hidden = [Chain(before, self.linear(units), act, behind) for units in self.hidden]
-        return Chain(self.pooling(), *(hidden or [drop]), self.linear(self.classes))
-
-    def pooling(self) -> Op:
-        """From a map to features."""
-        if self.pool == "concat":
-            return concat_pool()
-        if self.pool == "flatten":
-            return Chain(self.pool_size and AdaptivePool(self.pool_size), Flatten())
-        return GlobalPool(self.pool)
-
-    def linear(self, units: int) -> Dense:
-        """A linear layer with this head's arguments."""
-        return Dense(
-            units,
-            self.use_bias,
-            self.kernel_initializer,
-            self.bias_initializer,
-            self.kernel_regularizer,
-            self.bias_regularizer,
-        )
 
 
 class AuxiliaryClassifier(Convolutional):
@@ -114,6 +36,7 @@ class AuxiliaryClassifier(Convolutional):
         pool: "avg" (global) or "flatten", behind the convolutions.
         hidden: units of each hidden linear layer.
         dropout: rate behind each hidden layer; without any, before the logits.
+        loss_weight: of its loss beside the main output's; GoogLeNet's.
         ...: see `Convolutional`; initializers and regularizers are the linear layers' too, which
             have a bias and no normalization.
 
@@ -138,6 +61,7 @@ class AuxiliaryClassifier(Convolutional):
     pool: Literal["avg", "flatten"] = "flatten"
     hidden: Counts = (1024,)
     dropout: Rate = 0.7
+    loss_weight: Positive = 0.3
 
     def check(self) -> None:
         if (self.pool_size is None) == (self.grid is None):
@@ -152,6 +76,10 @@ class AuxiliaryClassifier(Convolutional):
             )
         for size in self.kernels():
             check_symmetric("padding", self.padding, "kernel_size", size)
+
+    def task(self) -> Task:
+        """Cross-entropy and accuracy."""
+        return classification(self.classes, weight=self.loss_weight)
 
     def kernels(self) -> list[Pair]:
         """The kernel of each convolution."""
@@ -181,19 +109,3 @@ class AuxiliaryClassifier(Convolutional):
             self.kernel_regularizer,
             self.bias_regularizer,
         )
-
-
-class Features(Block):
-    """Pooling alone: what stands for the head in `model(include_top=False, pooling=...)`.
-
-    Args:
-        pool: "avg", "max" or "concat".
-
-    Input shape: (batch, height, width, channels).
-    Output shape: (batch, channels), or twice the channels for "concat".
-    """
-
-    pool: Literal["avg", "max", "concat"] = "avg"
-
-    def plan(self, channels: int) -> Op:
-        return concat_pool() if self.pool == "concat" else GlobalPool(self.pool)

@@ -1,0 +1,53 @@
+"""python examples/localise.py    (about 2 minutes; --short 15 seconds)
+
+One shape an image: its kind and its box, by a network with two outputs trained together.
+"""
+
+import sys
+
+import keras
+import numpy as np
+from shapes import KINDS, draw_box, enlarged, save_page, scenes
+
+import kblocks as kb
+
+SHORT = "--short" in sys.argv
+keras.utils.set_random_seed(1)
+train, test = scenes(300 if SHORT else 9000, seed=1), scenes(60 if SHORT else 500, seed=2)
+
+
+def targets(made):
+    """What the head asks for: `kb.Localizer`'s docstring says it, `net.head.check` checks it."""
+    return {"class": made.objects[:, 0, 0], "box": made.objects[:, 0, 1:]}
+
+
+net = kb.Architecture(
+    [
+        kb.ConvBlock.Spec(32, 5, strides=2),
+        kb.ResidualBlock.Spec(32, strides=2),
+        kb.ResidualBlock.Spec(64, strides=2),
+        kb.ResidualBlock.Spec(64),
+        kb.ConvBlock.Spec(16, 1),  # few channels where every pixel has a weight of its own
+    ],
+    head=kb.Localizer(len(KINDS), box_weight=4.0, regressor={"hidden": (64,)}),
+    name="localiser",
+)
+net.head.check(targets(train))
+print(net.cost((64, 64, 3)))
+
+epochs = 1 if SHORT else 12
+model = net.model((64, 64, 3))
+steps = epochs * (len(train.images) // 32 + 1)
+rate = keras.optimizers.schedules.CosineDecay(1.5e-3, steps)
+model.compile(keras.optimizers.Adam(rate), **net.head.training())
+model.fit(train.images, targets(train), batch_size=32, epochs=epochs, verbose=2)
+found = model.evaluate(test.images, targets(test), verbose=0, return_dict=True)
+print(f"accuracy {found['class_accuracy']:.3f}, mean IoU {found['box_iou']:.3f}")
+
+predicted = model.predict(test.images[:12], verbose=0)
+canvases = [enlarged(image) for image in test.images[:12]]
+for canvas, box, truth in zip(canvases, predicted["box"], targets(test)["box"], strict=False):
+    draw_box(canvas, np.asarray(truth), (0, 0, 0))
+    draw_box(canvas, box, (255, 255, 255))
+save_page(canvases, "runs/localise.png")
+print("runs/localise.png: white what was found, black the truth")

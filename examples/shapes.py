@@ -1,0 +1,141 @@
+"""Images of coloured circles, squares and triangles on noise, made with NumPy, and a brush.
+
+What `localise.py`, `keypoints.py`, `segment.py` and `detect.py` share; run, it shows a page of
+them:    python examples/shapes.py    (about 5 seconds)
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+import keras
+import numpy as np
+
+KINDS = ("circle", "square", "triangle")
+COLOURS = np.array([(230, 60, 60), (60, 200, 60), (70, 110, 250), (240, 200, 40)], "float32")
+OUTSIDE = -1
+
+
+class Scenes(NamedTuple):
+    """Images and the truth about them.
+
+    Attributes:
+        images: (n, size, size, 3) from 0 to 1.
+        objects: (n, most, 5): kind, y1, x1, y2, x2 as shares of the image; -1 fills up.
+        masks: (n, size, size): 0 where there is nothing, else the kind plus one.
+        corners: (n, most, 3, 2): the corners (y, x) of triangles: top, left, right.
+    """
+
+    images: np.ndarray
+    objects: np.ndarray
+    masks: np.ndarray
+    corners: np.ndarray
+
+
+def scenes(
+    number: int, size: int = 64, most: int = 1, kinds: tuple[int, ...] = (0, 1, 2), seed: int = 0
+) -> Scenes:
+    """That many images with 1 to `most` shapes each that do not touch."""
+    random = np.random.default_rng(seed)
+    made = [_scene(random, size, most, kinds) for _ in range(number)]
+    images, objects, masks, corners = (np.stack(one) for one in zip(*made, strict=True))
+    return Scenes(images, objects, masks, corners)
+
+
+def _scene(random: np.random.Generator, size: int, most: int, kinds: tuple[int, ...]) -> Scenes:
+    image = random.uniform(40, 140, 3) + random.normal(0, 25, (size, size, 3))
+    mask = np.zeros((size, size), "int32")
+    objects = np.full((most, 5), OUTSIDE, "float32")
+    corners = np.zeros((most, 3, 2), "float32")
+    places: list[tuple[float, float, float]] = []
+    for index in range(random.integers(1, most + 1)):
+        place = _free_place(random, size, places)
+        if place is None:
+            break
+        places.append(place)
+        kind = int(random.choice(kinds))
+        inside, box, corners[index] = _shape(kind, *place, random, size)
+        colour = COLOURS[random.integers(len(COLOURS))] + random.normal(0, 12, (size, size, 3))
+        image = np.where(inside[..., None], colour, image)
+        mask[inside] = kind + 1
+        objects[index] = (kind, *(value / size for value in box))
+    return Scenes(np.clip(image / 255, 0, 1).astype("float32"), objects, mask, corners / size)
+
+
+def _free_place(
+    random: np.random.Generator, size: int, taken: list[tuple[float, float, float]]
+) -> tuple[float, float, float] | None:
+    """Centre (y, x) and radius of a shape that keeps clear of the edge and of others."""
+    for _ in range(30):
+        radius = random.uniform(0.1, 0.25) * size
+        y, x = random.uniform(radius + 1, size - radius - 1, 2)
+        if all(np.hypot(y - v, x - u) > radius + other + 2 for v, u, other in taken):
+            return y, x, radius
+    return None
+
+
+def _shape(
+    kind: int, y: float, x: float, radius: float, random: np.random.Generator, size: int
+) -> tuple[np.ndarray, tuple[float, ...], np.ndarray]:
+    """The pixels inside, the box (y1, x1, y2, x2) and, of a triangle, its corners."""
+    rows, columns = np.mgrid[:size, :size] + 0.5
+    corners = np.zeros((3, 2))
+    if kind == 0:
+        inside = np.hypot(rows - y, columns - x) < radius
+        return inside, (y - radius, x - radius, y + radius, x + radius), corners
+    if kind == 1:
+        half = radius * 0.85
+        inside = np.maximum(abs(rows - y), abs(columns - x)) < half
+        return inside, (y - half, x - half, y + half, x + half), corners
+    lean = random.uniform(-0.6, 0.6) * radius
+    corners = np.array(
+        [(y - radius, x + lean), (y + 0.8 * radius, x - radius), (y + 0.8 * radius, x + radius)]
+    )
+    inside = np.ones((size, size), bool)
+    for (a, b), (c, d) in zip(corners, np.roll(corners, -1, 0), strict=True):
+        inside &= (d - b) * (rows - a) - (c - a) * (columns - b) < 0
+    (y1, x1), (y2, x2) = corners.min(0), corners.max(0)
+    return inside, (y1, x1, y2, x2), corners
+
+
+# --- a brush -----------------------------------------------------------------------------
+
+
+def enlarged(image: np.ndarray, factor: int = 3) -> np.ndarray:
+    """An image of 0 to 1 as bytes, each pixel a square."""
+    return np.repeat(np.repeat((image * 255).astype("uint8"), factor, 0), factor, 1)
+
+
+def draw_box(canvas: np.ndarray, box: np.ndarray, colour: tuple[int, int, int]) -> None:
+    """The edge of a box (y1, x1, y2, x2), shares of the canvas, two pixels thick."""
+    height, width = canvas.shape[:2]
+    scale = (height - 2, width - 2, height - 2, width - 2)
+    y1, x1, y2, x2 = (np.clip(box, 0, 1) * scale).astype(int)
+    canvas[y1 : y2 + 2, x1 : x1 + 2] = canvas[y1 : y2 + 2, x2 : x2 + 2] = colour
+    canvas[y1 : y1 + 2, x1 : x2 + 2] = canvas[y2 : y2 + 2, x1 : x2 + 2] = colour
+
+
+def draw_cross(canvas: np.ndarray, place: np.ndarray, colour: tuple[int, int, int]) -> None:
+    """A cross at (y, x), shares of the canvas."""
+    height, width = canvas.shape[:2]
+    y, x = (np.clip(np.asarray(place), 0, 1) * (height - 1, width - 1)).astype(int)
+    canvas[max(y - 6, 0) : y + 7, x] = canvas[y, max(x - 6, 0) : x + 7] = colour
+
+
+def save_page(canvases: list[np.ndarray], file: str | Path, columns: int = 6) -> None:
+    """The pictures side by side in one PNG file."""
+    rows = [canvases[i : i + columns] for i in range(0, len(canvases), columns)]
+    page = np.concatenate([np.concatenate(row, 1) for row in rows if len(row) == columns])
+    Path(file).parent.mkdir(parents=True, exist_ok=True)
+    keras.utils.save_img(file, page, scale=False)
+
+
+if __name__ == "__main__":
+    found = scenes(12, most=3)
+    canvases = [enlarged(image) for image in found.images]
+    for canvas, objects in zip(canvases, found.objects, strict=True):
+        for box in objects[objects[:, 0] >= 0, 1:]:
+            draw_box(canvas, box, (255, 255, 255))
+    save_page(canvases, "runs/shapes.png")
+    print("runs/shapes.png")

@@ -1,0 +1,31 @@
+"""What ends a network: one file a task, each with its blocks, its loss and its metrics."""
+
+from kblocks.heads.auxiliary import AuxiliaryClassifier
+from kblocks.heads.boxes import BoxRegressor, Localizer
+from kblocks.heads.classifier import Classifier, Features
+from kblocks.heads.decoding import detections, non_maximum_suppression
+from kblocks.heads.detector import DetectionMap, Detector
+from kblocks.heads.keypoints import KeypointMaps, KeypointRegressor, Keypoints
+from kblocks.heads.precision import mean_average_precision
+from kblocks.heads.segmenter import SegmentationMap, Segmenter
+from kblocks.heads.task import Tasks, tasks_of
+
+__all__ = [
+    "AuxiliaryClassifier",
+    "BoxRegressor",
+    "Classifier",
+    "DetectionMap",
+    "Detector",
+    "Features",
+    "KeypointMaps",
+    "KeypointRegressor",
+    "Keypoints",
+    "Localizer",
+    "SegmentationMap",
+    "Segmenter",
+    "Tasks",
+    "detections",
+    "mean_average_precision",
+    "non_maximum_suppression",
+    "tasks_of",
+]

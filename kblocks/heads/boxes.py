@@ -1,0 +1,256 @@
+"""One object an image: its box (`BoxRegressor`), and its class and box together (`Localizer`).
+
+Boxes are corners (y1, x1, y2, x2) as shares of the image's height and width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import KW_ONLY
+from typing import Any, Literal
+
+import keras
+import numpy as np
+
+from kblocks.block import Block
+from kblocks.blocks.pooling import concat_pool
+from kblocks.fields import (
+    ActivationLike,
+    Counts,
+    InitializerLike,
+    Positive,
+    Rate,
+    RegularizerLike,
+    Size,
+)
+from kblocks.heads.attaching import Attached, Head, Place, only
+from kblocks.heads.classifier import Classifier
+from kblocks.heads.task import TargetLoss, TargetMetric, Task, agree
+from kblocks.ops import (
+    Activation,
+    AdaptivePool,
+    Chain,
+    Corners,
+    Dense,
+    Dropout,
+    Flatten,
+    GlobalPool,
+    Merge,
+    Op,
+)
+
+_ops: Any = keras.ops  # whose functions are typed as if they could return None
+
+_HALF = -0.43275  # whose softplus is a half
+BoxKind = Literal["smooth_l1", "giou"]
+
+
+def overlap(first: Any, second: Any) -> tuple[Any, Any]:
+    """Intersection over union of pairs of boxes (..., 4), and its generalized form.
+
+    Reference: Rezatofighi et al. 2019, arXiv:1902.09630, Algorithm 1.
+    """
+    ops = _ops
+    area, other = _area(first[..., :2], first[..., 2:]), _area(second[..., :2], second[..., 2:])
+    inside = _area(
+        ops.maximum(first[..., :2], second[..., :2]), ops.minimum(first[..., 2:], second[..., 2:])
+    )
+    around = _area(
+        ops.minimum(first[..., :2], second[..., :2]), ops.maximum(first[..., 2:], second[..., 2:])
+    )
+    union = area + other - inside
+    tiny = keras.config.epsilon()
+    iou = inside / ops.maximum(union, tiny)
+    return iou, iou - (around - union) / ops.maximum(around, tiny)
+
+
+def _area(start: Any, end: Any) -> Any:
+    sides = _ops.maximum(end - start, 0.0)
+    return sides[..., 0] * sides[..., 1]
+
+
+def box_errors(y_true: Any, y_pred: Any, kind: str, beta: float = 1.0) -> Any:
+    """The regression loss of each box of (..., 4): "giou", or the sum of "smooth_l1" over four.
+
+    Reference: Girshick 2015, arXiv:1504.08083, Eq. 3; `beta` is where the square ends.
+    """
+    if kind == "giou":
+        return 1.0 - overlap(y_true, y_pred)[1]
+    distance = _ops.abs(y_true - y_pred)
+    square = 0.5 * _ops.square(distance) / beta
+    return _ops.sum(_ops.where(distance < beta, square, distance - 0.5 * beta), -1)
+
+
+@keras.saving.register_keras_serializable("kblocks")
+class BoxLoss(TargetLoss):
+    """The regression loss of one box an image.
+
+    Args:
+        kind: "smooth_l1" of the corners or "giou".
+        beta: of smooth L1, the distance at which its square ends, as a share of the image.
+    """
+
+    target = "corners (y1, x1, y2, x2) from 0 to 1, y1 < y2 and x1 < x2, (batch, 4)"
+
+    def __init__(self, kind: str = "giou", beta: float = 0.1, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.kind = kind
+        self.beta = beta
+
+    def fits(self, targets: tuple[Any, ...], outputs: tuple[Any, ...]) -> bool:
+        return len(targets) == 2 and agree(targets[1], 4) and agree(outputs[-1], 4)
+
+    def problem(self, targets: np.ndarray) -> str | None:
+        if not self.fits(targets.shape, (None, 4)):
+            return "another form"
+        return box_problem(targets)
+
+    def values(self, y_true: Any, y_pred: Any) -> Any:
+        return box_errors(y_true, y_pred, self.kind, self.beta)
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "kind": self.kind, "beta": self.beta}
+
+
+def box_problem(boxes: np.ndarray) -> str | None:
+    """What is wrong with the values of corners (n, 4)."""
+    slack = 1e-3  # of rounding where boxes reach the edge
+    if boxes.size and (boxes.min() < -slack or boxes.max() > 1 + slack):
+        return f"values from {boxes.min()} to {boxes.max()} (are they in pixels?)"
+    wrong = np.flatnonzero(np.any(boxes[:, 2:] <= boxes[:, :2], axis=1))
+    if wrong.size:
+        return f"y2 <= y1 or x2 <= x1 in {boxes[wrong[0]].tolist()}"
+    return None
+
+
+@keras.saving.register_keras_serializable("kblocks")
+class BoxIoU(TargetMetric):
+    """The mean intersection over union of one box an image."""
+
+    def __init__(self, name: str = "iou", **kwargs: Any) -> None:
+        super().__init__(name=name, **kwargs)
+
+    def values(self, y_true: Any, y_pred: Any) -> Any:
+        return overlap(y_true, y_pred)[0]
+
+
+class Regressor(Block, kw_only=True):
+    """The arguments of heads that give numbers from a whole map.
+
+    Args:
+        pool: "flatten", which keeps where things are; "avg", "max" or "concat".
+        pool_size: average adaptively to a map of this size before "flatten".
+        hidden: units of each hidden linear layer.
+        activation: behind each hidden layer.
+        dropout: rate behind each hidden layer.
+        loss_weight: of its loss where a network has several outputs.
+        kernel_initializer, kernel_regularizer: of the linear layers.
+    """
+
+    pool: Literal["avg", "max", "concat", "flatten"] = "flatten"
+    pool_size: Size | None = None
+    hidden: Counts = ()
+    activation: ActivationLike | None = "relu"
+    dropout: Rate = 0.0
+    loss_weight: Positive = 1.0
+    kernel_initializer: InitializerLike = "glorot_uniform"
+    kernel_regularizer: RegularizerLike | None = None
+
+    def check(self) -> None:
+        if self.pool_size is not None and self.pool != "flatten":
+            raise ValueError(
+                "`pool_size` goes with pool='flatten'. "
+                f"Received: pool_size={self.pool_size}, pool={self.pool!r}"
+            )
+
+
+def features(spec: Any) -> Op:
+    """From a map to what the last linear layer reads."""
+    pooled: Op = GlobalPool(spec.pool) if spec.pool in ("avg", "max") else concat_pool()
+    if spec.pool == "flatten":
+        pooled = Chain(spec.pool_size and AdaptivePool(spec.pool_size), Flatten())
+    act = None if spec.activation is None else Activation(spec.activation)
+    drop = Dropout(spec.dropout) if spec.dropout else None
+    hidden = [Chain(linear(spec, units), act, drop) for units in spec.hidden]
+    return Chain(pooled, *hidden)
+
+
+def linear(spec: Any, units: int, start: float = 0.0) -> Dense:
+    """A linear layer with a regressor's arguments, whose bias starts at a number."""
+    return Dense(
+        units,
+        kernel_initializer=spec.kernel_initializer,
+        bias_initializer=constant(start) if start else "zeros",
+        kernel_regularizer=spec.kernel_regularizer,
+    )
+
+
+def constant(value: float) -> Any:
+    """The config of an initializer to one value."""
+    return keras.initializers.serialize(keras.initializers.Constant(value))
+
+
+class BoxRegressor(Regressor):
+    """The box of one object by regression of its centre and size, put out as corners.
+
+    They start around the middle of the image, at half its size, and have no bounds at which a
+    gradient would vanish.
+
+    Args:
+        box_loss: "giou" or "smooth_l1" of the corners.
+        ...: see `Regressor`.
+
+    Input shape: (batch, height, width, channels).
+    Output shape: (batch, 4): (y1, x1, y2, x2) as shares of the image; they may lie past its edge.
+    Targets: the same, (batch, 4). Loss: `box_loss`. Metric: intersection over union.
+
+    Reference: Sermanet et al. 2013, arXiv:1312.6229, Sec. 4, for boxes by regression;
+        Rezatofighi et al. 2019, arXiv:1902.09630, for the loss.
+    """
+
+    _: KW_ONLY
+    box_loss: BoxKind = "giou"
+
+    def task(self) -> Task:
+        """Box regression and intersection over union."""
+        return Task(lambda: BoxLoss(self.box_loss), lambda: [BoxIoU()], self.loss_weight, "box")
+
+    def plan(self, channels: int) -> Op:
+        size = Chain(linear(self, 2, _HALF), Activation("softplus"))
+        both = Merge("concat", centre=linear(self, 2, 0.5), size=size)
+        return Chain(features(self), both, Corners())
+
+
+class Localizer(Head):
+    """The class and the box of the one object of an image: a classifier and a box regressor.
+
+    Args:
+        classes: number of classes.
+        class_weight, box_weight: of the two losses in their sum.
+        classifier: arguments of `kb.Classifier` beside the classes, or its Spec.
+        regressor: arguments of `kb.BoxRegressor`, or its Spec.
+
+    Outputs: `class`, logits (batch, classes), and `box`, (batch, 4): (y1, x1, y2, x2) as shares
+        of the image. Targets: a dict of both, `class` as integers (batch,). Loss: the weighted
+        sum of cross-entropy and the box loss. Metrics: accuracy, intersection over union.
+
+    Raises:
+        ValueError, TypeError: if an argument is not of the form above.
+    """
+
+    def __init__(
+        self,
+        classes: int,
+        *,
+        class_weight: float = 1.0,
+        box_weight: float = 1.0,
+        classifier: Any = None,
+        regressor: Any = None,
+    ) -> None:
+        weights = {"classes": classes, "loss_weight": class_weight}
+        self.classifier = only(Classifier, "classifier", classifier, weights)
+        self.regressor = only(BoxRegressor, "regressor", regressor, {"loss_weight": box_weight})
+
+    def attach(self, place: Place) -> Attached:
+        parts = {"class": self.classifier, "box": self.regressor}
+        rows = [(place.row(part), spec, (place.body,)) for part, spec in parts.items()]
+        return Attached(rows, {place.output(part): place.row(part) for part in parts})

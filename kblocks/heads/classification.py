@@ -1,0 +1,127 @@
+"""The loss and metric of logits: one class of several, or any number of labels."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+
+from kblocks.heads.task import TargetLoss, TargetMetric, Task, agree, outside
+
+_ops: Any = keras.ops  # whose functions are typed as if they could return None
+
+
+@keras.saving.register_keras_serializable("kblocks")
+class ClassLoss(TargetLoss):
+    """Cross-entropy of logits, with integer labels, shares, or several labels at once.
+
+    Args:
+        classes: number of logits.
+        multi_label: whether each class is a yes or no of its own.
+        label_smoothing: the weight of the even distribution in the target, of (0.5) for each
+            label where there are several.
+
+    Reference: Szegedy et al. 2015, arXiv:1512.00567, Sec. 7, for the smoothing.
+    """
+
+    def __init__(
+        self, classes: int, multi_label: bool = False, label_smoothing: float = 0.0, **kwargs: Any
+    ) -> None:
+        super().__init__(**kwargs)
+        self.classes = classes
+        self.multi_label = multi_label
+        self.label_smoothing = label_smoothing
+
+    @property
+    def target(self) -> str:  # type: ignore[override]
+        if self.multi_label:
+            return f"0 or 1 for each of {self.classes} labels, (batch, {self.classes})"
+        return (
+            f"classes from 0 to {self.classes - 1}, (batch,) or (batch, 1), or the share of each, "
+            f"(batch, {self.classes})"
+        )
+
+    def fits(self, targets: tuple[Any, ...], outputs: tuple[Any, ...]) -> bool:
+        if not agree(outputs[-1], self.classes):
+            return False
+        if len(targets) == 1:
+            return not self.multi_label
+        if len(targets) != 2:
+            return False
+        return agree(targets[1], self.classes) or (targets[1] == 1 and not self.multi_label)
+
+    def problem(self, targets: np.ndarray) -> str | None:
+        if not self.fits(targets.shape, (None, self.classes)):
+            return "another form"
+        if targets.ndim == 2 and targets.shape[1] == self.classes and self.classes > 1:
+            return outside(targets, 0, 1)
+        if self.multi_label:
+            return outside(targets, 0, 1)
+        if np.any(targets != np.floor(targets)):
+            return "fractions"
+        return outside(targets, 0, self.classes - 1)
+
+    def example(self, output: Any) -> Any:
+        zeros = _ops.zeros_like(output)
+        return zeros if self.multi_label else zeros[:, 0]
+
+    def values(self, y_true: Any, y_pred: Any) -> Any:
+        if self.multi_label:
+            return keras.losses.binary_crossentropy(
+                y_true, y_pred, from_logits=True, label_smoothing=self.label_smoothing
+            )
+        if len(y_true.shape) == 1 or (y_true.shape[1] == 1 and self.classes > 1):
+            labels = _ops.cast(_ops.reshape(y_true, (-1,)), "int32")
+            y_true = _ops.one_hot(labels, self.classes, dtype=y_pred.dtype)
+        return keras.losses.categorical_crossentropy(
+            y_true, y_pred, from_logits=True, label_smoothing=self.label_smoothing
+        )
+
+    def get_config(self) -> dict[str, Any]:
+        own = {
+            "classes": self.classes,
+            "multi_label": self.multi_label,
+            "label_smoothing": self.label_smoothing,
+        }
+        return {**super().get_config(), **own}
+
+
+@keras.saving.register_keras_serializable("kblocks")
+class ClassAccuracy(TargetMetric):
+    """The share of samples whose largest logit is the right class, whatever form targets have.
+
+    Keras' own "accuracy" settles on a form with the first batch that it sees.
+    """
+
+    def __init__(self, name: str = "accuracy", **kwargs: Any) -> None:
+        super().__init__(name=name, **kwargs)
+
+    def values(self, y_true: Any, y_pred: Any) -> Any:
+        if len(y_true.shape) == 2 and y_true.shape[1] != 1:
+            labels = _ops.argmax(y_true, -1)
+        else:
+            labels = _ops.cast(_ops.reshape(y_true, (-1,)), "int32")
+        found = _ops.cast(_ops.argmax(y_pred, -1), "int32")
+        return _ops.cast(_ops.equal(found, _ops.cast(labels, "int32")), "float32")
+
+
+@keras.saving.register_keras_serializable("kblocks")
+class LabelAccuracy(TargetMetric):
+    """The share of labels that the sign of their logit tells right."""
+
+    def __init__(self, name: str = "accuracy", **kwargs: Any) -> None:
+        super().__init__(name=name, **kwargs)
+
+    def values(self, y_true: Any, y_pred: Any) -> Any:
+        right = _ops.equal(y_pred > 0, y_true > 0.5)
+        return _ops.mean(_ops.cast(right, "float32"), -1)
+
+
+def classification(classes: int, multi_label: bool = False, weight: float = 1.0) -> Task:
+    """The task of a head that gives logits."""
+    return Task(
+        lambda: ClassLoss(classes, multi_label),
+        lambda: [LabelAccuracy() if multi_label else ClassAccuracy()],
+        weight,
+    )

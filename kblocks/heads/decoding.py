@@ -1,0 +1,112 @@
+"""From a detector's maps to boxes: the cells that are sure enough, without those that overlap."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+
+
+class Detections(NamedTuple):
+    """The objects found in one image, the surest first.
+
+    Attributes:
+        boxes: corners (y1, x1, y2, x2) as shares of the image, (n, 4).
+        classes: (n,).
+        scores: from 0 to 1, (n,).
+    """
+
+    boxes: np.ndarray
+    classes: np.ndarray
+    scores: np.ndarray
+
+
+def detections(
+    predictions: Any, *, score: float = 0.3, iou: float = 0.5, most: int = 100
+) -> list[Detections]:
+    """The objects of each image, from what a `kb.Detector` puts out.
+
+    Args:
+        predictions: a map (batch, height, width, classes + 4), or a dict of them, one a level.
+        score: the least score of an object.
+        iou: of two boxes of one class that overlap more than this, the surer one stays.
+        most: objects of one image.
+
+    Raises:
+        ValueError: if a prediction is not of that form.
+    """
+    maps = list(predictions.values()) if isinstance(predictions, Mapping) else [predictions]
+    arrays: Any = map(keras.ops.convert_to_numpy, maps)
+    read = [_read(one) for one in arrays]
+    scores = np.concatenate([one[0] for one in read], 1)
+    boxes = np.concatenate([one[1] for one in read], 1)
+    return [_kept(*image, score, iou, most) for image in zip(scores, boxes, strict=True)]
+
+
+def _read(cells: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Scores (batch, cells, classes) and boxes (batch, cells, 4) of a map."""
+    if keras.config.image_data_format() == "channels_first" and cells.ndim == 4:
+        cells = cells.transpose(0, 2, 3, 1)
+    if cells.ndim != 4 or cells.shape[3] < 5:
+        raise ValueError(
+            "`predictions` must be maps (batch, height, width, classes + 4). "
+            f"Received: shape {cells.shape}"
+        )
+    batch, height, width, channels = cells.shape
+    cells = cells.astype("float32").reshape(batch, height * width, channels)
+    y, x = np.meshgrid(np.arange(height) + 0.5, np.arange(width) + 0.5, indexing="ij")
+    places = np.stack([y.ravel(), x.ravel()], -1)
+    sides = cells[..., -4:]
+    corners = np.concatenate([places - sides[..., :2], places + sides[..., 2:]], -1)
+    logits = np.clip(cells[..., :-4], -80, 80)
+    return 1 / (1 + np.exp(-logits)), corners / (height, width, height, width)
+
+
+def _kept(scores: np.ndarray, boxes: np.ndarray, score: float, iou: float, most: int) -> Detections:
+    cells, classes = np.nonzero(scores >= score)
+    sure = scores[cells, classes]
+    boxes = np.clip(boxes[cells], 0, 1)
+    # Boxes of different classes are moved apart, so that they never overlap.
+    apart = boxes + 2.0 * classes[:, None]
+    kept = non_maximum_suppression(apart, sure, iou)[:most]
+    return Detections(boxes[kept], classes[kept], sure[kept])
+
+
+def non_maximum_suppression(boxes: Any, scores: Any, iou: float = 0.5) -> np.ndarray:
+    """The boxes that overlap no surer one that is kept, surest first.
+
+    Args:
+        boxes: corners (y1, x1, y2, x2), (n, 4).
+        scores: (n,); the earlier of two equal ones is the surer.
+        iou: the most that two kept boxes overlap.
+
+    Returns:
+        Positions in `boxes`, (kept,).
+
+    Raises:
+        ValueError: if the shapes are not of that form.
+    """
+    boxes, scores = np.asarray(boxes, "float64"), np.asarray(scores)
+    if boxes.ndim != 2 or boxes.shape[1] != 4 or scores.shape != boxes.shape[:1]:
+        raise ValueError(
+            "`boxes` must be (n, 4) and `scores` (n,). "
+            f"Received: shapes {boxes.shape} and {scores.shape}"
+        )
+    left = np.argsort(-scores, kind="stable")
+    kept = []
+    while left.size:
+        best, left = left[0], left[1:]
+        kept.append(best)
+        left = left[overlaps(boxes[best], boxes[left]) <= iou]
+    return np.array(kept, dtype="int64")
+
+
+def overlaps(box: np.ndarray, boxes: np.ndarray) -> np.ndarray:
+    """Intersection over union of one box with others."""
+    sides = np.minimum(box[2:], boxes[:, 2:]) - np.maximum(box[:2], boxes[:, :2])
+    inside = np.prod(np.maximum(sides, 0), axis=1)
+    area, others = np.prod(box[2:] - box[:2]), np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)
+    union = area + others - inside
+    return np.divide(inside, union, out=np.zeros(len(boxes)), where=union > 0)

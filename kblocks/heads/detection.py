@@ -1,0 +1,176 @@
+"""The loss of a detector's map: which cells are to find which object, and how well they do."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import keras
+import numpy as np
+
+from kblocks.heads.boxes import box_problem, overlap
+from kblocks.heads.task import TargetLoss, agree
+
+_ops: Any = keras.ops  # whose functions are typed as if they could return None
+
+_ALPHA, _GAMMA = 0.25, 2.0  # arXiv:1708.02002, Sec. 5.1
+
+
+def focal_loss(truth: Any, logits: Any, alpha: float = _ALPHA, gamma: float = _GAMMA) -> Any:
+    """Cross-entropy of each logit, less for those that are told right already.
+
+    Reference: Lin et al. 2017, arXiv:1708.02002, Eq. 5.
+    """
+    shares = _ops.sigmoid(logits)
+    entropy = _ops.softplus(logits) - logits * truth
+    right = truth * shares + (1 - truth) * (1 - shares)
+    weight = truth * alpha + (1 - truth) * (1 - alpha)
+    return weight * _ops.power(1 - right, gamma) * entropy
+
+
+def centres(height: Any, width: Any) -> Any:
+    """The centres (y, x) of all cells, in cells: (height * width, 2)."""
+    rows = _ops.cast(_ops.arange(height), "float32") + 0.5
+    columns = _ops.cast(_ops.arange(width), "float32") + 0.5
+    y, x = _ops.meshgrid(rows, columns, indexing="ij")
+    return _ops.reshape(_ops.stack([y, x], -1), (-1, 2))
+
+
+class _Cells:
+    """A map and its objects, in cells; what each cell is to find.
+
+    The centre of a cell must lie within an object's box and `radius` cells of its centre; of
+    several objects it finds the smallest. A cell that holds the centre of an object too small to
+    hold a cell's finds that.
+    """
+
+    def __init__(self, y_true: Any, y_pred: Any, spec: Any) -> None:
+        ops = _ops
+        if keras.config.image_data_format() == "channels_first":
+            y_pred = ops.transpose(y_pred, (0, 2, 3, 1))
+        shape = ops.shape(y_pred)
+        height, width = shape[1], shape[2]
+        y_pred = ops.reshape(y_pred, (-1, height * width, spec.classes + 4))
+        self.logits, sides = y_pred[..., : spec.classes], y_pred[..., spec.classes :]
+        places = centres(height, width)
+        self.found = _around(places, sides)
+
+        size = ops.cast(ops.stack([height, width, height, width]), "float32")
+        boxes, kinds = y_true[..., 1:] * size, y_true[..., 0]
+        self.objects = ops.sum(ops.cast(kinds >= 0, "float32"), -1)
+        longer = ops.max(boxes[..., 2:] - boxes[..., :2], -1)
+        here = ops.logical_and(longer > spec.smallest, longer <= spec.largest)
+        here = ops.logical_and(here, kinds >= 0)[:, None, :]
+        middles = 0.5 * (boxes[:, None, :, :2] + boxes[:, None, :, 2:])
+        away = ops.max(ops.abs(places[None, :, None] - middles), -1)
+        inside = ops.logical_and(
+            ops.all(places[None, :, None] > boxes[:, None, :, :2], -1),
+            ops.all(places[None, :, None] < boxes[:, None, :, 2:], -1),
+        )
+        matches = ops.logical_or(ops.logical_and(inside, away < spec.radius), away <= 0.5)
+        matches = ops.logical_and(matches, here)
+        area = ops.prod(boxes[..., 2:] - boxes[..., :2], -1)[:, None, :]
+        chosen = ops.argmin(ops.where(matches, area, math.inf), -1)
+        self.positive = ops.cast(ops.any(matches, -1), "float32")
+        self.truth = ops.take_along_axis(boxes, chosen[..., None], 1)
+        kind = ops.cast(ops.take_along_axis(kinds, chosen, 1), "int32")
+        one_hot = ops.one_hot(ops.maximum(kind, 0), spec.classes, dtype="float32")
+        self.kinds = one_hot * self.positive[..., None]
+
+
+def _around(places: Any, sides: Any) -> Any:
+    """Corners from centres and the distances to top, left, bottom and right."""
+    return _ops.concatenate([places - sides[..., :2], places + sides[..., 2:]], -1)
+
+
+@keras.saving.register_keras_serializable("kblocks")
+class DetectionLoss(TargetLoss):
+    """Focal loss of each cell and `box_weight` times the GIoU loss of those that find an object.
+
+    Args:
+        classes, smallest, largest, radius, box_weight: see `kb.DetectionMap`.
+    """
+
+    def __init__(
+        self,
+        classes: int,
+        smallest: float = 0.0,
+        largest: float = math.inf,
+        radius: float = 1.5,
+        box_weight: float = 1.0,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.classes, self.smallest, self.largest = classes, smallest, largest
+        self.radius, self.box_weight = radius, box_weight
+
+    @property
+    def target(self) -> str:  # type: ignore[override]
+        return (
+            "objects (class, y1, x1, y2, x2), (batch, objects, 5): classes from 0 to "
+            f"{self.classes - 1} or -1 to fill up, corners from 0 to 1 with y1 < y2 and x1 < x2"
+        )
+
+    def fits(self, targets: tuple[Any, ...], outputs: tuple[Any, ...]) -> bool:
+        first = keras.config.image_data_format() == "channels_first"
+        channels = outputs[1 if first else -1]
+        known = len(targets) == 3 and agree(targets[2], 5)
+        return known and agree(channels, self.classes + 4)
+
+    def problem(self, targets: np.ndarray) -> str | None:
+        if targets.ndim != 3 or targets.shape[2] != 5:
+            return "another form"
+        objects = targets[targets[..., 0] != -1]
+        kinds = objects[:, 0]
+        if kinds.size and (kinds.min() < 0 or kinds.max() >= self.classes):
+            return f"classes from {kinds.min()} to {kinds.max()}"
+        return box_problem(objects[:, 1:])
+
+    def example(self, output: Any) -> Any:
+        return _ops.zeros((output.shape[0], 1, 5))
+
+    def values(self, y_true: Any, y_pred: Any) -> Any:
+        cells = _Cells(y_true, y_pred, self)
+        focal = _ops.sum(focal_loss(cells.kinds, cells.logits), (1, 2))
+        wrong = (1.0 - overlap(cells.truth, cells.found)[1]) * cells.positive
+        total = focal + self.box_weight * _ops.sum(wrong, 1)
+        return total / _ops.maximum(cells.objects, 1.0)
+
+    def get_config(self) -> dict[str, Any]:
+        names = ("classes", "smallest", "largest", "radius", "box_weight")
+        return {**super().get_config(), **{name: getattr(self, name) for name in names}}
+
+
+@keras.saving.register_keras_serializable("kblocks")
+class CellIoU(keras.metrics.Mean):
+    """The mean IoU of the boxes of all cells that are to find an object.
+
+    Args:
+        classes, smallest, largest, radius: see `kb.DetectionMap`.
+    """
+
+    def __init__(
+        self,
+        classes: int,
+        smallest: float = 0.0,
+        largest: float = math.inf,
+        radius: float = 1.5,
+        name: str = "iou",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(name=name, **kwargs)
+        self.classes, self.smallest, self.largest, self.radius = classes, smallest, largest, radius
+
+    def update_state(  # type: ignore[override]
+        self, y_true: Any, y_pred: Any, sample_weight: Any = None
+    ) -> Any:
+        y_true, y_pred = (_ops.cast(y, "float32") for y in (y_true, y_pred))
+        cells = _Cells(y_true, y_pred, self)
+        weights = cells.positive
+        if sample_weight is not None:
+            weights = weights * _ops.cast(sample_weight, "float32")[:, None]
+        return super().update_state(overlap(cells.truth, cells.found)[0], weights)
+
+    def get_config(self) -> dict[str, Any]:
+        names = ("classes", "smallest", "largest", "radius")
+        return {**super().get_config(), **{name: getattr(self, name) for name in names}}

@@ -1,0 +1,164 @@
+"""`Detector`: all objects of an image, without anchors, from one level or several."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import KW_ONLY
+from typing import Any
+
+from kblocks.block import Block
+from kblocks.blocks.convolution import ConvBlock
+from kblocks.fields import Count, InitializerLike, Positive
+from kblocks.heads.attaching import Attached, Head, Place
+from kblocks.heads.boxes import constant
+from kblocks.heads.detection import CellIoU, DetectionLoss
+from kblocks.heads.pyramid import top_down
+from kblocks.heads.task import Task
+from kblocks.ops import Activation, Chain, Conv, Merge, Norm, Op
+
+OBJECTS = "objects"
+_PRIOR = 0.01  # of an object in a cell, at the start (arXiv:1708.02002, Sec. 4.1)
+_CELLS = 2.0  # of the distances to a box's sides, at the start
+
+
+class DetectionMap(Block):
+    """For each cell of a map the logits of the classes and the box around its centre.
+
+    Args:
+        classes: number of classes.
+        smallest, largest: the longer side, in cells, of the objects that this map looks for: more
+            than `smallest` and up to `largest`; `largest` 0 is no bound.
+        radius: cells around an object's centre that are to find it.
+        box_weight: of the box loss beside the focal loss.
+        loss_weight: of its loss where a network has several outputs.
+        kernel_initializer: of both convolutions.
+
+    Input shape: (batch, height, width, channels).
+    Output shape: (batch, height, width, classes + 4): logits, then the distances from the cell's
+        centre to the box's top, left, bottom and right, in cells. `kb.detections` reads them.
+    Targets: (batch, objects, 5): class, y1, x1, y2, x2, corners as shares of the image; -1 as the
+        class fills up. Loss: focal loss of every cell and generalized IoU loss of those that find
+        an object, both divided by the image's number of objects.
+        Metric: the mean IoU of the boxes of those cells.
+
+    Reference: Tian et al. 2019, arXiv:1904.01355, Sec. 3; Lin et al. 2017, arXiv:1708.02002.
+    """
+
+    classes: Count
+    _: KW_ONLY
+    smallest: float = 0.0
+    largest: float = 0.0
+    radius: Positive = 1.5
+    box_weight: Positive = 1.0
+    loss_weight: Positive = 1.0
+    kernel_initializer: InitializerLike = "he_normal"
+
+    def task(self) -> Task:
+        """Focal loss and generalized IoU loss."""
+        arguments = {
+            "classes": self.classes,
+            "smallest": self.smallest,
+            "largest": self.largest or math.inf,
+            "radius": self.radius,
+        }
+        return Task(
+            lambda: DetectionLoss(**arguments, box_weight=self.box_weight),
+            lambda: [CellIoU(**arguments)],
+            self.loss_weight,
+            OBJECTS,
+        )
+
+    def plan(self, channels: int) -> Op:
+        def convolution(filters: int, bias: float) -> Conv:
+            return Conv(
+                filters,
+                (3, 3),
+                kernel_initializer=self.kernel_initializer,
+                bias_initializer=constant(bias),
+            )
+
+        scores = convolution(self.classes, -math.log((1 - _PRIOR) / _PRIOR))
+        sides = Chain(convolution(4, _CELLS), Activation("softplus"))
+        return Chain(Merge("concat", scores=scores, sides=sides))
+
+
+class Detector(Head):
+    """An anchor-free detector: a feature pyramid, a tower of convolutions that all levels share,
+    and a map of classes and boxes at each level.
+
+    Args:
+        classes: number of classes.
+        strides: of its levels; one integer or several.
+        largest: cells of the longer side of a level's objects; larger ones are the next level's.
+        filters: of the pyramid and the tower.
+        depth: convolutions of the tower.
+        radius: cells around an object's centre that are to find it.
+        box_weight: of the box loss beside the focal loss.
+        loss_weight: of its loss where a network has several outputs.
+
+    Outputs: `objects`, or `objects_stride8`, `objects_stride16`, ... where there are several
+        levels: maps that `kb.detections` turns into boxes, classes and scores.
+    Targets: `objects`, one for all levels: (batch, objects, 5) with class, y1, x1, y2, x2, corners
+        as shares of the image; -1 as the class fills up. Loss: see `kb.DetectionMap`.
+
+    Raises:
+        ValueError: if an argument is not of the form above, or the network lacks a stride.
+
+    Reference: Tian et al. 2019, arXiv:1904.01355, without its centre-ness; Lin et al. 2016,
+        arXiv:1612.03144.
+    """
+
+    def __init__(
+        self,
+        classes: int,
+        strides: int | Sequence[int] = 8,
+        *,
+        largest: float = 8.0,
+        filters: int = 64,
+        depth: int = 1,
+        radius: float = 1.5,
+        box_weight: float = 1.0,
+        loss_weight: float = 1.0,
+    ) -> None:
+        levels = (strides,) if isinstance(strides, int) else tuple(strides)
+        if not levels or any(not isinstance(s, int) or s < 1 for s in levels):
+            raise ValueError(
+                f"`strides` must be a positive integer or several. Received: strides={strides!r}"
+            )
+        if len(set(levels)) < len(levels):
+            raise ValueError(f"`strides` must differ. Received: strides={strides!r}")
+        self.strides = tuple(sorted(levels))
+        self.filters = filters
+        common: dict[str, Any] = {
+            "radius": radius,
+            "box_weight": box_weight,
+            "loss_weight": loss_weight,
+        }
+        self.maps = {
+            stride: DetectionMap.Spec(
+                classes,
+                smallest=0.0 if finer is None else largest * finer / stride,
+                largest=0.0 if stride == self.strides[-1] else largest,
+                **common,
+            )
+            for finer, stride in zip((None, *self.strides), self.strides, strict=False)
+        }
+        # Levels share it, whose statistics differ: no batch normalization (FCOS has group's too).
+        self.tower = ConvBlock.Spec(filters, 3, convolutions=depth, normalization=Norm("group"))
+
+    def attach(self, place: Place) -> Attached:
+        place.at(self.strides, "Detector")
+        rows, levels = top_down(place, "Detector", self.strides[0], self.filters)
+        outputs, targets = {}, {}
+        target = place.name or OBJECTS
+        tower = None
+        for stride in self.strides:
+            several = f"stride{stride}" if len(self.strides) > 1 else ""
+            row = place.row(f"tower{stride}")
+            rows.append((row, tower or self.tower, (levels[stride],)))
+            tower = tower or row
+            rows.append((place.row(several), self.maps[stride], (row,)))
+            output = "_".join(filter(None, (target, several)))
+            outputs[output], targets[output] = place.row(several), target
+        return Attached(rows, outputs, targets)

@@ -1,0 +1,228 @@
+"""`Keypoints`: places in an image, from a whole map or as the soft maxima of heatmaps."""
+
+from __future__ import annotations
+
+from dataclasses import KW_ONLY
+from typing import Any, Literal
+
+import keras
+import numpy as np
+
+from kblocks.blocks.convolution import Convolutional, act, conv, norm
+from kblocks.fields import Count, Counts, Padding, Positive, Size
+from kblocks.heads.attaching import Attached, Head, Place, only
+from kblocks.heads.boxes import Regressor, features, linear
+from kblocks.heads.pyramid import top_down
+from kblocks.heads.task import TargetLoss, TargetMetric, Task, agree, outside
+from kblocks.ops import Chain, Conv, Op, Reshape, SoftArgmax
+
+_ops: Any = keras.ops  # whose functions are typed as if they could return None
+
+POINTS = "points"
+
+
+@keras.saving.register_keras_serializable("kblocks")
+class KeypointLoss(TargetLoss):
+    """Smooth L1 of places, averaged over the points that are to be seen.
+
+    Args:
+        points: how many.
+        beta: the distance at which its square ends, as a share of the image.
+    """
+
+    def __init__(self, points: int, beta: float = 0.05, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.points = points
+        self.beta = beta
+
+    @property
+    def target(self) -> str:  # type: ignore[override]
+        return (
+            f"places (y, x) from 0 to 1, (batch, {self.points}, 2), or (y, x, 1 if it is to be "
+            f"seen and else 0), (batch, {self.points}, 3)"
+        )
+
+    def fits(self, targets: tuple[Any, ...], outputs: tuple[Any, ...]) -> bool:
+        known = len(targets) == 3 and (agree(targets[2], 2) or targets[2] == 3)
+        return known and agree(targets[1], self.points) and agree(outputs[1], self.points)
+
+    def problem(self, targets: np.ndarray) -> str | None:
+        if not self.fits(targets.shape, (None, self.points, 2)):
+            return "another form"
+        seen = targets[targets[..., 2] > 0] if targets.shape[2] == 3 else targets
+        return outside(seen[..., :2], 0, 1)
+
+    def values(self, y_true: Any, y_pred: Any) -> Any:
+        places, seen = places_and_seen(y_true)
+        distance = _ops.abs(places - y_pred)
+        square = 0.5 * _ops.square(distance) / self.beta
+        error = _ops.where(distance < self.beta, square, distance - 0.5 * self.beta)
+        return _mean_of_seen(_ops.sum(error, -1), seen)
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "points": self.points, "beta": self.beta}
+
+
+def places_and_seen(targets: Any) -> tuple[Any, Any]:
+    """Places (batch, points, 2) and whether each is to be seen (batch, points)."""
+    places = targets[..., :2]
+    if targets.shape[-1] == 3:
+        return places, targets[..., 2]
+    return places, _ops.ones_like(places[..., 0])
+
+
+def _mean_of_seen(values: Any, seen: Any) -> Any:
+    total = _ops.sum(values * seen, -1)
+    return total / _ops.maximum(_ops.sum(seen, -1), 1.0)
+
+
+@keras.saving.register_keras_serializable("kblocks")
+class KeypointDistance(TargetMetric):
+    """The mean distance of places, in shares of the image."""
+
+    def __init__(self, name: str = "distance", **kwargs: Any) -> None:
+        super().__init__(name=name, **kwargs)
+
+    def values(self, y_true: Any, y_pred: Any) -> Any:
+        places, seen = places_and_seen(y_true)
+        squares = _ops.sum(_ops.square(places - y_pred), -1)
+        return _mean_of_seen(_ops.sqrt(squares), seen)
+
+
+@keras.saving.register_keras_serializable("kblocks")
+class KeypointsWithin(TargetMetric):
+    """The share of places that are no further off than a `tolerance`, in shares of the image."""
+
+    def __init__(self, tolerance: float = 0.05, name: str = "within", **kwargs: Any) -> None:
+        super().__init__(name=name, **kwargs)
+        self.tolerance = tolerance
+
+    def values(self, y_true: Any, y_pred: Any) -> Any:
+        places, seen = places_and_seen(y_true)
+        squares = _ops.sum(_ops.square(places - y_pred), -1)
+        near = _ops.cast(squares <= self.tolerance**2, "float32")
+        return _mean_of_seen(near, seen)
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "tolerance": self.tolerance}
+
+
+def keypoint_task(spec: Any) -> Task:
+    """The task of both kinds of heads."""
+    return Task(
+        lambda: KeypointLoss(spec.points),
+        lambda: [KeypointDistance(), KeypointsWithin(spec.tolerance)],
+        spec.loss_weight,
+        POINTS,
+    )
+
+
+class KeypointRegressor(Regressor):
+    """Places by regression from a whole map.
+
+    Args:
+        points: how many.
+        tolerance: of the metric `within`, as a share of the image.
+        ...: see `Regressor`.
+
+    Input shape: (batch, height, width, channels).
+    Output shape: (batch, points, 2): (y, x) as shares of the image.
+    Targets: the same, or with a third number, 1 for those to be seen and else 0. Loss: smooth L1.
+        Metrics: mean distance, share within `tolerance`.
+
+    Reference: Toshev & Szegedy 2013, arXiv:1312.4659, Sec. 3.1.
+    """
+
+    points: Count
+    _: KW_ONLY
+    tolerance: Positive = 0.05
+
+    def task(self) -> Task:
+        """Smooth L1 of places and their distance."""
+        return keypoint_task(self)
+
+    def plan(self, channels: int) -> Op:
+        places = linear(self, 2 * self.points, 0.5)
+        return Chain(features(self), places, Reshape((self.points, 2)))
+
+
+class KeypointMaps(Convolutional):
+    """Places as the soft maxima of heatmaps, which are trained through them.
+
+    Args:
+        points: how many, each with a heatmap.
+        filters: of each hidden convolution.
+        kernel_size, padding: of those.
+        tolerance: of the metric `within`, as a share of the image.
+        loss_weight: of its loss where a network has several outputs.
+        ...: see `Convolutional`.
+
+    Input shape: (batch, height, width, channels).
+    Output shape: (batch, points, 2): (y, x) as shares of the image.
+    Targets, loss and metrics: as those of `KeypointRegressor`.
+
+    Reference: Sun et al. 2017, arXiv:1711.08229, Sec. 2.
+    """
+
+    points: Count
+    filters: Counts = ()
+    kernel_size: Size = 3
+    _: KW_ONLY
+    padding: Padding = "same"
+    tolerance: Positive = 0.05
+    loss_weight: Positive = 1.0
+
+    def task(self) -> Task:
+        """Smooth L1 of places and their distance."""
+        return keypoint_task(self)
+
+    def plan(self, channels: int) -> Op:
+        hidden = [
+            Chain(conv(self, filters, self.kernel_size), norm(self), act(self))
+            for filters in self.filters
+        ]
+        maps = Conv(self.points, kernel_initializer=self.kernel_initializer)
+        return Chain(*hidden, maps, SoftArgmax())
+
+
+class Keypoints(Head):
+    """Places in an image, by heatmaps on its pyramid or by regression from its last map.
+
+    Args:
+        points: how many.
+        mode: "heatmaps" or "coordinates".
+        stride: of the heatmaps, to which coarser maps are brought up.
+        filters: of the way up.
+        arguments: further arguments of `kb.KeypointMaps` or `kb.KeypointRegressor`.
+
+    Outputs: `points`, (batch, points, 2): (y, x) as shares of the image; the centre of pixel i of
+        n lies at (i + 0.5) / n. Targets: the same, (batch, points, 2), or with a third number, 1
+        for those to be seen and else 0. Loss: smooth L1. Metrics: mean distance, share within
+        `tolerance`.
+
+    Raises:
+        ValueError, TypeError: if an argument is not of the form above.
+    """
+
+    def __init__(
+        self,
+        points: int,
+        mode: Literal["heatmaps", "coordinates"] = "heatmaps",
+        *,
+        stride: int = 4,
+        filters: int = 64,
+        **arguments: Any,
+    ) -> None:
+        if mode not in ("heatmaps", "coordinates"):
+            raise ValueError(f"`mode` must be 'heatmaps' or 'coordinates'. Received: mode={mode!r}")
+        block = KeypointMaps if mode == "heatmaps" else KeypointRegressor
+        self.spec_of_output = only(block, "arguments", arguments, {"points": points})
+        self.mode, self.stride, self.filters = mode, stride, filters
+
+    def attach(self, place: Place) -> Attached:
+        rows, last = [], place.body
+        if self.mode == "heatmaps":
+            rows, maps = top_down(place, "Keypoints", self.stride, self.filters)
+            last = maps[self.stride]
+        row = (place.row(), self.spec_of_output, (last,))
+        return Attached([*rows, row], {place.output(alone=POINTS): place.row()})

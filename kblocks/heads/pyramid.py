@@ -1,0 +1,87 @@
+"""The way up from the deepest map: coarse maps brought to finer ones, to which these are added."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import KW_ONLY
+from typing import Any
+
+from kblocks.block import Block
+from kblocks.blocks.convolution import ConvBlock
+from kblocks.fields import Count, InitializerLike
+from kblocks.heads.attaching import Place
+from kblocks.ops import Chain, Conv, Merge, Op
+from kblocks.ops import ResizeLike as Resize
+
+Rows = list[tuple[str, Any, tuple[str, ...]]]
+
+
+class ResizeLike(Block):
+    """The first of two inputs, interpolated bilinearly to the size of the second.
+
+    Input shape: a list of two (batch, height, width, channels).
+    Output shape: the second's height and width, the first's channels.
+    """
+
+    def plan(self, channels: Any) -> Op:
+        return Resize()
+
+
+class AddLateral(Block):
+    """The first of two inputs plus a 1x1 convolution of the second, of the same size.
+
+    Args:
+        filters: channels of the first input.
+        kernel_initializer: of the convolution.
+
+    Input shape: a list of two (batch, height, width, channels).
+    Output shape: the first's.
+    """
+
+    filters: Count
+    _: KW_ONLY
+    kernel_initializer: InitializerLike = "he_normal"
+
+    def plan(self, channels: Any) -> Op:
+        lateral = Conv(self.filters, kernel_initializer=self.kernel_initializer)
+        return Chain(Merge("add", coarse=Chain(), lateral=lateral))
+
+
+def strides_down_to(place: Place, owner: str, stride: int | None) -> list[int]:
+    """The strides of a place from its coarsest one down to `stride`; None is the coarsest alone.
+
+    Raises:
+        ValueError: if there is no map at that stride, with those there are.
+    """
+    if stride is not None:
+        place.at([stride], owner)
+    elif not place.levels:
+        raise ValueError(f"{owner} needs a map of the network. Received: none")
+    finest = max(place.levels) if stride is None else stride
+    return [one for one in sorted(place.levels, reverse=True) if one >= finest]
+
+
+def raised(
+    place: Place, strides: list[int], first: Any, filters: int, part: str, initializer: Any
+) -> tuple[Rows, dict[int, str]]:
+    """Rows from the coarsest map to the finest, and the row of each stride."""
+    rows: Rows = [(place.row(f"{part}{strides[0]}"), first, (place.levels[strides[0]],))]
+    found = {strides[0]: rows[0][0]}
+    for coarse, fine in itertools.pairwise(strides):
+        own = place.levels[fine]
+        up, added = place.row(f"up{fine}"), place.row(f"{part}{fine}")
+        rows.append((up, ResizeLike.Spec(), (found[coarse], own)))
+        lateral = AddLateral.Spec(filters, kernel_initializer=initializer)
+        rows.append((added, lateral, (up, own)))
+        found[fine] = added
+    return rows, found
+
+
+def top_down(place: Place, owner: str, stride: int, filters: int) -> tuple[Rows, dict[int, str]]:
+    """A feature pyramid from the coarsest map down to `stride`.
+
+    Reference: Lin et al. 2016, arXiv:1612.03144, Fig. 3, with bilinear steps.
+    """
+    strides = strides_down_to(place, owner, stride)
+    first = ConvBlock.Spec(filters, 1, normalization=None, activation=None)
+    return raised(place, strides, first, filters, "level", "he_normal")

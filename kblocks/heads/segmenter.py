@@ -1,0 +1,186 @@
+"""`Segmenter`: a class for each pixel, by a fully convolutional network."""
+
+from __future__ import annotations
+
+from dataclasses import KW_ONLY
+from typing import Any
+
+import keras
+import numpy as np
+
+from kblocks.block import Block
+from kblocks.blocks.convolution import ConvBlock
+from kblocks.fields import Count, Positive
+from kblocks.heads.attaching import Attached, Head, Place
+from kblocks.heads.pyramid import raised, strides_down_to
+from kblocks.heads.task import TargetLoss, Task, agree, outside
+from kblocks.ops import Op, ResizeLike
+
+_ops: Any = keras.ops  # whose functions are typed as if they could return None
+
+MASK = "mask"
+
+
+@keras.saving.register_keras_serializable("kblocks")
+class PixelLoss(TargetLoss):
+    """Cross-entropy of the logits of each pixel, averaged over those of an image that count.
+
+    Args:
+        classes: number of logits.
+        void: the label of pixels that do not count, or None.
+    """
+
+    def __init__(self, classes: int, void: int | None = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.classes = classes
+        self.void = void
+
+    @property
+    def target(self) -> str:  # type: ignore[override]
+        void = "" if self.void is None else f" or {self.void} (not counted)"
+        return f"classes from 0 to {self.classes - 1}{void}, (batch, height, width)"
+
+    def fits(self, targets: tuple[Any, ...], outputs: tuple[Any, ...]) -> bool:
+        if len(targets) == 4 and targets[3] == 1:
+            targets = targets[:3]
+        height, width, classes = _last(outputs)
+        fits = len(targets) == 3 and agree(targets[1], height) and agree(targets[2], width)
+        return fits and agree(classes, self.classes)
+
+    def problem(self, targets: np.ndarray) -> str | None:
+        if not (targets.ndim == 3 or (targets.ndim == 4 and targets.shape[3] == 1)):
+            return "another form"
+        counted = targets if self.void is None else targets[targets != self.void]
+        if np.any(counted != np.floor(counted)):
+            return "fractions"
+        return outside(counted, 0, self.classes - 1)
+
+    def example(self, output: Any) -> Any:
+        height, width, _ = _last(tuple(output.shape))
+        return _ops.zeros((output.shape[0], height, width))
+
+    def values(self, y_true: Any, y_pred: Any) -> Any:
+        if _first():
+            y_pred = _ops.transpose(y_pred, (0, 2, 3, 1))
+        if len(y_true.shape) == 4:
+            y_true = y_true[..., 0]
+        labels = _ops.cast(y_true, "int32")
+        counts = _ops.ones_like(y_pred[..., 0])
+        if self.void is not None:
+            counts = _ops.cast(labels != self.void, y_pred.dtype)
+            labels = _ops.where(labels == self.void, 0, labels)
+        target = _ops.one_hot(labels, self.classes, dtype=y_pred.dtype)
+        losses = keras.losses.categorical_crossentropy(target, y_pred, from_logits=True)
+        total = _ops.sum(losses * counts, axis=(1, 2))
+        return total / _ops.maximum(_ops.sum(counts, axis=(1, 2)), 1.0)
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "classes": self.classes, "void": self.void}
+
+
+def _first() -> bool:
+    return keras.config.image_data_format() == "channels_first"
+
+
+def _last(shape: tuple[Any, ...]) -> tuple[Any, Any, Any]:
+    return (shape[2], shape[3], shape[1]) if _first() else (shape[1], shape[2], shape[3])
+
+
+@keras.saving.register_keras_serializable("kblocks")
+class PixelIoU(keras.metrics.MeanIoU):
+    """Keras' mean IoU, of logits whose channels stand where Keras' data format has them.
+
+    Keras' own argument `axis` fails for channels that stand first.
+    """
+
+    def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
+        if _first():
+            y_pred = _ops.transpose(y_pred, (0, 2, 3, 1))
+        return super().update_state(y_true, y_pred, sample_weight)
+
+
+class SegmentationMap(Block):
+    """Score maps, interpolated bilinearly to the size of the second input.
+
+    Args:
+        classes: channels of the score maps.
+        void: the label of pixels that do not count, or None.
+        loss_weight: of its loss where a network has several outputs.
+
+    Input shape: a list of (batch, rows, columns, classes) and (batch, height, width, channels).
+    Output shape: (batch, height, width, classes), logits.
+    Targets: classes, (batch, height, width). Loss: cross-entropy, averaged over the pixels of an
+        image that count. Metric: mean intersection over union.
+    """
+
+    classes: Count
+    _: KW_ONLY
+    void: int | None = None
+    loss_weight: Positive = 1.0
+
+    def task(self) -> Task:
+        """Cross-entropy of pixels and mean intersection over union."""
+        return Task(
+            lambda: PixelLoss(self.classes, self.void),
+            lambda: [
+                PixelIoU(self.classes, name="mean_iou", ignore_class=self.void, sparse_y_pred=False)
+            ],
+            self.loss_weight,
+            MASK,
+        )
+
+    def plan(self, channels: Any) -> Op:
+        if channels[0] != self.classes:
+            raise ValueError(
+                f"`classes` (={self.classes}) must be the channels of the score maps "
+                f"(={channels[0]})"
+            )
+        return ResizeLike()
+
+
+class Segmenter(Head):
+    """A fully convolutional head: scores at each stride, brought up and added, at the input's size.
+
+    Args:
+        classes: number of classes, the background among them.
+        stride: of the finest scores: 32, 16 and 8 are FCN-32s, FCN-16s and FCN-8s; any other that
+            the network has will do, such as 2. None is that of its last map.
+        void: the label of pixels that do not count, or None.
+        loss_weight: of its loss where a network has several outputs.
+
+    Outputs: `mask`, (batch, height, width, classes), logits at the input's size.
+    Targets: classes, (batch, height, width), integers. Loss: cross-entropy, averaged over the
+        pixels of an image that count. Metric: mean intersection over union.
+
+    Scores are 1x1 convolutions, those of finer maps begin at zero; all steps up are bilinear.
+
+    Raises:
+        ValueError: if an argument is not of the form above, or the network lacks the stride.
+
+    Reference: Long et al. 2014, arXiv:1411.4038, Sec. 4 and Fig. 3.
+    """
+
+    def __init__(
+        self,
+        classes: int,
+        stride: int | None = 8,
+        *,
+        void: int | None = None,
+        loss_weight: float = 1.0,
+    ) -> None:
+        self.output: Any = SegmentationMap.Spec(classes, void=void, loss_weight=loss_weight)
+        self.stride = stride
+
+    def attach(self, place: Place) -> Attached:
+        strides = strides_down_to(place, "Segmenter", self.stride)
+        classes = self.output.classes
+        first = ConvBlock.Spec(
+            classes,
+            1,
+            normalization=None,
+            activation=None,
+            kernel_initializer="glorot_uniform",
+        )
+        rows, found = raised(place, strides, first, classes, "score", "zeros")
+        rows.append((place.row(), self.output, (found[strides[-1]], "input")))
+        return Attached(rows, {place.output(alone=MASK): place.row()})

@@ -1,0 +1,166 @@
+"""Models of several outputs that are trained on fewer targets, such as auxiliary classifiers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import keras
+
+
+@keras.saving.register_keras_serializable("kblocks")
+class SharedTargets(keras.Model):
+    """A functional model with a dict of outputs, some of which have a target in common.
+
+    `fit` takes the targets by their own names, or one tensor where there is one target. What
+    `compile` is told is for the main outputs: each auxiliary one adds its weight times the loss
+    of the main output that it is trained like, and has no metrics. A dict of losses that names
+    auxiliary outputs is taken as Keras takes it.
+
+    Attributes:
+        targets: the name of each output's target, where it is not the output's own.
+        auxiliary: for each auxiliary output the main output that it is trained like, and the
+            weight of its loss.
+    """
+
+    def share(self, targets: Mapping[str, str], auxiliary: Mapping[str, tuple[str, float]]) -> None:
+        """Sets both attributes, past Keras' tracking, which would wrap the dicts."""
+        copies = {output: (like, float(weight)) for output, (like, weight) in auxiliary.items()}
+        self.__dict__["targets"] = {**{o: like for o, (like, _) in copies.items()}, **targets}
+        self.__dict__["auxiliary"] = copies
+
+    def main_outputs(self) -> list[str]:
+        """The names of the outputs that are not auxiliary."""
+        return [name for name in self._names() if name not in self._auxiliary()]
+
+    def compute_loss(
+        self,
+        x: Any = None,
+        y: Any = None,
+        y_pred: Any = None,
+        sample_weight: Any = None,
+        training: bool = True,
+    ) -> Any:
+        auxiliary = {} if self._is_told_all() else self._auxiliary()
+        names = [name for name in self._names() if name not in auxiliary]
+        y = self._by_output(y)
+        weights = self._by_output(sample_weight)
+        total = super().compute_loss(
+            x, self._of(names, y), self._of(names, y_pred), self._of(names, weights), training
+        )
+        for name, (like, weight) in auxiliary.items():
+            loss = self._loss_of(like)
+            if loss is not None:
+                total = total + weight * loss(y[name], y_pred[name], (weights or {}).get(name))
+        return total
+
+    def compute_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> Any:
+        names = self._names() if self._is_told_all() else self.main_outputs()
+        y, weights = self._by_output(y), self._by_output(sample_weight)
+        given = (self._of(names, one) for one in (y, y_pred, weights))
+        return super().compute_metrics(x, *given)
+
+    def get_config(self) -> dict[str, Any]:
+        own = {"targets": self._targets(), "auxiliary": self._auxiliary()}
+        return {**super().get_config(), **own}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Any:
+        own = {key: config[key] for key in ("targets", "auxiliary") if key in config}
+        rest = {key: value for key, value in config.items() if key not in own}
+        model = super().from_config(rest, custom_objects)
+        model.share(own.get("targets", {}), own.get("auxiliary", {}))
+        return model
+
+    # A clone that Keras makes has neither, and is then trained as any model of several outputs.
+    def _targets(self) -> dict[str, str]:
+        return self.__dict__.get("targets", {})
+
+    def _auxiliary(self) -> dict[str, tuple[str, float]]:
+        return self.__dict__.get("auxiliary", {})
+
+    def _names(self) -> list[str]:
+        return list(self.output)
+
+    def _is_told_all(self) -> bool:
+        """Whether the losses, or their weights, name auxiliary outputs."""
+        named = self.loss if isinstance(self.loss, Mapping) else ()
+        return any(name in self._auxiliary() for name in named)
+
+    def _by_output(self, given: Any) -> Any:
+        """Targets or sample weights by output, from one tensor or a dict by target or output."""
+        if given is None:
+            return None
+        targets = {name: self._targets().get(name, name) for name in self._names()}
+        if not isinstance(given, Mapping):
+            if len(set(targets.values())) > 1:
+                raise ValueError(
+                    f"Targets must be a dict of {', '.join(dict.fromkeys(targets.values()))}. "
+                    f"Received: {type(given).__name__}"
+                )
+            return dict.fromkeys(targets, given)
+        missing = [t for name, t in targets.items() if name not in given and t not in given]
+        if missing:
+            raise ValueError(
+                f"Targets must be a dict of {', '.join(dict.fromkeys(targets.values()))}. "
+                f"Received: {', '.join(given)}"
+            )
+        return {name: given[name] if name in given else given[t] for name, t in targets.items()}
+
+    def _of(self, names: Iterable[str], values: Any) -> Any:
+        """The values of some outputs; one tensor where there is one and no dict of losses."""
+        if values is None:
+            return None
+        chosen = {name: values[name] for name in names}
+        if len(chosen) == 1 and not isinstance(self.loss, Mapping):
+            return next(iter(chosen.values()))
+        return chosen
+
+    def _loss_of(self, output: str) -> Any:
+        loss = self.loss.get(output) if isinstance(self.loss, Mapping) else self.loss
+        loss = keras.losses.get(loss)
+        if loss is None or isinstance(loss, keras.losses.Loss):
+            return loss
+        return FunctionLoss(loss)
+
+
+class FunctionLoss(keras.losses.Loss):
+    """A function of targets and outputs, averaged as Keras averages it."""
+
+    def __init__(self, function: Any) -> None:
+        super().__init__()
+        self._function = function
+
+    def call(self, y_true: Any, y_pred: Any) -> Any:
+        return self._function(y_true, y_pred)
+
+
+def strip_aux(model: keras.Model) -> keras.Model:
+    """The model without its auxiliary outputs, for inference.
+
+    Args:
+        model: that `Architecture.model(input_shape, aux=True)` made, trained or not, or such a
+            one loaded from a file.
+
+    Returns:
+        A functional model of the main outputs, one tensor where there is one. Its layers are
+        those of `model`, weights and all; `keras.models.clone_model` and `set_weights` make a
+        copy of it.
+
+    Raises:
+        ValueError: if the model has no auxiliary outputs.
+
+    Example:
+        >>> model = kb.googlenet(10).model((64, 64, 3), aux=True)
+        >>> kb.strip_aux(model).output.shape
+        (None, 10)
+    """
+    if not isinstance(model, SharedTargets) or not model._auxiliary():
+        raise ValueError(
+            "`model` must have auxiliary outputs, as Architecture.model(input_shape, aux=True) "
+            f"makes. Received: model={model!r}"
+        )
+    names = model.main_outputs()
+    outputs = {name: model.output[name] for name in names}
+    single = outputs[names[0]] if len(names) == 1 else outputs
+    return keras.Model(model.inputs[0], single, name=model.name)

@@ -1,0 +1,180 @@
+"""Auxiliary classifiers: one target, the weighted loss, and the model without them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import kblocks as kb
+
+Images = Callable[..., np.ndarray]
+INPUT = (32, 32, 3)
+CLASSES = 5
+
+
+def network() -> kb.Architecture:
+    """Two auxiliary heads without dropout, of weights 0.3 and 0.4."""
+    block = kb.ConvBlock.Spec(4, strides=2, normalization=None)
+    aux: dict[str, Any] = {"filters": (4,), "pool_size": None, "grid": 2, "hidden": ()}
+    aux |= {"dropout": 0.0, "normalization": None, "kernel_regularizer": "l2"}
+    return kb.Architecture(
+        [
+            ("stage1", block),
+            ("stage2", block),
+            ("aux1", kb.AuxiliaryClassifier.Spec(CLASSES, **aux), "stage1"),
+            ("aux2", kb.AuxiliaryClassifier.Spec(CLASSES, loss_weight=0.4, **aux), "stage2"),
+            ("head", kb.Classifier.Spec(CLASSES), "stage2"),
+        ],
+        outputs={"logits": "head", "aux1": "aux1", "aux2": "aux2"},
+        auxiliary=["aux1", "aux2"],
+    )
+
+
+def data(number: int = 8) -> tuple[np.ndarray, np.ndarray]:
+    random = np.random.default_rng(3)
+    return random.normal(size=(number, *INPUT)).astype("float32"), random.integers(0, 5, number)
+
+
+def weighted_loss(model: Any, x: Any, y: Any, weights: Any = None) -> Any:
+    """The sum by hand, with TensorFlow's own cross-entropy."""
+    outputs = model(x, training=True)
+    total = tf.add_n(model.losses)
+    for name, weight in (("logits", 1.0), ("aux1", 0.3), ("aux2", 0.4)):
+        each = tf.nn.sparse_softmax_cross_entropy_with_logits(y, outputs[name])
+        total += weight * tf.reduce_mean(each if weights is None else each * weights)
+    return total
+
+
+LOSSES = {
+    "object": lambda: keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+    "head": lambda: network().head.training()["loss"],
+    "function": lambda: lambda y, p: keras.losses.sparse_categorical_crossentropy(y, p, True),
+    "by output": lambda: {"logits": keras.losses.SparseCategoricalCrossentropy(from_logits=True)},
+}
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("make", LOSSES.values(), ids=[name.replace(" ", "_") for name in LOSSES])
+def test_a_step_is_that_of_the_weighted_loss(make: Callable[[], Any], weighted: bool) -> None:
+    """One step of SGD moves the weights by the gradient of the sum written by hand."""
+    x, y = data()
+    weights = np.linspace(0.5, 2.0, len(y)).astype("float32") if weighted else None
+    model = network().model(INPUT, aux=True)
+    with tf.GradientTape() as tape:
+        loss = weighted_loss(model, x, y, weights)
+    variables = [variable.value for variable in model.trainable_variables]
+    expected = [np.asarray(g) for g in tape.gradient(loss, variables)]
+    before = [np.asarray(v) for v in model.trainable_variables]
+    model.compile(keras.optimizers.SGD(0.1), loss=make())
+    history = model.fit(x, y, sample_weight=weights, batch_size=len(y), verbose=0)
+    assert history.history["loss"][0] == pytest.approx(float(loss), rel=1e-5)
+    for old, variable, gradient in zip(before, model.trainable_variables, expected, strict=True):
+        assert np.abs(gradient).max() > 1e-6
+        np.testing.assert_allclose(old - 0.1 * gradient, variable, rtol=1e-4, atol=1e-6)
+
+
+def test_default_weights_are_the_published_ones() -> None:
+    """Szegedy et al. 2014, Sec. 5: 0.3; Inception-v3 is trained with 0.4."""
+    google, v3 = kb.googlenet(3, width=0.1), kb.inception_v3(3, width=0.1)
+    model = google.model((64, 64, 3), aux=True)
+    assert model.auxiliary == {"aux1": ("logits", 0.3), "aux2": ("logits", 0.3)}
+    assert v3.model((299, 299, 3), aux=True).auxiliary == {"AuxLogits": ("logits", 0.4)}
+
+
+@pytest.mark.parametrize("eagerly", [False, True])
+def test_an_ordinary_pipeline(eagerly: bool) -> None:
+    """One label tensor, the metrics' usual names, class weights, evaluation, prediction."""
+    x, y = data(16)
+    model = network().model(INPUT, aux=True)
+    model.compile(
+        "adam",
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=["accuracy"],
+        run_eagerly=eagerly,
+    )
+    dataset = tf.data.Dataset.from_tensor_slices((x, y)).batch(8)
+    logs = model.fit(dataset, validation_data=(x, y), verbose=0).history
+    assert set(logs) == {"loss", "accuracy", "val_loss", "val_accuracy"}
+    model.fit(x, y, class_weight={0: 2.0}, verbose=0)
+    logits = model.predict(x, verbose=0)["logits"]
+    found = model.evaluate(x, y, verbose=0, return_dict=True)
+    assert found["accuracy"] == pytest.approx(np.mean(logits.argmax(1) == y))
+    assert model.train_on_batch(x, y, return_dict=True)["loss"] > 0
+
+
+def test_a_recipe_compiles_it() -> None:
+    x, y = data()
+    model = network().model(INPUT, aux=True)
+    kb.Recipe().compile(model)
+    assert set(model.fit(x, y, verbose=0).history) == {"loss", "accuracy"}
+
+
+def test_a_dict_of_all_losses_is_taken_as_keras_takes_it() -> None:
+    """With weights of one's own, and targets by output or by target."""
+    x, y = data()
+    model = network().model(INPUT, aux=True)
+    names = ("logits", "aux1", "aux2")
+    cross = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    weights = {"logits": 1.0, "aux1": 0.0, "aux2": 0.5}
+    model.compile("sgd", dict.fromkeys(names, cross), loss_weights=weights)
+    found = model.evaluate(x, y, verbose=0, return_dict=True)
+    same = model.evaluate(x, dict.fromkeys(names, y), verbose=0, return_dict=True)
+    assert found == pytest.approx(same)
+    total = found["logits_loss"] + 0.5 * found["aux2_loss"] + float(tf.add_n(model.losses))
+    assert found["loss"] == pytest.approx(total, rel=1e-5)
+
+
+@pytest.mark.parametrize("saved", [False, True])
+def test_strip_aux(saved: bool, tmp_path: Path) -> None:
+    x, y = data()
+    net = network()
+    model = net.model(INPUT, aux=True)
+    model.compile("sgd", **net.head.training())
+    model.fit(x, y, verbose=0)
+    if saved:
+        model.save(tmp_path / "aux.keras")
+        before = model.evaluate(x, y, verbose=0, return_dict=True)
+        model = keras.models.load_model(tmp_path / "aux.keras")
+        assert model.evaluate(x, y, verbose=0, return_dict=True) == pytest.approx(before)
+    plain = kb.strip_aux(model)
+    assert plain.count_params() == net.cost(INPUT).params
+    np.testing.assert_array_equal(plain(x), model(x)["logits"])
+    assert {layer.name for layer in model.layers} - {layer.name for layer in plain.layers} == {
+        "aux1",
+        "aux2",
+    }
+    with pytest.raises(ValueError, match="auxiliary outputs"):
+        kb.strip_aux(plain)
+
+
+def test_aux_beside_other_heads() -> None:
+    """The auxiliary classifier is trained like the first output, and told the other's target."""
+    net = kb.googlenet(3, width=0.1, head=kb.Localizer(3))
+    assert list(net.outputs) == ["class", "box", "aux1", "aux2"]
+    model = net.model((64, 64, 3), aux=True)
+    assert model.auxiliary == {"aux1": ("class", 0.3), "aux2": ("class", 0.3)}
+    model.compile("sgd", **net.head.training())
+    x = np.zeros((2, 64, 64, 3), "float32")
+    y = {"class": np.array([0, 2]), "box": np.array([[0.1, 0.2, 0.5, 0.6]] * 2, "float32")}
+    logs = model.fit(x, y, verbose=0).history
+    assert {"loss", "class_loss", "box_loss", "class_accuracy", "box_iou"} == set(logs)
+    assert logs["loss"][0] > logs["class_loss"][0] + logs["box_loss"][0]
+
+
+def test_targets_that_do_not_fit_are_refused() -> None:
+    x, y = data()
+    model = network().model(INPUT, aux=True)
+    model.compile("sgd", **network().head.training())
+    with pytest.raises(ValueError, match=r"dict of logits.*Received: label"):
+        model.train_on_batch(x, {"label": y})
+    net = kb.resnet(3, blocks=(1, 1), head={"a": kb.Detector(2, (4, 8)), "b": kb.Classifier(2)})
+    model = net.model(INPUT)
+    model.compile("sgd", **net.head.training())
+    with pytest.raises(ValueError, match=r"dict of a, b"):
+        model.train_on_batch(x, y)
