@@ -222,7 +222,6 @@ def _run(search: Search, trial: optuna.Trial, fit: Any) -> None:
             )
         except LostError:
             _log.warning("Trial %s is another process's by now: it is left to it", trial.number)
-            _forget()
             return
         except BaseException:  # told to stop, which is not the trial's fault
             with contextlib.suppress(Exception):
