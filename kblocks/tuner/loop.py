@@ -291,11 +291,8 @@ def tidy(search: Search) -> None:
     """
     ledger = search.ledger
     ledger.look()
-    kept = ledger.best(search.kept)
     try:
-        for number in search.checkpoints.numbers():
-            if number not in kept and ledger.is_finished(number):
-                search.checkpoints.drop(number)
+        search.checkpoints.keep(ledger.best(search.kept), ledger.is_finished)
     except OSError as error:
         _log.warning("What is not needed any more could not be removed: %s", error)
 
