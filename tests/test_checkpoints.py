@@ -57,13 +57,17 @@ def test_states_and_best_weights(place: str) -> None:
     np.testing.assert_equal(found.weights, state(12).weights)
     np.testing.assert_equal(found.optimizer, state(12).optimizer)
     checkpoints.save_best(7, [np.arange(5.0)])
+    kept = {"trial-000007/best.npz", "trial-000007/epoch-000012.npz"}
+    checkpoints.keep([], is_finished=lambda number: False)  # its end is not told yet
+    assert set(listed(checkpoints)) == kept
+    checkpoints.keep([7], is_finished=lambda number: True)
     assert listed(checkpoints) == ["trial-000007/best.npz"]
     np.testing.assert_equal(checkpoints.best(7), [np.arange(5.0)])
     checkpoints.save_best(7, [np.arange(2.0)])  # its process had died before it told its end
     np.testing.assert_equal(checkpoints.best(7), [np.arange(2.0)])
     checkpoints.save_best(8, [np.zeros(8)])
     assert checkpoints.numbers() == [7, 8]
-    checkpoints.drop(7)
+    checkpoints.keep([8], is_finished=lambda number: True)
     checkpoints.drop(9)  # of which nothing is kept
     assert listed(checkpoints) == ["trial-000008/best.npz"]
     checkpoints.clear()

@@ -170,6 +170,19 @@ class Checkpoints:
         with contextlib.suppress(FileNotFoundError):
             self._files.rm(self._path(number), recursive=True)
 
+    @_as_oserror
+    def keep(self, numbers: Iterable[int], is_finished: Callable[[int], bool]) -> None:
+        """Removes what is kept of the finished trials, except the best weights of some numbers."""
+        kept = set(numbers)
+        for number in self.numbers():
+            if not is_finished(number):
+                continue
+            if number not in kept:
+                self.drop(number)
+                continue
+            best = self._path(number, "best.npz")
+            self._remove(path for path in self._listed(self._path(number)) if path != best)
+
     def numbers(self) -> list[int]:
         """The trials of which something is kept."""
         names = [path.rsplit("/", 1)[-1] for path in self._listed(self._root)]

@@ -222,7 +222,6 @@ def _run(search: Search, trial: optuna.Trial, fit: Any) -> None:
             )
         except LostError:
             _log.warning("Trial %s is another process's by now: it is left to it", trial.number)
-            _forget()
             return
         except BaseException:  # told to stop, which is not the trial's fault
             with contextlib.suppress(Exception):
@@ -292,11 +291,8 @@ def tidy(search: Search) -> None:
     """
     ledger = search.ledger
     ledger.look()
-    kept = ledger.best(search.kept)
     try:
-        for number in search.checkpoints.numbers():
-            if number not in kept and ledger.is_finished(number):
-                search.checkpoints.drop(number)
+        search.checkpoints.keep(ledger.best(search.kept), ledger.is_finished)
     except OSError as error:
         _log.warning("What is not needed any more could not be removed: %s", error)
 
