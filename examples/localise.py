@@ -1,4 +1,4 @@
-"""python examples/localise.py    (about 2 minutes; --short 15 seconds)
+"""python examples/localise.py    (about 3 minutes; --short 15 seconds)
 
 One shape an image: its kind and its box, by a network with two outputs trained together.
 """
