@@ -1,4 +1,4 @@
-"""python examples/localise.py    (about 2 minutes; --short 15 seconds)
+"""python examples/localise.py    (about 3 minutes; --short 15 seconds)
 
 One shape an image: its kind and its box, by a network with two outputs trained together.
 """
@@ -29,7 +29,9 @@ net = kb.Architecture(
         kb.ResidualBlock.Spec(64),
         kb.ConvBlock.Spec(16, 1),  # few channels where every pixel has a weight of its own
     ],
-    head=kb.Localizer(len(KINDS), box_weight=4.0, regressor={"hidden": (64,)}),
+    head=kb.Localizer(
+        len(KINDS), box_weight=2.0, classifier={"hidden": (32,)}, regressor={"hidden": (64,)}
+    ),
     name="localiser",
 )
 net.head.check(targets(train))

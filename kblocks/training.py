@@ -73,7 +73,7 @@ def _guessed_labels(model: keras.Model, outputs: Any) -> Any:
     if isinstance(loss, Mapping) and isinstance(outputs, Mapping):
         return {name: _example(loss.get(name), x) for name, x in outputs.items()}
     if hasattr(loss, "example") and not isinstance(outputs, Mapping):
-        return loss.example(outputs)
+        return _example(loss, outputs)
     name = loss if isinstance(loss, str) else type(loss).__name__
     name = getattr(loss, "__name__", name)
     if "sparse" not in name.lower():
