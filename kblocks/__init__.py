@@ -27,6 +27,7 @@ from kblocks.budget import Budget
 from kblocks.catalog import architecture, architectures
 from kblocks.choices import boolean, choice, fixed, integer, per_stage, real
 from kblocks.cost import Cost
+from kblocks.exporting import export
 from kblocks.families.alexnets import alexnet
 from kblocks.families.densenets import (
     densenet,
@@ -179,6 +180,7 @@ __all__ = [
     "efficientnet_b5",
     "efficientnet_b6",
     "efficientnet_b7",
+    "export",
     "fixed",
     "fuse",
     "googlenet",

@@ -75,7 +75,7 @@ def _norm(op: ops.Norm, channels: int, axis: int, common: dict[str, Any]) -> Any
     }
     match op.kind:
         case "batch":
-            return BatchNormalization(momentum=op.momentum, **learned)
+            return BatchNormalization(momentum=op.momentum, synchronized=op.synchronized, **learned)
         case "layer":
             return keras.layers.LayerNormalization(**learned)
     return keras.layers.GroupNormalization(op.groups or math.gcd(32, channels), **learned)

@@ -1,26 +1,16 @@
-"""Files that are written whole or not at all."""
+"""Models and tables, written whole or not at all."""
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import os
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import keras
 
-
-@contextlib.contextmanager
-def whole(path: Path) -> Iterator[Path]:
-    """A path to write to in place of `path`, moved there when the block ends without an error."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".writing-") as folder:
-        written = Path(folder) / path.name
-        yield written
-        os.replace(written, path)
+from kblocks.files import whole
 
 
 def save(model: keras.Model, path: str | os.PathLike[str]) -> None:

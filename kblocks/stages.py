@@ -1,0 +1,73 @@
+"""The stages of a network, which its rows belong to by their names."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+_STAGE = re.compile(r"(stem|stage\d+)_")
+
+NamedRow = tuple[str, Any, tuple[str, ...]]  # name, Spec, names of the rows that it reads
+
+
+def stage_of(name: str) -> str:
+    """The stage of a row or layer: `stage1` for `stage1_block2`, itself for `head`."""
+    stage = _STAGE.match(name)
+    return stage[1] if stage else name
+
+
+def stages_of(names: Iterable[str]) -> list[str]:
+    """The stages of rows or layers, in order."""
+    return list(dict.fromkeys(map(stage_of, names)))
+
+
+def unknown_stage(argument: str, name: Any, names: Sequence[str]) -> ValueError:
+    """The error for a name that is neither that of a stage nor of a row or layer."""
+    known = ", ".join(stages_of(names))
+    return ValueError(
+        f"`{argument}` must name a stage ({known}) or one of its blocks, such as {names[0]!r}. "
+        f"Received: {argument}={name!r}"
+    )
+
+
+def replaced(
+    rows: Sequence[NamedRow], name: str, block: Any
+) -> tuple[list[NamedRow], dict[str, str]]:
+    """Rows with others in place of one or of a stage, and the new names of old rows."""
+    names = [row[0] for row in rows]
+    old = [n for n in names if n == name] or [n for n in names if stage_of(n) == name]
+    if not old:
+        raise unknown_stage("name", name, names)
+    several = isinstance(block, (list, tuple))
+    if several and (not block or stage_of(name) != name):
+        raise ValueError(
+            "`block` must be a Spec, or for a whole stage a list of them. "
+            f"Received: block={block!r} for {name!r}"
+        )
+    new = [(name, block)]
+    if several:
+        new = [(f"{name}_block{number}", spec) for number, spec in enumerate(block, 1)]
+    renamed = {old[-1]: new[-1][0]}
+    made: list[NamedRow] = []
+    for row_name, spec, inputs in rows:
+        if row_name == old[0]:
+            source = inputs
+            for new_name, new_spec in new:
+                made.append((new_name, new_spec, source))
+                source = (new_name,)
+        if row_name in old:
+            continue
+        _refuse_missing(row_name, inputs, set(old[:-1]) - {n for n, _ in new})
+        spec = renamed.get(spec, spec) if isinstance(spec, str) else spec
+        made.append((row_name, spec, tuple(renamed.get(n, n) for n in inputs)))
+    return made, renamed
+
+
+def _refuse_missing(reader: str, inputs: Sequence[str], gone: set[str]) -> None:
+    for name in inputs:
+        if name in gone:
+            raise ValueError(
+                f"{reader} reads {name}, which would not be there any more: replace it by a list "
+                "with at least as many blocks"
+            )
