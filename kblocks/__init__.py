@@ -104,6 +104,7 @@ from kblocks.families.vggs import (
     vgg19,
     vgg19_bn,
 )
+from kblocks.finetuning import freeze, learning_rate_multipliers
 from kblocks.fusion import fuse
 from kblocks.geometry import InputTooSmallError, conv_output_size
 from kblocks.grouped import GroupedConv2D, accelerate
@@ -182,6 +183,7 @@ __all__ = [
     "efficientnet_b7",
     "export",
     "fixed",
+    "freeze",
     "fuse",
     "googlenet",
     "inception_resnet",
@@ -192,6 +194,7 @@ __all__ = [
     "inference_memory",
     "integer",
     "latency",
+    "learning_rate_multipliers",
     "load_torch_weights",
     "per_stage",
     "prepare",

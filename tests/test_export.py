@@ -131,6 +131,16 @@ def test_int8_chooses_the_same_digits(digits: Any, fuse: bool, tmp_path: Path) -
     assert len(kernels) >= 8  # convolutions run on int8, not on what was rounded to it
 
 
+@pytest.mark.parametrize(
+    "family", [pytest.param(f, marks=() if f == "resnext" else pytest.mark.slow) for f in SMALL]
+)
+def test_int8_keeps_the_logits_near(family: str, tmp_path: Path) -> None:
+    """Within 0.3 of their spread; a pool padded with infinite numbers gave 2.4."""
+    model, x = small_model(family)
+    path = kb.export(model, tmp_path / "m.tflite", representative=x)
+    assert spread(run_litert(path, x), model(x, training=False)) < 0.3
+
+
 @pytest.mark.parametrize("labels", [False, True])
 def test_int8_from_batches(labels: bool, tmp_path: Path) -> None:
     """Equal to the byte with the same images as an array, as `tf.data` gives them with labels."""

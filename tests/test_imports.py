@@ -33,6 +33,7 @@ ROOMS: dict[str, set[str]] = {
     "folding": {"ops"},
     "fused": {"block", "fields", "ops"},
     "exporting": {"backend", "files"},
+    "finetuning": {"stages"},
     "fusion": {"block", "folding", "fused", "grouped", "ops"},
     "blocks": {"block", "fields", "ops"},
     "heads": {"block", "blocks", "fields", "ops"},
@@ -69,7 +70,7 @@ KERAS = {"keras"}
 OUTSIDE: dict[str, set[str]] = {
     "fields": {"keras", "numpy"},
     **dict.fromkeys(("backend", "block", "grouped", "network", "normalization"), KERAS),
-    **dict.fromkeys(("published", "recipe", "spec", "training"), KERAS),
+    **dict.fromkeys(("finetuning", "published", "recipe", "spec", "training"), KERAS),
     "folding": {"numpy"},
     "exporting": {"keras", "numpy", "onnxruntime"},
     **{room: {"keras", "numpy"} for room in ("fusion", "layers", "timing", "weights")},
