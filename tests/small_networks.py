@@ -11,7 +11,10 @@ import numpy as np
 import kblocks as kb
 
 _STAGES = {"blocks": (1, 1), "filters": (8, 12)}
-_NARROW = {"blocks": (1, 1, 1), "width": 0.06}
+_NARROW = {
+    "blocks": (1, 1, 1),
+    "width": 0.125,
+}  # narrower branches would be dead, which int8 cannot scale
 
 # By family, how its small member is made and a size of image that it fits.
 SMALL: dict[str, tuple[Callable[[], kb.Architecture], int]] = {
