@@ -30,6 +30,7 @@ from kblocks.convolutionizing import convolutionize
 from kblocks.cost import Cost
 from kblocks.drawing.figures import draw
 from kblocks.drawing.tables import summary
+from kblocks.exporting import export
 from kblocks.families.alexnets import alexnet
 from kblocks.families.densenets import (
     densenet,
@@ -106,6 +107,7 @@ from kblocks.families.vggs import (
     vgg19,
     vgg19_bn,
 )
+from kblocks.finetuning import freeze, learning_rate_multipliers
 from kblocks.fusion import fuse
 from kblocks.geometry import InputTooSmallError, conv_output_size
 from kblocks.grouped import GroupedConv2D, accelerate
@@ -216,10 +218,12 @@ __all__ = [
     "efficientnet_b5",
     "efficientnet_b6",
     "efficientnet_b7",
+    "export",
     "extract",
     "feature_maps",
     "first_filters",
     "fixed",
+    "freeze",
     "fuse",
     "googlenet",
     "inception_resnet",
@@ -230,6 +234,7 @@ __all__ = [
     "inference_memory",
     "integer",
     "latency",
+    "learning_rate_multipliers",
     "load_torch_weights",
     "mean_average_precision",
     "non_maximum_suppression",

@@ -221,3 +221,19 @@ def recomputed(function: Any, inputs: Any, seeds: Any) -> Any:
         return function(x)
 
     return tf.recompute_grad(once_more)(inputs)
+
+
+def lite_options(samples: Any = None) -> dict[str, Any]:
+    """How TensorFlow converts for phones: by the ops of the plain runtime alone.
+
+    With `samples`, a function that gives inputs as lists, in int8 by the ranges that they show.
+    """
+    import tensorflow as tf
+
+    if samples is None:
+        return {"target_spec": {"supported_ops": [tf.lite.OpsSet.TFLITE_BUILTINS]}}
+    return {
+        "target_spec": {"supported_ops": [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]},
+        "optimizations": [tf.lite.Optimize.DEFAULT],
+        "representative_dataset": samples,
+    }

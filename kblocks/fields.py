@@ -118,7 +118,9 @@ def _norm(value: Any) -> Norm:
     groups = value.groups
     if value.kind not in _NORMS or value.epsilon <= 0 or not 0 <= value.momentum <= 1:
         raise ValueError
-    if not isinstance(value.scale, bool) or not isinstance(value.center, bool):
+    if not all(isinstance(flag, bool) for flag in (value.scale, value.center, value.synchronized)):
+        raise ValueError
+    if value.synchronized and value.kind != "batch":
         raise ValueError
     if groups is not None and (value.kind != "group" or _integer(groups, 1) != groups):
         raise ValueError

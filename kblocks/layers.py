@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import math
+import operator
 import zlib
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -84,7 +85,7 @@ def _norm(op: ops.Norm, channels: int, axis: int, common: dict[str, Any]) -> Any
     }
     match op.kind:
         case "batch":
-            return BatchNormalization(momentum=op.momentum, **learned)
+            return BatchNormalization(momentum=op.momentum, synchronized=op.synchronized, **learned)
         case "layer":
             return keras.layers.LayerNormalization(**learned)
     return keras.layers.GroupNormalization(op.groups or math.gcd(32, channels), **learned)
@@ -227,12 +228,17 @@ class Pool2D(keras.layers.Layer):
         counts_same = op.padding == "same" and op.kind == "avg" and op.count_padding
         self._explicit = op.padding not in ("same", "valid") or counts_same
         self._over = _over_the_edge(op)
+        pixels = () if isinstance(op.padding, str) else op.padding
+        self._reaches_past = any(map(operator.ge, pixels, op.pool_size))
 
-    def call(self, inputs: Any) -> Any:
+    def call(self, inputs: Any, training: bool | None = None) -> Any:
+        # Copies of its edge leave a maximum as it is too. They cost more than a constant, but
+        # int8 would take an infinite one for a value, and have no room for others.
+        outside = -math.inf if training or self._reaches_past else "replicate"
         if self._op.kind == "min":
-            return -self._pooled(keras.ops.max_pool, -inputs, -math.inf)
+            return -self._pooled(keras.ops.max_pool, -inputs, outside)
         if self._op.kind == "max":
-            return self._pooled(keras.ops.max_pool, inputs, -math.inf)
+            return self._pooled(keras.ops.max_pool, inputs, outside)
         means = self._pooled(keras.ops.average_pool, inputs, 0.0)
         if self._over == ((0, 0), (0, 0)) and (self._op.count_padding or not self._explicit):
             return means
@@ -240,14 +246,14 @@ class Pool2D(keras.layers.Layer):
         ones, counts = keras.ops.ones_like(first), float(self._op.count_padding)
         return means / self._pooled(keras.ops.average_pool, ones, counts)
 
-    def _pooled(self, function: Callable[..., Any], x: Any, padded_with: float) -> Any:
+    def _pooled(self, function: Callable[..., Any], x: Any, outside: float | str) -> Any:
         op = self._op
         padding = op.padding
+        mode, value = (outside, 0.0) if isinstance(outside, str) else ("zeros", outside)
         if self._explicit:
             pads = _pool_pads(op, _map_size(x, self.data_format))
-            x, padding = pad(x, pads, "zeros", self.data_format, padded_with), "valid"
-        outside = -math.inf if function is keras.ops.max_pool else 0.0
-        x = pad(x, self._over, "zeros", self.data_format, outside)
+            x, padding = pad(x, pads, mode, self.data_format, value), "valid"
+        x = pad(x, self._over, mode, self.data_format, value)
         return function(x, op.pool_size, op.strides, padding=padding, data_format=self.data_format)
 
 

@@ -64,6 +64,8 @@ class Norm:
         center: whether there is a learned offset a channel.
         groups: of group normalisation; None takes the greatest common divisor of 32
             and the channels.
+        synchronized: whether batch normalisation takes its statistics over all devices of a
+            `tf.distribute` strategy; TensorFlow only.
     """
 
     kind: str = "batch"
@@ -72,6 +74,7 @@ class Norm:
     scale: bool = True
     center: bool = True
     groups: int | None = None
+    synchronized: bool = False
     label: ClassVar[str] = "norm"
 
 

@@ -89,7 +89,7 @@ def _fuse_updates(optimizer: Any) -> None:
     """Past Keras' class, so that the optimizer is still saved and loaded as what it is."""
     if not backend.has_update_kernels() or "update_step" in vars(optimizer):
         return
-    kind: Any = type(optimizer)
+    kind: Any = getattr(optimizer, "plain", type(optimizer))  # of `learning_rate_multipliers`
     if kind is keras.optimizers.SGD:
         optimizer.update_step = _sgd_step(optimizer)
     elif kind in _ADAMS and not optimizer.amsgrad:
@@ -103,6 +103,7 @@ def _sgd_step(optimizer: Any) -> Callable[[Any, Any, Any], None]:
         if not backend.updates_in_place(variable, gradient):
             plain(gradient, variable, learning_rate)
             return
+        learning_rate = learning_rate * _multiplier(optimizer, variable)
         slot = None
         if optimizer.momentum:
             slot = optimizer.momentums[_index(optimizer, variable)]
@@ -131,10 +132,15 @@ def _fuse_adam(optimizer: Any) -> None:
             return
         index = _index(optimizer, variable)
         slots = optimizer._momentums[index], optimizer._velocities[index]
+        learning_rate = learning_rate * _multiplier(optimizer, variable)
         rates = learning_rate, optimizer.beta_1, optimizer.beta_2
         backend.apply_adam(variable, slots, gradient, powers, rates, optimizer.epsilon)
 
     optimizer.apply, optimizer.update_step = apply, update_step
+
+
+def _multiplier(optimizer: Any, variable: Any) -> float:
+    return optimizer.multiplier_of(variable) if hasattr(optimizer, "plain") else 1.0
 
 
 def _index(optimizer: Any, variable: Any) -> int:

@@ -19,6 +19,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # From the ground up; an arrow only ever points down. A room is a module or a folder.
 ROOMS: dict[str, set[str]] = {
     "files": set(),
+    "stages": set(),
     "ops": set(),
     "geometry": {"ops"},
     "cost": {"geometry", "ops"},
@@ -33,7 +34,8 @@ ROOMS: dict[str, set[str]] = {
     "folding": {"ops"},
     "fused": {"block", "fields", "ops"},
     "graph": set(),
-    "stages": set(),
+    "exporting": {"backend", "files"},
+    "finetuning": {"stages"},
     "fusion": {"block", "folding", "fused", "graph", "grouped", "ops"},
     "convolutionizing": {"block", "cost", "fused", "geometry", "ops"},
     "blocks": {"block", "fields", "ops"},
@@ -76,8 +78,8 @@ ROOMS: dict[str, set[str]] = {
     "augmentation": {"backend"},
     "recipe": {"augmentation", "choices", "heads", "training", "tree"},
     "tuner": {
-        *("budget", "catalog", "choices", "conditions", "cost", "describing", "files", "network"),
-        *("recipe", "space", "spaces", "timing", "training", "tree"),
+        *("budget", "catalog", "choices", "conditions", "cost", "describing", "exporting", "files"),
+        *("network", "recipe", "space", "spaces", "timing", "training", "tree"),
     },
     "__main__": {"tuner"},
 }
@@ -88,14 +90,15 @@ OUTSIDE: dict[str, set[str]] = {
         ("backend", "block", "drawing", "graph", "grouped", "network", "normalization"), KERAS
     ),
     **dict.fromkeys(("augmentation", "places", "published", "recipe", "rows", "shared"), KERAS),
-    **dict.fromkeys(("convolutionizing", "spec", "training"), KERAS),
+    **dict.fromkeys(("convolutionizing", "finetuning", "spec", "training"), KERAS),
+    "exporting": {"keras", "numpy", "onnxruntime"},
     "folding": {"numpy"},
     **{
         room: {"keras", "numpy"}
         for room in ("fusion", "heads", "layers", "looking", "parts", "timing", "weights")
     },
     "tuner": {
-        *("PIL", "altair", "fsspec", "keras", "keras_tuner", "numpy", "onnxruntime", "optuna"),
+        *("PIL", "altair", "fsspec", "keras", "keras_tuner", "numpy", "optuna"),
         *("psutil", "rich", "sklearn", "sqlalchemy", "tensorboard", "typer", "vl_convert"),
     },
 }

@@ -93,10 +93,10 @@ def test_digits_are_moved_by_one_pixel_for_the_last_training() -> None:
 def test_checkpoints_of_a_cluster_are_where_the_environment_says(
     sources: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setenv("CHECKPOINTS", "memory://weights")
+    monkeypatch.setenv("CHECKPOINTS", f"file://{tmp_path}/weights")
     monkeypatch.setenv("KBLOCKS_STORAGE", f"sqlite:///{tmp_path / 'b.db'}")
     tuner = imported(FOLDER / "cluster.py").tuner(directory=str(tmp_path))
-    assert tuner.checkpoint_directory == "memory://weights"
+    assert tuner.checkpoint_directory == f"file://{tmp_path}/weights/{tuner.project_name}"
     assert tuner.storage_url == f"sqlite:///{tmp_path / 'b.db'}"
 
 

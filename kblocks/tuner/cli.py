@@ -11,13 +11,13 @@ import typer
 from rich.console import Console
 
 from kblocks.catalog import architecture, by_family
+from kblocks.exporting import FORMATS, export
 from kblocks.files import whole
 from kblocks.network import Architecture
 from kblocks.tuner import tables
 from kblocks.tuner.checkpoints import Checkpoints
-from kblocks.tuner.exporting import FORMATS, best_network, export
 from kblocks.tuner.searching import BadArgumentError, run_or_join, say, sizes
-from kblocks.tuner.stored import STORAGE, folder_of, masked, opened
+from kblocks.tuner.stored import STORAGE, best_network, folder_of, masked, opened
 
 app = typer.Typer(
     add_completion=False,
@@ -143,7 +143,8 @@ def best(
         raise ValueError(f"no weights of trial {trial.number} are in {folder / 'checkpoints'}")
     model = net.model(found.input_shape)
     model.set_weights(weights)
-    say(f"written to {export(model, output or folder / FORMATS[export_][1], export_)}")
+    name = f"best{FORMATS[export_].suffix or f'_{export_}'}"
+    say(f"written to {export(model, output or folder / name, export_)}")
 
 
 def _console() -> Console:

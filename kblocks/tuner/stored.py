@@ -10,7 +10,8 @@ from urllib.parse import unquote
 import optuna
 import sqlalchemy
 
-from kblocks.tuner.records import Run, read
+from kblocks.network import Architecture
+from kblocks.tuner.records import Record, Run, read
 from kblocks.tuner.storage import open_storage, shown, url_of
 from kblocks.tuner.study import find
 
@@ -76,3 +77,20 @@ def _read(url: str, name: str) -> Run:
     if name not in names:
         raise ValueError(f"RUN must be one of {', '.join(names) or 'none'}. Received: {name}")
     return read(find(storage, name))
+
+
+def best_network(run: Run) -> tuple[Record, Architecture]:
+    """The best completed trial of a run and its network, rebuilt from the record's JSON.
+
+    Raises:
+        ValueError: if no trial was completed, or it was not built by kblocks.
+    """
+    best = run.best()
+    if best is None:
+        raise ValueError(f"RUN must have a completed trial. Received: {run.name} without one")
+    if best.network is None or run.input_shape is None:
+        raise ValueError(
+            f"RUN must be of networks of kblocks. Received: trial {best.number} of {run.name}, "
+            "which keeps no architecture"
+        )
+    return best, Architecture.from_json(best.network)

@@ -13,7 +13,7 @@ os.environ["KERAS_BACKEND"] = "numpy"
 
 
 class _Nothing(types.ModuleType):
-    __path__: list[str] = []
+    __path__ = ()
 
     def __getattr__(self, name: str) -> object:
         if name.startswith("__"):

@@ -1,0 +1,174 @@
+"""`export`: a finished model in the formats of other programs, written whole or not at all."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+
+from kblocks import backend
+from kblocks.files import whole
+
+
+class Format(NamedTuple):
+    """A format by Keras' name for it, with the file's suffix, the packages and their extra."""
+
+    keras_name: str
+    suffix: str
+    packages: tuple[str, ...] = ()
+    extra: str = ""
+
+
+FORMATS = {
+    "keras": Format("keras", ".keras"),
+    "savedmodel": Format("tf_saved_model", "", ("tensorflow",), "tensorflow"),
+    "onnx": Format("onnx", ".onnx", ("onnxruntime", "tf2onnx"), "export"),
+    "litert": Format("litert", ".tflite", ("tensorflow",), "tensorflow"),
+}
+
+
+def export(
+    model: keras.Model,
+    path: str | os.PathLike[str],
+    format: str | None = None,
+    representative: Any = None,
+) -> Path:
+    """Writes a model for another program; what is there when it returns can be loaded.
+
+    LiteRT files need only the ops of the plain runtime, and every ONNX file is loaded in ONNX
+    Runtime before it gets its name: Keras writes invalid ones of some layers without an error.
+
+    Args:
+        model: built, such as `Architecture.model` or `kb.fuse` gives.
+        path: the file, which is replaced, or for a SavedModel the folder, which must be new.
+        format: "keras", "onnx", "litert" (a `.tflite` file) or "savedmodel"; None tells it by the
+            suffix, which a SavedModel has not.
+        representative: inputs that are typical, for "litert" in int8: an array of a hundred or
+            more, or batches of them (with or without labels), as of `tf.data`. Inputs and
+            outputs of the file stay float32.
+
+    Returns:
+        The path.
+
+    Raises:
+        ValueError: if an argument is not of the form above, the backend is not TensorFlow for
+            another format than "keras", or ONNX Runtime cannot load what was written.
+        ImportError: if a package is missing, with the extra that has it.
+        FileExistsError: if a SavedModel is to replace something.
+
+    Example:
+        >>> kb.export(kb.fuse(model), "digits.tflite", representative=images[:200])
+        PosixPath('digits.tflite')
+    """
+    if not isinstance(model, keras.Model) or not model.built:
+        raise ValueError(f"`model` must be a built Keras model. Received: model={model!r}")
+    path = Path(path)
+    name = _format_of(path, format)
+    if representative is not None and name != "litert":
+        raise ValueError(f"`representative` goes with format='litert'. Received: format={name!r}")
+    _refuse_missing(name)
+    if name == "savedmodel" and path.exists():
+        raise FileExistsError(f"`path` of a SavedModel must be new. Received: path={str(path)!r}")
+    options: dict[str, Any] = {}
+    if name == "litert":
+        samples = None if representative is None else _samples(model, representative)
+        options = backend.lite_options(samples)
+    with whole(path) as written:
+        if name == "keras":
+            model.save(written)
+        else:
+            model.export(
+                written,
+                format=FORMATS[name].keras_name,
+                verbose=False,
+                input_signature=_signature(model),
+                **options,
+            )
+        if name == "onnx":
+            _refuse_invalid(written)
+    return path
+
+
+def _format_of(path: Path, name: str | None) -> str:
+    suffixes = {known.suffix: key for key, known in FORMATS.items()}
+    if name is None:
+        # A folder's name may have a dot that begins no suffix: `model-1.2`.
+        return suffixes.get(path.suffix, "savedmodel")
+    if name not in FORMATS:
+        raise ValueError(f"`format` must be one of {list(FORMATS)} or None. Received: {name!r}")
+    if suffixes.get(path.suffix, "savedmodel") != name:
+        wanted = f"end in {FORMATS[name].suffix!r}" if FORMATS[name].suffix else "be a folder"
+        raise ValueError(f"`path` must {wanted} for format={name!r}. Received: path={str(path)!r}")
+    return name
+
+
+def _refuse_missing(name: str) -> None:
+    wanted = FORMATS[name]
+    if name != "keras" and backend.name() != "tensorflow":
+        raise ValueError(
+            f"format={name!r} needs the TensorFlow backend: write a .keras file and export that "
+            f"under KERAS_BACKEND=tensorflow. Received: backend={backend.name()!r}"
+        )
+    for package in wanted.packages:
+        if importlib.util.find_spec(package) is None:
+            raise ImportError(
+                f"format={name!r} needs {package}: pip install 'kblocks[{wanted.extra}]'",
+                name=package,
+            )
+
+
+def _samples(model: Any, representative: Any) -> Callable[[], Iterator[list[np.ndarray]]]:
+    """A function that gives the inputs one by one, in lists, as the converter asks for them."""
+    if len(model.inputs) != 1:
+        raise ValueError(
+            f"`representative` goes with models of one input. Received: {len(model.inputs)} inputs"
+        )
+    expected = tuple(model.inputs[0].shape[1:])
+    batches = [representative] if hasattr(representative, "shape") else representative
+    found = []
+    for batch in batches:
+        inputs = batch[0] if isinstance(batch, (tuple, list)) else batch
+        inputs = np.asarray(inputs, "float32")
+        fits = inputs.ndim == len(expected) + 1
+        if not fits or any(
+            n not in (None, m) for n, m in zip(expected, inputs.shape[1:], strict=False)
+        ):
+            raise ValueError(
+                f"`representative` must be a batch of inputs of shape {expected}, or several. "
+                f"Received: one of shape {inputs.shape}"
+            )
+        found.extend(inputs[i : i + 1] for i in range(len(inputs)))
+    if not found:
+        raise ValueError("`representative` must hold inputs. Received: none")
+    return lambda: ([sample] for sample in found)
+
+
+def _signature(model: Any) -> Any:
+    """What Keras finds itself, but not to write ONNX of a model that was never called."""
+    inputs = getattr(model, "inputs", None)
+    if not inputs:
+        return None
+
+    def described(x: Any) -> Any:
+        return keras.InputSpec(shape=(None, *x.shape[1:]), dtype=x.dtype, name=x.name)
+
+    sequential = isinstance(model, keras.Sequential)
+    return [keras.tree.map_structure(described, inputs[0] if sequential else model.input)]
+
+
+def _refuse_invalid(path: Path) -> None:
+    import onnxruntime
+
+    session: Any = onnxruntime.InferenceSession
+    try:
+        session(path, providers=["CPUExecutionProvider"])
+    except Exception as error:  # its errors have no base of their own
+        raise ValueError(
+            "`model` has a layer that Keras does not write to ONNX rightly; of grouped "
+            f"convolutions of Keras, kb.accelerate(model) is a copy that can be written. {error}"
+        ) from error

@@ -1,0 +1,168 @@
+"""Freezing up to a stage, and learning rates that differ by stage."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+
+import kblocks as kb
+
+INPUT = (8, 8, 3)
+NET = kb.Architecture(
+    [
+        ("stem", kb.ConvBlock.Spec(4)),
+        [kb.ResidualBlock.Spec(4), kb.ResidualBlock.Spec(4)],
+        [kb.ResidualBlock.Spec(6, strides=2)],
+    ],
+    head=kb.Classifier(3),
+)
+RATES = {"stem": 0.1, "stage2": 0.5, "stage2_block2": 3.0, "head/dense/bias": 0.0}
+
+
+def made(optimizer: Any, **compiled: Any) -> keras.Model:
+    keras.utils.set_random_seed(0)
+    model = NET.model(INPUT)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(optimizer, loss, **compiled)
+    return model
+
+
+def batch() -> tuple[np.ndarray, np.ndarray]:
+    random = np.random.default_rng(0)
+    return random.normal(size=(8, *INPUT)).astype("float32"), random.integers(0, 3, 8)
+
+
+def weights(model: keras.Model) -> dict[str, np.ndarray]:
+    return {weight.path: np.array(weight) for weight in model.weights}
+
+
+# --- freezing ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("upto", "still"),
+    [
+        ("stem", {"stem"}),
+        ("stage2", {"stem", "stage2_block1", "stage2_block2"}),
+        ("stage2_block1", {"stem", "stage2_block1"}),
+        ("head", {"stem", "stage2_block1", "stage2_block2", "stage3_block1", "head"}),
+        (None, set()),
+    ],
+)
+def test_only_what_comes_after_learns(upto: str | None, still: set[str]) -> None:
+    """Kernels and statistics of frozen layers stay to the bit, all others move."""
+    model = kb.freeze(NET.model(INPUT), upto)
+    model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    before = weights(model)
+    model.fit(*batch(), verbose=0)
+    for path, value in weights(model).items():
+        assert np.array_equal(value, before[path]) == (path.split("/")[0] in still), path
+
+
+def test_frozen_normalisations_use_their_statistics() -> None:
+    model = kb.freeze(NET.model(INPUT), "head")
+    x, _ = batch()
+    np.testing.assert_array_equal(model(x, training=True), model(x, training=False))
+    kb.freeze(model, "stage3")
+    np.testing.assert_array_equal(model(x, training=True), model(x, training=False))
+    kb.freeze(model, "stage2")
+    assert not np.allclose(model(x, training=True), model(x, training=False))
+
+
+def test_freezing_a_model_that_has_trained_needs_no_luck() -> None:
+    """Without a new `compile`, too: the traced step is not used again."""
+    model = made("sgd")
+    model.fit(*batch(), verbose=0)
+    before = weights(kb.freeze(model, "stage2"))
+    model.fit(*batch(), verbose=0)
+    changed = {
+        p.split("/")[0] for p, v in weights(model).items() if not np.array_equal(v, before[p])
+    }
+    assert changed == {"stage3_block1", "head"}
+
+
+def test_a_saved_model_stays_frozen(tmp_path: Path) -> None:
+    model = kb.freeze(made("sgd"), "stage2")
+    model.save(tmp_path / "m.keras")
+    loaded = keras.models.load_model(tmp_path / "m.keras")
+    assert [w.path for w in loaded.trainable_weights] == [w.path for w in model.trainable_weights]
+
+
+def test_an_unknown_stage_is_told_with_those_there_are() -> None:
+    with pytest.raises(
+        ValueError, match=r"`upto` must name a stage \(stem, stage2, stage3, head\)"
+    ):
+        kb.freeze(NET.model(INPUT), "stage4")
+
+
+# --- learning rates ------------------------------------------------------------------------
+
+
+def multiplier(path: str) -> float:
+    """By hand, what `RATES` say."""
+    known = {"stem": 0.1, "stage2_block1": 0.5, "stage2_block2": 3.0}
+    return 0.0 if path == "head/dense/bias" else known.get(path.split("/")[0], 1.0)
+
+
+@pytest.mark.parametrize("eagerly", [False, True])
+@pytest.mark.parametrize("prepared", [False, True])
+@pytest.mark.parametrize("name", ["SGD", "Adam", "AdamW", "RMSprop", "Nadam", "Lion"])
+def test_a_step_is_as_many_times_as_long(name: str, prepared: bool, eagerly: bool) -> None:
+    """The first step of the plain optimizer, times the multiplier, decoupled decay included."""
+    if eagerly and name not in ("SGD", "AdamW"):
+        pytest.skip("one with and one without slots are enough")
+    own = {"weight_decay": 0.1} if name == "AdamW" else {}
+
+    def step(scaled: bool) -> dict[str, np.ndarray]:
+        optimizer = getattr(keras.optimizers, name)(0.01, **own)
+        if scaled:
+            optimizer = kb.learning_rate_multipliers(optimizer, RATES)
+        model = made(optimizer, run_eagerly=eagerly)
+        if prepared:
+            kb.prepare(model)
+        before = weights(model)
+        model.train_on_batch(*batch())
+        return {w.path: np.array(w) - before[w.path] for w in model.trainable_weights}
+
+    plain, scaled = step(False), step(True)
+    assert all(np.abs(moved).max() > 1e-6 for moved in plain.values())
+    for path, moved in scaled.items():
+        expected = plain[path] * multiplier(path)
+        np.testing.assert_allclose(moved, expected, rtol=1e-3, atol=1e-6, err_msg=path)
+
+
+def test_rates_are_saved_and_loaded(tmp_path: Path) -> None:
+    """A loaded model goes on as the one that was saved."""
+    model = made(kb.learning_rate_multipliers("adam", RATES))
+    model.fit(*batch(), epochs=2, verbose=0)
+    model.save(tmp_path / "m.keras")
+    loaded = keras.models.load_model(tmp_path / "m.keras")
+    assert loaded.optimizer.multipliers == RATES
+    for one in (model, loaded):
+        one.fit(*batch(), epochs=2, verbose=0, shuffle=False)
+    for mine, theirs in zip(loaded.get_weights(), model.get_weights(), strict=True):
+        np.testing.assert_allclose(mine, theirs, atol=1e-5)
+
+
+def test_callbacks_set_the_one_learning_rate() -> None:
+    model = made(kb.learning_rate_multipliers(keras.optimizers.SGD(0.1), RATES))
+    before = weights(model)
+    model.fit(
+        *batch(), verbose=0, callbacks=[keras.callbacks.LearningRateScheduler(lambda epoch: 0.0)]
+    )
+    for weight in model.trainable_weights:
+        np.testing.assert_array_equal(np.array(weight), before[weight.path])
+
+
+def test_wrong_arguments() -> None:
+    with pytest.raises(ValueError, match=r"`optimizer` must be a new one of SGD.*Muon"):
+        kb.learning_rate_multipliers(keras.optimizers.Muon(), {})
+    with pytest.raises(ValueError, match=r"numbers of 0 or more\. Received: 'stem': -1"):
+        kb.learning_rate_multipliers("sgd", {"stem": -1})
+    model = made(kb.learning_rate_multipliers("sgd", {"stage9": 0.1}))
+    with pytest.raises(ValueError, match=r"`multipliers` must name a stage \(stem, stage2"):
+        model.fit(*batch(), verbose=0)
