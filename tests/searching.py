@@ -115,7 +115,8 @@ class Toy:
         assert len(run.trials) == trials
         assert [t.number for t in run.trials if not t.is_finished] == []
         best = [trial.number for trial in run.ranked()[:3]]
-        assert self.files() == sorted(f"trial-{number:06d}/best.npz" for number in best)
+        expected = sorted(f"trial-{number:06d}/best.npz" for number in best)
+        assert self.files() == expected, f"{self.files()} is not {expected}"
         with contextlib.closing(sqlite3.connect(self.database)) as connection:
             assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
         for trial in run.completed():

@@ -85,17 +85,20 @@ def test_nothing_is_lost_or_run_twice_by_fifty_kills_at_random_moments(toy: Make
     main = search.start()
     until(search.begun)
     while sum(kills.values()) < 50:
-        time.sleep(chance.uniform(0.05, 1.2))
+        known = len(search.notes())
+        until(lambda seen=known: len(search.notes()) > seen or search.process.poll() is not None)
+        time.sleep(chance.uniform(0, 0.4))
         if main.poll() is not None:
             assert main.returncode in (0, -signal.SIGKILL), search.ends()
             main = search.start()
             continue
-        workers = family(main.pid)
-        victim = chance.choice([psutil.Process(main.pid), *workers, *workers])
+        workers = [p for p in family(main.pid) if "spawn_main" in " ".join(p.cmdline())]
+        who = "main" if chance.random() < 0.2 or not workers else "worker"
         with contextlib.suppress(psutil.NoSuchProcess):
-            victim.kill()
-            kills["main" if victim.pid == main.pid else "worker"] += 1
-        main.poll()
+            (psutil.Process(main.pid) if who == "main" else chance.choice(workers)).kill()
+            kills[who] += 1
+        if who == "main":
+            main.wait()
         trials = search.trials() if search.database.exists() else ()
         known = len(search.notes())  # after these: a trial may begin and end between the two
         for trial in trials:

@@ -200,6 +200,8 @@ def _drop(search: Search, number: int) -> None:
         if trial.number == number:
             search.storage.set_trial_user_attr(trial._trial_id, SURPLUS, True)
     search.study.tell(number, state=TrialState.FAIL, skip_if_finished=True)
+    with contextlib.suppress(OSError):
+        search.checkpoints.drop(number)  # it may have been begun when more were wanted
 
 
 def _run(search: Search, trial: optuna.Trial, fit: Any) -> None:
