@@ -201,8 +201,8 @@ def test_a_trial_is_given_back_once(
     assert owners.give_back(search.study, search.storage, seen)
     taken = search.study.ask()
     assert taken.number == trial.number
-    # Who has just taken it has not yet written itself in: nobody may believe that it is dead.
-    assert owners.Watchman(search.study, search.storage).look() == []
+    # Who has taken it stands in it at once: nobody may believe that its process is the dead one.
+    assert search.study.get_trials(deepcopy=False)[0].user_attrs[owners.OWNER] == owners.owner()
     assert not owners.give_back(search.study, search.storage, seen)
     assert search.study.get_trials(deepcopy=False)[0].state is optuna.trial.TrialState.RUNNING
 
