@@ -149,7 +149,8 @@ def _activation(value: Any) -> Any:
     if isinstance(value, Mapping):
         value = keras.saving.deserialize_keras_object(dict(value))
     if isinstance(value, keras.Layer):
-        return _activation_layer(keras.saving.serialize_keras_object(value))
+        config: Any = keras.saving.serialize_keras_object(value)
+        return _activation_layer(config)
     if not isinstance(value, types.FunctionType):
         raise ValueError
     name = keras.activations.serialize(value)
