@@ -170,6 +170,7 @@ def test_a_search_whose_first_trials_all_raise_ends_with_the_last_error(toy: Mak
     assert "ValueError: a fault of this <architecture>" in err
 
 
+@pytest.mark.slow
 def test_a_worker_that_has_grown_is_replaced(toy: MakeToy) -> None:
     plan = {str(number): "grow" for number in range(5)}
     search = toy({**plan, "epochs": 1}, trials=5, growth=1 << 27)
@@ -183,7 +184,13 @@ def test_a_worker_that_has_grown_is_replaced(toy: MakeToy) -> None:
 # --- told to end -------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("how", ["ctrl-c", "ctrl-c at the start", "sigterm"])
+@pytest.mark.parametrize(
+    "how",
+    [
+        "ctrl-c",
+        *(pytest.param(h, marks=pytest.mark.slow) for h in ("ctrl-c at the start", "sigterm")),
+    ],
+)
 def test_a_search_that_is_told_to_end_does_so_at_once_and_says_how_to_go_on(
     toy: MakeToy, how: str
 ) -> None:
@@ -215,6 +222,7 @@ def test_a_search_that_is_told_to_end_does_so_at_once_and_says_how_to_go_on(
 # --- the database and the disk -----------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_search_waits_for_a_database_that_is_locked_moved_away_or_replaced(toy: MakeToy) -> None:
     search = toy({"seconds": 0.1}, trials=12, workers=2)
     search.start()
@@ -241,6 +249,7 @@ def test_a_search_waits_for_a_database_that_is_locked_moved_away_or_replaced(toy
     assert sorted(search.begun()) == list(range(12))
 
 
+@pytest.mark.slow
 def test_a_database_that_stays_away_ends_the_search_with_one_clear_error(toy: MakeToy) -> None:
     search = toy({"seconds": 0.1}, trials=50, workers=2, patience=2)
     search.start()
@@ -276,7 +285,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 def fill(folder: Path) -> Path:
     """Takes all the space that is left."""
     path = folder / "filler"
-    with path.open("wb", buffering=0) as file:
+    with path.open("ab", buffering=0) as file:
         for size in (1 << 16, 1 << 10, 1):
             with contextlib.suppress(OSError):
                 while file.write(b"x" * size):
@@ -284,24 +293,27 @@ def fill(folder: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_a_search_goes_on_after_its_disk_was_full(toy: MakeToy, small_disk: Path) -> None:
-    search = toy({"seconds": 0.1, "width": 2000}, small_disk / "runs", trials=12, workers=2)
+    search = toy({"seconds": 0.1, "width": 2000}, small_disk / "runs", trials=30, workers=2)
     search.start()
     search.wait_for("end 1")
     finished = {t.number: t for t in search.trials() if t.is_finished}
-    filler = fill(small_disk)
-    time.sleep(4)
+    for _ in range(20):  # what is removed in the meantime makes no room
+        filler = fill(small_disk)
+        time.sleep(0.2)
     before = len(search.notes())
     filler.unlink()
     code, out, err = search.ends()
     assert code == 0, f"{out}\n{err}"
     assert len(search.notes()) > before
     assert "disk" in err  # "database or disk is full", while it waits
-    search.check(12)
-    assert sorted(search.begun()) == list(range(12))
+    search.check(30)
+    assert sorted(search.begun()) == list(range(30))
     assert all(search.trials()[number] == trial for number, trial in finished.items())
 
 
+@pytest.mark.slow
 def test_a_disk_that_stays_full_ends_the_search_with_one_clear_error(
     toy: MakeToy, small_disk: Path
 ) -> None:
@@ -335,6 +347,7 @@ def test_nothing_is_shown_at_verbose_0_and_plain_lines_where_no_terminal_is(toy:
     assert again == "completed 3 of 4\n"
 
 
+@pytest.mark.slow
 def test_a_terminal_shows_a_table_that_lives(toy: MakeToy) -> None:
     search = toy({"1": "raise", "seconds": 1.0}, trials=4, workers=2)
     ours, theirs = pty.openpty()
