@@ -93,7 +93,8 @@ class Architecture:
         if not made:
             raise ValueError(f"`rows` must hold a block. Received: rows={rows!r}")
         if outputs is None:
-            outputs = {**ended.outputs, **{name: name for name in auxiliary}}
+            known = {row.name for row in made}
+            outputs = {**ended.outputs, **{name: name for name in auxiliary if name in known}}
         self.rows = tuple(made)
         self.outputs = dict(outputs)
         self.auxiliary = tuple(auxiliary)

@@ -152,7 +152,7 @@ def test_show_takes_classes_input_and_files(tmp_path: Path) -> None:
         (("status", "nowhere"), 1, "study.db"),
         (("status", "x", "--storage", "sqlite:///nowhere.db"), 1, "nowhere.db"),
         (("status", "x", "--storage", "nonsense"), 1, "URL"),
-        (("best", "nowhere", "--export", "gif"), 2, "keras, onnx, savedmodel, litert"),
+        (("best", "nowhere", "--export", "gif"), 2, "keras, savedmodel, onnx, litert"),
         (("search",), 2, "either a run file"),
         (("search", "a.py", "--family", "vgg", "--data", "digits"), 2, "either a run file"),
         (("search", "--family", "vgg"), 2, "either a run file"),

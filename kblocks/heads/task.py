@@ -221,9 +221,12 @@ def tasks_of(model: keras.Model) -> Tasks:
     """The tasks of the heads that a model ends in; without any where it ends in other layers.
 
     Args:
-        model: functional, such as `Architecture.model` makes or `keras.models.load_model` loads.
+        model: functional, such as `Architecture.model` makes or `keras.models.load_model` loads;
+            others have no head of ours.
     """
-    outputs = model.output
+    if not hasattr(model, "output_names"):  # sequential, or of a class of one's own
+        return Tasks({})
+    outputs: Any = model.output
     if not isinstance(outputs, dict):
         tensors = outputs if isinstance(outputs, (list, tuple)) else [outputs]
         outputs = dict(zip(model.output_names, tensors, strict=True))
