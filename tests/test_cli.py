@@ -443,6 +443,7 @@ def test_a_run_file_has_both_functions(file: str, missing: str, failing: Any) ->
     assert repr(missing) in line
 
 
+@pytest.mark.slow
 def test_a_family_on_data_in_a_process_of_its_own(tmp_path: Path) -> None:
     """As it is typed, with a worker process, and nothing that a terminal would obey."""
     command = "search --family resnet --data digits --macs 4e5 --limit 100 --trials 2 --epochs 1"

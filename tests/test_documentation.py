@@ -41,7 +41,16 @@ def test_the_code_of_the_readme_runs(tmp_path: Path) -> None:
     assert "stage4 (7, 7, 2048)" in printed
 
 
-@pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
+TRAINING = {"detect", "keypoints", "localise", "segment"}  # whose short forms train too
+
+
+@pytest.mark.parametrize(
+    "example",
+    [
+        pytest.param(path, id=path.stem, marks=pytest.mark.slow if path.stem in TRAINING else ())
+        for path in EXAMPLES
+    ],
+)
 def test_each_example_runs(example: Path, tmp_path: Path) -> None:
     """To its end, and with something to say; long ones in their short form."""
     short = ["--short"] if '"--short" in sys.argv' in example.read_text(encoding="utf-8") else []

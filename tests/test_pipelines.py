@@ -11,6 +11,8 @@ import pytest
 
 import kblocks as kb
 
+pytestmark = pytest.mark.slow  # about a minute and a half together
+
 tf = pytest.importorskip("tensorflow")
 
 INPUT, CLASSES, SAMPLES, BATCH = (8, 8, 3), 3, 24, 8

@@ -168,6 +168,7 @@ def test_the_budget_may_come_with_the_tuner(make: Make) -> None:
         make(Other(), budget=kb.Budget(macs=2e5))
 
 
+@pytest.mark.slow
 def test_tpe_finds_more_than_chance(make: Make) -> None:
     """In 30 trials of a space of 6,561, by a known score, over three seeds."""
     wide = space(
