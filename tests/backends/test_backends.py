@@ -1,7 +1,7 @@
 """The conformance table and golden logits on JAX and PyTorch: `pytest -m backends`.
 
 Each needs an environment of its own, named by KBLOCKS_JAX_PYTHON and KBLOCKS_TORCH_PYTHON (the
-path of its interpreter); `.ci/run` makes them.
+path of its interpreter).
 """
 
 from __future__ import annotations
