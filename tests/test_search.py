@@ -161,6 +161,20 @@ def test_a_grid_goes_through_all_that_fits(make: Make) -> None:
     assert tried == sorted(tuple(sorted(point.items())) for point in fitting)
 
 
+def test_a_grid_has_ten_values_of_a_recipes_range(make: Make) -> None:
+    class Asked(Scored):
+        def build(self, hp: Any) -> keras.Model:
+            self.declare_hyperparameters(hp)
+            return super().build(hp)
+
+    recipe = kb.Recipe(learning_rate=kb.real(1e-4, 1e-2, log=True))
+    small = space(blocks=[1, 1], filters=[4, 8], kernel_size=3).within(INPUT)
+    run = make(Asked(small, recipe, latency=False), sampler="grid").search(X, Y, verbose=0)
+    assert [trial.failure for trial in run.trials] == [None] * len(run.trials)
+    rates = sorted(trial.values["recipe.learning_rate"] for trial in run.trials)
+    np.testing.assert_allclose(rates, np.geomspace(1e-4, 1e-2, 10))
+
+
 def test_the_budget_may_come_with_the_tuner(make: Make) -> None:
     run = make(budget=kb.Budget(macs=2e5), trials=6).search(X, Y, verbose=0)
     assert all(trial.costs["macs"] <= 2e5 for trial in run.trials)

@@ -211,7 +211,7 @@ def _run(search: Search, trial: optuna.Trial, fit: Any) -> None:
     watch = _Telling(search, trial, attributes.get(HISTORY, {}))
     with beating(search.storage, identity):
         try:
-            hp = Asking(_asks(search, trial), listed=search.sampler.is_grid)
+            hp = Asking(_asks(search, trial), listed=search.sampler.needs_lists)
             outcome, weights = train(
                 search.hypermodel,
                 hp,

@@ -112,6 +112,11 @@ class Choosing(BaseSampler):
         """Whether it goes through all points."""
         return isinstance(self.inner, optuna.samplers.BruteForceSampler)
 
+    @property
+    def needs_lists(self) -> bool:
+        """Whether ranges have to be lists of values: for Optuna's grid, not for our own points."""
+        return self.is_grid and self._points is None
+
     def ask(self, trial: optuna.Trial, name: str, distribution: Any, default: Any) -> Any:
         """The value of a hyperparameter, as `Asking` wants it."""
         self._defaults[name] = default
@@ -356,7 +361,7 @@ def _all(tree: Tree, found: Assignment | None = None, left: Any = None) -> Itera
 
 def _positions(kind: Searchable) -> list[Any]:
     if isinstance(kind, Real):
-        return [kind.at(i / 9) for i in range(10)]
+        return [kind.low, *(kind.at(i / 9) for i in range(1, 9)), kind.high]
     return list(range(kind.size))
 
 
