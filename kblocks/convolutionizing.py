@@ -13,6 +13,7 @@ from kblocks.block import Block
 from kblocks.cost import walk
 from kblocks.fused import FusedBlock
 from kblocks.geometry import cropped, crops
+from kblocks.graph import ends_of
 from kblocks.ops import Chain, Merge, Op
 
 
@@ -50,10 +51,7 @@ def convolutionize(model: keras.Model) -> keras.Model:
             "`model` must be a functional or sequential model of one map. "
             f"Received: model={model!r}"
         )
-    sequential = isinstance(model, keras.Sequential)
-    graph = keras.Model(
-        inputs[0], model.outputs[0] if sequential else model.output, name=model.name
-    )
+    graph = keras.Model(inputs[0], ends_of(model)[1], name=model.name)
     if None in inputs[0].shape[1:]:
         raise ValueError(
             "`model` must have an input of known height, width and channels, at which its logits "

@@ -14,7 +14,7 @@ from kblocks import ops
 from kblocks.block import Block
 from kblocks.folding import Affine, Linear, Part, folded, leaves, merged, parted, planned
 from kblocks.fused import FusedBlock
-from kblocks.graph import calls_of, is_graph
+from kblocks.graph import calls_of, ends_of, is_graph
 from kblocks.grouped import GroupedConv2D
 from kblocks.ops import Chain, Op
 
@@ -53,9 +53,7 @@ def fuse(model: keras.Model) -> keras.Model:
             "`model` must be a functional or sequential Keras model with an input, such as "
             f"Architecture.model(input_shape) gives. Received: model={model!r}"
         )
-    sequential = isinstance(model, keras.Sequential)
-    ends = (model.inputs[0], model.outputs[0]) if sequential else (model.input, model.output)
-    graph = keras.Model(*ends, name=model.name)
+    graph = keras.Model(*ends_of(model), name=model.name)
     plain = _plainly_called(graph)
     chains = {id(layer): chain for run in _runs(graph, plain) for layer, chain in _folded(run)}
     last = {id(x._keras_history.operation) for x in graph.outputs}

@@ -13,10 +13,17 @@ def is_graph(layer: Any) -> bool:
     return call in ("Functional.call", "Sequential.call")
 
 
+def ends_of(model: Any) -> tuple[Any, Any]:
+    """Inputs and outputs of a model, in the structure that a functional model has of them."""
+    if isinstance(model, keras.Sequential):
+        return model.inputs[0], model.outputs[0]
+    return model.input, model.output
+
+
 def as_functional(model: Any) -> Any:
     """A sequential model with an input as a functional one of the same layers."""
     if isinstance(model, keras.Sequential):
-        return keras.Model(model.inputs[0], model.outputs[0], name=model.name)
+        return keras.Model(*ends_of(model), name=model.name)
     return model
 
 

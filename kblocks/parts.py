@@ -10,7 +10,7 @@ import numpy as np
 
 from kblocks.block import Block
 from kblocks.graph import as_functional, calls_of, is_graph
-from kblocks.stages import stage_of, unknown_stage
+from kblocks.stages import members, unknown_stage
 
 
 def extract(model: keras.Model, stage: str) -> keras.Model:
@@ -31,7 +31,7 @@ def extract(model: keras.Model, stage: str) -> keras.Model:
     graph = _checked(model)
     calls = calls_of(graph)
     names = [call.operation.name for call in calls]
-    found = [n for n in names if n == stage] or [n for n in names if stage_of(n) == stage]
+    found = members(stage, names)
     if not found:
         raise unknown_stage("stage", stage, names)
     end = max(number for number, name in enumerate(names) if name == found[-1])

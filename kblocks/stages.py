@@ -22,6 +22,11 @@ def stages_of(names: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(map(stage_of, names)))
 
 
+def members(name: str, names: Sequence[str]) -> list[str]:
+    """Of these names the one itself, or those of the stage that it names."""
+    return [n for n in names if n == name] or [n for n in names if stage_of(n) == name]
+
+
 def unknown_stage(argument: str, name: Any, names: Sequence[str]) -> ValueError:
     """The error for a name that is neither that of a stage nor of a row or layer."""
     known = ", ".join(stages_of(names))
@@ -36,7 +41,7 @@ def replaced(
 ) -> tuple[list[NamedRow], dict[str, str]]:
     """Rows with others in place of one or of a stage, and the new names of old rows."""
     names = [row[0] for row in rows]
-    old = [n for n in names if n == name] or [n for n in names if stage_of(n) == name]
+    old = members(name, names)
     if not old:
         raise unknown_stage("name", name, names)
     several = isinstance(block, (list, tuple))

@@ -37,7 +37,7 @@ ROOMS: dict[str, set[str]] = {
     "exporting": {"backend", "files"},
     "finetuning": {"stages"},
     "fusion": {"block", "folding", "fused", "graph", "grouped", "ops"},
-    "convolutionizing": {"block", "cost", "fused", "geometry", "ops"},
+    "convolutionizing": {"block", "cost", "fused", "geometry", "graph", "ops"},
     "blocks": {"block", "fields", "ops"},
     "heads": {"block", "blocks", "fields", "ops"},
     "published": set(),
@@ -79,7 +79,7 @@ ROOMS: dict[str, set[str]] = {
     "recipe": {"augmentation", "choices", "heads", "training", "tree"},
     "tuner": {
         *("budget", "catalog", "choices", "conditions", "cost", "describing", "exporting", "files"),
-        *("network", "recipe", "space", "spaces", "timing", "training", "tree"),
+        *("network", "recipe", "space", "spaces", "stages", "timing", "training", "tree"),
     },
     "__main__": {"tuner"},
 }

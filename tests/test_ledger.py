@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from random import Random
 
 import optuna
@@ -9,7 +10,7 @@ import pytest
 from optuna.trial import TrialState
 
 from kblocks.tuner.ledger import Ledger
-from kblocks.tuner.records import FAILURE, RUN, SURPLUS, Objective, read
+from kblocks.tuner.records import FAILURE, RUN, SURPLUS, Objective, Run, read
 
 ONE = (Objective("val_accuracy", "max"),)
 TWO = (Objective("val_accuracy", "max"), Objective("macs", "min"))
@@ -21,6 +22,15 @@ def begun(objectives: tuple[Objective, ...]) -> optuna.Study:
     known = [{"name": o.name, "direction": o.direction} for o in objectives]
     study.set_user_attr(RUN, {"objectives": known})
     return study
+
+
+def completed(run: Run, number: int, scores: tuple[float, ...]) -> Run:
+    """The run as it will be when a trial is completed."""
+    trials = (
+        replace(t, state="completed", scores=scores) if t.number == number else t
+        for t in run.trials
+    )
+    return replace(run, trials=tuple(trials))
 
 
 def compare(ledger: Ledger, study: optuna.Study, objectives: tuple[Objective, ...]) -> None:
@@ -46,7 +56,7 @@ def compare(ledger: Ledger, study: optuna.Study, objectives: tuple[Objective, ..
     assert ledger.best(3) == [record.number for record in best]
     for trial in ledger.open:
         scores = tuple(float(trial.number % 5) for _ in objectives)
-        expected = read(study).with_scores(trial.number, scores).ranked()[:3]
+        expected = completed(read(study), trial.number, scores).ranked()[:3]
         assert ledger.best(3, trial.number, scores) == [record.number for record in expected]
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import inspect
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -103,12 +104,24 @@ class HyperModel(keras_tuner.HyperModel):
         if self.compile is None:
             tree = self.recipe.tree()
             chosen = tree.resolve(_read(hp, tree))
-            epochs = args[3] if len(args) > 3 else kwargs.get("epochs", 1)
+            epochs = named(args, kwargs).get("epochs", 1)
             added = self.recipe.callbacks(epochs, **chosen)
         costs = CostLogs(net, self.space.input_shape, self.latency)
         # First, so that the tuner's own callbacks find the costs in the logs.
         kwargs["callbacks"] = [costs, *(kwargs.get("callbacks") or ()), *added]
         return super().fit(hp, model, *args, **kwargs)
+
+
+def named(args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of `model.fit` by their names."""
+    names = [name for name in inspect.signature(keras.Model.fit).parameters if name != "self"]
+    return {**dict(zip(names, args, strict=False)), **kwargs}
+
+
+def costs_of(net: Architecture, input_shape: Any) -> dict[str, int]:
+    """What a network costs, by the names that logs and records have for it."""
+    cost = net.cost(input_shape)
+    return {"params": cost.params, "macs": cost.macs, "activations": cost.activations}
 
 
 class CostLogs(keras.callbacks.Callback):
@@ -122,12 +135,7 @@ class CostLogs(keras.callbacks.Callback):
 
     def __init__(self, net: Architecture, input_shape: Any, latency: bool = True) -> None:
         super().__init__()
-        cost = net.cost(input_shape)
-        self._costs: dict[str, float] = {
-            "params": cost.params,
-            "macs": cost.macs,
-            "activations": cost.activations,
-        }
+        self._costs: dict[str, float] = {**costs_of(net, input_shape)}
         self._timed = latency
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
@@ -206,7 +214,7 @@ def _found(hp: Any, tree: Tree) -> Assignment:
         if name in hp:
             value = hp.get(name)
             try:
-                assignment[name] = _position(dimension.kind, value)
+                assignment[name] = position(dimension.kind, value)
             except ValueError as error:
                 raise ValueError(
                     f"`hp` must hold a value of this space for {name!r}. Received: {value!r}"
@@ -270,7 +278,12 @@ def declare(hp: Any, name: str, kind: Searchable) -> None:
             hp.Float(name, low, high, sampling=sampling, default=kind.first)
 
 
-def _position(kind: Searchable, value: Any) -> Any:
+def position(kind: Searchable, value: Any) -> Any:
+    """Where a tuner's value stands in its choice.
+
+    Raises:
+        ValueError: if it does not.
+    """
     if isinstance(kind, Choice):
         return kind.written.index(value)
     # At the very end of a range Keras Tuner goes past it, by rounding or by the whole last bin.

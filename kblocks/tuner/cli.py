@@ -128,9 +128,7 @@ def best(
     trial, net = best_network(found)
     assert found.input_shape is not None
     if export_ is None:
-        scores = zip(found.objectives, trial.scores, strict=True)
-        told = ", ".join(f"{objective.name} {score:.4f}" for objective, score in scores)
-        say(f"trial {trial.number}: {told}")
+        say(f"trial {trial.number}: {found.told(trial)}")
         for name, value in trial.values.items():
             say(f"  {name} = {value}")
         _console().print(tables.of_stages(net, found.input_shape))

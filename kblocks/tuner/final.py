@@ -40,9 +40,7 @@ def finish(
     best = run.best()
     if best is None:
         raise ValueError(f"No trial of {run.name} was completed")
-    scores = zip(run.objectives, best.scores, strict=True)
-    told = ", ".join(f"{objective.name} {score:.4f}" for objective, score in scores)
-    tell(f"\nbest trial: {best.number}, {told} with")
+    tell(f"\nbest trial: {best.number}, {run.told(best)} with")
     for name, value in best.values.items():
         tell(f"  {name} = {value}")
     if best.network is not None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import inspect
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, is_dataclass
@@ -16,7 +15,7 @@ import numpy as np
 
 from kblocks.conditions import name_of
 from kblocks.describing import options_of
-from kblocks.tuner.bridge import HyperModel
+from kblocks.tuner.bridge import HyperModel, named
 from kblocks.tuner.records import Objective
 
 _FORMAT = 1
@@ -134,12 +133,9 @@ def _origin(hypermodel: Any) -> Any:
 
 
 def _data(fit: tuple[Sequence[Any], Mapping[str, Any]]) -> dict[str, Any]:
-    args, kwargs = fit
-    names = [name for name in inspect.signature(keras.Model.fit).parameters if name != "self"]
-    given = {**dict(zip(names, args, strict=False)), **kwargs}
     return {
         name: fingerprint(value)
-        for name, value in sorted(given.items())
+        for name, value in sorted(named(*fit).items())
         if name not in _PASSING and value is not None
     }
 

@@ -7,7 +7,7 @@ import gc
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import keras
@@ -27,6 +27,7 @@ from kblocks.tuner.owners import Watchman, beating, give_back
 from kblocks.tuner.patience import PatientStorage
 from kblocks.tuner.records import (
     ATTEMPTS,
+    COST_NAMES,
     COSTS,
     EPOCHS,
     FAILURE,
@@ -196,9 +197,8 @@ def _next(search: Search) -> optuna.Trial | None:
 
 def _drop(search: Search, number: int) -> None:
     """Takes a trial that nobody needs out of the count."""
-    for trial in search.study.get_trials(deepcopy=False):
-        if trial.number == number:
-            search.storage.set_trial_user_attr(trial._trial_id, SURPLUS, True)
+    trial = search.study.get_trials(deepcopy=False)[number]
+    search.storage.set_trial_user_attr(trial._trial_id, SURPLUS, True)
     search.study.tell(number, state=TrialState.FAIL, skip_if_finished=True)
     with contextlib.suppress(OSError):
         search.checkpoints.drop(number)  # it may have been begun when more were wanted
@@ -227,14 +227,13 @@ def _run(search: Search, trial: optuna.Trial, fit: Any) -> None:
             return
         except BaseException:  # told to stop, which is not the trial's fault
             with contextlib.suppress(Exception):
-                running = search.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-                for mine in running:
-                    if mine.number == trial.number:
-                        give_back(search.study, search.storage, mine, counts=False)
+                mine = _mine(search, trial)
+                if mine is not None:
+                    give_back(search.study, search.storage, mine, counts=False)
             raise
         _keep(search, trial.number, outcome, weights)
         _finish(search, trial, outcome)
-    _log_for_tensorboard(search, trial.number)
+    _log_for_tensorboard(search, identity)
     tidy(search)
 
 
@@ -265,8 +264,7 @@ def _finish(search: Search, trial: optuna.Trial, outcome: Outcome) -> None:
     if _mine(search, trial) is None:
         return
     if failure is not None:
-        shown = {"kind": failure.kind, "message": failure.message, "traceback": failure.traceback}
-        trial.set_user_attr(FAILURE, shown)
+        trial.set_user_attr(FAILURE, asdict(failure))
         teaches = failure.kind in ("diverged", "budget") and len(search.objectives) == 1
         state = TrialState.PRUNED if teaches else TrialState.FAIL
     values = list(outcome.scores) or None
@@ -299,17 +297,16 @@ def tidy(search: Search) -> None:
         _log.warning("What is not needed any more could not be removed: %s", error)
 
 
-def _log_for_tensorboard(search: Search, number: int) -> None:
+def _log_for_tensorboard(search: Search, trial_id: int) -> None:
     if search.tensorboard is None:
         return
     from kblocks.tuner.tensorboard import Log
 
-    for trial in search.study.get_trials(deepcopy=False):
-        if trial.number == number and trial.state.is_finished():
-            try:
-                Log(search.tensorboard).trial(record(trial), search.objectives)
-            except OSError as error:
-                _log.warning("TensorBoard's log of trial %s: %s", number, error)
+    ended = record(search.storage.get_trial(trial_id))
+    try:
+        Log(search.tensorboard).trial(ended, search.objectives)
+    except OSError as error:
+        _log.warning("TensorBoard's log of trial %s: %s", ended.number, error)
 
 
 def _forget(collect: Callable[[], None]) -> None:
@@ -339,7 +336,7 @@ class _Telling(Watch):
         self._identity = trial._trial_id
         self._history = {name: list(values) for name, values in history.items()}
         self._costs: dict[str, float] = {}
-        self._left_out = _COST_NAMES - {o.name for o in search.objectives}
+        self._left_out = set(COST_NAMES) - {o.name for o in search.objectives}
 
     def built(self, network: str | None, costs: Mapping[str, float]) -> None:
         """Keeps the network and what it costs."""
@@ -385,6 +382,3 @@ def _mine(search: Search, trial: optuna.Trial) -> FrozenTrial | None:
     known = search.storage.get_trial(trial._trial_id)
     is_mine = known.user_attrs.get(OWNER) == search.storage.owner
     return known if known.state is TrialState.RUNNING and is_mine else None
-
-
-_COST_NAMES = {"params", "macs", "activations", "latency"}

@@ -9,7 +9,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
 from kblocks.tuner.patience import PatientStorage
-from kblocks.tuner.records import ATTEMPTS, BEAT, FAILURE, OWNER
+from kblocks.tuner.records import ATTEMPTS, BEAT, FAILURE, OWNER, Failure
 
 BEAT_SECONDS = 5.0
 GRACE_SECONDS = 60.0  # without a beat after which a process counts as dead
@@ -175,11 +175,17 @@ def give_back(
     if not counts or begun < BEGINNINGS:
         return storage.release(trial, begun if counts else max(begun - 1, 0))
     message = f"its process ended {begun} times without a word, as by a signal"
-    failure = {"kind": "killed", "message": message, "traceback": ""}
+    if storage.get_trial(trial._trial_id).user_attrs.get(OWNER) != trial.user_attrs.get(OWNER):
+        return False
+    return fail(study, storage, trial, Failure("killed", message))
+
+
+def fail(
+    study: optuna.Study, storage: PatientStorage, trial: FrozenTrial, failure: Failure
+) -> bool:
+    """Fails a trial that is running; False if it has ended in the meantime."""
     try:
-        if storage.get_trial(trial._trial_id).user_attrs.get(OWNER) != trial.user_attrs.get(OWNER):
-            return False
-        storage.set_trial_user_attr(trial._trial_id, FAILURE, failure)
+        storage.set_trial_user_attr(trial._trial_id, FAILURE, asdict(failure))
         study.tell(trial.number, state=TrialState.FAIL)
     except (UpdateFinishedTrialError, ValueError):
         return False

@@ -6,7 +6,7 @@ Nothing here loads Keras or runs what it reads: a storage of unknown origin is o
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -30,7 +30,8 @@ RANGES = "kblocks/ranges"  # of the hyperparameters that a HyperModel of another
 EXHAUSTED = "kblocks/exhausted"  # that a grid of them was gone through
 EXTENDED = "kblocks/extended"  # the name of the study that goes on with more choices
 
-FAILURES = ("error", "memory", "diverged", "budget", "timeout", "killed")
+# What a network costs, in a trial's costs and logs; as objectives all are to be small.
+COST_NAMES = ("params", "macs", "activations", "latency")
 
 _STATES = {
     TrialState.COMPLETE: "completed",
@@ -138,13 +139,10 @@ class Run:
         shape = self.settings.get("input_shape")
         return tuple(shape) if shape else None
 
-    def with_scores(self, number: int, scores: tuple[float, ...]) -> Run:
-        """This run as it will be when a trial is completed."""
-        trials = (
-            replace(t, state="completed", scores=scores) if t.number == number else t
-            for t in self.trials
-        )
-        return replace(self, trials=tuple(trials))
+    def told(self, trial: Record) -> str:
+        """A completed trial's scores in words."""
+        pairs = zip(self.objectives, trial.scores, strict=True)
+        return ", ".join(f"{objective.name} {score:.4f}" for objective, score in pairs)
 
     def completed(self) -> list[Record]:
         """The completed trials."""

@@ -17,8 +17,9 @@ import keras_tuner
 
 from kblocks.files import whole
 from kblocks.network import Architecture
-from kblocks.tuner.bridge import NETWORK, HyperModel, network_of
+from kblocks.tuner.bridge import NETWORK, HyperModel, costs_of, network_of
 from kblocks.tuner.files import save, write_table
+from kblocks.tuner.live import short
 from kblocks.tuner.progress import Display, EpochCallback
 
 
@@ -155,8 +156,8 @@ class _Table:
         model = self._tuner.hypermodel
         if not isinstance(model, HyperModel) or NETWORK not in trial.hyperparameters.values:
             return {"params": None, "macs": None}
-        cost = network_of(trial.hyperparameters).cost(model.space.input_shape)
-        return {"params": cost.params, "macs": cost.macs}
+        costs = costs_of(network_of(trial.hyperparameters), model.space.input_shape)
+        return {"params": costs["params"], "macs": costs["macs"]}
 
 
 class _Hooks:
@@ -200,7 +201,7 @@ class _Hooks:
         size = ""
         row = next(row for row in rows if row["trial"] == trial.trial_id)
         if row["params"] is not None:
-            size = f"  {_short(row['params'])} parameters, {_short(row['macs'])} MACs"
+            size = f"  {short(row['params'])} parameters, {short(row['macs'])} MACs"
         return f"{objective.name} {trial.score:.4f} (best {best:.4f}){size}"
 
 
@@ -217,11 +218,3 @@ def _then(function: Any, told: Any) -> Any:
 
 def _values(trial: Any) -> dict[str, Any]:
     return {k: v for k, v in trial.hyperparameters.values.items() if k != NETWORK}
-
-
-def _short(number: float) -> str:
-    for unit in ("", "k", "M"):
-        if number < 999.5:
-            return f"{number:.3g}{unit}"
-        number /= 1000
-    return f"{number:.3g}G"

@@ -21,7 +21,7 @@ from optuna.trial import FrozenTrial
 from kblocks.choices import Choice, Real, Searchable
 from kblocks.tree import Assignment, Tree
 from kblocks.tuner.asking import Asking
-from kblocks.tuner.bridge import HyperModel, declare
+from kblocks.tuner.bridge import HyperModel, declare, position
 from kblocks.tuner.records import EXHAUSTED
 
 _STARTUP = 10  # trials at random before a sampler that learns is asked
@@ -209,6 +209,14 @@ class Choosing(BaseSampler):
             yield points.random(self._random)
 
 
+def distributions_of(hypermodel: HyperModel) -> dict[str, BaseDistribution]:
+    """The distribution of every choice of a hypermodel of ours, active or not."""
+    asking = Asking(lambda name, distribution, default: default)
+    for name, kind in hypermodel.dimensions().items():
+        declare(asking, name, kind)
+    return asking.asked
+
+
 class _Points:
     """The points of our hypermodel: the assignments of its space and its recipe as one."""
 
@@ -217,23 +225,10 @@ class _Points:
         self._recipe = Tree({}) if hypermodel.compile is not None else hypermodel.recipe.tree()
         # Where `compile` is a function it may ask for more, which no point knows.
         self._is_whole = not callable(hypermodel.compile)
-        self._distributions = self._declared(hypermodel)
+        self._distributions = distributions_of(hypermodel)
         self._keys: set[Hashable] = set()
         self._keyed: set[int] = set()  # trials whose keys are there
         self._ended = 0  # trials from the first on that have ended, which are not looked at again
-
-    @staticmethod
-    def _declared(hypermodel: HyperModel) -> dict[str, BaseDistribution]:
-        """The distribution of every dimension, active or not."""
-        found: dict[str, BaseDistribution] = {}
-
-        def ask(name: str, distribution: BaseDistribution, default: Any) -> Any:
-            found[name] = distribution
-            return default
-
-        for name, kind in hypermodel.dimensions().items():
-            declare(Asking(ask), name, kind)
-        return found
 
     def knows(self, name: str) -> bool:
         """Whether a choice of that name is one of its dimensions."""
@@ -337,11 +332,6 @@ class _Points:
 
     def _of_space(self, point: Assignment) -> Assignment:
         return {name: point[name] for name in self._space.tree.dimensions}
-
-
-def position(kind: Searchable, value: Any) -> Any:
-    """Where a value of a storage stands in its choice."""
-    return kind.written.index(value) if isinstance(kind, Choice) else kind.index(value)
 
 
 def _all(tree: Tree, found: Assignment | None = None, left: Any = None) -> Iterator[Assignment]:

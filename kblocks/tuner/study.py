@@ -10,10 +10,10 @@ from optuna.distributions import BaseDistribution
 from optuna.storages import BaseStorage
 from optuna.trial import TrialState
 
-from kblocks.tuner.asking import Asking
-from kblocks.tuner.bridge import HyperModel, declare
+from kblocks.tuner.bridge import HyperModel
 from kblocks.tuner.identity import ChangedError, check, has_changed
 from kblocks.tuner.records import EXTENDED, RUN, Objective
+from kblocks.tuner.sampling import distributions_of
 from kblocks.tuner.storage import created, loaded
 
 
@@ -87,20 +87,13 @@ def _extend(
     """
     name, _, count = study.study_name.rpartition(" +")
     newer = f"{name} +{int(count) + 1}" if name and count.isdigit() else f"{study.study_name} +1"
-    known = _distributions(hypermodel)
+    known = distributions_of(hypermodel)
     trials = [_moved(trial, known) for trial in study.get_trials(deepcopy=False)]
     delete(storage, newer)  # what an interrupted attempt has left
     made = created(storage, newer, objectives)
     made.add_trials(trials)
     made.set_user_attr(RUN, dict(settings))
     study.set_user_attr(EXTENDED, newer)
-
-
-def _distributions(hypermodel: HyperModel) -> dict[str, BaseDistribution]:
-    asking = Asking(lambda name, distribution, default: default)
-    for name, kind in hypermodel.dimensions().items():
-        declare(asking, name, kind)
-    return asking.asked
 
 
 def _moved(

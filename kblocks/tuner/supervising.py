@@ -23,9 +23,9 @@ from kblocks.tuner.identity import ChangedError
 from kblocks.tuner.jobs import Job
 from kblocks.tuner.live import Live
 from kblocks.tuner.loop import HopelessError, Search, tidy, work
-from kblocks.tuner.owners import Watchman, give_back, node
+from kblocks.tuner.owners import Watchman, fail, give_back, node
 from kblocks.tuner.patience import why
-from kblocks.tuner.records import FAILURE, OWNER
+from kblocks.tuner.records import OWNER, Failure
 from kblocks.tuner.training import Fit
 
 _POLL = 0.5  # seconds
@@ -196,11 +196,9 @@ class _Crew:
 
     def _fail(self, number: int, message: str) -> None:
         study = self._search.study
-        for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-            if trial.number == number:
-                failure = {"kind": "timeout", "message": message, "traceback": ""}
-                self._search.storage.set_trial_user_attr(trial._trial_id, FAILURE, failure)
-                study.tell(number, state=TrialState.FAIL, skip_if_finished=True)
+        trial = study.get_trials(deepcopy=False)[number]
+        if trial.state is TrialState.RUNNING:
+            fail(study, self._search.storage, trial, Failure("timeout", message))
 
     def _collect(self) -> None:
         """Takes leave of those that have ended, and gives their trials back."""

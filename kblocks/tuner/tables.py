@@ -92,7 +92,7 @@ def of_run(run: Run) -> RenderableType:
     failed = [trial for trial in run.trials if trial.failure]
     if failed:
         table = _table(">failed", "kind", "why")
-        for trial in failed[-10:]:
+        for trial in failed[-_FAILURES:]:
             assert trial.failure
             table.add_row(
                 str(trial.number), plain(trial.failure.kind), plain(trial.failure.message)

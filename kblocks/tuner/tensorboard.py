@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,7 @@ from tensorboard.plugins.hparams.summary_v2 import hparams_pb
 from tensorboard.summary import Writer
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
+from kblocks.files import whole
 from kblocks.tuner.records import Objective, Record, Run
 
 # Their messages are made when they are imported, where no type checker sees them.
@@ -53,17 +52,13 @@ class Log:
         path = self.folder / f"trial-{record.number:05d}"
         if path.exists():
             return path
-        self.folder.mkdir(parents=True, exist_ok=True)
-        written = Path(tempfile.mkdtemp(dir=self.folder, prefix=".writing-"))
         try:
-            _write(written, record, objectives)
-            written.chmod(0o755)  # mkdtemp's is for its owner alone
-            os.rename(written, path)
+            with whole(path) as written:
+                written.mkdir()
+                _write(written, record, objectives)
         except OSError:
             if not path.exists():  # else another process was first
                 raise
-        finally:
-            shutil.rmtree(written, ignore_errors=True)
         return path
 
 

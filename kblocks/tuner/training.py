@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import inspect
 import logging
 import math
 import time
@@ -17,9 +16,8 @@ import keras_tuner
 import numpy as np
 
 from kblocks.budget import Budget
-from kblocks.network import Architecture
 from kblocks.space import NETWORK
-from kblocks.tuner.bridge import HyperModel
+from kblocks.tuner.bridge import HyperModel, costs_of, named, network_of
 from kblocks.tuner.checkpoints import Checkpoints, State
 from kblocks.tuner.records import Failure, Objective
 
@@ -302,9 +300,7 @@ def _hold_to(budget: Budget | None, hypermodel: Any, model: Any) -> None:
 def _costs(hypermodel: Any, hp: Any, model: Any) -> dict[str, float]:
     if NETWORK not in hp.values or not isinstance(hypermodel, HyperModel):
         return {"params": model.count_params()}
-    net = Architecture.from_json(hp.values[NETWORK])
-    cost = net.cost(hypermodel.space.input_shape)
-    return {"params": cost.params, "macs": cost.macs, "activations": cost.activations}
+    return {**costs_of(network_of(hp), hypermodel.space.input_shape)}
 
 
 def _failure(error: Exception) -> Failure:
@@ -326,9 +322,4 @@ def _failure(error: Exception) -> Failure:
 
 def epochs_of(fit: Fit) -> int:
     """How many epochs `fit` is called for."""
-    args, kwargs = fit
-    if "epochs" in kwargs:
-        return int(kwargs["epochs"])
-    names = [name for name in inspect.signature(keras.Model.fit).parameters if name != "self"]
-    position = names.index("epochs")
-    return int(args[position]) if len(args) > position else 1
+    return int(named(*fit).get("epochs", 1))

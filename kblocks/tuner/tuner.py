@@ -21,13 +21,12 @@ from kblocks.tuner.checkpoints import Checkpoints
 from kblocks.tuner.identity import settings_of
 from kblocks.tuner.loop import Search
 from kblocks.tuner.patience import PATIENCE
-from kblocks.tuner.records import Objective, Record, Run, read
+from kblocks.tuner.records import COST_NAMES, Objective, Record, Run, read
 from kblocks.tuner.sampling import Choosing, sampler_of
 from kblocks.tuner.storage import open_storage, shown, url_of
 from kblocks.tuner.training import Fit, Limits, epochs_of
 
 PRUNERS = ("hyperband", "median")
-_OURS = ("params", "macs", "activations", "latency")  # objectives that are to be small
 
 
 class Tuner(keras_tuner.Tuner):
@@ -153,7 +152,7 @@ class Tuner(keras_tuner.Tuner):
         Checkpoints(self.checkpoint_directory).check()
         fit = job.fit()
         if self._joins:
-            self._joined()
+            studies.find(self._opened(), self.project_name)  # which says what there is
         else:
             self._prepare(fit)
         supervise(self, job, fit, verbose)
@@ -192,9 +191,6 @@ class Tuner(keras_tuner.Tuner):
             self.hypermodel,
             self.extend,
         )
-
-    def _joined(self) -> None:
-        studies.find(self._opened(), self.project_name)
 
     def make_search(self, deadline: float | None = None) -> Search:
         """The search as a process works for it.
@@ -406,7 +402,7 @@ def objectives_of(objective: Any) -> tuple[Objective, ...]:
 def _objective(one: Any) -> Objective:
     if isinstance(one, Objective):
         return one
-    if isinstance(one, str) and one in _OURS:
+    if isinstance(one, str) and one in COST_NAMES:
         return Objective(one, "min")
     try:
         theirs = keras_tuner.Oracle(objective=one).objective

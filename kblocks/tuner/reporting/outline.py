@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from itertools import groupby
 from typing import Any
 
+from kblocks.stages import stage_of
 from kblocks.tuner.reporting.text import clean
 
 _LARGEST = 1_000_000  # characters of JSON; ResNet-152 has 10,000
@@ -20,7 +21,7 @@ def outline(network: Any) -> list[tuple[str, str]]:
     rows = _rows(network)
     stages: dict[str, list[str]] = {}
     for row in rows:
-        stages.setdefault(_stage(row["name"]), []).append(_block(row))
+        stages.setdefault(stage_of(row["name"]), []).append(_block(row))
     return [(clean(name, 40), clean(_joined(blocks), 300)) for name, blocks in stages.items()]
 
 
@@ -35,10 +36,6 @@ def _rows(network: Any) -> list[dict[str, Any]]:
         isinstance(row, dict) and isinstance(row.get("name"), str) for row in rows
     )
     return rows if known else []
-
-
-def _stage(name: str) -> str:
-    return name.split("_", 1)[0] if name.startswith(("stem_", "stage")) else name
 
 
 def _joined(blocks: list[str]) -> str:
