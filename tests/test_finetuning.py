@@ -110,7 +110,13 @@ def multiplier(path: str) -> float:
 
 @pytest.mark.parametrize("eagerly", [False, True])
 @pytest.mark.parametrize("prepared", [False, True])
-@pytest.mark.parametrize("name", ["SGD", "Adam", "AdamW", "RMSprop", "Nadam", "Lion"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("SGD", "Adam"),
+        *(pytest.param(n, marks=pytest.mark.slow) for n in ("AdamW", "RMSprop", "Nadam", "Lion")),
+    ],
+)
 def test_a_step_is_as_many_times_as_long(name: str, prepared: bool, eagerly: bool) -> None:
     """The first step of the plain optimizer, times the multiplier, decoupled decay included."""
     if eagerly and name not in ("SGD", "AdamW"):

@@ -47,7 +47,12 @@ def test_logits_equal_the_published_ones(name: str) -> None:
         assert error < 1e-4, (key, error)
 
 
-@pytest.mark.parametrize("name", NAMES)
+LARGE = {"inception_resnet_v2", "vgg11_bn", "vgg16", "wide_resnet50_2"}
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.slow if n in LARGE else ()) for n in NAMES]
+)
 def test_the_state_dict_comes_back(name: str) -> None:
     """The same tensors, names and shapes as went in."""
     data, state, x = read(name)

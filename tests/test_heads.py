@@ -196,7 +196,13 @@ def test_pyramid_of_published_networks() -> None:
     assert sizes == {4: (71, 71), 8: (35, 35), 16: (17, 17), 32: (8, 8)}
 
 
-@pytest.mark.parametrize("name", ["resnet18", "densenet121", "efficientnet_b0", "tresnet_m"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("resnet18", "efficientnet_b0"),
+        *(pytest.param(n, marks=pytest.mark.slow) for n in ("densenet121", "tresnet_m")),
+    ],
+)
 def test_features_are_the_maps_of_the_model(name: str, images: Images) -> None:
     net = kb.architecture(name)
     shape = (64, 64, 3)

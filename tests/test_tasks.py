@@ -384,7 +384,9 @@ def network(head: Any) -> kb.Architecture:
 
 
 @each_trained
-@pytest.mark.parametrize("policy", ["float32", "mixed_float16"])
+@pytest.mark.parametrize(
+    "policy", ["float32", pytest.param("mixed_float16", marks=pytest.mark.slow)]
+)
 def test_a_head_trains_on_its_targets(
     make: Callable[[], Any], y: Any, policy: str, images: Images
 ) -> None:
