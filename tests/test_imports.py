@@ -83,6 +83,22 @@ ROOMS: dict[str, set[str]] = {
     },
     "__main__": {"tuner"},
 }
+# The same inside the tuner's room.
+TUNER_ROOMS: dict[str, set[str]] = {
+    "files": set(),
+    "records": set(),
+    "bridge": set(),
+    "images": set(),
+    "choosing": {"bridge", "records"},
+    "storing": {"bridge", "choosing", "records"},
+    "reporting": {"records"},
+    "running": {"bridge", "choosing", "records", "reporting", "storing"},
+    "stock": {"bridge", "files", "running"},
+    "tuner": {"bridge", "choosing", "records", "running", "storing"},
+    "command": {
+        *("bridge", "files", "images", "records", "reporting", "running", "storing", "tuner"),
+    },
+}
 KERAS = {"keras"}
 OUTSIDE: dict[str, set[str]] = {
     "fields": {"keras", "numpy"},
@@ -146,9 +162,22 @@ def test_arrows_point_down(path: Path) -> None:
     assert outside - OUTSIDE.get(room, set()) - backends == set()
 
 
-def test_the_rooms_are_in_order() -> None:
-    order = list(ROOMS)
-    for room, below in ROOMS.items():
+TUNER = PACKAGE / "tuner"
+IN_TUNER = [path for path in INSIDE if TUNER in path.parents and path != TUNER / "__init__.py"]
+
+
+@pytest.mark.parametrize("path", IN_TUNER, ids=lambda path: str(path.relative_to(TUNER)))
+def test_arrows_point_down_in_the_tuner(path: Path) -> None:
+    room = path.relative_to(TUNER).parts[0].removesuffix(".py")
+    named = [name.split(".") for name in imports(path, inside_functions=True)]
+    inside = {parts[2] for parts in named if parts[:2] == ["kblocks", "tuner"]}
+    assert inside - TUNER_ROOMS[room] - {room} == set()
+
+
+@pytest.mark.parametrize("rooms", [ROOMS, TUNER_ROOMS], ids=["kblocks", "tuner"])
+def test_the_rooms_are_in_order(rooms: dict[str, set[str]]) -> None:
+    order = list(rooms)
+    for room, below in rooms.items():
         assert all(order.index(other) < order.index(room) for other in below), room
 
 

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 import kblocks as kb
-from kblocks.tuner.jobs import imported
+from kblocks.tuner.running.jobs import imported
 
 FOLDER = Path(__file__).parent.parent / "tuning"
 FILES = sorted(FOLDER.glob("*.py"))

@@ -12,7 +12,7 @@ from tensorboard.plugins.hparams import metadata
 from tensorboard.util import tensor_util
 
 from kblocks.tuner.records import Objective, Record
-from kblocks.tuner.tensorboard import Log, write
+from kblocks.tuner.reporting.tensorboard import Log, write
 
 
 def read(folder: Path) -> tuple[dict[str, list[tuple[int, float]]], dict[str, Any]]:
@@ -66,7 +66,7 @@ def test_a_trial_is_written_once_and_whole(tmp_path: Path, monkeypatch: pytest.M
     def full(*arguments: Any) -> None:
         raise OSError("No space left on device")
 
-    monkeypatch.setattr("kblocks.tuner.tensorboard._write", full)
+    monkeypatch.setattr("kblocks.tuner.reporting.tensorboard._write", full)
     log, objectives = Log(tmp_path / "other"), [Objective("s", "max")]
     with pytest.raises(OSError, match="space"):
         log.trial(Record(0, "completed", (0.5,)), objectives)

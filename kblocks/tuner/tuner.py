@@ -14,17 +14,17 @@ from keras_tuner.engine.trial import Trial
 
 from kblocks.budget import Budget
 from kblocks.space import NETWORK
-from kblocks.tuner import study as studies
-from kblocks.tuner.asking import given
 from kblocks.tuner.bridge import HyperModel
-from kblocks.tuner.checkpoints import Checkpoints
-from kblocks.tuner.identity import settings_of
-from kblocks.tuner.loop import Search
-from kblocks.tuner.patience import PATIENCE
+from kblocks.tuner.choosing.asking import given
+from kblocks.tuner.choosing.sampling import Choosing, sampler_of
 from kblocks.tuner.records import COST_NAMES, Objective, Record, Run, read
-from kblocks.tuner.sampling import Choosing, sampler_of
-from kblocks.tuner.storage import open_storage, shown, url_of
-from kblocks.tuner.training import Fit, Limits, epochs_of
+from kblocks.tuner.running.loop import Search
+from kblocks.tuner.running.training import Fit, Limits, epochs_of
+from kblocks.tuner.storing import study as studies
+from kblocks.tuner.storing.checkpoints import Checkpoints
+from kblocks.tuner.storing.identity import settings_of
+from kblocks.tuner.storing.patience import PATIENCE
+from kblocks.tuner.storing.storage import open_storage, shown, url_of
 
 PRUNERS = ("hyperband", "median")
 
@@ -141,13 +141,13 @@ class Tuner(keras_tuner.Tuner):
             RuntimeError: if the first five trials raise, with the last error.
             ConnectionError: if the storage or the checkpoints cannot be reached.
         """
-        from kblocks.tuner.jobs import ObjectJob
+        from kblocks.tuner.running.jobs import ObjectJob
 
         return self.run_job(ObjectJob(self, fit_args, fit_kwargs), verbose=verbose)
 
     def run_job(self, job: Any, verbose: int = 1) -> Run:
         """`search` with a job that worker processes make their tuner and data of."""
-        from kblocks.tuner.supervising import supervise
+        from kblocks.tuner.running.supervising import supervise
 
         Checkpoints(self.checkpoint_directory).check()
         fit = job.fit()

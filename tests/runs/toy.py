@@ -25,7 +25,7 @@ import keras
 import numpy as np
 
 import kblocks as kb
-from kblocks.tuner.jobs import FileJob
+from kblocks.tuner.running.jobs import FileJob
 
 SPACE = kb.Space(
     kb.resnet,

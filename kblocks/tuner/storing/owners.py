@@ -18,8 +18,8 @@ import psutil
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
-from kblocks.tuner.patience import PatientStorage
 from kblocks.tuner.records import ATTEMPTS, BEAT, FAILURE, OWNER, Failure
+from kblocks.tuner.storing.patience import PatientStorage
 
 BEAT_SECONDS = 5.0
 GRACE_SECONDS = 60.0  # without a beat after which a process counts as dead

@@ -14,8 +14,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from kblocks.tuner.loop import Search
 from kblocks.tuner.records import Objective, Record, Run, read
+from kblocks.tuner.running.loop import Search
 
 _EVERY = 1.0  # seconds between two looks at the storage
 _LEAVE = 5.0  # seconds that are waited for the last of them

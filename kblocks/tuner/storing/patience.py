@@ -22,8 +22,8 @@ from sqlalchemy.exc import (
     ProgrammingError,
 )
 
-from kblocks.tuner.claims import release, take
 from kblocks.tuner.records import ATTEMPTS, OWNER
+from kblocks.tuner.storing.claims import release, take
 
 _log = logging.getLogger("kblocks")
 

@@ -19,14 +19,14 @@ from optuna.exceptions import StorageInternalError
 from optuna.trial import TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
-from kblocks.tuner.identity import ChangedError
-from kblocks.tuner.jobs import Job
-from kblocks.tuner.live import Live
-from kblocks.tuner.loop import HopelessError, Search, tidy, work
-from kblocks.tuner.owners import Watchman, fail, give_back, node
-from kblocks.tuner.patience import why
 from kblocks.tuner.records import OWNER, Failure
-from kblocks.tuner.training import Fit
+from kblocks.tuner.running.jobs import Job
+from kblocks.tuner.running.live import Live
+from kblocks.tuner.running.loop import HopelessError, Search, tidy, work
+from kblocks.tuner.running.training import Fit
+from kblocks.tuner.storing.identity import ChangedError
+from kblocks.tuner.storing.owners import Watchman, fail, give_back, node
+from kblocks.tuner.storing.patience import why
 
 _POLL = 0.5  # seconds
 _LEAVE = 5.0  # seconds in which workers and the storage may still answer when a search is ended

@@ -19,8 +19,8 @@ from kblocks.files import whole
 from kblocks.network import Architecture
 from kblocks.tuner.bridge import NETWORK, HyperModel, costs_of, network_of
 from kblocks.tuner.files import save, write_table
-from kblocks.tuner.live import short
-from kblocks.tuner.progress import Display, EpochCallback
+from kblocks.tuner.running.live import short
+from kblocks.tuner.stock.progress import Display, EpochCallback
 
 
 @dataclass(frozen=True)

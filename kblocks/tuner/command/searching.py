@@ -11,10 +11,10 @@ import keras_tuner
 import typer
 
 from kblocks.budget import Budget
-from kblocks.tuner.final import finish, together
-from kblocks.tuner.jobs import imported
-from kblocks.tuner.ready import FAMILIES, FamilyJob, RunFile
-from kblocks.tuner.stored import STORAGE, masked, opened
+from kblocks.tuner.command.final import finish, together
+from kblocks.tuner.command.ready import FAMILIES, FamilyJob, RunFile
+from kblocks.tuner.command.stored import STORAGE, masked, opened
+from kblocks.tuner.running.jobs import imported
 
 Job = FamilyJob | RunFile  # what can be typed
 

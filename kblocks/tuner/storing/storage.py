@@ -24,9 +24,9 @@ from sqlalchemy.exc import (
     SQLAlchemyError,
 )
 
-from kblocks.tuner.owners import owner
-from kblocks.tuner.patience import PATIENCE, PatientStorage, patiently, why
 from kblocks.tuner.records import Objective
+from kblocks.tuner.storing.owners import owner
+from kblocks.tuner.storing.patience import PATIENCE, PatientStorage, patiently, why
 
 _BUSY = 5.0  # seconds that SQLite waits for a lock by itself, when no signal is heard
 

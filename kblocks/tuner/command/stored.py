@@ -12,8 +12,8 @@ import sqlalchemy
 
 from kblocks.network import Architecture
 from kblocks.tuner.records import Record, Run, read
-from kblocks.tuner.storage import open_storage, shown, url_of
-from kblocks.tuner.study import find
+from kblocks.tuner.storing.storage import open_storage, shown, url_of
+from kblocks.tuner.storing.study import find
 
 DATABASE = "study.db"  # of a run folder
 STORAGE = "KBLOCKS_STORAGE"  # the environment's variable with the URL of a storage
