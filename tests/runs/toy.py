@@ -4,7 +4,7 @@
 
 A trial notes its lines in the file that KBLOCKS_TOY_NOTES names: `begin <number> <epoch>` and
 `end <number>`. What goes wrong is in KBLOCKS_TOY, as JSON: {"<number>": "raise"} and so on;
-{"seconds": 0.1, "epochs": 3} are of all trials.
+{"seconds": 0.1, "epochs": 3} are of all trials; {"node": "a"} is its machine's name.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ import numpy as np
 
 import kblocks as kb
 from kblocks.tuner.running.jobs import FileJob
+from kblocks.tuner.storing import owners
 
 SPACE = kb.Space(
     kb.resnet,
@@ -48,6 +49,11 @@ def note(text: str) -> None:
 def plan() -> dict[str, Any]:
     """What the trials do."""
     return json.loads(os.environ.get("KBLOCKS_TOY", "{}"))
+
+
+if "node" in plan():
+    owners.node = lambda: plan()["node"]
+    owners.BEAT_SECONDS, owners.GRACE_SECONDS = 1.0, 3.0
 
 
 class Toy(kb.tuner.HyperModel):

@@ -11,6 +11,7 @@ import time
 import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from multiprocessing.connection import wait
 from typing import Any
 
@@ -25,6 +26,7 @@ from kblocks.tuner.running.live import Live
 from kblocks.tuner.running.loop import HopelessError, Search, tidy, work
 from kblocks.tuner.running.training import Fit
 from kblocks.tuner.storing.identity import ChangedError
+from kblocks.tuner.storing.interrupts import held
 from kblocks.tuner.storing.owners import Watchman, fail, give_back, node
 from kblocks.tuner.storing.patience import why
 
@@ -332,22 +334,16 @@ def _uninterrupted() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    heard: list[int] = []
-    before = {
-        number: signal.signal(number, lambda number, frame: heard.append(number))
-        for number in (signal.SIGINT, signal.SIGTERM)
-    }
     blocks = hasattr(signal, "pthread_sigmask")
+    if blocks:
+        resource_tracker.ensure_running()  # which would lift the mask when it is first needed
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT}) if blocks else set()
     try:
-        yield
+        with held():
+            yield
     finally:
         if blocks:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        for number, handler in before.items():
-            signal.signal(number, handler)
-        for number in heard:
-            signal.raise_signal(number)
 
 
 @contextlib.contextmanager

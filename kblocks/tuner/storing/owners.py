@@ -141,9 +141,10 @@ class Watchman:
         seen: dict[int, _Seen] = {}
         for trial in running:
             name, beat = trial.user_attrs.get(OWNER, ""), trial.user_attrs.get(BEAT)
-            state = self._seen.get(trial.number, _Seen((name, beat)))
-            changed = state.beat != (name, beat)
-            state = _Seen((name, beat), 0.0 if changed else state.still + passed)
+            state = _Seen((name, beat))
+            before = self._seen.get(trial.number)
+            if before is not None and before.beat == state.beat:
+                state.still = before.still + passed
             if self._is_left(trial, name) or (not is_here(name) and state.still > self.grace):
                 if give_back(self.study, self.storage, trial):
                     freed.append(trial.number)
