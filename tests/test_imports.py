@@ -19,6 +19,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # From the ground up; an arrow only ever points down. A room is a module or a folder.
 ROOMS: dict[str, set[str]] = {
     "files": set(),
+    "quantities": set(),
     "stages": set(),
     "ops": set(),
     "geometry": {"ops"},
@@ -52,7 +53,8 @@ ROOMS: dict[str, set[str]] = {
         *("shared", "stages", "strides", "weights"),
     },
     "drawing": {
-        *("block", "cost", "files", "geometry", "graph", "network", "ops", "spec", "stages"),
+        *("block", "cost", "files", "geometry", "graph", "network", "ops", "quantities", "spec"),
+        "stages",
     },
     "parts": {"block", "graph", "stages"},
     "looking": {"block", "files", "parts"},
@@ -79,7 +81,8 @@ ROOMS: dict[str, set[str]] = {
     "recipe": {"augmentation", "choices", "heads", "training", "tree"},
     "tuner": {
         *("budget", "catalog", "choices", "conditions", "cost", "describing", "exporting", "files"),
-        *("network", "recipe", "space", "spaces", "stages", "timing", "training", "tree"),
+        *("network", "quantities", "recipe", "space", "spaces", "stages", "timing", "training"),
+        "tree",
     },
     "__main__": {"tuner"},
 }
@@ -93,7 +96,7 @@ TUNER_ROOMS: dict[str, set[str]] = {
     "storing": {"bridge", "choosing", "records"},
     "reporting": {"records"},
     "running": {"bridge", "choosing", "records", "reporting", "storing"},
-    "stock": {"bridge", "files", "running"},
+    "stock": {"bridge", "files"},
     "tuner": {"bridge", "choosing", "records", "running", "storing"},
     "command": {
         *("bridge", "files", "images", "records", "reporting", "running", "storing", "tuner"),
