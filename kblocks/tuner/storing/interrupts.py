@@ -6,6 +6,7 @@ import contextlib
 import signal
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 _ENDING = (signal.SIGINT, signal.SIGTERM)
 
@@ -24,7 +25,7 @@ def held() -> Iterator[None]:
         return
     heard: list[int] = []
 
-    def note(number: int, frame: object) -> None:
+    def note(number: int, frame: Any) -> None:
         heard.append(number)
         if len(heard) > 1:
             handlers[signal.Signals(number)](number, frame)
