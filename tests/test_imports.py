@@ -18,6 +18,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 # From the ground up; an arrow only ever points down. A room is a module or a folder.
 ROOMS: dict[str, set[str]] = {
+    "hiding": set(),
     "files": set(),
     "quantities": set(),
     "stages": set(),
@@ -81,8 +82,8 @@ ROOMS: dict[str, set[str]] = {
     "recipe": {"augmentation", "choices", "heads", "training", "tree"},
     "tuner": {
         *("budget", "catalog", "choices", "conditions", "cost", "describing", "exporting", "files"),
-        *("network", "quantities", "recipe", "space", "spaces", "stages", "timing", "training"),
-        "tree",
+        *("hiding", "network", "quantities", "recipe", "space", "spaces", "stages", "timing"),
+        *("training", "tree"),
     },
     "__main__": {"tuner"},
 }
