@@ -258,12 +258,29 @@ class Pool2D(keras.layers.Layer):
 
 
 class AdaptivePool2D(keras.layers.AdaptiveAveragePooling2D):
-    """Keras' adaptive average, left out where the map has the wanted size already."""
+    """Keras' adaptive average, window by window.
+
+    Keras pools by two windows and picks from both; in a graph of TensorFlow the larger one does
+    not fit an axis that has one pixel or is to have one.
+    """
 
     def call(self, inputs: Any) -> Any:
-        if _map_size(inputs, self.data_format) == tuple(self.output_size):
-            return inputs
-        return super().call(inputs)
+        first = 1 if self.data_format == "channels_last" else 2
+        sizes = zip(_map_size(inputs, self.data_format), self.output_size, strict=True)
+        for axis, (n, wanted) in enumerate(sizes, start=first):
+            if n != wanted:
+                inputs = _means(inputs, axis, n, wanted)
+        return inputs
+
+
+def _means(x: Any, axis: int, n: int, wanted: int) -> Any:
+    """The means of `wanted` windows that cover the `n` pixels of an axis, and overlap by one."""
+    index: list[Any] = [slice(None)] * 4
+    means = []
+    for i in range(wanted):
+        index[axis] = slice(i * n // wanted, -(-(i + 1) * n // wanted))
+        means.append(keras.ops.mean(x[tuple(index)], axis, keepdims=True))
+    return keras.ops.concatenate(means, axis)
 
 
 class Blur2D(keras.layers.Layer):
