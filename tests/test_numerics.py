@@ -239,7 +239,8 @@ def test_adaptive_pools_in_a_graph(
 ) -> None:
     """Where an axis has one pixel, or is to have one, Keras' own builds only outside of graphs."""
     keras.config.set_image_data_format(data_format)
-    net = kb.Architecture([kb.NormAct.Spec(normalization=None)], kb.Classifier(4, pool="flatten", pool_size=target))
+    head = kb.Classifier(4, pool="flatten", pool_size=target)
+    net = kb.Architecture([kb.NormAct.Spec(normalization=None)], head)
     model, x = net.model((*size, 3)), images(2, *size, 3)
     kernel, bias = model.get_weights()
     features = adaptive_average(np.maximum(x, 0), target).reshape(2, -1)
