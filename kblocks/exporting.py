@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,6 +14,7 @@ import numpy as np
 
 from kblocks import backend
 from kblocks.files import whole
+from kblocks.layers import finite_padding
 
 
 class Format(NamedTuple):
@@ -81,7 +83,8 @@ def export(
     if name == "litert":
         samples = None if representative is None else _samples(model, representative)
         options = backend.lite_options(samples)
-    with whole(path) as written:
+    padding = nullcontext() if representative is None else finite_padding()
+    with padding, whole(path) as written:
         if name == "keras":
             model.save(written)
         else:

@@ -6,11 +6,13 @@ them from its own config, so none is registered with Keras.
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
 import functools
 import math
 import operator
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import keras
@@ -218,6 +220,23 @@ class Dense(_WeightNorm, keras.layers.Dense):
         return keras.ops.add(outputs, self.bias) if self.use_bias else outputs
 
 
+_COPIES_EDGES: contextvars.ContextVar[bool] = contextvars.ContextVar("copies", default=False)
+
+
+@contextlib.contextmanager
+def finite_padding() -> Iterator[None]:
+    """Max pools that are traced in here pad with copies of the map's edge, not with infinity.
+
+    Int8 would take an infinite number for a value, and have no room for others. Copies leave a
+    maximum as it is too, but take a third more time than a constant.
+    """
+    token = _COPIES_EDGES.set(True)
+    try:
+        yield
+    finally:
+        _COPIES_EDGES.reset(token)
+
+
 class Pool2D(keras.layers.Layer):
     """Maximum, average or minimum over windows."""
 
@@ -231,10 +250,9 @@ class Pool2D(keras.layers.Layer):
         pixels = () if isinstance(op.padding, str) else op.padding
         self._reaches_past = any(map(operator.ge, pixels, op.pool_size))
 
-    def call(self, inputs: Any, training: bool | None = None) -> Any:
-        # Copies of its edge leave a maximum as it is too. They cost more than a constant, but
-        # int8 would take an infinite one for a value, and have no room for others.
-        outside = -math.inf if training or self._reaches_past else "replicate"
+    def call(self, inputs: Any) -> Any:
+        copies = _COPIES_EDGES.get() and not self._reaches_past
+        outside = "replicate" if copies else -math.inf
         if self._op.kind == "min":
             return -self._pooled(keras.ops.max_pool, -inputs, outside)
         if self._op.kind == "max":
