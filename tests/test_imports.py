@@ -36,7 +36,7 @@ ROOMS: dict[str, set[str]] = {
     "folding": {"ops"},
     "fused": {"block", "fields", "ops"},
     "graph": set(),
-    "exporting": {"backend", "files"},
+    "exporting": {"backend", "files", "layers"},
     "finetuning": {"stages"},
     "fusion": {"block", "folding", "fused", "graph", "grouped", "ops"},
     "convolutionizing": {"block", "cost", "fused", "geometry", "graph", "ops"},
