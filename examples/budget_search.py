@@ -86,7 +86,8 @@ def points(trials: list[kb.tuner.Record]) -> alt.Data:
 
 def drawn(trials: alt.Data, front: alt.Data, free: list[float], limit: float) -> None:
     """The trials, and below them the networks of the same space that no budget holds."""
-    x = alt.X("macs:Q", title="multiply-adds").scale(type="log").axis(format="~s", grid=False)
+    x = alt.X("macs:Q", title="multiply-adds").scale(type="log", nice=False, padding=16)
+    x = x.axis(format="~s", grid=False)
     y = alt.Y("accuracy:Q", title="validation accuracy").scale(zero=False).axis(format=".1%")
     budget = alt.Chart(alt.Data(values=[{"macs": limit}])).encode(x)
     search = alt.layer(
