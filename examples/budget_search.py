@@ -32,7 +32,7 @@ space = kb.Space(
 
 
 def main() -> None:
-    data = kb.tuner.load(FASHION if WHOLE else "digits", limit=10_000 if WHOLE else 300)
+    data = kb.tuner.load(FASHION if WHOLE else "digits", limit=7_500 if WHOLE else 300)
     shape = data.input_shape
     pixels = shape[0] * shape[1]
     budget = kb.Budget(macs=5_000 * pixels, params=100_000, inference_memory=150 * pixels)
@@ -51,12 +51,12 @@ def main() -> None:
             latency=False,
         ),
         "val_accuracy",
-        trials=3 if SHORT else 16,
+        trials=3 if SHORT else 12,
         workers=0 if SHORT else 1,
         seed=1,
         project_name="budget_search_short" if SHORT else "budget_search",
     )
-    run = tuner.search(**data.fit_arguments(), epochs=1 if SHORT else 5, batch_size=64)
+    run = tuner.search(**data.fit_arguments(), epochs=1 if SHORT else 4, batch_size=64)
 
     trials = sorted(run.completed(), key=lambda trial: (trial.costs["macs"], -trial.scores[0]))
     nets = {trial.number: kb.Architecture.from_json(trial.network) for trial in trials}

@@ -64,7 +64,7 @@ def card(image: np.ndarray, *lines: tuple[str, tuple[int, int, int]]) -> np.ndar
 
 
 keras.utils.set_random_seed(1)
-data = kb.tuner.load(FASHION if WHOLE else "digits", limit=20_000 if WHOLE else None)
+data = kb.tuner.load(FASHION if WHOLE else "digits", limit=10_000 if WHOLE else None)
 images, labels = (part[:2000] for part in data.test)
 shape = data.input_shape
 
@@ -81,7 +81,7 @@ net = kb.Architecture(
 model = net.model(shape)
 recipe = kb.Recipe(learning_rate=3e-3, schedule="cosine")
 recipe.compile(model)
-epochs = 2 if SHORT else 10
+epochs = 2 if SHORT else 8
 model.fit(*data.train, batch_size=64, epochs=epochs, verbose=2, callbacks=recipe.callbacks(epochs))
 
 folded = kb.fuse(model)

@@ -24,7 +24,7 @@ FASHION = "/usr/share/datasets/fashion-mnist"
 WHOLE = Path(FASHION).is_dir() and not SHORT
 SIZE = (28, 28) if WHOLE else (8, 8)
 RARE = 6  # Fashion-MNIST's shirts
-EPOCHS = 2 if SHORT else 12
+EPOCHS = 2 if SHORT else 10
 
 
 # --- what the team has -------------------------------------------------------------------
@@ -32,7 +32,7 @@ EPOCHS = 2 if SHORT else 12
 
 def write_files(folder: Path) -> None:
     """train/, validation/ and test/, in each one folder a class."""
-    data = kb.tuner.load(FASHION if WHOLE else "digits", limit=10_000 if WHOLE else None)
+    data = kb.tuner.load(FASHION if WHOLE else "digits", limit=7_500 if WHOLE else None)
     most = {"train": 60 if SHORT else None, "validation": 20 if SHORT else None}
     for part, (images, labels) in data.parts().items():
         for kind in range(data.classes):
