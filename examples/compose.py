@@ -9,6 +9,7 @@ from sklearn.datasets import load_digits
 
 import kblocks as kb
 
+keras.utils.set_random_seed(1)
 digits = load_digits()
 images = (digits.images[..., np.newaxis] / 16).astype("float32")
 
@@ -26,3 +27,6 @@ model.compile(
 model.fit(images[:1400], digits.target[:1400], epochs=5, verbose=2)
 accuracy = model.evaluate(images[1400:], digits.target[1400:], verbose=0, return_dict=True)
 print(f"accuracy on images not seen: {accuracy['accuracy']:.3f}")
+
+kb.draw(model, "runs/compose.svg")
+print("runs/compose.svg: the model as it runs")

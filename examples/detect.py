@@ -11,7 +11,7 @@ from shapes import KINDS, draw_box, enlarged, save_page, scenes
 import kblocks as kb
 
 SHORT = "--short" in sys.argv
-COLOURS = ((255, 0, 255), (255, 255, 255), (0, 0, 0))
+COLOURS = ((255, 0, 255), (255, 255, 255), (0, 255, 255))
 keras.utils.set_random_seed(1)
 train = scenes(100 if SHORT else 2500, most=3, seed=1)
 test = scenes(40 if SHORT else 300, most=3, seed=2)
@@ -41,6 +41,6 @@ print(f"mAP50 {precision:.3f}")
 canvases = [enlarged(image) for image in test.images[:12]]
 for canvas, found in zip(canvases, kb.detections(predicted, score=0.4), strict=False):
     for box, kind in zip(found.boxes, found.classes, strict=True):
-        draw_box(canvas, box, COLOURS[kind])
+        draw_box(canvas, box, COLOURS[kind], KINDS[kind])
 save_page(canvases, "runs/detect.png")
-print("runs/detect.png: pink circles, white squares, black triangles")
+print("runs/detect.png: every shape found, with its kind")

@@ -12,7 +12,7 @@ import kblocks as kb
 
 SHORT = "--short" in sys.argv
 SIZE = 64
-COLOURS = ((255, 255, 255), (0, 0, 0), (255, 0, 255))
+COLOURS = ((255, 255, 255), (0, 255, 255), (255, 0, 255))
 keras.utils.set_random_seed(1)
 train = scenes(200 if SHORT else 3000, kinds=(2,), seed=1)
 test = scenes(40 if SHORT else 500, kinds=(2,), seed=2)
@@ -48,4 +48,4 @@ for canvas, corners in zip(canvases, predicted, strict=True):
     for corner, colour in zip(corners, COLOURS, strict=True):
         draw_cross(canvas, corner, colour)
 save_page(canvases, "runs/keypoints.png")
-print("runs/keypoints.png: white the top, black the left, pink the right corner")
+print("runs/keypoints.png: white the top, cyan the left, pink the right corner")

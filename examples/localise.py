@@ -48,8 +48,11 @@ print(f"accuracy {found['class_accuracy']:.3f}, mean IoU {found['box_iou']:.3f}"
 
 predicted = model.predict(test.images[:12], verbose=0)
 canvases = [enlarged(image) for image in test.images[:12]]
-for canvas, box, truth in zip(canvases, predicted["box"], targets(test)["box"], strict=False):
-    draw_box(canvas, np.asarray(truth), (0, 0, 0))
-    draw_box(canvas, box, (255, 255, 255))
+kinds = np.argmax(predicted["class"], -1)
+for canvas, kind, box, truth in zip(
+    canvases, kinds, predicted["box"], targets(test)["box"], strict=False
+):
+    draw_box(canvas, truth, (0, 0, 0))
+    draw_box(canvas, box, (255, 255, 255), KINDS[kind])
 save_page(canvases, "runs/localise.png")
 print("runs/localise.png: white what was found, black the truth")

@@ -47,3 +47,6 @@ assert again == net
 model = again.model((64, 64, 3))
 assert model.count_params() == net.cost((64, 64, 3)).params
 model.summary(expand_nested=True)
+
+kb.draw(net, "runs/own_architecture.svg", input_shape=(64, 64, 3))
+print("runs/own_architecture.svg: its stages and its block")

@@ -10,6 +10,7 @@ from sklearn.datasets import load_digits
 
 import kblocks as kb
 
+keras.utils.set_random_seed(1)
 digits = load_digits()
 images = (digits.images[..., np.newaxis] / 16).astype("float32")
 
@@ -38,8 +39,18 @@ def build(hp: keras_tuner.HyperParameters) -> keras.Model:
 
 
 tuner = keras_tuner.RandomSearch(
-    build, "val_accuracy", max_trials=3, directory="runs", project_name="own", overwrite=True
+    build,
+    "val_accuracy",
+    max_trials=3,
+    seed=1,
+    directory="runs",
+    project_name="own",
+    overwrite=True,
 )
 tuner.search(images[:1200], digits.target[:1200], validation_split=0.2, epochs=3, verbose=0)
 best = tuner.get_best_hyperparameters()[0]
-print(kb.tuner.network_of(best).cost((8, 8, 1)))
+net = kb.tuner.network_of(best)
+kb.summary(net, (8, 8, 1))
+
+kb.draw(net, "runs/own_hypermodel.svg", input_shape=(8, 8, 1))
+print("runs/own_hypermodel.svg: the best network")

@@ -1,6 +1,6 @@
 """python examples/segment.py    (about 2 minutes; --short 15 seconds)
 
-A class for each pixel, by scores at three strides that are brought up to the image's size.
+A class for each pixel, by scores at four strides that are brought up to the image's size.
 """
 
 import sys
@@ -42,6 +42,7 @@ print(f"mean IoU {found['mean_iou']:.3f}")
 classes = np.argmax(model.predict(test.images[:12], verbose=0), -1)
 paint = np.concatenate([np.zeros((1, 3)), COLOURS[:3] / 255])
 canvases = [enlarged(image) for image in test.images[:6]]
+canvases += [enlarged(paint[test.masks[i]]) for i in range(6)]
 canvases += [enlarged(paint[classes[i]]) for i in range(6)]
 save_page(canvases, "runs/segment.png")
-print("runs/segment.png: images, and under them red circles, green squares, blue triangles")
+print("runs/segment.png: images, the truth (red circles, green squares, blue triangles), the found")

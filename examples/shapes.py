@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import keras
 import numpy as np
+from PIL import Image, ImageDraw
 
 KINDS = ("circle", "square", "triangle")
 COLOURS = np.array([(230, 60, 60), (60, 200, 60), (70, 110, 250), (240, 200, 40)], "float32")
@@ -107,28 +108,39 @@ def enlarged(image: np.ndarray, factor: int = 3) -> np.ndarray:
     return np.repeat(np.repeat((image * 255).astype("uint8"), factor, 0), factor, 1)
 
 
-def draw_box(canvas: np.ndarray, box: np.ndarray, colour: tuple[int, int, int]) -> None:
-    """The edge of a box (y1, x1, y2, x2), shares of the canvas, two pixels thick."""
+def draw_box(
+    canvas: np.ndarray, box: np.ndarray, colour: tuple[int, int, int], words: str = ""
+) -> None:
+    """The edge of a box (y1, x1, y2, x2), shares of the canvas, two pixels thick; words above."""
     height, width = canvas.shape[:2]
     scale = (height - 2, width - 2, height - 2, width - 2)
     y1, x1, y2, x2 = (np.clip(box, 0, 1) * scale).astype(int)
     canvas[y1 : y2 + 2, x1 : x1 + 2] = canvas[y1 : y2 + 2, x2 : x2 + 2] = colour
     canvas[y1 : y1 + 2, x1 : x2 + 2] = canvas[y2 : y2 + 2, x1 : x2 + 2] = colour
+    picture = Image.fromarray(canvas)
+    brush = ImageDraw.Draw(picture)
+    place = (min(x1, width - 8 * len(words)), y1 - 19 if y1 > 20 else y2 + 1)
+    brush.text(place, words, fill=colour, stroke_width=2, stroke_fill=(0, 0, 0), font_size=14)
+    canvas[:] = picture
 
 
 def draw_cross(canvas: np.ndarray, place: np.ndarray, colour: tuple[int, int, int]) -> None:
-    """A cross at (y, x), shares of the canvas."""
+    """A cross at (y, x), shares of the canvas, with an edge that shows on any ground."""
     height, width = canvas.shape[:2]
     y, x = (np.clip(np.asarray(place), 0, 1) * (height - 1, width - 1)).astype(int)
-    canvas[max(y - 6, 0) : y + 7, x] = canvas[y, max(x - 6, 0) : x + 7] = colour
+    for paint, thick, long in (((0, 0, 0), 3, 9), (colour, 1, 7)):
+        for down, across in ((thick, long), (long, thick)):
+            rows, columns = slice(max(y - down, 0), y + down + 1), slice(max(x - across, 0), None)
+            canvas[rows, columns][:, : x + across + 1 - columns.start] = paint
 
 
 def save_page(canvases: list[np.ndarray], file: str | Path, columns: int = 6) -> None:
-    """The pictures side by side in one PNG file."""
-    rows = [canvases[i : i + columns] for i in range(0, len(canvases), columns)]
-    page = np.concatenate([np.concatenate(row, 1) for row in rows if len(row) == columns])
+    """The pictures side by side in one PNG file, as many rows as are full."""
+    rows = len(canvases) // columns
+    framed = [np.pad(one, ((3, 3), (3, 3), (0, 0)), constant_values=255) for one in canvases]
+    page = np.stack(framed[: rows * columns]).reshape(rows, columns, *framed[0].shape)
     Path(file).parent.mkdir(parents=True, exist_ok=True)
-    keras.utils.save_img(file, page, scale=False)
+    keras.utils.save_img(file, np.concatenate(np.concatenate(page, 1), 1), scale=False)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ import kblocks as kb
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 GUIDE = (ROOT / "docs" / "guide.md").read_text(encoding="utf-8")
+GALLERY = (ROOT / "docs" / "examples.md").read_text(encoding="utf-8")
 COMMANDS = re.findall(r"```sh\n(.*?)\n```", README, re.DOTALL)
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 
@@ -41,20 +42,24 @@ def test_the_code_of_the_readme_runs(tmp_path: Path) -> None:
     assert "stage4 (7, 7, 2048)" in printed
 
 
-TRAINING = {"detect", "keypoints", "localise", "segment"}  # whose short forms train too
+def short(example: Path) -> list[str]:
+    """What makes a long example short."""
+    return ["--short"] if '"--short" in sys.argv' in example.read_text(encoding="utf-8") else []
 
 
 @pytest.mark.parametrize(
     "example",
     [
-        pytest.param(path, id=path.stem, marks=pytest.mark.slow if path.stem in TRAINING else ())
+        pytest.param(path, id=path.stem, marks=pytest.mark.slow if short(path) else ())
         for path in EXAMPLES
     ],
 )
 def test_each_example_runs(example: Path, tmp_path: Path) -> None:
-    """To its end, and with something to say; long ones in their short form."""
-    short = ["--short"] if '"--short" in sys.argv' in example.read_text(encoding="utf-8") else []
-    assert run([str(example), *short], tmp_path).strip()
+    """To its end, and with something to say; a picture that it names is there."""
+    printed = run([str(example), *short(example)], tmp_path)
+    assert printed.strip()
+    for picture in re.findall(r"^(runs/\S+\.(?:png|svg))", printed, re.MULTILINE):
+        assert (tmp_path / picture).stat().st_size > 1000, picture
 
 
 def test_ci_runs_the_command_of_the_readme() -> None:
@@ -144,3 +149,20 @@ def test_the_guide_shows_pictures_that_exist() -> None:
     assert named
     for name in named:
         assert (ROOT / "docs" / name).exists(), name
+
+
+def test_the_gallery_has_every_example() -> None:
+    """Each with its command, which is also the example's own first line."""
+    shared = {"pages", "shapes"}  # what several examples draw with
+    for path in EXAMPLES:
+        command = f"python examples/{path.name}"
+        assert path.read_text(encoding="utf-8").startswith(f'"""{command}') or path.stem in shared
+        assert command in GALLERY or path.stem in shared, path.name
+
+
+def test_the_gallery_shows_all_its_pictures() -> None:
+    """And none is so large that a page loads slowly."""
+    named = set(re.findall(r"!\[[^\]]*\]\(examples/([^)]+)\)", GALLERY))
+    files = {path.name: path for path in (ROOT / "docs" / "examples").iterdir()}
+    assert named == set(files)
+    assert {name for name, path in files.items() if path.stat().st_size > 300_000} == set()
