@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import pickle
+import secrets
 import shutil
 import signal
 import socket
@@ -49,6 +50,8 @@ class Nodes:
         self.environment = {
             "RAY_TMPDIR": str(folder),
             "RAY_USAGE_STATS_ENABLED": "0",
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN": secrets.token_hex(32),
             "PYTHONPATH": LIGHT,
         }
         self.processes: list[subprocess.Popen[bytes]] = []
@@ -162,14 +165,14 @@ def test_it_outlives_its_workers_and_its_driver(toy: MakeToy, nodes: Nodes) -> N
     plan = {"4": "grow", "5": "grow", "6": "grow", "7": "grow", "seconds": 0.4, "epochs": 4}
     search = toy(plan, trials=8, growth=1 << 27)
     main = search.start()
-    search.wait_for("epoch 0 1")
+    search.wait_for("epoch 0 1", 150)
     [worker] = workers_of(nodes)
     below = family(worker.pid)
     worker.kill()  # in the third epoch
-    again = search.wait_for("begin 0 2")
+    again = search.wait_for("begin 0 2", 150)
     until(lambda: not any(process.is_running() for process in below), 20)
     assert again[3] not in [str(process.pid) for process in below]
-    search.wait_for("epoch 2 1")
+    search.wait_for("epoch 2 1", 150)
     finished = search.trials()[:2]
     main.kill()
     main.wait()
@@ -189,7 +192,7 @@ def test_it_outlives_its_workers_and_its_driver(toy: MakeToy, nodes: Nodes) -> N
 def test_it_is_told_to_end(toy: MakeToy, nodes: Nodes, how: str) -> None:
     search = toy({"seconds": 0.3, "epochs": 4}, trials=3, workers=2)
     main = search.start()
-    search.wait_for("epoch 1 1")
+    search.wait_for("epoch 1 1", 150)
     began = time.monotonic()
     if how == "sigterm":
         main.terminate()
