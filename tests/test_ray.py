@@ -200,7 +200,7 @@ def test_it_is_told_to_end(toy: MakeToy, nodes: Nodes, how: str) -> None:
         os.killpg(main.pid, signal.SIGINT)  # as a terminal does
     code, out, err = search.ends(40)
     assert time.monotonic() - began < 15
-    assert code == (143 if how == "sigterm" else -signal.SIGINT)
+    assert code == (143 if how == "sigterm" else -signal.SIGINT), f"{out}\n{err}"
     assert "Interrupted. Nothing that was finished is lost; run the same again" in out
     assert err.count("Traceback") == (0 if how == "sigterm" else 1), err
     until(lambda: not nodes.left(), 20)

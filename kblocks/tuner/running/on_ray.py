@@ -132,7 +132,8 @@ class Cluster:
     def _follow(self, ray: Any, begin: Callable[[int], Any], running: dict[Any, int]) -> None:
         is_over = False
         while running:
-            ended, _ = ray.wait(list(running), timeout=_POLL)
+            time.sleep(_POLL)  # here, where a signal keeps its exit code: `ray.wait` makes it 1
+            ended, _ = ray.wait(list(running), num_returns=len(running), timeout=0)
             for one in ended:
                 index = running.pop(one)
                 death = self._heard(ray, one)
