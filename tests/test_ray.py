@@ -224,17 +224,17 @@ def test_it_outlives_a_machine_and_nobody_sees_the_password(toy: MakeToy, nodes:
         search = toy(plan, {"num_gpus": 1, "num_cpus": 0.5}, trials=8, workers=2)
         search.environment["KBLOCKS_TOY_STORAGE"] = url
         search.start()
-        here = until(lambda: [w for w in workers_of(nodes) if w in family(second.pid)])
+        here = until(lambda: [w for w in workers_of(nodes) if w in family(second.pid)], 150)
 
         def busy() -> list[str]:
             pids = {str(process.pid) for process in family(here[0].pid)}
             epochs = [n[1] for n in search.notes() if n[:1] == ["epoch"] and n[3] in pids]
             return [n for n in epochs if epochs.count(n) == 2 and epochs[-1] == n]
 
-        number = until(busy)[0]
+        number = until(busy, 150)[0]
         listed = [" ".join(process.cmdline()) for process in nodes.left()]
         kill_whole(second)
-        code, out, err = search.ends()
+        code, out, err = search.ends(240)
         assert code == 0, f"{out}\n{err}"
         assert "A worker on Ray has died and is begun again" in out
         study = optuna.load_study(study_name="search", storage=open_storage(url))
@@ -284,7 +284,7 @@ def test_what_a_script_defines_itself_goes_along(tmp_path: Path, nodes: Nodes) -
         env={**os.environ, **nodes.environment},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
     )
     assert done.stdout.splitlines()[-1:] == ["[True, True, True]"], done.stderr[-3000:]
 
