@@ -8,6 +8,7 @@ everywhere.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import signal
 import socket
@@ -197,7 +198,7 @@ def _connected() -> Iterator[Any]:
     # Ray would tell its makers of each cluster that is begun.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
-        ray.init(log_to_driver=False, logging_level="ERROR", include_dashboard=False)
+        ray.init(log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False)
         if is_main:
             signal.signal(signal.SIGTERM, before)  # which Ray has taken for itself
         yield ray

@@ -69,15 +69,17 @@ class Sent(Job):
         return {**vars(self), "_job": None}
 
     def _opened(self) -> Job:
-        if self._job is None:
-            apart = self.apart
+        if self._job is not None:
+            return self._job
+        apart = self.apart
 
-            class Unpickler(pickle.Unpickler):
-                def persistent_load(self, pid: Any) -> str:
-                    return apart[pid]
+        class Unpickler(pickle.Unpickler):
+            def persistent_load(self, pid: Any) -> str:
+                return apart[pid]
 
-            self._job = Unpickler(io.BytesIO(self.content)).load()
-        return self._job
+        job: Job = Unpickler(io.BytesIO(self.content)).load()
+        self._job = job
+        return job
 
     def enter(self) -> None:
         """As the job does."""
