@@ -119,7 +119,7 @@ OUTSIDE: dict[str, set[str]] = {
     },
     "tuner": {
         *("PIL", "altair", "fsspec", "keras", "keras_tuner", "numpy", "optuna"),
-        *("psutil", "rich", "sklearn", "sqlalchemy", "tensorboard", "typer", "vl_convert"),
+        *("psutil", "ray", "rich", "sklearn", "sqlalchemy", "tensorboard", "typer", "vl_convert"),
     },
 }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from kblocks.tuner.bridge import HyperModel
 from kblocks.tuner.choosing.asking import given
 from kblocks.tuner.choosing.sampling import Choosing, sampler_of
 from kblocks.tuner.records import COST_NAMES, Objective, Record, Run, read
+from kblocks.tuner.running import on_ray
 from kblocks.tuner.running.loop import Search
 from kblocks.tuner.running.training import Fit, Limits, epochs_of
 from kblocks.tuner.storing import study as studies
@@ -59,6 +61,8 @@ class Tuner(keras_tuner.Tuner):
         seed: of the sampler; None is random.
         extend: whether a search goes on if choices were added to its space.
         overwrite: whether an earlier search of that name is deleted.
+        ray: what each worker needs of a Ray cluster on which they run (extra `ray`), as Ray's
+            tasks are told: {"num_cpus": 4, "num_gpus": 1}; None is this machine without Ray.
 
     Raises:
         ValueError: if an argument is not of this form.
@@ -90,6 +94,7 @@ class Tuner(keras_tuner.Tuner):
         seed: int | None = None,
         extend: bool = False,
         overwrite: bool = False,
+        ray: Mapping[str, Any] | None = None,
     ) -> None:
         _check_numbers(trials=trials, hours=hours, trial_seconds=trial_seconds)
         _check_counts(workers=workers, checkpoints=checkpoints)
@@ -101,7 +106,7 @@ class Tuner(keras_tuner.Tuner):
         self.hypermodel = _hypermodel(hypermodel, budget)
         self.budget, self.trials, self.hours, self.workers = budget, trials, hours, workers
         self.trial_seconds, self.checkpoints, self.seed = trial_seconds, checkpoints, seed
-        self.sampler, self.pruner = sampler, pruner
+        self.sampler, self.pruner, self.ray = sampler, pruner, on_ray.checked(ray, workers)
         _ = sampler_of(sampler, seed), pruner_of(pruner)  # which refuse what they do not know
         if pruner is not None and len(self.objectives) > 1:
             raise ValueError("`pruner` is for one objective. Received: several")
@@ -121,6 +126,7 @@ class Tuner(keras_tuner.Tuner):
         self._storage: Any = None
         self.worker = 0  # which of a search's processes this is; each draws its own points
         self._serves = False
+        self._until: float | None = None  # when its `hours` began elsewhere: their end, as a time
         self.patience = PATIENCE  # seconds that the storage may be away
         self.growth = float(1 << 30)  # bytes that a worker process may grow by, then it is replaced
 
@@ -226,6 +232,8 @@ class Tuner(keras_tuner.Tuner):
 
     def deadline(self) -> float | None:
         """When `hours` are over, on the clock of `time.monotonic`."""
+        if self._until is not None:
+            return time.monotonic() + self._until - time.time()
         return None if self.hours is None else time.monotonic() + 3600 * self.hours
 
     def run_trial(self, trial: Any, *args: Any, **kwargs: Any) -> Any:

@@ -70,7 +70,8 @@ class Toy(kb.tuner.HyperModel):
         watcher = kwargs["callbacks"][-1]
         number, first = watcher.number, kwargs.get("initial_epoch", 0)
         fault, epochs = plan().get(str(number)), plan().get("epochs", 3)
-        note(f"begin {number} {first} {os.getpid()}")
+        gpus = os.environ.get("CUDA_VISIBLE_DEVICES", "-")
+        note(f"begin {number} {first} {os.getpid()} {gpus}")
         watcher.set_model(model)
         watcher.set_params({"epochs": epochs})
         for epoch in range(first, epochs):
@@ -141,6 +142,8 @@ def data() -> _Data:
 def main(settings: dict[str, Any]) -> None:
     """Searches until the end."""
     verbose = settings.pop("verbose", 1)
+    if "KBLOCKS_TOY_STORAGE" in os.environ:  # its URL may have a password
+        settings["storage"] = os.environ["KBLOCKS_TOY_STORAGE"]
     run = tuner(**settings).run_job(FileJob(__file__, settings), verbose=verbose)
     print(f"completed {len(run.completed())} of {len(run.trials)}")
 

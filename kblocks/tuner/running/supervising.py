@@ -8,7 +8,6 @@ import os
 import signal
 import threading
 import time
-import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
 from multiprocessing import resource_tracker
@@ -21,11 +20,12 @@ from optuna.trial import TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
 from kblocks.tuner.records import OWNER, Failure
+from kblocks.tuner.running.ends import OVER, raise_told, told
 from kblocks.tuner.running.jobs import Job
 from kblocks.tuner.running.live import Live
-from kblocks.tuner.running.loop import HopelessError, Search, tidy, work
+from kblocks.tuner.running.loop import Search, tidy, work
+from kblocks.tuner.running.on_ray import Cluster
 from kblocks.tuner.running.training import Fit
-from kblocks.tuner.storing.identity import ChangedError
 from kblocks.tuner.storing.interrupts import held
 from kblocks.tuner.storing.owners import Watchman, fail, give_back, node
 from kblocks.tuner.storing.patience import why
@@ -65,6 +65,10 @@ def supervise(tuner: Any, job: Job, fit: Fit, verbose: int) -> None:
 
 
 def _searched(tuner: Any, job: Job, fit: Fit, search: Search, live: Live) -> None:
+    if tuner.ray is not None:
+        Cluster(tuner, job, search, live.say).run()
+        tidy(search)
+        return
     obstacle = job.obstacle() if tuner.workers else None
     if tuner.workers and obstacle is None:
         obstacle = _Crew(tuner, job, search).run()
@@ -109,7 +113,8 @@ class _Crew:
         self._tuner, self._job, self._search = tuner, job, search
         self._context = multiprocessing.get_context("spawn")
         self._members: list[_Member] = []
-        self._begun = self._false_starts = self._signalled = 0
+        self._begun = tuner.worker
+        self._false_starts = self._signalled = 0
         self._is_over = False
         self._obstacle: str | None = None
         self._reason = "they end before they begin"
@@ -169,18 +174,12 @@ class _Crew:
                 member.number, member.began = value, self._clock()
             case "end":
                 member.number = member.began = None
-            case "over":
-                self._is_over = True
-            case "hopeless":
-                raise HopelessError(value)
-            case "changed":
-                raise ChangedError(value)
-            case "away":
-                raise ConnectionError(f"{value}. {self._tuner.how_to_resume()}")
-            case "raised":
-                raise RuntimeError(f"A worker process cannot go on:\n{value}")
             case "unable":
                 self._reason = value
+            case "over":
+                self._is_over = True
+            case _:
+                raise_told(event, value, self._tuner.how_to_resume())
 
     def _clock(self) -> float:
         """Seconds; they do not pass while the storage is away, when no trial can go on."""
@@ -271,19 +270,9 @@ def _serve(job: Job, index: int, connection: Any, left: float | None) -> None:
         if event == "end":
             memory.look()
 
-    try:
-        work(searches[0], fit, tell, lambda: memory.has_grown)
-    except HopelessError as error:
-        connection.send(("hopeless", str(error)))
-    except ChangedError as error:
-        connection.send(("changed", str(error)))
-    except (StorageInternalError, SQLAlchemyError) as error:
-        connection.send(("away", f"The search's database cannot be used: {why(error)}"))
-    except Exception:
-        connection.send(("raised", traceback.format_exc()))
-    else:
-        if not memory.has_grown:
-            connection.send(("over", None))
+    ended = told(lambda: work(searches[0], fit, tell, lambda: memory.has_grown))
+    if ended[0] != OVER or not memory.has_grown:
+        connection.send(ended)
 
 
 def _exit() -> None:
