@@ -5,8 +5,13 @@ an architecture that costs nothing to analyse (`kb.resnet50().cost((224, 224, 3)
 point of a search space (`kb.Space(kb.resnet, filters=kb.choice(16, 32))`).
 """
 
+# ruff: noqa: E402
 import importlib
 from typing import TYPE_CHECKING, Any
+
+from kblocks.hiding import hide as _hide
+
+_hide()  # before the imports below, which take seconds
 
 from kblocks import spaces
 from kblocks.block import Block

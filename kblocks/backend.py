@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import warnings
 from typing import Any
 
 import keras
@@ -237,3 +238,14 @@ def lite_options(samples: Any = None) -> dict[str, Any]:
         "optimizations": [tf.lite.Optimize.DEFAULT],
         "representative_dataset": samples,
     }
+
+
+def load_lite(path: Any, allocate: bool) -> None:
+    """Raises if a LiteRT file cannot be loaded, or its tensors not be made."""
+    import tensorflow as tf
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # TensorFlow advertises its interpreter's successor
+        interpreter = tf.lite.Interpreter(model_path=str(path))
+    if allocate:
+        interpreter.allocate_tensors()

@@ -234,7 +234,7 @@ class Block(_Layer):
                 )
 
 
-_TRAINED = (ops.Norm, ops.Dropout, ops.DropPath, ops.Pool)
+_TRAINED = (ops.Norm, ops.Dropout, ops.DropPath, ops.ResizeLike)
 
 
 def _sources(op: Merge, shape: Any) -> list[Any]:

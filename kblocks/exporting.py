@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,6 +14,7 @@ import numpy as np
 
 from kblocks import backend
 from kblocks.files import whole
+from kblocks.layers import finite_padding
 
 
 class Format(NamedTuple):
@@ -40,8 +42,9 @@ def export(
 ) -> Path:
     """Writes a model for another program; what is there when it returns can be loaded.
 
-    LiteRT files need only the ops of the plain runtime, and every ONNX file is loaded in ONNX
-    Runtime before it gets its name: Keras writes invalid ones of some layers without an error.
+    LiteRT files need only the ops of the plain runtime, and every ONNX and LiteRT file is loaded in
+    its runtime before it gets its name: Keras writes invalid ones of some layers without an error.
+    Both compute in float32, also of a model that computes in float16 or bfloat16.
 
     Args:
         model: built, such as `Architecture.model` or `kb.fuse` gives.
@@ -50,14 +53,14 @@ def export(
             suffix, which a SavedModel has not.
         representative: inputs that are typical, for "litert" in int8: an array of a hundred or
             more, or batches of them (with or without labels), as of `tf.data`. Inputs and
-            outputs of the file stay float32.
+            outputs of the file stay float32. For models of one input of a known size.
 
     Returns:
         The path.
 
     Raises:
         ValueError: if an argument is not of the form above, the backend is not TensorFlow for
-            another format than "keras", or ONNX Runtime cannot load what was written.
+            another format than "keras", or the runtime cannot load what was written.
         ImportError: if a package is missing, with the extra that has it.
         FileExistsError: if a SavedModel is to replace something.
 
@@ -72,13 +75,16 @@ def export(
     if representative is not None and name != "litert":
         raise ValueError(f"`representative` goes with format='litert'. Received: format={name!r}")
     _refuse_missing(name)
+    if name in ("onnx", "litert"):
+        model = _in_float32(model)
     if name == "savedmodel" and path.exists():
         raise FileExistsError(f"`path` of a SavedModel must be new. Received: path={str(path)!r}")
     options: dict[str, Any] = {}
     if name == "litert":
         samples = None if representative is None else _samples(model, representative)
         options = backend.lite_options(samples)
-    with whole(path) as written:
+    padding = nullcontext() if representative is None else finite_padding()
+    with padding, whole(path) as written:
         if name == "keras":
             model.save(written)
         else:
@@ -91,6 +97,8 @@ def export(
             )
         if name == "onnx":
             _refuse_invalid(written)
+        if name == "litert":
+            _refuse_invalid_lite(model, written)
     return path
 
 
@@ -124,20 +132,23 @@ def _refuse_missing(name: str) -> None:
 
 def _samples(model: Any, representative: Any) -> Callable[[], Iterator[list[np.ndarray]]]:
     """A function that gives the inputs one by one, in lists, as the converter asks for them."""
-    if len(model.inputs) != 1:
+    inputs = getattr(model, "inputs", None) or ()
+    if len(inputs) != 1:
         raise ValueError(
-            f"`representative` goes with models of one input. Received: {len(model.inputs)} inputs"
+            f"`representative` goes with models of one input. Received: {len(inputs)} inputs"
         )
-    expected = tuple(model.inputs[0].shape[1:])
+    expected = tuple(inputs[0].shape[1:])
+    if None in expected:
+        raise ValueError(
+            "`representative` goes with models of a known input size, as of "
+            f"kb.resize_input(model, (height, width)). Received: a model for {expected}"
+        )
     batches = [representative] if hasattr(representative, "shape") else representative
     found = []
     for batch in batches:
         inputs = batch[0] if isinstance(batch, (tuple, list)) else batch
         inputs = np.asarray(inputs, "float32")
-        fits = inputs.ndim == len(expected) + 1
-        if not fits or any(
-            n not in (None, m) for n, m in zip(expected, inputs.shape[1:], strict=False)
-        ):
+        if inputs.shape[1:] != expected:
             raise ValueError(
                 f"`representative` must be a batch of inputs of shape {expected}, or several. "
                 f"Received: one of shape {inputs.shape}"
@@ -146,6 +157,24 @@ def _samples(model: Any, representative: Any) -> Callable[[], Iterator[list[np.n
     if not found:
         raise ValueError("`representative` must hold inputs. Received: none")
     return lambda: ([sample] for sample in found)
+
+
+def _in_float32(model: Any) -> Any:
+    """The model, or a copy if it computes in halves, for which LiteRT and ONNX lack kernels."""
+
+    def layers(of: Any) -> Iterator[Any]:
+        for layer in of.layers:
+            yield from layers(layer) if isinstance(layer, keras.Model) else [layer]
+
+    if all(layer.compute_dtype not in ("float16", "bfloat16") for layer in layers(model)):
+        return model
+
+    def copied(layer: Any) -> Any:
+        return type(layer).from_config({**layer.get_config(), "dtype": "float32"})
+
+    copy: Any = keras.models.clone_model(model, clone_function=copied, recursive=True)
+    copy.set_weights(model.get_weights())
+    return copy
 
 
 def _signature(model: Any) -> Any:
@@ -171,4 +200,15 @@ def _refuse_invalid(path: Path) -> None:
         raise ValueError(
             "`model` has a layer that Keras does not write to ONNX rightly; of grouped "
             f"convolutions of Keras, kb.accelerate(model) is a copy that can be written. {error}"
+        ) from error
+
+
+def _refuse_invalid_lite(model: Any, path: Path) -> None:
+    known = all(None not in x.shape[1:] for x in getattr(model, "inputs", None) or ())
+    try:
+        backend.load_lite(path, allocate=known)
+    except (RuntimeError, ValueError) as error:
+        raise ValueError(
+            "LiteRT cannot load what TensorFlow wrote of `model`; in int8 that is also so where "
+            f"`representative` leaves a layer without a range. {error}"
         ) from error

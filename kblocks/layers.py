@@ -6,11 +6,13 @@ them from its own config, so none is registered with Keras.
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
 import functools
 import math
 import operator
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import keras
@@ -218,6 +220,23 @@ class Dense(_WeightNorm, keras.layers.Dense):
         return keras.ops.add(outputs, self.bias) if self.use_bias else outputs
 
 
+_COPIES_EDGES: contextvars.ContextVar[bool] = contextvars.ContextVar("copies", default=False)
+
+
+@contextlib.contextmanager
+def finite_padding() -> Iterator[None]:
+    """Max pools that are traced in here pad with copies of the map's edge, not with infinity.
+
+    Int8 would take an infinite number for a value, and have no room for others. Copies leave a
+    maximum as it is too, but take a third more time than a constant.
+    """
+    token = _COPIES_EDGES.set(True)
+    try:
+        yield
+    finally:
+        _COPIES_EDGES.reset(token)
+
+
 class Pool2D(keras.layers.Layer):
     """Maximum, average or minimum over windows."""
 
@@ -231,10 +250,9 @@ class Pool2D(keras.layers.Layer):
         pixels = () if isinstance(op.padding, str) else op.padding
         self._reaches_past = any(map(operator.ge, pixels, op.pool_size))
 
-    def call(self, inputs: Any, training: bool | None = None) -> Any:
-        # Copies of its edge leave a maximum as it is too. They cost more than a constant, but
-        # int8 would take an infinite one for a value, and have no room for others.
-        outside = -math.inf if training or self._reaches_past else "replicate"
+    def call(self, inputs: Any) -> Any:
+        copies = _COPIES_EDGES.get() and not self._reaches_past
+        outside = "replicate" if copies else -math.inf
         if self._op.kind == "min":
             return -self._pooled(keras.ops.max_pool, -inputs, outside)
         if self._op.kind == "max":
@@ -258,12 +276,29 @@ class Pool2D(keras.layers.Layer):
 
 
 class AdaptivePool2D(keras.layers.AdaptiveAveragePooling2D):
-    """Keras' adaptive average, left out where the map has the wanted size already."""
+    """Keras' adaptive average, window by window.
+
+    Keras pools by two windows and picks from both; in a graph of TensorFlow the larger one does
+    not fit an axis that has one pixel or is to have one.
+    """
 
     def call(self, inputs: Any) -> Any:
-        if _map_size(inputs, self.data_format) == tuple(self.output_size):
-            return inputs
-        return super().call(inputs)
+        first = 1 if self.data_format == "channels_last" else 2
+        sizes = zip(_map_size(inputs, self.data_format), self.output_size, strict=True)
+        for axis, (n, wanted) in enumerate(sizes, start=first):
+            if n != wanted:
+                inputs = _means(inputs, axis, n, wanted)
+        return inputs
+
+
+def _means(x: Any, axis: int, n: int, wanted: int) -> Any:
+    """The means of `wanted` windows that cover the `n` pixels of an axis, and overlap by one."""
+    index: list[Any] = [slice(None)] * 4
+    means = []
+    for i in range(wanted):
+        index[axis] = slice(i * n // wanted, -(-(i + 1) * n // wanted))
+        means.append(keras.ops.mean(x[tuple(index)], axis, keepdims=True))
+    return keras.ops.concatenate(means, axis)
 
 
 class Blur2D(keras.layers.Layer):

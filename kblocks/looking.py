@@ -139,7 +139,10 @@ def _write(path: str | os.PathLike[str], tiles: list[np.ndarray]) -> None:
 
 
 def _png(pixels: np.ndarray) -> bytes:
-    """Grey or RGB bytes as PNG (RFC 2083)."""
+    """Grey or RGB bytes as PNG (RFC 2083).
+
+    By hand, as `keras.utils.save_img` needs Pillow, which the core does without.
+    """
     height, width, *color = pixels.shape
     header = struct.pack(">IIBBBBB", width, height, 8, 2 if color else 0, 0, 0, 0)
     rows = pixels.reshape(height, -1)

@@ -12,25 +12,26 @@ _ops: Any = keras.ops  # whose functions are typed as if they could return None
 class ResizeLike(keras.layers.Layer):
     """Bilinear interpolation of the first input to the size of the second.
 
-    By one matrix an axis, so that sizes may be unknown when it is traced; `_ops.image.resize`
-    needs them known.
+    In training, and for sizes that are unknown when it is traced, by one matrix an axis; else by
+    the backend's own, which LiteRT has too, in int8 as well.
     """
 
     def __init__(self, data_format: str, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.data_format = data_format
 
-    def call(self, inputs: Any) -> Any:
+    def call(self, inputs: Any, training: bool | None = None) -> Any:
         x, like = inputs
         last = self.data_format == "channels_last"
-        height, width = (1, 2) if last else (2, 3)
-        shape, target = _ops.shape(x), _ops.shape(like)
-        rows = _interpolation(shape[height], target[height], x.dtype)
-        columns = _interpolation(shape[width], target[width], x.dtype)
         if not last:
             x = _ops.transpose(x, (0, 2, 3, 1))
-        x = _ops.einsum("oh,bhwc->bowc", rows, x)
-        x = _ops.einsum("ow,bhwc->bhoc", columns, x)
+        size = like.shape[1:3] if last else like.shape[2:]
+        if training or None in (*size, *x.shape[1:3]):
+            shape = _ops.shape(like)
+            x = _by_matrices(x, shape[1:3] if last else shape[2:])
+        else:
+            resized = _ops.image.resize(x, size, "bilinear", data_format="channels_last")
+            x = _ops.cast(resized, x.dtype)
         return x if last else _ops.transpose(x, (0, 3, 1, 2))
 
     def compute_output_shape(self, input_shape: Any) -> Any:
@@ -38,6 +39,13 @@ class ResizeLike(keras.layers.Layer):
         if self.data_format == "channels_last":
             return (*like[:3], x[3])
         return (*x[:2], *like[2:])
+
+
+def _by_matrices(x: Any, target: Any) -> Any:
+    """Maps of (batch, height, width, channels) at the target's height and width."""
+    _, height, width, _ = _ops.shape(x)
+    x = _ops.einsum("oh,bhwc->bowc", _interpolation(height, target[0], x.dtype), x)
+    return _ops.einsum("ow,bhwc->bhoc", _interpolation(width, target[1], x.dtype), x)
 
 
 def _interpolation(size: Any, target: Any, dtype: Any) -> Any:

@@ -158,7 +158,7 @@ def _needed(module: str, extra: str) -> Any:
 
 
 def to_torch_state_dict(model: keras.Model, source: str | None = None) -> dict[str, np.ndarray]:
-    """The model's weights by the names and in the layouts of published ones.
+    """The model's weights by the names and in the layouts of published ones, as copies.
 
     Args:
         model: of an architecture that torchvision or timm publishes.
@@ -169,8 +169,9 @@ def to_torch_state_dict(model: keras.Model, source: str | None = None) -> dict[s
     Raises:
         ValueError: if the source has no names for the model's parts.
     """
+    # In C's order: safetensors writes an array's memory, whatever its strides.
     return {
-        tensor.name: tensor.to_torch(np.asarray(tensor.variable))
+        tensor.name: np.array(tensor.to_torch(np.asarray(tensor.variable)), order="C")
         for tensor in _table(model, set(), source)
     }
 

@@ -31,6 +31,7 @@ class Toy:
     folder: Path
     plan: dict[str, Any] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
+    environment: dict[str, str] = field(default_factory=dict)
     process: Any = None
 
     def start(self, output: int = subprocess.PIPE, **changed: Any) -> subprocess.Popen[str]:
@@ -41,6 +42,7 @@ class Toy:
             "KBLOCKS_TOY": json.dumps(self.plan),
             "KBLOCKS_TOY_NOTES": str(self.notes_path),
             "PYTHONPATH": str(PACKAGE),
+            **self.environment,
         }
         environment.pop("KERAS_BACKEND", None)
         self.process = subprocess.Popen(

@@ -14,7 +14,7 @@ import pytest
 from spaces import plain_net
 
 import kblocks as kb
-from kblocks.tuner.identity import text_of
+from kblocks.tuner.storing.identity import text_of
 
 SHAPE = (8, 16, 2)
 NUMBER = 48

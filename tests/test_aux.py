@@ -79,6 +79,28 @@ def test_a_step_is_that_of_the_weighted_loss(make: Callable[[], Any], weighted: 
         np.testing.assert_allclose(old - 0.1 * gradient, variable, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("traced", [False, True])
+def test_a_loop_of_ones_own(traced: bool) -> None:
+    """`compute_loss` under a tape is the weighted sum, and its gradient that of the sum by hand."""
+    x, y = data()
+    model = network().model(INPUT, aux=True)
+    model.compile("sgd", **network().head.training())
+    variables = [variable.value for variable in model.trainable_variables]
+
+    def by_call() -> Any:
+        with tf.GradientTape() as tape:
+            loss = model.compute_loss(x, y, model(x, training=True))
+        return loss, tape.gradient(loss, variables)
+
+    loss, gradients = (tf.function(by_call) if traced else by_call)()
+    with tf.GradientTape() as tape:
+        expected = weighted_loss(model, x, y)
+    assert float(loss) == pytest.approx(float(expected), rel=1e-6)
+    for mine, by_hand in zip(gradients, tape.gradient(expected, variables), strict=True):
+        assert np.abs(by_hand).max() > 1e-6
+        np.testing.assert_allclose(mine, by_hand, rtol=1e-4, atol=1e-6)
+
+
 def test_default_weights_are_the_published_ones() -> None:
     """Szegedy et al. 2014, Sec. 5: 0.3; Inception-v3 is trained with 0.4."""
     google, v3 = kb.googlenet(3, width=0.1), kb.inception_v3(3, width=0.1)

@@ -14,7 +14,7 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
 import kblocks as kb
-from kblocks.tuner.checkpoints import Checkpoints, State
+from kblocks.tuner.storing.checkpoints import Checkpoints, State
 
 _numbers = itertools.count()
 X = np.random.default_rng(0).normal(size=(32, 3)).astype("float32")

@@ -20,10 +20,11 @@ from optuna.trial import TrialState, create_trial
 from typer.testing import CliRunner
 
 import kblocks as kb
-from kblocks.tuner import cli, records
-from kblocks.tuner.checkpoints import Checkpoints
-from kblocks.tuner.ready import FAMILIES, FamilyJob, space
-from kblocks.tuner.stored import masked, opened
+from kblocks.tuner import records
+from kblocks.tuner.command import cli
+from kblocks.tuner.command.ready import FAMILIES, FamilyJob, space
+from kblocks.tuner.command.stored import masked, opened
+from kblocks.tuner.storing.checkpoints import Checkpoints
 
 INPUT = (8, 8, 1)
 NET = kb.resnet20(classes=3, blocks=(1, 1, 1), filters=(4, 8, 8), stem={"filters": 4})
@@ -323,9 +324,9 @@ def test_report_is_given_the_run_and_its_folder(
     run: Path, monkeypatch: Any, tmp_path: Path
 ) -> None:
     given: list[Any] = []
-    fake = ModuleType("kblocks.tuner.report")
+    fake = ModuleType("kblocks.tuner.reporting.report")
     fake.report = lambda *arguments: given.append(arguments) or "report.html"  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "kblocks.tuner.report", fake)
+    monkeypatch.setitem(sys.modules, "kblocks.tuner.reporting.report", fake)
     assert shown("report", str(run)) == "written to report.html\n"
     shown("report", str(run), "--output", str(tmp_path))
     assert given == [(opened(str(run)), run), (opened(str(run)), tmp_path)]

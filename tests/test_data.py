@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from kblocks.tuner import identity
-from kblocks.tuner.data import Data, load
-from kblocks.tuner.image_files import ImageFiles
+from kblocks.tuner.images.data import Data, load
+from kblocks.tuner.images.image_files import ImageFiles
+from kblocks.tuner.storing import identity
 
 Array = np.ndarray
 

@@ -19,7 +19,7 @@ import pytest
 from sklearn.datasets import load_digits
 
 import kblocks as kb
-from kblocks.tuner.jobs import imported
+from kblocks.tuner.running.jobs import imported
 
 ROOT = Path(__file__).parent.parent
 SCRIPT = ROOT / "tuning" / "digits.py"

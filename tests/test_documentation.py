@@ -1,5 +1,6 @@
 """README and examples run as they are written."""
 
+import importlib
 import os
 import re
 import subprocess
@@ -60,6 +61,18 @@ def test_each_example_runs(example: Path, tmp_path: Path) -> None:
     assert printed.strip()
     for picture in re.findall(r"^(runs/\S+\.(?:png|svg))", printed, re.MULTILINE):
         assert (tmp_path / picture).stat().st_size > 1000, picture
+
+
+def test_the_lecture_is_what_it_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Papers as the families cite them, and small networks of 5 to 7 million multiply-adds."""
+    monkeypatch.syspath_prepend(ROOT / "examples")
+    lecture = importlib.import_module("lecture")
+    assert len(lecture.LECTURE) == 11
+    for one in lecture.LECTURE:
+        family = getattr(kb, one.published).__module__
+        cited = Path(sys.modules[family].__file__ or "").read_text(encoding="utf-8")
+        assert one.paper in cited, one.name
+        assert 5e6 <= one.small.cost(lecture.INPUT).macs <= 7e6, one.name
 
 
 def test_ci_runs_the_command_of_the_readme() -> None:

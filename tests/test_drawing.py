@@ -296,7 +296,7 @@ def test_an_architecture_is_drawn_with_its_cost(name: str) -> None:
 def reads(text: str, number: int) -> bool:
     """Whether a text like `25.6 M` is a number, rounded."""
     value, _, unit = text.partition(" ")
-    scale = {"": 1.0, "K": 1e3, "M": 1e6, "G": 1e9}[unit]
+    scale = {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9}[unit]
     digits = len(value.split(".")[1]) if "." in value else 0
     return abs(float(value) * scale - number) <= 0.5001 * scale / 10**digits
 

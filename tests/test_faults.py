@@ -123,6 +123,47 @@ def test_nothing_is_lost_or_run_twice_by_fifty_kills_at_random_moments(toy: Make
     assert kills["worker"] > 20
 
 
+@pytest.mark.slow
+def test_a_trial_whose_machine_was_silent_is_run_elsewhere_and_left_alone_when_it_wakes(
+    toy: MakeToy,
+) -> None:
+    plan = {"seconds": 0.4, "epochs": 20}
+    sleeper = toy({**plan, "node": "a"}, trials=2, workers=0)
+    stopped = sleeper.start()
+    sleeper.wait_for("epoch 0 2")
+    stopped.send_signal(signal.SIGSTOP)  # as a laptop whose lid is closed
+    other = toy({**plan, "node": "b"}, trials=2, workers=0)
+    other.start()
+    taken = other.wait_for("begin 0 3")
+    assert taken[3] != str(stopped.pid)
+    other.wait_for("epoch 0 5")
+    stopped.send_signal(signal.SIGCONT)
+    for search in (sleeper, other):
+        code, out, err = search.ends()
+        assert code == 0, f"{out}\n{err}"
+    other.check(2)
+    ends = [note for note in other.notes() if note[0] == "end"]
+    assert sorted(int(note[1]) for note in ends) == [0, 1]
+    for trial in other.trials():
+        assert trial.history["loss"] == [1 / (epoch + 1) for epoch in range(20)]
+    assert [trial.attempts for trial in other.trials()] == [2, 1]
+
+
+@pytest.mark.slow
+def test_a_worker_that_stands_still_on_this_machine_keeps_its_trial(toy: MakeToy) -> None:
+    search = toy({"seconds": 0.2, "epochs": 6}, trials=5, workers=2)
+    search.start()
+    worker = int(search.wait_for("epoch 0 1")[3])
+    os.kill(worker, signal.SIGSTOP)
+    search.wait_for("end 3", 120)  # the other worker does the rest meanwhile
+    os.kill(worker, signal.SIGCONT)
+    code, out, err = search.ends()
+    assert code == 0, f"{out}\n{err}"
+    search.check(5)
+    assert sorted(search.begun()) == [0, 1, 2, 3, 4]
+    assert [trial.attempts for trial in search.trials()] == [1] * 5
+
+
 # --- trials that go wrong ----------------------------------------------------------------
 
 

@@ -18,7 +18,9 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 # From the ground up; an arrow only ever points down. A room is a module or a folder.
 ROOMS: dict[str, set[str]] = {
+    "hiding": set(),
     "files": set(),
+    "quantities": set(),
     "stages": set(),
     "ops": set(),
     "geometry": {"ops"},
@@ -34,7 +36,7 @@ ROOMS: dict[str, set[str]] = {
     "folding": {"ops"},
     "fused": {"block", "fields", "ops"},
     "graph": set(),
-    "exporting": {"backend", "files"},
+    "exporting": {"backend", "files", "layers"},
     "finetuning": {"stages"},
     "fusion": {"block", "folding", "fused", "graph", "grouped", "ops"},
     "convolutionizing": {"block", "cost", "fused", "geometry", "graph", "ops"},
@@ -52,7 +54,8 @@ ROOMS: dict[str, set[str]] = {
         *("shared", "stages", "strides", "weights"),
     },
     "drawing": {
-        *("block", "cost", "files", "geometry", "graph", "network", "ops", "spec", "stages"),
+        *("block", "cost", "files", "geometry", "graph", "network", "ops", "quantities", "spec"),
+        "stages",
     },
     "parts": {"block", "graph", "stages"},
     "looking": {"block", "files", "parts"},
@@ -79,9 +82,26 @@ ROOMS: dict[str, set[str]] = {
     "recipe": {"augmentation", "choices", "heads", "training", "tree"},
     "tuner": {
         *("budget", "catalog", "choices", "conditions", "cost", "describing", "exporting", "files"),
-        *("network", "recipe", "space", "spaces", "stages", "timing", "training", "tree"),
+        *("hiding", "network", "quantities", "recipe", "space", "spaces", "stages", "timing"),
+        *("training", "tree"),
     },
     "__main__": {"tuner"},
+}
+# The same inside the tuner's room.
+TUNER_ROOMS: dict[str, set[str]] = {
+    "files": set(),
+    "records": set(),
+    "bridge": set(),
+    "images": set(),
+    "choosing": {"bridge", "records"},
+    "storing": {"bridge", "choosing", "records"},
+    "reporting": {"records"},
+    "running": {"bridge", "choosing", "records", "reporting", "storing"},
+    "stock": {"bridge", "files"},
+    "tuner": {"bridge", "choosing", "records", "running", "storing"},
+    "command": {
+        *("bridge", "files", "images", "records", "reporting", "running", "storing", "tuner"),
+    },
 }
 KERAS = {"keras"}
 OUTSIDE: dict[str, set[str]] = {
@@ -99,7 +119,7 @@ OUTSIDE: dict[str, set[str]] = {
     },
     "tuner": {
         *("PIL", "altair", "fsspec", "keras", "keras_tuner", "numpy", "optuna"),
-        *("psutil", "rich", "sklearn", "sqlalchemy", "tensorboard", "typer", "vl_convert"),
+        *("psutil", "ray", "rich", "sklearn", "sqlalchemy", "tensorboard", "typer", "vl_convert"),
     },
 }
 
@@ -146,9 +166,22 @@ def test_arrows_point_down(path: Path) -> None:
     assert outside - OUTSIDE.get(room, set()) - backends == set()
 
 
-def test_the_rooms_are_in_order() -> None:
-    order = list(ROOMS)
-    for room, below in ROOMS.items():
+TUNER = PACKAGE / "tuner"
+IN_TUNER = [path for path in INSIDE if TUNER in path.parents and path != TUNER / "__init__.py"]
+
+
+@pytest.mark.parametrize("path", IN_TUNER, ids=lambda path: str(path.relative_to(TUNER)))
+def test_arrows_point_down_in_the_tuner(path: Path) -> None:
+    room = path.relative_to(TUNER).parts[0].removesuffix(".py")
+    named = [name.split(".") for name in imports(path, inside_functions=True)]
+    inside = {parts[2] for parts in named if parts[:2] == ["kblocks", "tuner"]}
+    assert inside - TUNER_ROOMS[room] - {room} == set()
+
+
+@pytest.mark.parametrize("rooms", [ROOMS, TUNER_ROOMS], ids=["kblocks", "tuner"])
+def test_the_rooms_are_in_order(rooms: dict[str, set[str]]) -> None:
+    order = list(rooms)
+    for room, below in rooms.items():
         assert all(order.index(other) < order.index(room) for other in below), room
 
 

@@ -9,8 +9,8 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from kblocks.tuner.ledger import Ledger
 from kblocks.tuner.records import FAILURE, RUN, SURPLUS, Objective, Run, read
+from kblocks.tuner.storing.ledger import Ledger
 
 ONE = (Objective("val_accuracy", "max"),)
 TWO = (Objective("val_accuracy", "max"), Objective("macs", "min"))

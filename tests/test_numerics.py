@@ -232,6 +232,22 @@ def test_a_flattening_head_averages_adaptively(
     close(outputs, features @ kernel + bias)
 
 
+@pytest.mark.parametrize(("size", "target"), [((1, 1), 7), ((1, 4), (3, 1)), ((4, 5), 1)])
+@both_formats
+def test_adaptive_pools_in_a_graph(
+    data_format: str, size: tuple[int, int], target: Any, images: Images
+) -> None:
+    """Where an axis has one pixel, or is to have one, Keras' own builds only outside of graphs."""
+    keras.config.set_image_data_format(data_format)
+    head = kb.Classifier(4, pool="flatten", pool_size=target)
+    net = kb.Architecture([kb.NormAct.Spec(normalization=None)], head)
+    model, x = net.model((*size, 3)), images(2, *size, 3)
+    kernel, bias = model.get_weights()
+    features = adaptive_average(np.maximum(x, 0), target).reshape(2, -1)
+    given = x if data_format == "channels_last" else x.transpose(0, 3, 1, 2)
+    close(model.predict(given, verbose=0), features @ kernel + bias)
+
+
 @pytest.mark.parametrize("kind", ["avg", "max", "concat", "flatten"])
 def test_a_head_is_pool_hidden_layers_logits(kind: str, images: Images) -> None:
     x = images(3, 4, 5, 6)

@@ -25,9 +25,9 @@ import psutil
 import pytest
 
 import kblocks as kb
-from kblocks.tuner import owners
 from kblocks.tuner.records import SURPLUS
-from kblocks.tuner.storage import open_storage, url_of
+from kblocks.tuner.storing import owners
+from kblocks.tuner.storing.storage import open_storage, url_of
 
 PASSWORD = "Geheim/7 @%:wörtlich"
 FORMS = (PASSWORD, quote(PASSWORD), quote(PASSWORD, safe=""), "wörtlich", "rtlich")
@@ -220,7 +220,8 @@ RUN = """
 import json, logging, os, time, types
 import keras, keras_tuner, numpy as np
 import kblocks as kb
-from kblocks.tuner import owners, storage
+from kblocks.tuner.storing import owners
+from kblocks.tuner.storing import storage
 
 logging.basicConfig(level=logging.DEBUG)
 owners.node = lambda: os.environ["NODE"]  # another machine than all others here
@@ -256,7 +257,7 @@ def data():
 
 MACHINE = """
 import sys
-from kblocks.tuner.jobs import FileJob
+from kblocks.tuner.running.jobs import FileJob
 
 if __name__ == "__main__":
     path, workers, joins = sys.argv[1:]

@@ -22,8 +22,8 @@ from PIL import Image
 
 from kblocks.tuner import records
 from kblocks.tuner.records import Failure, Objective, Record, Run
-from kblocks.tuner.report import report
 from kblocks.tuner.reporting.importance import importance
+from kblocks.tuner.reporting.report import report
 from kblocks.tuner.reporting.text import clean, duration, escaped, for_script, short
 from kblocks.tuner.reporting.view import POINTS, View
 
@@ -392,7 +392,7 @@ def test_without_the_extra_it_is_named(fresh_process: Callable[..., str], tmp_pa
 import sys
 sys.modules["altair"] = None
 from kblocks.tuner.records import Run
-from kblocks.tuner.report import report
+from kblocks.tuner.reporting.report import report
 try:
     report(Run("r", (), {}, ()), sys.argv[1])
 except ImportError as error:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ import pytest
 from PIL import Image
 
 import kblocks as kb
-from kblocks.tuner.jobs import imported
+from kblocks.tuner.running.jobs import imported
 
 FOLDER = Path(__file__).parent.parent / "tuning"
 FILES = sorted(FOLDER.glob("*.py"))
@@ -106,17 +105,3 @@ def test_images_without_a_folder_are_asked_for(monkeypatch: pytest.MonkeyPatch) 
     module.data.cache_clear()
     with pytest.raises(ValueError, match="IMAGES"):
         module.data()
-
-
-def test_the_files_for_clusters_are_well_formed() -> None:
-    subprocess.run(["bash", "-n", str(FOLDER / "cluster" / "slurm.sh")], check=True)
-    yaml = pytest.importorskip("yaml")
-    text = (FOLDER / "cluster" / "kubernetes.yaml").read_text(encoding="utf-8")
-    claim, job = yaml.safe_load_all(text)
-    [container] = job["spec"]["template"]["spec"]["containers"]
-    named = {entry["name"]: entry for entry in container["env"]}
-    assert named["KBLOCKS_STORAGE"]["valueFrom"]["secretKeyRef"]["name"] == "kblocks-storage"
-    [volume] = job["spec"]["template"]["spec"]["volumes"]
-    assert volume["persistentVolumeClaim"]["claimName"] == claim["metadata"]["name"]
-    script = subprocess.run(["bash", "-n"], input=container["args"][0], text=True, check=False)
-    assert script.returncode == 0

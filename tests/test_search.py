@@ -16,7 +16,7 @@ import optuna
 import pytest
 
 import kblocks as kb
-from kblocks.tuner.jobs import ObjectJob
+from kblocks.tuner.running.jobs import ObjectJob
 
 INPUT = (8, 8, 1)
 RNG = np.random.default_rng(0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from tensorboard.plugins.hparams import metadata
 from tensorboard.util import tensor_util
 
 from kblocks.tuner.records import Objective, Record
-from kblocks.tuner.tensorboard import Log, write
+from kblocks.tuner.reporting.tensorboard import Log, write
 
 
 def read(folder: Path) -> tuple[dict[str, list[tuple[int, float]]], dict[str, Any]]:
@@ -46,14 +47,40 @@ def test_trials_are_read_back(tmp_path: Path) -> None:
             expected = [(epoch, pytest.approx(v)) for epoch, v in enumerate(values, 1)]
             assert scalars[metric] == expected
         if trial.scores:
-            assert scalars["objective/val_accuracy"] == [(12, pytest.approx(trial.scores[0]))]
+            assert scalars["best/val_accuracy"] == [(12, pytest.approx(trial.scores[0]))]
         shown = {
             name: value.number_value or value.string_value
             for name, value in told["start"].hparams.items()
         }
         assert shown == trial.values
-        assert told["start"].group_name == f"trial {trial.number}"
+        assert told["start"].group_name == f"trial-{trial.number:05d}"
         assert told["end"].status == (1 if trial.state == "completed" else 2)
+
+
+def test_an_axis_of_time_has_the_epochs_side_by_side(tmp_path: Path) -> None:
+    [trial] = searches.run(1).trials
+    assert trial.started
+    assert trial.ended
+    path = Log(tmp_path).trial(trial, [Objective("val_accuracy", "max")])
+    events = EventAccumulator(str(path), size_guidance={"tensors": 0})
+    events.Reload()
+    times = [event.wall_time for event in events.Tensors("val_loss")]
+    each = trial.seconds / len(times)  # type: ignore[operator]
+    assert [b - a for a, b in itertools.pairwise(times)] == [pytest.approx(each, abs=1e-3)] * 11
+    assert times[-1] == pytest.approx(trial.ended.timestamp())
+
+
+def test_the_objective_is_among_the_metrics_that_are_shown_first(tmp_path: Path) -> None:
+    """TensorBoard's table begins with the first five names; a fit has curves of many."""
+    names = ("accuracy", "learning_rate", "loss", "val_accuracy", "val_loss")
+    costs = dict.fromkeys(("params", "macs", "activations", "latency"), 1.0)
+    record = Record(
+        0, "completed", (0.5,), history={key: [0.5] for key in names}, costs=costs, epochs=1
+    )
+    path = Log(tmp_path).trial(record, [Objective("val_accuracy", "max")])
+    assert path
+    scalars, _ = read(path)
+    assert "best/val_accuracy" in sorted(scalars)[:5]
 
 
 def test_a_trial_is_written_once_and_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -66,7 +93,7 @@ def test_a_trial_is_written_once_and_whole(tmp_path: Path, monkeypatch: pytest.M
     def full(*arguments: Any) -> None:
         raise OSError("No space left on device")
 
-    monkeypatch.setattr("kblocks.tuner.tensorboard._write", full)
+    monkeypatch.setattr("kblocks.tuner.reporting.tensorboard._write", full)
     log, objectives = Log(tmp_path / "other"), [Objective("s", "max")]
     with pytest.raises(OSError, match="space"):
         log.trial(Record(0, "completed", (0.5,)), objectives)

@@ -26,7 +26,7 @@ from spaces import NUMBERS, One, Recorder, Values, exact, plain_net, resolved, t
 
 import kblocks as kb
 from kblocks.tuner import files
-from kblocks.tuner.progress import Display
+from kblocks.tuner.stock.progress import Display
 
 INPUT = (8, 8, 1)
 X = np.random.default_rng(0).normal(size=(32, *INPUT)).astype("float32")

@@ -47,6 +47,17 @@ def test_a_mapping_and_a_safetensors_file(state: dict[str, np.ndarray], tmp_path
     assert_holds(small().model(INPUT, weights=str(tmp_path / "w.safetensors")), state)
 
 
+def test_a_file_of_what_a_model_gives_back(state: dict[str, np.ndarray], tmp_path: Path) -> None:
+    """As given: safetensors writes an array's memory, and transposed views have another order."""
+    model = small().model(INPUT)
+    kb.load_torch_weights(model, state)
+    given = kb.to_torch_state_dict(model)
+    save_file(given, tmp_path / "w.safetensors")
+    assert_holds(small().model(INPUT, weights=str(tmp_path / "w.safetensors")), state)
+    kb.load_torch_weights(model, {name: value + 1 for name, value in state.items()})
+    np.testing.assert_array_equal(given["conv1.weight"], state["conv1.weight"])
+
+
 @pytest.mark.parametrize("ending", ["pth", "pt", "bin"])
 def test_a_file_of_torch(state: dict[str, np.ndarray], tmp_path: Path, ending: str) -> None:
     """Tensors, parameters and batch counters; bfloat16 too, which NumPy lacks."""

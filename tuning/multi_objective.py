@@ -1,4 +1,4 @@
-"""kblocks search tuning/multi_objective.py    (about 4 minutes on 2 cores)
+"""kblocks search tuning/multi_objective.py    (about 2 minutes on 2 cores)
 
 Searches for digits with two objectives, accuracy on validation images and multiply-adds, by
 NSGA-II (Deb et al. 2002). The result is a front: of each size of network the most accurate that

@@ -111,12 +111,3 @@ def shape_text(shape: Any) -> str:
     names = ("height", "width", "channels") if len(shape) == 3 else ("?",) * len(shape)
     sizes = zip(shape, names, strict=True)
     return " x ".join(name if size is None else str(size) for size, name in sizes)
-
-
-def quantity(number: float) -> str:
-    """A count with three digits and its unit: 25.6 M."""
-    for unit, size in (("G", 1e9), ("M", 1e6), ("K", 1e3)):
-        if number >= 0.9995 * size:
-            value = number / size
-            return f"{value:.{2 if value < 9.995 else 1 if value < 99.95 else 0}f} {unit}"
-    return str(round(number))

@@ -8,10 +8,11 @@ from typing import Any
 
 from kblocks.drawing.blocks import figure
 from kblocks.drawing.canvas import FAINT, INK, Canvas, text_width
-from kblocks.drawing.labels import Label, quantity, shape_text
+from kblocks.drawing.labels import Label, shape_text
 from kblocks.drawing.layout import Piece, box_width, draw_box
 from kblocks.drawing.rows import DrawnRow, folded, kinds_of
 from kblocks.network import INPUT
+from kblocks.quantities import quantity
 
 _CHIP, _STEP, _PAD, _BAND = 24.0, 14.0, 9.0, 6.0  # heights
 _LANE, _SPACE = 11.0, 22.0  # between lines beside the chips, and between columns

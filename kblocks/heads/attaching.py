@@ -80,10 +80,6 @@ class Head:
         """The arguments `loss`, `metrics` and `loss_weights` of `model.compile`."""
         return self.tasks().training()
 
-    def check_targets(self, targets: Any) -> None:
-        """Refuses targets that it cannot be trained on; see `Tasks.check`."""
-        self.tasks().check(targets)
-
 
 class _Everywhere(dict[int, str]):
     """A network with a map at every stride: what a head is asked about before it has one."""

@@ -9,10 +9,11 @@ except ImportError as error:
     ) from error
 
 from kblocks.tuner.bridge import NETWORK, CostLogs, HyperModel, network_of, suggest
-from kblocks.tuner.data import Data, load
 from kblocks.tuner.files import save
+from kblocks.tuner.images.data import Data, load
 from kblocks.tuner.records import Objective, Record, Run
-from kblocks.tuner.run import Result, search
+from kblocks.tuner.reporting.report import report
+from kblocks.tuner.stock.run import Result, search
 from kblocks.tuner.tuner import Tuner
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "Tuner",
     "load",
     "network_of",
+    "report",
     "save",
     "search",
     "suggest",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +15,18 @@ from keras_tuner.engine.trial import Trial
 
 from kblocks.budget import Budget
 from kblocks.space import NETWORK
-from kblocks.tuner import study as studies
-from kblocks.tuner.asking import given
 from kblocks.tuner.bridge import HyperModel
-from kblocks.tuner.checkpoints import Checkpoints
-from kblocks.tuner.identity import settings_of
-from kblocks.tuner.loop import Search
-from kblocks.tuner.patience import PATIENCE
+from kblocks.tuner.choosing.asking import given
+from kblocks.tuner.choosing.sampling import Choosing, sampler_of
 from kblocks.tuner.records import COST_NAMES, Objective, Record, Run, read
-from kblocks.tuner.sampling import Choosing, sampler_of
-from kblocks.tuner.storage import open_storage, shown, url_of
-from kblocks.tuner.training import Fit, Limits, epochs_of
+from kblocks.tuner.running import on_ray
+from kblocks.tuner.running.loop import Search
+from kblocks.tuner.running.training import Fit, Limits, epochs_of
+from kblocks.tuner.storing import study as studies
+from kblocks.tuner.storing.checkpoints import Checkpoints
+from kblocks.tuner.storing.identity import settings_of
+from kblocks.tuner.storing.patience import PATIENCE
+from kblocks.tuner.storing.storage import open_storage, shown, url_of
 
 PRUNERS = ("hyperband", "median")
 
@@ -59,6 +61,8 @@ class Tuner(keras_tuner.Tuner):
         seed: of the sampler; None is random.
         extend: whether a search goes on if choices were added to its space.
         overwrite: whether an earlier search of that name is deleted.
+        ray: what each worker needs of a Ray cluster on which they run (extra `ray`), as Ray's
+            tasks are told: {"num_cpus": 4, "num_gpus": 1}; None is this machine without Ray.
 
     Raises:
         ValueError: if an argument is not of this form.
@@ -90,6 +94,7 @@ class Tuner(keras_tuner.Tuner):
         seed: int | None = None,
         extend: bool = False,
         overwrite: bool = False,
+        ray: Mapping[str, Any] | None = None,
     ) -> None:
         _check_numbers(trials=trials, hours=hours, trial_seconds=trial_seconds)
         _check_counts(workers=workers, checkpoints=checkpoints)
@@ -101,7 +106,7 @@ class Tuner(keras_tuner.Tuner):
         self.hypermodel = _hypermodel(hypermodel, budget)
         self.budget, self.trials, self.hours, self.workers = budget, trials, hours, workers
         self.trial_seconds, self.checkpoints, self.seed = trial_seconds, checkpoints, seed
-        self.sampler, self.pruner = sampler, pruner
+        self.sampler, self.pruner, self.ray = sampler, pruner, on_ray.checked(ray, workers)
         _ = sampler_of(sampler, seed), pruner_of(pruner)  # which refuse what they do not know
         if pruner is not None and len(self.objectives) > 1:
             raise ValueError("`pruner` is for one objective. Received: several")
@@ -121,6 +126,7 @@ class Tuner(keras_tuner.Tuner):
         self._storage: Any = None
         self.worker = 0  # which of a search's processes this is; each draws its own points
         self._serves = False
+        self._until: float | None = None  # when its `hours` began elsewhere: their end, as a time
         self.patience = PATIENCE  # seconds that the storage may be away
         self.growth = float(1 << 30)  # bytes that a worker process may grow by, then it is replaced
 
@@ -141,13 +147,13 @@ class Tuner(keras_tuner.Tuner):
             RuntimeError: if the first five trials raise, with the last error.
             ConnectionError: if the storage or the checkpoints cannot be reached.
         """
-        from kblocks.tuner.jobs import ObjectJob
+        from kblocks.tuner.running.jobs import ObjectJob
 
         return self.run_job(ObjectJob(self, fit_args, fit_kwargs), verbose=verbose)
 
     def run_job(self, job: Any, verbose: int = 1) -> Run:
         """`search` with a job that worker processes make their tuner and data of."""
-        from kblocks.tuner.supervising import supervise
+        from kblocks.tuner.running.supervising import supervise
 
         Checkpoints(self.checkpoint_directory).check()
         fit = job.fit()
@@ -226,6 +232,8 @@ class Tuner(keras_tuner.Tuner):
 
     def deadline(self) -> float | None:
         """When `hours` are over, on the clock of `time.monotonic`."""
+        if self._until is not None:
+            return time.monotonic() + self._until - time.time()
         return None if self.hours is None else time.monotonic() + 3600 * self.hours
 
     def run_trial(self, trial: Any, *args: Any, **kwargs: Any) -> Any:

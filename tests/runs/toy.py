@@ -4,7 +4,7 @@
 
 A trial notes its lines in the file that KBLOCKS_TOY_NOTES names: `begin <number> <epoch>` and
 `end <number>`. What goes wrong is in KBLOCKS_TOY, as JSON: {"<number>": "raise"} and so on;
-{"seconds": 0.1, "epochs": 3} are of all trials.
+{"seconds": 0.1, "epochs": 3} are of all trials; {"node": "a"} is its machine's name.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ import keras
 import numpy as np
 
 import kblocks as kb
-from kblocks.tuner.jobs import FileJob
+from kblocks.tuner.running.jobs import FileJob
+from kblocks.tuner.storing import owners
 
 SPACE = kb.Space(
     kb.resnet,
@@ -50,6 +51,11 @@ def plan() -> dict[str, Any]:
     return json.loads(os.environ.get("KBLOCKS_TOY", "{}"))
 
 
+if "node" in plan():
+    owners.node = lambda: plan()["node"]
+    owners.BEAT_SECONDS, owners.GRACE_SECONDS = 1.0, 3.0
+
+
 class Toy(kb.tuner.HyperModel):
     """Networks of a space whose training is played with another, tiny model."""
 
@@ -64,7 +70,8 @@ class Toy(kb.tuner.HyperModel):
         watcher = kwargs["callbacks"][-1]
         number, first = watcher.number, kwargs.get("initial_epoch", 0)
         fault, epochs = plan().get(str(number)), plan().get("epochs", 3)
-        note(f"begin {number} {first} {os.getpid()}")
+        gpus = os.environ.get("CUDA_VISIBLE_DEVICES", "-")
+        note(f"begin {number} {first} {os.getpid()} {gpus}")
         watcher.set_model(model)
         watcher.set_params({"epochs": epochs})
         for epoch in range(first, epochs):
@@ -135,6 +142,8 @@ def data() -> _Data:
 def main(settings: dict[str, Any]) -> None:
     """Searches until the end."""
     verbose = settings.pop("verbose", 1)
+    if "KBLOCKS_TOY_STORAGE" in os.environ:  # its URL may have a password
+        settings["storage"] = os.environ["KBLOCKS_TOY_STORAGE"]
     run = tuner(**settings).run_job(FileJob(__file__, settings), verbose=verbose)
     print(f"completed {len(run.completed())} of {len(run.trials)}")
 

@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
-# sbatch tuning/cluster/slurm.sh    (from the repository, with KBLOCKS_STORAGE in a private file)
-# Every task is a machine that works for the search; the first one begins it.
+# sbatch tuning/cluster/slurm.sh [RUN.py] [options of `kblocks search`]
+# From the repository, with its virtual environment in .venv. Without RUN.py: tuning/cluster.py.
+# Every task of the array is a machine that works for the search; the first one begins it. The same
+# line goes on with a search that was cut short, `sbatch --array=0-31 ...` with more machines.
 #SBATCH --job-name=kblocks
 #SBATCH --array=0-7
 #SBATCH --nodes=1
@@ -9,6 +11,7 @@
 #SBATCH --gpus-per-task=1
 #SBATCH --time=24:00:00
 #SBATCH --requeue
+#SBATCH --open-mode=append
 #SBATCH --output=kblocks-%A-%a.log
 set -euo pipefail
 
@@ -16,15 +19,19 @@ set -euo pipefail
 # argument, which everyone on the machine can see. It holds the line
 #   export KBLOCKS_STORAGE=postgresql+psycopg://USER:PASSWORD@DATABASE_HOST/kblocks
 source "${KBLOCKS_SECRETS:-$HOME/.config/kblocks/storage.sh}"
-export CHECKPOINTS="${CHECKPOINTS:-$SLURM_SUBMIT_DIR/runs/cluster/checkpoints}"
 cd "$SLURM_SUBMIT_DIR"
+PATH=$PWD/.venv/bin:$PATH
 
-# Weights and studies outlive a job that is requeued: the same line goes on.
-if [ "$SLURM_ARRAY_TASK_ID" = 0 ]; then
-  exec .venv/bin/kblocks search tuning/cluster.py
+run=${1:-tuning/cluster.py}
+name=$(basename "$run" .py) # of the search: a run file gives it its own name
+set -- "$run" "${@:2}"
+
+# Weights and trials outlive a task that is requeued: the same line goes on.
+if [ "$SLURM_ARRAY_TASK_ID" = "$SLURM_ARRAY_TASK_MIN" ]; then
+  exec kblocks search "$@"
 fi
 for _ in $(seq 60); do # until the first task has begun the search
-  .venv/bin/kblocks status cluster >/dev/null 2>&1 && break
+  kblocks status "$name" >/dev/null 2>&1 && break
   sleep 10
 done
-exec .venv/bin/kblocks worker tuning/cluster.py
+exec kblocks worker "$@"

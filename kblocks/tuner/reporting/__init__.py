@@ -1,1 +1,1 @@
-"""The parts of a report, from the text of data up to the page; `tuner.report` joins them."""
+"""All that shows a finished or running search but the terminal: the HTML report, TensorBoard."""

@@ -12,11 +12,12 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from kblocks.quantities import quantity
+
 # Control characters but tab and newline, lone surrogates (which no file can hold), and what
 # turns the direction of the text that follows.
 _UNSHOWN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\u202a-\u202e\u2066-\u2069]")
 _PASSWORD = re.compile(r"(?<=://)[^\s/@:]*:[^\s/@]*@")
-_UNITS = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 _CUT = " …"
 
 
@@ -58,12 +59,7 @@ def number(value: Any) -> float | None:
 def short(value: Any) -> str:
     """1234567 as "1.23 M"."""
     found = number(value)
-    if found is None:
-        return "–"
-    for size, unit in _UNITS:
-        if abs(found) >= 0.9995 * size:
-            return f"{_digits(found / size)}\u00a0{unit}"
-    return _digits(found)
+    return "–" if found is None else quantity(found, "\u00a0")
 
 
 def score(value: Any) -> str:
@@ -101,11 +97,6 @@ def duration(seconds: Any) -> str:
 def _two(seconds: int, large: int, name: str, small: int, rest: str) -> str:
     left = seconds % large // small
     return f"{seconds // large} {name}" + (f" {left} {rest}" if left else "")
-
-
-def _digits(value: float) -> str:
-    text = f"{value:.3g}"
-    return text if "e" not in text else f"{value:.0f}" if abs(value) >= 1 else text
 
 
 def _written(value: Any) -> str:

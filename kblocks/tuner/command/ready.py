@@ -14,10 +14,10 @@ from kblocks.choices import choice, per_stage, real
 from kblocks.recipe import Recipe
 from kblocks.space import Space
 from kblocks.tuner.bridge import HyperModel
-from kblocks.tuner.data import Data, load
-from kblocks.tuner.image_files import ImageFiles
-from kblocks.tuner.jobs import FileJob, Job
-from kblocks.tuner.training import Fit
+from kblocks.tuner.images.data import Data, load
+from kblocks.tuner.images.image_files import ImageFiles
+from kblocks.tuner.running.jobs import FileJob, Job
+from kblocks.tuner.running.training import Fit
 from kblocks.tuner.tuner import Tuner
 
 FAMILIES = tuple(spaces.__all__)

@@ -24,9 +24,10 @@ from sqlalchemy.exc import (
     SQLAlchemyError,
 )
 
-from kblocks.tuner.owners import owner
-from kblocks.tuner.patience import PATIENCE, PatientStorage, patiently, why
 from kblocks.tuner.records import Objective
+from kblocks.tuner.storing.interrupts import held
+from kblocks.tuner.storing.owners import owner
+from kblocks.tuner.storing.patience import PATIENCE, PatientStorage, patiently, why
 
 _BUSY = 5.0  # seconds that SQLite waits for a lock by itself, when no signal is heard
 
@@ -127,7 +128,8 @@ def _identity(path: Path) -> tuple[int, int] | None:
 
 def _made(url: str, arguments: dict[str, Any]) -> tuple[BaseStorage, sqlalchemy.Engine]:
     try:
-        own = RDBStorage(url, engine_kwargs=arguments)
+        with held():
+            own = RDBStorage(url, engine_kwargs=arguments)
     except (IntegrityError, ProgrammingError):
         time.sleep(0.5)  # another process makes the same tables
         own = RDBStorage(url, engine_kwargs=arguments)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,10 +12,10 @@ import keras_tuner
 import typer
 
 from kblocks.budget import Budget
-from kblocks.tuner.final import finish, together
-from kblocks.tuner.jobs import imported
-from kblocks.tuner.ready import FAMILIES, FamilyJob, RunFile
-from kblocks.tuner.stored import STORAGE, masked, opened
+from kblocks.tuner.command.final import finish, together
+from kblocks.tuner.command.ready import FAMILIES, FamilyJob, RunFile
+from kblocks.tuner.command.stored import STORAGE, masked, opened
+from kblocks.tuner.running.jobs import imported
 
 Job = FamilyJob | RunFile  # what can be typed
 
@@ -52,6 +53,10 @@ def run_or_join(
     trials: Annotated[int | None, typer.Option(help="In all, earlier runs included.")] = None,
     hours: Annotated[float | None, typer.Option(help="After which no trial is begun.")] = None,
     workers: Annotated[int | None, typer.Option(help="Processes that train.")] = None,
+    ray: Annotated[
+        str | None,
+        typer.Option(help="Workers on a Ray cluster: what each needs, num_cpus=4,num_gpus=1."),
+    ] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Of each trial.")] = None,
     batch_size: Annotated[int | None, typer.Option(min=1)] = None,
     trial_seconds: Annotated[float | None, typer.Option(help="That a trial may take.")] = None,
@@ -82,7 +87,7 @@ def run_or_join(
         **{"seed": seed, "directory": directory, "project_name": project_name},
         **{"storage": storage or os.environ.get(STORAGE), "checkpoints": checkpoints},
         **{"checkpoint_directory": checkpoint_directory, "extend": extend or None},
-        **{"overwrite": overwrite or None},
+        **{"overwrite": overwrite or None, "ray": None if ray is None else _needs(ray)},
     )
     fitting = _given(epochs=epochs, batch_size=batch_size)
     loading = _given(image_size=size, limit=limit, seed=seed)
@@ -162,6 +167,19 @@ def _objective(text: str) -> Any:
     if direction not in ("", "min", "max"):
         raise BadArgumentError(f"--objective must be NAME, NAME:min or NAME:max. Received: {text}")
     return keras_tuner.Objective(name, direction) if direction else name
+
+
+def _needs(text: str) -> dict[str, float]:
+    """`num_cpus=4,num_gpus=0.5` as numbers."""
+    form = r"(num_cpus|num_gpus|memory)=(\d+(?:\.\d+)?)"
+    found = [re.fullmatch(form, part) for part in text.split(",")]
+    made = {match[1]: float(match[2]) for match in found if match}
+    if len(made) < len(found):
+        raise BadArgumentError(
+            "--ray must be what a worker needs, such as num_cpus=4,num_gpus=1 (memory is in "
+            f"bytes). Received: {text}"
+        )
+    return {name: int(number) if number.is_integer() else number for name, number in made.items()}
 
 
 def _given(**options: Any) -> dict[str, Any]:

@@ -14,10 +14,10 @@ from kblocks.catalog import architecture, by_family
 from kblocks.exporting import FORMATS, export
 from kblocks.files import whole
 from kblocks.network import Architecture
-from kblocks.tuner import tables
-from kblocks.tuner.checkpoints import Checkpoints
-from kblocks.tuner.searching import BadArgumentError, run_or_join, say, sizes
-from kblocks.tuner.stored import STORAGE, best_network, folder_of, masked, opened
+from kblocks.tuner.command import tables
+from kblocks.tuner.command.searching import BadArgumentError, run_or_join, say, sizes
+from kblocks.tuner.command.stored import STORAGE, best_network, folder_of, masked, opened
+from kblocks.tuner.storing.checkpoints import Checkpoints
 
 app = typer.Typer(
     add_completion=False,
@@ -103,7 +103,7 @@ def report(
     output: Annotated[Path | None, typer.Option(help="A folder.")] = None,
 ) -> None:
     """Writes a report of a run: one HTML file and pictures."""
-    from kblocks.tuner.report import report as write
+    from kblocks.tuner.reporting.report import report as write
 
     found = opened(run, storage)
     folder = output or folder_of(run, storage) or Path("runs") / tables.file_name(found.name)

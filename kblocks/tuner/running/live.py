@@ -14,8 +14,9 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from kblocks.tuner.loop import Search
+from kblocks.quantities import quantity
 from kblocks.tuner.records import Objective, Record, Run, read
+from kblocks.tuner.running.loop import Search
 
 _EVERY = 1.0  # seconds between two looks at the storage
 _LEAVE = 5.0  # seconds that are waited for the last of them
@@ -142,7 +143,7 @@ def scored(objectives: Sequence[Objective], trial: Record) -> str:
     pairs = zip(objectives, trial.scores, strict=True)
     parts = [f"{o.name} {score:.4f}" for o, score in pairs if o.name not in trial.costs]
     named = (("params", "parameters"), ("macs", "MACs"))
-    parts += [f"{short(trial.costs[key])} {word}" for key, word in named if key in trial.costs]
+    parts += [f"{quantity(trial.costs[key])} {word}" for key, word in named if key in trial.costs]
     return ", ".join(parts)
 
 
@@ -160,7 +161,7 @@ def running(objective: Objective, trial: Record) -> tuple[str, str, str]:
     """A running trial: its epoch, its objective so far, what it costs."""
     values = trial.history.get(objective.name, [])
     shown = f"{objective.name} {values[-1]:.4f}" if values else "starting"
-    costs = f"{short(trial.costs['params'])} parameters" if "params" in trial.costs else ""
+    costs = f"{quantity(trial.costs['params'])} parameters" if "params" in trial.costs else ""
     # How many epochs there are is known with the first.
     return f"epoch {len(values)}/{trial.epochs}" if values else "", shown, costs
 
@@ -176,12 +177,3 @@ def duration(seconds: float) -> str:
     minutes, seconds = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes:02d} min" if hours else f"{minutes}:{seconds:02d}"
-
-
-def short(number: float) -> str:
-    """A number in three digits."""
-    for unit in ("", "k", "M", "G"):
-        if abs(number) < 999.5:
-            return f"{number:.3g}{unit}"
-        number /= 1000
-    return f"{number:.3g}T"

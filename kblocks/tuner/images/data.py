@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from kblocks.tuner import sources, splits
-from kblocks.tuner.image_files import ImageFiles
-from kblocks.tuner.splits import drawn
+from kblocks.tuner.images import sources, splits
+from kblocks.tuner.images.image_files import ImageFiles
+from kblocks.tuner.images.splits import drawn
 
 
 @dataclass(frozen=True)

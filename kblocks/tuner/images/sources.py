@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 
-from kblocks.tuner.splits import Pair
+from kblocks.tuner.images.splits import Pair
 
 _DIGITS = tuple("0123456789")
 _CLOTHES = (

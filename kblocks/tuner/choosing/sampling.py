@@ -20,8 +20,8 @@ from optuna.trial import FrozenTrial
 
 from kblocks.choices import Choice, Real, Searchable
 from kblocks.tree import Assignment, Tree
-from kblocks.tuner.asking import Asking
 from kblocks.tuner.bridge import HyperModel, declare, position
+from kblocks.tuner.choosing.asking import Asking
 from kblocks.tuner.records import EXHAUSTED
 
 _STARTUP = 10  # trials at random before a sampler that learns is asked

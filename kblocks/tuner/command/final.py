@@ -11,9 +11,9 @@ import keras
 import numpy as np
 
 from kblocks.files import whole
-from kblocks.tuner.data import Data
 from kblocks.tuner.files import save, write_table
-from kblocks.tuner.image_files import ImageFiles
+from kblocks.tuner.images.data import Data
+from kblocks.tuner.images.image_files import ImageFiles
 from kblocks.tuner.records import Run
 
 _NEIGHBOURS = 5_000  # the most images that a nearest neighbour is looked for among

@@ -18,8 +18,8 @@ import numpy as np
 from kblocks.budget import Budget
 from kblocks.space import NETWORK
 from kblocks.tuner.bridge import HyperModel, costs_of, named, network_of
-from kblocks.tuner.checkpoints import Checkpoints, State
 from kblocks.tuner.records import Failure, Objective
+from kblocks.tuner.storing.checkpoints import Checkpoints, State
 
 _log = logging.getLogger("kblocks")
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import keras
 
-from kblocks.tuner.training import Fit
+from kblocks.tuner.running.training import Fit
 
 
 class Job:

@@ -17,10 +17,10 @@ import keras_tuner
 
 from kblocks.files import whole
 from kblocks.network import Architecture
+from kblocks.quantities import quantity
 from kblocks.tuner.bridge import NETWORK, HyperModel, costs_of, network_of
 from kblocks.tuner.files import save, write_table
-from kblocks.tuner.live import short
-from kblocks.tuner.progress import Display, EpochCallback
+from kblocks.tuner.stock.progress import Display, EpochCallback
 
 
 @dataclass(frozen=True)
@@ -201,7 +201,7 @@ class _Hooks:
         size = ""
         row = next(row for row in rows if row["trial"] == trial.trial_id)
         if row["params"] is not None:
-            size = f"  {short(row['params'])} parameters, {short(row['macs'])} MACs"
+            size = f"  {quantity(row['params'])} parameters, {quantity(row['macs'])} MACs"
         return f"{objective.name} {trial.score:.4f} (best {best:.4f}){size}"
 
 

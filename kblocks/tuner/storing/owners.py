@@ -18,8 +18,8 @@ import psutil
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
-from kblocks.tuner.patience import PatientStorage
 from kblocks.tuner.records import ATTEMPTS, BEAT, FAILURE, OWNER, Failure
+from kblocks.tuner.storing.patience import PatientStorage
 
 BEAT_SECONDS = 5.0
 GRACE_SECONDS = 60.0  # without a beat after which a process counts as dead
@@ -141,9 +141,10 @@ class Watchman:
         seen: dict[int, _Seen] = {}
         for trial in running:
             name, beat = trial.user_attrs.get(OWNER, ""), trial.user_attrs.get(BEAT)
-            state = self._seen.get(trial.number, _Seen((name, beat)))
-            changed = state.beat != (name, beat)
-            state = _Seen((name, beat), 0.0 if changed else state.still + passed)
+            state = _Seen((name, beat))
+            before = self._seen.get(trial.number)
+            if before is not None and before.beat == state.beat:
+                state.still = before.still + passed
             if self._is_left(trial, name) or (not is_here(name) and state.still > self.grace):
                 if give_back(self.study, self.storage, trial):
                     freed.append(trial.number)

@@ -22,8 +22,9 @@ from sqlalchemy.exc import (
     ProgrammingError,
 )
 
-from kblocks.tuner.claims import release, take
 from kblocks.tuner.records import ATTEMPTS, OWNER
+from kblocks.tuner.storing.claims import release, take
+from kblocks.tuner.storing.interrupts import held
 
 _log = logging.getLogger("kblocks")
 
@@ -72,7 +73,8 @@ class PatientStorage(BaseStorage):
         def called() -> Any:
             nonlocal failed
             try:
-                return function()
+                with held():
+                    return function()
             except _AWAY:
                 failed = True
                 raise

@@ -18,13 +18,9 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
 from kblocks.space import NETWORK
-from kblocks.tuner.asking import Asking
 from kblocks.tuner.bridge import HyperModel
-from kblocks.tuner.checkpoints import Checkpoints
-from kblocks.tuner.identity import compare_range
-from kblocks.tuner.ledger import Ledger
-from kblocks.tuner.owners import Watchman, beating, give_back
-from kblocks.tuner.patience import PatientStorage
+from kblocks.tuner.choosing.asking import Asking
+from kblocks.tuner.choosing.sampling import Choosing, ExhaustedError, TornError
 from kblocks.tuner.records import (
     ATTEMPTS,
     COST_NAMES,
@@ -38,8 +34,12 @@ from kblocks.tuner.records import (
     Objective,
     record,
 )
-from kblocks.tuner.sampling import Choosing, ExhaustedError, TornError
-from kblocks.tuner.training import Limits, LostError, Outcome, Progress, Watch, train
+from kblocks.tuner.running.training import Limits, LostError, Outcome, Progress, Watch, train
+from kblocks.tuner.storing.checkpoints import Checkpoints
+from kblocks.tuner.storing.identity import compare_range
+from kblocks.tuner.storing.ledger import Ledger
+from kblocks.tuner.storing.owners import Watchman, beating, give_back
+from kblocks.tuner.storing.patience import PatientStorage
 
 _log = logging.getLogger("kblocks")
 
@@ -300,7 +300,7 @@ def tidy(search: Search) -> None:
 def _log_for_tensorboard(search: Search, trial_id: int) -> None:
     if search.tensorboard is None:
         return
-    from kblocks.tuner.tensorboard import Log
+    from kblocks.tuner.reporting.tensorboard import Log
 
     ended = record(search.storage.get_trial(trial_id))
     try:

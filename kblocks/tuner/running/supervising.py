@@ -8,9 +8,9 @@ import os
 import signal
 import threading
 import time
-import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from multiprocessing.connection import wait
 from typing import Any
 
@@ -19,14 +19,16 @@ from optuna.exceptions import StorageInternalError
 from optuna.trial import TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
-from kblocks.tuner.identity import ChangedError
-from kblocks.tuner.jobs import Job
-from kblocks.tuner.live import Live
-from kblocks.tuner.loop import HopelessError, Search, tidy, work
-from kblocks.tuner.owners import Watchman, fail, give_back, node
-from kblocks.tuner.patience import why
 from kblocks.tuner.records import OWNER, Failure
-from kblocks.tuner.training import Fit
+from kblocks.tuner.running.ends import OVER, raise_told, told
+from kblocks.tuner.running.jobs import Job
+from kblocks.tuner.running.live import Live
+from kblocks.tuner.running.loop import Search, tidy, work
+from kblocks.tuner.running.on_ray import Cluster
+from kblocks.tuner.running.training import Fit
+from kblocks.tuner.storing.interrupts import held
+from kblocks.tuner.storing.owners import Watchman, fail, give_back, node
+from kblocks.tuner.storing.patience import why
 
 _POLL = 0.5  # seconds
 _LEAVE = 5.0  # seconds in which workers and the storage may still answer when a search is ended
@@ -63,6 +65,10 @@ def supervise(tuner: Any, job: Job, fit: Fit, verbose: int) -> None:
 
 
 def _searched(tuner: Any, job: Job, fit: Fit, search: Search, live: Live) -> None:
+    if tuner.ray is not None:
+        Cluster(tuner, job, search, live.say).run()
+        tidy(search)
+        return
     obstacle = job.obstacle() if tuner.workers else None
     if tuner.workers and obstacle is None:
         obstacle = _Crew(tuner, job, search).run()
@@ -107,7 +113,8 @@ class _Crew:
         self._tuner, self._job, self._search = tuner, job, search
         self._context = multiprocessing.get_context("spawn")
         self._members: list[_Member] = []
-        self._begun = self._false_starts = self._signalled = 0
+        self._begun = tuner.worker
+        self._false_starts = self._signalled = 0
         self._is_over = False
         self._obstacle: str | None = None
         self._reason = "they end before they begin"
@@ -167,18 +174,12 @@ class _Crew:
                 member.number, member.began = value, self._clock()
             case "end":
                 member.number = member.began = None
-            case "over":
-                self._is_over = True
-            case "hopeless":
-                raise HopelessError(value)
-            case "changed":
-                raise ChangedError(value)
-            case "away":
-                raise ConnectionError(f"{value}. {self._tuner.how_to_resume()}")
-            case "raised":
-                raise RuntimeError(f"A worker process cannot go on:\n{value}")
             case "unable":
                 self._reason = value
+            case "over":
+                self._is_over = True
+            case _:
+                raise_told(event, value, self._tuner.how_to_resume())
 
     def _clock(self) -> float:
         """Seconds; they do not pass while the storage is away, when no trial can go on."""
@@ -269,19 +270,9 @@ def _serve(job: Job, index: int, connection: Any, left: float | None) -> None:
         if event == "end":
             memory.look()
 
-    try:
-        work(searches[0], fit, tell, lambda: memory.has_grown)
-    except HopelessError as error:
-        connection.send(("hopeless", str(error)))
-    except ChangedError as error:
-        connection.send(("changed", str(error)))
-    except (StorageInternalError, SQLAlchemyError) as error:
-        connection.send(("away", f"The search's database cannot be used: {why(error)}"))
-    except Exception:
-        connection.send(("raised", traceback.format_exc()))
-    else:
-        if not memory.has_grown:
-            connection.send(("over", None))
+    ended = told(lambda: work(searches[0], fit, tell, lambda: memory.has_grown))
+    if ended[0] != OVER or not memory.has_grown:
+        connection.send(ended)
 
 
 def _exit() -> None:
@@ -332,22 +323,16 @@ def _uninterrupted() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    heard: list[int] = []
-    before = {
-        number: signal.signal(number, lambda number, frame: heard.append(number))
-        for number in (signal.SIGINT, signal.SIGTERM)
-    }
     blocks = hasattr(signal, "pthread_sigmask")
+    if blocks:
+        resource_tracker.ensure_running()  # which would lift the mask when it is first needed
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT}) if blocks else set()
     try:
-        yield
+        with held():
+            yield
     finally:
         if blocks:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        for number, handler in before.items():
-            signal.signal(number, handler)
-        for number in heard:
-            signal.raise_signal(number)
 
 
 @contextlib.contextmanager

@@ -10,25 +10,20 @@ from urllib.parse import unquote
 import optuna
 import sqlalchemy
 
+from kblocks import hiding
 from kblocks.network import Architecture
 from kblocks.tuner.records import Record, Run, read
-from kblocks.tuner.storage import open_storage, shown, url_of
-from kblocks.tuner.study import find
+from kblocks.tuner.storing.storage import open_storage, shown, url_of
+from kblocks.tuner.storing.study import find
 
 DATABASE = "study.db"  # of a run folder
 STORAGE = "KBLOCKS_STORAGE"  # the environment's variable with the URL of a storage
 _PATIENCE = 10.0  # seconds for a database to answer a person
 
-_SECRETS = (
-    (re.compile(r"(://[^:/?#\s]*):\S*@"), r"\1:***@"),
-    (re.compile(r"(?i)\b(password|passwd|pwd|sslpassword)=[^&\s'\"]+"), r"\1=***"),
-)
-
 
 def masked(text: str) -> str:
     """The same without the passwords of URLs, and without the environment's in any form."""
-    for pattern, instead in _SECRETS:
-        text = pattern.sub(instead, text)
+    text = hiding.masked(text)
     found = re.search(r"://[^:/?#\s]*:(\S*)@", os.environ.get(STORAGE, ""))
     for secret in {found[1], unquote(found[1])} if found else ():
         if len(secret) > 3:  # shorter ones stand in ordinary words

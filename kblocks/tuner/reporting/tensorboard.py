@@ -42,14 +42,15 @@ class Log:
 
         Args:
             record: the trial.
-            objectives: of the run; each is a scalar `objective/<name>`, of the best epoch.
+            objectives: of the run; each is a scalar `best/<name>`, of the best epoch. (The HParams
+                tab shows the first five metrics of the alphabet.)
 
         Returns:
             The trial's folder; None while it has not ended.
         """
         if not record.is_finished:
             return None
-        path = self.folder / f"trial-{record.number:05d}"
+        path = self.folder / folder_name(record)
         if path.exists():
             return path
         try:
@@ -60,6 +61,11 @@ class Log:
             if not path.exists():  # else another process was first
                 raise
         return path
+
+
+def folder_name(record: Record) -> str:
+    """Of a trial, which is its name in TensorBoard."""
+    return f"trial-{record.number:05d}"
 
 
 def write(run: Run, folder: str | os.PathLike[str]) -> Path:
@@ -78,7 +84,7 @@ def _write(folder: Path, record: Record, objectives: Sequence[Objective]) -> Non
     began = record.started.timestamp() if record.started else 0.0
     ended = record.ended.timestamp() if record.ended else began
     values = {name: _value(value) for name, value in record.values.items()}
-    name = f"trial {record.number}"
+    name = folder_name(record)  # by which the table of the HParams tab is sorted, as text
     status = _api.STATUS_SUCCESS if record.state == "completed" else _api.STATUS_FAILURE
     end = _data.SessionEndInfo(status=status, end_time_secs=ended)
     events = EventFileWriter(str(folder))
@@ -93,9 +99,11 @@ def _write(folder: Path, record: Record, objectives: Sequence[Objective]) -> Non
     for metric, figures in history.items():
         for epoch, figure in enumerate(figures, 1):
             if _is_finite(figure):
-                writer.add_scalar(metric, figure, epoch, wall_time=ended)
+                # When each epoch ended is not kept: they are taken to be equally long.
+                time = began + (ended - began) * epoch / len(figures)
+                writer.add_scalar(metric, figure, epoch, wall_time=time)
     scores = zip(objectives, record.scores, strict=False)
-    told = {f"objective/{objective.name}": score for objective, score in scores}
+    told = {f"best/{objective.name}": score for objective, score in scores}
     told |= {f"cost/{cost}": figure for cost, figure in record.costs.items()}
     for tag, figure in told.items():
         if _is_finite(figure):

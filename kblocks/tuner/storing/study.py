@@ -11,10 +11,10 @@ from optuna.storages import BaseStorage
 from optuna.trial import TrialState
 
 from kblocks.tuner.bridge import HyperModel
-from kblocks.tuner.identity import ChangedError, check, has_changed
+from kblocks.tuner.choosing.sampling import distributions_of
 from kblocks.tuner.records import EXTENDED, RUN, Objective
-from kblocks.tuner.sampling import distributions_of
-from kblocks.tuner.storage import created, loaded
+from kblocks.tuner.storing.identity import ChangedError, check, has_changed
+from kblocks.tuner.storing.storage import created, loaded
 
 
 def begin(

@@ -1,0 +1,1 @@
+"""Which values a trial gets: Optuna's samplers, held to what fits and to what is new."""

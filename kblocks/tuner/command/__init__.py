@@ -1,0 +1,1 @@
+"""The command line: its commands, the searches they run, what a search leaves."""

@@ -1,0 +1,1 @@
+"""A search by one of Keras Tuner's own tuners."""

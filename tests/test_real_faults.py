@@ -1,0 +1,116 @@
+"""The same faults in a real search under TensorFlow (`runs/real.py`): killed, and out of memory."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from searching import PACKAGE, family, until
+
+import kblocks as kb
+from kblocks.tuner.records import Run, read
+from kblocks.tuner.storing.storage import loaded, open_storage
+
+REAL = Path(__file__).parent / "runs" / "real.py"
+SEARCH = """
+import json, sys
+from kblocks.tuner.running.jobs import FileJob
+if __name__ == "__main__":
+    path, settings = sys.argv[1], json.loads(sys.argv[2])
+    job = FileJob(path, settings)
+    print(len(job.tuner().run_job(job).completed()), "completed")
+"""
+Start = Callable[..., "subprocess.Popen[str]"]
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    """Begins the search, which ends with the test."""
+    begun = []
+    (tmp_path / "search.py").write_text(SEARCH, encoding="utf-8")
+
+    def make(plan: dict[str, Any], **settings: Any) -> subprocess.Popen[str]:
+        settings = {"directory": str(tmp_path / "runs"), "sampler": "random", "seed": 1, **settings}
+        begun.append(
+            subprocess.Popen(
+                [sys.executable, str(tmp_path / "search.py"), str(REAL), json.dumps(settings)],
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                start_new_session=True,
+                env={
+                    **os.environ,
+                    "KERAS_BACKEND": "tensorflow",
+                    "KBLOCKS_REAL": json.dumps(plan),
+                    "KBLOCKS_REAL_NOTES": str(tmp_path / "notes"),
+                    "PYTHONPATH": str(PACKAGE),
+                },
+            )
+        )
+        return begun[-1]
+
+    yield make
+    for process in begun:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def notes(folder: Path) -> list[tuple[int, int, int]]:
+    """The trial, epoch and process of each epoch that has begun."""
+    path = folder / "notes"
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    return [(int(n), int(e), int(p)) for _, n, e, p, _ in map(str.split, lines)]
+
+
+def finished(process: subprocess.Popen[str], folder: Path) -> Run:
+    out, err = process.communicate(timeout=400)
+    assert process.returncode == 0, f"{out}\n{err}"
+    storage = open_storage(f"sqlite:///{folder / 'runs' / 'search' / 'study.db'}")
+    return read(loaded(storage, "search"))
+
+
+def test_a_real_trial_goes_on_at_its_last_epoch_after_kills(start: Start, tmp_path: Path) -> None:
+    # One batch of training a second epoch takes far less than the search's look at its processes.
+    plan = {"epochs": 30, "images": 1600, "batch": 10}
+    main = start(plan, trials=2)
+    worker = until(lambda: next((p for n, e, p in notes(tmp_path) if (n, e) == (0, 4)), 0), 120)
+    os.kill(worker, signal.SIGKILL)
+    until(lambda: [1 for n, e, p in notes(tmp_path) if n == 0 and p != worker and e >= 4], 120)
+    below = family(main.pid)
+    main.kill()
+    main.wait()
+    until(lambda: not any(p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in below), 30)
+    run = finished(start(plan, trials=2), tmp_path)
+    assert [trial.state for trial in run.trials] == ["completed", "completed"]
+    assert [trial.attempts for trial in run.trials] == [2, 1]
+    begun = [(n, e) for n, e, _ in notes(tmp_path)]
+    # Only the epochs in which it was interrupted, and those since the last checkpoint, come twice.
+    assert [e for n, e in begun if n == 0].count(0) == 1
+    for trial in run.trials:
+        assert len(trial.history["loss"]) == 30
+        assert trial.history["loss"][-1] < trial.history["loss"][0]
+
+
+def test_a_network_that_takes_all_memory_is_failed_and_the_search_goes_on(
+    start: Start, tmp_path: Path
+) -> None:
+    """Where TensorFlow's allocator or oneDNN finds none, the process ends by a signal."""
+    plan = {"epochs": 3, "images": 1600, "batch": 800, "starve": [1]}
+    run = finished(start(plan, trials=4), tmp_path)
+    failed = [trial for trial in run.trials if trial.failure is not None]
+    assert [trial.number for trial in failed] == [1]
+    assert failed[0].failure is not None
+    assert failed[0].failure.kind in ("killed", "memory")
+    assert kb.Architecture.from_json(failed[0].network or "").cost((8, 8, 1)).params > 0
+    assert [t.state for t in run.trials if t.number != 1] == ["completed"] * 3

@@ -1,0 +1,170 @@
+"""The storage of a search: no call leaves a lock, and one's own clock judges who is silent."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sqlite3
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from random import Random
+
+import optuna
+import pytest
+from optuna.trial import TrialState
+
+from kblocks.tuner.records import BEAT, OWNER
+from kblocks.tuner.storing import owners
+from kblocks.tuner.storing.interrupts import held
+from kblocks.tuner.storing.storage import open_storage
+
+
+@contextlib.contextmanager
+def signalled(after: float) -> Iterator[None]:
+    """Ctrl-C comes so many seconds later."""
+
+    def send() -> None:
+        time.sleep(after)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=send)
+    thread.start()
+    try:
+        yield
+    finally:
+        thread.join()
+
+
+def test_a_call_that_ctrl_c_interrupts_leaves_no_lock(tmp_path: Path) -> None:
+    """Without care one in a few dozen leaves SQLite locked for as long as the process lives."""
+    storage = open_storage(f"sqlite:///{tmp_path / 'study.db'}")
+    study = optuna.create_study(storage=storage)
+    trial = study.ask()
+    random = Random(1)
+    for turn in range(150):
+        kept = None
+        try:
+            with signalled(random.uniform(0, 0.01)):
+                while True:
+                    if turn % 2:
+                        storage.set_trial_user_attr(trial._trial_id, "turn", turn)
+                    else:
+                        storage.get_trial(trial._trial_id)
+        except KeyboardInterrupt as error:
+            kept = error  # and with it all frames, as in a notebook
+        assert kept is not None
+        database = sqlite3.connect(tmp_path / "study.db", timeout=0, isolation_level=None)
+        with contextlib.closing(database):
+            database.execute("BEGIN EXCLUSIVE")
+    assert storage.get_trial(trial._trial_id).user_attrs["turn"] == 149
+
+
+def test_what_is_held_back_is_heard_afterwards() -> None:
+    steps = []
+
+    def interrupted() -> None:
+        with held():
+            os.kill(os.getpid(), signal.SIGINT)
+            steps.append(time.sleep(0.05))
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert len(steps) == 1
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_who_insists_is_heard_at_once() -> None:
+    steps = []
+
+    def interrupted() -> None:
+        with held():
+            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGINT)
+            steps.append(time.sleep(0.05))
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert not steps
+
+
+def test_other_threads_hold_nothing_back() -> None:
+    handlers = []
+
+    def look() -> None:
+        with held():
+            handlers.append(signal.getsignal(signal.SIGINT))
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    thread.join()
+    assert handlers == [signal.default_int_handler]
+
+
+class Clock:
+    """Stands where it is put."""
+
+    now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.mark.parametrize(
+    ("steps", "is_given_back"),
+    [
+        ([5.0] * 30, True),
+        ([5.0] * 10, False),
+        ([3600.0], False),  # this machine slept, or the storage was away: nobody was silent
+        ([5.0] * 6 + [3600.0] + [5.0] * 2, False),
+    ],
+    ids=["silent", "silent for a moment", "the clock jumps", "the clock jumps in between"],
+)
+def test_another_machine_is_silent_by_this_ones_looks(
+    tmp_path: Path, steps: list[float], is_given_back: bool
+) -> None:
+    storage = open_storage(f"sqlite:///{tmp_path / 'study.db'}")
+    study = optuna.create_study(storage=storage)
+    trial = study.ask()
+    storage.set_trial_user_attr(trial._trial_id, OWNER, "elsewhere/1|77|5")
+    clock = Clock()
+    watchman = owners.Watchman(study, storage, grace=60.0, clock=clock)
+    watchman.look()
+    freed = []
+    for step in steps:
+        clock.now += step
+        freed += watchman.look()
+    assert freed == ([0] if is_given_back else [])
+    state = study.get_trials(deepcopy=False)[0].state
+    assert state is (TrialState.WAITING if is_given_back else TrialState.RUNNING)
+
+
+def test_nobody_was_silent_before_being_seen(tmp_path: Path) -> None:
+    storage = open_storage(f"sqlite:///{tmp_path / 'study.db'}")
+    study = optuna.create_study(storage=storage)
+    clock = Clock()
+    watchman = owners.Watchman(study, storage, grace=60.0, clock=clock)
+    watchman.look()
+    trial = study.ask()
+    storage.set_trial_user_attr(trial._trial_id, OWNER, "elsewhere/1|77|5")
+    for _ in range(13):  # 60 seconds pass between the first look at it and the last
+        clock.now += 5
+        assert watchman.look() == []
+    clock.now += 5
+    assert watchman.look() == [0]
+
+
+def test_a_beat_begins_the_silence_anew(tmp_path: Path) -> None:
+    storage = open_storage(f"sqlite:///{tmp_path / 'study.db'}")
+    study = optuna.create_study(storage=storage)
+    trial = study.ask()
+    storage.set_trial_user_attr(trial._trial_id, OWNER, "elsewhere/1|77|5")
+    clock = Clock()
+    watchman = owners.Watchman(study, storage, grace=60.0, clock=clock)
+    for turn in range(40):
+        clock.now += 5
+        if turn % 10 == 9:
+            storage.set_trial_user_attr(trial._trial_id, BEAT, turn)
+        assert watchman.look() == []
