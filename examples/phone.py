@@ -1,4 +1,4 @@
-"""python examples/phone.py    (about 3 minutes; --short 20 seconds)
+"""python examples/phone.py    (about 1 minute; --short 15 seconds)
 
 A classifier for a phone: trained, folded, written as a LiteRT file in float32 and in int8, and both
 run in LiteRT's interpreter on images that neither training nor calibration saw. Fashion-MNIST where
