@@ -164,6 +164,7 @@ def main() -> None:
                 {"model": name, "epoch": epoch, "accuracy": value}
                 for epoch, value in enumerate(history.history["val_accuracy"], 1)
             ]
+    Path("runs").mkdir(exist_ok=True)
     lines = alt.Chart(alt.Data(values=curves)).mark_line(point=True)
     lines.encode(
         alt.X("epoch:O").axis(labelAngle=0),

@@ -55,7 +55,7 @@ class Toy:
         )
         return self.process
 
-    def ends(self, seconds: float = 120) -> tuple[int, str, str]:
+    def ends(self, seconds: float = 300) -> tuple[int, str, str]:
         """Its exit code and what it has written, when it has ended."""
         out, err = self.process.communicate(timeout=seconds)
         return self.process.returncode, out, err
@@ -81,7 +81,7 @@ class Toy:
         """The numbers of the trials in the order in which their training began."""
         return [int(note[1]) for note in self.notes() if note[0] == "begin"]
 
-    def wait_for(self, note: str, seconds: float = 60) -> list[str]:
+    def wait_for(self, note: str, seconds: float = 180) -> list[str]:
         """The note that begins so, when it is there."""
         words = note.split()
         return until(
@@ -125,7 +125,7 @@ class Toy:
             assert all(len(values) == trial.epochs for values in trial.history.values()), trial
 
 
-def until(found: Callable[[], Any], seconds: float = 60) -> Any:
+def until(found: Callable[[], Any], seconds: float = 180) -> Any:
     """What `found` returns, as soon as that is true."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:

@@ -33,7 +33,8 @@ def typed() -> dict[str, list[str]]:
         for number, line in enumerate(script.splitlines(), 1)
     }
     fenced = re.findall(r"```sh\n(.*?)```", (FOLDER / "README.md").read_text(), re.DOTALL)
-    for number, line in enumerate("\n".join(fenced).splitlines(), 1):
+    joined = "\n".join(fenced).replace("\\\n", " ")  # a command may go over several lines
+    for number, line in enumerate(joined.splitlines(), 1):
         lines[f"README:{number}"] = line.split("#")[0]
     found = {}
     for place, line in lines.items():

@@ -382,7 +382,7 @@ def test_nothing_is_shown_at_verbose_0_and_plain_lines_where_no_terminal_is(toy:
     lines = out.splitlines()
     assert [line.split("  ")[0] for line in lines[:3]] == ["trial 1/3", "trial 2/3", "trial 3/3"]
     assert "error: ValueError: a fault of this <architecture>" in lines[1]
-    assert re.search(r"val_accuracy 0\.\d{4}, [\d.]+k parameters, [\d.]+[kM] MACs", lines[0])
+    assert re.search(r"val_accuracy 0\.\d{4}, [\d.]+ k parameters, [\d.]+ [kM] MACs", lines[0])
     assert "\x1b" not in out
     again = search.finish(trials=4, verbose=0)
     assert again == "completed 3 of 4\n"
@@ -403,9 +403,9 @@ def test_a_terminal_shows_a_table_that_lives(toy: MakeToy) -> None:
     text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", seen.decode())
     assert b"\x1b[" in seen
     assert re.search(r"trial \d of 4 +\d+:\d\d left", text), text
-    assert re.search(r"\d +epoch [12]/3 +val_accuracy 0\.\d{4} +[\d.]+k parameters", text), text
+    assert re.search(r"\d +epoch [12]/3 +val_accuracy 0\.\d{4} +[\d.]+ k parameters", text), text
     assert re.search(
-        r"best: trial \d, val_accuracy 0\.\d+, [\d.]+k parameters, [\d.]+[kM] MACs", text
+        r"best: trial \d, val_accuracy 0\.\d+, [\d.]+ k parameters, [\d.]+ [kM] MACs", text
     )
     assert "failed: 1 error" in text
     assert re.search(r"━ *\r?\n", text), text  # the bar has a line of its own
