@@ -1,4 +1,5 @@
-"""kblocks worker tuning/cluster.py    (on every machine; 3 hours for a full trial on 2 cores)
+"""kblocks worker tuning/cluster.py    (on every machine; a full trial takes about 3 hours on 2
+cores, by an estimate)
 
 Searches a ResNet for CIFAR-10 on many machines: KBLOCKS_STORAGE is the URL of a PostgreSQL
 database that all of them reach, CHECKPOINTS a folder or URL that all of them share. One of them
