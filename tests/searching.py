@@ -144,6 +144,14 @@ def family(pid: int) -> list[psutil.Process]:
         return []
 
 
+def command_line(process: psutil.Process) -> str:
+    """What `ps` shows of a process; nothing of one that has ended."""
+    try:
+        return " ".join(process.cmdline())
+    except psutil.NoSuchProcess:  # or a zombie, which is one too
+        return ""
+
+
 @contextlib.contextmanager
 def cleared(toy: Toy) -> Iterator[Toy]:
     """Leaves no process behind, whatever a test finds."""

@@ -18,7 +18,7 @@ from typing import Any
 
 import psutil
 import pytest
-from searching import Toy, cleared, family, until
+from searching import Toy, cleared, command_line, family, until
 
 import kblocks as kb
 
@@ -92,7 +92,7 @@ def test_nothing_is_lost_or_run_twice_by_fifty_kills_at_random_moments(toy: Make
             assert main.returncode in (0, -signal.SIGKILL), search.ends()
             main = search.start()
             continue
-        workers = [p for p in family(main.pid) if "spawn_main" in " ".join(p.cmdline())]
+        workers = [p for p in family(main.pid) if "spawn_main" in command_line(p)]
         who = "main" if chance.random() < 0.2 or not workers else "worker"
         with contextlib.suppress(psutil.NoSuchProcess):
             (psutil.Process(main.pid) if who == "main" else chance.choice(workers)).kill()
@@ -238,7 +238,7 @@ def test_a_search_that_is_told_to_end_does_so_at_once_and_says_how_to_go_on(
     search = toy({"seconds": 0.3, "epochs": 4}, trials=3, workers=2)
     main = search.start()
     if how == "ctrl-c at the start":
-        until(lambda: [p for p in family(main.pid) if "spawn_main" in str(p.cmdline())])
+        until(lambda: [p for p in family(main.pid) if "spawn_main" in command_line(p)])
     else:
         search.wait_for("epoch 1 1")
     below = family(main.pid)

@@ -23,6 +23,7 @@ import optuna
 import postgres
 import psutil
 import pytest
+from searching import command_line
 
 import kblocks as kb
 from kblocks.tuner.records import SURPLUS
@@ -324,7 +325,7 @@ class Machines:
         for process in self.processes.values():
             if process.poll() is None:
                 of = psutil.Process(process.pid)
-                shown += [" ".join(p.cmdline()) for p in [of, *of.children(recursive=True)]]
+                shown += [command_line(p) for p in [of, *of.children(recursive=True)]]
         return "\n".join(shown)
 
     def end(self) -> None:

@@ -25,7 +25,7 @@ import optuna
 import postgres
 import psutil
 import pytest
-from searching import PACKAGE, Toy, cleared, family, until
+from searching import PACKAGE, Toy, cleared, command_line, family, until
 
 import kblocks as kb
 from kblocks.tuner.command import cli
@@ -75,7 +75,7 @@ class Nodes:
                 start_new_session=True,
             )
         self.processes.append(node)
-        until(lambda: any("raylet/raylet" in " ".join(p.cmdline()) for p in family(node.pid)))
+        until(lambda: any("raylet/raylet" in command_line(p) for p in family(node.pid)))
         return node
 
     def left(self) -> list[psutil.Process]:
@@ -141,7 +141,7 @@ def toy(tmp_path: Path, nodes: Nodes) -> Iterator[MakeToy]:
 
 def workers_of(nodes: Nodes) -> list[psutil.Process]:
     """The processes in which Ray runs our tasks."""
-    return [p for p in nodes.left() if "kblocks worker" in " ".join(p.cmdline())]
+    return [p for p in nodes.left() if "kblocks worker" in command_line(p)]
 
 
 # --- as a whole --------------------------------------------------------------------------
@@ -232,7 +232,7 @@ def test_it_outlives_a_machine_and_nobody_sees_the_password(toy: MakeToy, nodes:
             return [n for n in epochs if epochs.count(n) == 2 and epochs[-1] == n]
 
         number = until(busy, 150)[0]
-        listed = [" ".join(process.cmdline()) for process in nodes.left()]
+        listed = [command_line(process) for process in nodes.left()]
         kill_whole(second)
         code, out, err = search.ends(240)
         assert code == 0, f"{out}\n{err}"
