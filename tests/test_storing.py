@@ -112,6 +112,20 @@ class Clock:
         return self.now
 
 
+def watched(folder: Path) -> tuple[optuna.Study, owners.Watchman, Clock]:
+    """A study without trials, who watches it, and that one's clock."""
+    storage = open_storage(f"sqlite:///{folder / 'study.db'}")
+    study, clock = optuna.create_study(storage=storage), Clock()
+    return study, owners.Watchman(study, storage, grace=60.0, clock=clock), clock
+
+
+def begun_elsewhere(study: optuna.Study) -> optuna.Trial:
+    """A trial that a process of another machine runs."""
+    trial = study.ask()
+    trial.set_user_attr(OWNER, "elsewhere/1|77|5")
+    return trial
+
+
 @pytest.mark.parametrize(
     ("steps", "is_given_back"),
     [
@@ -125,12 +139,8 @@ class Clock:
 def test_another_machine_is_silent_by_this_ones_looks(
     tmp_path: Path, steps: list[float], is_given_back: bool
 ) -> None:
-    storage = open_storage(f"sqlite:///{tmp_path / 'study.db'}")
-    study = optuna.create_study(storage=storage)
-    trial = study.ask()
-    storage.set_trial_user_attr(trial._trial_id, OWNER, "elsewhere/1|77|5")
-    clock = Clock()
-    watchman = owners.Watchman(study, storage, grace=60.0, clock=clock)
+    study, watchman, clock = watched(tmp_path)
+    begun_elsewhere(study)
     watchman.look()
     freed = []
     for step in steps:
@@ -142,13 +152,9 @@ def test_another_machine_is_silent_by_this_ones_looks(
 
 
 def test_nobody_was_silent_before_being_seen(tmp_path: Path) -> None:
-    storage = open_storage(f"sqlite:///{tmp_path / 'study.db'}")
-    study = optuna.create_study(storage=storage)
-    clock = Clock()
-    watchman = owners.Watchman(study, storage, grace=60.0, clock=clock)
+    study, watchman, clock = watched(tmp_path)
     watchman.look()
-    trial = study.ask()
-    storage.set_trial_user_attr(trial._trial_id, OWNER, "elsewhere/1|77|5")
+    begun_elsewhere(study)
     for _ in range(13):  # 60 seconds pass between the first look at it and the last
         clock.now += 5
         assert watchman.look() == []
@@ -157,14 +163,10 @@ def test_nobody_was_silent_before_being_seen(tmp_path: Path) -> None:
 
 
 def test_a_beat_begins_the_silence_anew(tmp_path: Path) -> None:
-    storage = open_storage(f"sqlite:///{tmp_path / 'study.db'}")
-    study = optuna.create_study(storage=storage)
-    trial = study.ask()
-    storage.set_trial_user_attr(trial._trial_id, OWNER, "elsewhere/1|77|5")
-    clock = Clock()
-    watchman = owners.Watchman(study, storage, grace=60.0, clock=clock)
+    study, watchman, clock = watched(tmp_path)
+    trial = begun_elsewhere(study)
     for turn in range(40):
         clock.now += 5
         if turn % 10 == 9:
-            storage.set_trial_user_attr(trial._trial_id, BEAT, turn)
+            trial.set_user_attr(BEAT, turn)
         assert watchman.look() == []

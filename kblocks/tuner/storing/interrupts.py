@@ -17,12 +17,12 @@ def held() -> Iterator[None]:
 
     A call of SQLAlchemy that an exception leaves at any point may keep its lock on the database.
     """
-    handlers = {number: signal.getsignal(number) for number in _ENDING}
-    # One that is not Python's ends the process, and with it all that it holds.
-    handlers = {number: handler for number, handler in handlers.items() if callable(handler)}
-    if not handlers or threading.current_thread() is not threading.main_thread():
+    if threading.current_thread() is not threading.main_thread():
         yield
         return
+    found = {number: signal.getsignal(number) for number in _ENDING}
+    # One that is not Python's ends the process, and with it all that it holds.
+    handlers = {number: handler for number, handler in found.items() if callable(handler)}
     heard: list[int] = []
 
     def note(number: int, frame: Any) -> None:
