@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import altair as alt
+from pages import save_png
 
 import kblocks as kb
 
@@ -106,7 +107,7 @@ def drawn(trials: alt.Data, front: alt.Data, free: list[float], limit: float) ->
         title=f"The same space without it: {FREE} networks drawn at random",
     ).properties(width=560, height=24)
     both = alt.vconcat(search, rest).resolve_scale(x="shared")
-    both.save("runs/budget_search.png", scale_factor=1.5)
+    save_png(both, "runs/budget_search.png")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Figures and charts as SVG and PNG files: several on one page, and few bytes a picture.
 
-What `lecture.py` and `finetune.py` share; run, it shows a page of two blocks:
+What the examples with charts share; run, it shows a page of two blocks:
     python examples/pages.py    (about 5 seconds)
 """
 

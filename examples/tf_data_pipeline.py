@@ -16,6 +16,7 @@ import altair as alt
 import keras
 import numpy as np
 import tensorflow as tf
+from pages import save_png
 
 import kblocks as kb
 
@@ -164,15 +165,13 @@ def main() -> None:
                 {"model": name, "epoch": epoch, "accuracy": value}
                 for epoch, value in enumerate(history.history["val_accuracy"], 1)
             ]
-    Path("runs").mkdir(exist_ok=True)
     lines = alt.Chart(alt.Data(values=curves)).mark_line(point=True)
-    lines.encode(
+    chart = lines.encode(
         alt.X("epoch:O").axis(labelAngle=0),
         alt.Y("accuracy:Q", title="validation accuracy").scale(zero=False).axis(format=".0%"),
         alt.Color("model:N", title=None).scale(range=["#2f6db3", "#d9822b"]),
-    ).properties(width=520, height=260, title="One pipeline, one fit, two models").save(
-        "runs/tf_data_pipeline.png", scale_factor=1.5
-    )
+    ).properties(width=520, height=260, title="One pipeline, one fit, two models")
+    save_png(chart, "runs/tf_data_pipeline.png")
     print("runs/tf_data_pipeline.png: the accuracy of both by epoch")
 
 

@@ -152,6 +152,21 @@ def command_line(process: psutil.Process) -> str:
         return ""
 
 
+def told_to_end(search: Toy, how: str, within: float) -> None:
+    """Ends a search that runs, by SIGTERM or as a terminal's Ctrl-C does, in so many seconds."""
+    began = time.monotonic()
+    if how == "sigterm":
+        search.process.terminate()
+    else:
+        os.killpg(search.process.pid, signal.SIGINT)
+    code, out, err = search.ends(2 * within)
+    assert time.monotonic() - began < within
+    assert code == (143 if how == "sigterm" else -signal.SIGINT), f"{out}\n{err}"
+    assert "Interrupted. Nothing that was finished is lost; run the same again" in out
+    # A script that does not catch Ctrl-C shows where it was: once, and nothing from workers.
+    assert err.count("Traceback") == (0 if how == "sigterm" else 1), err
+
+
 @contextlib.contextmanager
 def cleared(toy: Toy) -> Iterator[Toy]:
     """Leaves no process behind, whatever a test finds."""

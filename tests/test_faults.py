@@ -18,7 +18,7 @@ from typing import Any
 
 import psutil
 import pytest
-from searching import Toy, cleared, command_line, family, until
+from searching import Toy, cleared, command_line, family, told_to_end, until
 
 import kblocks as kb
 
@@ -242,17 +242,7 @@ def test_a_search_that_is_told_to_end_does_so_at_once_and_says_how_to_go_on(
     else:
         search.wait_for("epoch 1 1")
     below = family(main.pid)
-    began = time.monotonic()
-    if how == "sigterm":
-        main.terminate()
-    else:
-        os.killpg(main.pid, signal.SIGINT)  # as a terminal does
-    code, out, err = search.ends(20)
-    assert time.monotonic() - began < 10
-    assert code == (143 if how == "sigterm" else -signal.SIGINT)
-    assert "Interrupted. Nothing that was finished is lost; run the same again" in out
-    # A script that does not catch Ctrl-C shows where it was: once, and nothing from workers.
-    assert err.count("Traceback") == (0 if how == "sigterm" else 1), err
+    told_to_end(search, how, 10)
     until(lambda: not any(process.is_running() for process in below), 3)
     assert [t.state for t in search.trials() if t.state == "running"] == []
     search.finish()

@@ -7,7 +7,6 @@ import os
 import pickle
 import secrets
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -25,7 +24,7 @@ import optuna
 import postgres
 import psutil
 import pytest
-from searching import PACKAGE, Toy, cleared, command_line, family, until
+from searching import PACKAGE, Toy, cleared, command_line, family, told_to_end, until
 
 import kblocks as kb
 from kblocks.tuner.command import cli
@@ -191,18 +190,9 @@ def test_it_outlives_its_workers_and_its_driver(toy: MakeToy, nodes: Nodes) -> N
 @pytest.mark.parametrize("how", ["ctrl-c", "sigterm"])
 def test_it_is_told_to_end(toy: MakeToy, nodes: Nodes, how: str) -> None:
     search = toy({"seconds": 0.3, "epochs": 4}, trials=3, workers=2)
-    main = search.start()
+    search.start()
     search.wait_for("epoch 1 1", 150)
-    began = time.monotonic()
-    if how == "sigterm":
-        main.terminate()
-    else:
-        os.killpg(main.pid, signal.SIGINT)  # as a terminal does
-    code, out, err = search.ends(40)
-    assert time.monotonic() - began < 15
-    assert code == (143 if how == "sigterm" else -signal.SIGINT), f"{out}\n{err}"
-    assert "Interrupted. Nothing that was finished is lost; run the same again" in out
-    assert err.count("Traceback") == (0 if how == "sigterm" else 1), err
+    told_to_end(search, how, 15)
     until(lambda: not nodes.left(), 20)
     assert [t.state for t in search.trials() if t.state == "running"] == []
     search.finish()
