@@ -1,5 +1,4 @@
-"""kblocks worker tuning/cluster.py    (on every machine; a full trial takes about 3 hours on 2
-cores, by an estimate)
+"""kblocks worker tuning/cluster.py    (a full trial: by estimate 3 hours on 2 cores)
 
 Searches a ResNet for CIFAR-10 on many machines: KBLOCKS_STORAGE is the URL of a PostgreSQL
 database that all of them reach, CHECKPOINTS a folder or URL that all of them share. One of them

@@ -1,5 +1,4 @@
-"""IMAGES=FOLDER kblocks search tuning/image_folder.py    (by an estimate
-10 minutes for 1,000 images on 2 cores)
+"""IMAGES=FOLDER kblocks search tuning/image_folder.py    (1,000 images: 10 minutes by estimate)
 
 Searches a pre-activation residual network for your own images: FOLDER has one folder a class, and
 in it that class's images (BMP, GIF, JPEG, PNG). They are resized to SIDE by SIDE pixels (64 unless
