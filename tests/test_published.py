@@ -43,7 +43,9 @@ QUICK = {
     ("vgg11_bn", "timm"),
     ("resnet18", "timm"),
     ("densenet121", "torchvision files"),
+    ("efficientnet_b0", "efficientnet_pytorch"),
     ("efficientnet_b0", "timm"),
+    ("efficientnet_lite0", "efficientnet_pytorch"),
     ("inception_v3+aux", "timm"),
     ("preresnet50", "timm"),
 }
@@ -66,8 +68,14 @@ def test_counts_of_the_published_implementation(name: str) -> None:
         assert counted == tuple(facts[key] for key in names), source
 
 
-# Trained in TensorFlow; timm's of these names come from PyTorch and have its norms.
-TENSORFLOWS = {"efficientnet_b5", "efficientnet_b6", "efficientnet_b7"}
+# Whose norms are another source's. EfficientNet-B0 to B4 have torchvision's of PyTorch, B5 to B7
+# and the lite ones TensorFlow's; timm has PyTorch's (of the lite ones the momentum), the package
+# efficientnet_pytorch TensorFlow's.
+OTHER_NORMS = {
+    *(("timm", f"efficientnet_{which}") for which in ("b5", "b6", "b7")),
+    *(("timm", f"efficientnet_lite{n}") for n in range(5)),
+    *(("efficientnet_pytorch", f"efficientnet_b{n}") for n in range(5)),
+}
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
@@ -77,7 +85,7 @@ def test_batch_norms_are_the_published_ones(name: str) -> None:
     found = {(norm.epsilon, norm.momentum) for norm in norms if norm is not None}
     for source, facts in PUBLISHED[name].items():
         same = found == set(map(tuple, facts["norms"]))
-        assert same != (name in TENSORFLOWS and source == "timm"), source
+        assert same != ((source, name) in OTHER_NORMS), source
 
 
 @pytest.mark.parametrize(("name", "facts"), DERIVED.items())

@@ -214,6 +214,29 @@ def test_tpe_finds_more_than_chance(make: Make) -> None:
     assert sum(best("tpe", s) for s in seeds) > sum(best("random", s) for s in seeds)
 
 
+def test_machines_that_join_draw_their_own_points(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With one seed in the run file of all, which begin together."""
+    wide = space(filters=kb.choice(*range(4, 804, 4))).within(INPUT)
+
+    def drawn(machine: str, name: str) -> list[Any]:
+        monkeypatch.setattr("kblocks.tuner.storing.owners.node", lambda: machine)
+        found: Any = None
+        for trials in (1, 4):
+            own = {"sampler": "random", "seed": 7, "trials": trials, "checkpoints": 0}
+            tuner = make(Scored(wide, latency=False), **own, project_name=name)
+            if trials > 1:
+                tuner.join()
+            found = tuner.search(X, Y, verbose=0)
+        return [trial.values for trial in found.trials]
+
+    one, again, other = drawn("a", "one"), drawn("a", "again"), drawn("b", "other")
+    assert one == again
+    assert one[0] == other[0]
+    assert all(mine != theirs for mine, theirs in zip(one[1:], other[1:], strict=True))
+
+
 # --- several objectives ------------------------------------------------------------------
 
 

@@ -105,6 +105,37 @@ def test_a_repository_of_the_hub(
     assert asked == [("owner/repo", "model.safetensors"), ("owner/repo", "other.safetensors")]
 
 
+def test_a_hub_out_of_reach(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One line, with what was asked for and a way round."""
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    def download(repository: str, file: str) -> str:
+        raise LocalEntryNotFoundError("No connection\nand more of it")
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
+    with pytest.raises(OSError, match=r"hf://owner/repo.*No connection A .*given by its path") as e:
+        kb.load_torch_weights(small().model(INPUT), "hf://owner/repo")
+    assert "\n" not in str(e.value)
+    assert e.value.__suppress_context__
+
+
+def test_a_file_of_a_package(
+    state: dict[str, np.ndarray], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of one that is installed, and is not imported for it."""
+    package = tmp_path / "some_weights"
+    (package / "models").mkdir(parents=True)
+    (package / "__init__.py").write_text("raise RuntimeError('imported')")
+    save_file(state, package / "models" / "small.safetensors")
+    monkeypatch.syspath_prepend(tmp_path)
+    source = "package://some_weights/models/small.safetensors"
+    assert_holds(small().model(INPUT, weights=source), state)
+    with pytest.raises(ImportError, match="pip install no_weights"):
+        kb.load_torch_weights(small().model(INPUT), "package://no_weights/small.pth")
+    with pytest.raises(ValueError, match="file of some_weights"):
+        kb.load_torch_weights(small().model(INPUT), "package://some_weights/other.safetensors")
+
+
 def test_other_classes_and_no_head(state: dict[str, np.ndarray]) -> None:
     """`skip_head` keeps the fresh classifier; a model without a head needs no word."""
     model = kb.resnet18(9, filters=[4, 8, 8, 16]).model(INPUT)
@@ -139,7 +170,9 @@ def test_what_does_not_fit_is_named_and_changes_nothing(
         np.testing.assert_array_equal(one, np.array(other))
 
 
-@pytest.mark.parametrize("source", ["weights.txt", 3, "hf://owner"])
+@pytest.mark.parametrize(
+    "source", ["weights.txt", 3, "hf://owner", "package://name", "package:///file.pth"]
+)
 def test_an_unknown_source_is_refused(source: Any) -> None:
     with pytest.raises(ValueError, match="`source`"):
         kb.load_torch_weights(small().model(INPUT), source)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from kblocks.blocks.convolution import ConvBlock
@@ -139,6 +139,33 @@ efficientnet_b7 = variant(
 )
 
 
+def _lite(name: str, width: float, depth: float, dropout: float) -> Callable[..., Architecture]:
+    """For phones: no gates, ReLU6, and the ends of the network are not scaled with the rest."""
+    repeats = [math.ceil(number * depth) for number in _BLOCKS[1:-1]]
+    return variant(
+        name,
+        efficientnet,
+        width=width,
+        depth=1.0,
+        blocks=(_BLOCKS[0], *repeats, _BLOCKS[-1]),
+        dropout=dropout,
+        activation="relu6",
+        squeeze_ratio=None,
+        padding="same",
+        stem={"filters": 32, "padding": "same"},
+        top={"filters": 1280},
+        **_TENSORFLOW,
+    )
+
+
+# The table of their publication, TensorFlow's "EfficientNet-lite" (2020), but for the sizes.
+efficientnet_lite0 = _lite("efficientnet_lite0", width=1.0, depth=1.0, dropout=0.2)
+efficientnet_lite1 = _lite("efficientnet_lite1", width=1.0, depth=1.1, dropout=0.2)
+efficientnet_lite2 = _lite("efficientnet_lite2", width=1.1, depth=1.2, dropout=0.3)
+efficientnet_lite3 = _lite("efficientnet_lite3", width=1.2, depth=1.4, dropout=0.3)
+efficientnet_lite4 = _lite("efficientnet_lite4", width=1.4, depth=1.8, dropout=0.3)
+
+
 def space(name: str = "efficientnet_b0", **arguments: Any) -> Space:
     """The published network `name`, scaled, with all columns of its table and its gates open.
 
@@ -147,19 +174,23 @@ def space(name: str = "efficientnet_b0", **arguments: Any) -> Space:
         arguments: of `kb.efficientnet`, in place of the choices made here; they may have choices.
     """
     build, row = member(name, efficientnet)
-    width, depth = row["width"], row["depth"]
+    width = row["width"]
+    blocks = row.get("blocks", [math.ceil(number * row["depth"]) for number in _BLOCKS])
+    gate = row.get("squeeze_ratio", 0.25)
+    ends = {"stem": scaled(32, width), "top": scaled(1280, width)}
+    stem, top = ({"filters": n, **row.get(end, {})} for end, n in ends.items())
     opened = {
         "width": 1.0,
         "depth": 1.0,
-        "blocks": [depths(math.ceil(number * depth)) for number in _BLOCKS],
+        "blocks": [depths(number) for number in blocks],
         "filters": [widths(scaled(number, width)) for number in _STAGES["filters"]],
         "kernel_size": [kernels(size) for size in _STAGES["kernel_size"]],
         "strides": [options(strides, 1, 2, (2, 1)) for strides in _STAGES["strides"]],
         "expansion": [options(ratio, 1, 3, 4, 6) for ratio in _STAGES["expansion"]],
-        "padding": [paddings() for _ in _BLOCKS],
-        "squeeze_ratio": [options(0.25, 0.125, None) for _ in _BLOCKS],
-        "stem": {"filters": widths(scaled(32, width)), "strides": options(2, 1)},
-        "top": {"filters": widths(scaled(1280, width))},
+        "padding": [paddings(row.get("padding", "symmetric")) for _ in _BLOCKS],
+        "squeeze_ratio": [options(gate, 0.25, 0.125, None) for _ in _BLOCKS],
+        "stem": {**stem, "filters": widths(stem["filters"]), "strides": options(2, 1)},
+        "top": {**top, "filters": widths(top["filters"])},
         "dropout": options(row["dropout"], 0.0, 0.2),
         "head": {"pool": options("avg", "max", "concat")},
     }
@@ -181,6 +212,22 @@ def _torchvision_names(paths: list[str]) -> dict[str, str]:
         f"stage{top}/conv": f"features.{top}.0",
         f"stage{top}/norm": f"features.{top}.1",
     }
+
+
+@naming("efficientnet_pytorch")
+def _package_names(paths: list[str]) -> dict[str, str]:
+    """Of the package efficientnet_pytorch, which counts the blocks of all stages in one."""
+    names = {"stem/conv": "_conv_stem", "stem/norm": "_bn0", "head/dense": "_fc"}
+    for index, (_, _, parts) in enumerate(_blocks_of(paths)):
+        expands = sum(kind == "conv" for _, kind, _ in parts) == 3
+        convs = ["_expand_conv", "_depthwise_conv", "_project_conv"]
+        leaves = {"conv": convs, "norm": ["_bn0", "_bn1", "_bn2"]}
+        for path, kind, number in parts:
+            place = number - 1 if expands else number
+            gate = "_se_expand" if number == 2 else "_se_reduce"
+            names[path] = f"_blocks.{index}.{leaves[kind][place] if kind in leaves else gate}"
+    top = _top(paths)
+    return names | {f"stage{top}/conv": "_conv_head", f"stage{top}/norm": "_bn1"}
 
 
 @naming("timm efficientnet")

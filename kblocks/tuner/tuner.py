@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from kblocks.tuner.running.training import Fit, Limits, epochs_of
 from kblocks.tuner.storing import study as studies
 from kblocks.tuner.storing.checkpoints import Checkpoints
 from kblocks.tuner.storing.identity import settings_of
+from kblocks.tuner.storing.owners import owner
 from kblocks.tuner.storing.patience import PATIENCE
 from kblocks.tuner.storing.storage import open_storage, shown, url_of
 
@@ -167,6 +169,7 @@ class Tuner(keras_tuner.Tuner):
     def join(self) -> None:
         """From now on `search` works for the search in the storage, whatever settings it has."""
         self._joins = True
+        self.worker = zlib.crc32(owner().encode())  # other machines' processes count from 0 too
 
     def serve(self, worker: int) -> None:
         """Makes this the tuner of a worker process."""
@@ -224,7 +227,8 @@ class Tuner(keras_tuner.Tuner):
     def _seeded(self, study: optuna.Study) -> Choosing:
         """The sampler; one that goes on after some trials does not draw the same points again."""
         begun = len(study.get_trials(deepcopy=False))
-        seed = None if self.seed is None else self.seed + 100_003 * self.worker + 101 * begun
+        apart = 100_003 * self.worker + 101 * begun
+        seed = None if self.seed is None else (self.seed + apart) % 2**32
         inner = sampler_of(self.sampler, seed)
         if inner is self.sampler and self.worker + begun:
             inner.reseed_rng()

