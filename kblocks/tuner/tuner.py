@@ -18,7 +18,7 @@ from kblocks.budget import Budget
 from kblocks.space import NETWORK
 from kblocks.tuner.bridge import HyperModel
 from kblocks.tuner.choosing.asking import given
-from kblocks.tuner.choosing.sampling import Choosing, sampler_of
+from kblocks.tuner.choosing.sampling import chooser, sampler_of
 from kblocks.tuner.records import COST_NAMES, Objective, Record, Run, read
 from kblocks.tuner.running import on_ray
 from kblocks.tuner.running.loop import Search
@@ -209,7 +209,7 @@ class Tuner(keras_tuner.Tuner):
         """
         storage = self._opened()
         found = studies.find(storage, self.project_name)
-        found.sampler = self._seeded(found)
+        found.sampler = chooser(self.sampler, self.seed, self.worker, self.hypermodel, found)
         found.pruner = pruner_of(self.pruner)
         limits = Limits(self.budget, self.trial_seconds, deadline, lambda: storage.waited)
         return Search(
@@ -223,16 +223,6 @@ class Tuner(keras_tuner.Tuner):
             limits,
             self.tensorboard,
         )
-
-    def _seeded(self, study: optuna.Study) -> Choosing:
-        """The sampler; one that goes on after some trials does not draw the same points again."""
-        begun = len(study.get_trials(deepcopy=False))
-        apart = 100_003 * self.worker + 101 * begun
-        seed = None if self.seed is None else (self.seed + apart) % 2**32
-        inner = sampler_of(self.sampler, seed)
-        if inner is self.sampler and self.worker + begun:
-            inner.reseed_rng()
-        return Choosing(inner, self.hypermodel, study, seed)
 
     def deadline(self) -> float | None:
         """When `hours` are over, on the clock of `time.monotonic`."""

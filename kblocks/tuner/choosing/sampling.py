@@ -79,6 +79,21 @@ def sampler_of(sampler: str | BaseSampler, seed: int | None) -> BaseSampler:
     )
 
 
+def chooser(
+    sampler: str | BaseSampler, seed: int | None, worker: int, hypermodel: Any, study: optuna.Study
+) -> Choosing:
+    """The sampler of one of a search's processes, of which each draws its own points.
+
+    One that goes on after some trials does not draw the same points again.
+    """
+    begun = len(study.get_trials(deepcopy=False))
+    own = None if seed is None else (seed + 100_003 * worker + 101 * begun) % 2**32
+    inner = sampler_of(sampler, own)
+    if inner is sampler and worker + begun:
+        inner.reseed_rng()
+    return Choosing(inner, hypermodel, study, own)
+
+
 class Choosing(BaseSampler):
     """A sampler whose first trial is the default and whose points fit a space of ours.
 

@@ -12,12 +12,12 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from kblocks.hiding import masked
 from kblocks.quantities import quantity
 
 # Control characters but tab and newline, lone surrogates (which no file can hold), and what
 # turns the direction of the text that follows.
 _UNSHOWN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\u202a-\u202e\u2066-\u2069]")
-_PASSWORD = re.compile(r"(?<=://)[^\s/@:]*:[^\s/@]*@")
 _CUT = " …"
 
 
@@ -27,7 +27,7 @@ def clean(value: Any, longest: int = 200) -> str:
         text = value if isinstance(value, str) else _written(value)
     except (ValueError, RecursionError):  # an integer of thousands of digits; lists in lists
         text = "(too large to show)"
-    text = _PASSWORD.sub("***@", text[: 4 * longest].replace("\r\n", "\n"))
+    text = masked(text[: 4 * longest].replace("\r\n", "\n"))
     text = _UNSHOWN.sub("\ufffd", text)
     return text if len(text) <= longest else text[: longest - len(_CUT)] + _CUT
 
