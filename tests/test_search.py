@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import itertools
 import math
+import os
+import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
@@ -235,6 +238,35 @@ def test_machines_that_join_draw_their_own_points(
     assert one == again
     assert one[0] == other[0]
     assert all(mine != theirs for mine, theirs in zip(one[1:], other[1:], strict=True))
+
+
+@pytest.mark.parametrize("becomes", ["another", "nothing"])
+def test_ctrl_c_that_is_lost_in_a_trial_still_ends_the_search(make: Make, becomes: str) -> None:
+    """TensorFlow's C++ has turned one into a RuntimeError: that trial has not failed."""
+    interrupted = []
+
+    class Deaf(Scored):
+        def fit(self, hp: Any, model: Any, *args: Any, **kwargs: Any) -> Any:
+            if len(interrupted) < 1:
+                interrupted.append(hp)
+                try:
+                    os.kill(os.getpid(), signal.SIGINT)
+                    time.sleep(1)
+                except KeyboardInterrupt:
+                    if becomes == "another":
+                        raise RuntimeError("MISMATCH of exception types") from None
+            return super().fit(hp, model, *args, **kwargs)
+
+    hypermodel = Deaf(space().within(INPUT), latency=False)
+    tuner = make(hypermodel, trials=3)
+    with pytest.raises(KeyboardInterrupt):
+        tuner.search(X, Y, verbose=0)
+    assert [t.state for t in tuner.run().trials] == (
+        ["waiting"] if becomes == "another" else ["completed"]
+    )
+    run = make(hypermodel, trials=3).search(X, Y, verbose=0)
+    assert [t.state for t in run.trials] == ["completed"] * 3
+    assert all(t.failure is None for t in run.trials)
 
 
 # --- several objectives ------------------------------------------------------------------

@@ -18,7 +18,7 @@ from optuna.trial import TrialState
 
 from kblocks.tuner.records import BEAT, OWNER
 from kblocks.tuner.storing import owners
-from kblocks.tuner.storing.interrupts import held
+from kblocks.tuner.storing.interrupts import check, held, remembered
 from kblocks.tuner.storing.storage import open_storage
 
 
@@ -88,6 +88,17 @@ def test_who_insists_is_heard_at_once() -> None:
     with pytest.raises(KeyboardInterrupt):
         interrupted()
     assert not steps
+
+
+def test_what_a_signal_raised_and_others_lost_is_raised_again() -> None:
+    with remembered():
+        with contextlib.suppress(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.05)
+        with pytest.raises(KeyboardInterrupt):
+            check()
+    check()  # what is over is forgotten
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_other_threads_hold_nothing_back() -> None:

@@ -35,6 +35,7 @@ from kblocks.tuner.records import (
     record,
 )
 from kblocks.tuner.running.training import Limits, LostError, Outcome, Progress, Watch, train
+from kblocks.tuner.storing import interrupts
 from kblocks.tuner.storing.checkpoints import Checkpoints
 from kblocks.tuner.storing.identity import compare_range
 from kblocks.tuner.storing.ledger import Ledger
@@ -135,7 +136,7 @@ def work(
         HopelessError: if the first trials have all raised.
     """
     watchman = Watchman(search.study, search.storage)
-    with frozen() as collect:
+    with interrupts.remembered(), frozen() as collect:
         _work(search, fit, tell, stop, watchman, collect)
 
 
@@ -143,6 +144,7 @@ def _work(
     search: Search, fit: Any, tell: Tell, stop: Any, watchman: Watchman, collect: Any
 ) -> None:
     while not stop() and not _is_late(search.limits):
+        interrupts.check()
         watchman.look()
         trial = _next(search)
         if trial is None:

@@ -19,6 +19,7 @@ from kblocks.budget import Budget
 from kblocks.space import NETWORK
 from kblocks.tuner.bridge import HyperModel, costs_of, named, network_of
 from kblocks.tuner.records import Failure, Objective
+from kblocks.tuner.storing import interrupts
 from kblocks.tuner.storing.checkpoints import Checkpoints, State
 
 _log = logging.getLogger("kblocks")
@@ -141,6 +142,7 @@ def train(
     except (keras_tuner.errors.FatalError, LostError):
         raise
     except Exception as error:
+        interrupts.check()
         return Outcome(failure=_failure(error)), []
 
 
@@ -203,6 +205,7 @@ class _Epochs(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Notes the logs, prunes, and keeps where the trial stands."""
+        interrupts.check()
         figures = {k: float(v) for k, v in (logs or {}).items() if np.ndim(v) == 0}
         for name, value in figures.items():
             past = self.progress.history.setdefault(name, [])
