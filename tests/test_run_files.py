@@ -46,9 +46,8 @@ def sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_a_run_file_begins_with_its_command_and_time(path: Path) -> None:
     first = path.read_text(encoding="utf-8").splitlines()[0]
-    command = (
-        rf'"""([A-Z]+=\w+ )?kblocks (search|worker) tuning/{path.name}( --workers 2)?    \(.+\)'
-    )
+    verbs, options = "(search|worker)", "( --workers 2)?"
+    command = rf'"""([A-Z]+=\w+ )?kblocks {verbs} tuning/{path.name}{options}    \(.+\)'
     assert re.fullmatch(command, first)
 
 
