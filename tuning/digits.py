@@ -39,7 +39,9 @@ def tuner(**settings: Any) -> kb.tuner.Tuner:
     """Ten trials, with the learning rate among the choices."""
     hypermodel = kb.tuner.HyperModel(
         space().within(INPUT, kb.Budget(macs=1.5e6)),
-        recipe=kb.Recipe(learning_rate=kb.real(2e-3, 2e-2, log=True), schedule="cosine"),
+        recipe=kb.Recipe(
+            learning_rate=kb.real(2e-3, 2e-2, log=True), label_smoothing=0.1, schedule="cosine"
+        ),
         latency=False,
     )
     return kb.tuner.Tuner(
