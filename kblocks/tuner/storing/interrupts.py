@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 _ENDING = (signal.SIGINT, signal.SIGTERM)
@@ -18,24 +19,17 @@ def held() -> Iterator[None]:
 
     A call of SQLAlchemy that an exception leaves at any point may keep its lock on the database.
     """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    handlers = _handlers()
     heard: list[int] = []
 
-    def note(number: int, frame: Any) -> None:
+    def note(handler: Callable[..., Any], number: int, frame: Any) -> None:
         heard.append(number)
         if len(heard) > 1:
-            handlers[signal.Signals(number)](number, frame)
+            handler(number, frame)
 
-    for number in handlers:
-        signal.signal(number, note)
     try:
-        yield
+        with _heard_by(note):
+            yield
     finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
         if len(heard) == 1:
             signal.raise_signal(heard[0])
 
@@ -43,25 +37,18 @@ def held() -> Iterator[None]:
 @contextlib.contextmanager
 def remembered() -> Iterator[None]:
     """What Ctrl-C and SIGTERM raise is kept for `check`."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = _handlers()
 
-    def hear(number: int, frame: Any) -> None:
+    def keep(handler: Callable[..., Any], number: int, frame: Any) -> None:
         try:
-            before[signal.Signals(number)](number, frame)
+            handler(number, frame)
         except BaseException as error:
             _raised.append(error)
             raise
 
-    for number in before:
-        signal.signal(number, hear)
     try:
-        yield
+        with _heard_by(keep):
+            yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
         _raised.clear()
 
 
@@ -75,7 +62,21 @@ def check() -> None:
         raise _raised[-1]
 
 
-def _handlers() -> dict[signal.Signals, Any]:
-    """Python's; one that is not ends the process, and with it all that it holds."""
+@contextlib.contextmanager
+def _heard_by(hear: Callable[[Callable[..., Any], int, Any], None]) -> Iterator[None]:
+    """In the main thread `hear(handler, number, frame)` stands before the handlers that there are.
+
+    One that is not Python's ends the process, and with it all that it holds.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
     found = {number: signal.getsignal(number) for number in _ENDING}
-    return {number: handler for number, handler in found.items() if callable(handler)}
+    before = {number: handler for number, handler in found.items() if callable(handler)}
+    for number, handler in before.items():
+        signal.signal(number, functools.partial(hear, handler))
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
