@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import os
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,7 +13,7 @@ import numpy as np
 
 from kblocks import backend
 from kblocks.files import whole
-from kblocks.layers import finite_padding
+from kblocks.writing import writing
 
 
 class Format(NamedTuple):
@@ -83,8 +82,7 @@ def export(
     if name == "litert":
         samples = None if representative is None else _samples(model, representative)
         options = backend.lite_options(samples)
-    padding = nullcontext() if representative is None else finite_padding()
-    with padding, whole(path) as written:
+    with writing(name if representative is None else "int8"), whole(path) as written:
         if name == "keras":
             model.save(written)
         else:

@@ -6,13 +6,11 @@ them from its own config, so none is registered with Keras.
 
 from __future__ import annotations
 
-import contextlib
-import contextvars
 import functools
 import math
 import operator
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import keras
@@ -25,6 +23,7 @@ from kblocks.grouped import Convolving, convolve
 from kblocks.normalization import BatchNormalization
 from kblocks.ops import Pair
 from kblocks.places import Corners, ResizeLike, SoftArgmax
+from kblocks.writing import written_as
 
 Pads = tuple[Pair, Pair]  # (top, bottom), (left, right)
 
@@ -99,7 +98,16 @@ def _activation(function: Any, axis: int, common: dict[str, Any]) -> Any:
         return keras.saving.deserialize_keras_object(config)
     if function in ("softmax", "log_softmax", "sparsemax"):
         function = functools.partial(getattr(keras.activations, function), axis=axis)
+    if function == "softplus":
+        function = _softplus
     return keras.layers.Activation(function, **common)
+
+
+def _softplus(x: Any) -> Any:
+    """In int8 exp(x) of a large x would leave no room for others; this has none over 1."""
+    if written_as("int8"):
+        return keras.ops.relu(x) + keras.ops.log1p(keras.ops.exp(-keras.ops.abs(x)))
+    return keras.ops.softplus(x)
 
 
 def _variables(op: ops.Conv | ops.Dense, seed: str) -> dict[str, Any]:
@@ -220,23 +228,6 @@ class Dense(_WeightNorm, keras.layers.Dense):
         return keras.ops.add(outputs, self.bias) if self.use_bias else outputs
 
 
-_COPIES_EDGES: contextvars.ContextVar[bool] = contextvars.ContextVar("copies", default=False)
-
-
-@contextlib.contextmanager
-def finite_padding() -> Iterator[None]:
-    """Max pools that are traced in here pad with copies of the map's edge, not with infinity.
-
-    Int8 would take an infinite number for a value, and have no room for others. Copies leave a
-    maximum as it is too, but take a third more time than a constant.
-    """
-    token = _COPIES_EDGES.set(True)
-    try:
-        yield
-    finally:
-        _COPIES_EDGES.reset(token)
-
-
 class Pool2D(keras.layers.Layer):
     """Maximum, average or minimum over windows."""
 
@@ -251,7 +242,9 @@ class Pool2D(keras.layers.Layer):
         self._reaches_past = any(map(operator.ge, pixels, op.pool_size))
 
     def call(self, inputs: Any) -> Any:
-        copies = _COPIES_EDGES.get() and not self._reaches_past
+        # Int8 would take an infinite number for a value, and have no room for others; copies leave
+        # a maximum as it is too, but take a third more time than a constant.
+        copies = written_as("int8") and not self._reaches_past
         outside = "replicate" if copies else -math.inf
         if self._op.kind == "min":
             return -self._pooled(keras.ops.max_pool, -inputs, outside)

@@ -167,8 +167,8 @@ class Architecture:
         """
         rows, renamed = replaced(self.rows, name, block)
         outputs = {output: renamed.get(row, row) for output, row in self.outputs.items()}
-        options: dict[str, Any] = {"auxiliary": self.auxiliary, "name": self.name}
-        net = Architecture(rows, outputs=outputs, **options)
+        options: dict[str, Any] = {"auxiliary": self.auxiliary, "targets": self.targets}
+        net = Architecture(rows, outputs=outputs, name=self.name, **options)
         if input_shape is not None:
             net.cost(input_shape, aux=True)
         return net

@@ -6,14 +6,17 @@ from typing import Any
 
 import keras
 
+from kblocks.writing import written_as
+
 _ops: Any = keras.ops  # whose functions are typed as if they could return None
 
 
 class ResizeLike(keras.layers.Layer):
     """Bilinear interpolation of the first input to the size of the second.
 
-    In training, and for sizes that are unknown when it is traced, by one matrix an axis; else by
-    the backend's own, which LiteRT has too, in int8 as well.
+    In training, for sizes that are unknown when it is traced, and in ONNX, whose sizes are rounded
+    products, by one matrix an axis; else by the backend's own, which LiteRT has too, in int8 as
+    well.
     """
 
     def __init__(self, data_format: str, **kwargs: Any) -> None:
@@ -26,7 +29,7 @@ class ResizeLike(keras.layers.Layer):
         if not last:
             x = _ops.transpose(x, (0, 2, 3, 1))
         size = like.shape[1:3] if last else like.shape[2:]
-        if training or None in (*size, *x.shape[1:3]):
+        if training or written_as("onnx") or None in (*size, *x.shape[1:3]):
             shape = _ops.shape(like)
             x = _by_matrices(x, shape[1:3] if last else shape[2:])
         else:
@@ -74,9 +77,12 @@ class SoftArgmax(keras.layers.Layer):
         height, width = shape[2], shape[3]
         flat = _ops.reshape(x, (-1, x.shape[1], height * width))
         wide = _ops.cast(flat, "float32")  # places in float16 would be off by pixels
-        shares = _ops.reshape(_ops.softmax(wide, axis=-1), (-1, x.shape[1], height, width))
-        y = _ops.sum(_ops.sum(shares, 3) * _centres(height), -1)
-        x = _ops.sum(_ops.sum(shares, 2) * _centres(width), -1)
+        # Not `softmax`, whose steps in int8 are larger than most shares.
+        likely = _ops.exp(wide - _ops.max(wide, axis=-1, keepdims=True))
+        whole = _ops.sum(likely, axis=-1)
+        likely = _ops.reshape(likely, (-1, x.shape[1], height, width))
+        y = _ops.sum(_ops.sum(likely, 3) * _centres(height), -1) / whole
+        x = _ops.sum(_ops.sum(likely, 2) * _centres(width), -1) / whole
         return _ops.cast(_ops.stack([y, x], -1), self.compute_dtype)
 
     def compute_output_shape(self, input_shape: Any) -> Any:

@@ -44,7 +44,7 @@ class SharedTargets(keras.Model):
         auxiliary = {} if self._is_told_all() else self._auxiliary()
         names = [name for name in self._names() if name not in auxiliary]
         y = self._by_output(y)
-        weights = self._by_output(sample_weight)
+        weights = self._weights_by_output(sample_weight)
         total = super().compute_loss(
             x, self._of(names, y), self._of(names, y_pred), self._of(names, weights), training
         )
@@ -56,7 +56,7 @@ class SharedTargets(keras.Model):
 
     def compute_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> Any:
         names = self._names() if self._is_told_all() else self.main_outputs()
-        y, weights = self._by_output(y), self._by_output(sample_weight)
+        y, weights = self._by_output(y), self._weights_by_output(sample_weight)
         given = (self._of(names, one) for one in (y, y_pred, weights))
         return super().compute_metrics(x, *given)
 
@@ -88,7 +88,7 @@ class SharedTargets(keras.Model):
         return any(name in self._auxiliary() for name in named)
 
     def _by_output(self, given: Any) -> Any:
-        """Targets or sample weights by output, from one tensor or a dict by target or output."""
+        """Targets or weights by output, from one tensor or a dict by target or output."""
         if given is None:
             return None
         targets = {name: self._targets().get(name, name) for name in self._names()}
@@ -106,6 +106,12 @@ class SharedTargets(keras.Model):
                 f"Received: {', '.join(given)}"
             )
         return {name: given[name] if name in given else given[t] for name, t in targets.items()}
+
+    def _weights_by_output(self, given: Any) -> Any:
+        """Sample weights by output; one tensor is for all of them."""
+        if given is None or isinstance(given, Mapping):
+            return self._by_output(given)
+        return dict.fromkeys(self._names(), given)
 
     def _of(self, names: Iterable[str], values: Any) -> Any:
         """The values of some outputs; one tensor where there is one and no dict of losses."""

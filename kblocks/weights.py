@@ -16,6 +16,8 @@ import numpy as np
 
 from kblocks import cost, ops
 from kblocks.block import Block
+from kblocks.heads import Classifier
+from kblocks.rows import is_of_head
 
 _NORM = {
     "gamma": "weight",
@@ -25,7 +27,7 @@ _NORM = {
 }
 _IGNORED = "num_batches_tracked"
 _AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")
-_HEADS = ("fc.", "classifier.", "head.", "last_linear.", "classif.", "pre_logits.")
+_HEADS = ("fc.", "_fc.", "classifier.", "head.", "last_linear.", "classif.", "pre_logits.")
 
 ADDRESSES = ("hf://", "package://")  # of sources that are no path
 Names = Callable[[list[str]], dict[str, str]]
@@ -68,7 +70,7 @@ def load_torch_weights(model: keras.Model, source: Any, *, skip_head: bool = Fal
             torch); "hf://owner/repo" or "hf://owner/repo/file" on the Hugging Face hub;
             "package://name/file" of an installed Python package.
         skip_head: whether the classifier keeps its fresh weights, for other classes. A model
-            without a head needs no word.
+            without a head, or with one of another kind, needs no word.
 
     Tensors of auxiliary heads that the model does not have are passed over.
 
@@ -80,7 +82,7 @@ def load_torch_weights(model: keras.Model, source: Any, *, skip_head: bool = Fal
     """
     tensors = {n: np.asarray(a) for n, a in opened(source).items() if not n.endswith(_IGNORED)}
     table = _table(model, set(tensors))
-    headless = not any(layer.name == "head" for layer in model.layers)
+    headless = not any(_is_classifier(layer) for layer in model.layers)
     skipped = {t.name for t in table if skip_head and t.variable.path.split("/")[0] == "head"}
     known = {t.name for t in table}
     passed = _AUXILIARY + (_HEADS if headless else ())
@@ -237,10 +239,15 @@ def _table(model: keras.Model, names: set[str], source: str | None = None) -> li
 
 
 def _parts(model: keras.Model) -> Iterator[tuple[str, Any, Block]]:
+    """All but those of heads that nobody publishes."""
     for layer in model.layers:
-        if isinstance(layer, Block):
+        if isinstance(layer, Block) and (_is_classifier(layer) or not is_of_head(layer.name)):
             for part in layer.layers:
                 yield f"{layer.name}/{part.name}", part, layer
+
+
+def _is_classifier(layer: Any) -> bool:
+    return layer.name == "head" and isinstance(layer, Classifier)
 
 
 def _tensors(part: Any, block: Block, module: str, as_convolution: bool) -> Iterator[_Tensor]:

@@ -52,12 +52,21 @@ def compare(ledger: Ledger, study: optuna.Study, objectives: tuple[Objective, ..
         assert [t.number for t in found] == [t.number for t in failed]
     else:
         assert found is None
-    best = read(study).ranked()[:3]
-    assert ledger.best(3) == [record.number for record in best]
+    check_best(ledger.best(3), read(study), objectives)
     for trial in ledger.open:
         scores = tuple(float(trial.number % 5) for _ in objectives)
-        expected = completed(read(study), trial.number, scores).ranked()[:3]
-        assert ledger.best(3, trial.number, scores) == [record.number for record in expected]
+        then = completed(read(study), trial.number, scores)
+        check_best(ledger.best(3, trial.number, scores), then, objectives)
+    assert ledger.best(0) == []
+
+
+def check_best(found: list[int], run: Run, objectives: tuple[Objective, ...]) -> None:
+    """The three best come first; with several objectives also all that may come to be of them."""
+    assert found[:3] == [record.number for record in run.ranked()[:3]]
+    alone = Run("", objectives[:1], {}, tuple(replace(t, scores=t.scores[:1]) for t in run.trials))
+    kept = {record.number for record in alone.ranked()[:3]}
+    kept |= {record.number for record in run.front()} if len(objectives) > 1 else set()
+    assert set(found) == kept
 
 
 @pytest.mark.parametrize("objectives", [ONE, TWO], ids=["one", "two"])

@@ -19,7 +19,9 @@ import optuna
 import pytest
 
 import kblocks as kb
+from kblocks.tuner.records import Objective
 from kblocks.tuner.running.jobs import ObjectJob
+from kblocks.tuner.running.training import Progress
 
 INPUT = (8, 8, 1)
 RNG = np.random.default_rng(0)
@@ -267,6 +269,44 @@ def test_ctrl_c_that_is_lost_in_a_trial_still_ends_the_search(make: Make, become
     run = make(hypermodel, trials=3).search(X, Y, verbose=0)
     assert [t.state for t in run.trials] == ["completed"] * 3
     assert all(t.failure is None for t in run.trials)
+
+
+def test_an_epoch_without_validation_is_not_the_best(make: Make) -> None:
+    tuner = make(kb.tuner.HyperModel(space().within(INPUT), latency=False), trials=1)
+    run = tuner.search(
+        X, Y, validation_data=(X, Y), validation_freq=2, epochs=4, batch_size=32, verbose=0
+    )
+    (trial,) = run.trials
+    assert trial.state == "completed"
+    values = [v for v in dict(trial.history)["val_accuracy"] if not math.isnan(v)]
+    assert len(values) == 2
+    assert trial.scores == (max(values),)
+
+
+def test_a_cost_that_comes_first_does_not_choose_the_epoch() -> None:
+    history = {"params": [7.0, 7.0, 7.0], "val_accuracy": [0.4, 0.9, 0.6]}
+    params, accuracy = Objective("params", "min"), Objective("val_accuracy", "max")
+    progress = Progress(history)
+    assert progress.best([params, accuracy]) == (1, (7.0, 0.9))
+    assert progress.best([accuracy, params]) == (1, (0.9, 7.0))
+    assert progress.best([params]) == (0, (7.0,))
+    assert Progress({"val_accuracy": [math.nan]}).best([accuracy]) is None
+
+
+def test_the_best_of_several_objectives_have_weights_whoever_came_later(make: Make) -> None:
+    """A trial that beats others takes them off the front, and older ones rise behind it."""
+    figures = [(0.9, 10.0), (0.8, 5.0), (0.7, 4.0), (0.89, 20.0), (0.85, 1.0)]
+
+    class Given(Scored):
+        def fit(self, hp: Any, model: Any, *args: Any, **kwargs: Any) -> Any:
+            accuracy, price = figures[len(tuner.run().completed())]
+            return {"val_accuracy": accuracy, "price": price}
+
+    objectives = ["val_accuracy", keras_tuner.Objective("price", "min")]
+    hypermodel = Given(space().within(INPUT), latency=False)
+    tuner = make(hypermodel, objectives, trials=5, checkpoints=3)
+    tuner.search(X, Y, verbose=0)
+    assert len(tuner.get_best_models(3)) == 3
 
 
 # --- several objectives ------------------------------------------------------------------

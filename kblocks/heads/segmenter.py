@@ -13,7 +13,7 @@ from kblocks.blocks.convolution import ConvBlock
 from kblocks.fields import Count, Positive
 from kblocks.heads.attaching import Attached, Head, Place
 from kblocks.heads.pyramid import raised, strides_down_to
-from kblocks.heads.task import TargetLoss, Task, agree, outside
+from kblocks.heads.task import TargetLoss, Task, agree, outside, shape_of
 from kblocks.ops import Op, ResizeLike
 
 _ops: Any = keras.ops  # whose functions are typed as if they could return None
@@ -59,7 +59,19 @@ class PixelLoss(TargetLoss):
         height, width, _ = _last(tuple(output.shape))
         return _ops.zeros((output.shape[0], height, width))
 
+    def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
+        """With a weight for each pixel, (batch, height, width), or for each image."""
+        shape = shape_of(sample_weight) if sample_weight is not None else None
+        if shape is None or len(shape) < 3:
+            return super().__call__(y_true, y_pred, sample_weight)
+        weights = sample_weight[..., 0] if len(shape) == 4 else sample_weight
+        return _OfPixels(self)(y_true, y_pred, weights)
+
     def values(self, y_true: Any, y_pred: Any) -> Any:
+        return _ops.mean(self.of_pixels(y_true, y_pred), axis=(1, 2))
+
+    def of_pixels(self, y_true: Any, y_pred: Any) -> Any:
+        """The loss of each pixel; those that do not count have none, and the others their share."""
         if _first():
             y_pred = _ops.transpose(y_pred, (0, 2, 3, 1))
         if len(y_true.shape) == 4:
@@ -71,11 +83,25 @@ class PixelLoss(TargetLoss):
             labels = _ops.where(labels == self.void, 0, labels)
         target = _ops.one_hot(labels, self.classes, dtype=y_pred.dtype)
         losses = keras.losses.categorical_crossentropy(target, y_pred, from_logits=True)
-        total = _ops.sum(losses * counts, axis=(1, 2))
-        return total / _ops.maximum(_ops.sum(counts, axis=(1, 2)), 1.0)
+        if self.void is None:
+            return losses
+        share = _ops.mean(counts, axis=(1, 2), keepdims=True)
+        return losses * counts / _ops.maximum(share, keras.config.epsilon())
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "classes": self.classes, "void": self.void}
+
+
+class _OfPixels(keras.losses.Loss):
+    """A loss of pixels before they are averaged over an image, which Keras can weight."""
+
+    def __init__(self, loss: PixelLoss) -> None:
+        super().__init__(dtype=loss.dtype)
+        self._loss = loss
+
+    def call(self, y_true: Any, y_pred: Any) -> Any:
+        self._loss.refuse(y_true, y_pred)
+        return self._loss.of_pixels(y_true, y_pred)
 
 
 def _first() -> bool:

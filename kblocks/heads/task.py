@@ -37,14 +37,24 @@ class TargetLoss(keras.losses.Loss):
         """Some targets of the form for this output, which `kb.prepare` builds metrics with."""
         return keras.ops.zeros_like(output)
 
+    def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
+        shape = shape_of(sample_weight) if sample_weight is not None else None
+        if shape is not None and any(size != 1 for size in shape[1:]):
+            raise ValueError(f"Sample weights must be one a sample. Received: shape {shape}")
+        return super().__call__(y_true, y_pred, sample_weight)
+
     def call(self, y_true: Any, y_pred: Any) -> Any:
+        self.refuse(y_true, y_pred)
+        return self.values(y_true, y_pred)
+
+    def refuse(self, y_true: Any, y_pred: Any) -> None:
+        """Raises ValueError if targets of this shape do not go with outputs of that one."""
         targets, outputs = shape_of(y_true), shape_of(y_pred)
         if targets is not None and outputs is not None and not self.fits(targets, outputs):
             raise ValueError(
                 f"Targets must be {self.target}. "
                 f"Received: targets of shape {targets} for outputs of shape {outputs}"
             )
-        return self.values(y_true, y_pred)
 
     def check(self, targets: Any) -> None:
         """Refuses targets of another form, their values included.

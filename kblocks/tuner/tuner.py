@@ -55,7 +55,8 @@ class Tuner(keras_tuner.Tuner):
         storage: a URL of SQLAlchemy; None is SQLite in the run's folder.
         directory, project_name: the run's folder is `directory/project_name`.
         trial_seconds: that a trial may take.
-        checkpoints: of how many of the best trials weights are kept.
+        checkpoints: of how many of the best trials weights are kept; with several objectives also
+            of those that no other beats, which may rise.
         tensorboard: a folder that TensorBoard shows, with a run and its values (HParams) for
             each trial; None writes nothing.
         checkpoint_directory: a folder or any URL of fsspec, in which `project_name` has its own;

@@ -44,7 +44,8 @@ def of_architectures(families: Mapping[str, list[str]]) -> Table:
             net = architecture(name)
             shape = native_input(net)
             cost = net.cost(shape)
-            sets = ", ".join(f"{known.name} ({known.source})" for known in net.weights)
+            known = [one.name for one in net.weights]
+            sets = ", ".join([f"{known[0]} ({net.weights[0].source})", *known[1:]]) if known else ""
             table.add_row(
                 name, family, sizes(shape), f"{cost.params:,}", f"{cost.macs:,}", sets or "-"
             )

@@ -26,7 +26,7 @@ from kblocks.tuner.running.live import Live
 from kblocks.tuner.running.loop import Search, tidy, work
 from kblocks.tuner.running.on_ray import Cluster
 from kblocks.tuner.running.training import Fit
-from kblocks.tuner.storing.interrupts import held
+from kblocks.tuner.storing.interrupts import REQUESTS, held
 from kblocks.tuner.storing.owners import Watchman, fail, give_back, node
 from kblocks.tuner.storing.patience import why
 
@@ -44,18 +44,19 @@ def supervise(tuner: Any, job: Job, fit: Fit, verbose: int) -> None:
         RuntimeError: if the first trials have all raised, or a worker has met what it cannot mend.
         ConnectionError: if the storage was away for too long.
         KeyboardInterrupt: if it was interrupted; it can go on later.
-        SystemExit: if it was told to end, by SIGTERM.
+        SystemExit: if it was told to end, by SIGTERM or SIGHUP.
     """
     search = tuner.make_search(tuner.deadline())
     try:
-        with _ended_by_sigterm(), Live(search, tuner, verbose) as live:
+        with _ended_by_request(), Live(search, tuner, verbose) as live:
             try:
                 _searched(tuner, job, fit, search, live)
             except BaseException as error:
                 # What is asked of the storage from here on is not worth much waiting.
                 search.storage.patience = min(search.storage.patience, _LEAVE)
                 if isinstance(error, (KeyboardInterrupt, SystemExit)):
-                    live.say(f"Interrupted. {tuner.how_to_resume()}")
+                    with contextlib.suppress(OSError):  # the terminal is closed
+                        live.say(f"Interrupted. {tuner.how_to_resume()}")
                 raise
     except (StorageInternalError, SQLAlchemyError) as error:
         message = f"The search's database cannot be used: {why(error)}. {tuner.how_to_resume()}"
@@ -80,21 +81,21 @@ def _searched(tuner: Any, job: Job, fit: Fit, search: Search, live: Live) -> Non
 
 
 @contextlib.contextmanager
-def _ended_by_sigterm() -> Iterator[None]:
-    """Lets SIGTERM end this process as Ctrl-C does, unless the program has its own way."""
+def _ended_by_request() -> Iterator[None]:
+    """Lets SIGTERM and SIGHUP end this process as Ctrl-C does, unless the program minds them."""
     here = threading.current_thread() is threading.main_thread()
-    if not here or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
-        yield
-        return
+    free = [n for n in REQUESTS if here and signal.getsignal(n) is signal.SIG_DFL]
 
     def end(number: int, frame: object) -> None:
         raise SystemExit(128 + number)
 
-    signal.signal(signal.SIGTERM, end)
+    for number in free:
+        signal.signal(number, end)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        for number in free:
+            signal.signal(number, signal.SIG_DFL)
 
 
 @dataclass
@@ -251,7 +252,9 @@ class _Crew:
 def _serve(job: Job, index: int, connection: Any, left: float | None) -> None:
     """A worker process, from its beginning to its end."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the first process tells what to do
-    signal.signal(signal.SIGTERM, lambda *_: _exit())
+    for number in REQUESTS:
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as `nohup` has it
+            signal.signal(number, lambda *_: _exit())
     searches: list[Search] = []
     threading.Thread(target=_follow, args=(searches,), daemon=True).start()
     try:

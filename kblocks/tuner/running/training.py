@@ -18,7 +18,7 @@ import numpy as np
 from kblocks.budget import Budget
 from kblocks.space import NETWORK
 from kblocks.tuner.bridge import HyperModel, costs_of, named, network_of
-from kblocks.tuner.records import Failure, Objective
+from kblocks.tuner.records import COST_NAMES, Failure, Objective
 from kblocks.tuner.storing import interrupts
 from kblocks.tuner.storing.checkpoints import Checkpoints, State
 
@@ -80,18 +80,20 @@ class Progress:
         return max(map(len, self.history.values()), default=0)
 
     def best(self, objectives: Sequence[Objective]) -> tuple[int, tuple[float, ...]] | None:
-        """The best epoch by the first objective, and all objectives there; None without one."""
-        first = objectives[0]
-        found: int | None = None
-        for epoch, value in enumerate(self.history.get(first.name, ())):
-            if found is None or first.better(value, self.history[first.name][found]):
-                found = epoch
-        if found is None:
-            return None
-        missing = [o.name for o in objectives if len(self.history.get(o.name, ())) <= found]
-        if missing:
-            return None
-        return found, tuple(float(self.history[o.name][found]) for o in objectives)
+        """The best epoch, and all objectives there; None without one that has them all.
+
+        By the first objective that may change from epoch to epoch, which a cost does not.
+        """
+        names = [objective.name for objective in objectives]
+        place = next((i for i, name in enumerate(names) if name not in COST_NAMES), 0)
+        found: tuple[int, tuple[float, ...]] | None = None
+        columns = [self.history.get(name, ()) for name in names]
+        for epoch, values in enumerate(zip(*columns, strict=False)):
+            if any(map(math.isnan, values)):
+                continue  # not in that epoch's logs, as with `validation_freq`
+            if found is None or objectives[place].better(values[place], found[1][place]):
+                found = epoch, tuple(map(float, values))
+        return found
 
 
 @dataclass(frozen=True)

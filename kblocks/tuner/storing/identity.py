@@ -120,7 +120,8 @@ def text_of(value: Any) -> str:
     if is_dataclass(value) and not isinstance(value, type):
         parts = (f"{k}={text_of(v)}" for k, v in vars(value).items() if not k.startswith("_"))
         return f"{type(value).__name__}({', '.join(parts)})"
-    if isinstance(value, keras.layers.Layer):  # whose name counts up within a process
+    if isinstance(value, (keras.layers.Layer, keras.optimizers.Optimizer)):
+        # Whose name counts up within a process.
         config = {k: v for k, v in value.get_config().items() if k != "name"}
         return f"{type(value).__name__}({text_of(config)})"
     if callable(value) and hasattr(value, "__qualname__"):

@@ -9,7 +9,9 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
-_ENDING = (signal.SIGINT, signal.SIGTERM)
+# What ends a search from outside: a request, a closed terminal (which Windows has not), Ctrl-C.
+REQUESTS = [signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
+_ENDING = (signal.SIGINT, *REQUESTS)
 _raised: list[BaseException] = []  # what signals have raised in `remembered`
 
 

@@ -69,10 +69,18 @@ class Ledger:
     def best(
         self, count: int, number: int | None = None, scores: tuple[float, ...] = ()
     ) -> list[int]:
-        """The best completed trials; with a number as it is once that one has these scores."""
+        """The completed trials that are, or may yet become, the `count` best.
+
+        With several objectives a new trial can take others off the front, and older ones rise.
+
+        Args:
+            count: how many are wanted.
+            number, scores: of a trial that is about to be completed with these scores.
+        """
         own = [] if number is None else [Record(number, "completed", scores)]
         ranked = self._ranked([*self._best, *_completed(self._tail), *own])
-        return [record.number for record in ranked[:count]]
+        several = len(self._objectives) > 1 and count > 0
+        return [record.number for record in (ranked if several else ranked[:count])]
 
     def errors(self) -> list[FrozenTrial] | None:
         """All trials that have ended, if all of them have raised; else None."""

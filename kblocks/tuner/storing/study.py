@@ -109,7 +109,7 @@ def _moved(
                 "no more among its choices"
             ) from error
     state = trial.state if trial.state.is_finished() else TrialState.WAITING
-    return optuna.trial.create_trial(
+    made = optuna.trial.create_trial(
         state=state,
         params=trial.params,
         distributions={name: known[name] for name in trial.params},
@@ -118,3 +118,5 @@ def _moved(
         system_attrs=trial.system_attrs,
         intermediate_values=trial.intermediate_values,
     )
+    made.datetime_start, made.datetime_complete = trial.datetime_start, trial.datetime_complete
+    return made
