@@ -153,18 +153,21 @@ def command_line(process: psutil.Process) -> str:
 
 
 def told_to_end(search: Toy, how: str, within: float) -> None:
-    """Ends a search that runs, by SIGTERM or as a terminal's Ctrl-C does, in so many seconds."""
+    """Ends a search by SIGTERM, or as a terminal does by Ctrl-C or its end, in so many seconds."""
     began = time.monotonic()
     if how == "sigterm":
         search.process.terminate()
+    elif how == "hang-up":
+        os.killpg(search.process.pid, signal.SIGHUP)
     else:
         os.killpg(search.process.pid, signal.SIGINT)
     code, out, err = search.ends(2 * within)
     assert time.monotonic() - began < within
-    assert code == (143 if how == "sigterm" else -signal.SIGINT), f"{out}\n{err}"
+    expected = {"sigterm": 128 + signal.SIGTERM, "hang-up": 128 + signal.SIGHUP}
+    assert code == expected.get(how, -signal.SIGINT), f"{out}\n{err}"
     assert "Interrupted. Nothing that was finished is lost; run the same again" in out
     # A script that does not catch Ctrl-C shows where it was: once, and nothing from workers.
-    assert err.count("Traceback") == (0 if how == "sigterm" else 1), err
+    assert err.count("Traceback") == (0 if how in expected else 1), err
 
 
 @contextlib.contextmanager

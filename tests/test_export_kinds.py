@@ -10,9 +10,10 @@ import keras
 import numpy as np
 import pytest
 from small_networks import spread
-from test_export import PACKAGES, SUFFIXES, interpreter_of
+from test_export import PACKAGES, SUFFIXES, interpreter_of, run_litert, run_onnx
 
 import kblocks as kb
+from kblocks.places import SoftArgmax
 
 tf = pytest.importorskip("tensorflow")
 
@@ -139,6 +140,45 @@ def test_int8_stays_near(kind: str, tmp_path: Path) -> None:
 
 # A file that computes as the model does is as near as some of its last places.
 HALVES = {"mixed_float16": 4 * 2.0**-10, "mixed_bfloat16": 4 * 2.0**-7}
+
+
+def test_onnx_of_maps_that_are_not_twice_the_coarser(tmp_path: Path) -> None:
+    """10 to 19 pixels: ONNX's sizes are products with a rounded factor, and would be 18."""
+    pytest.importorskip("tf2onnx")
+    rows = [kb.ConvBlock.Spec(4, strides=2), kb.ConvBlock.Spec(4, strides=2)]
+    model = kb.Architecture(rows, head=kb.Segmenter(3, stride=2)).model((38, 38, 3))
+    x = np.random.default_rng(0).random((2, 38, 38, 3), "float32")
+    path = kb.export(model, tmp_path / "odd.onnx")
+    np.testing.assert_allclose(run_onnx(path, x), model.predict(x, verbose=0), atol=1e-5)
+
+
+def as_int8(head: Any, x: np.ndarray, path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """What a layer alone gives, and its int8 file."""
+    inputs = keras.Input(x.shape[1:])
+    model = keras.Model(inputs, head(inputs))
+    kb.export(model, path, representative=x)
+    found = np.concatenate([run_litert(path, image[None]) for image in x])
+    return found, model.predict(x, verbose=0)
+
+
+def test_int8_softplus_keeps_small_sides_beside_large_ones(tmp_path: Path) -> None:
+    x = np.random.default_rng(0).uniform(-4, 8, (50, 4, 4, 8)).astype("float32")
+    found, true = as_int8(
+        kb.NormAct(normalization=None, activation="softplus"), x, tmp_path / "s.tflite"
+    )
+    assert np.abs(found - true).max() < 0.1  # the range is 8, a step 1/32
+
+
+def test_int8_places_of_heatmaps_are_not_drawn_to_a_corner(tmp_path: Path) -> None:
+    """The tails of a softmax are less than its steps of 1/256, and far more of them."""
+    random, side = np.random.default_rng(0), np.arange(32) + 0.5
+    centres = random.uniform(0.3, 0.7, (20, 2)) * 32
+    y, x = centres[:, 0, None, None], centres[:, 1, None, None]
+    squares = (side[None, :, None] - y) ** 2 + (side[None, None, :] - x) ** 2
+    maps = np.maximum(-squares / 32, -12.0)[..., None].astype("float32")
+    found, true = as_int8(SoftArgmax("channels_last"), maps, tmp_path / "k.tflite")
+    np.testing.assert_allclose(true[:, 0], centres / 32, atol=0.01)
+    assert np.abs(found - true).mean() < 0.005
 
 
 @pytest.mark.parametrize("name", SUFFIXES)

@@ -229,7 +229,10 @@ def test_a_worker_that_has_grown_is_replaced(toy: MakeToy) -> None:
     "how",
     [
         "ctrl-c",
-        *(pytest.param(h, marks=pytest.mark.slow) for h in ("ctrl-c at the start", "sigterm")),
+        *(
+            pytest.param(h, marks=pytest.mark.slow)
+            for h in ("ctrl-c at the start", "sigterm", "hang-up")
+        ),
     ],
 )
 def test_a_search_that_is_told_to_end_does_so_at_once_and_says_how_to_go_on(

@@ -508,3 +508,81 @@ def test_a_network_without_a_head_has_no_tasks() -> None:
     assert dict(net.head) == {}
     with pytest.raises(ValueError, match="head of kblocks"):
         net.head.training()
+
+
+# --- sample weights ------------------------------------------------------------------------
+
+ROWS = [kb.ConvBlock.Spec(4, strides=2), kb.ConvBlock.Spec(4, strides=2)]
+
+
+@pytest.mark.parametrize("batch", [8, 16])
+@pytest.mark.parametrize("void", [None, 2])
+def test_weights_of_pixels_are_those_of_keras(batch: int, void: int | None) -> None:
+    """Also where the batch is as large as an image, which would be broadcast without an error."""
+    random = np.random.default_rng(0)
+    net = kb.Architecture(ROWS, head=kb.Segmenter(3, stride=2, void=void))
+    model = net.model((16, 16, 3))
+    model.compile("sgd", **net.head.training())
+    x = random.random((16, 16, 16, 3), "float32")
+    y, weights = random.integers(0, 3, (16, 16, 16)), random.random((16, 16, 16), "float32")
+    found = model.evaluate(x, y, sample_weight=weights, batch_size=batch, verbose=0)[0]
+    logits = model.predict(x, verbose=0).astype("float64")
+    chances = np.take_along_axis(logits, y[..., None], -1)[..., 0]
+    losses = np.log(np.exp(logits).sum(-1)) - chances
+    counts = np.ones_like(losses) if void is None else (y != void).astype(float)
+    images = (losses * counts * weights).sum((1, 2)) / counts.sum((1, 2))
+    assert found == pytest.approx(images.mean(), rel=1e-4)
+
+
+def test_weights_of_points_are_refused() -> None:
+    net = kb.Architecture(ROWS, head=kb.Keypoints(3))
+    model = net.model((16, 16, 3))
+    model.compile("sgd", **net.head.training())
+    x, y = np.zeros((4, 16, 16, 3)), np.full((4, 3, 2), 0.5)
+    with pytest.raises(ValueError, match=r"one a sample. Received: shape \(.*3\)"):
+        model.train_on_batch(x, y, sample_weight=np.ones((4, 3)))
+
+
+def test_one_tensor_of_weights_is_for_all_targets() -> None:
+    tf = pytest.importorskip("tensorflow")
+    head: dict[str, Any] = {
+        "kind": kb.Classifier(3),
+        "found": kb.Detector(3, strides=(2, 4), filters=4),
+    }
+    net = kb.Architecture(ROWS, head=head)
+    model = net.model((16, 16, 3))
+    model.compile("sgd", **net.head.training())
+    objects = np.full((4, 1, 5), -1.0, "float32")
+    objects[:, 0] = 1, 0.1, 0.1, 0.6, 0.7
+    x, y = (
+        np.random.default_rng(0).random((4, 16, 16, 3)),
+        {"kind": np.arange(4) % 3, "found": objects},
+    )
+    weights = np.full(4, 2.0, "float32")
+    data = tf.data.Dataset.from_tensor_slices((x, y, weights)).batch(4)
+    weighted = model.evaluate(data, verbose=0)[0]
+    assert weighted == pytest.approx(2 * model.evaluate(x, y, verbose=0)[0], rel=1e-5)
+
+
+# --- parts exchanged and loaded ------------------------------------------------------------
+
+
+def test_a_replaced_row_leaves_the_targets() -> None:
+    net = kb.Architecture(ROWS, head=kb.Detector(3, strides=(2, 4), filters=4))
+    other = net.replace("stage1", kb.ConvBlock.Spec(6, strides=2))
+    assert other.targets == net.targets != {}
+    other.head.check({"objects": np.full((2, 1, 5), -1.0)})
+
+
+@pytest.mark.parametrize(
+    "head",
+    [kb.Localizer(3), kb.Segmenter(3), kb.Keypoints(2), kb.Detector(3), {"a": kb.Classifier(3)}],
+    ids=lambda head: type(head).__name__,
+)
+def test_published_weights_fit_under_any_head(head: Any) -> None:
+    source = kb.resnet18(7, filters=[4, 4, 8, 8]).model((64, 64, 3))
+    state = kb.to_torch_state_dict(source)
+    model = kb.resnet18(head=head, filters=[4, 4, 8, 8]).model((64, 64, 3), weights=state)
+    for layer in source.layers[:-1]:
+        for one, other in zip(layer.weights, model.get_layer(layer.name).weights, strict=True):
+            np.testing.assert_array_equal(np.asarray(one), np.asarray(other))
