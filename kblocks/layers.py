@@ -106,7 +106,8 @@ def _activation(function: Any, axis: int, common: dict[str, Any]) -> Any:
 def _softplus(x: Any) -> Any:
     """In int8 exp(x) of a large x would leave no room for others; this has none over 1."""
     if written_as("int8"):
-        return keras.ops.relu(x) + keras.ops.log1p(keras.ops.exp(-keras.ops.abs(x)))
+        small = keras.ops.log1p(keras.ops.exp(keras.ops.negative(keras.ops.abs(x))))
+        return keras.ops.add(keras.ops.relu(x), small)
     return keras.ops.softplus(x)
 
 

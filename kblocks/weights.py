@@ -241,7 +241,7 @@ def _table(model: keras.Model, names: set[str], source: str | None = None) -> li
 def _parts(model: keras.Model) -> Iterator[tuple[str, Any, Block]]:
     """All but those of heads that nobody publishes."""
     for layer in model.layers:
-        if isinstance(layer, Block) and (_is_classifier(layer) or not is_of_head(layer.name)):
+        if isinstance(layer, Block) and (_is_classifier(layer) or not is_of_head(str(layer.name))):
             for part in layer.layers:
                 yield f"{layer.name}/{part.name}", part, layer
 

@@ -61,8 +61,8 @@ class PixelLoss(TargetLoss):
 
     def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
         """With a weight for each pixel, (batch, height, width), or for each image."""
-        shape = shape_of(sample_weight) if sample_weight is not None else None
-        if shape is None or len(shape) < 3:
+        shape = () if sample_weight is None else shape_of(sample_weight) or ()
+        if sample_weight is None or len(shape) < 3:
             return super().__call__(y_true, y_pred, sample_weight)
         weights = sample_weight[..., 0] if len(shape) == 4 else sample_weight
         return _OfPixels(self)(y_true, y_pred, weights)
