@@ -514,6 +514,32 @@ def test_choices_may_be_added_on_request(make: Make) -> None:
         make(fewer, trials=22, extend=True).search(X, Y, verbose=0)
 
 
+def test_what_is_no_choice_stays_on_request_too(make: Make) -> None:
+    """An optimizer is another search's; a plain value may become one of several."""
+    searched = space().within(INPUT)
+    make(scored(searched, kb.Recipe(optimizer="adam", weight_decay=0.1)), trials=2).search(
+        X, Y, verbose=0
+    )
+    other = scored(searched, kb.Recipe(optimizer="sgd", weight_decay=0.1))
+    with pytest.raises(ValueError, match="recipe: optimizer was 'adam', is 'sgd'"):
+        make(other, trials=4, extend=True).search(X, Y, verbose=0)
+    wider = scored(searched, kb.Recipe(optimizer="adam", weight_decay=kb.choice(0.1, 0.2)))
+    run = make(wider, trials=4, extend=True).search(X, Y, verbose=0)
+    assert [trial.state for trial in run.trials] == ["completed"] * 4
+
+
+def test_an_optimizer_of_other_settings_is_another_search(make: Make) -> None:
+    def compiled(rate: float) -> Scored:
+        optimizer = keras.optimizers.Adam(rate)
+        compile = {"optimizer": optimizer, "loss": "sparse_categorical_crossentropy"}
+        return Scored(space().within(INPUT), compile=compile, latency=False)
+
+    make(compiled(1e-3), trials=2).search(X, Y, verbose=0)
+    make(compiled(1e-3), trials=3).search(X, Y, verbose=0)
+    with pytest.raises(ValueError, match=r"recipe was .*0\.001.* is .*learning_rate: 10"):
+        make(compiled(10.0), trials=4).search(X, Y, verbose=0)
+
+
 def test_other_ranges_of_other_hypermodels_are_refused(make: Make) -> None:
     objective = keras_tuner.Objective("score", "min")
     make(Other(), objective, trials=2).search(X, Y, verbose=0)

@@ -15,6 +15,7 @@ import numpy as np
 
 from kblocks.conditions import name_of
 from kblocks.describing import options_of
+from kblocks.recipe import Recipe
 from kblocks.tuner.bridge import HyperModel, named
 from kblocks.tuner.records import Objective
 
@@ -53,13 +54,16 @@ def settings_of(
     if not isinstance(hypermodel, HyperModel):
         return made | {"builder": name_of(_origin(hypermodel))}
     space = hypermodel.space
+    training = hypermodel.recipe if hypermodel.compile is None else hypermodel.compile
+    plain = training.tree().fixed if isinstance(training, Recipe) else {"compile": training}
     return made | {
         "builder": name_of(space.builder),
         "input_shape": list(space.input_shape or ()),
         "space": {name: options_of(kind) for name, kind in hypermodel.dimensions().items()},
         "fixed": {name: text_of(value) for name, value in space.tree.fixed.items()},
         "budget": {k: v for k, v in asdict(space.budget).items() if v is not None},
-        "recipe": text_of(hypermodel.recipe if hypermodel.compile is None else hypermodel.compile),
+        "recipe": text_of(training),
+        "plain": {name: text_of(value) for name, value in plain.items()},  # in it, no choices
     }
 
 
@@ -79,6 +83,11 @@ def check(before: Mapping[str, Any], now: Mapping[str, Any], extend: bool = Fals
         for line in _differences(key, before.get(key), now.get(key))
         if not (extend and key in ("space", "recipe"))
     ]
+    if extend:
+        was, found = before.get("plain", {}), now.get("plain", {})
+        both = [name for name in was if name in found]  # others have become choices
+        for name in both:
+            differences += _differences(f"recipe: {name}", was[name], found[name])
     if not differences:
         return
     listed = "\n  ".join(differences)
