@@ -152,7 +152,7 @@ def test_keypoint_loss_and_metrics_leave_out_what_is_not_seen() -> None:
         assert float(metric.result()) == pytest.approx(values.mean(), rel=1e-5)
         metric.reset_state()
         metric.update_state(both, found)
-        expected = ((values * seen).sum(1) / counts).mean()
+        expected = ((values * seen).sum(1) / counts)[seen.any(1)].mean()
         assert float(metric.result()) == pytest.approx(expected, rel=1e-5)
 
 
@@ -586,3 +586,30 @@ def test_published_weights_fit_under_any_head(head: Any) -> None:
     for layer in source.layers[:-1]:
         for one, other in zip(layer.weights, model.get_layer(layer.name).weights, strict=True):
             np.testing.assert_array_equal(np.asarray(one), np.asarray(other))
+
+
+# --- nothing to see ------------------------------------------------------------------------
+
+
+def test_images_without_a_point_to_see_are_not_in_the_metrics() -> None:
+    targets, places = np.full((4, 2, 3), 0.5, "float32"), np.full((4, 2, 2), 0.5, "float32")
+    targets[:2, :, 2], targets[2:, :, 2], places[..., 0] = 1, 0, 0.7
+    for metric, expected in ((KeypointDistance(), 0.2), (KeypointsWithin(0.3), 1.0)):
+        metric.update_state(targets, places)
+        assert float(metric.result()) == pytest.approx(expected)
+        metric.update_state(targets, places, np.array([1.0, 0.0, 1.0, 1.0]))
+        assert float(metric.result()) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("eagerly", [False, True])
+def test_a_batch_without_an_object_trains(eagerly: bool) -> None:
+    """As one whose objects are all -1."""
+    net = kb.Architecture(ROWS, head=kb.Detector(3, strides=4, filters=4))
+    model = net.model((16, 16, 3))
+    model.compile("sgd", run_eagerly=eagerly, **net.head.training())
+    x = np.random.default_rng(0).random((4, 16, 16, 3), "float32")
+    none, filled = np.zeros((4, 0, 5), "float32"), np.full((4, 1, 5), -1.0, "float32")
+    net.head.check(none)
+    losses = [model.evaluate(x, y, verbose=0)[0] for y in (none, filled)]
+    assert losses[0] == pytest.approx(losses[1])
+    assert np.isfinite(model.train_on_batch(x, none)[0])

@@ -56,6 +56,8 @@ class _Cells:
         self.found = _around(places, sides)
 
         size = ops.cast(ops.stack([height, width, height, width]), "float32")
+        if not y_true.shape[1]:  # no object in a whole batch, or an unknown number
+            y_true = ops.pad(y_true, ((0, 0), (0, 1), (0, 0)), constant_values=-1)
         boxes, kinds = y_true[..., 1:] * size, y_true[..., 0]
         self.objects = ops.sum(ops.cast(kinds >= 0, "float32"), -1)
         longer = ops.max(boxes[..., 2:] - boxes[..., :2], -1)

@@ -76,8 +76,21 @@ def _mean_of_seen(values: Any, seen: Any) -> Any:
     return total / _ops.maximum(_ops.sum(seen, -1), 1.0)
 
 
+class _OfPlaces(TargetMetric):
+    """A mean over the images with a point that is to be seen."""
+
+    def update_state(  # type: ignore[override]
+        self, y_true: Any, y_pred: Any, sample_weight: Any = None
+    ) -> Any:
+        _, seen = places_and_seen(_ops.cast(y_true, "float32"))
+        counts = _ops.cast(_ops.any(seen > 0, axis=-1), "float32")
+        if sample_weight is not None:
+            counts = counts * _ops.reshape(_ops.cast(sample_weight, "float32"), (-1,))
+        return super().update_state(y_true, y_pred, counts)
+
+
 @keras.saving.register_keras_serializable("kblocks")
-class KeypointDistance(TargetMetric):
+class KeypointDistance(_OfPlaces):
     """The mean distance of places, in shares of the image."""
 
     def __init__(self, name: str = "distance", **kwargs: Any) -> None:
@@ -90,7 +103,7 @@ class KeypointDistance(TargetMetric):
 
 
 @keras.saving.register_keras_serializable("kblocks")
-class KeypointsWithin(TargetMetric):
+class KeypointsWithin(_OfPlaces):
     """The share of places that are no further off than a `tolerance`, in shares of the image."""
 
     def __init__(self, tolerance: float = 0.05, name: str = "within", **kwargs: Any) -> None:
