@@ -7,6 +7,8 @@ from typing import Any
 
 import keras
 
+from kblocks.heads.task import FunctionLoss
+
 
 @keras.saving.register_keras_serializable("kblocks")
 class SharedTargets(keras.Model):
@@ -128,17 +130,6 @@ class SharedTargets(keras.Model):
         if loss is None or isinstance(loss, keras.losses.Loss):
             return loss
         return FunctionLoss(loss)
-
-
-class FunctionLoss(keras.losses.Loss):
-    """A function of targets and outputs, averaged as Keras averages it."""
-
-    def __init__(self, function: Any) -> None:
-        super().__init__()
-        self._function = function
-
-    def call(self, y_true: Any, y_pred: Any) -> Any:
-        return self._function(y_true, y_pred)
 
 
 def strip_aux(model: keras.Model) -> keras.Model:

@@ -49,7 +49,7 @@ ROOMS: dict[str, set[str]] = {
     "weights": {"block", "cost", "heads", "ops", "rows"},
     "row_costs": {"cost", "geometry", "rows"},
     "strides": {"cost", "geometry", "ops", "rows", "spec"},
-    "shared": set(),
+    "shared": {"heads"},
     "network": {
         *("block", "canonical", "cost", "geometry", "heads", "published", "row_costs", "rows"),
         *("shared", "stages", "strides", "weights"),

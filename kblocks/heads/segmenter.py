@@ -13,7 +13,7 @@ from kblocks.blocks.convolution import ConvBlock
 from kblocks.fields import Count, Positive
 from kblocks.heads.attaching import Attached, Head, Place
 from kblocks.heads.pyramid import raised, strides_down_to
-from kblocks.heads.task import TargetLoss, Task, agree, outside, shape_of
+from kblocks.heads.task import FunctionLoss, TargetLoss, Task, agree, outside, shape_of
 from kblocks.ops import Op, ResizeLike
 
 _ops: Any = keras.ops  # whose functions are typed as if they could return None
@@ -65,7 +65,8 @@ class PixelLoss(TargetLoss):
         if sample_weight is None or len(shape) < 3:
             return super().__call__(y_true, y_pred, sample_weight)
         weights = sample_weight[..., 0] if len(shape) == 4 else sample_weight
-        return _OfPixels(self)(y_true, y_pred, weights)
+        self.refuse(y_true, y_pred)
+        return FunctionLoss(self.of_pixels)(y_true, y_pred, weights)
 
     def values(self, y_true: Any, y_pred: Any) -> Any:
         return _ops.mean(self.of_pixels(y_true, y_pred), axis=(1, 2))
@@ -90,18 +91,6 @@ class PixelLoss(TargetLoss):
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "classes": self.classes, "void": self.void}
-
-
-class _OfPixels(keras.losses.Loss):
-    """A loss of pixels before they are averaged over an image, which Keras can weight."""
-
-    def __init__(self, loss: PixelLoss) -> None:
-        super().__init__(dtype=loss.dtype)
-        self._loss = loss
-
-    def call(self, y_true: Any, y_pred: Any) -> Any:
-        self._loss.refuse(y_true, y_pred)
-        return self._loss.of_pixels(y_true, y_pred)
 
 
 def _first() -> bool:

@@ -39,7 +39,7 @@ class TargetLoss(keras.losses.Loss):
 
     def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
         shape = shape_of(sample_weight) if sample_weight is not None else None
-        if shape is not None and any(size != 1 for size in shape[1:]):
+        if shape is not None and not all(agree(size, 1) for size in shape[1:]):
             raise ValueError(f"Sample weights must be one a sample. Received: shape {shape}")
         return super().__call__(y_true, y_pred, sample_weight)
 
@@ -68,6 +68,17 @@ class TargetLoss(keras.losses.Loss):
             raise ValueError(
                 f"Targets must be {self.target}. Received: {problem}, shape {array.shape}"
             )
+
+
+class FunctionLoss(keras.losses.Loss):
+    """A function of targets and outputs, averaged as Keras averages it."""
+
+    def __init__(self, function: Any) -> None:
+        super().__init__()
+        self._function = function
+
+    def call(self, y_true: Any, y_pred: Any) -> Any:
+        return self._function(y_true, y_pred)
 
 
 def shape_of(tensor: Any) -> tuple[Any, ...] | None:
