@@ -253,7 +253,8 @@ def _serve(job: Job, index: int, connection: Any, left: float | None) -> None:
     """A worker process, from its beginning to its end."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the first process tells what to do
     for number in REQUESTS:
-        if signal.getsignal(number) is not signal.SIG_IGN:  # as `nohup` has it
+        # The first process sends SIGTERM; a terminal's end is not to be heard under `nohup`.
+        if number == signal.SIGTERM or signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, lambda *_: _exit())
     searches: list[Search] = []
     threading.Thread(target=_follow, args=(searches,), daemon=True).start()
