@@ -13,6 +13,8 @@ _KINDS = (
     *("SGD", "RMSprop", "Adam", "AdamW", "Adadelta", "Adagrad", "Adamax", "Adafactor"),
     *("Nadam", "Ftrl", "Lion", "Lamb"),
 )
+# Where Keras keeps what `exclude_from_weight_decay` was told, which no configuration holds.
+_UNDECAYED = ("_exclude_from_weight_decay", "_exclude_from_weight_decay_pattern")
 
 
 def freeze(model: keras.Model, upto: str | None, *, norms: bool = False) -> keras.Model:
@@ -105,7 +107,11 @@ def learning_rate_multipliers(optimizer: Any, multipliers: Mapping[str, float]) 
             raise ValueError(
                 f"`multipliers` must be numbers of 0 or more. Received: {name!r}: {value!r}"
             )
-    return kind.from_config({**optimizer.get_config(), "multipliers": dict(multipliers)})
+    made = kind.from_config({**optimizer.get_config(), "multipliers": dict(multipliers)})
+    for name in _UNDECAYED:
+        if hasattr(optimizer, name):
+            setattr(made, name, getattr(optimizer, name))
+    return made
 
 
 class _Scaled:

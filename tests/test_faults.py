@@ -21,6 +21,7 @@ import pytest
 from searching import Toy, cleared, command_line, family, told_to_end, until
 
 import kblocks as kb
+from kblocks.tuner.command.stored import opened
 
 MakeToy = Callable[..., Toy]
 
@@ -71,6 +72,8 @@ def test_a_search_in_one_process_goes_on_after_its_kill(toy: MakeToy) -> None:
     search.wait_for("epoch 1 1")
     main.kill()
     main.wait()
+    shown = opened(str(search.database.parent))  # as `kblocks status` reads it
+    assert [trial.state for trial in shown.trials] == ["completed", "waiting"]
     search.finish()
     search.check(2)
     assert search.begun() == [0, 1, 1]

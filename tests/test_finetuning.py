@@ -154,6 +154,26 @@ def test_a_step_is_as_many_times_as_long(name: str, prepared: bool, eagerly: boo
         np.testing.assert_allclose(moved, expected, rtol=1e-3, atol=1e-6, err_msg=path)
 
 
+def test_what_is_not_to_decay_does_not() -> None:
+    """Neither by name nor as one variable, also where it was said of the plain optimizer."""
+
+    def moved(excluded: bool) -> dict[str, np.ndarray]:
+        model = made("sgd")
+        optimizer = keras.optimizers.AdamW(0.01, weight_decay=5.0)
+        if excluded:
+            kernel = next(w for w in model.trainable_weights if "kernel" in w.path)
+            optimizer.exclude_from_weight_decay([kernel], ["gamma"])
+        model.compile(kb.learning_rate_multipliers(optimizer, RATES), model.loss)
+        before = weights(model)
+        model.train_on_batch(*batch())
+        return {w.path: np.array(w) - before[w.path] for w in model.trainable_weights}
+
+    kernels = [path for path in moved(False) if "kernel" in path]
+    differ = {p for p, v in moved(True).items() if np.abs(v - moved(False)[p]).max() > 1e-4}
+    gammas = {path for path in moved(False) if "gamma" in path}
+    assert differ == {kernels[0], *gammas}
+
+
 def test_rates_are_saved_and_loaded(tmp_path: Path) -> None:
     """A loaded model goes on as the one that was saved."""
     model = made(kb.learning_rate_multipliers("adam", RATES))

@@ -19,6 +19,7 @@ import optuna
 import pytest
 
 import kblocks as kb
+from kblocks.tuner.command.stored import opened
 from kblocks.tuner.records import Objective
 from kblocks.tuner.running.jobs import ObjectJob
 from kblocks.tuner.running.training import Progress
@@ -509,9 +510,30 @@ def test_choices_may_be_added_on_request(make: Make) -> None:
     assert [t.scores for t in run.trials[:4]] == [t.scores for t in before.trials]
     assert 7 in {trial.values["kernel_size"] for trial in run.trials}
     assert len(set(keys(run))) == 20
+    assert run.name == before.name
     fewer = scored(space(kernel_size=kb.choice(5, 7)).within(INPUT))
     with pytest.raises(ValueError, match="may only grow"):
         make(fewer, trials=22, extend=True).search(X, Y, verbose=0)
+
+
+def test_an_extension_goes_by_the_searchs_own_name(make: Make, tmp_path: Path) -> None:
+    """Beside a search that has the name which an extension would take."""
+    url = f"sqlite:///{tmp_path / 'both.db'}"
+    wider = scored(space(kernel_size=kb.choice(3, 5, 7)).within(INPUT))
+    widest = scored(space(kernel_size=kb.choice(3, 5, 7, 9)).within(INPUT))
+    own: dict[str, Any] = {"storage": url, "project_name": "d"}
+    beside = make(storage=url, project_name="d +1", trials=1).search(X, Y, verbose=0)
+    make(**own, trials=1).search(X, Y, verbose=0)
+    for count, hypermodel in ((2, wider), (3, widest)):
+        make(hypermodel, **own, trials=count, extend=True).search(X, Y, verbose=0)
+    assert (opened("d", url).name, len(opened("d", url).trials)) == ("d", 3)
+    assert opened("d +1", url) == beside
+    with pytest.raises(ValueError, match=r"RUN must be one of d, d \+1\. Received: d \+2"):
+        opened("d +2", url)
+    anew = make(**own, trials=1, overwrite=True).search(X, Y, verbose=0)
+    assert len(anew.trials) == 1
+    assert sorted(optuna.get_all_study_names(url)) == ["d", "d +1"]
+    assert opened("d +1", url) == beside
 
 
 def test_what_is_no_choice_stays_on_request_too(make: Make) -> None:

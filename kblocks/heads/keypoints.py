@@ -64,10 +64,14 @@ class KeypointLoss(TargetLoss):
 
 
 def places_and_seen(targets: Any) -> tuple[Any, Any]:
-    """Places (batch, points, 2) and whether each is to be seen (batch, points)."""
+    """Places (batch, points, 2) and whether each is to be seen (batch, points).
+
+    What is not to be seen may have any place, NaN too.
+    """
     places = targets[..., :2]
     if targets.shape[-1] == 3:
-        return places, targets[..., 2]
+        seen = targets[..., 2]
+        return _ops.where(seen[..., None] > 0, places, 0.0), seen
     return places, _ops.ones_like(places[..., 0])
 
 

@@ -29,6 +29,7 @@ RUN = "kblocks/run"  # what the search is: objectives, space, recipe, data
 RANGES = "kblocks/ranges"  # of the hyperparameters that a HyperModel of another's has asked for
 EXHAUSTED = "kblocks/exhausted"  # that a grid of them was gone through
 EXTENDED = "kblocks/extended"  # the name of the study that goes on with more choices
+EXTENDS = "kblocks/extends"  # of that study: the name under which the search began
 
 # What a network costs, in a trial's costs and logs; as objectives all are to be small.
 COST_NAMES = ("params", "macs", "activations", "latency")
@@ -192,7 +193,8 @@ def read(study: optuna.Study) -> Run:
         objectives = [Objective(n, d) for n, d in zip(names, directions, strict=True)]
     known = study.get_trials(deepcopy=False)
     trials = tuple(record(trial) for trial in known if SURPLUS not in trial.user_attrs)
-    return Run(study.study_name, tuple(objectives), settings, trials)
+    name = study.user_attrs.get(EXTENDS, study.study_name)
+    return Run(name, tuple(objectives), settings, trials)
 
 
 def record(trial: FrozenTrial) -> Record:

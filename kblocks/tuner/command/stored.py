@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import os
 import re
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import unquote
 
-import optuna
 import sqlalchemy
 
 from kblocks import hiding
 from kblocks.network import Architecture
 from kblocks.tuner.records import Record, Run, read
+from kblocks.tuner.storing.owners import is_gone
 from kblocks.tuner.storing.storage import open_storage, shown, url_of
-from kblocks.tuner.storing.study import find
+from kblocks.tuner.storing.study import find, names
 
 DATABASE = "study.db"  # of a run folder
 STORAGE = "KBLOCKS_STORAGE"  # the environment's variable with the URL of a storage
@@ -66,12 +67,20 @@ def _read(url: str, name: str) -> Run:
     if url.startswith("sqlite") and not Path(path).is_file():  # it would be made
         raise ValueError(f"--storage must be a database that exists. Received: {shown(url)}")
     storage = open_storage(url, _PATIENCE)
-    names = [n for n in optuna.get_all_study_names(storage) if " +" not in n]  # not of extensions
-    if name not in names and len(names) == 1 and url.startswith("sqlite"):
-        name = names[0]  # its folder has been renamed
-    if name not in names:
-        raise ValueError(f"RUN must be one of {', '.join(names) or 'none'}. Received: {name}")
-    return read(find(storage, name))
+    known = names(storage)
+    if name not in known and len(known) == 1 and url.startswith("sqlite"):
+        name = known[0]  # its folder has been renamed
+    if name not in known:
+        raise ValueError(f"RUN must be one of {', '.join(known) or 'none'}. Received: {name}")
+    run = read(find(storage, name))
+    return replace(run, trials=tuple(map(_as_it_is, run.trials)))
+
+
+def _as_it_is(trial: Record) -> Record:
+    """A trial that runs no more, as its process was killed with all the others, waits."""
+    if trial.state == "running" and is_gone(trial.owner):
+        return replace(trial, state="waiting")
+    return trial
 
 
 def best_network(run: Run) -> tuple[Record, Architecture]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,7 +13,7 @@ from optuna.trial import TrialState
 
 from kblocks.tuner.bridge import HyperModel
 from kblocks.tuner.choosing.sampling import distributions_of
-from kblocks.tuner.records import EXTENDED, RUN, Objective
+from kblocks.tuner.records import EXTENDED, EXTENDS, RUN, Objective
 from kblocks.tuner.storing.identity import ChangedError, check, has_changed
 from kblocks.tuner.storing.storage import created, loaded
 
@@ -64,14 +65,22 @@ def find(storage: BaseStorage, name: str) -> optuna.Study:
         name = newer
 
 
+def names(storage: BaseStorage) -> list[str]:
+    """The names of the searches in a storage."""
+    return sorted(name for name, first in _studies(storage).items() if name == first)
+
+
 def delete(storage: BaseStorage, name: str) -> None:
     """Deletes a search with all its extensions."""
-    names = set(optuna.get_all_study_names(storage))
-    while name in names:
-        newer = loaded(storage, name).user_attrs.get(EXTENDED)
-        optuna.delete_study(study_name=name, storage=storage)
-        names.discard(name)
-        name = newer or ""
+    own = [one for one, first in _studies(storage).items() if first == name]
+    for one in sorted(own, key=lambda one: one == name):  # the first last: it leads to the others
+        optuna.delete_study(study_name=one, storage=storage)
+
+
+def _studies(storage: BaseStorage) -> dict[str, str]:
+    """Of each study the name under which its search began."""
+    studies = optuna.get_all_study_summaries(storage, include_best_trial=False)
+    return {one.study_name: one.user_attrs.get(EXTENDS, one.study_name) for one in studies}
 
 
 def _extend(
@@ -85,12 +94,13 @@ def _extend(
 
     Optuna keeps the options of a choice with its study for good.
     """
-    name, _, count = study.study_name.rpartition(" +")
-    newer = f"{name} +{int(count) + 1}" if name and count.isdigit() else f"{study.study_name} +1"
+    first = study.user_attrs.get(EXTENDS, study.study_name)
+    taken = _studies(storage)
+    newer = next(n for i in itertools.count(1) if (n := f"{first} +{i}") not in taken)
     known = distributions_of(hypermodel)
     trials = [_moved(trial, known) for trial in study.get_trials(deepcopy=False)]
-    delete(storage, newer)  # what an interrupted attempt has left
     made = created(storage, newer, objectives)
+    made.set_user_attr(EXTENDS, first)
     made.add_trials(trials)
     made.set_user_attr(RUN, dict(settings))
     study.set_user_attr(EXTENDED, newer)
