@@ -173,7 +173,7 @@ def test_a_worker_that_stands_still_on_this_machine_keeps_its_trial(toy: MakeToy
 def test_a_search_goes_on_after_trials_that_go_wrong_in_every_way(toy: MakeToy) -> None:
     faults = dict(enumerate(["raise", "memory", "nan", "inf", "kill", "hang"], 1))
     plan = {str(number): fault for number, fault in faults.items()}
-    search = toy({**plan, "seconds": 0.02}, trials=9, workers=2, trial_seconds=2)
+    search = toy({**plan, "seconds": 0.02}, trials=9, workers=2, trial_seconds=4)
     out = search.finish()
     search.check(9)
     trials = search.trials()
@@ -192,7 +192,7 @@ def test_a_search_goes_on_after_trials_that_go_wrong_in_every_way(toy: MakeToy) 
         3: "nan after epoch 1",
         4: "inf after epoch 1",
         5: "ended 3 times",
-        6: "longer than 2 s",
+        6: "longer than 4 s",
     }
     for number, words in expected.items():
         failure = trials[number].failure
