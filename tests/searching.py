@@ -109,7 +109,7 @@ class Toy:
     def files(self) -> list[str]:
         """What is kept of trials."""
         root = self.folder / "search" / "checkpoints"
-        return sorted(str(p.relative_to(root)) for p in root.rglob("*") if p.is_file())
+        return sorted(str(p.relative_to(root)) for p in root.rglob("trial-*/*"))
 
     def check(self, trials: int) -> None:
         """What holds after every search, whatever happened to it."""

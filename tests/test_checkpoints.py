@@ -166,19 +166,24 @@ def test_a_search_keeps_its_best(place: str, tmp_path: Path) -> None:
     for record, model in zip(run.ranked(), tuner.get_best_models(2), strict=False):
         assert model.evaluate(X, Y, verbose=0) == pytest.approx(record.scores[0], rel=1e-5)
     kept = {f"trial-{record.number:06d}/best.npz" for record in run.ranked()[:2]}
-    assert set(listed(Checkpoints(f"{place}/one"))) == kept
+    assert set(listed(Checkpoints(f"{place}/one"))) == {"search", *kept}
     assert not (tmp_path / "runs/one/checkpoints").exists()
 
 
-def test_a_new_search_does_not_go_on_with_an_older_ones_states(place: str, tmp_path: Path) -> None:
-    """Two searches in one place keep apart; one whose storage was deleted starts anew."""
+def test_a_new_search_does_not_touch_what_an_older_one_keeps(place: str, tmp_path: Path) -> None:
+    """Two searches in one place keep apart; what another storage's has left has to be removed."""
     for name in ("one", "two", "one-more"):
         made(tmp_path / "x", checkpoint_directory=place, project_name=name)
     left = Checkpoints(f"{place}/one")
     left.save_state(0, state(1))
     Checkpoints(f"{place}/two").save_state(0, state(1))
     tuner = made(tmp_path / "runs", checkpoint_directory=place, project_name="one")
-    run = searched(tuner)
+    for _ in range(2):
+        with pytest.raises(ValueError, match=r"`checkpoint_directory`.*overwrite=True"):
+            searched(tuner)
+    assert left.state(0) is not None
+    anew = made(tmp_path / "runs", checkpoint_directory=place, project_name="one", overwrite=True)
+    run = searched(anew)
     assert left.state(0) is None
     assert [len(trial.history["loss"]) for trial in run.trials] == [2, 2, 2]
     assert Checkpoints(f"{place}/two").state(0) is not None
@@ -187,6 +192,24 @@ def test_a_new_search_does_not_go_on_with_an_older_ones_states(place: str, tmp_p
     )
     searched(again)
     assert Checkpoints(f"{place}/one").numbers() == [0]
+
+
+def test_another_storages_search_neither_removes_nor_exports_what_is_kept(tmp_path: Path) -> None:
+    """As where the URL of the storage was mistyped."""
+    mine = made(tmp_path)
+    searched(mine)
+    before = [model.get_weights() for model in mine.get_best_models(2)]
+    typed = made(tmp_path, storage=f"sqlite:///{tmp_path / 'typo.db'}")
+    with pytest.raises(ValueError, match=r"another search than the one in sqlite.*typo\.db"):
+        searched(typed)
+    after = [model.get_weights() for model in made(tmp_path).get_best_models(2)]
+    for a, b in zip(before, after, strict=True):
+        for one, other in zip(a, b, strict=True):
+            np.testing.assert_array_equal(one, other)
+    elsewhere = made(tmp_path / "other", storage=f"sqlite:///{tmp_path / 'typo.db'}")
+    searched(elsewhere)
+    with pytest.raises(ValueError, match="another search"):
+        made(tmp_path, storage=f"sqlite:///{tmp_path / 'typo.db'}").get_best_models()
 
 
 DOORS: list[tuple[str, type[Exception], str]] = [

@@ -413,6 +413,34 @@ def test_search_then_worker(file: str, capsys: pytest.CaptureFixture[str]) -> No
     assert saved.count_params() == net.cost(INPUT).params == first.trials[0].costs["params"]
 
 
+@pytest.mark.usefixtures("file")
+def test_a_worker_for_a_family_takes_what_the_search_was_begun_with(failing: Any) -> None:
+    typed = "--family resnet --data digits --objective val_loss --macs 4e5 --limit 80 --seed 3"
+    begun = ["search", *typed.split(), "--batch-size", "16", "--trials", "1", "--epochs", "1"]
+    assert cli.main([*begun, "--workers", "0", "--quiet"]) == 0
+    same = ["worker", "--family", "resnet", "--data", "digits", "--workers", "0", "--quiet"]
+    assert cli.main([*same, "--trials", "3"]) == 0
+    run = opened("runs/resnet_digits")
+    assert [trial.state for trial in run.trials] == ["completed"] * 3
+    for trial in run.trials:
+        assert trial.scores == (min(trial.history["val_loss"]),)
+        assert trial.costs["macs"] <= 4e5
+    for other in (["--objective", "val_accuracy"], ["--seed", "4"], ["--macs", "5e5"]):
+        code, line = failing(*same, "--trials", "4", *other)
+        assert code == 1
+        assert "another search than the one to be joined" in line
+    assert opened("runs/resnet_digits").trials == run.trials
+
+
+def test_a_run_file_of_another_tuner_is_told(file: str, failing: Any) -> None:
+    text = RUN_FILE + "\n\ndef tuner(**settings):\n    return 'RandomSearch'\n"
+    Path(file).write_text(text, encoding="utf-8")
+    sys.modules.pop("kblocks_run_small", None)
+    code, line = failing("search", file)
+    assert code == 2
+    assert "must return a kb.tuner.Tuner. Received: 'RandomSearch'" in line
+
+
 def test_a_worker_needs_a_search(file: str, failing: Any) -> None:
     assert failing("worker", file)[0] == 1
     assert not Path("runs/small/study.db").exists()

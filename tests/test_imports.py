@@ -99,7 +99,8 @@ TUNER_ROOMS: dict[str, set[str]] = {
     "reporting": {"records"},
     "running": {"bridge", "choosing", "records", "reporting", "storing"},
     "stock": {"bridge", "files"},
-    "tuner": {"bridge", "choosing", "records", "running", "storing"},
+    "oracle": {"choosing", "records"},
+    "tuner": {"bridge", "choosing", "oracle", "records", "running", "storing"},
     "command": {
         *("bridge", "files", "images", "records", "reporting", "running", "storing", "tuner"),
     },

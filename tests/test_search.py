@@ -240,7 +240,7 @@ def test_machines_that_join_draw_their_own_points(
     one, again, other = drawn("a", "one"), drawn("a", "again"), drawn("b", "other")
     assert one == again
     assert one[0] == other[0]
-    assert all(mine != theirs for mine, theirs in zip(one[1:], other[1:], strict=True))
+    assert one[1:] != other[1:]  # of which one may be equal by chance
 
 
 @pytest.mark.parametrize("becomes", ["another", "nothing"])
@@ -444,7 +444,7 @@ def test_best_models_have_the_weights_of_their_best_epoch(
         assert found == pytest.approx(record.scores[0])
     with pytest.raises(ValueError, match="`checkpoints`"):
         tuner.get_best_models(3)
-    kept = sorted(path.name for path in (tuner.folder / "checkpoints").iterdir())
+    kept = sorted(path.name for path in (tuner.folder / "checkpoints").glob("trial-*"))
     assert kept == sorted(f"trial-{record.number:06d}" for record in run.ranked()[:2])
     tuner.results_summary()
     assert f"Trial {run.ranked()[0].number}: val_accuracy" in capsys.readouterr().out
@@ -608,7 +608,7 @@ def test_an_interrupted_trial_goes_on_from_its_last_epoch(make: Make) -> None:
         strict=True,
     ):
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
-    files = sorted(path.name for path in (cut.folder / "checkpoints").rglob("*") if path.is_file())
+    files = sorted(path.name for path in (cut.folder / "checkpoints").rglob("trial-*/*"))
     assert files == ["best.npz"]
 
 

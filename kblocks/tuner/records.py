@@ -17,6 +17,7 @@ from kblocks.space import NETWORK
 
 # The names of user attributes in Optuna's storage: of a trial,
 COSTS = "kblocks/costs"  # {"params": ..., "macs": ..., "activations": ..., "latency": ...}
+SHAPES = "kblocks/shapes"  # what `fit` built the model of, where `build` had not
 HISTORY = "kblocks/history"  # {metric: [value of each epoch]}
 EPOCHS = "kblocks/epochs"  # how many the trial was to train for
 FAILURE = "kblocks/failure"  # {"kind": ..., "message": ..., "traceback": ...}
@@ -25,6 +26,7 @@ OWNER = "kblocks/owner"  # the process that runs it
 BEAT = "kblocks/beat"  # counts up while it runs
 SURPLUS = "kblocks/surplus"  # that nobody needs it: it was begun when there were enough
 # and of the study.
+IDENTITY = "kblocks/identity"  # that its checkpoints bear, drawn at random
 RUN = "kblocks/run"  # what the search is: objectives, space, recipe, data
 RANGES = "kblocks/ranges"  # of the hyperparameters that a HyperModel of another's has asked for
 EXHAUSTED = "kblocks/exhausted"  # that a grid of them was gone through
@@ -89,6 +91,7 @@ class Record:
         attempts: how often it was begun.
         owner: the process that runs or ran it.
         started, ended: when.
+        shapes: what `fit` built its model of, where `build` had not.
     """
 
     number: int
@@ -104,6 +107,7 @@ class Record:
     owner: str = ""
     started: datetime | None = None
     ended: datetime | None = None
+    shapes: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def is_finished(self) -> bool:
@@ -127,12 +131,14 @@ class Run:
         objectives: one or several.
         settings: what it is: "space", "recipe", "data", "input_shape" and so on, as JSON has it.
         trials: all of them.
+        identity: what its checkpoints bear; "" where they bear nothing.
     """
 
     name: str
     objectives: tuple[Objective, ...]
     settings: Mapping[str, Any]
     trials: tuple[Record, ...]
+    identity: str = ""
 
     @property
     def input_shape(self) -> tuple[int, ...] | None:
@@ -194,7 +200,7 @@ def read(study: optuna.Study) -> Run:
     known = study.get_trials(deepcopy=False)
     trials = tuple(record(trial) for trial in known if SURPLUS not in trial.user_attrs)
     name = study.user_attrs.get(EXTENDS, study.study_name)
-    return Run(name, tuple(objectives), settings, trials)
+    return Run(name, tuple(objectives), settings, trials, study.user_attrs.get(IDENTITY, ""))
 
 
 def record(trial: FrozenTrial) -> Record:
@@ -215,4 +221,5 @@ def record(trial: FrozenTrial) -> Record:
         owner=attributes.get(OWNER, ""),
         started=trial.datetime_start,
         ended=trial.datetime_complete,
+        shapes=attributes.get(SHAPES, {}),
     )

@@ -12,25 +12,30 @@ from typing import Any
 import keras
 import keras_tuner
 import optuna
-from keras_tuner.engine.trial import Trial
+from optuna.distributions import BaseDistribution
 
 from kblocks.budget import Budget
-from kblocks.space import NETWORK
 from kblocks.tuner.bridge import HyperModel
-from kblocks.tuner.choosing.asking import given
-from kblocks.tuner.choosing.sampling import chooser, sampler_of
-from kblocks.tuner.records import COST_NAMES, Objective, Record, Run, read
+from kblocks.tuner.choosing.asking import asked_by
+from kblocks.tuner.choosing.sampling import chooser, distributions_of, sampler_of
+from kblocks.tuner.oracle import Oracle, hyperparameters
+from kblocks.tuner.records import COST_NAMES, RUN, Objective, Record, Run, read
 from kblocks.tuner.running import on_ray
 from kblocks.tuner.running.loop import Search
-from kblocks.tuner.running.training import Fit, Limits, epochs_of
+from kblocks.tuner.running.training import Fit, Limits, build_as, epochs_of
 from kblocks.tuner.storing import study as studies
 from kblocks.tuner.storing.checkpoints import Checkpoints
-from kblocks.tuner.storing.identity import settings_of
+from kblocks.tuner.storing.identity import check_joining, settings_of
 from kblocks.tuner.storing.owners import owner
 from kblocks.tuner.storing.patience import PATIENCE
-from kblocks.tuner.storing.storage import open_storage, shown, url_of
+from kblocks.tuner.storing.storage import is_missing, open_storage, shown, url_of
 
 PRUNERS = ("hyperband", "median")
+_FOREIGN = (
+    "`checkpoint_directory` must be of the search alone. Received: {}, with the weights of another "
+    "search than the one in {}. Name the storage of that one, or give this one another "
+    "`project_name`; overwrite=True removes the weights."
+)
 
 
 class Tuner(keras_tuner.Tuner):
@@ -100,9 +105,9 @@ class Tuner(keras_tuner.Tuner):
         ray: Mapping[str, Any] | None = None,
     ) -> None:
         _check_numbers(trials=trials, hours=hours, trial_seconds=trial_seconds)
-        _check_counts(workers=workers, checkpoints=checkpoints)
+        _check_counts(workers=workers, checkpoints=checkpoints, seed=0 if seed is None else seed)
         self.objectives = objectives_of(objective)
-        oracle = _Oracle(self, objective=[_as_theirs(o) for o in self.objectives])
+        oracle = Oracle(self)
         super().__init__(
             oracle, hypermodel=None, directory=str(directory), project_name=project_name
         )
@@ -161,14 +166,15 @@ class Tuner(keras_tuner.Tuner):
         Checkpoints(self.checkpoint_directory).check()
         fit = job.fit()
         if self._joins:
-            studies.find(self._opened(), self.project_name)  # which says what there is
+            before = studies.find(self._opened(), self.project_name).user_attrs.get(RUN)
+            check_joining(before or {}, self._settings(job, fit))
         else:
-            self._prepare(fit)
+            self._prepare(job, fit)
         supervise(self, job, fit, verbose)
         return self.run()
 
     def join(self) -> None:
-        """From now on `search` works for the search in the storage, whatever settings it has."""
+        """From now on `search` works for the search in the storage, which must be the same."""
         self._joins = True
         self.worker = zlib.crc32(owner().encode())  # other machines' processes count from 0 too
 
@@ -176,11 +182,30 @@ class Tuner(keras_tuner.Tuner):
         """Makes this the tuner of a worker process."""
         self.worker, self._serves = worker, True
 
-    def _prepare(self, fit: Fit) -> None:
+    def _prepare(self, job: Any, fit: Fit) -> None:
+        storage, checkpoints = self._opened(), Checkpoints(self.checkpoint_directory)
         if self.overwrite:
-            studies.delete(self._opened(), self.project_name)
+            studies.delete(storage, self.project_name)
+            checkpoints.clear()
             self.overwrite = False  # what it finds next is its own
-        settings = settings_of(
+        settings = self._settings(job, fit)
+        known = (storage, self.project_name)
+        studies.begin(*known, self.objectives, settings, self._asks, self.extend)
+        identity, bears = studies.identity(*known), checkpoints.bears()
+        is_new = not studies.find(*known).get_trials(deepcopy=False)
+        if bears is None and not (is_new and checkpoints.numbers()):
+            checkpoints.mark(identity)
+        elif bears != identity:
+            raise ValueError(_FOREIGN.format(checkpoints.shown, shown(self.storage_url)))
+
+    def _asks(self) -> Mapping[str, BaseDistribution]:
+        if isinstance(self.hypermodel, HyperModel):
+            return distributions_of(self.hypermodel)
+        inner = sampler_of(self.sampler, self.seed)
+        return asked_by(self.hypermodel, isinstance(inner, optuna.samplers.BruteForceSampler)).asked
+
+    def _settings(self, job: Any, fit: Fit) -> dict[str, Any]:
+        return settings_of(
             self.hypermodel,
             self.objectives,
             fit,
@@ -189,17 +214,7 @@ class Tuner(keras_tuner.Tuner):
             hours=self.hours,
             sampler=_named(self.sampler),
             pruner=_named(self.pruner),
-        )
-        if not studies.is_there(self._opened(), self.project_name):
-            # What another search has left would be taken for this one's.
-            Checkpoints(self.checkpoint_directory).clear()
-        studies.begin(
-            self._opened(),
-            self.project_name,
-            self.objectives,
-            settings,
-            self.hypermodel,
-            self.extend,
+            job=job.named(),
         )
 
     def make_search(self, deadline: float | None = None) -> Search:
@@ -255,7 +270,7 @@ class Tuner(keras_tuner.Tuner):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
-        self.oracle = _Oracle(self, objective=[_as_theirs(o) for o in self.objectives])
+        self.oracle = Oracle(self)
 
     # --- results -------------------------------------------------------------------------
 
@@ -265,6 +280,8 @@ class Tuner(keras_tuner.Tuner):
         Raises:
             KeyError: if it has not begun.
         """
+        if self._storage is None and is_missing(self.storage_url):
+            raise KeyError(f"there is no search in {shown(self.storage_url)}")
         return read(studies.find(self._opened(), self.project_name))
 
     def get_best_hyperparameters(self, num_trials: int = 1) -> list[keras_tuner.HyperParameters]:
@@ -281,14 +298,24 @@ class Tuner(keras_tuner.Tuner):
 
     def model_of(self, record: Record) -> keras.Model:
         """A trial's model with the weights of its best epoch."""
-        weights = Checkpoints(self.checkpoint_directory).best(record.number)
+        checkpoints = Checkpoints(self.checkpoint_directory)
+        if checkpoints.bears() not in (None, self.run().identity):
+            raise ValueError(_FOREIGN.format(checkpoints.shown, shown(self.storage_url)))
+        weights = checkpoints.best(record.number)
         if weights is None:
             raise ValueError(
                 f"No weights are kept of trial {record.number}; of the {self.checkpoints} best "
                 "they are (`checkpoints`). Its hyperparameters are there: build it and train it."
             )
         model: Any = self.hypermodel.build(hyperparameters(record))
-        model.set_weights(weights)
+        build_as(model, record.shapes)
+        try:
+            model.set_weights(weights)
+        except ValueError as error:
+            raise ValueError(
+                f"The weights of trial {record.number} do not fit the model that `build` makes of "
+                f"its hyperparameters: the code is not that of the search. {error}"
+            ) from error
         return model
 
     def load_model(self, trial: Any) -> keras.Model:
@@ -335,60 +362,6 @@ class Tuner(keras_tuner.Tuner):
         """Nothing: the storage has everything."""
 
 
-class _Oracle(keras_tuner.Oracle):
-    """What Keras Tuner's users look up in `tuner.oracle`, read from the storage."""
-
-    def __init__(self, tuner: Tuner, objective: Any) -> None:
-        super().__init__(objective=objective[0] if len(objective) == 1 else objective)
-        self._tuner = tuner
-
-    @property
-    def trials(self) -> dict[str, Trial]:
-        """All trials by their id, the number as text."""
-        return {str(record.number): _trial(record) for record in self._tuner.run().trials}
-
-    @trials.setter
-    def trials(self, value: Any) -> None:
-        """Keras Tuner starts with none."""
-
-    def get_trial(self, trial_id: str) -> Trial:
-        """A trial by its id."""
-        return self.trials[trial_id]
-
-    def get_best_trials(self, num_trials: int = 1) -> list[Trial]:
-        """The best completed trials."""
-        return [_trial(record) for record in self._tuner.run().ranked()[:num_trials]]
-
-    def save(self, fname: Any = None) -> None:
-        """Nothing: the storage has everything."""
-
-    def reload(self, fname: Any = None) -> None:
-        """Nothing: the storage has everything."""
-
-
-def hyperparameters(record: Record) -> keras_tuner.HyperParameters:
-    """A trial's hyperparameters, from which `build` makes its model."""
-    network = {} if record.network is None else {NETWORK: record.network}
-    return given({**record.values, **network})
-
-
-_STATUS = {"completed": "COMPLETED", "running": "RUNNING", "waiting": "IDLE", "failed": "FAILED"}
-
-
-def _trial(record: Record) -> Trial:
-    made = Trial(hyperparameters(record), str(record.number), _STATUS.get(record.state, "STOPPED"))
-    made.score = record.scores[0] if record.scores else None
-    made.message = record.failure.message if record.failure else None
-    for name, values in record.history.items():
-        for step, value in enumerate(values):
-            if not made.metrics.exists(name):
-                made.metrics.register(name, direction="max")
-            made.metrics.update(name, value, step=step)
-            if record.scores and value == record.scores[0] and made.best_step in (None, 0):
-                made.best_step = step
-    return made
-
-
 def objectives_of(objective: Any) -> tuple[Objective, ...]:
     """Objectives from their names or from Keras Tuner's form.
 
@@ -415,10 +388,6 @@ def _objective(one: Any) -> Objective:
             "`objective` must be the name of a known metric or a keras_tuner.Objective(name, "
             f"'min' or 'max'). Received: objective={one!r}"
         ) from error
-
-
-def _as_theirs(objective: Objective) -> keras_tuner.Objective:
-    return keras_tuner.Objective(objective.name, objective.direction)
 
 
 def pruner_of(pruner: Any) -> optuna.pruners.BasePruner:

@@ -75,6 +75,13 @@ class Asking(keras_tuner.HyperParameters):
         return self.values[name]
 
 
+def asked_by(hypermodel: keras_tuner.HyperModel, listed: bool) -> Asking:
+    """What a HyperModel asks for where every answer is the default; builds its model."""
+    asking = Asking(lambda name, distribution, default: default, listed)
+    hypermodel.build(asking)
+    return asking
+
+
 def _alone(kind: str, args: Any, kwargs: Mapping[str, Any]) -> Any:
     """What a call declares, whatever is around it."""
     free = {k: v for k, v in kwargs.items() if k not in ("parent_name", "parent_values")}

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
+import time
 import warnings
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from random import Random
 from typing import Any
 
@@ -16,18 +17,19 @@ from optuna.distributions import (
     IntDistribution,
 )
 from optuna.samplers import BaseSampler
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 
 from kblocks.choices import Choice, Real, Searchable
 from kblocks.tree import Assignment, Tree
 from kblocks.tuner.bridge import HyperModel, declare, position
 from kblocks.tuner.choosing.asking import Asking
-from kblocks.tuner.records import EXHAUSTED
+from kblocks.tuner.records import EXHAUSTED, OWNER, SURPLUS
 
 _STARTUP = 10  # trials at random before a sampler that learns is asked
 _TRIES = 4  # of a sampler's points; what does not fit then is repaired
 _FRESH = 200  # random points that fit and may be new
 _POPULATION = 16
+_SETTLED = 10.0  # seconds in which a process that has begun a trial writes its values
 
 SAMPLERS = ("tpe", "random", "grid", "nsga2")
 
@@ -121,6 +123,7 @@ class Choosing(BaseSampler):
         self._chosen: dict[int, dict[str, Any]] = {}  # by the trial's number
         self._defaults: dict[str, Any] = {}
         self._lock = threading.Lock()
+        self._is_listed = isinstance(inner, optuna.samplers.GridSampler)  # all points are given
 
     @property
     def is_grid(self) -> bool:
@@ -139,7 +142,7 @@ class Choosing(BaseSampler):
 
     def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
         """Chooses the trial's point."""
-        if self._study.user_attrs.get(EXHAUSTED):
+        if (self.is_grid or self._is_listed) and self._study.user_attrs.get(EXHAUSTED):
             raise ExhaustedError(trial.number)
         self.inner.before_trial(study, trial)
         if self._points is not None:
@@ -168,25 +171,53 @@ class Choosing(BaseSampler):
         default = self._defaults.get(param_name)
         if self._points is not None and self._points.knows(param_name):
             return default  # inactive: Keras Tuner's scopes are wider than ours
-        if trial.number == 0 and _contains(param_distribution, default):
+        is_first = trial.number == 0 and not self._is_listed
+        if is_first and _contains(param_distribution, default):
             return default
         return self.inner.sample_independent(study, trial, param_name, param_distribution)
 
     def after_trial(self, study: Any, trial: FrozenTrial, state: Any, values: Any) -> None:
         """As the inner sampler."""
         self._chosen.pop(trial.number, None)
-        if not self.is_grid:
+        if self.is_grid and self._points is not None:
+            return
+        try:
             self.inner.after_trial(study, trial, state, values)
-        elif self._points is None:
-            try:
-                self.inner.after_trial(study, trial, state, values)
-            except RuntimeError:  # the grid is done: it would stop a loop of Optuna's own
-                self._study.set_user_attr(EXHAUSTED, True)
+        except RuntimeError as error:
+            if "Study.stop" not in str(error):  # which ends a loop of Optuna's own
+                raise
+            self._study.set_user_attr(EXHAUSTED, True)
 
     def reseed_rng(self) -> None:
         """As the inner sampler."""
         self.inner.reseed_rng()
         self._random = Random()
+
+    def settle(self, trial: optuna.Trial, is_gone: Callable[[str], bool]) -> bool:
+        """Writes the point chosen for a trial; False if a trial before it has the same.
+
+        Another process may choose it before this one has written it. Of two trials the first
+        keeps it, so the second waits until all before it are written.
+
+        Args:
+            trial: that has begun.
+            is_gone: whether the process of that name has ended.
+        """
+        points = self._points
+        if points is None or trial.params:  # the latter is gone on with
+            return True
+        for name, value in self._chosen[trial.number].items():
+            if _suggested(trial, name, points.distributions[name]) != value:
+                raise RuntimeError(f"{name} of trial {trial.number} is not what was chosen")
+        until = time.monotonic() + _SETTLED
+        while True:
+            trials = self._study.get_trials(deepcopy=False)
+            before, own = trials[: trial.number], trials[trial.number].params
+            open_ones = (t for t in before if points.is_open(t))
+            lives = any(not is_gone(t.user_attrs.get(OWNER, "")) for t in open_ones)
+            if not lives or time.monotonic() > until:
+                return points.first(trials, own) == trial.number
+            time.sleep(0.02)
 
     def _choose(self, points: _Points, study: Any, trial: FrozenTrial) -> dict[str, Any]:
         if trial.params:  # interrupted in an earlier process: it goes on with what it had
@@ -203,7 +234,7 @@ class Choosing(BaseSampler):
     def _candidates(
         self, points: _Points, study: Any, trial: FrozenTrial, count: int
     ) -> Iterator[Assignment]:
-        if trial.number == 0:
+        if trial.number == 0 and not self._is_listed:
             yield points.default()
         if self.is_grid:
             self._grid = self._grid or points.all()
@@ -240,14 +271,14 @@ class _Points:
         self._recipe = Tree({}) if hypermodel.compile is not None else hypermodel.recipe.tree()
         # Where `compile` is a function it may ask for more, which no point knows.
         self._is_whole = not callable(hypermodel.compile)
-        self._distributions = distributions_of(hypermodel)
-        self._keys: set[Hashable] = set()
+        self.distributions = distributions_of(hypermodel)
+        self._keys: dict[Hashable, int] = {}  # each with the first trial that has it
         self._keyed: set[int] = set()  # trials whose keys are there
         self._ended = 0  # trials from the first on that have ended, which are not looked at again
 
     def knows(self, name: str) -> bool:
         """Whether a choice of that name is one of its dimensions."""
-        return name in self._distributions
+        return name in self.distributions
 
     def default(self) -> Assignment:
         """The space's default, repaired where it does not fit, with the recipe's."""
@@ -284,7 +315,7 @@ class _Points:
             found = tree.default()
             for name, dimension in tree.dimensions.items():
                 if dimension.always or dimension.is_active(found):
-                    known = self._distributions[name]
+                    known = self.distributions[name]
                     if name in drawn and together.get(name) == known:
                         value = drawn[name]
                     else:
@@ -311,14 +342,25 @@ class _Points:
         recipe = tuple(sorted(self._recipe.values(point).items(), key=lambda item: item[0]))
         return self._space.key(values), str(recipe)
 
-    def tried(self, trials: list[FrozenTrial], but: int) -> set[Hashable]:
+    def first(self, trials: list[FrozenTrial], params: Mapping[str, Any]) -> int | None:
+        """The number of the first trial with a point's network and recipe."""
+        return self.tried(trials, -1).get(self.key(self._read(params)))
+
+    def is_open(self, trial: FrozenTrial) -> bool:
+        """Whether a trial's process may still be about to write its point."""
+        if trial.state is not TrialState.RUNNING or SURPLUS in trial.user_attrs:
+            return False
+        return not self.is_whole(trial.params)
+
+    def tried(self, trials: list[FrozenTrial], but: int) -> dict[Hashable, int]:
         """The keys of what was tried, but by one trial; each is computed once."""
         for trial in trials[self._ended :]:
             if trial.number not in self._keyed and trial.number != but and trial.params:
                 try:
-                    self._keys.add(self.key(self._read(trial.params)))
+                    key = self.key(self._read(trial.params))
                 except (KeyError, ValueError):  # interrupted while its values were written
                     continue
+                self._keys[key] = min(trial.number, self._keys.get(key, trial.number))
                 self._keyed.add(trial.number)
         while self._ended < len(trials) and trials[self._ended].state.is_finished():
             self._keyed.discard(self._ended)

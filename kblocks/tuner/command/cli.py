@@ -31,7 +31,7 @@ _WIDTH = 160  # where the output is no terminal
 RunName = Annotated[str, typer.Argument(help="A run's folder; with --storage its name.")]
 Storage = Annotated[
     str | None,
-    typer.Option(help=f"A SQLAlchemy URL. Without it: {STORAGE}, else the run's own study.db."),
+    typer.Option(help=f"A SQLAlchemy URL. Without it: the folder's own study.db, else {STORAGE}."),
 ]
 
 
@@ -136,9 +136,11 @@ def best(
             with whole(output) as path:
                 path.write_text(net.to_json(indent=2), encoding="utf-8")
         return
-    weights = Checkpoints(checkpoints or folder / "checkpoints").best(trial.number)
+    kept = Checkpoints(checkpoints or folder / "checkpoints")
+    is_own = kept.bears() in (None, found.identity)
+    weights = kept.best(trial.number) if is_own else None
     if weights is None:
-        raise ValueError(f"no weights of trial {trial.number} are in {folder / 'checkpoints'}")
+        raise ValueError(f"no weights of trial {trial.number} of that search are in {kept.shown}")
     model = net.model(found.input_shape)
     model.set_weights(weights)
     name = f"best{FORMATS[export_].suffix or f'_{export_}'}"

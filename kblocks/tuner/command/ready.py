@@ -16,6 +16,7 @@ from kblocks.space import Space
 from kblocks.tuner.bridge import HyperModel
 from kblocks.tuner.images.data import Data, load
 from kblocks.tuner.images.image_files import ImageFiles
+from kblocks.tuner.records import Objective
 from kblocks.tuner.running.jobs import FileJob, Job
 from kblocks.tuner.running.training import Fit
 from kblocks.tuner.tuner import Tuner
@@ -82,19 +83,27 @@ class NamedJob(Job):
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_loaded": None}
 
-    def over(self, settings: Mapping[str, Any], fitting: Mapping[str, Any]) -> Self:
-        """The same over other settings and arguments of `fit`."""
+    def named(self) -> dict[str, Any]:
+        """The arguments of `fit` that were named."""
+        return {"fitting": self.fitting}
+
+    def joining(self, known: Mapping[str, Any]) -> Self:
+        """The same over what the search to be joined was begun with.
+
+        Args:
+            known: the settings of its run.
+        """
         made = copy.copy(self)
-        made.settings = {**settings, **self.settings}
-        made.fitting = {**fitting, **self.fitting}
+        made.settings = {"trials": known.get("trials"), **self.settings}
+        fitting = known.get("job", {}).get("fitting", {})
+        made.fitting = {**fitting, "epochs": known.get("epochs", 1), **self.fitting}
         return made
 
     def data(self) -> Data:
         """The data."""
         if self._loaded is None:
-            data = self.load()
-            self._loaded = replace(data, fit={**data.fit, **self.fitting})
-        return self._loaded
+            self._loaded = self.load()
+        return replace(self._loaded, fit={**self._loaded.fit, **self.fitting})
 
     def load(self) -> Data:
         """Loads them."""
@@ -131,6 +140,26 @@ class FamilyJob(NamedJob):
         batch = {} if isinstance(data.train, ImageFiles) else {"batch_size": BATCH}
         return replace(data, fit={"epochs": EPOCHS, **batch})
 
+    def named(self) -> dict[str, Any]:
+        """How the data were loaded, and the rest that the name of the family leaves open."""
+        free = ("sampler", "pruner", "trial_seconds", "checkpoints")
+        settings = {name: self.settings[name] for name in free if name in self.settings}
+        return {**super().named(), "options": self.options, "settings": settings}
+
+    def joining(self, known: Mapping[str, Any]) -> Self:
+        """With its objectives and its budget too."""
+        made = super().joining(known)
+        job = known.get("job", {})
+        made.options = {**job.get("options", {}), **self.options}
+        made._loaded = self._loaded if made.options == self.options else None
+        own = {
+            "objective": [Objective(**one) for one in known.get("objectives", ())] or None,
+            "budget": Budget(**known["budget"]) if known.get("budget") else None,
+        }
+        given = {name: value for name, value in own.items() if value is not None}
+        made.settings = {**given, **job.get("settings", {}), **made.settings}
+        return made
+
     def tuner(self) -> Tuner:
         """The search."""
         return tuner(self.family, self.data(), **self.settings)
@@ -162,7 +191,12 @@ class RunFile(NamedJob):
 
     def tuner(self) -> Tuner:
         """What the file's `tuner` returns."""
-        return FileJob(self.path, self.settings).tuner()
+        made = FileJob(self.path, self.settings).tuner()
+        if not isinstance(made, Tuner):
+            raise ValueError(
+                f"`tuner` of a run file must return a kb.tuner.Tuner. Received: {made!r}"
+            )
+        return made
 
 
 def _for_small(family: str, side: int) -> Mapping[str, Any]:

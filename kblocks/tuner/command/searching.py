@@ -108,11 +108,8 @@ def run_or_join(
 
 
 def join(job: Job, tuner: Any, verbose: bool) -> None:
-    """Works for a search that is there; how many trials and epochs it has, is taken from it."""
-    found = opened(tuner.project_name, tuner.storage_url)
-    job = job.over(
-        _given(trials=found.settings.get("trials")), _given(epochs=found.settings.get("epochs"))
-    )
+    """Works for a search that is there; what is not typed is taken from it."""
+    job = job.joining(opened(tuner.project_name, tuner.storage_url).settings)
     tuner = job.tuner()
     tuner.join()
     tuner.run_job(job, verbose=int(verbose))

@@ -8,13 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 from urllib.parse import unquote
 
-import sqlalchemy
-
 from kblocks import hiding
 from kblocks.network import Architecture
 from kblocks.tuner.records import Record, Run, read
 from kblocks.tuner.storing.owners import is_gone
-from kblocks.tuner.storing.storage import open_storage, shown, url_of
+from kblocks.tuner.storing.storage import is_missing, open_storage, shown, url_of
 from kblocks.tuner.storing.study import find, names
 
 DATABASE = "study.db"  # of a run folder
@@ -63,8 +61,7 @@ def opened(run: str, storage: str | None = None) -> Run:
 
 
 def _read(url: str, name: str) -> Run:
-    path = sqlalchemy.make_url(url).database or ""
-    if url.startswith("sqlite") and not Path(path).is_file():  # it would be made
+    if is_missing(url):
         raise ValueError(f"--storage must be a database that exists. Received: {shown(url)}")
     storage = open_storage(url, _PATIENCE)
     known = names(storage)

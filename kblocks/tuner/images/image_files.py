@@ -11,6 +11,7 @@ import numpy as np
 
 _ENDINGS = (".bmp", ".gif", ".jpeg", ".jpg", ".png")  # those of image_dataset_from_directory
 _READERS = 4  # threads
+_BILINEAR = 2  # Pillow's number of it
 
 
 class ImageFiles(keras.utils.PyDataset):
@@ -134,7 +135,13 @@ class ImageFiles(keras.utils.PyDataset):
 
     def _read(self, name: str) -> np.ndarray:
         path = self.folder / name
+        height, width = self.image_size
         try:
+            with _pillow().open(path) as file:
+                if file.mode.startswith("I"):  # 16 bits, which Pillow would cut off at 255
+                    grey = file.convert("I").resize((width, height), resample=_BILINEAR)
+                    image = np.repeat(np.asarray(grey, "float32")[..., None], 3, axis=-1)
+                    return np.clip(image / 65535, 0, 1)
             image = keras.utils.load_img(
                 path, target_size=self.image_size, interpolation="bilinear"
             )

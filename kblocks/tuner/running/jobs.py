@@ -42,6 +42,10 @@ class Job:
         """Why it cannot be sent to another process; None if it can."""
         return None
 
+    def named(self) -> dict[str, Any]:
+        """What a process that joins the search would have to be told again, as JSON."""
+        return {}
+
 
 class ObjectJob(Job):
     """A tuner and data of this process, which another process gets a copy of."""

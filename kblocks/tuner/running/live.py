@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from kblocks.quantities import quantity
-from kblocks.tuner.records import Objective, Record, Run, read
+from kblocks.tuner.records import EXHAUSTED, Objective, Record, Run, read
 from kblocks.tuner.running.loop import Search
 
 _EVERY = 1.0  # seconds between two looks at the storage
@@ -71,6 +71,8 @@ class Live:
             self._live.stop()
         try:
             self._look()
+            if error[0] is None and self._search.study.user_attrs.get(EXHAUSTED):
+                self.say("Every network of the space that could be found has been tried.")
         except Exception:
             if error[0] is None:
                 raise

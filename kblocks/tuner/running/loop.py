@@ -19,17 +19,19 @@ from optuna.trial import FrozenTrial, TrialState
 
 from kblocks.space import NETWORK
 from kblocks.tuner.bridge import HyperModel
-from kblocks.tuner.choosing.asking import Asking
+from kblocks.tuner.choosing.asking import Asking, asked_by
 from kblocks.tuner.choosing.sampling import Choosing, ExhaustedError, TornError
 from kblocks.tuner.records import (
     ATTEMPTS,
     COST_NAMES,
     COSTS,
     EPOCHS,
+    EXHAUSTED,
     FAILURE,
     HISTORY,
     OWNER,
     RANGES,
+    SHAPES,
     SURPLUS,
     Objective,
     record,
@@ -37,9 +39,9 @@ from kblocks.tuner.records import (
 from kblocks.tuner.running.training import Limits, LostError, Outcome, Progress, Watch, train
 from kblocks.tuner.storing import interrupts
 from kblocks.tuner.storing.checkpoints import Checkpoints
-from kblocks.tuner.storing.identity import compare_range
+from kblocks.tuner.storing.identity import compare_range, compare_ranges
 from kblocks.tuner.storing.ledger import Ledger
-from kblocks.tuner.storing.owners import Watchman, beating, give_back
+from kblocks.tuner.storing.owners import Watchman, beating, give_back, is_gone
 from kblocks.tuner.storing.patience import PatientStorage
 
 _log = logging.getLogger("kblocks")
@@ -137,6 +139,7 @@ def work(
     """
     watchman = Watchman(search.study, search.storage)
     with interrupts.remembered(), frozen() as collect:
+        _look_at_space(search)
         _work(search, fit, tell, stop, watchman, collect)
 
 
@@ -161,6 +164,28 @@ def _work(
         _check_hope(search.ledger)
 
 
+def _look_at_space(search: Search) -> None:
+    """Refuses a HyperModel of another's that asks otherwise than it did in the first trial.
+
+    Raises:
+        SpaceChangedError: with the first difference.
+    """
+    trials = search.study.get_trials(deepcopy=False)
+    if isinstance(search.hypermodel, HyperModel) or not trials or not trials[0].state.is_finished():
+        return
+    try:
+        now = asked_by(search.hypermodel, search.sampler.needs_lists)
+    except Exception:  # which its trials will tell
+        return
+    then = trials[0].params
+    if FAILURE in trials[0].user_attrs or any(then.get(k, v) != v for k, v in now.values.items()):
+        return  # it did not ask for all, or others: the default is not what it had
+    ranges = {name: str(distribution) for name, distribution in now.asked.items()}
+    known = search.study.user_attrs.get(RANGES, {})
+    builds_alone = type(search.hypermodel).fit is keras_tuner.HyperModel.fit
+    compare_ranges(known, ranges, set(then) if builds_alone else set())
+
+
 def _is_late(limits: Limits) -> bool:
     return limits.deadline is not None and time.monotonic() > limits.deadline
 
@@ -181,6 +206,7 @@ def _next(search: Search) -> optuna.Trial | None:
     try:
         trial = search.study.ask()
     except ExhaustedError as error:
+        search.study.set_user_attr(EXHAUSTED, True)
         _drop(search, error.number)
         ledger.look()
         search.trials = ledger.counted
@@ -188,12 +214,14 @@ def _next(search: Search) -> optuna.Trial | None:
     except TornError as error:
         _drop(search, error.number)
         return _next(search)
-    if search.trials is None or trial.number < search.trials:
-        return trial
-    ledger.look()
-    if ledger.counted_before(trial.number) >= search.trials:
-        _drop(search, trial.number)  # another process was first
-        return None
+    if search.trials is not None and trial.number >= search.trials:
+        ledger.look()
+        if ledger.counted_before(trial.number) >= search.trials:
+            _drop(search, trial.number)  # another process was first
+            return None
+    if not search.sampler.settle(trial, is_gone):
+        _drop(search, trial.number)
+        return _next(search)
     return trial
 
 
@@ -348,6 +376,14 @@ class _Telling(Watch):
             self._trial.set_user_attr(NETWORK, network)
         self._trial.set_user_attr(COSTS, self._costs)
 
+    def shapes(self) -> Mapping[str, Any] | None:
+        """What an earlier process has built the model of."""
+        return self._trial.user_attrs.get(SHAPES)
+
+    def built_of(self, shapes: Mapping[str, Any]) -> None:
+        """Keeps it."""
+        self._trial.set_user_attr(SHAPES, dict(shapes))
+
     def resumed(self) -> Mapping[str, list[float]]:
         """The history of an earlier process."""
         return self._history
@@ -364,11 +400,11 @@ class _Telling(Watch):
             self._trial.set_user_attr(EPOCHS, epochs)
         self._trial.set_user_attr(HISTORY, history)
         objectives = self._search.objectives
-        value = progress.history.get(objectives[0].name, [None])[-1]
-        if len(objectives) > 1 or value is None:
+        found = progress.best(objectives)
+        if len(objectives) > 1 or found is None:
             return False
         if progress.epochs not in known.intermediate_values:  # else trained once more
-            self._trial.report(value, progress.epochs)
+            self._trial.report(found[1][0], progress.epochs)  # what its score would be
         return self._trial.should_prune()
 
     def _check_owner(self) -> FrozenTrial:

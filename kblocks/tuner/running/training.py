@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 import math
+import os
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -125,11 +126,18 @@ def train(
         model: Any = hypermodel.build(hp)
         if not isinstance(model, keras.Model):
             raise ValueError(f"`build` must return a keras.Model. Received: {model!r}")
-        _hold_to(limits.budget, hypermodel, model)
-        watch.built(hp.values.get(NETWORK), _costs(hypermodel, hp, model))
+
+        def built() -> None:
+            _hold_to(limits.budget, hypermodel, model)
+            watch.built(hp.values.get(NETWORK), _costs(hypermodel, hp, model))
+
         kind = _Epochs if limits.seconds is None else _TimedEpochs
         epoch = kind(objectives, number, checkpoints, limits, watch, started)
-        epoch.resume(model)
+        if build_as(model, watch.shapes()):
+            built()
+            epoch.resume(model)
+        else:
+            epoch.when_built = built
         results = _fitted(hypermodel, hp, model, fit, epoch)
         epoch.finish(results)
         found = epoch.progress.best(objectives)
@@ -153,6 +161,13 @@ class Watch:
 
     def built(self, network: str | None, costs: Mapping[str, float]) -> None:
         """The model is there."""
+
+    def shapes(self) -> Mapping[str, Any] | None:
+        """What a model was built of before an interruption, where `fit` has built it."""
+        return None
+
+    def built_of(self, shapes: Mapping[str, Any]) -> None:
+        """What `fit` has built the model of."""
 
     def resumed(self) -> Mapping[str, list[float]]:
         """The history of the epochs before an interruption."""
@@ -183,6 +198,7 @@ class _Epochs(keras.callbacks.Callback):
         self.progress = Progress()
         self.weights: list[np.ndarray] = []
         self.first = 0  # the epoch that training goes on with
+        self.when_built: Callable[[], None] | None = None  # of a model that `fit` builds
 
     def __deepcopy__(self, memo: Any) -> _Epochs:
         return self  # who copies callbacks gets this one
@@ -208,6 +224,11 @@ class _Epochs(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Notes the logs, prunes, and keeps where the trial stands."""
         interrupts.check()
+        model: Any = self.model
+        if self.when_built is not None:
+            self._watch.built_of(model.get_build_config() or {})
+            self.when_built()
+            self.when_built = None
         figures = {k: float(v) for k, v in (logs or {}).items() if np.ndim(v) == 0}
         for name, value in figures.items():
             past = self.progress.history.setdefault(name, [])
@@ -217,12 +238,12 @@ class _Epochs(keras.callbacks.Callback):
         wrong = [n for n in sorted(watched & set(figures)) if not math.isfinite(figures[n])]
         if wrong:
             raise DivergedError(f"{wrong[0]} is {figures[wrong[0]]} after epoch {epoch + 1}")
-        model: Any = self.model
         found = self.progress.best(self._objectives)
         if found is not None and found[0] == self.progress.epochs - 1:
             self.weights = model.get_weights()
         epochs = (self.params or {}).get("epochs") or 1
-        if self._watch.epoch(self.progress, epochs):
+        is_last = epoch + 1 >= epochs or model.stop_training
+        if self._watch.epoch(self.progress, epochs) and not is_last:
             raise PrunedError
         if self._limits.deadline is not None and time.monotonic() > self._limits.deadline:
             model.stop_training = True
@@ -279,6 +300,9 @@ def _fitted(hypermodel: Any, hp: Any, model: Any, fit: Fit, epoch: _Epochs) -> A
     args, kwargs = fit
     kwargs = dict(kwargs)
     own = [_copied(callback) for callback in kwargs.pop("callbacks", None) or ()]
+    for callback in own:
+        if isinstance(callback, keras.callbacks.TensorBoard):  # a run for each trial
+            callback.log_dir = os.path.join(str(callback.log_dir), f"trial-{epoch.number:05d}")
     kwargs["callbacks"] = [*own, epoch]
     kwargs.setdefault("verbose", 0)
     if epoch.first:
@@ -293,10 +317,31 @@ def _copied(callback: Any) -> Any:
         return callback
 
 
+def build_as(model: Any, shapes: Mapping[str, Any] | None) -> bool:
+    """Builds a model that `fit` would build; whether it is built.
+
+    Args:
+        model: of a HyperModel.
+        shapes: what `fit` built it of before, as JSON, if that is known.
+    """
+    if not model.built and shapes:
+        model.build_from_config({name: _tuples(shape) for name, shape in shapes.items()})
+        return True
+    return model.built
+
+
+def _tuples(shape: Any) -> Any:
+    """Shapes as they were before JSON, which has no tuples."""
+    if isinstance(shape, Mapping):
+        return {name: _tuples(one) for name, one in shape.items()}
+    is_shape = isinstance(shape, list) and all(n is None or isinstance(n, int) for n in shape)
+    return tuple(shape) if is_shape else shape
+
+
 def _hold_to(budget: Budget | None, hypermodel: Any, model: Any) -> None:
     if budget is None or isinstance(hypermodel, HyperModel):
         return
-    params = model.count_params()
+    params = _params(model)
     least, most = budget.min_params, budget.params
     if (most is not None and params > most) or (least is not None and params < least):
         raise OverBudgetError(f"the model has {params:,} parameters, which {budget} excludes")
@@ -304,8 +349,13 @@ def _hold_to(budget: Budget | None, hypermodel: Any, model: Any) -> None:
 
 def _costs(hypermodel: Any, hp: Any, model: Any) -> dict[str, float]:
     if NETWORK not in hp.values or not isinstance(hypermodel, HyperModel):
-        return {"params": model.count_params()}
+        return {"params": _params(model)}
     return {**costs_of(network_of(hp), hypermodel.space.input_shape)}
+
+
+def _params(model: Any) -> int:
+    """As `count_params`, which asks models of some inputs to be built that are."""
+    return sum(math.prod(weight.shape) for weight in model.weights)
 
 
 def _failure(error: Exception) -> Failure:

@@ -8,7 +8,7 @@ import io
 import re
 import uuid
 import zipfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,6 +17,7 @@ import fsspec
 import keras
 import numpy as np
 
+_BEARS = "search"  # the file that says whose checkpoints they are
 _Method = TypeVar("_Method", bound=Callable[..., Any])
 
 
@@ -132,9 +133,26 @@ class Checkpoints:
 
     @_as_oserror
     def clear(self) -> None:
-        """Removes all that is kept of any trial."""
+        """Removes all that is kept of any trial, and whose it is."""
         for number in self.numbers():
             self.drop(number)
+        self._remove([f"{self._root}/{_BEARS}"])
+
+    @_as_oserror
+    def bears(self) -> str | None:
+        """The identity of the search whose they are; None if that is not said."""
+        try:
+            with self._files.open(f"{self._root}/{_BEARS}", "rb") as file:
+                return str(file.read(100).decode("ascii", "replace").strip())
+        except FileNotFoundError:
+            return None
+
+    @_as_oserror
+    def mark(self, identity: str) -> None:
+        """Says whose they are."""
+        self._files.makedirs(self._root, exist_ok=True)
+        with self._written(f"{self._root}/{_BEARS}") as file:
+            file.write(identity.encode())
 
     @_as_oserror
     def save_state(self, number: int, state: State) -> None:
@@ -214,10 +232,16 @@ class Checkpoints:
         np.savez(content, **arrays)  # type: ignore[arg-type]
         folder = path.rsplit("/", 1)[0]
         self._files.makedirs(folder, exist_ok=True)
-        unfinished = f"{folder}/.{uuid.uuid4().hex}.part"
+        with self._written(path) as file:
+            file.write(content.getbuffer())
+
+    @contextlib.contextmanager
+    def _written(self, path: str) -> Iterator[Any]:
+        """A file that is there whole, or not at all."""
+        unfinished = f"{path.rsplit('/', 1)[0]}/.{uuid.uuid4().hex}.part"
         try:
             with self._files.open(unfinished, "wb") as file:
-                file.write(content.getbuffer())
+                yield file
             self._files.mv(unfinished, path)
         except BaseException:
             self._remove([unfinished])

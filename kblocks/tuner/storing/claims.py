@@ -1,4 +1,4 @@
-"""Which process has a trial: taken and given back in one step of the database each.
+"""What only one process may do, in one step of the database: take a trial, give it back, say first.
 
 Optuna reads a trial's state and writes it in a second step, between which on SQLite another
 process can do the same; and who runs the trial it does not write at all.
@@ -6,13 +6,25 @@ process can do the same; and who runs the trial it does not write at all.
 
 from __future__ import annotations
 
+import contextlib
 import json
 from datetime import UTC, datetime
 from typing import Any
 
 import optuna
 import sqlalchemy
-from sqlalchemy import Connection, DateTime, Engine, and_, column, exists, literal_column, table
+from sqlalchemy import (
+    Connection,
+    DateTime,
+    Engine,
+    and_,
+    column,
+    exists,
+    literal_column,
+    select,
+    table,
+)
+from sqlalchemy.exc import IntegrityError
 
 from kblocks.tuner.records import ATTEMPTS, OWNER
 
@@ -20,6 +32,9 @@ from kblocks.tuner.records import ATTEMPTS, OWNER
 _TRIALS = table("trials", column("trial_id"), column("state"), column("datetime_start", DateTime))
 _ATTRIBUTES = table(
     "trial_user_attributes", column("trial_id"), column("key"), column("value_json")
+)
+_OF_STUDIES = table(
+    "study_user_attributes", column("study_id"), column("key"), column("value_json")
 )
 _WAITING, _RUNNING = literal_column("'WAITING'"), literal_column("'RUNNING'")
 
@@ -54,6 +69,17 @@ def release(engine: Engine, trial_id: int, owner: str, attempts: int) -> bool:
         _write(connection, trial_id, OWNER, "")
         _write(connection, trial_id, ATTEMPTS, attempts)
     return True
+
+
+def once(engine: Engine, study_id: int, key: str, value: Any) -> Any:
+    """Sets a study's attribute that nobody has set before; returns the one that it has then."""
+    row = and_(_OF_STUDIES.c.study_id == study_id, _OF_STUDIES.c.key == key)
+    new = _OF_STUDIES.insert().values(study_id=study_id, key=key, value_json=json.dumps(value))
+    with contextlib.suppress(IntegrityError), engine.begin() as connection:
+        connection.execute(new)
+    with engine.begin() as connection:
+        found = connection.execute(select(_OF_STUDIES.c.value_json).where(row)).scalar_one()
+    return json.loads(found)
 
 
 def _write(connection: Connection, trial_id: int, key: str, value: Any) -> None:

@@ -90,12 +90,38 @@ def check(before: Mapping[str, Any], now: Mapping[str, Any], extend: bool = Fals
             differences += _differences(f"recipe: {name}", was[name], found[name])
     if not differences:
         return
-    listed = "\n  ".join(differences)
     hint = "" if extend else " (added choices can be allowed: extend=True, or --extend)"
     raise ChangedError(
-        f"The search has changed since it began; its trials could not be compared:\n  {listed}\n"
+        "The search has changed since it began; its trials could not be compared:"
+        f"{_list(differences)}\n"
         f"Give it another `project_name`, undo the change, or start anew with overwrite=True{hint}."
     )
+
+
+def check_joining(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Refuses to work for a search as if it were another.
+
+    Args:
+        before, now: the settings of the search, and those that the process has.
+
+    Raises:
+        ChangedError: with the differences.
+    """
+    differences = [
+        line
+        for key in _BINDING
+        if key in before
+        for line in _differences(key, before[key], now.get(key))
+    ]
+    if differences:
+        raise ChangedError(
+            f"This is another search than the one to be joined:{_list(differences)}\n"
+            "Give the same that it was begun with."
+        )
+
+
+def _list(lines: Sequence[str]) -> str:
+    return "".join(f"\n  {line}" for line in lines)
 
 
 def has_changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
@@ -160,12 +186,13 @@ def fingerprint(value: Any) -> Any:
         return [fingerprint(item) for item in value]
     if isinstance(value, Mapping):
         return {str(key): fingerprint(item) for key, item in value.items()}
-    if hasattr(value, "fingerprint"):  # of image files: their names and sizes
-        return value.fingerprint()
-    if hasattr(value, "element_spec"):
+    if hasattr(value, "element_spec"):  # of TensorFlow, whose `fingerprint` is a tensor
         size = int(value.cardinality()) if hasattr(value, "cardinality") else "unknown"
         return f"dataset of {size} x {value.element_spec}"
     if isinstance(value, keras.utils.PyDataset):
+        own: Any = getattr(value, "fingerprint", None)  # of image files: their names and sizes
+        if own is not None:
+            return own()
         return f"{type(value).__qualname__} of {value.num_batches}"
     if hasattr(value, "__array__"):
         return fingerprint(np.asarray(value))
@@ -192,7 +219,30 @@ def compare_range(known: Mapping[str, str], name: str, now: str) -> None:
         SpaceChangedError: if it has.
     """
     if known.get(name, now) != now:
-        raise SpaceChangedError(
-            f"The search has changed since it began: {name} was {known[name]}, is {now}. "
-            "Give it another `project_name`, undo the change, or start anew with overwrite=True."
-        )
+        raise _changed(name, known[name], now)
+
+
+def compare_ranges(known: Mapping[str, str], now: Mapping[str, str], first: set[str]) -> None:
+    """Refuses more, fewer and other hyperparameters than in the trials before.
+
+    Args:
+        known: the ranges of the trials before.
+        now: those of the default point.
+        first: the names that the first trial asked for, at the same point.
+
+    Raises:
+        SpaceChangedError: with the first difference.
+    """
+    for name, found in now.items():
+        if known.get(name) != found:
+            raise _changed(name, _told(known.get(name)), found)
+    for name in sorted(first - set(now)):
+        raise _changed(name, known.get(name, "there"), _told(None))
+
+
+def _changed(name: str, before: str, now: str) -> SpaceChangedError:
+    return SpaceChangedError(
+        f"The search has changed since it began: {name} was {before}, is {now}. Give it another "
+        "`project_name`, undo the change, or start anew with overwrite=True (added choices can be "
+        "allowed: extend=True, or --extend)."
+    )

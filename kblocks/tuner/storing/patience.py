@@ -23,7 +23,7 @@ from sqlalchemy.exc import (
 )
 
 from kblocks.tuner.records import ATTEMPTS, OWNER
-from kblocks.tuner.storing.claims import release, take
+from kblocks.tuner.storing.claims import once, release, take
 from kblocks.tuner.storing.interrupts import held
 
 _log = logging.getLogger("kblocks")
@@ -91,6 +91,16 @@ class PatientStorage(BaseStorage):
         if engine is None:
             return self.inner.set_trial_state_values(trial_id, TrialState.RUNNING)
         return self.patiently(lambda: take(engine, trial_id, self.owner))
+
+    def once(self, study_id: int, key: str, value: Any) -> Any:
+        """A study's attribute, which is `value` where it had none: the first to ask sets it."""
+        engine = self._engine
+        if engine is None:
+            found = self.inner.get_study_user_attrs(study_id).get(key)
+            if found is None:
+                self.inner.set_study_user_attr(study_id, key, value)
+            return value if found is None else found
+        return self.patiently(lambda: once(engine, study_id, key, value))
 
     def release(self, trial: FrozenTrial, attempts: int) -> bool:
         """Lets another process take a trial; False if it has another owner by now.

@@ -39,7 +39,8 @@ def url_of(storage: str | None, folder: Path) -> str:
         ValueError: if it is no URL of SQLAlchemy's.
     """
     if storage is None:
-        return f"sqlite:///{(folder / 'study.db').resolve()}"
+        path = str((folder / "study.db").resolve())
+        return sqlalchemy.URL.create("sqlite", database=path).render_as_string(False)
     # `postgresql://` alone means another driver from version to version of SQLAlchemy.
     storage = re.sub(r"^postgres(ql)?://", "postgresql+psycopg://", storage)
     # Nothing is chained or quoted here: it may hold a password.
@@ -57,6 +58,12 @@ def url_of(storage: str | None, folder: Path) -> str:
             "postgresql://user@host/name. Received: something else"
         ) from None
     return storage
+
+
+def is_missing(url: str) -> bool:
+    """Whether it is of a file that is not there, and that opening it would make."""
+    path = sqlalchemy.make_url(url).database or ""
+    return url.startswith("sqlite") and path != ":memory:" and not Path(path).is_file()
 
 
 def shown(url: str) -> str:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+import uuid
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import optuna
@@ -11,10 +12,9 @@ from optuna.distributions import BaseDistribution
 from optuna.storages import BaseStorage
 from optuna.trial import TrialState
 
-from kblocks.tuner.bridge import HyperModel
-from kblocks.tuner.choosing.sampling import distributions_of
-from kblocks.tuner.records import EXTENDED, EXTENDS, RUN, Objective
+from kblocks.tuner.records import EXTENDED, EXTENDS, IDENTITY, RANGES, RUN, Objective
 from kblocks.tuner.storing.identity import ChangedError, check, has_changed
+from kblocks.tuner.storing.patience import PatientStorage
 from kblocks.tuner.storing.storage import created, loaded
 
 
@@ -23,10 +23,16 @@ def begin(
     name: str,
     objectives: tuple[Objective, ...],
     settings: Mapping[str, Any],
-    hypermodel: Any,
+    asks: Callable[[], Mapping[str, BaseDistribution]],
     extend: bool,
 ) -> None:
     """Makes the study of a search, or finds it and sees that it is the same search.
+
+    Args:
+        storage, name, objectives, settings: of the search.
+        asks: gives the distributions of all its choices, or those that are asked for at the
+            default point.
+        extend: whether choices may have been added.
 
     Raises:
         ValueError: if it is another one, with the differences.
@@ -40,10 +46,20 @@ def begin(
         study.set_user_attr(RUN, dict(settings))
         return
     check(before, settings, extend)
-    if has_changed(before, settings):
-        _extend(storage, study, objectives, settings, hypermodel)
-    else:
+    ranges = study.user_attrs.get(RANGES)  # of a HyperModel of another's, which may ask for more
+    known = asks() if extend and (ranges is not None or has_changed(before, settings)) else {}
+    now = {**(ranges or {}), **{name: str(one) for name, one in known.items()}}
+    if not extend or (ranges == now and not has_changed(before, settings)):
         study.set_user_attr(RUN, {**before, **settings})
+        return
+    if ranges is None:
+        _extend(storage, study, objectives, settings, known)
+        return
+    own: dict[str, BaseDistribution] = {}
+    for trial in study.get_trials(deepcopy=False):
+        own |= trial.distributions
+    own.update(known)
+    _extend(storage, study, objectives, settings, own).set_user_attr(RANGES, now)
 
 
 def is_there(storage: BaseStorage, name: str) -> bool:
@@ -63,6 +79,12 @@ def find(storage: BaseStorage, name: str) -> optuna.Study:
         if newer is None:
             return study
         name = newer
+
+
+def identity(storage: PatientStorage, name: str) -> str:
+    """What the checkpoints of a search bear, in all its extensions, and of no other search."""
+    study = find(storage, name)
+    return str(storage.once(study._study_id, IDENTITY, uuid.uuid4().hex))
 
 
 def names(storage: BaseStorage) -> list[str]:
@@ -88,8 +110,8 @@ def _extend(
     study: optuna.Study,
     objectives: tuple[Objective, ...],
     settings: Mapping[str, Any],
-    hypermodel: HyperModel,
-) -> None:
+    known: Mapping[str, BaseDistribution],
+) -> optuna.Study:
     """A study with the same trials under more choices; the old one then points to it.
 
     Optuna keeps the options of a choice with its study for good.
@@ -97,13 +119,15 @@ def _extend(
     first = study.user_attrs.get(EXTENDS, study.study_name)
     taken = _studies(storage)
     newer = next(n for i in itertools.count(1) if (n := f"{first} +{i}") not in taken)
-    known = distributions_of(hypermodel)
     trials = [_moved(trial, known) for trial in study.get_trials(deepcopy=False)]
     made = created(storage, newer, objectives)
     made.set_user_attr(EXTENDS, first)
+    if IDENTITY in study.user_attrs:
+        made.set_user_attr(IDENTITY, study.user_attrs[IDENTITY])
     made.add_trials(trials)
     made.set_user_attr(RUN, dict(settings))
     study.set_user_attr(EXTENDED, newer)
+    return made
 
 
 def _moved(

@@ -1,0 +1,70 @@
+"""What Keras Tuner's users look up in `tuner.oracle`, read from the storage."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras_tuner
+from keras_tuner.engine.trial import Trial
+
+from kblocks.space import NETWORK
+from kblocks.tuner.choosing.asking import given
+from kblocks.tuner.records import Objective, Record
+
+
+class Oracle(keras_tuner.Oracle):
+    """What Keras Tuner's users look up in `tuner.oracle`, read from the storage."""
+
+    def __init__(self, tuner: Any) -> None:
+        theirs = [keras_tuner.Objective(one.name, one.direction) for one in tuner.objectives]
+        super().__init__(objective=theirs[0] if len(theirs) == 1 else theirs)
+        self._tuner = tuner
+
+    @property
+    def trials(self) -> dict[str, Trial]:
+        """All trials by their id, the number as text."""
+        run = self._tuner.run()
+        return {str(record.number): _trial(record, run.objectives) for record in run.trials}
+
+    @trials.setter
+    def trials(self, value: Any) -> None:
+        """Keras Tuner starts with none."""
+
+    def get_trial(self, trial_id: str) -> Trial:
+        """A trial by its id."""
+        return self.trials[trial_id]
+
+    def get_best_trials(self, num_trials: int = 1) -> list[Trial]:
+        """The best completed trials."""
+        run = self._tuner.run()
+        return [_trial(record, run.objectives) for record in run.ranked()[:num_trials]]
+
+    def save(self, fname: Any = None) -> None:
+        """Nothing: the storage has everything."""
+
+    def reload(self, fname: Any = None) -> None:
+        """Nothing: the storage has everything."""
+
+
+def hyperparameters(record: Record) -> keras_tuner.HyperParameters:
+    """A trial's hyperparameters, from which `build` makes its model."""
+    network = {} if record.network is None else {NETWORK: record.network}
+    return given({**record.values, **network})
+
+
+_STATUS = {"completed": "COMPLETED", "running": "RUNNING", "waiting": "IDLE", "failed": "FAILED"}
+
+
+def _trial(record: Record, objectives: tuple[Objective, ...]) -> Trial:
+    directions = {objective.name: objective.direction for objective in objectives}
+    made = Trial(hyperparameters(record), str(record.number), _STATUS.get(record.state, "STOPPED"))
+    made.score = record.scores[0] if record.scores else None
+    made.message = record.failure.message if record.failure else None
+    for name, values in record.history.items():
+        for step, value in enumerate(values):
+            if not made.metrics.exists(name):
+                made.metrics.register(name, directions.get(name))  # others as Keras Tuner knows
+            made.metrics.update(name, value, step=step)
+            if record.scores and value == record.scores[0] and made.best_step in (None, 0):
+                made.best_step = step
+    return made
