@@ -224,6 +224,34 @@ def recomputed(function: Any, inputs: Any, seeds: Any) -> Any:
     return tf.recompute_grad(once_more)(inputs)
 
 
+def demand(condition: Any, message: str, values: Any) -> None:
+    """Refuses values of tensors while a model is trained, as far as the backend can.
+
+    Nothing is said where a step is compiled by XLA, which has no way to.
+
+    Args:
+        condition: a scalar, whether they are as they must be.
+        message: what they must be.
+        values: tensors to show.
+
+    Raises:
+        ValueError: if not; within TensorFlow's graphs its InvalidArgumentError, with the message.
+    """
+    if name() == "tensorflow":
+        import tensorflow as tf
+
+        if compiles():
+            return
+        if not tf.executing_eagerly():
+            tf.debugging.Assert(condition, [f"{message} Received:", *values])
+            return
+    elif name() != "torch":
+        return
+    if not bool(condition):
+        told = ", ".join(str(keras.ops.convert_to_numpy(value)) for value in values)
+        raise ValueError(f"{message} Received: {told}")
+
+
 def lite_options(samples: Any = None) -> dict[str, Any]:
     """How TensorFlow converts for phones: by the ops of the plain runtime alone.
 

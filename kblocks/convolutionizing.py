@@ -91,7 +91,14 @@ def _counterpart(layer: Any) -> Any:
     """The convolutional form of a layer."""
     if isinstance(layer, Block):
         return _block(layer)
-    shape = tuple(getattr(layer.input, "shape", ())) if not isinstance(layer.input, list) else ()
+    several = isinstance(layer.input, (list, tuple))
+    if not isinstance(layer, layers.Layer) or isinstance(layer, (layers.Reshape, layers.Permute)):
+        raise _formless(layer)
+    if several and any(_flattened(x) for x in layer.input):
+        raise ValueError(
+            f"{layer.name} joins maps that were flattened, which has no convolutional form"
+        )
+    shape = () if several else tuple(getattr(layer.input, "shape", ()))
     common = {"name": layer.name, "dtype": layer.dtype_policy, "trainable": layer.trainable}
     match layer:
         case layers.Flatten():
@@ -102,12 +109,23 @@ def _counterpart(layer: Any) -> Any:
             return _convolution(layer, common)
         case keras.Model() if not isinstance(layer, Block):
             raise ValueError(f"{layer.name} is a model in a model, which cannot be told apart")
-    if len(shape) == 2 and not isinstance(layer, _ELEMENTWISE):
+    if len(shape) != 2:
+        return type(layer).from_config(layer.get_config())
+    if not isinstance(layer, _ELEMENTWISE):
+        raise _formless(layer)
+    if not hasattr(layer, "axis"):
+        return type(layer).from_config(layer.get_config())
+    if isinstance(layer, layers.BatchNormalization) and _flattened(layer.input):
         raise ValueError(
-            f"{layer.name}, a {type(layer).__name__}, works on features and has no convolutional "
-            "form"
+            f"{layer.name} normalizes a flattened map, which has no convolutional form"
         )
-    return type(layer).from_config(layer.get_config())
+    features = -1 if keras.config.image_data_format() == "channels_last" else 1
+    return type(layer).from_config({**layer.get_config(), "axis": features})
+
+
+def _formless(layer: Any) -> ValueError:
+    kind = type(layer).__name__
+    return ValueError(f"{layer.name}, a {kind}, has no convolutional form behind or before maps")
 
 
 _ELEMENTWISE = (
@@ -128,7 +146,7 @@ def _window(layer: Any, shape: Any, common: dict[str, Any]) -> Any:
 
 def _convolution(layer: Any, common: dict[str, Any]) -> Any:
     """A linear layer as a convolution over the map that it reads flattened, or of one pixel."""
-    flat = _map_before(layer)
+    flat = _flattened(layer.input)
     return layers.Conv2D(
         layer.units,
         flat or 1,
@@ -143,9 +161,9 @@ def _convolution(layer: Any, common: dict[str, Any]) -> Any:
     )
 
 
-def _map_before(layer: Any) -> Any:
-    """The height and width of the map that a layer's input is the flattened form of, or None."""
-    before: Any = layer.input._keras_history.operation
+def _flattened(x: Any) -> Any:
+    """The height and width of the map that a tensor is the flattened form of, or None."""
+    before: Any = x._keras_history.operation
     while isinstance(before, _ELEMENTWISE):
         source: Any = before.input
         before = source._keras_history.operation

@@ -135,7 +135,7 @@ def _samples(model: Any, representative: Any) -> Callable[[], Iterator[list[np.n
         raise ValueError(
             f"`representative` goes with models of one input. Received: {len(inputs)} inputs"
         )
-    expected = tuple(inputs[0].shape[1:])
+    expected, dtype = tuple(inputs[0].shape[1:]), keras.backend.standardize_dtype(inputs[0].dtype)
     if None in expected:
         raise ValueError(
             "`representative` goes with models of a known input size, as of "
@@ -145,7 +145,9 @@ def _samples(model: Any, representative: Any) -> Callable[[], Iterator[list[np.n
     found = []
     for batch in batches:
         inputs = batch[0] if isinstance(batch, (tuple, list)) else batch
-        inputs = np.asarray(inputs, "float32")
+        inputs = np.asarray(inputs).astype(dtype)
+        if not np.all(np.isfinite(inputs)):
+            raise ValueError("`representative` must hold finite values. Received: NaN or infinity")
         if inputs.shape[1:] != expected:
             raise ValueError(
                 f"`representative` must be a batch of inputs of shape {expected}, or several. "

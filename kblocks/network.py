@@ -234,11 +234,9 @@ class Architecture:
         hidden = [output for output in self.auxiliary if output in outputs]
         if len(outputs) == 1:
             model = keras.Model(start, next(iter(outputs.values())), name=name)
-        elif hidden or any(self.targets.get(output, output) != output for output in outputs):
+        else:
             model = SharedTargets(start, outputs, name=name)
             model.share(self.targets, self._copied(hidden))
-        else:
-            model = keras.Model(start, outputs, name=name)
         for layer in model.layers if remat else ():
             if isinstance(layer, Block):
                 layer.remat = True
@@ -257,9 +255,23 @@ class Architecture:
         found = {}
         for output in hidden:
             task = task_of(origins_of(self.rows)[self.outputs[output]].spec)
-            like = targets.get(self.targets.get(output, output), main[0])
+            like = targets.get(self.targets.get(output, output)) or self._like(main, task)
             found[output] = like, 1.0 if task is None else task.weight
         return found
+
+    def _like(self, main: Sequence[str], task: Any) -> str:
+        """The main output that is told what an auxiliary one is to tell."""
+        tasks = {name: task_of(origins_of(self.rows)[self.outputs[name]].spec) for name in main}
+        if task is None or not any(tasks.values()):
+            return main[0]
+        wanted = type(task.loss())
+        like = [name for name, one in tasks.items() if one and type(one.loss()) is wanted]
+        if not like:
+            raise ValueError(
+                "`aux` needs a head that is trained on what the auxiliary outputs are trained on: "
+                f"{task.target}. Received: a head with {', '.join(main)}"
+            )
+        return like[0]
 
     def _load(self, model: keras.Model, source: Any) -> None:
         if isinstance(source, (str, os.PathLike)):
@@ -284,8 +296,8 @@ class Architecture:
 
         Args:
             input_shape: (height, width, channels).
-            levels: strides, rows or stages; None is those of the strides 4, 8, 16 and 32 that
-                the network has. Of a stride or stage it is the last row.
+            levels: strides, rows or stages, or one of them; None is those of the strides 4, 8,
+                16 and 32 that the network has. Of a stride or stage it is the last row.
 
         Returns:
             For each level the row's name, its stride and its shape, (height, width, channels).
@@ -342,6 +354,8 @@ class Architecture:
         def chosen(wanted: Any) -> tuple[dict[str, Level], list[int]]:
             return chosen_levels(self.rows, needed, input_shape, wanted)
 
+        if isinstance(levels, (str, int)):
+            levels = (levels,)
         found, missing = chosen(STRIDES if levels is None else levels)
         if not found or (missing and levels is not None):
             there = chosen([2**power for power in range(10)])[0]

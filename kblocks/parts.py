@@ -10,6 +10,7 @@ import numpy as np
 
 from kblocks.block import Block
 from kblocks.graph import as_functional, calls_of, is_graph
+from kblocks.shared import SharedTargets
 from kblocks.stages import members, unknown_stage
 
 
@@ -64,7 +65,14 @@ def adapt_input(model: keras.Model, channels: int) -> keras.Model:
     if not isinstance(channels, int) or isinstance(channels, bool) or channels < 1:
         raise ValueError(f"`channels` must be a positive integer. Received: channels={channels!r}")
     graph = _checked(model)
-    height, width, _ = _image_shape(graph)
+    height, width, before = _image_shape(graph)
+    for layer in graph.layers if channels != before else ():
+        known = getattr(layer, "input_mean", None)
+        if known is not None and np.size(known) > 1:
+            raise ValueError(
+                f"{layer.name} must have one mean for all channels, or stand before the model, not "
+                f"a mean for each of {before}. Received: channels={channels}"
+            )
     return _rebuilt(graph, (height, width, channels))
 
 
@@ -123,6 +131,8 @@ def _rebuilt(graph: Any, shape: tuple[Any, ...]) -> keras.Model:
     old = graph.inputs[0]
     start = keras.Input(sizes, name=old.name, dtype=old.dtype)
     new = keras.models.clone_model(graph, input_tensors=start, clone_function=_copied)
+    if isinstance(graph, SharedTargets):
+        graph.share_with(new)
     before = _image_shape(graph)[2]
     for source, target in zip(graph.layers, new.layers, strict=True):
         _fill(source, target, before, channels)

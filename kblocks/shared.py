@@ -28,8 +28,13 @@ class SharedTargets(keras.Model):
     def share(self, targets: Mapping[str, str], auxiliary: Mapping[str, tuple[str, float]]) -> None:
         """Sets both attributes, past Keras' tracking, which would wrap the dicts."""
         copies = {output: (like, float(weight)) for output, (like, weight) in auxiliary.items()}
-        self.__dict__["targets"] = {**{o: like for o, (like, _) in copies.items()}, **targets}
+        own = {output: targets.get(like, like) for output, (like, _) in copies.items()}
+        self.__dict__["targets"] = {**own, **targets}
         self.__dict__["auxiliary"] = copies
+
+    def share_with(self, other: SharedTargets) -> None:
+        """Sets those of a copy that Keras has made, which has neither."""
+        other.share(self._targets(), self._auxiliary())
 
     def main_outputs(self) -> list[str]:
         """The names of the outputs that are not auxiliary."""
@@ -96,18 +101,17 @@ class SharedTargets(keras.Model):
         targets = {name: self._targets().get(name, name) for name in self._names()}
         if not isinstance(given, Mapping):
             if len(set(targets.values())) > 1:
-                raise ValueError(
-                    f"Targets must be a dict of {', '.join(dict.fromkeys(targets.values()))}. "
-                    f"Received: {type(given).__name__}"
-                )
+                raise self._refusal(targets, type(given).__name__)
             return dict.fromkeys(targets, given)
         missing = [t for name, t in targets.items() if name not in given and t not in given]
-        if missing:
-            raise ValueError(
-                f"Targets must be a dict of {', '.join(dict.fromkeys(targets.values()))}. "
-                f"Received: {', '.join(given)}"
-            )
+        if missing or set(given) - {*targets, *targets.values()}:
+            raise self._refusal(targets, ", ".join(given))
         return {name: given[name] if name in given else given[t] for name, t in targets.items()}
+
+    def _refusal(self, targets: Mapping[str, str], given: str) -> ValueError:
+        self.train_function = self.test_function = None  # else TensorFlow goes on with a half one
+        names = ", ".join(dict.fromkeys(targets.values()))
+        return ValueError(f"Targets must be a dict of {names}. Received: {given}")
 
     def _weights_by_output(self, given: Any) -> Any:
         """Sample weights by output; one tensor is for all of them."""

@@ -109,6 +109,26 @@ def test_default_weights_are_the_published_ones() -> None:
     assert v3.model((299, 299, 3), aux=True).auxiliary == {"AuxLogits": ("logits", 0.4)}
 
 
+@pytest.mark.parametrize("first", ["mask", "kind"])
+def test_beside_several_heads_it_is_trained_like_the_classifier(first: str) -> None:
+    heads = {"mask": kb.Segmenter(3), "kind": kb.Classifier(3)}
+    net = kb.googlenet(3, width=0.1, head={first: heads[first], **heads})
+    model = net.model((64, 64, 3), aux=True)
+    assert {like for like, _ in model.auxiliary.values()} == {"kind"}
+    model.compile("sgd", **net.head.training())
+    y = {"mask": np.zeros((2, 64, 64)), "kind": np.zeros(2)}
+    loss = model.fit(np.zeros((2, 64, 64, 3)), y, verbose=0).history["loss"]
+    assert np.isfinite(loss).all()
+
+
+@pytest.mark.parametrize("head", [kb.Segmenter(3), kb.Keypoints(2)], ids=["mask", "points"])
+def test_beside_a_head_that_is_told_no_classes_it_is_refused(head: Any) -> None:
+    net = kb.googlenet(3, width=0.1, head=head)
+    assert net.model((64, 64, 3)).count_params() > 0
+    with pytest.raises(ValueError, match="`aux` needs a head that is trained on"):
+        net.model((64, 64, 3), aux=True)
+
+
 @pytest.mark.parametrize("eagerly", [False, True])
 def test_an_ordinary_pipeline(eagerly: bool) -> None:
     """One label tensor, the metrics' usual names, class weights, evaluation, prediction."""

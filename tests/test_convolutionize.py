@@ -151,6 +151,40 @@ def test_published_vgg16_of_keras() -> None:
     assert made.compute_output_shape((1, 64, 96, 3)) == (1, 2, 3, 5)
 
 
+def branched(*kinds: Any) -> keras.Model:
+    """Two forms of a map side by side."""
+    image = keras.Input((SIDE, SIDE, 3))
+    maps = layers.Conv2D(4, 3)(image)
+    both = [kind()(maps) for kind in (kinds * 2)[:2]]
+    return keras.Model(image, layers.Dense(5)(layers.Concatenate()(both)))
+
+
+def averaged() -> keras.Model:
+    image = keras.Input((SIDE, SIDE, 3))
+    return keras.Model(image, layers.Dense(5)(keras.ops.mean(image, (1, 2))))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: of_keras(layers.Flatten(), layers.Dense(5), layers.Softmax(axis=1)),
+        lambda: of_keras(
+            layers.Flatten(), layers.Dense(6), layers.BatchNormalization(axis=1), layers.Dense(5)
+        ),
+        lambda: branched(layers.GlobalAveragePooling2D, layers.GlobalMaxPooling2D),
+    ],
+    ids=["softmax", "batch norm", "pools side by side"],
+)
+def test_what_works_on_features_works_on_the_maps_channels(
+    make: Callable[[], Any], images: Images
+) -> None:
+    model = shaken(make())
+    x = images(2, SIDE, SIDE, 3)
+    np.testing.assert_allclose(
+        np.reshape(kb.convolutionize(model)(x), (2, 5)), model(x), rtol=1e-5, atol=1e-6
+    )
+
+
 @pytest.mark.parametrize(
     ("make", "words"),
     [
@@ -158,6 +192,11 @@ def test_published_vgg16_of_keras() -> None:
         (lambda: vgg(pool_size=3), "windows"),
         (lambda: of_keras(layers.Flatten(), layers.Reshape((16, 16)), layers.Dense(5)), "reshape"),
         (lambda: of_keras(layers.Flatten(), layers.LayerNormalization()), "layer_normalization"),
+        (lambda: of_keras(layers.Reshape((-1,)), layers.Dense(5)), "reshape"),
+        (lambda: of_keras(layers.Permute((3, 1, 2)), layers.Flatten()), "permute"),
+        (lambda: of_keras(layers.Flatten(), layers.BatchNormalization()), "flattened map"),
+        (lambda: branched(layers.Flatten), "joins maps that were flattened"),
+        (lambda: averaged(), "mean.* no convolutional form"),
         (lambda: kb.resnet(3, **SMALL, head=kb.BoxRegressor()).model((SIDE, SIDE, 3)), "head"),
         (lambda: keras.Sequential([keras.Input((3,)), layers.Dense(2)]), "one map"),
         (lambda: "model", "one map"),

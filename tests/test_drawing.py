@@ -19,6 +19,7 @@ from PIL import Image, ImageFont
 
 import kblocks as kb
 from kblocks import ops
+from kblocks.drawing.graphs import rows_of_model
 from kblocks.ops import Chain, Conv, Merge
 
 NETWORKS = kb.architectures()
@@ -358,6 +359,16 @@ def test_lines_go_past_the_rows_that_they_skip() -> None:
     assert "ConvBlock, weights of c" in figure.words()
     params = net.cost((8, 8, 4)).params
     assert reads(figure.words()[1].split(" parameters")[0], params)
+
+
+def test_each_input_of_a_model_goes_to_what_reads_it() -> None:
+    left, right = keras.Input((8, 8, 3), name="left"), keras.Input((8, 8, 1), name="right")
+    maps = [keras.layers.Conv2D(4, 3, name=f"of_{x.name}")(x) for x in (left, right)]
+    rows, _ = rows_of_model(keras.Model([left, right], keras.layers.Add(name="sum")(maps)))
+    assert {row.name: row.inputs for row in rows} == {
+        **{"left": ("input",), "right": ("input",)},
+        **{"of_left": ("left",), "of_right": ("right",), "sum": ("of_left", "of_right")},
+    }
 
 
 class Sum(kb.Block):

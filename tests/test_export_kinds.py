@@ -138,6 +138,24 @@ def test_int8_stays_near(kind: str, tmp_path: Path) -> None:
     assert_near(loaded_and_run("litert", path, x), by_name(model(x, training=False)), 0.5)
 
 
+def test_int8_of_a_model_of_whole_numbers(tmp_path: Path) -> None:
+    """Whose input takes images as cameras give them."""
+    pixels = keras.Input((16, 16, 3), dtype="uint8")
+    scaled = keras.layers.Rescaling(1 / 255)(pixels)
+    model = keras.Model(pixels, kb.ConvBlock(4)(scaled))
+    x = np.random.default_rng(0).integers(0, 256, (8, 16, 16, 3), "uint8")
+    path = kb.export(model, tmp_path / "m.tflite", representative=x)
+    assert path.stat().st_size > 0
+
+
+def test_samples_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
+    model = kb.ConvBlock(4)
+    image = keras.Input((16, 16, 3))
+    model = keras.Model(image, model(image))
+    with pytest.raises(ValueError, match="finite values"):
+        kb.export(model, tmp_path / "m.tflite", representative=np.full((2, 16, 16, 3), np.nan))
+
+
 # A file that computes as the model does is as near as some of its last places.
 HALVES = {"mixed_float16": 4 * 2.0**-10, "mixed_bfloat16": 4 * 2.0**-7}
 

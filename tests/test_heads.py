@@ -141,9 +141,10 @@ def test_levels_share_the_tower_and_no_more() -> None:
 
 
 def test_heads_of_every_family(images: Images) -> None:
-    """Also where auxiliary heads stand beside."""
+    """Also where auxiliary heads stand beside, which are told classes."""
+    heads = {"mask": kb.Segmenter(3), "logits": kb.Classifier(1000)}
     nets = [
-        kb.googlenet(head=kb.Segmenter(3), width=0.1),
+        kb.googlenet(head=heads, width=0.1),
         kb.densenet(growth_rate=4, head=kb.Localizer(3)),
         kb.vgg(filters=(4, 6, 8, 8, 8), head=kb.Keypoints(3)),
     ]

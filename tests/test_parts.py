@@ -208,6 +208,31 @@ def test_a_grey_image_gives_what_its_copy_in_three_channels_gave(name: str, imag
     np.testing.assert_allclose(run(six, twice), run(model, color), atol=2e-5 * scale)
 
 
+@pytest.mark.parametrize("what", ["channels", "size"])
+def test_shared_targets_are_those_of_the_new_model_too(what: str) -> None:
+    """Of a detector with several levels and of auxiliary classifiers."""
+
+    def adapted(model: keras.Model) -> Any:
+        return kb.adapt_input(model, 1) if what == "channels" else kb.resize_input(model, (96, 96))
+
+    net = kb.resnet(3, blocks=(1, 1), filters=(4, 4), head=kb.Detector(3, (4, 8), filters=4))
+    model = adapted(net.model((64, 64, 3)))
+    model.compile("sgd", **net.head.training())
+    x, y = np.zeros((2, *model.input_shape[1:])), np.array([[[1, 0.1, 0.1, 0.5, 0.5]]] * 2)
+    assert np.isfinite(model.fit(x, y, verbose=0).history["loss"]).all()
+    aux = adapted(kb.googlenet(3, width=0.1).model((64, 64, 3), aux=True))
+    assert kb.strip_aux(aux).output_shape == (None, 3)
+    model.compile("sgd", **net.head.training())
+
+
+def test_a_mean_for_each_channel_is_refused() -> None:
+    image = keras.Input((8, 8, 3))
+    known = keras.layers.Normalization(mean=[1.0, 2.0, 3.0], variance=[1.0, 1.0, 1.0])
+    model = keras.Model(image, keras.layers.Conv2D(4, 3)(known(image)))
+    with pytest.raises(ValueError, match="one mean for all channels"):
+        kb.adapt_input(model, 1)
+
+
 def test_one_channel_grows_to_three(images: Images) -> None:
     grey = images(2, 16, 16, 1)
     model = small(1)

@@ -312,6 +312,7 @@ def test_non_maximum_suppression(number: int, iou: float, seed: int) -> None:
     scores = np.random.default_rng(seed).integers(0, 8, number) / 8  # with equal ones
     kept = kb.non_maximum_suppression(found, scores, iou)
     assert list(kept) == suppressed_by_hand(found, scores, iou)
+    assert list(kb.non_maximum_suppression(found, scores, iou, most=3)) == list(kept)[:3]
 
 
 def test_detections_are_the_boxes_that_were_drawn_into_the_maps() -> None:
@@ -331,6 +332,8 @@ def test_detections_are_the_boxes_that_were_drawn_into_the_maps() -> None:
     assert len(kb.detections({"a": fine, "b": coarse}, score=0.5, most=2)[0].scores) == 2
     with pytest.raises(ValueError, match="maps"):
         kb.detections(np.zeros((1, 4)))
+    with pytest.raises(ValueError, match=r"detector alone\. Received: kind beside them"):
+        kb.detections({"kind": np.zeros((2, 3)), "found": fine})
 
 
 def test_mean_average_precision_of_a_worked_example() -> None:
@@ -493,6 +496,122 @@ def test_targets_of_other_shapes(name: str, y: Any, words: str, images: Images) 
 @pytest.mark.parametrize(("name", "y", "words"), VALUES)
 def test_targets_of_other_values(name: str, y: Any, words: str) -> None:
     with pytest.raises(ValueError, match=words):
+        network(TRAINED[name][0]()).head.check(y)
+
+
+# What `check` refuses is refused while training too: (head, targets, words). Where XLA compiles
+# the step there is no way to say so, and the loss is no number.
+LABELS: list[tuple[str, Any, str]] = [
+    ("classifier", np.array([0, 1, 2, 3]), "classes from 0 to 2"),
+    ("classifier", np.array([0, 1, 2, -1]), "classes from 0 to 2"),
+    ("classifier", np.array([0.5, 1, 2, 1]), "classes from 0 to 2"),
+    ("segmenter", np.full((4, 32, 32), 255), "`void` is a label that does not count"),
+    ("detector", np.array([[[3, 0.1, 0.1, 0.2, 0.2]]] * 4), "classes from 0 to 2 or -1"),
+    ("several", {"kind": np.full(4, 3), "found": OBJECTS}, "classes from 0 to 2"),
+]
+PIXELS: list[tuple[str, Any, str]] = [
+    ("localizer", {"class": np.zeros(4), "box": 64 * BOX}, "in pixels"),
+    ("levels", OBJECTS * [1, 64, 64, 64, 64], "in pixels"),
+]
+
+
+@pytest.mark.parametrize("eagerly", [False, True])
+@pytest.mark.parametrize(("name", "y", "words"), LABELS + PIXELS)
+def test_values_that_do_not_fit_are_refused_while_training(
+    name: str, y: Any, words: str, eagerly: bool, images: Images
+) -> None:
+    net = network(TRAINED[name][0]())
+    model = net.model(INPUT)
+    model.compile("sgd", **net.head.training(), run_eagerly=eagerly, jit_compile=False)
+    for call in (model.fit, model.evaluate):
+        with pytest.raises(Exception, match=words) as caught:  # TensorFlow's own, in its graphs
+            call(images(4, *INPUT), y, verbose=0)
+        assert eagerly <= isinstance(caught.value, ValueError)
+
+
+@pytest.mark.parametrize(("name", "y", "words"), LABELS)
+def test_under_xla_labels_that_do_not_fit_give_no_number(
+    name: str, y: Any, words: str, images: Images
+) -> None:
+    net = network(TRAINED[name][0]())
+    model = net.model(INPUT)
+    model.compile("sgd", **net.head.training(), jit_compile=True)
+    assert np.isnan(model.evaluate(images(4, *INPUT), y, verbose=0)[0])
+    good = model.evaluate(images(4, *INPUT), TRAINED[name][1], verbose=0)
+    assert np.isfinite(good[0])
+
+
+@pytest.mark.parametrize(
+    ("head", "y"),
+    [(kb.Classifier(1), np.zeros(4)), (kb.Segmenter(1, 4), np.zeros((4, 32, 32)))],
+    ids=["class", "mask"],
+)
+def test_one_class_alone_is_refused(head: Any, y: Any, images: Images) -> None:
+    """Whose softmax is 1 whatever the network does."""
+    net = network(head)
+    model = net.model(INPUT)
+    model.compile("sgd", **net.head.training())
+    with pytest.raises(ValueError, match="always right"):
+        model.fit(images(4, *INPUT), y, verbose=0)
+    with pytest.raises(ValueError, match="always right"):
+        net.head.check(y)
+
+
+DICTS: list[Any] = [
+    {"classes": np.zeros(4), "box": BOX},
+    {"class": np.zeros(4)},
+    {"class": np.zeros(4), "box": BOX, "more": BOX},
+    np.zeros(4),
+]
+
+
+@pytest.mark.parametrize("y", DICTS, ids=["misspelled", "missing", "more", "array"])
+def test_other_dicts_of_targets_are_refused_and_the_right_one_then_trains(
+    y: Any, images: Images
+) -> None:
+    tf = pytest.importorskip("tensorflow")
+    net = network(kb.Localizer(3))
+    model = net.model(INPUT)
+    model.compile("sgd", **net.head.training())
+    x = images(4, *INPUT)
+    data = tf.data.Dataset.from_tensor_slices((x, y)).batch(4)
+    calls = [lambda: model.fit(x, y, verbose=0), lambda: model.evaluate(x, y, verbose=0)]
+    calls += [lambda: model.train_on_batch(x, y), lambda: model.fit(data, verbose=0)]
+    for call in calls:
+        with pytest.raises(ValueError, match=r"Targets must be a dict of class, box\. Received"):
+            call()
+    model.fit(x, TRAINED["localizer"][1], verbose=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "size"), [("classifier", ()), ("labels", (None,)), ("keypoints", (2, None))]
+)
+def test_targets_of_an_unknown_last_size_are_refused(name: str, size: Any, images: Images) -> None:
+    """Which TensorFlow would broadcast against the outputs in silence."""
+    tf = pytest.importorskip("tensorflow")
+    net = network(TRAINED[name][0]())
+    model = net.model(INPUT)
+    model.compile("sgd", **net.head.training())
+    x, y = images(4, *INPUT), np.asarray(TRAINED[name][1], "float32")
+    y, size = (y[:, None], (None,)) if name == "classifier" else (y, size)
+    specs = tf.TensorSpec((None, *INPUT)), tf.TensorSpec((None, *size))
+    data = tf.data.Dataset.from_generator(lambda: [(x, y)], output_signature=specs)
+    with pytest.raises(ValueError, match=r"Received: targets of shape \(None, .*None\)"):
+        model.fit(data, verbose=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "y", "words"),
+    [
+        ("localizer", {"class": np.zeros(4), "box": BOX * np.nan}, "from nan"),
+        ("keypoints", np.full((4, 2, 2), np.nan), "from nan"),
+        ("detector", OBJECTS * [0.5, 1, 1, 1, 1], "fractions"),
+        ("classifier", np.array(["a", "b", "c", "d"]), "dtype <U1"),
+        ("detector", [[[0, 0, 0, 1, 1]], []], "inhomogeneous"),
+    ],
+)
+def test_values_that_are_no_numbers_are_refused(name: str, y: Any, words: str) -> None:
+    with pytest.raises(ValueError, match=f"Targets must be .*{words}"):
         network(TRAINED[name][0]()).head.check(y)
 
 

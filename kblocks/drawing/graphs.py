@@ -34,6 +34,9 @@ def rows_of_model(model: keras.Model) -> tuple[list[DrawnRow], list[str]]:
     nodes = _nodes(model)
     names = _names(nodes)
     rows: list[DrawnRow] = []
+    for start in model.inputs if len(model.inputs) > 1 else ():  # which of them goes where
+        names[_source(start)] = start.name
+        rows.append(_row_of_input(start))
     for node in nodes:
         layer, name = node.operation, names[_key(node)]
         inputs = dict.fromkeys(names.get(_source(x), INPUT) for x in node.input_tensors)
@@ -92,6 +95,13 @@ def _names(nodes: Sequence[Any]) -> dict[tuple[int, int], str]:
         again = f" ({seen[key]})" if seen[key] > 1 else ""
         names[_key(node)] = node.operation.name + again
     return names
+
+
+def _row_of_input(start: Any) -> DrawnRow:
+    shape = tuple(start.shape[1:])
+    chips = ((Label(start.name, "other"), 1),)
+    row = DrawnRow(start.name, stage_of(start.name), chips, (INPUT,), "InputLayer")
+    return replace(row, cost=Cost(shape, 0), worked_out=True)
 
 
 def _row(layer: Any, name: str, inputs: tuple[str, ...], node: Any) -> DrawnRow:

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import keras
 import numpy as np
 
+from kblocks import backend
 from kblocks.block import Block
 from kblocks.blocks.pooling import concat_pool
 from kblocks.fields import (
@@ -24,7 +25,7 @@ from kblocks.fields import (
 )
 from kblocks.heads.attaching import Attached, Head, Place, only
 from kblocks.heads.classifier import Classifier
-from kblocks.heads.task import TargetLoss, TargetMetric, Task, agree
+from kblocks.heads.task import TargetLoss, TargetMetric, Task, agree, outside
 from kblocks.ops import (
     Activation,
     AdaptivePool,
@@ -105,6 +106,7 @@ class BoxLoss(TargetLoss):
         return box_problem(targets)
 
     def values(self, y_true: Any, y_pred: Any) -> Any:
+        in_shares(y_true, self.target)
         return box_errors(y_true, y_pred, self.kind, self.beta)
 
     def get_config(self) -> dict[str, Any]:
@@ -114,12 +116,23 @@ class BoxLoss(TargetLoss):
 def box_problem(boxes: np.ndarray) -> str | None:
     """What is wrong with the values of corners (n, 4)."""
     slack = 1e-3  # of rounding where boxes reach the edge
-    if boxes.size and (boxes.min() < -slack or boxes.max() > 1 + slack):
+    if outside(boxes, -slack, 1 + slack):
         return f"values from {boxes.min()} to {boxes.max()} (are they in pixels?)"
     wrong = np.flatnonzero(np.any(boxes[:, 2:] <= boxes[:, :2], axis=1))
     if wrong.size:
         return f"y2 <= y1 or x2 <= x1 in {boxes[wrong[0]].tolist()}"
     return None
+
+
+def in_shares(boxes: Any, target: str) -> None:
+    """Refuses boxes in pixels; somewhat over the edge, as augmentation moves them, they train.
+
+    Raises:
+        ValueError: as `backend.demand`.
+    """
+    largest = _ops.max(_ops.reshape(boxes, (-1,)), initial=0.0)
+    told = f"Targets must be {target} (are they in pixels?)."
+    backend.demand(largest <= 2.0, told, (largest,))
 
 
 @keras.saving.register_keras_serializable("kblocks")

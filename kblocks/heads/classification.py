@@ -12,6 +12,9 @@ from kblocks.heads.task import TargetLoss, TargetMetric, Task, agree, outside
 _ops: Any = keras.ops  # whose functions are typed as if they could return None
 
 
+_ALONE = "; one class alone is always right: give it multi_label=True, or the head two classes"
+
+
 @keras.saving.register_keras_serializable("kblocks")
 class ClassLoss(TargetLoss):
     """Cross-entropy of logits, with integer labels, shares, or several labels at once.
@@ -39,15 +42,17 @@ class ClassLoss(TargetLoss):
             return f"0 or 1 for each of {self.classes} labels, (batch, {self.classes})"
         return (
             f"classes from 0 to {self.classes - 1}, (batch,) or (batch, 1), or the share of each, "
-            f"(batch, {self.classes})"
+            f"(batch, {self.classes})" + (_ALONE if self.classes == 1 else "")
         )
 
     def fits(self, targets: tuple[Any, ...], outputs: tuple[Any, ...]) -> bool:
         if not agree(outputs[-1], self.classes):
             return False
+        if self.classes == 1 and not self.multi_label:
+            return False
         if len(targets) == 1:
             return not self.multi_label
-        if len(targets) != 2:
+        if len(targets) != 2 or targets[1] is None:  # which would be broadcast
             return False
         return agree(targets[1], self.classes) or (targets[1] == 1 and not self.multi_label)
 
@@ -72,11 +77,14 @@ class ClassLoss(TargetLoss):
                 y_true, y_pred, from_logits=True, label_smoothing=self.label_smoothing
             )
         if len(y_true.shape) == 1 or (y_true.shape[1] == 1 and self.classes > 1):
-            labels = _ops.cast(_ops.reshape(y_true, (-1,)), "int32")
+            labels, known = self.classes_of(_ops.reshape(y_true, (-1,)), self.classes)
             y_true = _ops.one_hot(labels, self.classes, dtype=y_pred.dtype)
-        return keras.losses.categorical_crossentropy(
+        else:
+            known = _ops.ones_like(y_true[:, 0])
+        losses: Any = keras.losses.categorical_crossentropy(
             y_true, y_pred, from_logits=True, label_smoothing=self.label_smoothing
         )
+        return losses * known
 
     def get_config(self) -> dict[str, Any]:
         own = {

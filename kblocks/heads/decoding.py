@@ -29,7 +29,8 @@ def detections(
     """The objects of each image, from what a `kb.Detector` puts out.
 
     Args:
-        predictions: a map (batch, height, width, classes + 4), or a dict of them, one a level.
+        predictions: a map (batch, height, width, classes + 4), or a dict of them, one a level; of
+            a network with other heads the detector's maps alone.
         score: the least score of an object.
         iou: of two boxes of one class that overlap more than this, the surer one stays.
         most: objects of one image.
@@ -38,6 +39,14 @@ def detections(
         ValueError: if a prediction is not of that form.
     """
     maps = list(predictions.values()) if isinstance(predictions, Mapping) else [predictions]
+    others = (
+        [name for name in predictions if len(predictions[name].shape) != 4] if len(maps) > 1 else ()
+    )
+    if others:
+        raise ValueError(
+            "`predictions` must be the maps of a detector alone. "
+            f"Received: {', '.join(others)} beside them"
+        )
     arrays: Any = map(keras.ops.convert_to_numpy, maps)
     read = [_read(one) for one in arrays]
     scores = np.concatenate([one[0] for one in read], 1)
@@ -70,17 +79,20 @@ def _kept(scores: np.ndarray, boxes: np.ndarray, score: float, iou: float, most:
     boxes = np.clip(boxes[cells], 0, 1)
     # Boxes of different classes are moved apart, so that they never overlap.
     apart = boxes + 2.0 * classes[:, None]
-    kept = non_maximum_suppression(apart, sure, iou)[:most]
+    kept = non_maximum_suppression(apart, sure, iou, most)
     return Detections(boxes[kept], classes[kept], sure[kept])
 
 
-def non_maximum_suppression(boxes: Any, scores: Any, iou: float = 0.5) -> np.ndarray:
+def non_maximum_suppression(
+    boxes: Any, scores: Any, iou: float = 0.5, most: int | None = None
+) -> np.ndarray:
     """The boxes that overlap no surer one that is kept, surest first.
 
     Args:
         boxes: corners (y1, x1, y2, x2), (n, 4).
         scores: (n,); the earlier of two equal ones is the surer.
         iou: the most that two kept boxes overlap.
+        most: that are kept; None is no limit.
 
     Returns:
         Positions in `boxes`, (kept,).
@@ -96,7 +108,7 @@ def non_maximum_suppression(boxes: Any, scores: Any, iou: float = 0.5) -> np.nda
         )
     left = np.argsort(-scores, kind="stable")
     kept = []
-    while left.size:
+    while left.size and (most is None or len(kept) < most):
         best, left = left[0], left[1:]
         kept.append(best)
         left = left[overlaps(boxes[best], boxes[left]) <= iou]

@@ -8,7 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from kblocks.heads.boxes import box_problem, overlap
+from kblocks.heads.boxes import box_problem, in_shares, overlap
 from kblocks.heads.task import TargetLoss, agree
 
 _ops: Any = keras.ops  # whose functions are typed as if they could return None
@@ -124,6 +124,8 @@ class DetectionLoss(TargetLoss):
             return "another form"
         objects = targets[targets[..., 0] != -1]
         kinds = objects[:, 0]
+        if np.any(kinds != np.floor(kinds)):  # NaN is none either
+            return "classes that are fractions"
         if kinds.size and (kinds.min() < 0 or kinds.max() >= self.classes):
             return f"classes from {kinds.min()} to {kinds.max()}"
         return box_problem(objects[:, 1:])
@@ -132,11 +134,15 @@ class DetectionLoss(TargetLoss):
         return _ops.zeros((output.shape[0], 1, 5))
 
     def values(self, y_true: Any, y_pred: Any) -> Any:
+        kinds, boxes = y_true[..., 0], y_true[..., 1:]
+        known = self.classes_of(kinds, self.classes, kinds != -1)[1]
+        in_shares(boxes, self.target)
         cells = _Cells(y_true, y_pred, self)
         focal = _ops.sum(focal_loss(cells.kinds, cells.logits), (1, 2))
         wrong = (1.0 - overlap(cells.truth, cells.found)[1]) * cells.positive
         total = focal + self.box_weight * _ops.sum(wrong, 1)
-        return total / _ops.maximum(cells.objects, 1.0)
+        wrong_kinds = _ops.sum(known - 1.0, 1)  # 0, or NaN
+        return wrong_kinds + total / _ops.maximum(cells.objects, 1.0)
 
     def get_config(self) -> dict[str, Any]:
         names = ("classes", "smallest", "largest", "radius", "box_weight")

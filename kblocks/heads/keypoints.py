@@ -43,7 +43,7 @@ class KeypointLoss(TargetLoss):
         )
 
     def fits(self, targets: tuple[Any, ...], outputs: tuple[Any, ...]) -> bool:
-        known = len(targets) == 3 and (agree(targets[2], 2) or targets[2] == 3)
+        known = len(targets) == 3 and targets[2] in (2, 3)  # an unknown one could be either
         return known and agree(targets[1], self.points) and agree(outputs[1], self.points)
 
     def problem(self, targets: np.ndarray) -> str | None:

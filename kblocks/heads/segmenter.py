@@ -37,18 +37,25 @@ class PixelLoss(TargetLoss):
 
     @property
     def target(self) -> str:  # type: ignore[override]
-        void = "" if self.void is None else f" or {self.void} (not counted)"
+        if self.classes == 1:
+            return "of two classes at least: one alone is always right, give the head two"
+        void = " (`void` is a label that does not count)"
+        void = void if self.void is None else f" or {self.void} (not counted)"
         return f"classes from 0 to {self.classes - 1}{void}, (batch, height, width)"
 
     def fits(self, targets: tuple[Any, ...], outputs: tuple[Any, ...]) -> bool:
         if len(targets) == 4 and targets[3] == 1:
             targets = targets[:3]
+        if self.classes == 1:
+            return False
         height, width, classes = _last(outputs)
         fits = len(targets) == 3 and agree(targets[1], height) and agree(targets[2], width)
         return fits and agree(classes, self.classes)
 
     def problem(self, targets: np.ndarray) -> str | None:
-        if not (targets.ndim == 3 or (targets.ndim == 4 and targets.shape[3] == 1)):
+        if self.classes == 1 or not (
+            targets.ndim == 3 or (targets.ndim == 4 and targets.shape[3] == 1)
+        ):
             return "another form"
         counted = targets if self.void is None else targets[targets != self.void]
         if np.any(counted != np.floor(counted)):
@@ -77,15 +84,13 @@ class PixelLoss(TargetLoss):
             y_pred = _ops.transpose(y_pred, (0, 2, 3, 1))
         if len(y_true.shape) == 4:
             y_true = y_true[..., 0]
-        labels = _ops.cast(y_true, "int32")
-        counts = _ops.ones_like(y_pred[..., 0])
-        if self.void is not None:
-            counts = _ops.cast(labels != self.void, y_pred.dtype)
-            labels = _ops.where(labels == self.void, 0, labels)
+        counted = None if self.void is None else y_true != self.void
+        labels, known = self.classes_of(y_true, self.classes, counted)
         target = _ops.one_hot(labels, self.classes, dtype=y_pred.dtype)
-        losses = keras.losses.categorical_crossentropy(target, y_pred, from_logits=True)
-        if self.void is None:
+        losses = known * keras.losses.categorical_crossentropy(target, y_pred, from_logits=True)
+        if counted is None:
             return losses
+        counts = _ops.cast(counted, y_pred.dtype)
         share = _ops.mean(counts, axis=(1, 2), keepdims=True)
         return losses * counts / _ops.maximum(share, keras.config.epsilon())
 

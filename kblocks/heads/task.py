@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import keras
 import numpy as np
+
+from kblocks import backend
 
 LOGITS = "logits"
 
@@ -56,13 +59,41 @@ class TargetLoss(keras.losses.Loss):
                 f"Received: targets of shape {targets} for outputs of shape {outputs}"
             )
 
+    def classes_of(self, labels: Any, classes: int, counts: Any = None) -> tuple[Any, Any]:
+        """Labels as integers, and what their losses are multiplied by: 1, and NaN for no class.
+
+        Args:
+            labels: any shape.
+            classes: how many there are; labels are from 0 on.
+            counts: of that shape, whether a label must be one of them; None is all.
+
+        Raises:
+            ValueError: as `backend.demand`, if one is not.
+        """
+        ops: Any = keras.ops
+        kinds = ops.cast(labels, "int32")
+        known = ops.logical_and(kinds >= 0, kinds < classes)
+        if labels.dtype != kinds.dtype:
+            known = ops.logical_and(known, ops.cast(kinds, labels.dtype) == labels)
+        if counts is not None:
+            known = ops.logical_or(known, ops.logical_not(counts))
+        wrong = ops.reshape(ops.where(known, ops.zeros_like(labels), labels), (-1,))
+        extremes = (ops.min(wrong, initial=0), ops.max(wrong, initial=0))
+        backend.demand(ops.all(known), f"Targets must be {self.target}.", extremes)
+        return kinds, ops.where(known, 1.0, math.nan)
+
     def check(self, targets: Any) -> None:
         """Refuses targets of another form, their values included.
 
         Raises:
             ValueError: with the form that fits.
         """
-        array = np.asarray(targets)
+        try:
+            array = np.asarray(targets)
+            if array.dtype.kind not in "biuf":
+                raise ValueError(f"values of the dtype {array.dtype}")
+        except ValueError as error:  # ragged, text or objects
+            raise ValueError(f"Targets must be {self.target}. Received: {error}") from error
         problem = self.problem(array)
         if problem is not None:
             raise ValueError(
@@ -96,7 +127,7 @@ def agree(first: Any, second: Any) -> bool:
 
 def outside(values: np.ndarray, least: float, most: float) -> str | None:
     """What to say of values that are not within these bounds."""
-    if values.size and not (values.min() >= least and values.max() <= most):
+    if values.size and not (values.min() >= least and values.max() <= most):  # NaN neither
         return f"values from {values.min()} to {values.max()}"
     return None
 
