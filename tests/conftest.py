@@ -21,8 +21,8 @@ from hypothesis import settings
 settings.register_profile("house", deadline=None, derandomize=True)
 settings.load_profile("house")
 
-# A shell's background jobs begin deaf to Ctrl-C, and under `nohup` to a terminal's end; so would the
-# searches that tests interrupt.
+# A shell's background jobs begin deaf to Ctrl-C, and those of `nohup` to the end of a terminal; so
+# would the searches that tests interrupt.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:

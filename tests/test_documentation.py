@@ -63,6 +63,28 @@ def test_each_example_runs(example: Path, tmp_path: Path) -> None:
         assert (tmp_path / picture).stat().st_size > 1000, picture
 
 
+# What the examples of tasks must reach on images that they were not trained on: two in each slow
+# run, which take a minute each, and with KBLOCKS_THOROUGH=1 all.
+FIGURES: dict[str, dict[str, float]] = {
+    "keypoints": {r"within 2 pixels ([\d.]+)": 0.95},
+    "segment": {r"mean IoU ([\d.]+)": 0.9},
+    "localise": {r"accuracy ([\d.]+)": 0.95, r"mean IoU ([\d.]+)": 0.9},
+    "detect": {r"mAP50 ([\d.]+)": 0.9},
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FIGURES)
+def test_examples_reach_their_figures(name: str, tmp_path: Path) -> None:
+    if name in ("localise", "detect") and not os.environ.get("KBLOCKS_THOROUGH"):
+        pytest.skip("two to three minutes: KBLOCKS_THOROUGH=1")
+    printed = run([str(ROOT / "examples" / f"{name}.py")], tmp_path)
+    for told, least in FIGURES[name].items():
+        found = re.search(told, printed)
+        assert found is not None, printed
+        assert float(found[1]) >= least
+
+
 def test_the_lecture_is_what_it_says(monkeypatch: pytest.MonkeyPatch) -> None:
     """Papers as the families cite them, and small networks of 5 to 7 million multiply-adds."""
     monkeypatch.syspath_prepend(ROOT / "examples")

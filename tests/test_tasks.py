@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import pickle
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -411,6 +413,100 @@ def test_a_head_trains_on_its_targets(
         found = again.evaluate(x, y, verbose=0, return_dict=True)
         known = model.evaluate(x, y, verbose=0, return_dict=True)
         assert found == pytest.approx(known, rel=1e-4, abs=1e-6)
+
+
+class Batches(keras.utils.PyDataset):
+    """One batch."""
+
+    def __init__(self, x: Any, y: Any) -> None:
+        super().__init__()
+        self.batch = x, y
+
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, index: int) -> Any:
+        return self.batch
+
+
+def by_hand(model: Any, x: Any, y: Any) -> None:
+    """A step of one's own, on TensorFlow."""
+    tf = pytest.importorskip("tensorflow")
+    with tf.GradientTape() as tape:
+        loss = model.compute_loss(x, y, model(x, training=True))
+    variables = model.trainable_variables
+    gradients = tape.gradient(loss, [variable.value for variable in variables])
+    model.optimizer.apply(gradients, variables)
+
+
+def tensors(x: Any, y: Any) -> Any:
+    tf = pytest.importorskip("tensorflow")
+    return tf.data.Dataset.from_tensor_slices((x, y)).batch(4).cache().prefetch(1)
+
+
+WAYS: dict[str, Callable[[Any, Any, Any], Any]] = {
+    "eager": lambda model, x, y: model.fit(x, y, batch_size=4, verbose=0),
+    "XLA": lambda model, x, y: model.fit(x, y, batch_size=4, verbose=0),
+    "tf.data": lambda model, x, y: model.fit(tensors(x, y), verbose=0),
+    "PyDataset": lambda model, x, y: model.fit(Batches(x, y), verbose=0),
+    "generator": lambda model, x, y: model.fit(
+        ((x, y) for _ in itertools.count()), steps_per_epoch=1, verbose=0
+    ),
+    "train_on_batch": lambda model, x, y: model.train_on_batch(x, y),
+    "by hand": by_hand,
+}
+
+
+@each_trained
+@pytest.mark.parametrize("way", [pytest.param(w, marks=pytest.mark.slow) for w in WAYS])
+def test_a_head_trains_alike_however_it_is_trained(
+    way: str, make: Callable[[], Any], y: Any, images: Images
+) -> None:
+    net, x = network(make()), images(4, *INPUT)
+    start = net.model(INPUT).get_weights()
+    how = {"eager": {"run_eagerly": True}, "XLA": {"jit_compile": True}}.get(way, {})
+
+    def trained(how: dict[str, Any], step: Callable[[Any, Any, Any], Any]) -> list[np.ndarray]:
+        model = net.model(INPUT)
+        model.set_weights(start)
+        model.compile(keras.optimizers.SGD(0.01), **net.head.training(), **how)
+        step(model, x, y)
+        return model.get_weights()
+
+    plain = trained({"jit_compile": False}, WAYS["eager"])
+    moved = max(np.abs(a - b).max() for a, b in zip(plain, start, strict=True))
+    assert moved > 1e-5
+    for mine, theirs in zip(trained(how, WAYS[way]), plain, strict=True):
+        np.testing.assert_allclose(mine, theirs, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_heads_are_loaded_in_a_process_that_knows_kblocks_alone(
+    tmp_path: Path, images: Images, fresh_process: Callable[..., str]
+) -> None:
+    x = images(4, *INPUT)
+    np.save(tmp_path / "x.npy", x)
+    expected = {}
+    for name, (make, y) in TRAINED.items():
+        net = network(make())
+        model = net.model(INPUT)
+        model.compile("sgd", **net.head.training())
+        model.fit(x, y, verbose=0)
+        model.save(tmp_path / f"{name}.keras")
+        expected[name] = float(np.atleast_1d(model.evaluate(x, y, verbose=0))[0])
+    (tmp_path / "targets.pkl").write_bytes(pickle.dumps({k: y for k, (_, y) in TRAINED.items()}))
+    script = f"""
+import pickle, keras, numpy as np, kblocks
+from pathlib import Path
+folder = Path({str(tmp_path)!r})
+x, targets = np.load(folder / "x.npy"), pickle.loads((folder / "targets.pkl").read_bytes())
+for name, y in targets.items():
+    model = keras.models.load_model(folder / f"{{name}}.keras")
+    print("loss", name, float(np.atleast_1d(model.evaluate(x, y, verbose=0))[0]))
+"""
+    lines = [line.split() for line in fresh_process(script).splitlines()]
+    found = {line[1]: float(line[2]) for line in lines if line[:1] == ["loss"]}
+    assert found == pytest.approx(expected, rel=1e-4)
 
 
 def test_weights_of_losses_are_in_the_sum(images: Images) -> None:
