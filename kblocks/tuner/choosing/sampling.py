@@ -206,9 +206,8 @@ class Choosing(BaseSampler):
         points = self._points
         if points is None or trial.params:  # the latter is gone on with
             return True
-        for name, value in self._chosen[trial.number].items():
-            if _suggested(trial, name, points.distributions[name]) != value:
-                raise RuntimeError(f"{name} of trial {trial.number} is not what was chosen")
+        for name in self._chosen[trial.number]:
+            _suggested(trial, name, points.distributions[name])  # of `sample_independent`
         until = time.monotonic() + _SETTLED
         while True:
             trials = self._study.get_trials(deepcopy=False)
