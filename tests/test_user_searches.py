@@ -343,6 +343,22 @@ def test_weights_that_do_not_fit_edited_code_are_told_of(make: Make) -> None:
         make(other).get_best_models()
 
 
+def test_a_function_that_compiles_may_ask_for_more(make: Make) -> None:
+    """Which no point of a space knows, so that one network may come again."""
+
+    def compiles(model: keras.Model, hp: Any) -> None:
+        model.compile(keras.optimizers.SGD(hp.Float("rate", 1e-3, 1e-1)), "mse")
+
+    space = kb.Space(
+        kb.resnet, classes=3, blocks=(1, 1), filters=(4, kb.choice(4, 8)), kernel_size=3
+    ).within((8, 8, 1))
+    model = kb.tuner.HyperModel(space, compile=compiles, latency=False)
+    x, y = np.zeros((8, 8, 8, 1)), np.zeros((8, 3))
+    run = make(model, "loss", trials=5, checkpoints=0).search(x, y, epochs=1, verbose=0)
+    assert [trial.state for trial in run.trials] == ["completed"] * 5
+    assert len({trial.values["rate"] for trial in run.trials}) == 5
+
+
 # --- several processes ----------------------------------------------------------------------
 
 

@@ -211,11 +211,11 @@ class Choosing(BaseSampler):
         until = time.monotonic() + _SETTLED
         while True:
             trials = self._study.get_trials(deepcopy=False)
-            before, own = trials[: trial.number], trials[trial.number].params
-            open_ones = (t for t in before if points.is_open(t))
+            first = points.first(trials, trials[trial.number].params)
+            open_ones = points.open_before(trials, trial.number)
             lives = any(not is_gone(t.user_attrs.get(OWNER, "")) for t in open_ones)
             if not lives or time.monotonic() > until:
-                return points.first(trials, own) == trial.number
+                return first is None or first == trial.number
             time.sleep(0.02)
 
     def _choose(self, points: _Points, study: Any, trial: FrozenTrial) -> dict[str, Any]:
@@ -342,14 +342,15 @@ class _Points:
         return self._space.key(values), str(recipe)
 
     def first(self, trials: list[FrozenTrial], params: Mapping[str, Any]) -> int | None:
-        """The number of the first trial with a point's network and recipe."""
+        """The number of the first trial with a point's network and recipe, if that is known."""
         return self.tried(trials, -1).get(self.key(self._read(params)))
 
-    def is_open(self, trial: FrozenTrial) -> bool:
-        """Whether a trial's process may still be about to write its point."""
-        if trial.state is not TrialState.RUNNING or SURPLUS in trial.user_attrs:
-            return False
-        return not self.is_whole(trial.params)
+    def open_before(self, trials: list[FrozenTrial], number: int) -> Iterator[FrozenTrial]:
+        """The trials before one whose processes may still be about to write their points."""
+        for trial in trials[self._ended : number]:
+            runs = trial.state is TrialState.RUNNING and SURPLUS not in trial.user_attrs
+            if runs and not self.is_whole(trial.params):
+                yield trial
 
     def tried(self, trials: list[FrozenTrial], but: int) -> dict[Hashable, int]:
         """The keys of what was tried, but by one trial; each is computed once."""
