@@ -167,9 +167,9 @@ class Tuner(keras_tuner.Tuner):
         fit = job.fit()
         if self._joins:
             before = studies.find(self._opened(), self.project_name).user_attrs.get(RUN)
-            check_joining(before or {}, self._settings(job, fit))
+            check_joining(before or {}, self._settings(fit, job.named()))
         else:
-            self._prepare(job, fit)
+            self._prepare(fit, job.named())
         supervise(self, job, fit, verbose)
         return self.run()
 
@@ -182,13 +182,13 @@ class Tuner(keras_tuner.Tuner):
         """Makes this the tuner of a worker process."""
         self.worker, self._serves = worker, True
 
-    def _prepare(self, job: Any, fit: Fit) -> None:
+    def _prepare(self, fit: Fit, named: Mapping[str, Any] | None = None) -> None:
         storage, checkpoints = self._opened(), Checkpoints(self.checkpoint_directory)
         if self.overwrite:
             studies.delete(storage, self.project_name)
             checkpoints.clear()
             self.overwrite = False  # what it finds next is its own
-        settings = self._settings(job, fit)
+        settings = self._settings(fit, named or {})
         known = (storage, self.project_name)
         studies.begin(*known, self.objectives, settings, self._asks, self.extend)
         identity, bears = studies.identity(*known), checkpoints.bears()
@@ -204,7 +204,7 @@ class Tuner(keras_tuner.Tuner):
         inner = sampler_of(self.sampler, self.seed)
         return asked_by(self.hypermodel, isinstance(inner, optuna.samplers.BruteForceSampler)).asked
 
-    def _settings(self, job: Any, fit: Fit) -> dict[str, Any]:
+    def _settings(self, fit: Fit, named: Mapping[str, Any]) -> dict[str, Any]:
         return settings_of(
             self.hypermodel,
             self.objectives,
@@ -214,7 +214,7 @@ class Tuner(keras_tuner.Tuner):
             hours=self.hours,
             sampler=_named(self.sampler),
             pruner=_named(self.pruner),
-            job=job.named(),
+            job=dict(named),
         )
 
     def make_search(self, deadline: float | None = None) -> Search:
