@@ -159,6 +159,7 @@ def test_show_takes_classes_input_and_files(tmp_path: Path) -> None:
         (("search", "--family", "vgg"), 2, "either a run file"),
         (("search", "nowhere.py"), 2, "nowhere.py"),
         (("search", "nowhere.py", "--limit", "9"), 2, "--limit"),
+        (("search", "nowhere.py", "--seed", "-1"), 2, "'--seed'"),
         (("search", "--family", "vg", "--data", "digits"), 2, "--family must be one of alexnet"),
         (("search", "--family", "vgg", "--data", "digit"), 2, "digits, mnist"),
         (("search", "--family", "vgg", "--data", "digits", "--image-size", "8"), 2, "HEIGHTxWIDTH"),

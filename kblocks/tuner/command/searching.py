@@ -60,7 +60,7 @@ def run_or_join(
     epochs: Annotated[int | None, typer.Option(min=1, help="Of each trial.")] = None,
     batch_size: Annotated[int | None, typer.Option(min=1)] = None,
     trial_seconds: Annotated[float | None, typer.Option(help="That a trial may take.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Of sampler and splits.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Of sampler and splits.")] = None,
     directory: Annotated[str | None, typer.Option(help="That has the run's folder.")] = None,
     project_name: Annotated[str | None, typer.Option(help="The run's folder and name.")] = None,
     storage: Annotated[
