@@ -121,6 +121,7 @@ class Choosing(BaseSampler):
         self._points = _Points(hypermodel) if ours else None
         self._grid: Iterator[Assignment] | None = None
         self._chosen: dict[int, dict[str, Any]] = {}  # by the trial's number
+        self._unsure: set[int] = set()  # trials begun while others had not yet written theirs
         self._defaults: dict[str, Any] = {}
         self._lock = threading.Lock()
         self._is_listed = isinstance(inner, optuna.samplers.GridSampler)  # all points are given
@@ -208,6 +209,9 @@ class Choosing(BaseSampler):
             return True
         for name in self._chosen[trial.number]:
             _suggested(trial, name, points.distributions[name])  # of `sample_independent`
+        if trial.number not in self._unsure:
+            return True
+        self._unsure.discard(trial.number)
         until = time.monotonic() + _SETTLED
         while True:
             trials = self._study.get_trials(deepcopy=False)
@@ -225,6 +229,8 @@ class Choosing(BaseSampler):
             return dict(trial.params)
         known = self._study.get_trials(deepcopy=False)
         tried = points.tried(known, trial.number)
+        if any(points.open_before(known, trial.number)):
+            self._unsure.add(trial.number)
         for point in self._candidates(points, study, trial, len(known) - 1):
             if points.key(point) not in tried:
                 return points.written(point)
