@@ -109,18 +109,17 @@ def _counterpart(layer: Any) -> Any:
             return _convolution(layer, common)
         case keras.Model() if not isinstance(layer, Block):
             raise ValueError(f"{layer.name} is a model in a model, which cannot be told apart")
-    if len(shape) != 2:
-        return type(layer).from_config(layer.get_config())
-    if not isinstance(layer, _ELEMENTWISE):
-        raise _formless(layer)
-    if not hasattr(layer, "axis"):
-        return type(layer).from_config(layer.get_config())
-    if isinstance(layer, layers.BatchNormalization) and _flattened(layer.input):
-        raise ValueError(
-            f"{layer.name} normalizes a flattened map, which has no convolutional form"
-        )
-    features = -1 if keras.config.image_data_format() == "channels_last" else 1
-    return type(layer).from_config({**layer.get_config(), "axis": features})
+    config = layer.get_config()
+    if len(shape) == 2:
+        if not isinstance(layer, _ELEMENTWISE):
+            raise _formless(layer)
+        if "axis" in config and _flattened(layer.input):
+            raise ValueError(
+                f"{layer.name} normalizes a flattened map, which has no convolutional form"
+            )
+        if "axis" in config:
+            config["axis"] = -1 if keras.config.image_data_format() == "channels_last" else 1
+    return type(layer).from_config(config)
 
 
 def _formless(layer: Any) -> ValueError:
@@ -162,7 +161,7 @@ def _convolution(layer: Any, common: dict[str, Any]) -> Any:
 
 
 def _flattened(x: Any) -> Any:
-    """The height and width of the map that a tensor is the flattened form of, or None."""
+    """The height and width of the map that a tensor is the flattened form of; None of one pixel."""
     before: Any = x._keras_history.operation
     while isinstance(before, _ELEMENTWISE):
         source: Any = before.input
@@ -171,7 +170,8 @@ def _flattened(x: Any) -> Any:
         return None
     flattened: Any = before.input
     shape = tuple(flattened.shape)
-    return shape[1:3] if before.data_format == "channels_last" else shape[2:4]
+    size = shape[1:3] if before.data_format == "channels_last" else shape[2:4]
+    return None if size == (1, 1) else size
 
 
 def _weights(layer: Any, other: Any) -> list[Any]:

@@ -172,8 +172,11 @@ def averaged() -> keras.Model:
             layers.Flatten(), layers.Dense(6), layers.BatchNormalization(axis=1), layers.Dense(5)
         ),
         lambda: branched(layers.GlobalAveragePooling2D, layers.GlobalMaxPooling2D),
+        lambda: of_keras(
+            layers.Conv2D(6, 8), layers.Flatten(), layers.BatchNormalization(), layers.Dense(5)
+        ),
     ],
-    ids=["softmax", "batch norm", "pools side by side"],
+    ids=["softmax", "batch norm", "pools side by side", "one pixel flattened"],
 )
 def test_what_works_on_features_works_on_the_maps_channels(
     make: Callable[[], Any], images: Images
@@ -195,6 +198,7 @@ def test_what_works_on_features_works_on_the_maps_channels(
         (lambda: of_keras(layers.Reshape((-1,)), layers.Dense(5)), "reshape"),
         (lambda: of_keras(layers.Permute((3, 1, 2)), layers.Flatten()), "permute"),
         (lambda: of_keras(layers.Flatten(), layers.BatchNormalization()), "flattened map"),
+        (lambda: of_keras(layers.Flatten(), layers.Softmax(), layers.Dense(5)), "flattened map"),
         (lambda: branched(layers.Flatten), "joins maps that were flattened"),
         (lambda: averaged(), "mean.* no convolutional form"),
         (lambda: kb.resnet(3, **SMALL, head=kb.BoxRegressor()).model((SIDE, SIDE, 3)), "head"),

@@ -371,6 +371,17 @@ def test_each_input_of_a_model_goes_to_what_reads_it() -> None:
     }
 
 
+def test_an_input_may_be_called_input() -> None:
+    first, second = keras.Input((4,), name="input"), keras.Input((4,), name="other")
+    rows, _ = rows_of_model(
+        keras.Model([first, second], keras.layers.Add(name="sum")([first, second]))
+    )
+    assert {row.name: row.inputs for row in rows} == {
+        **{"input_1": ("input",), "other": ("input",)},
+        **{"sum": ("input_1", "other")},
+    }
+
+
 class Sum(kb.Block):
     """Several maps added."""
 

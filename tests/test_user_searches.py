@@ -214,6 +214,14 @@ def test_what_is_not_there_is_not_made(make: Make, tmp_path: Path) -> None:
     assert not (tmp_path / "mistyped" / "study.db").exists()
 
 
+def test_a_storage_by_sqlites_own_form_of_urls(make: Make, tmp_path: Path) -> None:
+    url = f"sqlite:///file:{tmp_path / 'mine.db'}?uri=true"
+    make(Played(lambda hp: hp.Int("n", 0, 9)), trials=1, storage=url).search(X, verbose=0)
+    assert len(make(unbuilt, storage=url).run().trials) == 1
+    with pytest.raises(KeyError, match="there is no search"):
+        make(unbuilt, storage=url.replace("mine", "other")).run()
+
+
 @pytest.mark.parametrize("name", ["a%20b", "q?x", "ü #&@:1"])
 def test_a_search_is_in_the_folder_of_its_name(make: Make, tmp_path: Path, name: str) -> None:
     make(Played(lambda hp: hp.Int("n", 0, 9)), trials=1, project_name=name).search(X, verbose=0)

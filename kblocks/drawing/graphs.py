@@ -35,8 +35,8 @@ def rows_of_model(model: keras.Model) -> tuple[list[DrawnRow], list[str]]:
     names = _names(nodes)
     rows: list[DrawnRow] = []
     for start in model.inputs if len(model.inputs) > 1 else ():  # which of them goes where
-        names[_source(start)] = start.name
-        rows.append(_row_of_input(start))
+        names[_source(start)] = name = f"{INPUT}_1" if start.name == INPUT else start.name
+        rows.append(_row_of_input(start, name))
     for node in nodes:
         layer, name = node.operation, names[_key(node)]
         inputs = dict.fromkeys(names.get(_source(x), INPUT) for x in node.input_tensors)
@@ -97,10 +97,10 @@ def _names(nodes: Sequence[Any]) -> dict[tuple[int, int], str]:
     return names
 
 
-def _row_of_input(start: Any) -> DrawnRow:
+def _row_of_input(start: Any, name: str) -> DrawnRow:
     shape = tuple(start.shape[1:])
     chips = ((Label(start.name, "other"), 1),)
-    row = DrawnRow(start.name, stage_of(start.name), chips, (INPUT,), "InputLayer")
+    row = DrawnRow(name, stage_of(name), chips, (INPUT,), "InputLayer")
     return replace(row, cost=Cost(shape, 0), worked_out=True)
 
 

@@ -62,7 +62,7 @@ def url_of(storage: str | None, folder: Path) -> str:
 
 def is_missing(url: str) -> bool:
     """Whether it is of a file that is not there, and that opening it would make."""
-    path = sqlalchemy.make_url(url).database or ""
+    path = (sqlalchemy.make_url(url).database or "").removeprefix("file:")  # as `uri=true` has it
     return url.startswith("sqlite") and path != ":memory:" and not Path(path).is_file()
 
 
