@@ -145,7 +145,7 @@ def _samples(model: Any, representative: Any) -> Callable[[], Iterator[list[np.n
     found = []
     for batch in batches:
         inputs = batch[0] if isinstance(batch, (tuple, list)) else batch
-        inputs = np.asarray(inputs).astype(dtype)
+        inputs = np.asarray(inputs)
         if not np.all(np.isfinite(inputs)):
             raise ValueError("`representative` must hold finite values. Received: NaN or infinity")
         if inputs.shape[1:] != expected:
@@ -153,6 +153,7 @@ def _samples(model: Any, representative: Any) -> Callable[[], Iterator[list[np.n
                 f"`representative` must be a batch of inputs of shape {expected}, or several. "
                 f"Received: one of shape {inputs.shape}"
             )
+        inputs = inputs.astype(dtype)
         found.extend(inputs[i : i + 1] for i in range(len(inputs)))
     if not found:
         raise ValueError("`representative` must hold inputs. Received: none")

@@ -1,4 +1,4 @@
-"""Models of several outputs that are trained on fewer targets, such as auxiliary classifiers."""
+"""Models of several outputs and their targets, which may be fewer: as of auxiliary classifiers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from kblocks.heads.task import FunctionLoss
 
 @keras.saving.register_keras_serializable("kblocks")
 class SharedTargets(keras.Model):
-    """A functional model with a dict of outputs, some of which have a target in common.
+    """A functional model with a dict of outputs, some of which may have a target in common.
 
     `fit` takes the targets by their own names, or one tensor where there is one target. What
     `compile` is told is for the main outputs: each auxiliary one adds its weight times the loss

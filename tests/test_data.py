@@ -205,6 +205,23 @@ def test_a_folder_is_trained_on_in_another_order_each_epoch(folder: Path) -> Non
     assert all(sorted(order) == sorted(orders[0]) for order in orders)
 
 
+@pytest.mark.parametrize("mode", ["RGB", "L", "RGBA", "P", "1"])
+def test_images_are_read_as_keras_reads_them(folder: Path, mode: str) -> None:
+    path = folder / "red" / "0.png"
+    Image.effect_noise((20, 14), 60).convert(mode).save(path)
+    files = ImageFiles(folder, ["red/0.png"], np.array([0]), ("red",), (9, 11))
+    known = keras.utils.load_img(path, target_size=(9, 11), interpolation="bilinear")
+    np.testing.assert_array_equal(files[0][0][0], np.asarray(known, "float32") / 255)
+
+
+def test_grey_images_of_16_bits_keep_their_shades(folder: Path) -> None:
+    shades = np.linspace(0, 65535, 12 * 10).astype("uint16").reshape(12, 10)
+    Image.fromarray(shades).save(folder / "red" / "0.png")
+    files = ImageFiles(folder, ["red/0.png"], np.array([0]), ("red",), (12, 10))
+    expected = np.repeat((shades / 65535)[..., None], 3, axis=-1)
+    np.testing.assert_allclose(files[0][0][0], expected, atol=1e-5)
+
+
 def test_keras_trains_on_a_folder(folder: Path) -> None:
     data = load(str(folder), image_size=(8, 6), batch_size=4)
     head = [keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(2)]

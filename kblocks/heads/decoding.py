@@ -38,16 +38,14 @@ def detections(
     Raises:
         ValueError: if a prediction is not of that form.
     """
-    maps = list(predictions.values()) if isinstance(predictions, Mapping) else [predictions]
-    others = (
-        [name for name in predictions if len(predictions[name].shape) != 4] if len(maps) > 1 else ()
-    )
-    if others:
+    maps = dict(predictions) if isinstance(predictions, Mapping) else {"": predictions}
+    others = [name for name, one in maps.items() if len(one.shape) != 4]
+    if others and len(maps) > 1:
         raise ValueError(
             "`predictions` must be the maps of a detector alone. "
             f"Received: {', '.join(others)} beside them"
         )
-    arrays: Any = map(keras.ops.convert_to_numpy, maps)
+    arrays: Any = map(keras.ops.convert_to_numpy, maps.values())
     read = [_read(one) for one in arrays]
     scores = np.concatenate([one[0] for one in read], 1)
     boxes = np.concatenate([one[1] for one in read], 1)

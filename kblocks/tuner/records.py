@@ -203,6 +203,11 @@ def read(study: optuna.Study) -> Run:
     return Run(name, tuple(objectives), settings, trials, study.user_attrs.get(IDENTITY, ""))
 
 
+def folder_name(number: int) -> str:
+    """Of a trial for TensorBoard, which is its name there."""
+    return f"trial-{number:05d}"
+
+
 def record(trial: FrozenTrial) -> Record:
     """A trial of Optuna as ours."""
     attributes = trial.user_attrs

@@ -17,9 +17,9 @@ from optuna.distributions import BaseDistribution
 from kblocks.budget import Budget
 from kblocks.tuner.bridge import HyperModel
 from kblocks.tuner.choosing.asking import asked_by
-from kblocks.tuner.choosing.sampling import chooser, distributions_of, sampler_of
+from kblocks.tuner.choosing.sampling import chooser, distributions_of, is_grid, sampler_of
 from kblocks.tuner.oracle import Oracle, hyperparameters
-from kblocks.tuner.records import COST_NAMES, RUN, Objective, Record, Run, read
+from kblocks.tuner.records import COST_NAMES, IDENTITY, RUN, Objective, Record, Run, read
 from kblocks.tuner.running import on_ray
 from kblocks.tuner.running.loop import Search
 from kblocks.tuner.running.training import Fit, Limits, build_as, epochs_of
@@ -31,11 +31,6 @@ from kblocks.tuner.storing.patience import PATIENCE
 from kblocks.tuner.storing.storage import is_missing, open_storage, shown, url_of
 
 PRUNERS = ("hyperband", "median")
-_FOREIGN = (
-    "`checkpoint_directory` must be of the search alone. Received: {}, with the weights of another "
-    "search than the one in {}. Name the storage of that one, or give this one another "
-    "`project_name`; overwrite=True removes the weights."
-)
 
 
 class Tuner(keras_tuner.Tuner):
@@ -167,7 +162,8 @@ class Tuner(keras_tuner.Tuner):
         fit = job.fit()
         if self._joins:
             before = studies.find(self._opened(), self.project_name).user_attrs.get(RUN)
-            check_joining(before or {}, self._settings(fit, job.named()))
+            if before is not None:  # else it has begun this moment
+                check_joining(before, self._settings(fit, job.named()))
         else:
             self._prepare(fit, job.named())
         supervise(self, job, fit, verbose)
@@ -189,20 +185,29 @@ class Tuner(keras_tuner.Tuner):
             checkpoints.clear()
             self.overwrite = False  # what it finds next is its own
         settings = self._settings(fit, named or {})
-        known = (storage, self.project_name)
-        studies.begin(*known, self.objectives, settings, self._asks, self.extend)
-        identity, bears = studies.identity(*known), checkpoints.bears()
-        is_new = not studies.find(*known).get_trials(deepcopy=False)
+        study = studies.begin(
+            storage, self.project_name, self.objectives, settings, self._asks, self.extend
+        )
+        identity = studies.identity(storage, study)
+        is_new = not study.get_trials(deepcopy=False)
+        bears = checkpoints.bears()
         if bears is None and not (is_new and checkpoints.numbers()):
             checkpoints.mark(identity)
         elif bears != identity:
-            raise ValueError(_FOREIGN.format(checkpoints.shown, shown(self.storage_url)))
+            raise self._foreign(checkpoints)
+
+    def _foreign(self, checkpoints: Checkpoints) -> ValueError:
+        return ValueError(
+            "`checkpoint_directory` must be of the search alone. Received: "
+            f"{checkpoints.shown}, with the weights of another search than the one in "
+            f"{shown(self.storage_url)}. Name the storage of that one, or give this one another "
+            "`project_name`; overwrite=True removes the weights."
+        )
 
     def _asks(self) -> Mapping[str, BaseDistribution]:
         if isinstance(self.hypermodel, HyperModel):
             return distributions_of(self.hypermodel)
-        inner = sampler_of(self.sampler, self.seed)
-        return asked_by(self.hypermodel, isinstance(inner, optuna.samplers.BruteForceSampler)).asked
+        return asked_by(self.hypermodel, is_grid(sampler_of(self.sampler, self.seed))).asked
 
     def _settings(self, fit: Fit, named: Mapping[str, Any]) -> dict[str, Any]:
         return settings_of(
@@ -299,8 +304,9 @@ class Tuner(keras_tuner.Tuner):
     def model_of(self, record: Record) -> keras.Model:
         """A trial's model with the weights of its best epoch."""
         checkpoints = Checkpoints(self.checkpoint_directory)
-        if checkpoints.bears() not in (None, self.run().identity):
-            raise ValueError(_FOREIGN.format(checkpoints.shown, shown(self.storage_url)))
+        study = studies.find(self._opened(), self.project_name)
+        if not checkpoints.are_of(study.user_attrs.get(IDENTITY, "")):
+            raise self._foreign(checkpoints)
         weights = checkpoints.best(record.number)
         if weights is None:
             raise ValueError(

@@ -81,6 +81,11 @@ def sampler_of(sampler: str | BaseSampler, seed: int | None) -> BaseSampler:
     )
 
 
+def is_grid(sampler: BaseSampler) -> bool:
+    """Whether a sampler goes through all points, of which it asks for a list."""
+    return isinstance(sampler, optuna.samplers.BruteForceSampler)
+
+
 def chooser(
     sampler: str | BaseSampler, seed: int | None, worker: int, hypermodel: Any, study: optuna.Study
 ) -> Choosing:
@@ -124,12 +129,16 @@ class Choosing(BaseSampler):
         self._unsure: set[int] = set()  # trials begun while others had not yet written theirs
         self._defaults: dict[str, Any] = {}
         self._lock = threading.Lock()
-        self._is_listed = isinstance(inner, optuna.samplers.GridSampler)  # all points are given
 
     @property
     def is_grid(self) -> bool:
         """Whether it goes through all points."""
-        return isinstance(self.inner, optuna.samplers.BruteForceSampler)
+        return is_grid(self.inner)
+
+    @property
+    def is_listed(self) -> bool:
+        """Whether all its points were given to it."""
+        return isinstance(self.inner, optuna.samplers.GridSampler)
 
     @property
     def needs_lists(self) -> bool:
@@ -143,7 +152,7 @@ class Choosing(BaseSampler):
 
     def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
         """Chooses the trial's point."""
-        if (self.is_grid or self._is_listed) and self._study.user_attrs.get(EXHAUSTED):
+        if (self.is_grid or self.is_listed) and self._study.user_attrs.get(EXHAUSTED):
             raise ExhaustedError(trial.number)
         self.inner.before_trial(study, trial)
         if self._points is not None:
@@ -172,7 +181,7 @@ class Choosing(BaseSampler):
         default = self._defaults.get(param_name)
         if self._points is not None and self._points.knows(param_name):
             return default  # inactive: Keras Tuner's scopes are wider than ours
-        is_first = trial.number == 0 and not self._is_listed
+        is_first = trial.number == 0 and not self.is_listed
         if is_first and _contains(param_distribution, default):
             return default
         return self.inner.sample_independent(study, trial, param_name, param_distribution)
@@ -180,6 +189,7 @@ class Choosing(BaseSampler):
     def after_trial(self, study: Any, trial: FrozenTrial, state: Any, values: Any) -> None:
         """As the inner sampler."""
         self._chosen.pop(trial.number, None)
+        self._unsure.discard(trial.number)
         if self.is_grid and self._points is not None:
             return
         try:
@@ -211,7 +221,6 @@ class Choosing(BaseSampler):
             _suggested(trial, name, points.distributions[name])  # of `sample_independent`
         if trial.number not in self._unsure:
             return True
-        self._unsure.discard(trial.number)
         until = time.monotonic() + _SETTLED
         while True:
             trials = self._study.get_trials(deepcopy=False)
@@ -239,7 +248,7 @@ class Choosing(BaseSampler):
     def _candidates(
         self, points: _Points, study: Any, trial: FrozenTrial, count: int
     ) -> Iterator[Assignment]:
-        if trial.number == 0 and not self._is_listed:
+        if trial.number == 0 and not self.is_listed:
             yield points.default()
         if self.is_grid:
             self._grid = self._grid or points.all()

@@ -137,8 +137,7 @@ def best(
                 path.write_text(net.to_json(indent=2), encoding="utf-8")
         return
     kept = Checkpoints(checkpoints or folder / "checkpoints")
-    is_own = kept.bears() in (None, found.identity)
-    weights = kept.best(trial.number) if is_own else None
+    weights = kept.best(trial.number) if kept.are_of(found.identity) else None
     if weights is None:
         raise ValueError(f"no weights of trial {trial.number} of that search are in {kept.shown}")
     model = net.model(found.input_shape)

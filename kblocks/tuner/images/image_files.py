@@ -138,16 +138,14 @@ class ImageFiles(keras.utils.PyDataset):
         height, width = self.image_size
         try:
             with _pillow().open(path) as file:
-                if file.mode.startswith("I"):  # 16 bits, which Pillow would cut off at 255
-                    grey = file.convert("I").resize((width, height), resample=_BILINEAR)
-                    image = np.repeat(np.asarray(grey, "float32")[..., None], 3, axis=-1)
-                    return np.clip(image / 65535, 0, 1)
-            image = keras.utils.load_img(
-                path, target_size=self.image_size, interpolation="bilinear"
-            )
+                is_deep = file.mode.startswith("I")  # 16 bits, which "RGB" would cut off at 255
+                image = file.convert("I" if is_deep else "RGB").resize((width, height), _BILINEAR)
         except (OSError, ValueError, SyntaxError) as error:  # Pillow raises all of these
             raise _unreadable(path, error) from error
-        return np.asarray(image, "float32") / 255
+        values = np.asarray(image, "float32")
+        if is_deep:
+            return np.repeat(np.clip(values / 65535, 0, 1)[..., None], 3, axis=-1)
+        return values / 255
 
 
 def _is_class(path: Path) -> bool:

@@ -15,7 +15,7 @@ from tensorboard.summary import Writer
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
 from kblocks.files import whole
-from kblocks.tuner.records import Objective, Record, Run
+from kblocks.tuner.records import Objective, Record, Run, folder_name
 
 # Their messages are made when they are imported, where no type checker sees them.
 _api: Any = api_pb2
@@ -50,7 +50,7 @@ class Log:
         """
         if not record.is_finished:
             return None
-        path = self.folder / folder_name(record)
+        path = self.folder / folder_name(record.number)
         if path.exists():
             return path
         try:
@@ -61,11 +61,6 @@ class Log:
             if not path.exists():  # else another process was first
                 raise
         return path
-
-
-def folder_name(record: Record) -> str:
-    """Of a trial, which is its name in TensorBoard."""
-    return f"trial-{record.number:05d}"
 
 
 def write(run: Run, folder: str | os.PathLike[str]) -> Path:
@@ -84,7 +79,7 @@ def _write(folder: Path, record: Record, objectives: Sequence[Objective]) -> Non
     began = record.started.timestamp() if record.started else 0.0
     ended = record.ended.timestamp() if record.ended else began
     values = {name: _value(value) for name, value in record.values.items()}
-    name = folder_name(record)  # by which the table of the HParams tab is sorted, as text
+    name = folder_name(record.number)  # by which the table of the HParams tab is sorted, as text
     status = _api.STATUS_SUCCESS if record.state == "completed" else _api.STATUS_FAILURE
     end = _data.SessionEndInfo(status=status, end_time_secs=ended)
     events = EventFileWriter(str(folder))

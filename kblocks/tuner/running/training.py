@@ -19,7 +19,7 @@ import numpy as np
 from kblocks.budget import Budget
 from kblocks.space import NETWORK
 from kblocks.tuner.bridge import HyperModel, costs_of, named, network_of
-from kblocks.tuner.records import COST_NAMES, Failure, Objective
+from kblocks.tuner.records import COST_NAMES, Failure, Objective, folder_name
 from kblocks.tuner.storing import interrupts
 from kblocks.tuner.storing.checkpoints import Checkpoints, State
 
@@ -302,7 +302,7 @@ def _fitted(hypermodel: Any, hp: Any, model: Any, fit: Fit, epoch: _Epochs) -> A
     own = [_copied(callback) for callback in kwargs.pop("callbacks", None) or ()]
     for callback in own:
         if isinstance(callback, keras.callbacks.TensorBoard):  # a run for each trial
-            callback.log_dir = os.path.join(str(callback.log_dir), f"trial-{epoch.number:05d}")
+            callback.log_dir = os.path.join(str(callback.log_dir), folder_name(epoch.number))
     kwargs["callbacks"] = [*own, epoch]
     kwargs.setdefault("verbose", 0)
     if epoch.first:

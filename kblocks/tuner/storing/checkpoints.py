@@ -147,6 +147,10 @@ class Checkpoints:
         except FileNotFoundError:
             return None
 
+    def are_of(self, identity: str) -> bool:
+        """Whether they are of the search of that identity, as far as is said."""
+        return self.bears() in (None, identity)
+
     @_as_oserror
     def mark(self, identity: str) -> None:
         """Says whose they are."""

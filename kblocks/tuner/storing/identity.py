@@ -23,6 +23,9 @@ _FORMAT = 1
 _HASHED = 1 << 26  # bytes of an array; of a larger one as many, evenly from all of it
 # What must be the same for trials to be compared; anything else may change between two runs.
 _BINDING = ("objectives", "input_shape", "builder", "space", "fixed", "budget", "recipe", "data")
+_GROWING = ("space", "recipe")  # of these, where choices may be added
+_WAYS_OUT = "Give it another `project_name`, undo the change, or start anew with overwrite=True"
+_EXTENDABLE = " (added choices can be allowed: extend=True, or --extend)"
 _PASSING = {"callbacks", "verbose", "validation_freq"}  # arguments of `fit` that may change
 
 
@@ -77,25 +80,17 @@ def check(before: Mapping[str, Any], now: Mapping[str, Any], extend: bool = Fals
     Raises:
         ChangedError: with the differences.
     """
-    differences = [
-        line
-        for key in _BINDING
-        for line in _differences(key, before.get(key), now.get(key))
-        if not (extend and key in ("space", "recipe"))
-    ]
+    differences = _all_differences(before, now, _GROWING if extend else ())
     if extend:
         was, found = before.get("plain", {}), now.get("plain", {})
         both = [name for name in was if name in found]  # others have become choices
         for name in both:
             differences += _differences(f"recipe: {name}", was[name], found[name])
-    if not differences:
-        return
-    hint = "" if extend else " (added choices can be allowed: extend=True, or --extend)"
-    raise ChangedError(
-        "The search has changed since it began; its trials could not be compared:"
-        f"{_list(differences)}\n"
-        f"Give it another `project_name`, undo the change, or start anew with overwrite=True{hint}."
-    )
+    if differences:
+        raise ChangedError(
+            "The search has changed since it began; its trials could not be compared:"
+            f"{_list(differences)}\n{_WAYS_OUT}{'' if extend else _EXTENDABLE}."
+        )
 
 
 def check_joining(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
@@ -107,12 +102,7 @@ def check_joining(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     Raises:
         ChangedError: with the differences.
     """
-    differences = [
-        line
-        for key in _BINDING
-        if key in before
-        for line in _differences(key, before[key], now.get(key))
-    ]
+    differences = _all_differences(before, now)
     if differences:
         raise ChangedError(
             f"This is another search than the one to be joined:{_list(differences)}\n"
@@ -126,7 +116,14 @@ def _list(lines: Sequence[str]) -> str:
 
 def has_changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
     """Whether the choices are others."""
-    return any(before.get(key) != now.get(key) for key in ("space", "recipe"))
+    return any(before.get(key) != now.get(key) for key in _GROWING)
+
+
+def _all_differences(
+    before: Mapping[str, Any], now: Mapping[str, Any], but: Sequence[str] = ()
+) -> list[str]:
+    keys = (key for key in _BINDING if key not in but)
+    return [line for key in keys for line in _differences(key, before.get(key), now.get(key))]
 
 
 def _differences(path: str, before: Any, now: Any) -> list[str]:
@@ -242,7 +239,6 @@ def compare_ranges(known: Mapping[str, str], now: Mapping[str, str], first: set[
 
 def _changed(name: str, before: str, now: str) -> SpaceChangedError:
     return SpaceChangedError(
-        f"The search has changed since it began: {name} was {before}, is {now}. Give it another "
-        "`project_name`, undo the change, or start anew with overwrite=True (added choices can be "
-        "allowed: extend=True, or --extend)."
+        f"The search has changed since it began: {name} was {before}, is {now}. "
+        f"{_WAYS_OUT}{_EXTENDABLE}."
     )

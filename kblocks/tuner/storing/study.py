@@ -25,8 +25,8 @@ def begin(
     settings: Mapping[str, Any],
     asks: Callable[[], Mapping[str, BaseDistribution]],
     extend: bool,
-) -> None:
-    """Makes the study of a search, or finds it and sees that it is the same search.
+) -> optuna.Study:
+    """The study of a search: made, or found and seen to be of the same search.
 
     Args:
         storage, name, objectives, settings: of the search.
@@ -38,28 +38,28 @@ def begin(
         ValueError: if it is another one, with the differences.
     """
     if not is_there(storage, name):
-        created(storage, name, objectives).set_user_attr(RUN, dict(settings))
-        return
+        study = created(storage, name, objectives)
+        study.set_user_attr(RUN, dict(settings))
+        return study
     study = find(storage, name)
     before = study.user_attrs.get(RUN)
     if before is None:  # its process ended between the two steps above
         study.set_user_attr(RUN, dict(settings))
-        return
+        return study
     check(before, settings, extend)
-    ranges = study.user_attrs.get(RANGES)  # of a HyperModel of another's, which may ask for more
-    known = asks() if extend and (ranges is not None or has_changed(before, settings)) else {}
-    now = {**(ranges or {}), **{name: str(one) for name, one in known.items()}}
-    if not extend or (ranges == now and not has_changed(before, settings)):
+    changed = has_changed(before, settings)
+    ranges = study.user_attrs.get(RANGES, {})  # of a HyperModel of another's, which asks as it goes
+    known = dict(asks()) if extend and (changed or ranges) else {}
+    asked = {name: str(one) for name, one in known.items()} if ranges else {}
+    if not changed and {**ranges, **asked} == ranges:
         study.set_user_attr(RUN, {**before, **settings})
-        return
-    if ranges is None:
-        _extend(storage, study, objectives, settings, known)
-        return
-    own: dict[str, BaseDistribution] = {}
-    for trial in study.get_trials(deepcopy=False):
-        own |= trial.distributions
-    own.update(known)
-    _extend(storage, study, objectives, settings, own).set_user_attr(RANGES, now)
+        return study
+    for trial in study.get_trials(deepcopy=False) if ranges else ():
+        known = {**trial.distributions, **known}  # what the default point does not ask for
+    study = _extend(storage, study, objectives, settings, known)
+    if ranges:
+        study.set_user_attr(RANGES, {**ranges, **asked})
+    return study
 
 
 def is_there(storage: BaseStorage, name: str) -> bool:
@@ -81,9 +81,8 @@ def find(storage: BaseStorage, name: str) -> optuna.Study:
         name = newer
 
 
-def identity(storage: PatientStorage, name: str) -> str:
+def identity(storage: PatientStorage, study: optuna.Study) -> str:
     """What the checkpoints of a search bear, in all its extensions, and of no other search."""
-    study = find(storage, name)
     return str(storage.once(study._study_id, IDENTITY, uuid.uuid4().hex))
 
 
