@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import warnings
+from collections.abc import Collection
 from typing import Any
 
 import keras
@@ -250,6 +251,32 @@ def demand(condition: Any, message: str, values: Any) -> None:
     if not bool(condition):
         told = ", ".join(str(keras.ops.convert_to_numpy(value)) for value in values)
         raise ValueError(f"{message} Received: {told}")
+
+
+def custom_gradients() -> dict[str, Any]:
+    """The gradients of their own that functions have registered while TensorFlow traced them.
+
+    TensorFlow never takes one out: each keeps the graph that it was traced in, and Keras' optimizers
+    register one with every `train_step`. This table is private, and empty where it has been moved.
+    """
+    if name() != "tensorflow":
+        return {}
+    try:
+        from tensorflow.python.framework import ops
+
+        return ops.gradient_registry._registry
+    except (ImportError, AttributeError):
+        return {}
+
+
+def forget_gradients(known: Collection[str]) -> None:
+    """Takes out the custom gradients that have been registered since `known` were all of them.
+
+    Functions that were traced meanwhile can still be called, but no more be traced anew.
+    """
+    registered = custom_gradients()
+    for one in [n for n in registered if n.startswith("CustomGradient-") and n not in known]:
+        registered.pop(one, None)
 
 
 def lite_options(samples: Any = None) -> dict[str, Any]:

@@ -82,8 +82,8 @@ ROOMS: dict[str, set[str]] = {
     "augmentation": {"backend"},
     "recipe": {"augmentation", "choices", "heads", "training", "tree"},
     "tuner": {
-        *("budget", "catalog", "choices", "conditions", "cost", "describing", "exporting", "files"),
-        *("hiding", "network", "quantities", "recipe", "space", "spaces", "stages", "timing"),
+        *("backend", "budget", "catalog", "choices", "conditions", "cost", "describing"),
+        *("exporting", "files", "hiding", "network", "quantities", "recipe", "space", "spaces", "stages", "timing"),
         *("training", "tree"),
     },
     "__main__": {"tuner"},

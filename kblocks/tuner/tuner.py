@@ -21,7 +21,7 @@ from kblocks.tuner.choosing.sampling import chooser, distributions_of, is_grid, 
 from kblocks.tuner.oracle import Oracle, hyperparameters
 from kblocks.tuner.records import COST_NAMES, IDENTITY, RUN, Objective, Record, Run, read
 from kblocks.tuner.running import on_ray
-from kblocks.tuner.running.loop import Search
+from kblocks.tuner.running.loop import HopelessError, Search
 from kblocks.tuner.running.training import Fit, Limits, build_as, epochs_of
 from kblocks.tuner.storing import study as studies
 from kblocks.tuner.storing.checkpoints import Checkpoints
@@ -147,7 +147,9 @@ class Tuner(keras_tuner.Tuner):
 
         Raises:
             ValueError: if the search in the storage is another one, with the differences.
-            RuntimeError: if the first five trials raise, with the last error.
+            RuntimeError: if the first five trials raise, or no trial was completed, with the last
+                error; if this process runs this search already, in another thread; or in a
+                script without `if __name__ == "__main__":` that a worker process imports.
             ConnectionError: if the storage or the checkpoints cannot be reached.
         """
         from kblocks.tuner.running.jobs import ObjectJob
@@ -156,18 +158,22 @@ class Tuner(keras_tuner.Tuner):
 
     def run_job(self, job: Any, verbose: int = 1) -> Run:
         """`search` with a job that worker processes make their tuner and data of."""
-        from kblocks.tuner.running.supervising import supervise
+        from kblocks.tuner.running.supervising import alone, supervise
 
-        Checkpoints(self.checkpoint_directory).check()
-        fit = job.fit()
-        if self._joins:
-            before = studies.find(self._opened(), self.project_name).user_attrs.get(RUN)
-            if before is not None:  # else it has begun this moment
-                check_joining(before, self._settings(fit, job.named()))
-        else:
-            self._prepare(fit, job.named())
-        supervise(self, job, fit, verbose)
-        return self.run()
+        with alone(self.storage_url, self.project_name):
+            Checkpoints(self.checkpoint_directory).check()
+            fit = job.fit()
+            if self._joins:
+                before = studies.find(self._opened(), self.project_name).user_attrs.get(RUN)
+                if before is not None:  # else it has begun this moment
+                    check_joining(before, self._settings(fit, job.named()))
+            else:
+                self._prepare(fit, job.named())
+            supervise(self, job, fit, verbose)
+        run = self.run()
+        if not run.completed() and any(trial.failure for trial in run.trials):
+            raise HopelessError(_without_result(run))
+        return run
 
     def join(self) -> None:
         """From now on `search` works for the search in the storage, which must be the same."""
@@ -243,6 +249,7 @@ class Tuner(keras_tuner.Tuner):
             self.trials,
             limits,
             self.tensorboard,
+            self._serves,
         )
 
     def deadline(self) -> float | None:
@@ -290,16 +297,27 @@ class Tuner(keras_tuner.Tuner):
         return read(studies.find(self._opened(), self.project_name))
 
     def get_best_hyperparameters(self, num_trials: int = 1) -> list[keras_tuner.HyperParameters]:
-        """Of the best completed trials; with several objectives the Pareto front comes first."""
-        return [hyperparameters(record) for record in self.run().ranked()[:num_trials]]
+        """Of the best completed trials; with several objectives the Pareto front comes first.
+
+        Raises:
+            RuntimeError: if no trial was completed, with the reason of the last failure.
+        """
+        return [hyperparameters(record) for record in self._ranked()[:num_trials]]
 
     def get_best_models(self, num_models: int = 1) -> list[keras.Model]:
         """The models of the best trials with the weights of their best epochs, compiled.
 
         Raises:
             ValueError: if weights are kept of fewer trials: `checkpoints` says of how many.
+            RuntimeError: if no trial was completed, with the reason of the last failure.
         """
-        return [self.model_of(record) for record in self.run().ranked()[:num_models]]
+        return [self.model_of(record) for record in self._ranked()[:num_models]]
+
+    def _ranked(self) -> list[Record]:
+        run = self.run()
+        if not run.completed():
+            raise RuntimeError(_without_result(run))
+        return run.ranked()
 
     def model_of(self, record: Record) -> keras.Model:
         """A trial's model with the weights of its best epoch."""
@@ -366,6 +384,17 @@ class Tuner(keras_tuner.Tuner):
 
     def reload(self) -> None:
         """Nothing: the storage has everything."""
+
+
+def _without_result(run: Run) -> str:
+    """Why there is nothing to choose from."""
+    failure = next((t.failure for t in reversed(run.trials) if t.failure is not None), None)
+    if failure is None:
+        return f"No trial of the search {run.name!r} has been completed, of {len(run.trials)}"
+    return (
+        f"No trial of the search {run.name!r} has been completed, of {len(run.trials)}. The last "
+        f"failure: {failure.kind}: {failure.message}\n{failure.traceback}"
+    ).rstrip()
 
 
 def objectives_of(objective: Any) -> tuple[Objective, ...]:

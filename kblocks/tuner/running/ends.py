@@ -9,6 +9,7 @@ from optuna.exceptions import StorageInternalError
 from sqlalchemy.exc import SQLAlchemyError
 
 from kblocks.tuner.running.loop import HopelessError
+from kblocks.tuner.running.training import reason
 from kblocks.tuner.storing.identity import ChangedError
 from kblocks.tuner.storing.patience import why
 
@@ -27,8 +28,8 @@ def told(work: Callable[[], object]) -> tuple[str, str]:
         return "away", f"The search's database cannot be used: {why(error)}"
     except ConnectionError as error:
         return "unreachable", str(error)
-    except Exception:
-        return "raised", traceback.format_exc()
+    except Exception as error:
+        return "raised", f"{reason(error)}\n{traceback.format_exc()}"
     return OVER, ""
 
 
@@ -50,4 +51,4 @@ def raise_told(event: str, value: str, how_to_resume: str) -> None:
         case "unreachable":
             raise ConnectionError(value)
         case "raised":
-            raise RuntimeError(f"A worker process cannot go on:\n{value}")
+            raise RuntimeError(f"A worker process cannot go on: {value}")

@@ -17,6 +17,7 @@ import optuna
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
+from kblocks.backend import custom_gradients, forget_gradients
 from kblocks.space import NETWORK
 from kblocks.tuner.bridge import HyperModel
 from kblocks.tuner.choosing.asking import Asking, asked_by
@@ -36,12 +37,13 @@ from kblocks.tuner.records import (
     Objective,
     record,
 )
+from kblocks.tuner.running.surroundings import restored
 from kblocks.tuner.running.training import Limits, LostError, Outcome, Progress, Watch, train
 from kblocks.tuner.storing import interrupts
 from kblocks.tuner.storing.checkpoints import Checkpoints
 from kblocks.tuner.storing.identity import compare_range, compare_ranges
 from kblocks.tuner.storing.ledger import Ledger
-from kblocks.tuner.storing.owners import Watchman, beating, give_back, is_gone
+from kblocks.tuner.storing.owners import Watchman, beating, give_back, is_busy, is_gone
 from kblocks.tuner.storing.patience import PatientStorage
 
 _log = logging.getLogger("kblocks")
@@ -52,7 +54,7 @@ _HOPELESS = 5  # trials that raise, with none that does not, after which a searc
 
 
 class HopelessError(RuntimeError):
-    """The first trials have all failed: the search itself is at fault."""
+    """All trials have failed, or the first of them: the search itself is at fault."""
 
 
 @dataclass
@@ -69,6 +71,7 @@ class Search:
         trials: how many are run in all, or None.
         tensorboard: a folder for TensorBoard, or None.
         limits: of a trial.
+        is_worker: whether this process is a worker, whose trial the first process gives back.
     """
 
     study: optuna.Study
@@ -80,6 +83,7 @@ class Search:
     trials: int | None
     limits: Limits
     tensorboard: str | None = None
+    is_worker: bool = False
     ledger: Ledger = field(init=False)
 
     def __post_init__(self) -> None:
@@ -100,10 +104,13 @@ def frozen() -> Iterator[Callable[[], None]]:
         What collects; of the trials, which are more and more, it looks at the last ones alone.
     """
     count = 0
+    known = set(custom_gradients())
 
     def collect() -> None:
         nonlocal count
         count += 1
+        if not is_busy():  # else another thread's trial may need its own
+            forget_gradients(known)
         if count % _REFREEZE == 0:
             gc.unfreeze()
         gc.collect()
@@ -175,7 +182,8 @@ def _look_at_space(search: Search) -> None:
         return
     try:
         now = asked_by(search.hypermodel, search.sampler.needs_lists)
-    except Exception:  # which its trials will tell
+    except BaseException as error:  # which its trials will tell
+        interrupts.check(error)
         return
     then = trials[0].params
     if FAILURE in trials[0].user_attrs or any(then.get(k, v) != v for k, v in now.values.items()):
@@ -242,22 +250,24 @@ def _run(search: Search, trial: optuna.Trial, fit: Any) -> None:
     with beating(search.storage, identity):
         try:
             hp = Asking(_asks(search, trial), listed=search.sampler.needs_lists)
-            outcome, weights = train(
-                search.hypermodel,
-                hp,
-                fit,
-                search.objectives,
-                trial.number,
-                search.checkpoints,
-                search.limits,
-                watch,
-            )
+            with restored():
+                outcome, weights = train(
+                    search.hypermodel,
+                    hp,
+                    fit,
+                    search.objectives,
+                    trial.number,
+                    search.checkpoints,
+                    search.limits,
+                    watch,
+                )
         except LostError:
             _log.warning("Trial %s is another process's by now: it is left to it", trial.number)
             return
         except BaseException:  # told to stop, which is not the trial's fault
+            # A worker that others than its first process have told so counts as ended by its trial.
             with contextlib.suppress(Exception):
-                mine = _mine(search, trial)
+                mine = None if search.is_worker else _mine(search, trial)
                 if mine is not None:
                     give_back(search.study, search.storage, mine, counts=False)
             raise
@@ -335,14 +345,13 @@ def _log_for_tensorboard(search: Search, trial_id: int) -> None:
     ended = record(search.storage.get_trial(trial_id))
     try:
         Log(search.tensorboard).trial(ended, search.objectives)
-    except OSError as error:
+    except Exception as error:  # the trial has logged what TensorBoard does not take
         _log.warning("TensorBoard's log of trial %s: %s", ended.number, error)
 
 
 def _forget(collect: Callable[[], None]) -> None:
-    policy = keras.config.dtype_policy()
-    keras.utils.clear_session(free_memory=False)
-    keras.config.set_dtype_policy(policy)  # which Keras forgets as well
+    with restored():  # Keras forgets its dtype policy as well
+        keras.utils.clear_session(free_memory=False)
     collect()
 
 

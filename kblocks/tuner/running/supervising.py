@@ -25,16 +25,55 @@ from kblocks.tuner.running.jobs import Job
 from kblocks.tuner.running.live import Live
 from kblocks.tuner.running.loop import Search, tidy, work
 from kblocks.tuner.running.on_ray import Cluster
-from kblocks.tuner.running.training import Fit
+from kblocks.tuner.running.training import Fit, reason
+from kblocks.tuner.running.wire import Errand, Line, received
 from kblocks.tuner.storing.interrupts import REQUESTS, held
 from kblocks.tuner.storing.owners import Watchman, fail, give_back, node
 from kblocks.tuner.storing.patience import why
+from kblocks.tuner.storing.storage import is_in_memory, shown
 
 _POLL = 0.5  # seconds
-_LEAVE = 5.0  # seconds in which workers and the storage may still answer when a search is ended
+_LEAVE = 5.0  # seconds in which a worker may end by itself, and the storage may still answer
 _SLACK = 10.0  # seconds in which a trial over its time may end itself
 _FALSE_STARTS = 2  # workers that end before they have begun, after which none is begun
 _SIGNALLED = 10  # of those that a signal has ended
+
+
+_LOCK = threading.Lock()
+_RUNS: set[tuple[str, str]] = set()  # the searches that this process works for
+
+
+@contextlib.contextmanager
+def alone(url: str, name: str) -> Iterator[None]:
+    """Lets a process work for a search once at a time, and only in a script that it may begin.
+
+    Two threads would be one to all that is kept of a search, and take each other's trials.
+
+    Args:
+        url: of the search's storage.
+        name: of the search.
+
+    Raises:
+        RuntimeError: if another thread works for it, or this process is about to become a worker.
+    """
+    if multiprocessing.current_process().name != "MainProcess":
+        if multiprocessing.parent_process() is None:  # it imports the script that has begun it
+            raise RuntimeError(
+                "A process that a search has begun imports this script, which would begin the "
+                "search again. It needs `if __name__ == '__main__':` around what it does"
+            )
+    key = url, name
+    with _LOCK:
+        if key in _RUNS and not is_in_memory(url):
+            raise RuntimeError(
+                f"Another thread of this process runs the search {name!r} in {shown(url)}. Let one "
+                "call run it, with `workers=2`"
+            )
+        _RUNS.add(key)
+    try:
+        yield
+    finally:
+        _RUNS.discard(key)
 
 
 def supervise(tuner: Any, job: Job, fit: Fit, verbose: int) -> None:
@@ -105,6 +144,8 @@ class _Member:
     began: float | None = None  # when its trial began
     number: int | None = None  # of its trial
     is_ready: bool = False
+    errand: Errand | None = None  # which sends its job
+    until: float | None = None  # when it is killed, having told that it ends
 
 
 class _Crew:
@@ -138,18 +179,15 @@ class _Crew:
 
     def _fill(self) -> None:
         while len(self._members) < self._tuner.workers:
-            here, there = self._context.Pipe(duplex=False)
-            deadline = self._search.limits.deadline
-            left = None if deadline is None else deadline - time.monotonic()
-            process = self._context.Process(
-                target=_serve, args=(self._job, self._begun, there, left), daemon=True
-            )
+            here, there = self._context.Pipe()
+            process = self._context.Process(target=_serve, args=(there, self._begun), daemon=True)
             self._begun += 1
             try:
                 with _environment(self._tuner.workers), _uninterrupted():
                     process.start()
-            except BrokenPipeError:  # it has ended while it was sent its job
+            except OSError as error:  # no memory, too many processes, or it was killed at once
                 here.close()
+                self._reason = f"they cannot be begun: {error}"
                 self._failed_to_start(-signal.SIGKILL)
                 return
             finally:
@@ -157,28 +195,39 @@ class _Crew:
             self._members.append(_Member(process, here))
 
     def _listen(self) -> None:
-        connections = [member.connection for member in self._members]
+        connections = [m.connection for m in self._members if not m.connection.closed]
         for connection in wait(connections, _POLL):
             member = next(m for m in self._members if m.connection is connection)
             self._drain(member)
 
     def _drain(self, member: _Member) -> None:
-        with contextlib.suppress(EOFError, OSError):
-            while member.connection.poll():
-                self._heard(member, *member.connection.recv())
+        while not member.connection.closed:
+            try:
+                if not member.connection.poll():
+                    return
+                event, value = member.connection.recv()
+            except Exception:  # its end is closed, or its trial has written to it
+                member.connection.close()
+                return
+            self._heard(member, event, value)
 
     def _heard(self, member: _Member, event: str, value: Any) -> None:
         match event:
+            case "hello":
+                deadline = self._search.limits.deadline
+                left = None if deadline is None else deadline - time.monotonic()
+                member.errand = Errand(member.connection, (self._job, left))
+                member.errand.start()
             case "ready":
                 member.is_ready, self._false_starts = True, 0
             case "begin":
                 member.number, member.began = value, self._clock()
             case "end":
                 member.number = member.began = None
-            case "unable":
-                self._reason = value
-            case "over":
-                self._is_over = True
+            case "unable" | "replaced" | "over":
+                member.until = time.monotonic() + _LEAVE
+                self._reason = value or self._reason
+                self._is_over |= event == OVER
             case _:
                 raise_told(event, value, self._tuner.how_to_resume())
 
@@ -189,6 +238,8 @@ class _Crew:
     def _check_time(self) -> None:
         limit = self._search.limits.seconds
         for member in self._members:
+            if member.until is not None and time.monotonic() > member.until:
+                self._stop(member)  # a thread that its trials have left keeps it
             if limit is None or member.began is None or member.number is None:
                 continue
             if self._clock() - member.began > limit + _SLACK:
@@ -204,6 +255,11 @@ class _Crew:
 
     def _collect(self) -> None:
         """Takes leave of those that have ended, and gives their trials back."""
+        for member in self._members:
+            errand = member.errand
+            if errand is not None and errand.error and member.process.is_alive():
+                self._reason, errand.error = errand.error, None
+                member.process.terminate()  # it waits for the rest of its job
         ended = [member for member in self._members if not member.process.is_alive()]
         for member in ended:
             self._drain(member)
@@ -249,7 +305,7 @@ class _Crew:
         member.process.join()
 
 
-def _serve(job: Job, index: int, connection: Any, left: float | None) -> None:
+def _serve(connection: Any, index: int) -> None:
     """A worker process, from its beginning to its end."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the first process tells what to do
     for number in REQUESTS:
@@ -258,25 +314,30 @@ def _serve(job: Job, index: int, connection: Any, left: float | None) -> None:
             signal.signal(number, lambda *_: _exit())
     searches: list[Search] = []
     threading.Thread(target=_follow, args=(searches,), daemon=True).start()
+    line = Line(connection)
     try:
+        line.tell("hello")
+        job, left = received(connection)
         job.enter()
         tuner, fit = job.tuner(), job.fit()
         tuner.serve(index)
         searches.append(tuner.make_search(None if left is None else time.monotonic() + left))
-    except Exception as error:
-        connection.send(("unable", f"{type(error).__name__}: {error}"))
+    except (Exception, SystemExit) as error:  # a run file may end Python
+        line.tell("unable", reason(error))
         raise SystemExit(1) from None
-    connection.send(("ready", None))
+    line.tell("ready")
     memory = _Memory(tuner.growth)
 
     def tell(event: str, number: int) -> None:
-        connection.send((event, number))
+        try:
+            line.tell(event, number)
+        except OSError:  # nobody hears this process any more: another one goes on in its place
+            os._exit(1)
         if event == "end":
             memory.look()
 
-    ended = told(lambda: work(searches[0], fit, tell, lambda: memory.has_grown))
-    if ended[0] != OVER or not memory.has_grown:
-        connection.send(ended)
+    event, value = told(lambda: work(searches[0], fit, tell, lambda: memory.has_grown))
+    line.tell("replaced" if event == OVER and memory.has_grown else event, value)
 
 
 def _exit() -> None:

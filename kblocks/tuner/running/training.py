@@ -151,8 +151,8 @@ def train(
         return Outcome(), []
     except (keras_tuner.errors.FatalError, LostError):
         raise
-    except Exception as error:
-        interrupts.check()
+    except BaseException as error:  # `sys.exit` of an `argparse` among them
+        interrupts.check(error)
         return Outcome(failure=_failure(error)), []
 
 
@@ -358,10 +358,30 @@ def _params(model: Any) -> int:
     return sum(math.prod(weight.shape) for weight in model.weights)
 
 
-def _failure(error: Exception) -> Failure:
-    told = str(error).strip().splitlines()
-    message = f"{type(error).__name__}: {told[0]}" if told else type(error).__name__
-    kind = "error"
+def reason(error: BaseException) -> str:
+    """An exception in one line."""
+    lines = _text(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+
+
+def _text(error: BaseException) -> str:
+    """What an exception says; its `__str__` is the user's, and may raise."""
+    try:
+        return str(error)
+    except BaseException as another:
+        interrupts.check(another)
+        return f"(its __str__ raises {type(another).__name__})"
+
+
+def _trace(error: BaseException) -> str:
+    try:
+        return "".join(traceback.format_exception(error))
+    except Exception:  # attributes that are not what Python's own exceptions have
+        return ""
+
+
+def _failure(error: BaseException) -> Failure:
+    message, kind = reason(error), "error"
     if isinstance(error, DivergedError):
         kind, message = "diverged", str(error)
     elif isinstance(error, TimeoutError):
@@ -369,10 +389,12 @@ def _failure(error: Exception) -> Failure:
     elif isinstance(error, OverBudgetError):
         kind, message = "budget", str(error)
     elif isinstance(error, MemoryError) or (
-        type(error).__name__ in _NO_MEMORY or "out of memory" in str(error).lower()
+        type(error).__name__ in _NO_MEMORY or "out of memory" in _text(error).lower()
     ):
         kind = "memory"
-    return Failure(kind, message[:500], "".join(traceback.format_exception(error))[-8000:])
+    # Half a surrogate pair is text to Python, but neither to a database nor to a terminal.
+    message, trace = (t.encode(errors="replace").decode() for t in (message, _trace(error)))
+    return Failure(kind, message[:500], trace[-8000:])
 
 
 def epochs_of(fit: Fit) -> int:

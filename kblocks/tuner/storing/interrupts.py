@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import multiprocessing
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -54,14 +55,20 @@ def remembered() -> Iterator[None]:
         _raised.clear()
 
 
-def check() -> None:
+def check(error: BaseException | None = None) -> None:
     """Raises what a signal has raised, if this process goes on all the same.
+
+    Args:
+        error: what a trial has raised. It is raised too if it is a KeyboardInterrupt, unless this
+            is a worker process, which Ctrl-C never reaches.
 
     An exception that a signal raises in the midst of C++ may be lost there, or come out as another:
     TensorFlow has made a RuntimeError of it.
     """
     if _raised:
         raise _raised[-1]
+    if isinstance(error, KeyboardInterrupt) and multiprocessing.parent_process() is None:
+        raise error
 
 
 @contextlib.contextmanager

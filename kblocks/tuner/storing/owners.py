@@ -104,6 +104,11 @@ def beating(storage: PatientStorage, trial_id: int) -> Iterator[None]:
         _RUNS.discard(trial_id)
 
 
+def is_busy() -> bool:
+    """Whether this process runs a trial."""
+    return bool(_RUNS)
+
+
 @dataclass
 class _Seen:
     beat: Any

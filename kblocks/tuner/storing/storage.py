@@ -60,6 +60,11 @@ def url_of(storage: str | None, folder: Path) -> str:
     return storage
 
 
+def is_in_memory(url: str) -> bool:
+    """Whether each that opens it has another one."""
+    return url.startswith("sqlite") and sqlalchemy.make_url(url).database in (None, "", ":memory:")
+
+
 def is_missing(url: str) -> bool:
     """Whether it is of a file that is not there, and that opening it would make."""
     path = (sqlalchemy.make_url(url).database or "").removeprefix("file:")  # as `uri=true` has it
@@ -82,7 +87,7 @@ def open_storage(url: str, patience: float = PATIENCE, create: bool = True) -> P
     Raises:
         ConnectionError: if the database cannot be reached, after `patience` seconds.
     """
-    arguments: dict[str, Any] = {"pool_pre_ping": True}
+    arguments: dict[str, Any] = {"pool_pre_ping": True, "pool_events": _CLOSED_BY_OTHERS}
     made = sqlalchemy.make_url(url)
     if made.get_backend_name() == "sqlite":
         arguments["connect_args"] = {"timeout": _BUSY}
@@ -108,12 +113,13 @@ def _file(path: Path, create: bool) -> dict[str, Any]:
     A connection goes on with the file that it has opened, wherever that is moved and even when
     it is deleted: what was written to it would be lost.
     """
+    path = path.absolute()  # a trial may change the folder
     if create:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
 
     def connect() -> sqlite3.Connection:
-        name = f"file:{quote(str(path.absolute()))}?mode=rw"
+        name = f"file:{quote(str(path))}?mode=rw"
         return sqlite3.connect(name, timeout=_BUSY, uri=True, check_same_thread=False)
 
     def connected(connection: Any, record: Any) -> None:
@@ -123,14 +129,38 @@ def _file(path: Path, create: bool) -> dict[str, Any]:
         if record.info.get("file") != _identity(path):
             raise DisconnectionError(f"{path} is not the file that was opened")
 
-    return {"creator": connect, "pool_events": [(connected, "connect"), (checked, "checkout")]}
+    events = [(connected, "connect"), (checked, "checkout"), *_CLOSED_BY_OTHERS]
+    return {"creator": connect, "pool_events": events}
 
 
-def _identity(path: Path) -> tuple[int, int] | None:
+def _identity(path: Path | int) -> tuple[int, int] | None:
     with contextlib.suppress(OSError):
         found = os.stat(path)
         return found.st_dev, found.st_ino
     return None
+
+
+def _marked(connection: Any, record: Any) -> None:
+    mark, other = os.pipe()  # whose identity no other file of this process has
+    os.close(other)
+    record.info["mark"] = mark, _identity(mark)
+
+
+def _unmarked(connection: Any, record: Any) -> None:
+    mark, identity = record.info.pop("mark", (-1, None))
+    if mark >= 0 and _identity(mark) == identity:
+        os.close(mark)
+
+
+def _not_closed(connection: Any, record: Any, proxy: Any) -> None:
+    mark, identity = record.info["mark"]
+    if _identity(mark) != identity:
+        raise DisconnectionError("a trial has closed the descriptors of its process")
+
+
+# A trial may close all descriptors, as what makes a daemon does. A connection that goes on with its
+# own finds none behind it, or the file that has been opened next.
+_CLOSED_BY_OTHERS = [(_marked, "connect"), (_not_closed, "checkout"), (_unmarked, "close")]
 
 
 def _made(url: str, arguments: dict[str, Any]) -> tuple[BaseStorage, sqlalchemy.Engine]:
