@@ -256,8 +256,8 @@ def demand(condition: Any, message: str, values: Any) -> None:
 def custom_gradients() -> dict[str, Any]:
     """The gradients of their own that functions have registered while TensorFlow traced them.
 
-    TensorFlow never takes one out: each keeps the graph that it was traced in, and Keras' optimizers
-    register one with every `train_step`. This table is private, and empty where it has been moved.
+    TensorFlow takes none out: each keeps the graph that it was traced in, and Keras' optimizers
+    register one with every `train_step`. This table is private; empty where it has been moved.
     """
     if name() != "tensorflow":
         return {}

@@ -116,8 +116,11 @@ class Record:
 
     @property
     def seconds(self) -> float | None:
-        """How long it took, of its last attempt; None while it runs."""
-        if self.started is None or self.ended is None:
+        """How long it took, of its last attempt; None while it runs.
+
+        None too where the clock was set back meanwhile.
+        """
+        if self.started is None or self.ended is None or self.ended < self.started:
             return None
         return (self.ended - self.started).total_seconds()
 

@@ -1,6 +1,6 @@
 """A search whose trials do what no trial should, each one thing.
 
-    python tests/runs/nasty.py tensorflow '["nothing", "exit"]' '{"directory": "runs", "workers": 2}'
+    python tests/runs/nasty.py tensorflow '["nothing", "exits"]' '{"workers": 2}'
 
 The trials do one of the named things each, in their order, with tiny networks. On Keras' numpy
 backend, which cannot train, `fit` only plays. Each notes in the file KBLOCKS_NASTY_NOTES what it
@@ -45,14 +45,14 @@ def deed(function: Callable[[], object]) -> Callable[[], object]:
     return function
 
 
-class Unprintable(Exception):
+class UnprintableError(Exception):
     """One whose text cannot be had."""
 
     def __str__(self) -> str:
         raise ValueError("no text")
 
 
-class Textless(Exception):
+class TextlessError(Exception):
     """One whose text is none."""
 
     def __str__(self) -> str:
@@ -84,8 +84,8 @@ DEEDS["aborts"] = os.abort
 
 # --- raises ---
 DEEDS["raises_base"] = lambda: raises(Base("mine"))
-DEEDS["raises_unprintable"] = lambda: raises(Unprintable())
-DEEDS["raises_textless"] = lambda: raises(Textless())
+DEEDS["raises_unprintable"] = lambda: raises(UnprintableError())
+DEEDS["raises_textless"] = lambda: raises(TextlessError())
 DEEDS["raises_surrogate"] = lambda: raises(ValueError("half \ud800 of \x00 a pair"))
 DEEDS["raises_long"] = lambda: raises(ValueError("x" * 1_000_000))
 
@@ -111,6 +111,11 @@ def leaves_fork() -> None:
     if os.fork() == 0:
         time.sleep(3600)
         os._exit(0)
+
+
+@deed
+def forks_and_goes_on() -> None:
+    os.fork()
 
 
 @deed
@@ -170,7 +175,9 @@ def closes_output() -> None:
 @deed
 def closes_all() -> None:
     os.closerange(0, 4096)
-    KEPT.append([open(os.devnull, "w") for _ in range(20)])  # which get the numbers of others
+    KEPT.append(
+        [os.open(os.devnull, os.O_RDWR) for _ in range(20)]
+    )  # which get the numbers of others
 
 
 # --- memory ---

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections import Counter
@@ -88,7 +89,8 @@ class Live:
             try:
                 self._look()
             except Exception as error:  # the search goes on without being shown
-                self.say(f"(progress cannot be read: {type(error).__name__})")
+                with contextlib.suppress(Exception):  # the trial may have closed the output
+                    self.say(f"(progress cannot be read: {type(error).__name__})")
             took = time.monotonic() - started
 
     def _look(self) -> None:

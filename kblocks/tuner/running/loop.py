@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import logging
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -247,6 +248,7 @@ def _run(search: Search, trial: optuna.Trial, fit: Any) -> None:
     attributes = trial.user_attrs
     search.storage.set_trial_user_attr(identity, ATTEMPTS, attributes.get(ATTEMPTS, 0) + 1)
     watch = _Telling(search, trial, attributes.get(HISTORY, {}))
+    process = os.getpid()
     with beating(search.storage, identity):
         try:
             hp = Asking(_asks(search, trial), listed=search.sampler.needs_lists)
@@ -261,6 +263,8 @@ def _run(search: Search, trial: optuna.Trial, fit: Any) -> None:
                     search.limits,
                     watch,
                 )
+            if os.getpid() != process:
+                os._exit(1)  # the trial has forked, and its child has come out of it as well
         except LostError:
             _log.warning("Trial %s is another process's by now: it is left to it", trial.number)
             return

@@ -153,7 +153,8 @@ class Cluster:
         try:
             event, value = ray.get(task)
         except ray.exceptions.RayTaskError as error:  # before there was anything of kblocks
-            raise RuntimeError(f"A worker on Ray cannot begin:\n{error}") from None
+            last = str(error).strip().splitlines()[-1]
+            raise RuntimeError(f"A worker on Ray cannot begin: {last}\n{error}") from None
         except refused:
             raise
         except ray.exceptions.RayError as error:

@@ -56,12 +56,12 @@ def alone(url: str, name: str) -> Iterator[None]:
     Raises:
         RuntimeError: if another thread works for it, or this process is about to become a worker.
     """
-    if multiprocessing.current_process().name != "MainProcess":
-        if multiprocessing.parent_process() is None:  # it imports the script that has begun it
-            raise RuntimeError(
-                "A process that a search has begun imports this script, which would begin the "
-                "search again. It needs `if __name__ == '__main__':` around what it does"
-            )
+    is_child = multiprocessing.current_process().name != "MainProcess"
+    if is_child and multiprocessing.parent_process() is None:  # which is set after the import
+        raise RuntimeError(
+            "A process that a search has begun imports this script, which would begin the search "
+            "again. It needs `if __name__ == '__main__':` around what it does"
+        )
     key = url, name
     with _LOCK:
         if key in _RUNS and not is_in_memory(url):

@@ -65,7 +65,7 @@ def _streams() -> Iterator[None]:
     finally:
         for number, (name, stream) in enumerate(before.items()):
             if getattr(stream, "closed", False):
-                stream = open(number, "w" if number else "r", encoding="utf-8", closefd=False)
+                stream = os.fdopen(number, "w" if number else "r", encoding="utf-8", closefd=False)
             setattr(sys, name, stream)
 
 

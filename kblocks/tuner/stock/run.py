@@ -15,6 +15,7 @@ from typing import Any
 import keras
 import keras_tuner
 
+from kblocks.backend import custom_gradients, forget_gradients
 from kblocks.files import whole
 from kblocks.network import Architecture
 from kblocks.quantities import quantity
@@ -167,6 +168,7 @@ class _Hooks:
         self._tuner, self._display, self._table = tuner, display, table
         self._own: dict[str, Any] = {}
         self._began = 0.0
+        self._known = set(custom_gradients())
 
     def __enter__(self) -> None:
         tuner = self._tuner
@@ -185,6 +187,7 @@ class _Hooks:
         self._display.begin()
 
     def _end(self, trial: Any) -> None:
+        forget_gradients(self._known)
         trial = self._tuner.oracle.get_trial(trial.trial_id)
         self._table.ended(trial, time.monotonic() - self._began)
         rows = self._table.rows()
