@@ -114,3 +114,35 @@ def test_a_network_that_takes_all_memory_is_failed_and_the_search_goes_on(
     assert failed[0].failure.kind in ("killed", "memory")
     assert kb.Architecture.from_json(failed[0].network or "").cost((8, 8, 1)).params > 0
     assert [t.state for t in run.trials if t.number != 1] == ["completed"] * 3
+
+
+MEMORY = """
+import json, os, sys
+import psutil
+sys.path.insert(0, sys.argv[1])
+import real
+from kblocks.tuner.running import loop
+
+sizes, forget = [], loop._forget
+
+def look(collect):
+    forget(collect)
+    sizes.append(psutil.Process().memory_info().rss / 2**20)
+
+loop._forget = look
+own = {"trials": 60, "workers": 0, "sampler": "random", "seed": 1, "directory": sys.argv[2]}
+run = real.tuner(**own).search(**real.data().fit_arguments(), verbose=0)
+print(json.dumps([len(run.completed()), sizes[19], sizes[-1]]))
+"""
+
+
+def test_sixty_trials_in_one_process_leave_little_memory(
+    fresh_process: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of 5 MB a trial that TensorFlow's table of custom gradients kept, 40 would be 200 MB."""
+    monkeypatch.setenv("KBLOCKS_REAL_NOTES", str(tmp_path / "notes"))
+    monkeypatch.setenv("PYTHONPATH", str(PACKAGE))
+    out = fresh_process(MEMORY, str(REAL.parent), str(tmp_path / "runs"))
+    completed, after_20, after_60 = json.loads(out.splitlines()[-1])
+    assert completed == 60
+    assert after_60 - after_20 < 80, f"{after_20:.0f} MB, then {after_60:.0f} MB"

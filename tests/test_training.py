@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import kblocks as kb
+from kblocks import backend
 
 INPUT = (8, 8, 3)
 ADAM = keras.optimizers.Adam
@@ -151,3 +152,19 @@ def test_what_is_not_ready_is_refused() -> None:
     for model in (NET.model(INPUT), keras.Sequential([keras.layers.Dense(3)])):
         with pytest.raises(ValueError, match="built and compiled"):
             kb.prepare(model)
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="TensorFlow's own table")
+def test_gradients_that_a_model_has_registered_are_forgotten() -> None:
+    """The table is private to TensorFlow: should it be elsewhere, or not grow any more, see here."""
+    known = set(backend.custom_gradients())
+    assert known
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    model.compile("sgd", "mse")
+    model.fit(np.zeros((4, 2)), np.zeros(4), verbose=0)
+    added = set(backend.custom_gradients()) - known
+    assert added, "TensorFlow or Keras keeps no gradient any more: `forget_gradients` can go"
+    assert all(name.startswith("CustomGradient-") for name in added)
+    backend.forget_gradients(known)
+    assert set(backend.custom_gradients()) == known
+    model.fit(np.zeros((4, 2)), np.zeros(4), verbose=0)  # which was traced before

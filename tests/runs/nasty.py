@@ -175,9 +175,8 @@ def closes_output() -> None:
 @deed
 def closes_all() -> None:
     os.closerange(0, 4096)
-    KEPT.append(
-        [os.open(os.devnull, os.O_RDWR) for _ in range(20)]
-    )  # which get the numbers of others
+    # These get the numbers of others.
+    KEPT.append([os.open(os.devnull, os.O_RDWR) for _ in range(20)])
 
 
 # --- memory ---
