@@ -21,6 +21,7 @@ from searching import PACKAGE, command_line, family, until
 
 import kblocks as kb
 from kblocks.tuner.records import Record
+from kblocks.tuner.running.ends import raise_told, told
 
 SCRIPT = """
 import sys
@@ -177,6 +178,18 @@ def test_a_search_in_which_nothing_was_completed_says_why(tmp_path: Path) -> Non
             get()
     again = made(lambda: 1.0, tmp_path, trials=3).search(np.zeros((4, 2)), verbose=0)
     assert [trial.state for trial in again.trials] == ["failed", "failed", "completed"]
+
+
+def test_what_stops_a_worker_is_said_first() -> None:
+    """As the variable that a machine of Ray's lacks: its traceback is long, and comes after it."""
+
+    def work() -> None:
+        os.environ["KBLOCKS_TEST_OF_WHAT_LACKS"]
+
+    event, value = told(work)
+    reason = r"^A worker process cannot go on: KeyError: 'KBLOCKS_TEST_OF_WHAT_LACKS'\nTraceback"
+    with pytest.raises(RuntimeError, match=reason):
+        raise_told(event, value, "")
 
 
 def test_a_clock_that_was_set_back_gives_no_time() -> None:

@@ -29,7 +29,7 @@ from searching import PACKAGE, Toy, cleared, command_line, family, told_to_end, 
 import kblocks as kb
 from kblocks.tuner.command import cli
 from kblocks.tuner.running.jobs import FileJob, ObjectJob
-from kblocks.tuner.running.on_ray import Cluster
+from kblocks.tuner.running.on_ray import Cluster, _find
 from kblocks.tuner.running.sending import Sent
 from kblocks.tuner.storing.storage import open_storage
 
@@ -342,6 +342,21 @@ def test_a_file_is_no_storage_for_several_machines(tmp_path: Path) -> None:
 def tuner_search(tuner: kb.tuner.Tuner) -> Any:
     tuner._prepare(((), {}))
     return tuner.make_search()
+
+
+def test_an_address_without_a_cluster_is_said_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen()
+        port = listening.getsockname()[1]
+        for address in (f"127.0.0.1:{port}", f"ray://127.0.0.1:{port}", "auto", "local", ""):
+            _find(address, 0)
+    monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{port}")
+    told = f"No Ray cluster answers at RAY_ADDRESS=127.0.0.1:{port} .*refused"
+    with pytest.raises(ConnectionError, match=told):
+        made(tmp_path).search(np.zeros((4, 2)), verbose=0)
 
 
 @pytest.mark.parametrize(

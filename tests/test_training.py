@@ -156,7 +156,7 @@ def test_what_is_not_ready_is_refused() -> None:
 
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="TensorFlow's own table")
 def test_gradients_that_a_model_has_registered_are_forgotten() -> None:
-    """The table is private to TensorFlow: should it be elsewhere, or not grow any more, see here."""
+    """The table is private to TensorFlow: it may move, or not grow any more."""
     known = set(backend.custom_gradients())
     assert known
     model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])

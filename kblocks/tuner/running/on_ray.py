@@ -80,6 +80,7 @@ class Cluster:
 
         Raises:
             ImportError: if Ray is missing.
+            ConnectionError: if there is no cluster at RAY_ADDRESS.
             ValueError: if the job cannot be sent, or the storage is not for several machines.
             RuntimeError: if tasks die before they begin.
         """
@@ -194,6 +195,7 @@ def _connected() -> Iterator[Any]:
     if ray.is_initialized():
         yield ray
         return
+    _find(os.environ.get("RAY_ADDRESS", ""))
     is_main = threading.current_thread() is threading.main_thread()
     before = signal.getsignal(signal.SIGTERM)
     # Ray would tell its makers of each cluster that is begun.
@@ -205,6 +207,32 @@ def _connected() -> Iterator[Any]:
         yield ray
     finally:
         ray.shutdown()
+
+
+def _find(address: str, seconds: float = _LEAVE) -> None:
+    """Looks whether a cluster may be there, for which Ray itself would wait for minutes.
+
+    Args:
+        address: RAY_ADDRESS; one without a port is Ray's to understand.
+        seconds: in which a cluster that begins at the same time may come up.
+
+    Raises:
+        ConnectionError: if nothing listens there.
+    """
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    until = time.monotonic() + seconds
+    while port.isdecimal():
+        try:
+            left = max(until - time.monotonic(), 0.1)
+            socket.create_connection((host.strip("[]"), int(port)), left).close()
+            return
+        except OSError as error:
+            if time.monotonic() + _POLL > until:
+                raise ConnectionError(
+                    f"No Ray cluster answers at RAY_ADDRESS={address} ({error}). Start one there "
+                    "(`ray start --head`), or unset RAY_ADDRESS for one of this machine's own"
+                ) from None
+            time.sleep(_POLL)
 
 
 def _end(ray: Any, running: Mapping[Any, int]) -> None:
