@@ -64,7 +64,7 @@ class Nasty:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def ends(self, backend: str, deeds: list[str], workers: int, seconds: float = 300) -> int:
+    def ends(self, backend: str, deeds: list[str], workers: int, seconds: float = 900) -> int:
         """Its exit code; all that it has written is in a file, which its children may hold."""
         settings = {"directory": "runs", "workers": workers}  # a relative one
         with (self.folder / "out").open("ab") as out:
