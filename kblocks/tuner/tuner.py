@@ -250,7 +250,6 @@ class Tuner(keras_tuner.Tuner):
             self.trials,
             limits,
             self.tensorboard,
-            self._serves,
         )
 
     def deadline(self) -> float | None:

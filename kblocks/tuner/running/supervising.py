@@ -38,9 +38,8 @@ _SLACK = 10.0  # seconds in which a trial over its time may end itself
 _FALSE_STARTS = 2  # workers that end before they have begun, after which none is begun
 _SIGNALLED = 10  # of those that a signal has ended
 
-
 _LOCK = threading.Lock()
-_RUNS: set[tuple[str, str]] = set()  # the searches that this process works for
+_SEARCHED: set[tuple[str, str]] = set()  # the searches that this process works for
 
 
 @contextlib.contextmanager
@@ -64,16 +63,16 @@ def alone(url: str, name: str) -> Iterator[None]:
         )
     key = url, name
     with _LOCK:
-        if key in _RUNS and not is_in_memory(url):
+        if key in _SEARCHED and not is_in_memory(url):
             raise RuntimeError(
                 f"Another thread of this process runs the search {name!r} in {shown(url)}. Let one "
                 "call run it, with `workers=2`"
             )
-        _RUNS.add(key)
+        _SEARCHED.add(key)
     try:
         yield
     finally:
-        _RUNS.discard(key)
+        _SEARCHED.discard(key)
 
 
 def supervise(tuner: Any, job: Job, fit: Fit, verbose: int) -> None:
@@ -322,6 +321,7 @@ def _serve(connection: Any, index: int) -> None:
         tuner, fit = job.tuner(), job.fit()
         tuner.serve(index)
         searches.append(tuner.make_search(None if left is None else time.monotonic() + left))
+        searches[0].is_worker = True
     except (Exception, SystemExit) as error:  # a run file may end Python
         line.tell("unable", reason(error))
         raise SystemExit(1) from None
