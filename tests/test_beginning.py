@@ -170,7 +170,7 @@ def test_a_search_in_which_nothing_was_completed_says_why(tmp_path: Path) -> Non
         raise KeyError("there is no <such> key")
 
     tuner = made(train, tmp_path)
-    reason = "No trial .*completed, of 2. The last failure: error: KeyError: 'there is no <such> "
+    reason = "None of the 2 trials .* completed. The last failure: error: KeyError: 'there is no <"
     with pytest.raises(RuntimeError, match=reason):
         tuner.search(np.zeros((4, 2)), verbose=0)
     for get in (tuner.get_best_models, tuner.get_best_hyperparameters):

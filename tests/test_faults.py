@@ -171,11 +171,11 @@ def test_a_worker_that_stands_still_on_this_machine_keeps_its_trial(toy: MakeToy
 
 
 def test_a_search_goes_on_after_trials_that_go_wrong_in_every_way(toy: MakeToy) -> None:
-    faults = dict(enumerate(["raise", "memory", "nan", "inf", "kill", "hang"], 1))
+    faults = dict(enumerate(["raise", "memory", "nan", "inf", "kill", "hang", "exit"], 1))
     plan = {str(number): fault for number, fault in faults.items()}
-    search = toy({**plan, "seconds": 0.02}, trials=9, workers=2, trial_seconds=4)
+    search = toy({**plan, "seconds": 0.02}, trials=10, workers=2, trial_seconds=4)
     out = search.finish()
-    search.check(9)
+    search.check(10)
     trials = search.trials()
     kinds = {t.number: t.failure.kind for t in trials if t.failure is not None}
     assert kinds == {
@@ -185,6 +185,7 @@ def test_a_search_goes_on_after_trials_that_go_wrong_in_every_way(toy: MakeToy) 
         4: "diverged",
         5: "killed",
         6: "timeout",
+        7: "error",
     }
     expected = {
         1: "a fault of this <architecture>",
@@ -193,6 +194,7 @@ def test_a_search_goes_on_after_trials_that_go_wrong_in_every_way(toy: MakeToy) 
         4: "inf after epoch 1",
         5: "ended 3 times",
         6: "longer than 4 s",
+        7: "SystemExit: 2",
     }
     for number, words in expected.items():
         failure = trials[number].failure
@@ -200,7 +202,7 @@ def test_a_search_goes_on_after_trials_that_go_wrong_in_every_way(toy: MakeToy) 
         assert words in failure.message
         assert kb.Architecture.from_json(trials[number].network).cost((16, 16, 3)).params > 0
     assert search.begun().count(5) == 3
-    assert [number for number in range(9) if search.begun().count(number) != 1] == [5]
+    assert [number for number in range(10) if search.begun().count(number) != 1] == [5]
     assert trials[5].attempts == 3
     assert "killed: its process ended 3 times" in out
 

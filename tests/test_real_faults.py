@@ -140,6 +140,7 @@ def test_sixty_trials_in_one_process_leave_little_memory(
     fresh_process: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of 5 MB a trial that TensorFlow's table of custom gradients kept, 40 would be 200 MB."""
+    monkeypatch.setenv("KBLOCKS_REAL", json.dumps({"epochs": 1, "images": 100}))
     monkeypatch.setenv("KBLOCKS_REAL_NOTES", str(tmp_path / "notes"))
     monkeypatch.setenv("PYTHONPATH", str(PACKAGE))
     out = fresh_process(MEMORY, str(REAL.parent), str(tmp_path / "runs"))

@@ -389,12 +389,11 @@ class Tuner(keras_tuner.Tuner):
 def _without_result(run: Run) -> str:
     """Why there is nothing to choose from."""
     failure = next((t.failure for t in reversed(run.trials) if t.failure is not None), None)
+    told = f"None of the {len(run.trials)} trials of the search {run.name!r} was completed"
     if failure is None:
-        return f"No trial of the search {run.name!r} has been completed, of {len(run.trials)}"
-    return (
-        f"No trial of the search {run.name!r} has been completed, of {len(run.trials)}. The last "
-        f"failure: {failure.kind}: {failure.message}\n{failure.traceback}"
-    ).rstrip()
+        return told
+    last = f"{failure.kind}: {failure.message}\n{failure.traceback}".rstrip()
+    return f"{told}. The last failure: {last}"
 
 
 def objectives_of(objective: Any) -> tuple[Objective, ...]:

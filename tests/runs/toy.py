@@ -93,6 +93,8 @@ def _wrong(fault: str) -> float:
     match fault:
         case "raise":
             raise ValueError("a fault of this <architecture>")
+        case "exit":
+            sys.exit(2)
         case "nan" | "inf":
             return float(fault)
         case "kill":
