@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
+import shutil
+import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,11 +15,50 @@ import keras
 
 from kblocks.files import whole
 
+_METADATA = "metadata.json"  # of a `.keras` file: Keras' version and the date
+_OURS = "kblocks"  # the key of our facts in it
 
-def save(model: keras.Model, path: str | os.PathLike[str]) -> None:
-    """`model.save`, whole or not at all."""
+
+def save(
+    model: keras.Model, path: str | os.PathLike[str], facts: Mapping[str, Any] | None = None
+) -> None:
+    """`model.save`, whole or not at all.
+
+    Args:
+        model, path: as of `model.save`; the path ends in `.keras`.
+        facts: what is to be known of the model, as JSON has it: for `facts_of`.
+    """
     with whole(Path(path)) as written:
         model.save(written)
+        if facts is not None:
+            _note(written, facts)
+
+
+def facts_of(path: Path) -> dict[str, Any]:
+    """What `save` was given beside a model; nothing where the file does not say."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            found = json.loads(archive.read(_METADATA)).get(_OURS)
+    except (OSError, KeyError, ValueError, AttributeError, zipfile.BadZipFile):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _note(path: Path, facts: Mapping[str, Any]) -> None:
+    """Adds facts to the metadata of a `.keras` file, which Keras reads past."""
+    plain = path.with_name(f"plain-{path.name}")
+    path.rename(plain)
+    with zipfile.ZipFile(plain) as before, zipfile.ZipFile(path, "w") as after:
+        for part in before.infolist():
+            with (
+                before.open(part) as source,
+                after.open(part.filename, "w", force_zip64=True) as to,
+            ):
+                if part.filename == _METADATA:
+                    known = json.loads(source.read())
+                    to.write(json.dumps({**known, _OURS: dict(facts)}).encode())
+                else:
+                    shutil.copyfileobj(source, to, 1 << 20)
 
 
 def write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:

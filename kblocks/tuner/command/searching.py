@@ -51,7 +51,9 @@ def run_or_join(
     sampler: Annotated[str | None, typer.Option(help="tpe, random, grid, nsga2.")] = None,
     pruner: Annotated[str | None, typer.Option(help="hyperband, median.")] = None,
     trials: Annotated[int | None, typer.Option(help="In all, earlier runs included.")] = None,
-    hours: Annotated[float | None, typer.Option(help="After which no trial is begun.")] = None,
+    hours: Annotated[
+        float | None, typer.Option(help="After which no trial is begun; --retrain comes after.")
+    ] = None,
     workers: Annotated[int | None, typer.Option(help="Processes that train.")] = None,
     ray: Annotated[
         str | None,
@@ -104,7 +106,7 @@ def run_or_join(
         join(job, tuner, verbose)
         return
     tuner.run_job(job, verbose=int(verbose))
-    finish(tuner, known, ending, say if verbose else lambda text: None)
+    finish(tuner, known, ending, say if verbose else lambda text: None, keep=retrain is None)
 
 
 def join(job: Job, tuner: Any, verbose: bool) -> None:

@@ -80,15 +80,25 @@ def _as_it_is(trial: Record) -> Record:
     return trial
 
 
+def best_of(run: Run) -> Record:
+    """The best completed trial of a run.
+
+    Raises:
+        ValueError: if no trial was completed.
+    """
+    best = run.best()
+    if best is None:
+        raise ValueError(f"RUN must have a completed trial. Received: {run.name} without one")
+    return best
+
+
 def best_network(run: Run) -> tuple[Record, Architecture]:
     """The best completed trial of a run and its network, rebuilt from the record's JSON.
 
     Raises:
         ValueError: if no trial was completed, or it was not built by kblocks.
     """
-    best = run.best()
-    if best is None:
-        raise ValueError(f"RUN must have a completed trial. Received: {run.name} without one")
+    best = best_of(run)
     if best.network is None or run.input_shape is None:
         raise ValueError(
             f"RUN must be of networks of kblocks. Received: trial {best.number} of {run.name}, "
