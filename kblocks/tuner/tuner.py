@@ -26,7 +26,7 @@ from kblocks.tuner.running.training import Fit, Limits, build_as, epochs_of
 from kblocks.tuner.storing import study as studies
 from kblocks.tuner.storing.checkpoints import Checkpoints
 from kblocks.tuner.storing.identity import check_joining, settings_of
-from kblocks.tuner.storing.owners import owner
+from kblocks.tuner.storing.owners import as_it_is, owner
 from kblocks.tuner.storing.patience import PATIENCE
 from kblocks.tuner.storing.storage import is_missing, open_storage, shown, url_of
 
@@ -287,7 +287,7 @@ class Tuner(keras_tuner.Tuner):
         """
         if self._storage is None and is_missing(self.storage_url):
             raise KeyError(f"there is no search in {shown(self.storage_url)}")
-        return read(studies.find(self._opened(), self.project_name))
+        return as_it_is(read(studies.find(self._opened(), self.project_name)))
 
     def get_best_hyperparameters(self, num_trials: int = 1) -> list[keras_tuner.HyperParameters]:
         """Of the best completed trials; with several objectives the Pareto front comes first."""

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import replace
 from pathlib import Path
 from urllib.parse import unquote
 
 from kblocks import hiding
 from kblocks.network import Architecture
 from kblocks.tuner.records import Record, Run, read
-from kblocks.tuner.storing.owners import is_gone
+from kblocks.tuner.storing.owners import as_it_is
 from kblocks.tuner.storing.storage import is_missing, open_storage, shown, url_of
 from kblocks.tuner.storing.study import find, names
 
@@ -69,15 +68,7 @@ def _read(url: str, name: str) -> Run:
         name = known[0]  # its folder has been renamed
     if name not in known:
         raise ValueError(f"RUN must be one of {', '.join(known) or 'none'}. Received: {name}")
-    run = read(find(storage, name))
-    return replace(run, trials=tuple(map(_as_it_is, run.trials)))
-
-
-def _as_it_is(trial: Record) -> Record:
-    """A trial that runs no more, as its process was killed with all the others, waits."""
-    if trial.state == "running" and is_gone(trial.owner):
-        return replace(trial, state="waiting")
-    return trial
+    return as_it_is(read(find(storage, name)))
 
 
 def best_of(run: Run) -> Record:

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from kblocks.catalog import architecture
 from kblocks.network import Architecture
-from kblocks.tuner.records import Record, Run
+from kblocks.tuner.records import Failure, Record, Run
 
 _FAILURES = 10  # the newest
 _BAR = 20  # characters of a whole
@@ -70,7 +70,7 @@ def of_run(run: Run) -> RenderableType:
     """Where a run stands: how many trials of each kind, what runs, what is best, what failed."""
     wanted = run.settings.get("trials")
     ended = sum(trial.is_finished for trial in run.trials)
-    states = Counter(trial.state for trial in run.trials)
+    states = Counter(trial.status for trial in run.trials)
     counts = ", ".join(f"{number} {state}" for state, number in states.most_common())
     of = f" of {wanted}" if wanted else ""
     parts: list[RenderableType] = [
@@ -90,14 +90,12 @@ def of_run(run: Run) -> RenderableType:
             figures = [f"{score:.4g}" for score in trial.scores]
             table.add_row(str(trial.number), *figures, *(_cost(trial, c) for c in _COSTS.values()))
         parts.append(table)
-    failed = [trial for trial in run.trials if trial.failure]
+    failed = [trial for trial in run.trials if trial.has_failed]
     if failed:
         table = _table(">failed", "kind", "why")
         for trial in failed[-_FAILURES:]:
-            assert trial.failure
-            table.add_row(
-                str(trial.number), plain(trial.failure.kind), plain(trial.failure.message)
-            )
+            why = trial.failure or Failure("unknown", "")  # of a study that another program made
+            table.add_row(str(trial.number), plain(why.kind), plain(why.message))
         parts.append(table)
     return Group(*parts)
 

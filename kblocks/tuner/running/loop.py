@@ -34,6 +34,7 @@ from kblocks.tuner.records import (
     SHAPES,
     SURPLUS,
     Objective,
+    ended,
     record,
 )
 from kblocks.tuner.running.training import Limits, LostError, Outcome, Progress, Watch, train
@@ -284,19 +285,13 @@ def _asks(search: Search, trial: optuna.Trial) -> Callable[[str, Any, Any], Any]
 
 
 def _finish(search: Search, trial: optuna.Trial, outcome: Outcome) -> None:
-    """Tells the storage how a trial ended.
-
-    A model that diverged is to the sampler what a pruned one is, worse than all that were
-    completed: a plain failure would teach it nothing, and a score would be invented.
-    """
-    state = TrialState.COMPLETE if outcome.scores else TrialState.PRUNED
+    """Tells the storage how a trial ended."""
     failure = outcome.failure
+    state = ended(outcome.scores, failure, several=len(search.objectives) > 1)
     if _mine(search, trial) is None:
         return
     if failure is not None:
         trial.set_user_attr(FAILURE, asdict(failure))
-        teaches = failure.kind in ("diverged", "budget") and len(search.objectives) == 1
-        state = TrialState.PRUNED if teaches else TrialState.FAIL
     values = list(outcome.scores) or None
     with contextlib.suppress(UpdateFinishedTrialError, ValueError):
         search.study.tell(trial, values, state=state, skip_if_finished=True)
@@ -332,11 +327,11 @@ def _log_for_tensorboard(search: Search, trial_id: int) -> None:
         return
     from kblocks.tuner.reporting.tensorboard import Log
 
-    ended = record(search.storage.get_trial(trial_id))
+    found = record(search.storage.get_trial(trial_id))
     try:
-        Log(search.tensorboard).trial(ended, search.objectives)
+        Log(search.tensorboard).trial(found, search.objectives)
     except OSError as error:
-        _log.warning("TensorBoard's log of trial %s: %s", ended.number, error)
+        _log.warning("TensorBoard's log of trial %s: %s", found.number, error)
 
 
 def _forget(collect: Callable[[], None]) -> None:
