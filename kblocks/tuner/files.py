@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 
 from kblocks.files import whole
 
@@ -61,10 +62,25 @@ def _note(path: Path, facts: Mapping[str, Any]) -> None:
                     shutil.copyfileobj(source, to, 1 << 20)
 
 
+# What a spreadsheet takes for the beginning of a formula, by OWASP's page "CSV Injection".
+_FORMULA = tuple("=+-@\t\r\n\0\uff1d\uff0b\uff0d\uff20")
+
+
 def write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Rows as CSV; the columns are all keys in the order in which they first appear."""
+    """Rows as CSV; the columns are all keys in the order in which they first appear.
+
+    Names and messages may be anybody's: text that a spreadsheet would take for a formula has a
+    quotation mark before it, and all text is in double quotes.
+    """
     columns = list(dict.fromkeys(key for row in rows for key in row))
     with whole(path) as written, written.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, columns)
-        writer.writeheader()
-        writer.writerows(rows)
+        writer = csv.writer(file, quoting=csv.QUOTE_NONNUMERIC)
+        writer.writerow(map(_cell, columns))
+        writer.writerows([_cell(row.get(column)) for column in columns] for row in rows)
+
+
+def _cell(value: Any) -> Any:
+    if value is None or isinstance(value, (int, float, np.number)):
+        return "" if value is None else value
+    text = str(value)
+    return f"'{text}" if text.startswith(_FORMULA) else text

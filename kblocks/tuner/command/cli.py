@@ -16,6 +16,7 @@ from kblocks.catalog import architecture, by_family
 from kblocks.exporting import FORMATS, export
 from kblocks.files import whole
 from kblocks.network import Architecture
+from kblocks.tuner import terminal
 from kblocks.tuner.command import final, tables
 from kblocks.tuner.command.searching import BadArgumentError, run_or_join, say, sizes
 from kblocks.tuner.command.stored import (
@@ -29,6 +30,7 @@ from kblocks.tuner.command.stored import (
 from kblocks.tuner.files import facts_of, save
 from kblocks.tuner.records import Run
 from kblocks.tuner.storing.checkpoints import Checkpoints
+from kblocks.tuner.terminal import plain
 
 app = typer.Typer(
     add_completion=False,
@@ -141,9 +143,9 @@ def best(
         return
     trial, net = best_network(found)
     assert found.input_shape is not None
-    say(f"trial {trial.number}: {found.told(trial)}")
+    say(plain(f"trial {trial.number}: {found.told(trial)}"))
     for name, value in trial.values.items():
-        say(f"  {name} = {value}")
+        say(plain(f"  {name} = {value}"))
     _console().print(tables.of_stages(net, found.input_shape))
     if output is not None:
         replaced = output.is_file()
@@ -214,8 +216,8 @@ def _tell_written(path: Path, replaced: bool) -> None:
 
 
 def _console() -> Console:
-    console = Console(highlight=False, markup=False)
-    return console if console.is_terminal else Console(highlight=False, markup=False, width=_WIDTH)
+    width = None if Console().is_terminal else _WIDTH
+    return Console(highlight=False, markup=False, emoji=False, width=width)
 
 
 def main(arguments: list[str]) -> int:
@@ -230,8 +232,8 @@ def main(arguments: list[str]) -> int:
         return 130
     except Exception as error:
         if "--debug" in arguments:
-            print(masked(traceback.format_exc()), file=sys.stderr)
-        print(f"kblocks: {tables.plain(masked(_told(error)))}", file=sys.stderr)
+            terminal.say(masked(traceback.format_exc()), file=sys.stderr)
+        terminal.say(f"kblocks: {plain(masked(_told(error)))}", file=sys.stderr)
         return 2 if isinstance(error, BadArgumentError) else getattr(error, "exit_code", 1)
 
 

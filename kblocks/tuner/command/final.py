@@ -16,6 +16,7 @@ from kblocks.tuner.files import facts_of, save, write_table
 from kblocks.tuner.images.data import Data
 from kblocks.tuner.images.image_files import ImageFiles
 from kblocks.tuner.records import Record, Run
+from kblocks.tuner.terminal import plain
 
 MODEL = "best.keras"  # the model that a search delivers, in its run's folder
 _NEIGHBOURS = 5_000  # the most images that a nearest neighbour is looked for among
@@ -50,9 +51,9 @@ def finish(
     best = run.best()
     if best is None:
         raise ValueError(f"No trial of {run.name} was completed")
-    tell(f"\nbest trial: {best.number}, {run.told(best)} with")
+    tell(f"\nbest trial: {best.number}, {plain(run.told(best))} with")
     for name, value in best.values.items():
-        tell(f"  {name} = {value}")
+        tell(plain(f"  {name} = {value}"))
     _write_network(folder, best, {})
     path = folder / MODEL
     before = facts_of(path)

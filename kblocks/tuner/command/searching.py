@@ -12,6 +12,7 @@ import keras_tuner
 import typer
 
 from kblocks.budget import Budget
+from kblocks.tuner import terminal
 from kblocks.tuner.command.final import finish, together
 from kblocks.tuner.command.ready import FAMILIES, FamilyJob, RunFile
 from kblocks.tuner.command.stored import STORAGE, masked, opened
@@ -26,7 +27,7 @@ class BadArgumentError(ValueError):
 
 def say(text: str) -> None:
     """A line on the standard output, without passwords."""
-    print(masked(text), flush=True)
+    terminal.say(masked(text))
 
 
 def run_or_join(
@@ -72,6 +73,9 @@ def run_or_join(
     checkpoint_directory: Annotated[
         str | None, typer.Option(help="A folder or a URL of fsspec, for many machines.")
     ] = None,
+    tensorboard: Annotated[
+        str | None, typer.Option(help="A folder for TensorBoard: curves, and the tab HParams.")
+    ] = None,
     extend: Annotated[bool, typer.Option("--extend", help="Go on with added choices.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Start anew.")] = False,
     retrain: Annotated[
@@ -87,9 +91,13 @@ def run_or_join(
         **{"objective": _objectives(objective), "sampler": sampler, "pruner": pruner},
         **{"trials": trials, "hours": hours, "workers": workers, "trial_seconds": trial_seconds},
         **{"seed": seed, "directory": directory, "project_name": project_name},
-        **{"storage": storage or os.environ.get(STORAGE), "checkpoints": checkpoints},
+        **{"storage": storage or os.environ.get(STORAGE) or None, "checkpoints": checkpoints},
         **{"checkpoint_directory": checkpoint_directory, "extend": extend or None},
-        **{"overwrite": overwrite or None, "ray": None if ray is None else _needs(ray)},
+        **{
+            "tensorboard": tensorboard,
+            "overwrite": overwrite or None,
+            "ray": None if ray is None else _needs(ray),
+        },
     )
     fitting = _given(epochs=epochs, batch_size=batch_size)
     loading = _given(image_size=size, limit=limit, seed=seed)

@@ -32,7 +32,7 @@ def masked(text: str) -> str:
 def folder_of(run: str, storage: str | None) -> Path | None:
     """The run's folder, where it is named by one."""
     folder = Path(run)
-    return folder if storage is None and (folder / DATABASE).is_file() else None
+    return folder if not storage and (folder / DATABASE).is_file() else None
 
 
 def opened(run: str, storage: str | None = None) -> Run:
@@ -51,7 +51,7 @@ def opened(run: str, storage: str | None = None) -> Run:
     if folder is not None:
         return _read(url_of(None, folder), folder.resolve().name)
     storage = storage or os.environ.get(STORAGE)
-    if storage is None:
+    if not storage:
         raise ValueError(
             f"RUN must be the folder of a run, with {DATABASE} in it, or go with --storage or "
             f"{STORAGE}. Received: {run}"
@@ -62,12 +62,14 @@ def opened(run: str, storage: str | None = None) -> Run:
 def _read(url: str, name: str) -> Run:
     if is_missing(url):
         raise ValueError(f"--storage must be a database that exists. Received: {shown(url)}")
-    storage = open_storage(url, _PATIENCE)
+    storage = open_storage(url, _PATIENCE, create=False)
     known = names(storage)
     if name not in known and len(known) == 1 and url.startswith("sqlite"):
         name = known[0]  # its folder has been renamed
     if name not in known:
-        raise ValueError(f"RUN must be one of {', '.join(known) or 'none'}. Received: {name}")
+        if not known:
+            raise ValueError(f"There is no search in {shown(url)}")
+        raise ValueError(f"RUN must be one of {', '.join(known)}. Received: {name}")
     return as_it_is(read(find(storage, name)))
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -44,8 +43,7 @@ from kblocks.tuner.storing.identity import compare_range, compare_ranges
 from kblocks.tuner.storing.ledger import Ledger
 from kblocks.tuner.storing.owners import Watchman, beating, give_back, is_gone
 from kblocks.tuner.storing.patience import PatientStorage
-
-_log = logging.getLogger("kblocks")
+from kblocks.tuner.terminal import log
 
 _POLL = 1.0  # seconds between two looks at what others do
 _REFREEZE = 200  # trials
@@ -254,7 +252,7 @@ def _run(search: Search, trial: optuna.Trial, fit: Any) -> None:
                 watch,
             )
         except LostError:
-            _log.warning("Trial %s is another process's by now: it is left to it", trial.number)
+            log.warning("Trial %s is another process's by now: it is left to it", trial.number)
             return
         except BaseException:  # told to stop, which is not the trial's fault
             with contextlib.suppress(Exception):
@@ -306,7 +304,7 @@ def _keep(search: Search, number: int, outcome: Outcome, weights: list[np.ndarra
         try:
             search.checkpoints.save_best(number, weights)
         except OSError as error:
-            _log.warning("The weights of trial %s could not be kept: %s", number, error)
+            log.warning("The weights of trial %s could not be kept: %s", number, error)
 
 
 def tidy(search: Search) -> None:
@@ -319,7 +317,7 @@ def tidy(search: Search) -> None:
     try:
         search.checkpoints.keep(ledger.best(search.kept), ledger.is_finished)
     except OSError as error:
-        _log.warning("What is not needed any more could not be removed: %s", error)
+        log.warning("What is not needed any more could not be removed: %s", error)
 
 
 def _log_for_tensorboard(search: Search, trial_id: int) -> None:
@@ -331,7 +329,7 @@ def _log_for_tensorboard(search: Search, trial_id: int) -> None:
     try:
         Log(search.tensorboard).trial(found, search.objectives)
     except OSError as error:
-        _log.warning("TensorBoard's log of trial %s: %s", found.number, error)
+        log.warning("TensorBoard's log of trial %s: %s", found.number, error)
 
 
 def _forget(collect: Callable[[], None]) -> None:
