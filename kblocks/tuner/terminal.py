@@ -32,7 +32,7 @@ def cell(value: Any, style: str = "") -> Text:
     return Text(plain(value), style=style)
 
 
-def say(text: Any, console: Console | None = None, file: Any = None) -> None:
+def tell(text: Any, console: Console | None = None, file: Any = None) -> None:
     """Lines that stay.
 
     Args:

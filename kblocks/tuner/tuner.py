@@ -30,7 +30,7 @@ from kblocks.tuner.storing.identity import check_joining, settings_of
 from kblocks.tuner.storing.owners import as_it_is, owner
 from kblocks.tuner.storing.patience import PATIENCE
 from kblocks.tuner.storing.storage import is_blank, is_missing, open_storage, shown, url_of
-from kblocks.tuner.terminal import plain, say
+from kblocks.tuner.terminal import plain, tell
 
 _LONGEST = 200  # bytes of a name; file systems take 255 of a file's
 PRUNERS = ("hyperband", "median")
@@ -343,23 +343,23 @@ class Tuner(keras_tuner.Tuner):
     def results_summary(self, num_trials: int = 10) -> None:
         """Prints the best trials with their values."""
         run = self.run()
-        say(f"Search {plain(run.name)} in {shown(self.storage_url)}")
+        tell(f"Search {plain(run.name)} in {shown(self.storage_url)}")
         for record in run.ranked()[:num_trials]:
             scores = zip(self.objectives, record.scores, strict=True)
             told = ", ".join(f"{o.name} {score:.6g}" for o, score in scores)
-            say(f"\nTrial {record.number}: {plain(told)}")
+            tell(f"\nTrial {record.number}: {plain(told)}")
             for name, value in record.values.items():
-                say(plain(f"  {name} = {value}"))
+                tell(plain(f"  {name} = {value}"))
 
     def search_space_summary(self, extended: bool = False) -> None:
         """Prints the choices."""
         if isinstance(self.hypermodel, HyperModel):
-            self.hypermodel.space.describe(say)
+            self.hypermodel.space.describe(tell)
         else:
             hp = keras_tuner.HyperParameters()
             self.hypermodel.build(hp)
             for declared in hp.space:
-                say(declared)
+                tell(declared)
 
     @property
     def remaining_trials(self) -> int | None:

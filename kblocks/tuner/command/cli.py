@@ -16,7 +16,6 @@ from kblocks.catalog import architecture, by_family
 from kblocks.exporting import FORMATS, export
 from kblocks.files import whole
 from kblocks.network import Architecture
-from kblocks.tuner import terminal
 from kblocks.tuner.command import final, tables
 from kblocks.tuner.command.searching import BadArgumentError, run_or_join, say, sizes
 from kblocks.tuner.command.stored import (
@@ -30,7 +29,7 @@ from kblocks.tuner.command.stored import (
 from kblocks.tuner.files import facts_of, save
 from kblocks.tuner.records import Run
 from kblocks.tuner.storing.checkpoints import Checkpoints
-from kblocks.tuner.terminal import plain
+from kblocks.tuner.terminal import plain, tell
 
 app = typer.Typer(
     add_completion=False,
@@ -232,8 +231,8 @@ def main(arguments: list[str]) -> int:
         return 130
     except Exception as error:
         if "--debug" in arguments:
-            terminal.say(masked(traceback.format_exc()), file=sys.stderr)
-        terminal.say(f"kblocks: {plain(masked(_told(error)))}", file=sys.stderr)
+            tell(masked(traceback.format_exc()), file=sys.stderr)
+        tell(f"kblocks: {plain(masked(_told(error)))}", file=sys.stderr)
         return 2 if isinstance(error, BadArgumentError) else getattr(error, "exit_code", 1)
 
 

@@ -12,11 +12,11 @@ import keras_tuner
 import typer
 
 from kblocks.budget import Budget
-from kblocks.tuner import terminal
 from kblocks.tuner.command.final import finish, together
 from kblocks.tuner.command.ready import FAMILIES, FamilyJob, RunFile
 from kblocks.tuner.command.stored import STORAGE, masked, opened
 from kblocks.tuner.running.jobs import imported
+from kblocks.tuner.terminal import tell
 
 Job = FamilyJob | RunFile  # what can be typed
 
@@ -27,7 +27,7 @@ class BadArgumentError(ValueError):
 
 def say(text: str) -> None:
     """A line on the standard output, without passwords."""
-    terminal.say(masked(text))
+    tell(masked(text))
 
 
 def run_or_join(

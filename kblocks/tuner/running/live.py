@@ -14,10 +14,9 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 
 from kblocks.quantities import quantity
-from kblocks.tuner import terminal
 from kblocks.tuner.records import EXHAUSTED, Objective, Record, Run, read
 from kblocks.tuner.running.loop import Search
-from kblocks.tuner.terminal import cell, plain
+from kblocks.tuner.terminal import cell, plain, tell
 
 _EVERY = 1.0  # seconds between two looks at the storage
 _LEAVE = 5.0  # seconds that are waited for the last of them
@@ -80,7 +79,7 @@ class Live:
 
     def say(self, text: str) -> None:
         """A line that stays."""
-        terminal.say(text, self.console)
+        tell(text, self.console)
 
     def _follow(self) -> None:
         took = 0.0

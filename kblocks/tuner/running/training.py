@@ -298,10 +298,16 @@ def _fitted(hypermodel: Any, hp: Any, model: Any, fit: Fit, epoch: _Epochs) -> A
     args, kwargs = fit
     kwargs = dict(kwargs)
     own = [_copied(callback) for callback in kwargs.pop("callbacks", None) or ()]
+    told: list[Any] = []
     for callback in own:
-        if isinstance(callback, keras.callbacks.TensorBoard):  # a run for each trial
+        if isinstance(callback, keras.callbacks.TensorBoard):
+            from kblocks.tuner.reporting.tensorboard import Values
+
+            # a run for each trial
             callback.log_dir = os.path.join(str(callback.log_dir), folder_name(epoch.number))
-    kwargs["callbacks"] = [*own, epoch]
+            values = {name: value for name, value in hp.values.items() if name != NETWORK}
+            told.append(Values(callback.log_dir, folder_name(epoch.number), values))
+    kwargs["callbacks"] = [*own, *told, epoch]
     kwargs.setdefault("verbose", 0)
     if epoch.first:
         kwargs["initial_epoch"] = epoch.first

@@ -9,7 +9,7 @@ import keras
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
-from kblocks.tuner.terminal import plain, say
+from kblocks.tuner.terminal import plain, tell
 
 
 class Display:
@@ -70,7 +70,7 @@ class Display:
         self._share = 0.0
         seconds = time.monotonic() - self._trial_started
         line = plain(f"{self._count()}  {text}  {seconds:.0f} s{self._left()}")
-        say(line, self.console)
+        tell(line, self.console)
         self._refresh("")
 
     def _count(self) -> str:

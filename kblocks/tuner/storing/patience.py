@@ -193,17 +193,19 @@ _outage = _Outage()
 
 def patiently(function: Callable[[], Any], patience: Callable[[], float]) -> Any:
     """What `function` returns, tried again while its database cannot be used."""
-    began, wait = time.monotonic(), 0.1
+    began, wait, is_told = time.monotonic(), 0.1, False
     while True:
         try:
             found = function()
-            _outage.is_over()
+            if is_told:  # on a full disk others can go on reading
+                _outage.is_over()
             return found
         except _AWAY as error:
             left = began + patience() - time.monotonic()
             if left <= 0 or _is_wrong(error):
                 raise
             if wait > 1:  # a lock that is held for a moment is no news
+                is_told = True
                 _outage.goes_on(began, error)
             _sleep(min(wait, left), patience)
             wait = min(2 * wait, _LONGEST)
