@@ -538,6 +538,18 @@ def test_a_search_is_not_gone_on_with_other_data(file: str, failing: Any, capsys
     assert "data" in line
 
 
+def test_tensorboard_can_be_typed(file: str) -> None:
+    typed = ["--trials", "1", "--epochs", "1", "--quiet", "--tensorboard", "board"]
+    assert cli.main(["search", file, *typed]) == 0
+    assert [path.name for path in Path("board").iterdir()] == ["trial-00000"]
+
+
+def test_retraining_comes_after_the_hours(file: str, capsys: Any) -> None:
+    typed = ["--trials", "1", "--epochs", "1", "--hours", "1", "--retrain"]
+    assert cli.main(["search", file, *typed]) == 0
+    assert "1 epochs (this comes after the `hours` of the search)" in capsys.readouterr().out
+
+
 def test_retraining_is_on_all_but_the_test_part(file: str, capsys: Any) -> None:
     assert cli.main(["search", file, "--trials", "1", "--epochs", "1", "--retrain"]) == 0
     data = kb.tuner.load("digits", limit=60)

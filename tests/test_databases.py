@@ -67,6 +67,13 @@ def test_a_run_that_cannot_be_written_is_read(read_only: Path, tmp_path: Path) -
     with pytest.raises(OSError, match=r"ead-only|denied"):
         (read_only / "other").touch()
     assert len(opened(str(read_only)).trials) == 5
+    tuner = kb.tuner.Tuner(
+        lambda hp: None,
+        directory=tmp_path,
+        project_name="run",
+        storage=f"sqlite:///{read_only / 'study.db'}",
+    )
+    assert len(tuner.run().trials) == 5
     assert cli.main(["status", str(read_only)]) == 0
     assert cli.main(["report", str(read_only), "--output", str(tmp_path / "report")]) == 0
     assert (tmp_path / "report" / "report.html").is_file()
@@ -101,6 +108,14 @@ def test_an_empty_database_is_told_and_stays_empty(
     assert path.read_bytes() == before
     with pytest.raises(ValueError, match="no search in"):
         opened("run", f"sqlite:///{path}")
+
+
+def test_a_tuner_that_only_looks_writes_nothing(tmp_path: Path) -> None:
+    tuner = kb.tuner.Tuner(lambda hp: None, directory=tmp_path, project_name="run")
+    (tmp_path / "run" / "study.db").touch()
+    with pytest.raises(KeyError, match="there is no search in"):
+        tuner.run()
+    assert (tmp_path / "run" / "study.db").read_bytes() == b""
 
 
 def test_a_worker_makes_no_tables(tmp_path: Path) -> None:

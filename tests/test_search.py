@@ -10,6 +10,7 @@ import math
 import os
 import re
 import signal
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +22,7 @@ import keras_tuner
 import numpy as np
 import optuna
 import pytest
+import tensorflow
 from rich.console import Console
 
 import kblocks as kb
@@ -472,6 +474,27 @@ def test_what_is_shown(make: Make, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 # --- going on ----------------------------------------------------------------------------
+
+
+def test_what_a_search_is_made_with_is_recorded_and_may_change(make: Make) -> None:
+    found = make(trials=1).search(X, Y, verbose=0).settings["versions"]
+    assert found == {
+        "kblocks": kb.__version__,
+        "python": ".".join(map(str, sys.version_info[:3])),
+        "backend": f"tensorflow {tensorflow.__version__}",
+        "keras": keras.__version__,
+        "keras-tuner": keras_tuner.__version__,
+        "optuna": optuna.__version__,
+        "numpy": np.__version__,
+    }
+    # As a search was recorded before, with fewer of them, and by other versions.
+    tuner = make(trials=2)
+    study = studies.find(tuner._opened(), tuner.project_name)
+    before = study.user_attrs[records.RUN]
+    study.set_user_attr(records.RUN, {**before, "versions": {"keras": "3.12.0"}})
+    run = tuner.search(X, Y, verbose=0)
+    assert len(run.trials) == 2
+    assert run.settings["versions"] == found
 
 
 def test_a_search_goes_on_where_it_ended(make: Make) -> None:

@@ -296,7 +296,8 @@ class Tuner(keras_tuner.Tuner):
         Raises:
             KeyError: if it has not begun.
         """
-        if self._storage is None and is_missing(self.storage_url):
+        url = self.storage_url
+        if self._storage is None and (is_missing(url) or is_blank(url)):
             raise KeyError(f"there is no search in {shown(self.storage_url)}")
         return as_it_is(read(studies.find(self._opened(), self.project_name)))
 

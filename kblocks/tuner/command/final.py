@@ -151,7 +151,7 @@ def _retrained(tuner: Any, data: Data, tell: Callable[[str], None]) -> keras.Mod
     arguments = {k: v for k, v in data.fit_arguments().items() if k != "validation_data"}
     count = _count(data)
     on = f" on {count} images" if count else ""
-    hours = "" if tuner.hours is None else ", for which no `hours` were left over"
+    hours = "" if tuner.hours is None else " (this comes after the `hours` of the search)"
     tell(f"training it once more{on}, {arguments.get('epochs', 1)} epochs{hours}")
     if tuner.seed is not None:
         keras.utils.set_random_seed(tuner.seed)

@@ -126,7 +126,7 @@ def _file(path: Path, create: bool) -> dict[str, Any]:
     A connection goes on with the file that it has opened, wherever that is moved and even when
     it is deleted: what was written to it would be lost.
     """
-    if create:
+    if create and not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
 
@@ -199,5 +199,6 @@ def loaded(storage: BaseStorage, name: str) -> optuna.Study:
         with _quiet():
             return optuna.load_study(study_name=name, storage=storage)
     except KeyError:
-        names = ", ".join(optuna.get_all_study_names(storage)) or "none"
-        raise KeyError(f"no search of the name {name!r} is there, but: {names}") from None
+        names = ", ".join(optuna.get_all_study_names(storage))
+        others = f", but: {names}" if names else ""
+        raise KeyError(f"no search of the name {name!r} is there{others}") from None
