@@ -26,7 +26,6 @@ from kblocks.tuner.running.live import Live
 from kblocks.tuner.running.loop import Search, tidy, work
 from kblocks.tuner.running.on_ray import Cluster
 from kblocks.tuner.running.training import Fit
-from kblocks.tuner.storing.checkpoints import Checkpoints
 from kblocks.tuner.storing.diagnosis import diagnosis
 from kblocks.tuner.storing.interrupts import REQUESTS, held
 from kblocks.tuner.storing.owners import Watchman, fail, give_back, node
@@ -73,8 +72,7 @@ def supervise(tuner: Any, job: Job, fit: Fit, verbose: int) -> None:
 
 def _unusable(tuner: Any, search: Search, error: Exception) -> str | None:
     """What is wrong with the search's database and what to do; None if it is nothing of that."""
-    kept = Checkpoints(tuner.checkpoint_directory).shown
-    seen = search.storage.seen
+    seen, kept = search.storage.seen, search.checkpoints.shown
     found = diagnosis(tuner.storage_url, search.study.study_name, seen, kept)
     if found is None and not isinstance(error, _AWAY):
         return None
