@@ -23,6 +23,7 @@ Violation = tuple[int, float]
 Measure = Callable[[Assignment], Violation | None]
 
 _STARTS = 100  # that are tried until one leads to a point that fits
+_ALIKE = 8  # where all of them lack the same
 _ENOUGH = 20  # where all that is missing is budget
 _LONG = 16  # options from which a choice is gone down in steps of more than one
 _SHARES = (1 / 8, 1 / 64, 1 / 512, 0.0)  # of its length; at last one option at a time
@@ -94,13 +95,17 @@ class Repair:
     def closest(self) -> tuple[Violation | None, Assignment]:
         """A point that fits, or, where none is found, the one that lacks least."""
         best: tuple[Violation, Assignment] | None = None
+        lacking: set[Violation] = set()
         for number, start in enumerate(self._starts()):
             if number >= _ENOUGH and best and best[0][0] == 1:
                 break
+            if number >= _ALIKE and len(lacking) == 1 and best and best[0][0] == 2:
+                break  # pixels of the input, which no choice changes
             found = self._descend(start)
             amount = self._measure(found)
             if amount is None:
                 return None, found
+            lacking.add(amount)
             if best is None or amount < best[0]:
                 best = amount, found
         assert best is not None

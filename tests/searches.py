@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import asdict
 from datetime import datetime, timedelta
 from functools import cache
 from random import Random
@@ -120,12 +121,13 @@ def _trial(
     }
     length = EPOCHS
     if number % 17 == 5:
-        state, length = TrialState.FAIL, 3
+        length = 3
         kind, message = ("memory", "OOM when allocating tensor with shape[64,32,32,512]")
         if number % 2:
             kind, message = "diverged", "val_loss is NaN in epoch 3"
-        failure = {"kind": kind, "message": message, "traceback": TRACEBACK}
-        attributes[records.FAILURE] = failure
+        failure = records.Failure(kind, message, TRACEBACK)
+        attributes[records.FAILURE] = asdict(failure)
+        state = records.ended((), failure, several=objectives > 1)
     elif number % 11 == 7:
         state, length = TrialState.PRUNED, 4
     elif number % 59 == 58:
@@ -136,7 +138,7 @@ def _trial(
         "val_accuracy": curve,
         "val_loss": [2.3 * (1 - value) + 0.05 for value in curve],
     }
-    if state is not TrialState.FAIL:
+    if records.FAILURE not in attributes:
         attributes[records.COSTS] = {
             "params": cost.params,
             "macs": cost.macs,

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 import re
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -24,6 +26,7 @@ from kblocks.tuner import records
 from kblocks.tuner.command import cli
 from kblocks.tuner.command.ready import FAMILIES, FamilyJob, space
 from kblocks.tuner.command.stored import masked, opened
+from kblocks.tuner.files import save
 from kblocks.tuner.storing.checkpoints import Checkpoints
 
 INPUT = (8, 8, 1)
@@ -282,15 +285,15 @@ def _litert(path: Path, images: np.ndarray) -> Any:
     return interpreter.get_tensor(out["index"])
 
 
-@pytest.mark.parametrize(
-    ("kind", "name", "called"),
-    [
-        ("keras", "best.keras", _keras),
-        ("onnx", "best.onnx", _onnx),
-        ("savedmodel", "best_savedmodel", _saved_model),
-        ("litert", "best.tflite", _litert),
-    ],
-)
+EXPORTS = [
+    ("keras", "best.keras", _keras),
+    ("onnx", "best.onnx", _onnx),
+    ("savedmodel", "best_savedmodel", _saved_model),
+    ("litert", "best.tflite", _litert),
+]
+
+
+@pytest.mark.parametrize(("kind", "name", "called"), EXPORTS)
 def test_export(kind: str, name: str, called: Callable[..., Any], trained: Any) -> None:
     """What is exported gives the logits of the trained model."""
     run, model, images = trained
@@ -298,6 +301,84 @@ def test_export(kind: str, name: str, called: Callable[..., Any], trained: Any) 
     expected = np.asarray(model(images))
     error = abs(np.asarray(called(run / name, images)) - expected).max()
     assert error < 1e-4 * abs(expected).max()
+
+
+def _weights(path: Path) -> list[np.ndarray]:
+    model: Any = keras.models.load_model(path, compile=False)
+    return model.get_weights()
+
+
+def _metadata(path: Path) -> dict[str, Any]:
+    with zipfile.ZipFile(path) as archive:
+        return json.loads(archive.read("metadata.json"))
+
+
+@pytest.mark.usefixtures("file")
+def test_the_delivered_model_is_one(failing: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    """A model trained once more stays what it is, and every export is made from it."""
+    begun = ["search", "small.py", "--trials", "1", "--epochs", "1", "--seed", "1"]
+    assert cli.main([*begun, "--retrain"]) == 0
+    assert "trial 0, trained once more on" in capsys.readouterr().out
+    run, path = Path("runs/small"), Path("runs/small/best.keras")
+    delivered, retrained = path.read_bytes(), _weights(path)
+    data = kb.tuner.load("digits", limit=60)
+    count = len(data.train[0]) + len(data.validation[0])
+    for told in (_metadata(path)["kblocks"], json.loads((run / "best.json").read_text())["model"]):
+        assert (told["trial"], told["retrained"], told["images"]) == (0, True, count)
+    assert _metadata(path)["keras_version"] == keras.__version__
+    own = Checkpoints(run / "checkpoints").best(0)
+    assert own is not None
+    assert max(abs(a - b).max() for a, b in zip(own, retrained, strict=True)) > 1e-3
+
+    expected = np.asarray(keras.models.load_model(path)(data.test[0][:2]))
+    for kind, name, called in EXPORTS:
+        told = shown("best", str(run), "--export", kind)
+        assert f"trained once more on {count} images" in told
+        found = np.asarray(called(run / name, data.test[0][:2]))
+        assert abs(found - expected).max() < 1e-4 * abs(expected).max(), kind
+    assert path.read_bytes() == delivered
+    told = shown("best", str(run), "--export", "keras", "--output", "runs/other.keras")
+    assert told.endswith(f"written to {Path('runs/other.keras')}\n")
+    assert Path("runs/other.keras").read_bytes() == delivered
+    assert "onnx is replaced" in shown("best", str(run), "--export", "onnx")
+
+    assert cli.main(begun) == 0  # the same again, which does not train once more
+    assert f"{path} stays" in capsys.readouterr().out
+    assert path.read_bytes() == delivered
+    assert cli.main([*begun, "--no-retrain"]) == 0
+    assert f"{path} is replaced; it was of trial 0, trained once more" in capsys.readouterr().out
+    assert _metadata(path)["kblocks"]["retrained"] is False
+    for found, wanted in zip(_weights(path), own, strict=True):
+        np.testing.assert_array_equal(found, wanted)
+
+
+def test_a_model_of_another_trial_is_not_replaced(trained: Any, failing: Any) -> None:
+    """The search has gone on since, as by `kblocks worker`."""
+    run, model, images = trained
+    facts = {"search": "", "trial": 0, "retrained": True}
+    save(NET.model(INPUT), run / "best.keras", facts)
+    before = (run / "best.keras").read_bytes()
+    code, line = failing("best", str(run), "--export", "keras")
+    assert code == 1
+    assert "trial 0, trained once more, and the best is trial 1 by now" in line
+    assert (run / "best.keras").read_bytes() == before
+    told = shown("best", str(run), "--export", "keras", "--output", str(run / "new.keras"))
+    assert "trial 1, with the weights of its best epoch" in told
+    np.testing.assert_allclose(_keras(run / "new.keras", images), model(images), rtol=1e-5)
+    assert _metadata(run / "new.keras")["kblocks"]["trial"] == 1
+
+
+def test_weights_kept_elsewhere_are_found_by_their_folder_or_its_parent(
+    trained: Any, tmp_path: Path, failing: Any
+) -> None:
+    run, _, _ = trained
+    (tmp_path / "weights").mkdir()
+    (run / "checkpoints").rename(tmp_path / "weights" / "mine")
+    assert "--checkpoints" in failing("best", str(run), "--export", "keras")[1]
+    assert not (run / "best.keras").exists()
+    for place in (tmp_path / "weights" / "mine", tmp_path / "weights"):
+        shown("best", str(run), "--export", "keras", "--checkpoints", str(place))
+        (run / "best.keras").unlink()
 
 
 def test_a_saved_model_does_not_replace_a_folder(
@@ -455,6 +536,18 @@ def test_a_search_is_not_gone_on_with_other_data(file: str, failing: Any, capsys
     code, line = failing("search", file, "--trials", "2", "--epochs", "1", "--quiet")
     assert code == 1
     assert "data" in line
+
+
+def test_tensorboard_can_be_typed(file: str) -> None:
+    typed = ["--trials", "1", "--epochs", "1", "--quiet", "--tensorboard", "board"]
+    assert cli.main(["search", file, *typed]) == 0
+    assert [path.name for path in Path("board").iterdir()] == ["trial-00000"]
+
+
+def test_retraining_comes_after_the_hours(file: str, capsys: Any) -> None:
+    typed = ["--trials", "1", "--epochs", "1", "--hours", "1", "--retrain"]
+    assert cli.main(["search", file, *typed]) == 0
+    assert "1 epochs (this comes after the `hours` of the search)" in capsys.readouterr().out
 
 
 def test_retraining_is_on_all_but_the_test_part(file: str, capsys: Any) -> None:

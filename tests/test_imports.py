@@ -102,18 +102,20 @@ ROOMS: dict[str, set[str]] = {
 # The same inside the tuner's room.
 TUNER_ROOMS: dict[str, set[str]] = {
     "files": set(),
+    "terminal": set(),
     "records": set(),
     "bridge": set(),
     "images": set(),
     "choosing": {"bridge", "records"},
-    "storing": {"bridge", "choosing", "records"},
+    "storing": {"bridge", "choosing", "records", "terminal"},
     "reporting": {"records"},
-    "running": {"bridge", "choosing", "records", "reporting", "storing"},
-    "stock": {"bridge", "files"},
+    "running": {"bridge", "choosing", "records", "reporting", "storing", "terminal"},
+    "stock": {"bridge", "files", "terminal"},
     "oracle": {"choosing", "records"},
-    "tuner": {"bridge", "choosing", "oracle", "records", "running", "storing"},
+    "tuner": {"bridge", "choosing", "oracle", "records", "running", "storing", "terminal"},
     "command": {
-        *("bridge", "files", "images", "records", "reporting", "running", "storing", "tuner"),
+        *("bridge", "files", "images", "records", "reporting", "running", "storing", "terminal"),
+        "tuner",
     },
 }
 KERAS = {"keras"}

@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import kblocks as kb
+from kblocks.repair import Repair
 
 DEFAULTS = {
     "alexnet": "alexnet",
@@ -52,6 +53,24 @@ BUDGET = kb.Budget(params=3e6, macs=3e8)
 
 def test_every_family_has_one() -> None:
     assert sorted(kb.spaces.__all__) == sorted(DEFAULTS)
+
+
+def test_an_image_that_is_too_small_is_refused_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a few starts, all of which lack the same pixels: 75 is the least of Inception-v3."""
+    begun: list[Any] = []
+    descend = Repair._descend
+
+    def counted(self: Repair, start: Any, *more: Any) -> Any:
+        begun.append(start)
+        return descend(self, start, *more)
+
+    monkeypatch.setattr(Repair, "_descend", counted)
+    space = kb.spaces.inception_v3(classes=3)
+    begun.clear()
+    with pytest.raises(ValueError, match=r"Nothing in this space .*\(75, 75, 3\)"):
+        space.within((32, 32, 3))
+    assert len(begun) < 10  # of 100
+    assert space.within((75, 75, 3)).default()
 
 
 @pytest.mark.parametrize(("family", "name"), DEFAULTS.items())

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import csv
+import html
+import io
 import itertools
 import math
 import os
+import re
 import signal
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,12 +22,19 @@ import keras_tuner
 import numpy as np
 import optuna
 import pytest
+import tensorflow
+from rich.console import Console
 
 import kblocks as kb
+from kblocks.tuner import records
+from kblocks.tuner.command.final import write_trials
 from kblocks.tuner.command.stored import opened
+from kblocks.tuner.command.tables import of_run
 from kblocks.tuner.records import Objective
+from kblocks.tuner.reporting.report import report
 from kblocks.tuner.running.jobs import ObjectJob
 from kblocks.tuner.running.training import Progress
+from kblocks.tuner.storing import study as studies
 
 INPUT = (8, 8, 1)
 RNG = np.random.default_rng(0)
@@ -464,6 +476,27 @@ def test_what_is_shown(make: Make, capsys: pytest.CaptureFixture[str]) -> None:
 # --- going on ----------------------------------------------------------------------------
 
 
+def test_what_a_search_is_made_with_is_recorded_and_may_change(make: Make) -> None:
+    found = make(trials=1).search(X, Y, verbose=0).settings["versions"]
+    assert found == {
+        "kblocks": kb.__version__,
+        "python": ".".join(map(str, sys.version_info[:3])),
+        "backend": f"tensorflow {tensorflow.__version__}",
+        "keras": keras.__version__,
+        "keras-tuner": keras_tuner.__version__,
+        "optuna": optuna.__version__,
+        "numpy": np.__version__,
+    }
+    # As a search was recorded before, with fewer of them, and by other versions.
+    tuner = make(trials=2)
+    study = studies.find(tuner._opened(), tuner.project_name)
+    before = study.user_attrs[records.RUN]
+    study.set_user_attr(records.RUN, {**before, "versions": {"keras": "3.12.0"}})
+    run = tuner.search(X, Y, verbose=0)
+    assert len(run.trials) == 2
+    assert run.settings["versions"] == found
+
+
 def test_a_search_goes_on_where_it_ended(make: Make) -> None:
     first = make(trials=3).search(X, Y, verbose=0)
     then = make(trials=6).search(X, Y, verbose=0)
@@ -674,6 +707,59 @@ def test_a_failure_is_noted_and_the_search_goes_on(
     rest = [trial for trial in run.trials if trial.values["kernel_size"] == 3]
     assert all(trial.state == "completed" for trial in rest)
     assert run.best() in rest
+
+
+def test_a_failure_is_one_wherever_it_is_told(
+    make: Make, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """Also one that the sampler is to learn from, which Optuna is told as pruned."""
+
+    def build(hp: Any) -> keras.Model:
+        kind = hp.Choice("kind", ["good", "diverges", "large"])
+        model = keras.Sequential([keras.Input(INPUT), keras.layers.Flatten()])
+        model.add(keras.layers.Dense(50 if kind == "large" else 3))
+        loss = keras.losses.SparseCategoricalCrossentropy(True)
+        rate = 1e38 if kind == "diverges" else 1e-2
+        model.compile(keras.optimizers.SGD(rate), loss, metrics=["accuracy"])
+        return model
+
+    tuner = make(build, budget=kb.Budget(params=1000), sampler="grid", trials=3)
+    run = tuner.search(X, Y, validation_data=(X, Y), epochs=2, batch_size=8)
+    printed = capsys.readouterr().out
+    found = {t.values["kind"]: (t.has_failed, t.status) for t in run.trials}
+    failed = (True, "failed")
+    assert found == {"good": (False, "completed"), "diverges": failed, "large": failed}
+    write_trials(run, tmp_path / "trials.csv")
+    with (tmp_path / "trials.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert {row["kind"]: row["status"] for row in rows} == {k: v[1] for k, v in found.items()}
+    console = Console(width=160, file=io.StringIO(), record=True)
+    console.print(of_run(opened(str(tuner.folder))))
+    status = console.export_text()
+    assert "3 trials ended (2 failed, 1 completed)" in " ".join(status.split()).replace(" of 3", "")
+    page = html.unescape(report(run, tmp_path, png=False).read_text(encoding="utf-8"))
+    assert "2 of 3 trials failed" in page
+    assert "1 trial diverged to NaN or infinity" in re.sub("<[^>]+>", "", page)
+    assert "1 trial built a model outside the budget" in re.sub("<[^>]+>", "", page)
+    for trial in run.trials:
+        if trial.failure is not None:
+            assert trial.failure.message in page
+            assert trial.failure.message in printed
+            assert trial.failure.message in status
+            assert tuner.oracle.get_trial(str(trial.number)).status == "FAILED"
+
+
+def test_a_trial_that_was_run_again_has_not_failed(make: Make) -> None:
+    """Its process ended after it had noted why, and before it had told that the trial was over."""
+    tuner = make(trials=1)
+    tuner.search(X, Y, verbose=0)
+    study = studies.find(tuner._opened(), tuner.project_name)
+    failure = {"kind": "error", "message": "once", "traceback": ""}
+    trial = study.ask()
+    trial.set_user_attr(records.FAILURE, failure)
+    assert tuner.run().trials[1].failure is None
+    study.tell(trial, 0.5)
+    assert (tuner.run().trials[1].failure, tuner.run().trials[1].status) == (None, "completed")
 
 
 def test_training_that_diverges_ends(make: Make) -> None:

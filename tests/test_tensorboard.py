@@ -6,12 +6,15 @@ import itertools
 from pathlib import Path
 from typing import Any
 
+import keras
+import numpy as np
 import pytest
 import searches
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams import metadata
 from tensorboard.util import tensor_util
 
+import kblocks as kb
 from kblocks.tuner.records import Objective, Record
 from kblocks.tuner.reporting.tensorboard import Log, write
 
@@ -55,6 +58,42 @@ def test_trials_are_read_back(tmp_path: Path) -> None:
         assert shown == trial.values
         assert told["start"].group_name == f"trial-{trial.number:05d}"
         assert told["end"].status == (1 if trial.state == "completed" else 2)
+
+
+def test_values_stand_beside_the_curves_of_keras_own_callback(tmp_path: Path) -> None:
+    """As under Keras Tuner: of two trials' six event files two have HParams."""
+
+    def build(hp: Any) -> keras.Model:
+        width = hp.Choice("width", [2, 3])
+        model = keras.Sequential(
+            [keras.Input((4,)), keras.layers.Dense(width), keras.layers.Dense(1)]
+        )
+        model.compile(hp.Choice("optimizer", ["sgd", "adam"]), "mse")
+        return model
+
+    tuner = kb.tuner.Tuner(
+        build,
+        "val_loss",
+        trials=2,
+        sampler="grid",
+        workers=0,
+        directory=tmp_path / "runs",
+    )
+    board = keras.callbacks.TensorBoard(str(tmp_path / "board"))
+    x, y = np.zeros((8, 4), "float32"), np.zeros(8, "float32")
+    run = tuner.search(x, y, validation_data=(x, y), epochs=2, verbose=0, callbacks=[board])
+    for trial in run.trials:
+        _, told = read(tmp_path / "board" / f"trial-{trial.number:05d}")
+        shown = {
+            name: value.number_value or value.string_value
+            for name, value in told["start"].hparams.items()
+        }
+        assert shown == trial.values
+        assert told["end"].status == 1
+        for part, tag in (("train", "epoch_loss"), ("validation", "epoch_loss")):
+            curves = EventAccumulator(str(tmp_path / "board" / f"trial-{trial.number:05d}" / part))
+            curves.Reload()
+            assert len(curves.Tensors(tag)) == 2
 
 
 def test_an_axis_of_time_has_the_epochs_side_by_side(tmp_path: Path) -> None:

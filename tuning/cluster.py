@@ -37,9 +37,9 @@ def tuner(**settings: Any) -> kb.tuner.Tuner:
         latency=False,
     )
     own: dict[str, Any] = {"trials": 200, "pruner": "hyperband", "project_name": "cluster"}
-    if "CHECKPOINTS" in os.environ:
+    if os.environ.get("CHECKPOINTS"):
         own["checkpoint_directory"] = os.environ["CHECKPOINTS"]
-    if "KBLOCKS_STORAGE" in os.environ:
+    if os.environ.get("KBLOCKS_STORAGE"):
         own["storage"] = os.environ["KBLOCKS_STORAGE"]
     return kb.tuner.Tuner(hypermodel, **{**own, **settings})
 

@@ -3,26 +3,84 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
+import shutil
+import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 
 from kblocks.files import whole
 
+_METADATA = "metadata.json"  # of a `.keras` file: Keras' version and the date
+_OURS = "kblocks"  # the key of our facts in it
 
-def save(model: keras.Model, path: str | os.PathLike[str]) -> None:
-    """`model.save`, whole or not at all."""
+
+def save(
+    model: keras.Model, path: str | os.PathLike[str], facts: Mapping[str, Any] | None = None
+) -> None:
+    """`model.save`, whole or not at all.
+
+    Args:
+        model, path: as of `model.save`; the path ends in `.keras`.
+        facts: what is to be known of the model, as JSON has it: for `facts_of`.
+    """
     with whole(Path(path)) as written:
         model.save(written)
+        if facts is not None:
+            _note(written, facts)
+
+
+def facts_of(path: Path) -> dict[str, Any]:
+    """What `save` was given beside a model; nothing where the file does not say."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            found = json.loads(archive.read(_METADATA)).get(_OURS)
+    except (OSError, KeyError, ValueError, AttributeError, zipfile.BadZipFile):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _note(path: Path, facts: Mapping[str, Any]) -> None:
+    """Adds facts to the metadata of a `.keras` file, which Keras reads past."""
+    plain = path.with_name(f"plain-{path.name}")
+    path.rename(plain)
+    with zipfile.ZipFile(plain) as before, zipfile.ZipFile(path, "w") as after:
+        for part in before.infolist():
+            with (
+                before.open(part) as source,
+                after.open(part.filename, "w", force_zip64=True) as to,
+            ):
+                if part.filename == _METADATA:
+                    known = json.loads(source.read())
+                    to.write(json.dumps({**known, _OURS: dict(facts)}).encode())
+                else:
+                    shutil.copyfileobj(source, to, 1 << 20)
+
+
+# What a spreadsheet takes for the beginning of a formula, by OWASP's page "CSV Injection".
+_FORMULA = tuple("=+-@\t\r\n\0\uff1d\uff0b\uff0d\uff20")
 
 
 def write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Rows as CSV; the columns are all keys in the order in which they first appear."""
+    """Rows as CSV; the columns are all keys in the order in which they first appear.
+
+    Names and messages may be anybody's: text that a spreadsheet would take for a formula has a
+    quotation mark before it, and all text is in double quotes.
+    """
     columns = list(dict.fromkeys(key for row in rows for key in row))
     with whole(path) as written, written.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, columns)
-        writer.writeheader()
-        writer.writerows(rows)
+        writer = csv.writer(file, quoting=csv.QUOTE_NONNUMERIC)
+        writer.writerow(map(_cell, columns))
+        writer.writerows([_cell(row.get(column)) for column in columns] for row in rows)
+
+
+def _cell(value: Any) -> Any:
+    if value is None or isinstance(value, (int, float, np.number)):
+        return "" if value is None else value
+    text = str(value)
+    return f"'{text}" if text.startswith(_FORMULA) else text

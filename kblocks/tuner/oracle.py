@@ -57,7 +57,7 @@ _STATUS = {"completed": "COMPLETED", "running": "RUNNING", "waiting": "IDLE", "f
 
 def _trial(record: Record, objectives: tuple[Objective, ...]) -> Trial:
     directions = {objective.name: objective.direction for objective in objectives}
-    made = Trial(hyperparameters(record), str(record.number), _STATUS.get(record.state, "STOPPED"))
+    made = Trial(hyperparameters(record), str(record.number), _STATUS.get(record.status, "STOPPED"))
     made.score = record.scores[0] if record.scores else None
     made.message = record.failure.message if record.failure else None
     for name, values in record.history.items():

@@ -57,14 +57,23 @@ class Objective:
         return one > other if self.direction == "max" else one < other
 
 
+# Why a trial failed, by kind, in words that follow "3 trials".
+KINDS = {
+    "error": "raised an error",
+    "memory": "ran out of memory",
+    "diverged": "diverged to NaN or infinity",
+    "budget": "built a model outside the budget",
+    "timeout": "went over the limit of time",
+    "killed": "lost its process, three times",
+}
+
+
 @dataclass(frozen=True)
 class Failure:
     """Why a trial failed.
 
     Attributes:
-        kind: "error" (raised), "memory" (ran out of it), "diverged" (NaN or infinity),
-            "budget" (too large a model), "timeout" (over the limit of time)
-            or "killed" (its process ended, three times).
+        kind: one of KINDS.
         message: one line.
         traceback: where, if it is known.
     """
@@ -80,7 +89,8 @@ class Record:
 
     Attributes:
         number: from 0, in the order in which trials were begun.
-        state: "completed", "pruned", "failed", "running" or "waiting".
+        state: "completed", "pruned", "failed", "running" or "waiting", as the sampler is told it:
+            a failure that it is to learn from is "pruned". `status` is what people are told.
         scores: its objectives, of its best epoch; empty unless it is completed.
         values: of its hyperparameters, by name.
         network: the JSON of the architecture that was built, or None.
@@ -113,6 +123,16 @@ class Record:
     def is_finished(self) -> bool:
         """Whether it has ended, in whatever way."""
         return self.state in ("completed", "pruned", "failed")
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether it has failed, for a reason that may not be known."""
+        return self.failure is not None or self.state == "failed"
+
+    @property
+    def status(self) -> str:
+        """Its state, and "failed" for every failure."""
+        return "failed" if self.has_failed else self.state
 
     @property
     def seconds(self) -> float | None:
@@ -211,10 +231,33 @@ def folder_name(number: int) -> str:
     return f"trial-{number:05d}"
 
 
+def ended(scores: Sequence[float], failure: Failure | None, several: bool) -> TrialState:
+    """The state in which Optuna is told that a trial ended.
+
+    A model that diverged is to the sampler what a pruned one is, worse than all that were
+    completed: a plain failure would teach it nothing, and a score would be invented.
+
+    Args:
+        scores: of a completed trial, else empty.
+        failure: why it failed, if it did.
+        several: whether there are several objectives, for which nothing can be pruned.
+    """
+    if failure is None:
+        return TrialState.COMPLETE if scores else TrialState.PRUNED
+    teaches = failure.kind in ("diverged", "budget") and not several
+    return TrialState.PRUNED if teaches else TrialState.FAIL
+
+
+def failure_of(trial: FrozenTrial) -> Failure | None:
+    """Why a trial failed; None of one that is run again since, or was completed then."""
+    found = trial.user_attrs.get(FAILURE)
+    has_failed = trial.state in (TrialState.FAIL, TrialState.PRUNED)
+    return Failure(**found) if found and has_failed else None
+
+
 def record(trial: FrozenTrial) -> Record:
     """A trial of Optuna as ours."""
     attributes = trial.user_attrs
-    failure = attributes.get(FAILURE)
     return Record(
         number=trial.number,
         state=_STATES[trial.state],
@@ -224,7 +267,7 @@ def record(trial: FrozenTrial) -> Record:
         costs=attributes.get(COSTS, {}),
         history=attributes.get(HISTORY, {}),
         epochs=attributes.get(EPOCHS, 1),
-        failure=Failure(**failure) if failure else None,
+        failure=failure_of(trial),
         attempts=attributes.get(ATTEMPTS, 1),
         owner=attributes.get(OWNER, ""),
         started=trial.datetime_start,

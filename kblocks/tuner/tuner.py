@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+import re
 import time
 import zlib
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any
 
 import keras
@@ -26,10 +27,12 @@ from kblocks.tuner.running.training import Fit, Limits, build_as, epochs_of
 from kblocks.tuner.storing import study as studies
 from kblocks.tuner.storing.checkpoints import Checkpoints
 from kblocks.tuner.storing.identity import check_joining, settings_of
-from kblocks.tuner.storing.owners import owner
+from kblocks.tuner.storing.owners import as_it_is, owner
 from kblocks.tuner.storing.patience import PATIENCE
-from kblocks.tuner.storing.storage import is_missing, open_storage, shown, url_of
+from kblocks.tuner.storing.storage import is_blank, is_missing, open_storage, shown, url_of
+from kblocks.tuner.terminal import plain, tell
 
+_LONGEST = 200  # bytes of a name; file systems take 255 of a file's
 PRUNERS = ("hyperband", "median")
 
 
@@ -101,6 +104,7 @@ class Tuner(keras_tuner.Tuner):
     ) -> None:
         _check_numbers(trials=trials, hours=hours, trial_seconds=trial_seconds)
         _check_counts(workers=workers, checkpoints=checkpoints, seed=0 if seed is None else seed)
+        _check_name(project_name)
         self.objectives = objectives_of(objective)
         oracle = Oracle(self)
         super().__init__(
@@ -186,7 +190,14 @@ class Tuner(keras_tuner.Tuner):
         self.worker, self._serves = worker, True
 
     def _prepare(self, fit: Fit, named: Mapping[str, Any] | None = None) -> None:
-        storage, checkpoints = self._opened(), Checkpoints(self.checkpoint_directory)
+        checkpoints = Checkpoints(self.checkpoint_directory)
+        if not self.overwrite and checkpoints.bears() is not None and is_blank(self.storage_url):
+            raise ValueError(
+                f"{shown(self.storage_url)} has no search, and {checkpoints.shown} has the weights "
+                "of one: the database was deleted, emptied or moved. Put it back, or a copy of it; "
+                "overwrite=True removes the weights and begins anew."
+            )
+        storage = self._opened()
         if self.overwrite:
             studies.delete(storage, self.project_name)
             checkpoints.clear()
@@ -292,9 +303,10 @@ class Tuner(keras_tuner.Tuner):
         Raises:
             KeyError: if it has not begun.
         """
-        if self._storage is None and is_missing(self.storage_url):
+        url = self.storage_url
+        if self._storage is None and (is_missing(url) or is_blank(url)):
             raise KeyError(f"there is no search in {shown(self.storage_url)}")
-        return read(studies.find(self._opened(), self.project_name))
+        return as_it_is(read(studies.find(self._opened(), self.project_name)))
 
     def get_best_hyperparameters(self, num_trials: int = 1) -> list[keras_tuner.HyperParameters]:
         """Of the best completed trials; with several objectives the Pareto front comes first.
@@ -350,23 +362,23 @@ class Tuner(keras_tuner.Tuner):
     def results_summary(self, num_trials: int = 10) -> None:
         """Prints the best trials with their values."""
         run = self.run()
-        print(f"Search {run.name} in {shown(self.storage_url)}")
+        tell(f"Search {plain(run.name)} in {shown(self.storage_url)}")
         for record in run.ranked()[:num_trials]:
             scores = zip(self.objectives, record.scores, strict=True)
             told = ", ".join(f"{o.name} {score:.6g}" for o, score in scores)
-            print(f"\nTrial {record.number}: {told}")
+            tell(f"\nTrial {record.number}: {plain(told)}")
             for name, value in record.values.items():
-                print(f"  {name} = {value}")
+                tell(plain(f"  {name} = {value}"))
 
     def search_space_summary(self, extended: bool = False) -> None:
         """Prints the choices."""
         if isinstance(self.hypermodel, HyperModel):
-            self.hypermodel.space.describe()
+            self.hypermodel.space.describe(tell)
         else:
             hp = keras_tuner.HyperParameters()
             self.hypermodel.build(hp)
             for declared in hp.space:
-                print(declared)
+                tell(declared)
 
     @property
     def remaining_trials(self) -> int | None:
@@ -487,6 +499,22 @@ def _check_numbers(**given: float | None) -> None:
         if not number or not whole or not 0 < value < math.inf:
             kind = "integer" if name == "trials" else "number"
             raise ValueError(f"`{name}` must be a positive {kind} or None. Received: {value!r}")
+
+
+def _check_name(name: Any) -> None:
+    """Refuses what is no name of a folder below another, on any system."""
+    parts = re.split(r"[/\\]", name) if isinstance(name, str) else [""]
+    is_name = all(part.strip() not in ("", ".", "..") and part.isprintable() for part in parts)
+    if not is_name or PureWindowsPath(name).drive:
+        raise ValueError(
+            "`project_name` must be the name of a folder below `directory`. "
+            f"Received: project_name={name!r}"
+        )
+    if len(name.encode()) > _LONGEST:
+        raise ValueError(
+            f"`project_name` must have at most {_LONGEST} bytes. Received: {len(name.encode())}, "
+            f"project_name={name[:40] + '...'!r}"
+        )
 
 
 def _check_counts(**given: int) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 import traceback
 from pathlib import Path
 from typing import Annotated, Any
 
+import keras
 import typer
 from rich.console import Console
 
@@ -14,10 +16,20 @@ from kblocks.catalog import architecture, by_family
 from kblocks.exporting import FORMATS, export
 from kblocks.files import whole
 from kblocks.network import Architecture
-from kblocks.tuner.command import tables
+from kblocks.tuner.command import final, tables
 from kblocks.tuner.command.searching import BadArgumentError, run_or_join, say, sizes
-from kblocks.tuner.command.stored import STORAGE, best_network, folder_of, masked, opened
+from kblocks.tuner.command.stored import (
+    STORAGE,
+    best_network,
+    best_of,
+    folder_of,
+    masked,
+    opened,
+)
+from kblocks.tuner.files import facts_of, save
+from kblocks.tuner.records import Run
 from kblocks.tuner.storing.checkpoints import Checkpoints
+from kblocks.tuner.terminal import plain, tell
 
 app = typer.Typer(
     add_completion=False,
@@ -125,30 +137,86 @@ def best(
         raise BadArgumentError(f"--export must be one of {', '.join(FORMATS)}. Received: {export_}")
     found = opened(run, storage)
     folder = folder_of(run, storage) or Path("runs") / tables.file_name(found.name)
+    if export_ is not None:
+        _export(found, folder, export_, output, checkpoints)
+        return
     trial, net = best_network(found)
     assert found.input_shape is not None
-    if export_ is None:
-        say(f"trial {trial.number}: {found.told(trial)}")
-        for name, value in trial.values.items():
-            say(f"  {name} = {value}")
-        _console().print(tables.of_stages(net, found.input_shape))
-        if output is not None:
-            with whole(output) as path:
-                path.write_text(net.to_json(indent=2), encoding="utf-8")
-        return
-    kept = Checkpoints(checkpoints or folder / "checkpoints")
-    weights = kept.best(trial.number) if kept.are_of(found.identity) else None
+    say(plain(f"trial {trial.number}: {found.told(trial)}"))
+    for name, value in trial.values.items():
+        say(plain(f"  {name} = {value}"))
+    _console().print(tables.of_stages(net, found.input_shape))
+    if output is not None:
+        replaced = output.is_file()
+        with whole(output) as path:
+            path.write_text(net.to_json(indent=2), encoding="utf-8")
+        _tell_written(output, replaced)
+
+
+def _export(
+    run: Run, folder: Path, format: str, output: Path | None, checkpoints: str | None
+) -> None:
+    """Writes the model that the search delivered; before it has, that of the best trial."""
+    delivered = folder / final.MODEL
+    target = output or folder / f"best{FORMATS[format].suffix or f'_{format}'}"
+    best, known = best_of(run), facts_of(delivered)
+    is_there, replaced = delivered.is_file(), target.is_file()
+    if is_there and (not known or final.is_of(known, run, best)):
+        told = f"{delivered} is the model: {final.origin(known)}"
+        if format == "keras" and replaced and target.samefile(delivered):
+            say(told)
+            return
+        if format == "keras":
+            with whole(target) as path:
+                shutil.copyfile(delivered, path)
+        else:
+            export(final.load(delivered, compile=False), target, format)
+    elif is_there and target == delivered:
+        raise ValueError(
+            f"{delivered} is the model of {final.origin(known)}, and the best is trial "
+            f"{best.number} by now: the search begun again delivers it, or give --output"
+        )
+    else:
+        model, known = _trained(run, folder, checkpoints), final.facts(run, best)
+        told = f"the model is of {final.origin(known)}"
+        if format == "keras":
+            save(model, target, known)
+        else:
+            export(model, target, format)
+    say(told)
+    _tell_written(target, replaced)
+
+
+def _trained(run: Run, folder: Path, checkpoints: str | None) -> keras.Model:
+    """The best trial's network with the weights that were kept of it."""
+    trial, net = best_network(run)
+    assert run.input_shape is not None
+    own = str(folder / "checkpoints")
+    places = (
+        [own] if checkpoints is None else [checkpoints, f"{checkpoints.rstrip('/')}/{run.name}"]
+    )
+    kept = [found for found in map(Checkpoints, places) if found.are_of(run.identity)]
+    weights = next((w for found in kept if (w := found.best(trial.number)) is not None), None)
     if weights is None:
-        raise ValueError(f"no weights of trial {trial.number} of that search are in {kept.shown}")
-    model = net.model(found.input_shape)
+        raise ValueError(
+            f"no weights of trial {trial.number} of that search are in "
+            f"{Checkpoints(places[0]).shown}: give --checkpoints, the folder or URL that the "
+            "search has as `checkpoint_directory`"
+        )
+    model = net.model(run.input_shape)
     model.set_weights(weights)
-    name = f"best{FORMATS[export_].suffix or f'_{export_}'}"
-    say(f"written to {export(model, output or folder / name, export_)}")
+    return model
+
+
+def _tell_written(path: Path, replaced: bool) -> None:
+    if replaced:
+        say(f"{path} is replaced")
+    say(f"written to {path}")
 
 
 def _console() -> Console:
-    console = Console(highlight=False, markup=False)
-    return console if console.is_terminal else Console(highlight=False, markup=False, width=_WIDTH)
+    width = None if Console().is_terminal else _WIDTH
+    return Console(highlight=False, markup=False, emoji=False, width=width)
 
 
 def main(arguments: list[str]) -> int:
@@ -163,8 +231,8 @@ def main(arguments: list[str]) -> int:
         return 130
     except Exception as error:
         if "--debug" in arguments:
-            print(masked(traceback.format_exc()), file=sys.stderr)
-        print(f"kblocks: {tables.plain(masked(_told(error)))}", file=sys.stderr)
+            tell(masked(traceback.format_exc()), file=sys.stderr)
+        tell(f"kblocks: {plain(masked(_told(error)))}", file=sys.stderr)
         return 2 if isinstance(error, BadArgumentError) else getattr(error, "exit_code", 1)
 
 

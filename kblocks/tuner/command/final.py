@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,18 +12,26 @@ import keras
 import numpy as np
 
 from kblocks.files import whole
-from kblocks.tuner.files import save, write_table
+from kblocks.tuner.files import facts_of, save, write_table
 from kblocks.tuner.images.data import Data
 from kblocks.tuner.images.image_files import ImageFiles
-from kblocks.tuner.records import Run
+from kblocks.tuner.records import Record, Run
+from kblocks.tuner.terminal import plain
 
+MODEL = "best.keras"  # the model that a search delivers, in its run's folder
 _NEIGHBOURS = 5_000  # the most images that a nearest neighbour is looked for among
 
 
 def finish(
-    tuner: Any, data: Data, retrain: Callable[[Data], Data] | None, tell: Callable[[str], None]
+    tuner: Any,
+    data: Data,
+    retrain: Callable[[Data], Data] | None,
+    tell: Callable[[str], None],
+    keep: bool = False,
 ) -> None:
     """Writes `trials.csv`, `best.json` and `best.keras` to the run's folder, and tells how good.
+
+    Both files of the best say which trial it is, and whether it was trained once more.
 
     Args:
         tuner: whose search is over.
@@ -30,6 +39,8 @@ def finish(
         retrain: makes the data of one last training of the best network, which starts anew; None
             keeps the best trial's weights.
         tell: takes what is to be shown, line by line.
+        keep: whether, without `retrain`, a best network that an earlier call has trained once more
+            stays the one that is delivered.
 
     Raises:
         ValueError: if no trial was completed.
@@ -40,18 +51,70 @@ def finish(
     best = run.best()
     if best is None:
         raise ValueError(f"No trial of {run.name} was completed")
-    tell(f"\nbest trial: {best.number}, {run.told(best)} with")
+    tell(f"\nbest trial: {best.number}, {plain(run.told(best))} with")
     for name, value in best.values.items():
-        tell(f"  {name} = {value}")
-    if best.network is not None:
-        with whole(folder / "best.json") as path:
-            path.write_text(best.network, encoding="utf-8")
-    model = tuner.model_of(best) if retrain is None else _retrained(tuner, retrain(data), tell)
-    save(model, folder / "best.keras")
+        tell(plain(f"  {name} = {value}"))
+    _write_network(folder, best, {})
+    path = folder / MODEL
+    before = facts_of(path)
+    if retrain is None and keep and before.get("retrained") and is_of(before, run, best):
+        tell(f"{path} stays the model that is delivered: {origin(before)}")
+        known, model = before, load(path)
+    elif retrain is None:
+        known, model = facts(run, best), tuner.model_of(best)
+    else:
+        last = retrain(data)
+        known, model = facts(run, best, last), _retrained(tuner, last, tell)
+    if known is not before:
+        if path.exists():
+            tell(f"{path} is replaced; it was of {origin(before)}")
+        save(model, path, known)
+    _write_network(folder, best, known)
     if data.test is not None:
         _judge(model, data, tell)
-    json = "best.json, " if best.network is not None else ""
-    tell(f"written to {folder}: best.keras, {json}trials.csv")
+    network = "best.json, " if best.network is not None else ""
+    tell(f"written to {folder}: {MODEL}, {network}trials.csv; the model is of {origin(known)}")
+
+
+def facts(run: Run, trial: Record, data: Data | None = None) -> dict[str, Any]:
+    """What a file says of the model in it.
+
+    Args:
+        run, trial: where the model comes from.
+        data: what it was trained on once more; None if it has the trial's own weights.
+    """
+    images = {} if data is None else {"images": _count(data)}
+    own = {"run": run.name, "search": run.identity, "trial": trial.number}
+    return {**own, "retrained": data is not None, **images}
+
+
+def is_of(known: Mapping[str, Any], run: Run, trial: Record) -> bool:
+    """Whether a file's facts are of that trial of that search."""
+    return (known.get("search"), known.get("trial")) == (run.identity, trial.number)
+
+
+def origin(known: Mapping[str, Any]) -> str:
+    """A file's facts in words."""
+    if "trial" not in known:
+        return "a trial that the file does not name"
+    if not known.get("retrained"):
+        return f"trial {known['trial']}, with the weights of its best epoch"
+    on = f" on {known['images']} images" if known.get("images") else ""
+    return f"trial {known['trial']}, trained once more{on}"
+
+
+def load(path: Path, compile: bool = True) -> Any:
+    """The model of a `.keras` file."""
+    return keras.models.load_model(path, compile=compile)
+
+
+def _write_network(folder: Path, best: Record, known: Mapping[str, Any]) -> None:
+    """The architecture as JSON, with the facts of the model where there is one."""
+    if best.network is None:
+        return
+    with whole(folder / "best.json") as path:
+        own = {"model": dict(known)} if known else {}
+        path.write_text(json.dumps(json.loads(best.network) | own), encoding="utf-8")
 
 
 def together(data: Data) -> Data:
@@ -79,24 +142,31 @@ def write_trials(run: Run, path: Path) -> None:
         scores = dict(zip((o.name for o in run.objectives), trial.scores, strict=False))
         seconds = None if trial.seconds is None else round(trial.seconds, 1)
         failure = f"{trial.failure.kind}: {trial.failure.message}" if trial.failure else None
-        told = {"trial": trial.number, "status": trial.state, "failure": failure}
+        told = {"trial": trial.number, "status": trial.status, "failure": failure}
         rows.append({**told, **scores, **trial.costs, "seconds": seconds, **trial.values})
     write_table(path, rows)
 
 
 def _retrained(tuner: Any, data: Data, tell: Callable[[str], None]) -> keras.Model:
     arguments = {k: v for k, v in data.fit_arguments().items() if k != "validation_data"}
-    images = arguments["x"]
-    count = len(images.names) if isinstance(images, ImageFiles) else None
-    count = len(images) if isinstance(images, np.ndarray) else count
+    count = _count(data)
     on = f" on {count} images" if count else ""
-    tell(f"training it once more{on}, {arguments.get('epochs', 1)} epochs")
+    hours = "" if tuner.hours is None else " (this comes after the `hours` of the search)"
+    tell(f"training it once more{on}, {arguments.get('epochs', 1)} epochs{hours}")
     if tuner.seed is not None:
         keras.utils.set_random_seed(tuner.seed)
     values = tuner.get_best_hyperparameters()[0]
     model = tuner.hypermodel.build(values)
     tuner.hypermodel.fit(values, model, **arguments, verbose=0)
     return model
+
+
+def _count(data: Data) -> int | None:
+    """How many images are trained on, where that is known."""
+    images = data.fit_arguments()["x"]
+    if isinstance(images, ImageFiles):
+        return len(images.names)
+    return len(images) if isinstance(images, np.ndarray) else None
 
 
 def _judge(model: keras.Model, data: Data, tell: Callable[[str], None]) -> None:

@@ -16,6 +16,7 @@ from kblocks.tuner.command.final import finish, together
 from kblocks.tuner.command.ready import FAMILIES, FamilyJob, RunFile
 from kblocks.tuner.command.stored import STORAGE, masked, opened
 from kblocks.tuner.running.jobs import imported
+from kblocks.tuner.terminal import tell
 
 Job = FamilyJob | RunFile  # what can be typed
 
@@ -26,7 +27,7 @@ class BadArgumentError(ValueError):
 
 def say(text: str) -> None:
     """A line on the standard output, without passwords."""
-    print(masked(text), flush=True)
+    tell(masked(text))
 
 
 def run_or_join(
@@ -51,7 +52,9 @@ def run_or_join(
     sampler: Annotated[str | None, typer.Option(help="tpe, random, grid, nsga2.")] = None,
     pruner: Annotated[str | None, typer.Option(help="hyperband, median.")] = None,
     trials: Annotated[int | None, typer.Option(help="In all, earlier runs included.")] = None,
-    hours: Annotated[float | None, typer.Option(help="After which no trial is begun.")] = None,
+    hours: Annotated[
+        float | None, typer.Option(help="After which no trial is begun; --retrain comes after.")
+    ] = None,
     workers: Annotated[int | None, typer.Option(help="Processes that train.")] = None,
     ray: Annotated[
         str | None,
@@ -70,6 +73,9 @@ def run_or_join(
     checkpoint_directory: Annotated[
         str | None, typer.Option(help="A folder or a URL of fsspec, for many machines.")
     ] = None,
+    tensorboard: Annotated[
+        str | None, typer.Option(help="A folder for TensorBoard: curves, and the tab HParams.")
+    ] = None,
     extend: Annotated[bool, typer.Option("--extend", help="Go on with added choices.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Start anew.")] = False,
     retrain: Annotated[
@@ -85,9 +91,13 @@ def run_or_join(
         **{"objective": _objectives(objective), "sampler": sampler, "pruner": pruner},
         **{"trials": trials, "hours": hours, "workers": workers, "trial_seconds": trial_seconds},
         **{"seed": seed, "directory": directory, "project_name": project_name},
-        **{"storage": storage or os.environ.get(STORAGE), "checkpoints": checkpoints},
+        **{"storage": storage or os.environ.get(STORAGE) or None, "checkpoints": checkpoints},
         **{"checkpoint_directory": checkpoint_directory, "extend": extend or None},
-        **{"overwrite": overwrite or None, "ray": None if ray is None else _needs(ray)},
+        **{
+            "tensorboard": tensorboard,
+            "overwrite": overwrite or None,
+            "ray": None if ray is None else _needs(ray),
+        },
     )
     fitting = _given(epochs=epochs, batch_size=batch_size)
     loading = _given(image_size=size, limit=limit, seed=seed)
@@ -104,7 +114,7 @@ def run_or_join(
         join(job, tuner, verbose)
         return
     tuner.run_job(job, verbose=int(verbose))
-    finish(tuner, known, ending, say if verbose else lambda text: None)
+    finish(tuner, known, ending, say if verbose else lambda text: None, keep=retrain is None)
 
 
 def join(job: Job, tuner: Any, verbose: bool) -> None:

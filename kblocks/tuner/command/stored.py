@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import replace
 from pathlib import Path
 from urllib.parse import unquote
 
 from kblocks import hiding
 from kblocks.network import Architecture
 from kblocks.tuner.records import Record, Run, read
-from kblocks.tuner.storing.owners import is_gone
+from kblocks.tuner.storing.owners import as_it_is
 from kblocks.tuner.storing.storage import is_missing, open_storage, shown, url_of
 from kblocks.tuner.storing.study import find, names
 
@@ -33,7 +32,7 @@ def masked(text: str) -> str:
 def folder_of(run: str, storage: str | None) -> Path | None:
     """The run's folder, where it is named by one."""
     folder = Path(run)
-    return folder if storage is None and (folder / DATABASE).is_file() else None
+    return folder if not storage and (folder / DATABASE).is_file() else None
 
 
 def opened(run: str, storage: str | None = None) -> Run:
@@ -52,7 +51,7 @@ def opened(run: str, storage: str | None = None) -> Run:
     if folder is not None:
         return _read(url_of(None, folder), folder.resolve().name)
     storage = storage or os.environ.get(STORAGE)
-    if storage is None:
+    if not storage:
         raise ValueError(
             f"RUN must be the folder of a run, with {DATABASE} in it, or go with --storage or "
             f"{STORAGE}. Received: {run}"
@@ -63,21 +62,27 @@ def opened(run: str, storage: str | None = None) -> Run:
 def _read(url: str, name: str) -> Run:
     if is_missing(url):
         raise ValueError(f"--storage must be a database that exists. Received: {shown(url)}")
-    storage = open_storage(url, _PATIENCE)
+    storage = open_storage(url, _PATIENCE, create=False)
     known = names(storage)
     if name not in known and len(known) == 1 and url.startswith("sqlite"):
         name = known[0]  # its folder has been renamed
     if name not in known:
-        raise ValueError(f"RUN must be one of {', '.join(known) or 'none'}. Received: {name}")
-    run = read(find(storage, name))
-    return replace(run, trials=tuple(map(_as_it_is, run.trials)))
+        if not known:
+            raise ValueError(f"There is no search in {shown(url)}")
+        raise ValueError(f"RUN must be one of {', '.join(known)}. Received: {name}")
+    return as_it_is(read(find(storage, name)))
 
 
-def _as_it_is(trial: Record) -> Record:
-    """A trial that runs no more, as its process was killed with all the others, waits."""
-    if trial.state == "running" and is_gone(trial.owner):
-        return replace(trial, state="waiting")
-    return trial
+def best_of(run: Run) -> Record:
+    """The best completed trial of a run.
+
+    Raises:
+        ValueError: if no trial was completed.
+    """
+    best = run.best()
+    if best is None:
+        raise ValueError(f"RUN must have a completed trial. Received: {run.name} without one")
+    return best
 
 
 def best_network(run: Run) -> tuple[Record, Architecture]:
@@ -86,9 +91,7 @@ def best_network(run: Run) -> tuple[Record, Architecture]:
     Raises:
         ValueError: if no trial was completed, or it was not built by kblocks.
     """
-    best = run.best()
-    if best is None:
-        raise ValueError(f"RUN must have a completed trial. Received: {run.name} without one")
+    best = best_of(run)
     if best.network is None or run.input_shape is None:
         raise ValueError(
             f"RUN must be of networks of kblocks. Received: trial {best.number} of {run.name}, "

@@ -8,11 +8,11 @@ from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.table import Table
-from rich.text import Text
 
 from kblocks.catalog import architecture
 from kblocks.network import Architecture
-from kblocks.tuner.records import Record, Run
+from kblocks.tuner.records import Failure, Record, Run
+from kblocks.tuner.terminal import cell
 
 _FAILURES = 10  # the newest
 _BAR = 20  # characters of a whole
@@ -62,7 +62,7 @@ def of_stages(net: Architecture, input_shape: tuple[int, ...]) -> Table:
         table.add_row(name, *shown, bar(share))
     table.add_section()
     shown = (sizes(total.output_shape), f"{total.params:,}", f"{total.macs:,}")
-    table.add_row(plain(net.name), *shown, "", f"input {sizes(input_shape)}")
+    table.add_row(net.name, *shown, "", f"input {sizes(input_shape)}")
     return table
 
 
@@ -70,17 +70,17 @@ def of_run(run: Run) -> RenderableType:
     """Where a run stands: how many trials of each kind, what runs, what is best, what failed."""
     wanted = run.settings.get("trials")
     ended = sum(trial.is_finished for trial in run.trials)
-    states = Counter(trial.state for trial in run.trials)
+    states = Counter(trial.status for trial in run.trials)
     counts = ", ".join(f"{number} {state}" for state, number in states.most_common())
     of = f" of {wanted}" if wanted else ""
     parts: list[RenderableType] = [
-        Text(f"{plain(run.name)}: {ended}{of} trials ended" + (f" ({counts})" if counts else ""))
+        cell(f"{run.name}: {ended}{of} trials ended" + (f" ({counts})" if counts else ""))
     ]
     running = [trial for trial in run.trials if trial.state == "running"]
     if running:
         table = _table(">running", "epoch", "so far", "process")
         for trial in running:
-            table.add_row(str(trial.number), *_progress(trial, run), plain(trial.owner))
+            table.add_row(str(trial.number), *_progress(trial, run), trial.owner)
         parts.append(table)
     best = run.front() if len(run.objectives) > 1 else run.ranked()[:5]
     if best:
@@ -90,14 +90,12 @@ def of_run(run: Run) -> RenderableType:
             figures = [f"{score:.4g}" for score in trial.scores]
             table.add_row(str(trial.number), *figures, *(_cost(trial, c) for c in _COSTS.values()))
         parts.append(table)
-    failed = [trial for trial in run.trials if trial.failure]
+    failed = [trial for trial in run.trials if trial.has_failed]
     if failed:
         table = _table(">failed", "kind", "why")
         for trial in failed[-_FAILURES:]:
-            assert trial.failure
-            table.add_row(
-                str(trial.number), plain(trial.failure.kind), plain(trial.failure.message)
-            )
+            why = trial.failure or Failure("unknown", "")  # of a study that another program made
+            table.add_row(str(trial.number), why.kind, why.message)
         parts.append(table)
     return Group(*parts)
 
@@ -118,11 +116,6 @@ def sizes(shape: Any) -> str:
     return "x".join(map(str, shape))
 
 
-def plain(value: Any) -> str:
-    """Text from elsewhere on one line, without what a terminal would obey."""
-    return "".join(c if c.isprintable() else " " for c in str(value))
-
-
 def file_name(name: str) -> str:
     """A run's name as that of a folder, whatever is in it."""
     return "".join(c if c.isalnum() or c in "-_ ." else "_" for c in name).lstrip(".") or "run"
@@ -132,7 +125,7 @@ def _progress(trial: Record, run: Run) -> tuple[str, str]:
     done = max((len(values) for values in trial.history.values()), default=0)
     values = trial.history.get(run.objectives[0].name, ())
     told = f"{run.objectives[0].name} {values[-1]:.4f}" if values else ""
-    return f"{done}/{trial.epochs}", plain(told)
+    return f"{done}/{trial.epochs}", told
 
 
 def _cost(trial: Record, name: str) -> str:
@@ -145,7 +138,7 @@ def _table(*columns: str) -> Table:
     for column in columns:
         figures = column.startswith(">")
         table.add_column(
-            Text(plain(column.removeprefix(">"))),
+            cell(column.removeprefix(">")),
             justify="right" if figures else "left",
             no_wrap=figures,
         )
@@ -154,4 +147,4 @@ def _table(*columns: str) -> Table:
 
 class _PlainTable(Table):
     def add_row(self, *cells: Any, **options: Any) -> None:
-        super().add_row(*map(Text, cells), **options)
+        super().add_row(*map(cell, cells), **options)

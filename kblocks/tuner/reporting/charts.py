@@ -42,7 +42,7 @@ def progress(view: View) -> Section | None:
             figures.append(_over(view, index, title, "ended", f"{name} since the start"))
         figures.append(_over(view, index, f"{objective.name} over trials", "number", "trial"))
     caption = "Each completed trial is a point; the line is the best so far."
-    if any(trial.record.state in _LOST for trial in view.trials):
+    if any(trial.record.status in _LOST for trial in view.trials):
         caption += " Ticks at the bottom are trials that failed or were pruned."
     return Section("progress", "The best over time", caption + _thinned(view), figures)
 
@@ -57,7 +57,7 @@ def _over(view: View, index: int, title: str, order: str, label: str) -> Figure:
     marks = [
         {"x": at[trial.number], "n": trial.number, "w": _why(trial)}
         for trial in view.trials
-        if trial.record.state in _LOST and trial.number in at
+        if trial.record.status in _LOST and trial.number in at
     ]
     x = alt.X(
         field="n" if order == "number" else "e",
@@ -84,7 +84,7 @@ def _over(view: View, index: int, title: str, order: str, label: str) -> Figure:
 def _why(trial: Shown) -> str:
     failure = trial.record.failure
     if failure is None:
-        return trial.record.state
+        return trial.record.status
     return f"{clean(failure.kind, 40)}: {clean(failure.message, 200)}"
 
 

@@ -67,7 +67,7 @@ def _tiles(view: View) -> list[tuple[str, str, str]]:
 
 
 def _states(view: View) -> str:
-    counts = Counter(trial.record.state for trial in view.trials)
+    counts = Counter(trial.record.status for trial in view.trials)
     if not counts:
         return '<p class="empty">No trial has begun yet.</p>'
     shares = "".join(

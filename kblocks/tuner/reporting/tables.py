@@ -6,18 +6,12 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
+from kblocks.tuner.records import KINDS
 from kblocks.tuner.reporting.outline import outline
 from kblocks.tuner.reporting.text import duration, escaped, number, plain, score, short
 from kblocks.tuner.reporting.view import Shown, View
 
-_KINDS = {
-    "error": "raised an error",
-    "memory": "ran out of memory",
-    "diverged": "diverged to NaN or infinity",
-    "timeout": "went over the limit of time",
-    "killed": "lost its process, three times",
-    "unknown": "failed, and no reason was kept",
-}
+_KINDS = {**KINDS, "unknown": "failed, and no reason was kept"}
 _MESSAGES = 30  # different ones of a kind
 _EXAMPLES = 5  # trials of one message
 _TRACEBACK = 20_000
@@ -27,7 +21,7 @@ _COLUMNS = 24  # choices with a column of their own
 
 def failures(view: View) -> str:
     """What failed and why, with the network that caused it."""
-    failed = [trial for trial in view.trials if trial.record.state == "failed"]
+    failed = [trial for trial in view.trials if trial.record.has_failed]
     if not failed:
         return ""
     kinds: dict[str, dict[str, list[Shown]]] = defaultdict(lambda: defaultdict(list))
@@ -51,7 +45,7 @@ def _kind(kind: str, messages: dict[str, list[Shown]]) -> str:
     if len(ordered) > _MESSAGES:
         shown += f"<p>and {len(ordered) - _MESSAGES:,} other messages</p>"
     count = sum(map(len, messages.values()))
-    what = _KINDS.get(kind, kind)
+    what = _KINDS.get(kind, "failed")  # another program's
     return (
         f'<h3><span class="badge">{escaped(kind, 40)}</span> {count:,} '
         f"trial{'s' if count != 1 else ''} {escaped(what, 80)}</h3>{shown}"
@@ -122,7 +116,7 @@ def trials(view: View) -> str:
 
 
 def _row(view: View, trial: Shown, costs: Sequence[str], names: Sequence[str]) -> str:
-    state = trial.record.state
+    state = trial.record.status
     cells = [
         _cell(str(trial.number), trial.number),
         f'<td><i class="{escaped(state)}"></i>{escaped(state)}</td>',

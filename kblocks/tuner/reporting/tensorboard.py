@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 import os
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import keras
 from tensorboard.compat.proto import event_pb2, summary_pb2
 from tensorboard.plugins.hparams import api_pb2, metadata, plugin_data_pb2
 from tensorboard.plugins.hparams.summary_v2 import hparams_pb
@@ -63,6 +65,36 @@ class Log:
         return path
 
 
+class Values(keras.callbacks.Callback):
+    """Writes a trial's values where Keras' own callback writes its curves: the tab HParams.
+
+    Args:
+        folder: of that callback.
+        name: of the trial.
+        values: of its hyperparameters.
+    """
+
+    def __init__(self, folder: str, name: str, values: Mapping[str, Any]) -> None:
+        super().__init__()
+        self._folder, self._name = folder, name
+        self._values = {name: _value(value) for name, value in values.items()}
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        """Writes the values."""
+        now = time.time()
+        self._add(now, hparams_pb(self._values, trial_id=self._name, start_time_secs=now))
+
+    def on_train_end(self, logs: Any = None) -> None:
+        """Writes that the trial has ended well."""
+        now = time.time()
+        self._add(now, _end(_data.SessionEndInfo(status=_api.STATUS_SUCCESS, end_time_secs=now)))
+
+    def _add(self, now: float, summary: Any) -> None:
+        events = EventFileWriter(self._folder)
+        events.add_event(_events.Event(wall_time=now, summary=summary))
+        events.close()
+
+
 def write(run: Run, folder: str | os.PathLike[str]) -> Path:
     """Every trial of a run that has ended and is not in the folder yet.
 
@@ -95,8 +127,8 @@ def _write(folder: Path, record: Record, objectives: Sequence[Objective]) -> Non
         for epoch, figure in enumerate(figures, 1):
             if _is_finite(figure):
                 # When each epoch ended is not kept: they are taken to be equally long.
-                time = began + (ended - began) * epoch / len(figures)
-                writer.add_scalar(metric, figure, epoch, wall_time=time)
+                moment = began + (ended - began) * epoch / len(figures)
+                writer.add_scalar(metric, figure, epoch, wall_time=moment)
     scores = zip(objectives, record.scores, strict=False)
     told = {f"best/{objective.name}": score for objective, score in scores}
     told |= {f"cost/{cost}": figure for cost, figure in record.costs.items()}

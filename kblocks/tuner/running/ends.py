@@ -13,6 +13,11 @@ from kblocks.tuner.running.training import reason
 from kblocks.tuner.storing.identity import ChangedError
 from kblocks.tuner.storing.patience import why
 
+
+class AwayError(Exception):
+    """A worker process could not use the search's database any more; with what that said."""
+
+
 OVER = "over"  # there is nothing left to do
 
 
@@ -25,7 +30,7 @@ def told(work: Callable[[], object]) -> tuple[str, str]:
     except ChangedError as error:
         return "changed", str(error)
     except (StorageInternalError, SQLAlchemyError) as error:
-        return "away", f"The search's database cannot be used: {why(error)}"
+        return "away", why(error)
     except ConnectionError as error:
         return "unreachable", str(error)
     except Exception as error:
@@ -33,12 +38,13 @@ def told(work: Callable[[], object]) -> tuple[str, str]:
     return OVER, ""
 
 
-def raise_told(event: str, value: str, how_to_resume: str) -> None:
+def raise_told(event: str, value: str) -> None:
     """Raises what `told` has caught.
 
     Raises:
         HopelessError, ChangedError: as there.
-        ConnectionError: if the storage or the checkpoints could not be reached.
+        AwayError: if the database could not be used.
+        ConnectionError: if the checkpoints could not be reached.
         RuntimeError: for anything else.
     """
     match event:
@@ -47,7 +53,7 @@ def raise_told(event: str, value: str, how_to_resume: str) -> None:
         case "changed":
             raise ChangedError(value)
         case "away":
-            raise ConnectionError(f"{value}. {how_to_resume}")
+            raise AwayError(value)
         case "unreachable":
             raise ConnectionError(value)
         case "raised":

@@ -13,11 +13,11 @@ from rich.console import Console, Group
 from rich.live import Live as RichLive
 from rich.progress_bar import ProgressBar
 from rich.table import Table
-from rich.text import Text
 
 from kblocks.quantities import quantity
 from kblocks.tuner.records import EXHAUSTED, Objective, Record, Run, read
 from kblocks.tuner.running.loop import Search
+from kblocks.tuner.terminal import cell, plain, tell
 
 _EVERY = 1.0  # seconds between two looks at the storage
 _LEAVE = 5.0  # seconds that are waited for the last of them
@@ -80,7 +80,7 @@ class Live:
 
     def say(self, text: str) -> None:
         """A line that stays."""
-        self.console.print(text, markup=False)
+        tell(text, self.console)
 
     def _follow(self) -> None:
         took = 0.0
@@ -107,8 +107,10 @@ class Live:
         done = f"{len(self._told)}" + (f"/{self._total}" if self._total else "")
         seconds = "" if trial.seconds is None else f"  {trial.seconds:.0f} s"
         left = self._left(run)
-        told = ended(run.objectives, trial) + (" (best)" if is_best else "")
-        return f"trial {done}  {told}{seconds}{f'  {left} left' if left else ''}"
+        told = ended(run.objectives, trial)
+        if is_best:  # by its number, which counts from 0 and in the order of beginning
+            told += f" (best: trial {trial.number})"
+        return plain(f"trial {done}  {told}{seconds}{f'  {left} left' if left else ''}")
 
     def _table(self, run: Run) -> Group:
         finished = sum(trial.is_finished for trial in run.trials)
@@ -117,18 +119,18 @@ class Live:
         rows = Table(box=None, pad_edge=False, show_header=False)
         for trial in run.trials:
             if trial.state == "running":
-                rows.add_row(f"  {trial.number}", *running(run.objectives[0], trial))
-        parts: list[Any] = [Text(head + (f"   {left} left" if left else ""), style="bold")]
+                rows.add_row(*map(cell, (f"  {trial.number}", *running(run.objectives[0], trial))))
+        parts: list[Any] = [cell(head + (f"   {left} left" if left else ""), style="bold")]
         if self._total:
             bar = Table.grid()  # a bar alone does not end its line
             bar.add_row(ProgressBar(total=self._total, completed=finished, width=48))
             parts.append(bar)
         best = run.best()
         if best is not None:
-            parts.append(Text(f"best: trial {best.number}, {scored(run.objectives, best)}"))
+            parts.append(cell(f"best: trial {best.number}, {scored(run.objectives, best)}"))
         failures = failures_of(run)
         if failures:
-            parts.append(Text(f"failed: {failures}", style="yellow"))
+            parts.append(cell(f"failed: {failures}", style="yellow"))
         return Group(*parts, rows)
 
     def _left(self, run: Run) -> str:

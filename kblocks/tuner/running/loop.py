@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import logging
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -36,6 +35,7 @@ from kblocks.tuner.records import (
     SHAPES,
     SURPLUS,
     Objective,
+    ended,
     record,
 )
 from kblocks.tuner.running.surroundings import restored
@@ -46,8 +46,7 @@ from kblocks.tuner.storing.identity import compare_range, compare_ranges
 from kblocks.tuner.storing.ledger import Ledger
 from kblocks.tuner.storing.owners import Watchman, beating, give_back, is_busy, is_gone
 from kblocks.tuner.storing.patience import PatientStorage
-
-_log = logging.getLogger("kblocks")
+from kblocks.tuner.terminal import log
 
 _POLL = 1.0  # seconds between two looks at what others do
 _REFREEZE = 200  # trials
@@ -266,7 +265,7 @@ def _run(search: Search, trial: optuna.Trial, fit: Any) -> None:
             if os.getpid() != process:
                 os._exit(1)  # the trial has forked, and its child has come out of it as well
         except LostError:
-            _log.warning("Trial %s is another process's by now: it is left to it", trial.number)
+            log.warning("Trial %s is another process's by now: it is left to it", trial.number)
             return
         except BaseException:  # told to stop, which is not the trial's fault
             # A worker that others than its first process have told so counts as ended by its trial.
@@ -298,19 +297,13 @@ def _asks(search: Search, trial: optuna.Trial) -> Callable[[str, Any, Any], Any]
 
 
 def _finish(search: Search, trial: optuna.Trial, outcome: Outcome) -> None:
-    """Tells the storage how a trial ended.
-
-    A model that diverged is to the sampler what a pruned one is, worse than all that were
-    completed: a plain failure would teach it nothing, and a score would be invented.
-    """
-    state = TrialState.COMPLETE if outcome.scores else TrialState.PRUNED
+    """Tells the storage how a trial ended."""
     failure = outcome.failure
+    state = ended(outcome.scores, failure, several=len(search.objectives) > 1)
     if _mine(search, trial) is None:
         return
     if failure is not None:
         trial.set_user_attr(FAILURE, asdict(failure))
-        teaches = failure.kind in ("diverged", "budget") and len(search.objectives) == 1
-        state = TrialState.PRUNED if teaches else TrialState.FAIL
     values = list(outcome.scores) or None
     with contextlib.suppress(UpdateFinishedTrialError, ValueError):
         search.study.tell(trial, values, state=state, skip_if_finished=True)
@@ -325,7 +318,7 @@ def _keep(search: Search, number: int, outcome: Outcome, weights: list[np.ndarra
         try:
             search.checkpoints.save_best(number, weights)
         except OSError as error:
-            _log.warning("The weights of trial %s could not be kept: %s", number, error)
+            log.warning("The weights of trial %s could not be kept: %s", number, error)
 
 
 def tidy(search: Search) -> None:
@@ -338,7 +331,7 @@ def tidy(search: Search) -> None:
     try:
         search.checkpoints.keep(ledger.best(search.kept), ledger.is_finished)
     except OSError as error:
-        _log.warning("What is not needed any more could not be removed: %s", error)
+        log.warning("What is not needed any more could not be removed: %s", error)
 
 
 def _log_for_tensorboard(search: Search, trial_id: int) -> None:
@@ -346,11 +339,11 @@ def _log_for_tensorboard(search: Search, trial_id: int) -> None:
         return
     from kblocks.tuner.reporting.tensorboard import Log
 
-    ended = record(search.storage.get_trial(trial_id))
+    found = record(search.storage.get_trial(trial_id))
     try:
-        Log(search.tensorboard).trial(ended, search.objectives)
+        Log(search.tensorboard).trial(found, search.objectives)
     except Exception as error:  # the trial has logged what TensorBoard does not take
-        _log.warning("TensorBoard's log of trial %s: %s", ended.number, error)
+        log.warning("TensorBoard's log of trial %s: %s", found.number, error)
 
 
 def _forget(collect: Callable[[], None]) -> None:

@@ -161,7 +161,7 @@ class Cluster:
         except ray.exceptions.RayError as error:
             return f"{type(error).__name__}: {error}".splitlines()[0]
         if event != OVER:
-            raise_told(event, value, self._tuner.how_to_resume())
+            raise_told(event, value)
         return None
 
     def _count(self, index: int, death: str) -> None:

@@ -20,18 +20,20 @@ from optuna.trial import TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
 from kblocks.tuner.records import OWNER, Failure
-from kblocks.tuner.running.ends import OVER, raise_told, told
+from kblocks.tuner.running.ends import OVER, AwayError, raise_told, told
 from kblocks.tuner.running.jobs import Job
 from kblocks.tuner.running.live import Live
 from kblocks.tuner.running.loop import Search, tidy, work
 from kblocks.tuner.running.on_ray import Cluster
 from kblocks.tuner.running.training import Fit, reason
 from kblocks.tuner.running.wire import Errand, Line, received
+from kblocks.tuner.storing.diagnosis import diagnosis
 from kblocks.tuner.storing.interrupts import REQUESTS, held
 from kblocks.tuner.storing.owners import Watchman, fail, give_back, node
 from kblocks.tuner.storing.patience import why
 from kblocks.tuner.storing.storage import is_in_memory, shown
 
+_AWAY = (AwayError, StorageInternalError, SQLAlchemyError)
 _POLL = 0.5  # seconds
 _LEAVE = 5.0  # seconds in which a worker may end by itself, and the storage may still answer
 _SLACK = 10.0  # seconds in which a trial over its time may end itself
@@ -96,11 +98,27 @@ def supervise(tuner: Any, job: Job, fit: Fit, verbose: int) -> None:
                     with contextlib.suppress(OSError):  # the terminal is closed
                         live.say(f"Interrupted. {tuner.how_to_resume()}")
                 raise
-    except (StorageInternalError, SQLAlchemyError) as error:
-        message = f"The search's database cannot be used: {why(error)}. {tuner.how_to_resume()}"
+    except Exception as error:
+        message = _unusable(tuner, search, error)
+        if message is None:
+            raise
         raise ConnectionError(message) from None
     finally:
         search.storage.patience = tuner.patience
+
+
+def _unusable(tuner: Any, search: Search, error: Exception) -> str | None:
+    """What is wrong with the search's database and what to do; None if it is nothing of that."""
+    seen, kept = search.storage.seen, search.checkpoints.shown
+    found = diagnosis(tuner.storage_url, search.study.study_name, seen, kept)
+    if found is None and not isinstance(error, _AWAY):
+        return None
+    reason = f": {why(error)}" if isinstance(error, _AWAY) else ""
+    back = (
+        f"What was finished is in {shown(tuner.storage_url)}: when that can be used, run the same "
+        f"again to go on with {tuner.project_name!r}."
+    )
+    return f"The search's database cannot be used{reason}. {found or back}"
 
 
 def _searched(tuner: Any, job: Job, fit: Fit, search: Search, live: Live) -> None:
@@ -228,7 +246,7 @@ class _Crew:
                 self._reason = value or self._reason
                 self._is_over |= event == OVER
             case _:
-                raise_told(event, value, self._tuner.how_to_resume())
+                raise_told(event, value)
 
     def _clock(self) -> float:
         """Seconds; they do not pass while the storage is away, when no trial can go on."""

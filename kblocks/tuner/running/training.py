@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import logging
 import math
 import os
 import time
@@ -22,8 +21,7 @@ from kblocks.tuner.bridge import HyperModel, costs_of, named, network_of
 from kblocks.tuner.records import COST_NAMES, Failure, Objective, folder_name
 from kblocks.tuner.storing import interrupts
 from kblocks.tuner.storing.checkpoints import Checkpoints, State
-
-_log = logging.getLogger("kblocks")
+from kblocks.tuner.terminal import log
 
 _SHARE = 10  # a checkpoint may take a tenth of the time between two
 _NO_MEMORY = ("ResourceExhaustedError", "OutOfMemoryError", "XlaRuntimeError")
@@ -208,14 +206,14 @@ class _Epochs(keras.callbacks.Callback):
         try:
             state = self._checkpoints.state(self.number)
         except OSError as error:
-            _log.warning("Trial %s starts anew, its checkpoint is away: %s", self.number, error)
+            log.warning("Trial %s starts anew, its checkpoint is away: %s", self.number, error)
             return
         if state is None:
             return
         try:
             state.restore(model)
         except ValueError:  # of another model, or cut off
-            _log.warning("The checkpoint of trial %s does not fit: it starts anew", self.number)
+            log.warning("The checkpoint of trial %s does not fit: it starts anew", self.number)
             return
         known = self._watch.resumed()
         self.progress.history = {k: list(v[: state.epoch]) for k, v in known.items()}
@@ -283,7 +281,7 @@ class _Epochs(keras.callbacks.Callback):
         try:
             self._checkpoints.save_state(self.number, State.of(model, done, self.weights))
         except OSError as error:
-            _log.warning("No checkpoint of trial %s: %s", self.number, error)
+            log.warning("No checkpoint of trial %s: %s", self.number, error)
         self._saved = time.monotonic()
         self._took = self._saved - now
 
@@ -300,10 +298,16 @@ def _fitted(hypermodel: Any, hp: Any, model: Any, fit: Fit, epoch: _Epochs) -> A
     args, kwargs = fit
     kwargs = dict(kwargs)
     own = [_copied(callback) for callback in kwargs.pop("callbacks", None) or ()]
+    told: list[Any] = []
     for callback in own:
-        if isinstance(callback, keras.callbacks.TensorBoard):  # a run for each trial
+        if isinstance(callback, keras.callbacks.TensorBoard):
+            from kblocks.tuner.reporting.tensorboard import Values
+
+            # a run for each trial
             callback.log_dir = os.path.join(str(callback.log_dir), folder_name(epoch.number))
-    kwargs["callbacks"] = [*own, epoch]
+            values = {name: value for name, value in hp.values.items() if name != NETWORK}
+            told.append(Values(callback.log_dir, folder_name(epoch.number), values))
+    kwargs["callbacks"] = [*own, *told, epoch]
     kwargs.setdefault("verbose", 0)
     if epoch.first:
         kwargs["initial_epoch"] = epoch.first

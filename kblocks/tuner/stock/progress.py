@@ -9,6 +9,8 @@ import keras
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
+from kblocks.tuner.terminal import plain, tell
+
 
 class Display:
     """Trials as they begin, train and end, with the best so far and the time left.
@@ -67,7 +69,8 @@ class Display:
         self._done = done
         self._share = 0.0
         seconds = time.monotonic() - self._trial_started
-        self.console.print(f"{self._count()}  {text}  {seconds:.0f} s{self._left()}", markup=False)
+        line = plain(f"{self._count()}  {text}  {seconds:.0f} s{self._left()}")
+        tell(line, self.console)
         self._refresh("")
 
     def _count(self) -> str:

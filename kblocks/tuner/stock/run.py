@@ -74,7 +74,7 @@ def search(
         tuner.search(*fit_args, callbacks=callbacks, verbose=0, **fit_kwargs)
     best = _best_trial(tuner)
     model = tuner.get_best_models(1)[0]
-    save(model, folder / "best.keras")
+    save(model, folder / "best.keras", {"trial": best.trial_id, "retrained": False})
     network = None
     if NETWORK in best.hyperparameters.values:
         network = network_of(best.hyperparameters)

@@ -247,8 +247,10 @@ class Checkpoints:
             with self._files.open(unfinished, "wb") as file:
                 yield file
             self._files.mv(unfinished, path)
-        except BaseException:
+        except BaseException as error:
             self._remove([unfinished])
+            if isinstance(error, OSError) and error.errno and not error.filename:
+                raise OSError(error.errno, error.strerror, path) from error
             raise
 
     def _read(self, path: str) -> dict[str, list[np.ndarray]] | None:

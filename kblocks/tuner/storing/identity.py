@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import platform
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, is_dataclass
 from importlib import metadata
@@ -51,7 +53,7 @@ def settings_of(
         "format": _FORMAT,
         "objectives": [asdict(objective) for objective in objectives],
         "data": _data(fit),
-        "versions": {name: metadata.version(name) for name in ("keras", "keras-tuner", "optuna")},
+        "versions": versions(),
         **others,
     }
     if not isinstance(hypermodel, HyperModel):
@@ -67,6 +69,21 @@ def settings_of(
         "budget": {k: v for k, v in asdict(space.budget).items() if v is not None},
         "recipe": text_of(training),
         "plain": {name: text_of(value) for name, value in plain.items()},  # in it, no choices
+    }
+
+
+def versions() -> dict[str, str]:
+    """What a search is made with; it may be others' when the search goes on."""
+    backend = keras.config.backend()
+    loaded = {
+        name: getattr(sys.modules.get(name), "__version__", "") for name in ("kblocks", backend)
+    }
+    packages = ("keras", "keras-tuner", "optuna", "numpy")
+    return {
+        "kblocks": loaded["kblocks"],
+        "python": platform.python_version(),
+        "backend": f"{backend} {loaded[backend]}".strip(),
+        **{name: metadata.version(name) for name in packages},
     }
 
 

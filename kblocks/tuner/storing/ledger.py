@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from kblocks.tuner.records import FAILURE, SURPLUS, Objective, Record, Run
+from kblocks.tuner.records import SURPLUS, Objective, Record, Run, failure_of
 
 
 class Ledger:
@@ -108,4 +108,5 @@ def _completed(trials: Sequence[FrozenTrial]) -> list[Record]:
 
 
 def _is_error(trial: FrozenTrial) -> bool:
-    return trial.user_attrs.get(FAILURE, {}).get("kind") == "error"
+    failure = failure_of(trial)
+    return failure is not None and failure.kind == "error"

@@ -9,7 +9,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ import psutil
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
-from kblocks.tuner.records import ATTEMPTS, BEAT, FAILURE, OWNER, Failure
+from kblocks.tuner.records import ATTEMPTS, BEAT, FAILURE, OWNER, Failure, Record, Run
 from kblocks.tuner.storing.patience import PatientStorage
 
 BEAT_SECONDS = 5.0
@@ -77,6 +77,16 @@ def is_gone(name: str) -> bool:
 def is_here(name: str) -> bool:
     """Whether an owner is of this machine."""
     return name.partition("|")[0] == node()
+
+
+def as_it_is(run: Run) -> Run:
+    """A run in which trials wait that run no more, as their process was killed with all others."""
+
+    def now(trial: Record) -> Record:
+        is_left = trial.state == "running" and is_gone(trial.owner)
+        return replace(trial, state="waiting") if is_left else trial
+
+    return replace(run, trials=tuple(map(now, run.trials)))
 
 
 _RUNS: set[int] = set()  # the trials that this process runs

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-import logging
 import threading
 import time
 from collections.abc import Callable
@@ -25,8 +24,7 @@ from sqlalchemy.exc import (
 from kblocks.tuner.records import ATTEMPTS, OWNER
 from kblocks.tuner.storing.claims import once, release, take
 from kblocks.tuner.storing.interrupts import held
-
-_log = logging.getLogger("kblocks")
+from kblocks.tuner.terminal import log
 
 PATIENCE = 900.0  # seconds that a database may be away
 _LONGEST = 10.0  # seconds between two tries
@@ -59,6 +57,7 @@ class PatientStorage(BaseStorage):
         self.patience = patience  # which may be lowered while others wait
         self._engine = engine
         self.owner = owner
+        self.seen = 0  # trials that the study was seen to have at least
         self._thread = threading.local()
 
     @property
@@ -148,26 +147,66 @@ def _set_trial_state_values(
     return self.patiently(lambda: self.inner.set_trial_state_values(trial_id, state, values))
 
 
+def _get_all_trials(
+    self: PatientStorage, study_id: int, deepcopy: bool = True, states: Any = None
+) -> list[FrozenTrial]:
+    """As the inner storage."""
+    found = self.patiently(lambda: self.inner.get_all_trials(study_id, deepcopy, states))
+    self.seen = max(self.seen, *(trial.number + 1 for trial in found[-1:]), 0)
+    return found
+
+
 for _name, _function in inspect.getmembers(BaseStorage, inspect.isfunction):
     if not _name.startswith("_"):
         setattr(PatientStorage, _name, _patient(_name))
 PatientStorage.create_new_trial = _create_new_trial
+PatientStorage.get_all_trials = _get_all_trials
 PatientStorage.set_trial_state_values = _set_trial_state_values
 PatientStorage.__abstractmethods__ = frozenset()
 
 
+class _Outage:
+    """Tells of an outage once in a process, whichever threads wait, and that it is over."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._began: float | None = None  # of the outage that was told
+
+    def goes_on(self, began: float, error: BaseException) -> None:
+        """The database cannot be used since `began`."""
+        with self._lock:
+            if self._began is None:
+                self._began = began
+                log.warning("The search's database cannot be used, trying again: %s", why(error))
+
+    def is_over(self) -> None:
+        """The database has answered."""
+        with self._lock:
+            if self._began is not None:
+                seconds = time.monotonic() - self._began
+                log.warning("The search's database can be used again, after %.0f s", seconds)
+                self._began = None
+
+
+_outage = _Outage()
+
+
 def patiently(function: Callable[[], Any], patience: Callable[[], float]) -> Any:
     """What `function` returns, tried again while its database cannot be used."""
-    began, wait = time.monotonic(), 0.1
+    began, wait, is_told = time.monotonic(), 0.1, False
     while True:
         try:
-            return function()
+            found = function()
+            if is_told:  # on a full disk others can go on reading
+                _outage.is_over()
+            return found
         except _AWAY as error:
             left = began + patience() - time.monotonic()
             if left <= 0 or _is_wrong(error):
                 raise
             if wait > 1:  # a lock that is held for a moment is no news
-                _log.warning("The search's database cannot be used, trying again: %s", why(error))
+                is_told = True
+                _outage.goes_on(began, error)
             _sleep(min(wait, left), patience)
             wait = min(2 * wait, _LONGEST)
 

@@ -25,11 +25,16 @@ from sqlalchemy.exc import (
 )
 
 from kblocks.tuner.records import Objective
+from kblocks.tuner.storing.diagnosis import diagnosis, file_of
 from kblocks.tuner.storing.interrupts import held
 from kblocks.tuner.storing.owners import owner
 from kblocks.tuner.storing.patience import PATIENCE, PatientStorage, patiently, why
 
 _BUSY = 5.0  # seconds that SQLite waits for a lock by itself, when no signal is heard
+
+
+class EmptyError(ValueError):
+    """A database has no tables of a search."""
 
 
 def url_of(storage: str | None, folder: Path) -> str:
@@ -55,7 +60,8 @@ def url_of(storage: str | None, folder: Path) -> str:
     except (ArgumentError, ValueError):
         raise ValueError(
             "`storage` must be a URL of SQLAlchemy such as sqlite:///runs/study.db or "
-            "postgresql://user@host/name. Received: something else"
+            "postgresql://user@host/name. "
+            f"Received: {'something else' if storage.strip() else 'an empty text'}"
         ) from None
     return storage
 
@@ -71,21 +77,29 @@ def is_missing(url: str) -> bool:
     return url.startswith("sqlite") and path != ":memory:" and not Path(path).is_file()
 
 
+def is_blank(url: str) -> bool:
+    """Whether it is of a file that is not there, or has nothing in it."""
+    path = file_of(url)
+    return path is not None and (not path.is_file() or path.stat().st_size == 0)
+
+
 def shown(url: str) -> str:
     """A storage's URL without its password, and without its options, which may hold one."""
     return sqlalchemy.make_url(url).set(query={}).render_as_string(hide_password=True)
 
 
 def open_storage(url: str, patience: float = PATIENCE, create: bool = True) -> PatientStorage:
-    """The storage behind a URL, whose tables are made if they are not there.
+    """The storage behind a URL.
 
     Args:
         url: of SQLAlchemy.
         patience: seconds that its database may be away.
-        create: whether a file of SQLite that is not there is made.
+        create: whether a file of SQLite and tables that are not there are made; else nothing is
+            written by opening it, and the file may be read-only.
 
     Raises:
         ConnectionError: if the database cannot be reached, after `patience` seconds.
+        EmptyError: if it has no tables, and they are not to be made.
     """
     arguments: dict[str, Any] = {"pool_pre_ping": True, "pool_events": _CLOSED_BY_OTHERS}
     made = sqlalchemy.make_url(url)
@@ -94,9 +108,13 @@ def open_storage(url: str, patience: float = PATIENCE, create: bool = True) -> P
         if made.database and made.database != ":memory:" and not made.query:
             arguments = _file(Path(made.database), create)
     try:
-        inner, engine = patiently(lambda: _made(url, arguments), lambda: min(patience, 60.0))
+        inner, engine = patiently(
+            lambda: _made(url, arguments, create), lambda: min(patience, 60.0)
+        )
     except (SQLAlchemyError, StorageInternalError) as error:
-        raise ConnectionError(f"{shown(url)} cannot be used: {why(error)}") from None
+        found = diagnosis(url)
+        told = f"{shown(url)} cannot be used: {why(error)}" + (f". {found}" if found else "")
+        raise ConnectionError(told) from None
     except ImportError as error:
         missing = error.name or getattr(error.__cause__, "name", None) or "a package"
         raise ImportError(
@@ -114,7 +132,7 @@ def _file(path: Path, create: bool) -> dict[str, Any]:
     it is deleted: what was written to it would be lost.
     """
     path = path.absolute()  # a trial may change the folder
-    if create:
+    if create and not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
 
@@ -163,7 +181,16 @@ def _not_closed(connection: Any, record: Any, proxy: Any) -> None:
 _CLOSED_BY_OTHERS = [(_marked, "connect"), (_not_closed, "checkout"), (_unmarked, "close")]
 
 
-def _made(url: str, arguments: dict[str, Any]) -> tuple[BaseStorage, sqlalchemy.Engine]:
+def _made(
+    url: str, arguments: dict[str, Any], create: bool
+) -> tuple[BaseStorage, sqlalchemy.Engine]:
+    if not create:
+        engine = sqlalchemy.create_engine(url, **arguments)
+        try:
+            if not sqlalchemy.inspect(engine).has_table("studies"):
+                raise EmptyError(f"There is no search in {shown(url)}: the database is empty")
+        finally:
+            engine.dispose()
     try:
         with held():
             own = RDBStorage(url, engine_kwargs=arguments)
@@ -202,5 +229,6 @@ def loaded(storage: BaseStorage, name: str) -> optuna.Study:
         with _quiet():
             return optuna.load_study(study_name=name, storage=storage)
     except KeyError:
-        names = ", ".join(optuna.get_all_study_names(storage)) or "none"
-        raise KeyError(f"no search of the name {name!r} is there, but: {names}") from None
+        names = ", ".join(optuna.get_all_study_names(storage))
+        others = f", but: {names}" if names else ""
+        raise KeyError(f"no search of the name {name!r} is there{others}") from None

@@ -1,0 +1,82 @@
+"""What is known of a search's database that cannot be used, and what a person can do."""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+from pathlib import Path
+from urllib.parse import quote
+
+import sqlalchemy
+
+_PUT_BACK = "Put it back, or a copy of it, and run the same again to go on"
+_ALONE = "the trials are known nowhere else"
+
+
+def diagnosis(url: str, name: str = "", seen: int = 0, checkpoints: str = "") -> str | None:
+    """What has happened to the file of a search; None if nothing is wrong with it, or it is none.
+
+    Args:
+        url: of the storage.
+        name: of the search's study; "" does not look for one.
+        seen: how many trials it was seen to have.
+        checkpoints: where the weights are, if that is known.
+    """
+    path = file_of(url)
+    if path is None:
+        return None
+    kept = f" The weights of the best trials are still in {checkpoints}." if checkpoints else ""
+    back = f"{_ALONE}. {_PUT_BACK}.{kept}"
+    if not path.is_file():
+        return f"{path} is not there any more; {back}"
+    if path.stat().st_size == 0:
+        return f"{path} has been emptied; {back}"
+    try:
+        _check(path)
+        has = _trials(path, name)
+    except sqlite3.OperationalError as error:
+        if "no such table" not in str(error):  # locked, or no file can be opened at all
+            return None
+        has = None
+    except sqlite3.DatabaseError as error:
+        return (
+            f"{path} is damaged ({' '.join(str(error).split())}); {back} Without a copy, `sqlite3 "
+            f"{path.name} .recover | sqlite3 recovered.db` saves what can still be read."
+        )
+    if has is None and name:
+        return f"{path} is another database, without {name!r}; {back}"
+    if has is not None and has < seen:
+        return (
+            f"{path} is an older copy, with {has} trials of {seen}; the others are known nowhere "
+            f"else. {_PUT_BACK}; with the older copy it goes on after those {has}."
+        )
+    return None
+
+
+def file_of(url: str) -> Path | None:
+    """The file of a storage that is one of SQLite."""
+    made = sqlalchemy.make_url(url)
+    is_file = made.get_backend_name() == "sqlite" and made.database and not made.query
+    return Path(str(made.database)) if is_file and made.database != ":memory:" else None
+
+
+def _check(path: Path) -> None:
+    """Raises sqlite3.DatabaseError if the file is damaged."""
+    with _read(path) as connection:
+        found = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
+    if found != "ok":
+        raise sqlite3.DatabaseError(found)
+
+
+def _trials(path: Path, name: str) -> int | None:
+    """How many trials the study of that name has; None without such a study."""
+    with _read(path) as connection:
+        study = "SELECT study_id FROM studies WHERE study_name = ?"
+        found = connection.execute(study, (name,)).fetchone()
+        counted = "SELECT COUNT(*) FROM trials WHERE study_id = ?"
+        return connection.execute(counted, found).fetchone()[0] if found else None
+
+
+def _read(path: Path) -> contextlib.closing[sqlite3.Connection]:
+    address = f"file:{quote(str(path.absolute()))}?mode=ro"
+    return contextlib.closing(sqlite3.connect(address, uri=True))
