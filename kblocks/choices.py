@@ -51,6 +51,10 @@ class Choice:
         """The position at a share of all from 0 up to 1: every option has an equal part."""
         return int(share * len(self.options))
 
+    def share(self, position: int, within: float) -> float:
+        """What `at` takes: a share of the option's own part, from 0 up to 1."""
+        return (position + within) / self.size
+
     @functools.cached_property
     def _positions(self) -> dict[Any, int]:
         both = (*enumerate(self.written), *enumerate(self.labels))
@@ -93,6 +97,13 @@ class Integer:
         drawn = round(math.exp(low + share * (high - low)))
         return min(max(drawn, self.low), self.high) - self.low
 
+    def share(self, position: int, within: float) -> float:
+        """What `at` takes: a share of the number's own part, from 0 up to 1."""
+        if not self.log:
+            return (position + within) / self.size
+        low, high = math.log(self.low - 0.5), math.log(self.high + 0.5)
+        return (math.log(self.low + position - 0.5 + within) - low) / (high - low)
+
     def label(self, index: int) -> int:
         return self.low + index * self.step
 
@@ -128,6 +139,12 @@ class Real:
         low, high = math.log(self.low), math.log(self.high)
         return min(max(math.exp(low + share * (high - low)), self.low), self.high)
 
+    def share(self, position: float, within: float) -> float:
+        """What `at` takes; a number has no part of the range, and `within` is not used."""
+        if not self.log:
+            return (position - self.low) / (self.high - self.low)
+        return math.log(position / self.low) / math.log(self.high / self.low)
+
     def label(self, index: float) -> float:
         return index
 
@@ -144,7 +161,7 @@ class Real:
 
 Searchable = Choice | Integer | Real
 
-_LARGEST = 2**62  # an integer's bound; its range must be one that Python can count
+_LARGEST = 2**62  # an integer's bound and number of values, which Python can count
 _EXACT = 2**53  # up to which floats, in which Optuna keeps its numbers, hold every integer
 
 
@@ -227,9 +244,11 @@ def integer(low: int, high: int, step: int = 1, log: bool = False, name: str | N
             raise ValueError(
                 f"`{label}` must be an integer from -2**62 to 2**62. Received: {label}={value!r}"
             )
-    if low > high or step < 1 or (log and (low < 1 or step != 1)):
+    many = (high - low) // max(step, 1) >= _LARGEST
+    if low > high or step < 1 or many or (log and (low < 1 or step != 1)):
         raise ValueError(
-            "`integer` must have low <= high and step >= 1; with log, low >= 1 and step 1. "
+            "`integer` must have low <= high, step >= 1 and no more than 2**62 values; with log, "
+            "low >= 1 and step 1. "
             f"Received: low={low}, high={high}, step={step}, log={log}"
         )
     return Integer(low, high - (high - low) % step, step, log, _checked_name(name))

@@ -143,8 +143,8 @@ class Space:
         """Random values, the same for the same seed; after `within`, only such as fit.
 
         Draws that do not fit are thrown away. Where nearly all are, later draws follow a law
-        learned once, under which more of them fit: all that fits can come, but not everything
-        equally often.
+        learned once, under which more of them fit, and ranges of which the budget leaves little
+        are drawn from what it leaves: all that fits can come, but not everything equally often.
 
         Args:
             seed: an integer, or a `random.Random` to draw from.
@@ -152,7 +152,8 @@ class Space:
         random = seed if isinstance(seed, Random) else Random(seed)
         found = sampling.drawn(self.tree, self._fits, self._learned, random)
         if found is None:
-            found = self._fitted(self.tree.draw(random))
+            found = self._anchor if self.tree.is_large else self._fitted(self.tree.draw(random))
+            found = sampling.redrawn(self.tree, self._fits, found, random)
         return self.tree.values(found)
 
     def samples(self, seed: int | Random) -> Iterator[dict[str, Any]]:
@@ -318,29 +319,47 @@ class Space:
         """Every option must work somewhere; else it is a mistake, told at the door."""
         random = Random(0)
         contexts = [self.tree.default(), *(self.tree.draw(random) for _ in range(_CONTEXTS))]
+        left = {(n, i) for n, d in self.tree.dimensions.items() for i in _tried(d.kind)}
+        for context in contexts:  # each network shows at once that all its options work
+            shown = {
+                (name, index)
+                for name, index in context.items()
+                if (name, index) in left and self.tree.dimensions[name].is_active(context)
+            }
+            try:
+                if shown and self._failure(context) is None:
+                    left -= shown
+            except Exception:  # which a builder may raise for options that do not go together
+                continue
         for name, dimension in self.tree.dimensions.items():
             for index in _tried(dimension.kind):
-                self._refuse_dead(name, index, contexts)
+                if (name, index) in left:
+                    self._refuse_dead(name, index, contexts)
         if not self.tree.dimensions:
             _ = self._bound({}).network
 
+    def _failure(self, point: Assignment) -> ValueError | None:
+        """Why no network can be made of a point, if none can."""
+        bound = self._bound(point)
+        try:
+            _ = bound.network
+        except ValueError as error:
+            return error
+        except TypeError as error:
+            raise TypeError(f"{name_of(bound.builder)}: {error}") from error
+        return None
+
     def _refuse_dead(self, name: str, index: int, contexts: list[Assignment]) -> None:
         dimension = self.tree.dimensions[name]
-        first: Exception | None = None
+        first: ValueError | None = None
         for context in contexts:
             point = {**context, name: index}
             for parent, option in max(dimension.conditions, key=len):
                 point[parent] = option
-            bound = self._bound(point)
-            try:
-                _ = bound.network
+            failure = self._failure(point)
+            if failure is None or isinstance(failure, InputTooSmallError):
                 return
-            except InputTooSmallError:
-                return
-            except ValueError as error:
-                first = first or error
-            except TypeError as error:
-                raise TypeError(f"{name_of(bound.builder)}: {error}") from error
+            first = first or failure
         label = dimension.kind.label(index)
         raise ValueError(f"No network can be made with {name}={label!r}: {first}") from first
 

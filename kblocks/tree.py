@@ -22,6 +22,7 @@ from kblocks.choices import (
     recorded,
 )
 
+_MANY = 64  # choices of a tree, above which looking at each of them at every step takes too long
 Condition = tuple[tuple[str, int], ...]  # (name of a choice, position of its option), all true
 Assignment = dict[str, Any]  # the position of every dimension, active or not
 Resolve = Callable[[Assignment], Any]
@@ -149,6 +150,11 @@ class Tree:
                 node.values, stages, range(resolve(assignment)), strict=False
             )
         ]
+
+    @property
+    def is_large(self) -> bool:
+        """Whether it has so many choices that not each can be looked at at every step."""
+        return len(self.dimensions) > _MANY
 
     def default(self) -> Assignment:
         """The first option of every dimension; of a real its default."""

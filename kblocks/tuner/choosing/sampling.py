@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 import warnings
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from random import Random
 from typing import Any
 
@@ -419,10 +419,10 @@ def _all(tree: Tree, found: Assignment | None = None, left: Any = None) -> Itera
         yield from _all(tree, {**found, names[0]: index}, rest)
 
 
-def _positions(kind: Searchable) -> list[Any]:
+def _positions(kind: Searchable) -> Iterable[Any]:
     if isinstance(kind, Real):
         return [kind.low, *(kind.at(i / 9) for i in range(1, 9)), kind.high]
-    return list(range(kind.size))
+    return range(kind.size)
 
 
 def _contains(distribution: BaseDistribution, value: Any) -> bool:
