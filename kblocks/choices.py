@@ -51,17 +51,26 @@ class Choice:
         """The position at a share of all from 0 up to 1: every option has an equal part."""
         return int(share * len(self.options))
 
+    def share(self, position: int, within: float) -> float:
+        """What `at` takes: a share of the option's own part, from 0 up to 1."""
+        return (position + within) / self.size
+
     @functools.cached_property
     def _positions(self) -> dict[Any, int]:
-        return {_keyed(label): index for index, label in enumerate(self.labels)}
+        both = (*enumerate(self.written), *enumerate(self.labels))
+        return {_keyed(name): index for index, name in both}
 
     def label(self, index: int) -> Any:
         return self.labels[index]
 
     def index(self, value: Any) -> int:
-        """The position of an option by its label; ValueError if it is none."""
+        """The position of an option by its label or by what tuners record for it.
+
+        Raises:
+            ValueError: if it is neither.
+        """
         try:
-            return self._positions[_keyed(_tuples(value))]
+            return self._positions[_keyed(_plain(value))]
         except (KeyError, TypeError) as error:  # TypeError: what has no hash is no option either
             raise ValueError(f"one of {list(self.labels)}") from error
 
@@ -88,14 +97,24 @@ class Integer:
         drawn = round(math.exp(low + share * (high - low)))
         return min(max(drawn, self.low), self.high) - self.low
 
+    def share(self, position: int, within: float) -> float:
+        """What `at` takes: a share of the number's own part, from 0 up to 1."""
+        if not self.log:
+            return (position + within) / self.size
+        low, high = math.log(self.low - 0.5), math.log(self.high + 0.5)
+        return (math.log(self.low + position - 0.5 + within) - low) / (high - low)
+
     def label(self, index: int) -> int:
         return self.low + index * self.step
 
     def index(self, value: Any) -> int:
+        value = _plain(value)
         whole = isinstance(value, int) and not isinstance(value, bool)
+        if whole and self.log and value == self.high + 1:
+            value = self.high  # Keras Tuner draws up to `high + 1` in logarithm, and rounds down
         if not whole or not self.low <= value <= self.high or (value - self.low) % self.step:
             raise ValueError(f"an integer from {self.low} to {self.high} by {self.step}")
-        return (int(value) - self.low) // self.step
+        return (value - self.low) // self.step
 
 
 @dataclass(frozen=True)
@@ -120,17 +139,48 @@ class Real:
         low, high = math.log(self.low), math.log(self.high)
         return min(max(math.exp(low + share * (high - low)), self.low), self.high)
 
+    def share(self, position: float, within: float) -> float:
+        """What `at` takes; a number has no part of the range, and `within` is not used."""
+        if not self.log:
+            return (position - self.low) / (self.high - self.low)
+        return math.log(position / self.low) / math.log(self.high / self.low)
+
     def label(self, index: float) -> float:
         return index
 
     def index(self, value: Any) -> float:
+        value = _plain(value)
         number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        # Keras Tuner goes past the end of a range by what it rounds.
+        if number and self.high < value <= self.high + 1e-9 * (self.high - self.low):
+            value = self.high
         if not number or not self.low <= value <= self.high:
             raise ValueError(f"a number from {self.low} to {self.high}")
         return float(value)
 
 
 Searchable = Choice | Integer | Real
+
+_LARGEST = 2**62  # an integer's bound and number of values, which Python can count
+_EXACT = 2**53  # up to which floats, in which Optuna keeps its numbers, hold every integer
+
+
+def recorded(kind: Searchable, position: Any) -> Any:
+    """The value that tuners record for a position; `kind.index` reads it back."""
+    return kind.written[position] if isinstance(kind, Choice) else kind.label(position)
+
+
+def check_recordable(name: str, kind: Searchable) -> None:
+    """Refuses integers that a tuner would record as another value than was built.
+
+    Raises:
+        ValueError: if a bound is beyond 2**53.
+    """
+    if isinstance(kind, Integer) and max(abs(kind.low), abs(kind.high)) > _EXACT:
+        raise ValueError(
+            f"`{name}` must be from -2**53 to 2**53 for a tuner, which records numbers as floats. "
+            f"Received: {name} from {kind.low} to {kind.high}"
+        )
 
 
 @dataclass(frozen=True)
@@ -167,13 +217,11 @@ def choice(*options: Any, name: str | None = None) -> Any:
             it stands in is a choice of its own; choices of one name are one choice.
 
     Raises:
-        ValueError: if there are no options or two are equal.
+        ValueError: if there are no options, two are equal, or they cannot be compared.
     """
     if not options:
         raise ValueError("`choice` must have options. Received: none")
-    for index, option in enumerate(options):
-        if any(_equal(option, other) for other in options[:index]):
-            raise ValueError(f"`choice` must have different options. Received: {option!r} twice")
+    _refuse_equal(options)
     return Choice(options, _checked_name(name))
 
 
@@ -186,14 +234,21 @@ def integer(low: int, high: int, step: int = 1, log: bool = False, name: str | N
     """A whole number from `low` (the default) to `high` by `step`, drawn evenly or in logarithm.
 
     Raises:
-        ValueError: if the bounds are not whole or not in order, or `log` has a bound below 1.
+        ValueError: if the bounds are not whole, not in order or beyond 2**62, or `log` has a
+            bound below 1. Tuners take no bound beyond 2**53.
     """
     for label, value in (("low", low), ("high", high), ("step", step)):
         if not isinstance(value, int) or isinstance(value, bool):
             raise ValueError(f"`{label}` must be an integer. Received: {label}={value!r}")
-    if low > high or step < 1 or (log and (low < 1 or step != 1)):
+        if abs(value) > _LARGEST:
+            raise ValueError(
+                f"`{label}` must be an integer from -2**62 to 2**62. Received: {label}={value!r}"
+            )
+    many = (high - low) // max(step, 1) >= _LARGEST
+    if low > high or step < 1 or many or (log and (low < 1 or step != 1)):
         raise ValueError(
-            "`integer` must have low <= high and step >= 1; with log, low >= 1 and step 1. "
+            "`integer` must have low <= high, step >= 1 and no more than 2**62 values; with log, "
+            "low >= 1 and step 1. "
             f"Received: low={low}, high={high}, step={step}, log={log}"
         )
     return Integer(low, high - (high - low) % step, step, log, _checked_name(name))
@@ -215,22 +270,34 @@ def real(
         default: None is `low`.
 
     Raises:
-        ValueError: if the bounds are not finite or not in order, `log` has a bound of 0 or less,
-            or the default is not between them.
+        ValueError: if the bounds or their difference are not finite, the bounds are not in order,
+            `log` has a bound of 0 or less, or the default is not a number between them.
     """
     for label, value in (("low", low), ("high", high)):
-        number = isinstance(value, numbers.Real) and not isinstance(value, bool)
-        if not number or not math.isfinite(value):
+        if not _is_finite(value):
             raise ValueError(f"`{label}` must be a finite number. Received: {label}={value!r}")
-    if low >= high or (log and low <= 0):
+    if low >= high or (log and low <= 0) or math.isinf(float(high) - float(low)):
         raise ValueError(
-            "`real` must have low < high and, with log, low > 0. "
+            "`real` must have low < high, a finite range and, with log, low > 0. "
             f"Received: low={low}, high={high}, log={log}"
         )
-    if default is not None and not low <= default <= high:
-        raise ValueError(f"`default` must be from {low} to {high}. Received: default={default!r}")
+    if default is not None and not (_is_finite(default) and low <= default <= high):
+        raise ValueError(
+            f"`default` must be a number from {low} to {high}. Received: default={default!r}"
+        )
     default = None if default is None else float(default)
     return Real(float(low), float(high), log, _checked_name(name), default)
+
+
+def _is_finite(value: Any) -> bool:
+    try:
+        return (
+            isinstance(value, numbers.Real)
+            and not isinstance(value, bool)
+            and math.isfinite(float(value))
+        )
+    except OverflowError:  # an integer that no float holds
+        return False
 
 
 def fixed(value: Any) -> Any:
@@ -289,9 +356,11 @@ def _checked_name(name: str | None) -> str | None:
     return name
 
 
-def _tuples(value: Any) -> Any:
-    """Lists as tuples, which is what JSON makes of pairs."""
-    return tuple(map(_tuples, value)) if isinstance(value, list) else value
+def _plain(value: Any) -> Any:
+    """NumPy's numbers as Python's, and lists as tuples, of which JSON makes lists."""
+    if getattr(value, "shape", None) == () and hasattr(value, "item"):
+        return value.item()
+    return tuple(map(_plain, value)) if isinstance(value, list) else value
 
 
 _UNNAMED = object()
@@ -331,6 +400,36 @@ def _keyed(value: Any) -> Any:
 
 def _equal(first: Any, second: Any) -> bool:
     return bool(_keyed(first) == _keyed(second))
+
+
+def _refuse_equal(options: tuple[Any, ...]) -> None:
+    """Compares by hash; what has none is compared with all others that have none."""
+    seen: set[Any] = set()
+    unhashable: list[Any] = []
+    for option in options:
+        try:
+            key = _keyed(_hashable(option))
+            is_known = key in seen
+            seen.add(key)
+        except TypeError:
+            is_known = any(_equal(option, other) for other in unhashable)
+            unhashable.append(option)
+        if is_known:
+            raise ValueError(f"`choice` must have different options. Received: {option!r} twice")
+
+
+def _hashable(option: Any) -> Any:
+    """Equal for equal options; lists and dicts as what has a hash if all that they hold has one."""
+    if isinstance(option, (list, tuple)):
+        return isinstance(option, list), tuple(map(_hashable, option))
+    if isinstance(option, Mapping):
+        return dict, frozenset((key, _hashable(value)) for key, value in option.items())
+    if hasattr(option, "__array__") and getattr(option, "shape", None) != ():
+        raise ValueError(
+            "`choice` must have options that `==` compares, such as numbers, strings, tuples and "
+            f"blocks; an array becomes one by its `tolist()`. Received: {option!r}"
+        )
+    return option
 
 
 def alike(first: Searchable, second: Searchable) -> bool:

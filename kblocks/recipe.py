@@ -67,8 +67,16 @@ class Recipe:
         return Tree({f.name: getattr(self, f.name) for f in fields(self)}, prefix="recipe.")
 
     def compile(self, model: keras.Model, **chosen: Any) -> None:
-        """Compiles `model`; `chosen` are plain values in place of choices."""
+        """Compiles `model`; `chosen` are plain values in place of choices.
+
+        They may be as a tuner records them: `compile(model, **study.best_params)`. What belongs
+        to a space is then passed over.
+        """
         plain = self._with(chosen)
+        left = next(iter(plain.tree().dimensions), None)
+        if left is not None:
+            name = left.removeprefix("recipe.")
+            raise ValueError(f"Every choice must be given a value. Received: none for `{name}`")
         model.compile(optimizer=plain._made_optimizer(), **plain._objective(model))
         augment(model, plain.augmentation)
         prepare(model)
@@ -94,7 +102,16 @@ class Recipe:
         ]
 
     def _with(self, chosen: Mapping[str, Any]) -> Recipe:
-        return Recipe(**{**{f.name: getattr(self, f.name) for f in fields(self)}, **chosen})
+        """This recipe with plain values, read in every form that a tuner records."""
+        own = {f.name: getattr(self, f.name) for f in fields(self)}
+        plain = {k: _option(own[k], v) if k in own else v for k, v in chosen.items()}
+        names = self.tree().dimensions
+        if any(name in names or name.startswith("recipe.") for name in chosen):  # as recorded
+            plain = {k: v for k, v in plain.items() if k in own}
+            tree = Tree({k: v for k, v in own.items() if k not in plain}, prefix="recipe.")
+            of_tree = {k: v for k, v in chosen.items() if k in tree.dimensions}
+            plain |= tree.resolve(tree.assignment(of_tree))
+        return Recipe(**{**own, **plain})
 
     def _objective(self, model: keras.Model) -> dict[str, Any]:
         """Loss, metrics and weights of losses."""
@@ -153,6 +170,17 @@ def fresh(metrics: Any) -> Any:
     if isinstance(metrics, (list, tuple)):
         return [fresh(metric) for metric in metrics]
     return metrics
+
+
+def _option(argument: Any, value: Any) -> Any:
+    """The option of a choice that a recorded value names; else the value itself."""
+    if not isinstance(argument, Choice):
+        return value
+    try:
+        option = Tree({"option": argument.options[argument.index(value)]})
+    except ValueError:
+        return value
+    return value if option.dimensions else option.resolve({})["option"]
 
 
 def _options(value: Any) -> Iterator[Any]:

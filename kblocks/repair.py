@@ -3,7 +3,9 @@
 A point fits if its network can be built for the input and keeps the budget. Steps go one
 option at a time in the order in which they hurt least: fewer filters, fewer blocks,
 smaller kernels, `same` padding, anything else. Wide ranges are gone down in large steps
-first. At the end what was changed more than needed is changed back.
+first. At the end what was changed more than needed is changed back. Where choices are so
+many that each step would try too many networks, those that help most become at once what
+they are in a point that fits, as many as needed.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ _STARTS = 100  # that are tried until one leads to a point that fits
 _ALIKE = 8  # where all of them lack the same
 _ENOUGH = 20  # where all that is missing is budget
 _LONG = 16  # options from which a choice is gone down in steps of more than one
-_SHARES = (1 / 8, 1 / 64, 1 / 512, 0.0)  # of its length; at last one option at a time
+_SHARES = (1 / 8, 1 / 64, 1 / 512)  # of its length, and so on; at last one option at a time
 
 _ORDER = (
     re.compile(r"filters|branches|width|units|hidden|expansion|growth"),
@@ -50,12 +52,18 @@ class Ladder:
 
     def steps(self, position: Any, share: float, grow: bool) -> list[Any]:
         """Where one step may lead: down, up too if things may grow, anywhere if unordered."""
-        if self.rank == len(_ORDER) or not self.order:
+        is_long = len(self.positions) > _LONG
+        anywhere = self.rank == len(_ORDER) or not self.order
+        if anywhere and not is_long:
             return [other for other in self.positions if other != position]
+        if not self.order:
+            drawn = Random(position).sample(self.positions, _LONG)
+            return [other for other in drawn if other != position]
         place, last = self.order.index(position), len(self.order) - 1
-        far = max(1, int(share * len(self.order))) if last >= _LONG else 1
+        far = max(1, int(share * len(self.order))) if is_long else 1
         down = [self.order[max(place - far, 0)]] if place else []
-        return down + ([self.order[min(place + far, last)]] if grow and place < last else [])
+        up = [self.order[min(place + far, last)]] if place < last else []
+        return down + (up if grow or anywhere else [])
 
     def between(self, start: Any, found: Any) -> Sequence[Any]:
         """The positions from `start` to just before `found`."""
@@ -79,8 +87,7 @@ class Repair:
     def __init__(self, tree: Tree, measure: Measure, grow: bool = False) -> None:
         self._tree, self._measure, self._grow = tree, measure, grow
         self._ladders = {name: _ladder(d) for name, d in tree.dimensions.items()}
-        wide = any(len(ladder.order) > _LONG for ladder in self._ladders.values())
-        self._shares = _SHARES if wide else _SHARES[-1:]
+        self._shares = _shares(max((len(one.order) for one in self._ladders.values()), default=0))
 
     def nearest(self, start: Assignment, anchor: Assignment) -> Assignment:
         """A fitting point near `start`: the way back to it from where steps lead, or from `anchor`.
@@ -89,11 +96,45 @@ class Repair:
         """
         if self._measure(start) is None:
             return start
+        if self._tree.is_large:
+            return self._restore(start, self._towards(start, anchor))
         found = self._descend(start)
         return self._restore(start, found if self._measure(found) is None else anchor)
 
+    def _towards(self, start: Assignment, anchor: Assignment) -> Assignment:
+        """The start with as few choices as needed changed to what they are in `anchor`.
+
+        Cheaper ones first, and of these the ones that bring it nearer; fewer of them do if more
+        of them would.
+        """
+
+        def after(name: str) -> tuple[int, Violation]:
+            amount = self._measure({**start, name: anchor[name]})
+            return self._ladders[name].rank, amount or (0, 0.0)
+
+        dimensions = self._tree.dimensions
+        order = sorted(
+            (
+                name
+                for name, dimension in dimensions.items()
+                if start[name] != anchor[name]
+                and (dimension.is_active(start) or dimension.is_active(anchor))
+            ),
+            key=after,
+        )
+        few, many = 0, len(order)
+        while few < many - 1:
+            middle = (few + many) // 2
+            fits = self._measure(_changed(start, anchor, order[:middle])) is None
+            few, many = (few, middle) if fits else (middle, many)
+        return _changed(start, anchor, order[:many])
+
     def closest(self) -> tuple[Violation | None, Assignment]:
         """A point that fits, or, where none is found, the one that lacks least."""
+        if self._tree.is_large:
+            for start in self._starts():
+                if self._measure(start) is None:
+                    return None, start
         best: tuple[Violation, Assignment] | None = None
         lacking: set[Violation] = set()
         for number, start in enumerate(self._starts()):
@@ -127,6 +168,8 @@ class Repair:
         Where a large step leads to a point that fits, smaller ones take over before it.
         """
         point, now = start, self._measure(start)
+        if now is None:
+            return start
         for share in self._shares:
             before = point
             moved = True
@@ -166,7 +209,7 @@ class Repair:
         for name in sorted(self._ladders, key=lambda name: -self._ladders[name].rank):
             ladder = self._ladders[name]
             way = ladder.between(start[name], point[name])
-            if len(way) > _LONG:
+            if len(way) > _LONG or self._tree.is_large:
                 point = self._bisected(point, name, way)
                 continue
             for position in way:
@@ -189,8 +232,24 @@ class Repair:
         return best
 
     def _with(self, point: Assignment, name: str, position: Any) -> Assignment:
-        """A point with one change, and what cheaper changes make of it."""
+        """A point with one change, and what cheaper changes make of it if these are few."""
+        if self._tree.is_large:
+            return {**point, name: position}
         return self._descend({**point, name: position}, range(self._ladders[name].rank))
+
+
+def _changed(start: Assignment, anchor: Assignment, names: Sequence[str]) -> Assignment:
+    return {**start, **{name: anchor[name] for name in names}}
+
+
+def _shares(longest: int) -> list[float]:
+    """Of a choice's length, how far steps go: ever less, until one option at a time."""
+    if longest <= _LONG:
+        return [0.0]
+    shares = list(_SHARES)
+    while shares[-1] * longest > 1:
+        shares.append(shares[-1] / 8)
+    return [*shares, 0.0]
 
 
 def _ladder(dimension: Dimension) -> Ladder:

@@ -4,17 +4,21 @@ Every dimension is drawn on its own, from equal parts of its range with weights.
 weights move towards those points of a round that fit, or that come nearest to fitting,
 until a good share of what is drawn fits: the cross-entropy method (Rubinstein 1999,
 "The Cross-Entropy Method for Combinatorial and Continuous Optimization").
+
+A range of which the budget leaves less than such a part is drawn from by slice sampling (Neal
+2003, "Slice Sampling"): from all of the range, then from what lies between the last draw that
+did not fit and a point that does. So are all choices where these are too many for a law.
 """
 
 from __future__ import annotations
 
 import bisect
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from random import Random
 from typing import Any
 
-from kblocks.choices import Choice, Searchable
+from kblocks.choices import Choice, Real, Searchable
 from kblocks.tree import Assignment, Tree
 
 Shortfall = Callable[[Assignment], tuple[int, float] | None]
@@ -23,13 +27,21 @@ _PARTS = 16  # of a range; a choice of no more options has a part for each
 _ROUNDS, _DRAWN, _ELITE = 12, 200, 30
 _ENOUGH = 0.2  # the share that fits with which learning ends
 _KEPT, _EVEN = 0.3, 0.1  # of the old weights, and of even ones: nothing becomes impossible
+_PLAIN, _BY_LAW = 8, 200  # draws that may fail
+_ALONE = 64  # choices of a large tree that are redrawn alone
+_SHRUNK = 100  # draws from a range that becomes smaller
 
 
 class Law:
-    """Weights of equal parts of each dimension's range."""
+    """Weights of equal parts of each dimension's range.
+
+    Attributes:
+        helps: whether points drawn by it were seen to fit.
+    """
 
     def __init__(self, weights: dict[str, list[float]]) -> None:
         self.weights = weights
+        self.helps = False
         self._sums = {name: list(itertools.accumulate(own)) for name, own in weights.items()}
 
     def draw(self, tree: Tree, random: Random) -> tuple[Assignment, dict[str, int]]:
@@ -58,9 +70,11 @@ def learned(tree: Tree, shortfall: Shortfall) -> Law:
         scored = [(shortfall(point) or (0, 0.0), parts) for point, parts in drawn]
         fitting = [parts for amount, parts in scored if not amount[0]]
         if len(fitting) >= _ENOUGH * _DRAWN:
+            law.helps = True
             break
         scored.sort(key=lambda pair: pair[0])
         law = _moved(law, [parts for _, parts in scored[:_ELITE]])
+        law.helps = bool(fitting)
     return law
 
 
@@ -94,12 +108,57 @@ def drawn(
         point = tree.draw(random)
         if fits(point):
             return point
+    if tree.is_large:
+        return None
     found = law()
-    for _ in range(_BY_LAW):
+    for _ in range(_BY_LAW if found.helps else 0):
         point, _ = found.draw(tree, random)
         if fits(point):
             return point
     return None
 
 
-_PLAIN, _BY_LAW = 8, 200
+def redrawn(
+    tree: Tree, fits: Callable[[Assignment], bool], start: Assignment, random: Random
+) -> Assignment:
+    """A random point that fits, from one that does.
+
+    Redraws what the parts of a law do not tell apart: of a large tree everything, first at once
+    and then some choices alone, else each wide range.
+    """
+    kinds = {name: dimension.kind for name, dimension in tree.dimensions.items()}
+    if tree.is_large:
+        start = _sliced(kinds, fits, start, random)
+        names = random.sample(list(kinds), _ALONE)
+    else:
+        names = [n for n, kind in kinds.items() if isinstance(kind, Real) or kind.size > _PARTS]
+        random.shuffle(names)
+    for name in names:
+        if tree.dimensions[name].is_active(start):
+            start = _sliced({name: kinds[name]}, fits, start, random)
+    return start
+
+
+def _sliced(
+    kinds: Mapping[str, Searchable],
+    fits: Callable[[Assignment], bool],
+    start: Assignment,
+    random: Random,
+) -> Assignment:
+    """The start with these dimensions redrawn at once, by slice sampling with shrinkage."""
+    own = {name: kind.share(start[name], random.random()) for name, kind in kinds.items()}
+    bounds = dict.fromkeys(kinds, (0.0, 1.0))
+    for _ in range(_SHRUNK):
+        shares = {
+            name: low + random.random() * (high - low) for name, (low, high) in bounds.items()
+        }
+        point = {**start, **{name: kinds[name].at(min(s, _LAST)) for name, s in shares.items()}}
+        if point == start or fits(point):
+            return point
+        for name, share in shares.items():
+            low, high = bounds[name]
+            bounds[name] = (share, high) if share < own[name] else (low, share)
+    return start
+
+
+_LAST = 1 - 2**-53  # the largest share

@@ -7,6 +7,7 @@ from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from random import Random
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from kblocks import sampling
 from kblocks.budget import Budget
@@ -19,6 +20,7 @@ from kblocks.repair import Repair, Violation
 from kblocks.tree import Assignment, Tree
 
 NETWORK = "kblocks/network"  # the name under which a trial keeps the JSON of what it built
+_SUGGESTED: WeakKeyDictionary[Any, set[str | None]] = WeakKeyDictionary()  # names by trial
 _BUILDER = "builder"  # the name of the choice among several
 _CONTEXTS = 20  # random surroundings in which an option may prove that it works
 _TRIED = 100  # positions of an integer that have to prove it
@@ -141,8 +143,8 @@ class Space:
         """Random values, the same for the same seed; after `within`, only such as fit.
 
         Draws that do not fit are thrown away. Where nearly all are, later draws follow a law
-        learned once, under which more of them fit: all that fits can come, but not everything
-        equally often.
+        learned once, under which more of them fit, and ranges of which the budget leaves little
+        are drawn from what it leaves: all that fits can come, but not everything equally often.
 
         Args:
             seed: an integer, or a `random.Random` to draw from.
@@ -150,7 +152,8 @@ class Space:
         random = seed if isinstance(seed, Random) else Random(seed)
         found = sampling.drawn(self.tree, self._fits, self._learned, random)
         if found is None:
-            found = self._fitted(self.tree.draw(random))
+            found = self._anchor if self.tree.is_large else self._fitted(self.tree.draw(random))
+            found = sampling.redrawn(self.tree, self._fits, found, random)
         return self.tree.values(found)
 
     def samples(self, seed: int | Random) -> Iterator[dict[str, Any]]:
@@ -171,32 +174,53 @@ class Space:
                 yield values
             values = self.sample(random)
 
-    def build(self, values: Mapping[str, Any]) -> Architecture:
+    def build(self, values: Mapping[str, Any], name: str | None = None) -> Architecture:
         """The network of these values, as they are.
+
+        Args:
+            values: as `sample` gives them, or as a tuner records them (Optuna's `best_params`,
+                Keras Tuner's `hp.values`, the values of a `kb.tuner.Record`): what it records of
+                a `Recipe`, of other spaces and of itself is passed over.
+            name: of this space in the trial, where `suggest` was given one.
 
         Raises:
             ValueError: if a value is missing, unknown or no option, or the builder refuses them.
         """
-        return self._bound(self.tree.assignment(values)).network
+        return self._bound(self._read(values, name)).network
 
-    def suggest(self, trial: Any) -> Architecture:
+    def suggest(self, trial: Any, name: str | None = None) -> Architecture:
         """The network that a trial of Optuna stands for, or of what suggests as it does.
 
         Asks for the active choices alone. Where `within` says what fits, values that do not are
         repaired. What comes out is kept as JSON in the trial's user attribute "kblocks/network".
+
+        Args:
+            trial: that is asked; values given to it beforehand (`study.enqueue_trial`) may be as
+                `sample` gives them.
+            name: of this network, where a trial has several: its choices are then called
+                "name/choice", and its JSON "kblocks/network/name".
+
+        Raises:
+            ValueError: if the trial has a network of that name, a value given beforehand is no
+                option, or an integer goes beyond 2**53, which Optuna would not record exactly.
         """
-        assignment = self.tree.suggest(trial)
+        key = network_key(name)
+        _refuse_second(trial, name)
+        assignment = self.tree.suggest(trial, prefix_of(name))
         net = self._bound(self._fitted(assignment)).network
-        trial.set_user_attr(NETWORK, net.to_json())
+        trial.set_user_attr(key, net.to_json())
         return net
 
-    def repair(self, values: Mapping[str, Any]) -> dict[str, Any]:
+    def repair(self, values: Mapping[str, Any], name: str | None = None) -> dict[str, Any]:
         """The nearest values that fit: the same if they do already.
 
         Takes fewer filters first, then fewer blocks, smaller kernels, `same` padding, and
         anything else last. The same values always give the same.
+
+        Args:
+            values, name: as of `build`.
         """
-        return self.tree.values(self._fitted(self.tree.assignment(values)))
+        return self.tree.values(self._fitted(self._read(values, name)))
 
     def key(self, values: Mapping[str, Any]) -> Hashable:
         """Equal for values of which the networks are equal, whatever way leads there.
@@ -206,6 +230,17 @@ class Space:
         """
         net = self.build(values)
         return net if self.input_shape is None else net.canonical(self.input_shape)
+
+    def _read(self, values: Mapping[str, Any], name: str | None = None) -> Assignment:
+        """The positions of values, from which what is not of this space is left out."""
+        start, known = prefix_of(name), self.tree.dimensions
+        named = {str(key): value for key, value in values.items()}
+        own = {
+            key.removeprefix(start): value
+            for key, value in named.items()
+            if key.startswith(start) and (start or key in known or not _is_of_others(key))
+        }
+        return self.tree.assignment(own)
 
     def violation(self, assignment: Assignment) -> Violation | None:
         """How far a point is from fitting; None if it fits."""
@@ -284,31 +319,91 @@ class Space:
         """Every option must work somewhere; else it is a mistake, told at the door."""
         random = Random(0)
         contexts = [self.tree.default(), *(self.tree.draw(random) for _ in range(_CONTEXTS))]
+        left = {(n, i) for n, d in self.tree.dimensions.items() for i in _tried(d.kind)}
+        for context in contexts:  # each network shows at once that all its options work
+            shown = {
+                (name, index)
+                for name, index in context.items()
+                if (name, index) in left and self.tree.dimensions[name].is_active(context)
+            }
+            try:
+                if shown and self._failure(context) is None:
+                    left -= shown
+            except Exception:  # which a builder may raise for options that do not go together
+                continue
         for name, dimension in self.tree.dimensions.items():
             for index in _tried(dimension.kind):
-                self._refuse_dead(name, index, contexts)
+                if (name, index) in left:
+                    self._refuse_dead(name, index, contexts)
         if not self.tree.dimensions:
             _ = self._bound({}).network
 
+    def _failure(self, point: Assignment) -> ValueError | None:
+        """Why no network can be made of a point, if none can."""
+        bound = self._bound(point)
+        try:
+            _ = bound.network
+        except ValueError as error:
+            return error
+        except TypeError as error:
+            raise TypeError(f"{name_of(bound.builder)}: {error}") from error
+        return None
+
     def _refuse_dead(self, name: str, index: int, contexts: list[Assignment]) -> None:
         dimension = self.tree.dimensions[name]
-        first: Exception | None = None
+        first: ValueError | None = None
         for context in contexts:
             point = {**context, name: index}
             for parent, option in max(dimension.conditions, key=len):
                 point[parent] = option
-            bound = self._bound(point)
-            try:
-                _ = bound.network
+            failure = self._failure(point)
+            if failure is None or isinstance(failure, InputTooSmallError):
                 return
-            except InputTooSmallError:
-                return
-            except ValueError as error:
-                first = first or error
-            except TypeError as error:
-                raise TypeError(f"{name_of(bound.builder)}: {error}") from error
+            first = first or failure
         label = dimension.kind.label(index)
         raise ValueError(f"No network can be made with {name}={label!r}: {first}") from first
+
+
+def network_key(name: str | None) -> str:
+    """The name under which a trial keeps the JSON of a network of that name."""
+    return NETWORK if name is None else f"{NETWORK}/{name}"
+
+
+def prefix_of(name: str | None) -> str:
+    """What the choices of a space of that name begin with in a trial.
+
+    Raises:
+        ValueError: if it is no name.
+    """
+    if name is None:
+        return ""
+    if not isinstance(name, str) or not name or "/" in name or f"{name}/" in _TUNERS:
+        raise ValueError(
+            f"`name` must be a word without '/', not 'tuner' or 'kblocks'. Received: name={name!r}"
+        )
+    return f"{name}/"
+
+
+_TUNERS = ("tuner/", "kblocks/")  # what Keras Tuner's tuners and we record of a trial begin with
+
+
+def _is_of_others(key: str) -> bool:
+    """Whether a recorded value is of a recipe, of a space with a name, or of the tuner itself."""
+    return "/" in key or key.startswith("recipe.")
+
+
+def _refuse_second(trial: Any, name: str | None) -> None:
+    """Raises if a trial was asked for a network of this name, which would be the same again."""
+    try:
+        names = _SUGGESTED.setdefault(trial, set())
+    except TypeError:  # of what suggests as Optuna's trials do, but cannot be looked up
+        return
+    if name in names:
+        raise ValueError(
+            "Each network of a trial must have a name of its own: space.suggest(trial, "
+            f"name='teacher'). Received: name={name!r} again"
+        )
+    names.add(name)
 
 
 def _restored(

@@ -9,8 +9,20 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Any
 
-from kblocks.choices import Call, Choice, Fixed, Integer, Real, Searchable, Stages, alike
+from kblocks.choices import (
+    Call,
+    Choice,
+    Fixed,
+    Integer,
+    Real,
+    Searchable,
+    Stages,
+    alike,
+    check_recordable,
+    recorded,
+)
 
+_MANY = 64  # choices of a tree, above which looking at each of them at every step takes too long
 Condition = tuple[tuple[str, int], ...]  # (name of a choice, position of its option), all true
 Assignment = dict[str, Any]  # the position of every dimension, active or not
 Resolve = Callable[[Assignment], Any]
@@ -139,6 +151,11 @@ class Tree:
             )
         ]
 
+    @property
+    def is_large(self) -> bool:
+        """Whether it has so many choices that not each can be looked at at every step."""
+        return len(self.dimensions) > _MANY
+
     def default(self) -> Assignment:
         """The first option of every dimension; of a real its default."""
         return {
@@ -160,6 +177,8 @@ class Tree:
     def assignment(self, values: Mapping[str, Any]) -> Assignment:
         """The positions of all dimensions from the values of the active ones.
 
+        Each value may be as `values` gives it or as a tuner records it.
+
         Raises:
             ValueError: if a value is unknown, missing or no option of its choice.
         """
@@ -171,10 +190,7 @@ class Tree:
             )
         found = self.default()
         for name, value in values.items():
-            try:
-                found[name] = self.dimensions[name].kind.index(value)
-            except ValueError as error:
-                raise ValueError(f"`{name}` must be {error}. Received: {name}={value!r}") from error
+            found[name] = _position(name, self.dimensions[name].kind, value)
         for name, _, is_active in self._rows:
             if name not in values and (is_active is None or is_active(found)):
                 raise ValueError(f"`values` must have {name!r}. Received: {dict(values)!r}")
@@ -185,15 +201,16 @@ class Tree:
         varied = {key: resolve(assignment) for key, resolve in self._varied.items()}
         return {**self.fixed, **varied}
 
-    def suggest(self, trial: Any) -> Assignment:
+    def suggest(self, trial: Any, prefix: str = "") -> Assignment:
         """Positions from a trial that is asked define-by-run, as Optuna's are.
 
-        Only active choices are asked for. Options are suggested as `Choice.written` has them.
+        Only active choices are asked for, by their names after `prefix`. Options are suggested
+        as `Choice.written` has them.
         """
         found = self.default()
         for name, dimension in self.dimensions.items():
             if dimension.always or dimension.is_active(found):
-                found[name] = _suggested(trial, name, dimension.kind)
+                found[name] = _suggested(trial, f"{prefix}{name}", dimension.kind)
         return found
 
     def size(self) -> float:
@@ -235,15 +252,37 @@ def _parents_first(dimensions: dict[str, Dimension]) -> dict[str, Dimension]:
     return ordered
 
 
+def _position(name: str, kind: Searchable, value: Any) -> Any:
+    try:
+        return kind.index(value)
+    except ValueError as error:
+        raise ValueError(f"`{name}` must be {error}. Received: {name}={value!r}") from error
+
+
 def _suggested(trial: Any, name: str, kind: Searchable) -> Any:
+    check_recordable(name, kind)
+    _record_given(trial, name, kind)
     match kind:
         case Choice():
-            options = list(kind.written)
-            return options.index(trial.suggest_categorical(name, options))
+            return kind.index(trial.suggest_categorical(name, list(kind.written)))
         case Integer(low, high, step, log):
             return kind.index(trial.suggest_int(name, low, high, step=step, log=log))
         case Real(low, high, log):
             return kind.index(trial.suggest_float(name, low, high, log=log))
+
+
+def _record_given(trial: Any, name: str, kind: Searchable) -> None:
+    """Changes a value that a trial was given beforehand to the form in which it is suggested.
+
+    `study.enqueue_trial` and `optuna.trial.FixedTrial` may be given values as a space has them,
+    such as 3 and (1, 7), where Optuna looks for what it records, "3" and "1x7". It has no public
+    way to change them.
+    """
+    for attribute in ("_fixed_params", "_params"):  # of a Trial; of a FixedTrial or FrozenTrial
+        given = getattr(trial, attribute, None)
+        if isinstance(given, Mapping) and name in given:
+            value = recorded(kind, _position(name, kind, given[name]))
+            setattr(trial, attribute, {**given, name: value})
 
 
 # --- counting ----------------------------------------------------------------------------

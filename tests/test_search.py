@@ -409,14 +409,29 @@ def score_of(observation: Any) -> float:
     return observation.value[0]
 
 
-def test_one_name_has_one_range(make: Make) -> None:
-    def build(hp: Any) -> keras.Model:
-        hp.Int("width", 8, 16)
-        hp.Int("width", 8, 32)
-        return dense()
+def test_of_one_name_the_first_range_holds_as_in_keras_tuner(make: Make, tmp_path: Path) -> None:
+    """Its guide tailors a space by a Float in front of the Choice that the model asks for."""
 
-    with pytest.raises(RuntimeError, match="must have one range"):
-        make(build, trials=6).search(X, Y, verbose=0)
+    class Tailored(keras_tuner.HyperModel):
+        def build(self, hp: Any) -> keras.Model:
+            first = hp.Float("rate", 1e-4, 1e-2, sampling="log", default=1e-3)
+            assert hp.Choice("rate", [0.5, 0.1]) == first
+            assert hp.Int("width", 8, 16) == hp.Int("width", 8, 32)
+            return dense()
+
+        def fit(self, hp: Any, model: Any, *args: Any, **kwargs: Any) -> Any:
+            return {"val_accuracy": hp.get("rate")}
+
+    ours = make(Tailored(), trials=6).search(X, Y, verbose=0)
+    theirs = keras_tuner.RandomSearch(
+        Tailored(), keras_tuner.Objective("val_accuracy", "max"), 6, directory=tmp_path / "theirs"
+    )
+    theirs.search(X, Y, verbose=0)
+    recorded = [trial.hyperparameters.values for trial in theirs.oracle.trials.values()]
+    for values in [*recorded, *(trial.values for trial in ours.trials)]:
+        assert set(values) == {"rate", "width"}
+        assert 1e-4 <= values["rate"] <= 1e-2
+        assert 8 <= values["width"] <= 16
 
 
 def test_a_model_over_the_budget_is_no_result(make: Make) -> None:
@@ -445,7 +460,7 @@ def trained(**settings: Any) -> kb.tuner.HyperModel:
 
 
 def test_best_models_have_the_weights_of_their_best_epoch(
-    make: Make, capsys: pytest.CaptureFixture[str]
+    make: Make, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     tuner = make(trained(), trials=3, checkpoints=2)
     run = tuner.search(X, Y, validation_data=(X[:32], Y[:32]), epochs=3, verbose=0)
@@ -454,8 +469,18 @@ def test_best_models_have_the_weights_of_their_best_epoch(
         assert record.scores[0] == max(record.history["val_accuracy"])
         found = model.evaluate(X[:32], Y[:32], verbose=0, return_dict=True)["accuracy"]
         assert found == pytest.approx(record.scores[0])
+    told = [one for one in caplog.records if one.name == "kblocks"]
+    assert not told
+    more = tuner.get_best_models(3)  # than are kept: those that are
+    assert len(more) == 2
+    for one, other in zip(more, models, strict=True):
+        np.testing.assert_array_equal(one.predict(X, verbose=0), other.predict(X, verbose=0))
+    third = run.ranked()[2]
+    (told,) = [one.getMessage() for one in caplog.records if one.name == "kblocks"]
+    assert f"trial {third.number}; of the 2 best they are (`checkpoints`)" in told
+    assert told.endswith("2 of 3 models are there")
     with pytest.raises(ValueError, match="`checkpoints`"):
-        tuner.get_best_models(3)
+        tuner.model_of(third)
     kept = sorted(path.name for path in (tuner.folder / "checkpoints").glob("trial-*"))
     assert kept == sorted(f"trial-{record.number:06d}" for record in run.ranked()[:2])
     tuner.results_summary()

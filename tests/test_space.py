@@ -258,6 +258,18 @@ def test_per_stage_makes_a_choice_for_each_stage_unless_it_is_named() -> None:
         (lambda: kb.real(0, 1, log=True), "low > 0.*low=0"),
         (lambda: kb.real(0, math.inf), "`high` must be a finite number. Received: high=inf"),
         (lambda: kb.real("0", 1), "`low` must be a finite number. Received: low='0'"),
+        (lambda: kb.real(1, 10**400), "`high` must be a finite number. Received: high=1000"),
+        (lambda: kb.real(-1e308, 1e308), "a finite range.*low=-1e\\+308, high=1e\\+308"),
+        (lambda: kb.real(0, 1, default="x"), "`default` must be a number from 0 to 1.*='x'"),
+        (lambda: kb.real(0, 1, default=True), "`default` must be a number.*default=True"),
+        (lambda: kb.real(0, 1, default=math.nan), "`default` must be a number.*default=nan"),
+        (lambda: kb.real(0, 1, default=2), "`default` must be a number.*default=2"),
+        (lambda: kb.integer(0, 2**62 + 1), r"`high` must be an integer from -2\*\*62 to 2\*\*62"),
+        (lambda: kb.integer(-(10**400), 0), "`low` must be an integer from"),
+        (lambda: kb.choice(np.zeros(2), np.ones(2)), r"that `==` compares.*array\(\[0"),
+        (lambda: kb.choice([np.zeros(1)], 2), "that `==` compares"),
+        (lambda: kb.choice([1, {"a": {2}}], 5, [1, {"a": {2}}]), "different options"),
+        (lambda: kb.choice([kb.choice([1])], [kb.choice([1])]), "different options"),
         (lambda: kb.per_stage(0, 1), "`stages` must be a positive integer, .*Received: stages=0"),
         (lambda: kb.per_stage(True, 1), "`stages` must be a positive integer"),
     ],
@@ -265,6 +277,33 @@ def test_per_stage_makes_a_choice_for_each_stage_unless_it_is_named() -> None:
 def test_bad_choices_are_refused(make: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_options_that_look_alike_are_different_options() -> None:
+    options = [1, True, "1", (1,), [1], {"a": 1}, {"a": [1]}, {"a": (1,)}, [kb.choice(1, 2)], None]
+    assert kb.choice(*options).options == tuple(options)
+
+
+def test_many_options_are_compared_by_their_hash() -> None:
+    class Counted:
+        compared = 0
+
+        def __init__(self, number: int) -> None:
+            self.number = number
+
+        def __eq__(self, other: object) -> bool:
+            Counted.compared += 1
+            return isinstance(other, Counted) and self.number == other.number
+
+        def __hash__(self) -> int:
+            return hash(self.number)
+
+    kb.choice(*[Counted(number) for number in range(1000)])
+    assert Counted.compared < 1000
+    kb.choice(*[{"filters": [Counted(number)]} for number in range(1000)])
+    assert Counted.compared < 2000
+    with pytest.raises(ValueError, match="different options"):
+        kb.choice(*[Counted(number % 999) for number in range(1000)])
 
 
 @pytest.mark.parametrize(
@@ -296,7 +335,7 @@ def test_zero_and_false_are_different_options_of_one_name() -> None:
         ({"a": 3, "b": "x", "c": 1}, "Received: 'c'"),
         ({"a": 4, "b": "x"}, r"`a` must be one of \[3, 1, \(3, 1\)\]. Received: a=4"),
         ({"a": True, "b": "x"}, "Received: a=True"),
-        ({"a": "3", "b": "x"}, "Received: a='3'"),
+        ({"a": "4", "b": "x"}, "Received: a='4'"),
         ({"a": {"k": 3}, "b": "x"}, "Received: a={'k': 3}"),
         ({"a": 3, "b": None}, "Received: b=None"),
     ],

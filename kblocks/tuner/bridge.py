@@ -8,15 +8,16 @@ import inspect
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import keras
 import keras_tuner
 
 from kblocks.budget import Budget
-from kblocks.choices import Choice, Integer, Real, Searchable
+from kblocks.choices import Choice, Integer, Real, Searchable, check_recordable
 from kblocks.network import Architecture
 from kblocks.recipe import Recipe, fresh
-from kblocks.space import NETWORK, Space
+from kblocks.space import NETWORK, Space, network_key, prefix_of
 from kblocks.timing import latency as measured_latency
 from kblocks.training import prepare
 from kblocks.tree import Assignment, Tree
@@ -41,7 +42,8 @@ class HyperModel(keras_tuner.HyperModel):
     `latency` (seconds for one image, `kb.latency`): `keras_tuner.Objective("macs", "min")`.
 
     Raises:
-        ValueError: if the space does not know its input, or both recipe and compile are given.
+        ValueError: if the space does not know its input, both recipe and compile are given, or
+            an integer goes beyond 2**53, which tuners do not record exactly.
     """
 
     def __init__(
@@ -66,6 +68,8 @@ class HyperModel(keras_tuner.HyperModel):
         self.recipe = recipe or Recipe()
         self.compile = compile
         self.latency = latency
+        for own, kind in self.dimensions().items():
+            check_recordable(own, kind)
 
     def declare_hyperparameters(self, hp: Any) -> None:
         """All choices at once, so that no model is built to find them."""
@@ -150,42 +154,81 @@ class CostLogs(keras.callbacks.Callback):
             logs.update(self._costs)
 
 
-def suggest(hp: Any, space: Space) -> Architecture:
+def suggest(hp: Any, space: Space, name: str | None = None) -> Architecture:
     """The network that a trial's values stand for, for a `build(hp)` of one's own.
 
     Declares the space's choices in `hp`. Where `space.within` says what fits, values that do
     not are repaired. What comes out is kept as JSON under `hp.values["kblocks/network"]`.
+
+    Args:
+        hp: the trial's hyperparameters.
+        space: of the network.
+        name: of this network, where a trial has several: its choices are then called
+            "name/choice", and its JSON "kblocks/network/name".
+
+    Raises:
+        ValueError: if another space has given this trial a network of that name.
     """
-    values = space.tree.values(_read(hp, space.tree))
+    key, scoped = network_key(name), prefix_of(name) != ""
+    with hp.name_scope(name) if scoped else contextlib.nullcontext():
+        values = space.tree.values(_read(hp, space.tree))
     net = space.build(space.repair(values))
-    hp.values = _Values({**hp.values, NETWORK: net.to_json()})
+    told = net.to_json()
+    _refuse_other(hp, name, space, values, told)
+    hp.values = _Values({**hp.values, key: told})
     return net
 
 
+# What was suggested under each name: of which choices, of which values, and the network.
+_Suggested = dict[str | None, tuple[list[str], dict[str, Any], str]]
+_SUGGESTED: WeakKeyDictionary[Any, _Suggested] = WeakKeyDictionary()
+
+
+def _refuse_other(
+    hp: Any, name: str | None, space: Space, values: dict[str, Any], net: str
+) -> None:
+    """Raises if another space was asked for a network of this name.
+
+    The same space may be asked again: Keras Tuner builds a trial's model several times.
+    """
+    earlier = _SUGGESTED.setdefault(hp, {})
+    now = space.names(), values, net
+    names, known, network = earlier.setdefault(name, now)
+    if names != now[0] or (known == values and network != net):
+        raise ValueError(
+            "Each space of a trial must have a name of its own: kb.tuner.suggest(hp, space, "
+            f"name='teacher'). Received: name={name!r} for a second space"
+        )
+    earlier[name] = now
+
+
 class _Values(dict[str, Any]):
-    """A trial's values and its network, which `keys` leaves out.
+    """A trial's values and its networks, which `keys` leaves out.
 
     Keras Tuner knows a point that it has drawn before by a hash over `keys`, taken anew at
     the end of a trial: with the network in it every point could be drawn again and again.
     """
 
     def keys(self) -> Any:
-        return [name for name in self if name != NETWORK]
+        return [name for name in self if not name.startswith(NETWORK)]
 
 
-def network_of(hp: Any) -> Architecture:
+def network_of(hp: Any, name: str | None = None) -> Architecture:
     """The network that was built for a trial, whatever became of the space since.
 
     Args:
         hp: the trial's hyperparameters, or their dict of values.
+        name: of the network, where `suggest` was given one.
 
     Raises:
-        ValueError: if no network of ours was built for them.
+        ValueError: if no network of ours, or none of that name, was built for them.
     """
     values = hp if isinstance(hp, Mapping) else hp.values
-    if NETWORK not in values:
-        raise ValueError(f"`hp` must be of a trial that built a network. Received: {values!r}")
-    return Architecture.from_json(values[NETWORK])
+    key = network_key(name)
+    if key not in values:
+        of = "" if name is None else f" of the name {name!r}"
+        raise ValueError(f"`hp` must be of a trial that built a network{of}. Received: {values!r}")
+    return Architecture.from_json(values[key])
 
 
 def _fresh(arguments: Mapping[str, Any]) -> dict[str, Any]:
@@ -214,7 +257,7 @@ def _found(hp: Any, tree: Tree) -> Assignment:
         if name in hp:
             value = hp.get(name)
             try:
-                assignment[name] = position(dimension.kind, value)
+                assignment[name] = dimension.kind.index(value)
             except ValueError as error:
                 raise ValueError(
                     f"`hp` must hold a value of this space for {name!r}. Received: {value!r}"
@@ -267,6 +310,7 @@ def _written(kind: Any) -> list[Any]:
 
 def declare(hp: Any, name: str, kind: Searchable) -> None:
     """Declares one choice in `hp`."""
+    check_recordable(name, kind)
     match kind:
         case Choice():
             hp.Choice(name, list(kind.written), default=kind.written[0])
@@ -276,17 +320,3 @@ def declare(hp: Any, name: str, kind: Searchable) -> None:
         case Real(low, high, log):
             sampling = "log" if log else "linear"
             hp.Float(name, low, high, sampling=sampling, default=kind.first)
-
-
-def position(kind: Searchable, value: Any) -> Any:
-    """Where a tuner's value stands in its choice.
-
-    Raises:
-        ValueError: if it does not.
-    """
-    if isinstance(kind, Choice):
-        return kind.written.index(value)
-    # At the very end of a range Keras Tuner goes past it, by rounding or by the whole last bin.
-    slack = int(kind.log) if isinstance(kind, Integer) else 1e-9 * (kind.high - kind.low)
-    past = isinstance(value, (int, float)) and kind.high < value <= kind.high + slack
-    return kind.index(kind.high if past else value)

@@ -49,7 +49,7 @@ class Oracle(keras_tuner.Oracle):
 def hyperparameters(record: Record) -> keras_tuner.HyperParameters:
     """A trial's hyperparameters, from which `build` makes its model."""
     network = {} if record.network is None else {NETWORK: record.network}
-    return given({**record.values, **network})
+    return given({**record.fixed, **record.values, **network})
 
 
 _STATUS = {"completed": "COMPLETED", "running": "RUNNING", "waiting": "IDLE", "failed": "FAILED"}

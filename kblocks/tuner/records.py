@@ -20,6 +20,7 @@ COSTS = "kblocks/costs"  # {"params": ..., "macs": ..., "activations": ..., "lat
 SHAPES = "kblocks/shapes"  # what `fit` built the model of, where `build` had not
 HISTORY = "kblocks/history"  # {metric: [value of each epoch]}
 EPOCHS = "kblocks/epochs"  # how many the trial was to train for
+FIXED = "kblocks/fixed"  # {name: value} of what was not searched: `hp.Fixed`, further networks
 FAILURE = "kblocks/failure"  # {"kind": ..., "message": ..., "traceback": ...}
 ATTEMPTS = "kblocks/attempts"  # how often it was begun
 OWNER = "kblocks/owner"  # the process that runs it
@@ -102,6 +103,8 @@ class Record:
         owner: the process that runs or ran it.
         started, ended: when.
         shapes: what `fit` built its model of, where `build` had not.
+        fixed: values of hyperparameters that are not searched (`hp.Fixed`), by name, and the
+            JSON of networks with names of their own.
     """
 
     number: int
@@ -118,6 +121,7 @@ class Record:
     started: datetime | None = None
     ended: datetime | None = None
     shapes: Mapping[str, Any] = field(default_factory=dict)
+    fixed: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def is_finished(self) -> bool:
@@ -273,4 +277,5 @@ def record(trial: FrozenTrial) -> Record:
         started=trial.datetime_start,
         ended=trial.datetime_complete,
         shapes=attributes.get(SHAPES, {}),
+        fixed=attributes.get(FIXED, {}),
     )

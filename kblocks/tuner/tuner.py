@@ -30,7 +30,7 @@ from kblocks.tuner.storing.identity import check_joining, settings_of
 from kblocks.tuner.storing.owners import as_it_is, owner
 from kblocks.tuner.storing.patience import PATIENCE
 from kblocks.tuner.storing.storage import is_blank, is_missing, open_storage, shown, url_of
-from kblocks.tuner.terminal import plain, tell
+from kblocks.tuner.terminal import log, plain, tell
 
 _LONGEST = 200  # bytes of a name; file systems take 255 of a file's
 PRUNERS = ("hyperband", "median")
@@ -58,8 +58,9 @@ class Tuner(keras_tuner.Tuner):
         storage: a URL of SQLAlchemy; None is SQLite in the run's folder.
         directory, project_name: the run's folder is `directory/project_name`.
         trial_seconds: that a trial may take.
-        checkpoints: of how many of the best trials weights are kept; with several objectives also
-            of those that no other beats, which may rise.
+        checkpoints: of how many of the best trials weights are kept, and so how many models
+            `get_best_models` can give; with several objectives also of those that no other
+            beats, which may rise.
         tensorboard: a folder that TensorBoard shows, with a run and its values (HParams) for
             each trial; None writes nothing.
         checkpoint_directory: a folder or any URL of fsspec, in which `project_name` has its own;
@@ -319,11 +320,24 @@ class Tuner(keras_tuner.Tuner):
     def get_best_models(self, num_models: int = 1) -> list[keras.Model]:
         """The models of the best trials with the weights of their best epochs, compiled.
 
+        Weights are kept of the `checkpoints` best trials: where more models are asked for, those
+        that are there are returned, and a warning in the log says how many.
+
         Raises:
-            ValueError: if weights are kept of fewer trials: `checkpoints` says of how many.
+            ValueError: if weights are kept of none of them.
             RuntimeError: if no trial was completed, with the reason of the last failure.
         """
-        return [self.model_of(record) for record in self._ranked()[:num_models]]
+        records = self._ranked()[:num_models]
+        checkpoints = self._own_checkpoints()
+        weights = {record.number: checkpoints.best(record.number) for record in records}
+        kept = [record for record in records if weights[record.number] is not None]
+        if len(kept) < len(records):
+            lost = [record for record in records if weights[record.number] is None]
+            told = f"{self._unkept(*lost)} {len(kept)} of {len(records)} models are there"
+            if not kept:
+                raise ValueError(told)
+            log.warning("%s", told)
+        return [self._model(record, weights[record.number]) for record in kept]
 
     def _ranked(self) -> list[Record]:
         run = self.run()
@@ -333,16 +347,19 @@ class Tuner(keras_tuner.Tuner):
 
     def model_of(self, record: Record) -> keras.Model:
         """A trial's model with the weights of its best epoch."""
-        checkpoints = Checkpoints(self.checkpoint_directory)
-        study = studies.find(self._opened(), self.project_name)
-        if not checkpoints.are_of(study.user_attrs.get(IDENTITY, "")):
-            raise self._foreign(checkpoints)
-        weights = checkpoints.best(record.number)
+        weights = self._own_checkpoints().best(record.number)
         if weights is None:
-            raise ValueError(
-                f"No weights are kept of trial {record.number}; of the {self.checkpoints} best "
-                "they are (`checkpoints`). Its hyperparameters are there: build it and train it."
-            )
+            raise ValueError(self._unkept(record))
+        return self._model(record, weights)
+
+    def _unkept(self, *records: Record) -> str:
+        numbers = ", ".join(str(record.number) for record in records)
+        return (
+            f"No weights are kept of trial {numbers}; of the {self.checkpoints} best they are "
+            "(`checkpoints`). Its hyperparameters are there: build it and train it."
+        )
+
+    def _model(self, record: Record, weights: Any) -> keras.Model:
         model: Any = self.hypermodel.build(hyperparameters(record))
         build_as(model, record.shapes)
         try:
@@ -353,6 +370,13 @@ class Tuner(keras_tuner.Tuner):
                 f"its hyperparameters: the code is not that of the search. {error}"
             ) from error
         return model
+
+    def _own_checkpoints(self) -> Checkpoints:
+        checkpoints = Checkpoints(self.checkpoint_directory)
+        study = studies.find(self._opened(), self.project_name)
+        if not checkpoints.are_of(study.user_attrs.get(IDENTITY, "")):
+            raise self._foreign(checkpoints)
+        return checkpoints
 
     def load_model(self, trial: Any) -> keras.Model:
         """The model of a trial of Keras Tuner's form."""

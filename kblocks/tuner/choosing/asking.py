@@ -15,6 +15,9 @@ from optuna.distributions import (
     IntDistribution,
 )
 
+from kblocks.space import NETWORK
+
+_PLAIN = (bool, int, float, str, type(None))  # what Keras Tuner lets a hyperparameter be
 _GRID = 10  # values of a range without a step, where all have to be listed
 
 
@@ -53,6 +56,14 @@ class Asking(keras_tuner.HyperParameters):
         """As Keras Tuner's."""
         return self._chosen(super().Boolean, args, kwargs)
 
+    def unasked(self) -> dict[str, Any]:
+        """What `build` and `fit` have noted beside what was asked for, as `Fixed` does."""
+        return {
+            name: value
+            for name, value in self.values.items()
+            if name not in self.asked and name != NETWORK and isinstance(value, _PLAIN)
+        }
+
     def _chosen(self, declare: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         known = len(self.space)
         value = declare(*args, **kwargs)
@@ -60,18 +71,11 @@ class Asking(keras_tuner.HyperParameters):
             return None  # inactive
         alone = _alone(declare.__name__, args, kwargs)
         name = alone.name if len(self.space) == known else self.space[-1].name
-        distribution = distribution_of(alone, self._listed)
-        earlier = self.asked.get(name)
-        if earlier is None:
+        if name not in self.asked:  # else the first range holds, as in Keras Tuner
             if len(self.space) == known:
                 return value  # asked for before, in a scope of names
-            self.asked[name] = distribution
+            self.asked[name] = distribution = distribution_of(alone, self._listed)
             self.values[name] = self._ask(name, distribution, alone.default)
-        elif earlier != distribution:  # of which Keras Tuner would take the first in silence
-            raise ValueError(
-                f"A hyperparameter of one name must have one range. Received: {name!r} as "
-                f"{earlier} and as {distribution}"
-            )
         return self.values[name]
 
 

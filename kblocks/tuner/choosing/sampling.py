@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 import warnings
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from random import Random
 from typing import Any
 
@@ -19,9 +19,9 @@ from optuna.distributions import (
 from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState
 
-from kblocks.choices import Choice, Real, Searchable
+from kblocks.choices import Real, Searchable, recorded
 from kblocks.tree import Assignment, Tree
-from kblocks.tuner.bridge import HyperModel, declare, position
+from kblocks.tuner.bridge import HyperModel, declare
 from kblocks.tuner.choosing.asking import Asking
 from kblocks.tuner.records import EXHAUSTED, OWNER, SURPLUS
 
@@ -334,7 +334,7 @@ class _Points:
                         value = drawn[name]
                     else:
                         value = sampler.sample_independent(study, trial, name, known)
-                    found[name] = position(dimension.kind, value)
+                    found[name] = dimension.kind.index(value)
             point |= found
         return point
 
@@ -343,9 +343,7 @@ class _Points:
         found = {}
         for tree in (self._space.tree, self._recipe):
             for name in tree.values(point):
-                kind = tree.dimensions[name].kind
-                index = point[name]
-                found[name] = kind.written[index] if isinstance(kind, Choice) else kind.label(index)
+                found[name] = recorded(tree.dimensions[name].kind, point[name])
         return found
 
     def key(self, point: Assignment) -> Hashable:
@@ -396,7 +394,7 @@ class _Points:
             own = tree.default()
             for name, dimension in tree.dimensions.items():
                 if name in params:
-                    own[name] = position(dimension.kind, params[name])
+                    own[name] = dimension.kind.index(params[name])
                 elif dimension.is_active(own):
                     raise KeyError(name)
             point |= own
@@ -421,10 +419,10 @@ def _all(tree: Tree, found: Assignment | None = None, left: Any = None) -> Itera
         yield from _all(tree, {**found, names[0]: index}, rest)
 
 
-def _positions(kind: Searchable) -> list[Any]:
+def _positions(kind: Searchable) -> Iterable[Any]:
     if isinstance(kind, Real):
         return [kind.low, *(kind.at(i / 9) for i in range(1, 9)), kind.high]
-    return list(range(kind.size))
+    return range(kind.size)
 
 
 def _contains(distribution: BaseDistribution, value: Any) -> bool:

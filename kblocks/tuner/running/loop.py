@@ -29,6 +29,7 @@ from kblocks.tuner.records import (
     EPOCHS,
     EXHAUSTED,
     FAILURE,
+    FIXED,
     HISTORY,
     OWNER,
     RANGES,
@@ -274,6 +275,9 @@ def _run(search: Search, trial: optuna.Trial, fit: Any) -> None:
                 if mine is not None:
                     give_back(search.study, search.storage, mine, counts=False)
             raise
+        fixed = hp.unasked()
+        if fixed and _mine(search, trial) is not None:
+            trial.set_user_attr(FIXED, fixed)
         _keep(search, trial.number, outcome, weights)
         _finish(search, trial, outcome)
     _log_for_tensorboard(search, identity)

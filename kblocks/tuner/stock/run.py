@@ -220,4 +220,4 @@ def _then(function: Any, told: Any) -> Any:
 
 
 def _values(trial: Any) -> dict[str, Any]:
-    return {k: v for k, v in trial.hyperparameters.values.items() if k != NETWORK}
+    return {k: v for k, v in trial.hyperparameters.values.items() if not k.startswith(NETWORK)}
