@@ -185,6 +185,8 @@ def _places_in(model: keras.Model, around: str = "") -> dict[int, tuple[Any, str
             path = weight.path.split("/")
             inside = path[path.index(layer.name) + 1 :] if layer.name in path else path[-1:]
             found[id(weight)] = weight, "/".join([f"{around}{layer.name}", *inside])
+    for weight in model.weights:  # of a class of one's own, which may have some outside its layers
+        found.setdefault(id(weight), (weight, f"{around}{weight.name}"))
     return found
 
 

@@ -105,7 +105,7 @@ def _checked(model: Any) -> Any:
 
 
 def _channels_first(graph: Any) -> bool:
-    """Whether the first layer that knows where its channels are, also in a model, has them first."""
+    """Whether the first layer that tells where its channels are, in a model too, has them first."""
     for call in calls_of(graph):
         layer = call.operation
         if is_graph(layer):
