@@ -127,10 +127,14 @@ def _axis(
     size, outputs, stride = shape[axis], made[axis], op.strides[axis]
     kernel, dilation = op.kernel_size[axis], op.dilation_rate[axis]
     before = _before(op, axis, size, kernel, dilation)
-    taps, misses = [], False
-    for tap in range(kernel):
+    # The taps that meet a pixel for some output: those before and behind never do.
+    reached = (outputs - 1) * stride
+    met_from = max(0, -(-(before - reached) // dilation))
+    met_to = min(kernel, (size - 1 + before) // dilation + 1)
+    taps, misses = [], met_from > 0 or met_to < kernel
+    for tap in range(met_from, met_to):
         first = tap * dilation - before
-        last = first + (outputs - 1) * stride
+        last = first + reached
         met = [0 <= pixel < size for pixel in range(first, last + 1, stride)]
         misses = misses or not all(met)
         if any(met):

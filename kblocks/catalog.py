@@ -54,6 +54,7 @@ def member(name: str, family: Callable[..., Architecture]) -> tuple[Any, dict[st
     Raises:
         ValueError: if the family has no member of that name.
     """
+    family = getattr(family, "family", family)  # of a namesake
     names = [known for known, build in _VARIANTS.items() if build.family is family]  # type: ignore[attr-defined]
     if name not in names:
         raise ValueError(f"`name` must be one of {names}. Received: name={name!r}")

@@ -20,6 +20,10 @@ import numpy as np
 
 from kblocks.ops import Norm
 
+# What repeats in a block, such as its convolutions, each with parts of its own: far more than any
+# network has, and few enough for a plan to be made.
+_MOST_REPEATS = 10_000
+
 
 @dataclass(frozen=True)
 class Check:
@@ -40,10 +44,12 @@ class FrozenConfig(dict):
         return hash(json.dumps(self, sort_keys=True, default=str))
 
 
-def _integer(value: Any, least: int) -> int:
-    if type(value) is int and value >= least:
+def _integer(value: Any, least: int, most: float = math.inf) -> int:
+    if type(value) is int and least <= value <= most:
         return value
-    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < least:
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+        raise ValueError
+    if not least <= value <= most:
         raise ValueError
     return int(value)
 
@@ -228,6 +234,12 @@ def _sizes(value: Any) -> tuple[tuple[int, int], ...]:
 
 
 Count = Annotated[int, Check("a positive integer", lambda value: _integer(value, 1))]
+Repeats = Annotated[
+    int,
+    Check(
+        f"an integer from 1 to {_MOST_REPEATS:,}", lambda value: _integer(value, 1, _MOST_REPEATS)
+    ),
+]
 Counts = Annotated[tuple[int, ...], Check("a sequence of positive integers", _each)]
 Size = Annotated[
     int | tuple[int, int],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import keras
@@ -74,7 +74,9 @@ def _read_by(layer: Any) -> Iterator[Any]:
         yield from (x._keras_history.operation for x in node.input_tensors)
 
 
-def learning_rate_multipliers(optimizer: Any, multipliers: Mapping[str, float]) -> Any:
+def learning_rate_multipliers(
+    optimizer: Any, multipliers: Mapping[str, float], model: keras.Model | None = None
+) -> Any:
     """The same optimizer with steps of another length for some stages.
 
     The learning rate of each weight is multiplied, decoupled weight decay with it. Everything
@@ -83,12 +85,16 @@ def learning_rate_multipliers(optimizer: Any, multipliers: Mapping[str, float]) 
 
     Args:
         optimizer: of Keras, or its name; not yet used.
-        multipliers: by stage (`"stage1"`), layer (`"stage1_block2"`) or start of a weight's path,
-            0 or more; the longest name that fits counts, and 1 where none does.
+        multipliers: by stage (`"stage1"`), layer (`"stage1_block2"`) or start of a weight's path
+            (`"head/dense/bias"`), 0 or more; the longest name that fits counts, and 1 where none
+            does.
+        model: that will be trained, whose layers are then asked for their weights. Those of a
+            model in it are named with it: `"backbone/stage1"`. None goes by the weights' paths,
+            which do not tell two models in one apart.
 
     Raises:
         ValueError: if an argument is not of the form above; and when training starts, if no
-            weight that learns belongs to a name.
+            weight that learns belongs to a name, or those of several models do.
 
     Example:
         >>> rates = kb.learning_rate_multipliers("adam", {"stem": 0.1, "stage1": 0.3})
@@ -108,6 +114,8 @@ def learning_rate_multipliers(optimizer: Any, multipliers: Mapping[str, float]) 
                 f"`multipliers` must be numbers of 0 or more. Received: {name!r}: {value!r}"
             )
     made = kind.from_config({**optimizer.get_config(), "multipliers": dict(multipliers)})
+    # Past Keras' tracking, which would take the weights for the optimizer's own.
+    made.__dict__["_places"] = None if model is None else _places_in(model)
     for name in _UNDECAYED:
         if hasattr(optimizer, name):
             setattr(made, name, getattr(optimizer, name))
@@ -117,18 +125,31 @@ def learning_rate_multipliers(optimizer: Any, multipliers: Mapping[str, float]) 
 class _Scaled:
     """What makes an optimizer of Keras multiply its learning rate by the weight's place."""
 
-    def __init__(self: Any, *args: Any, multipliers: Mapping[str, float], **kwargs: Any) -> None:
+    def __init__(
+        self: Any, *args: Any, multipliers: Mapping[str, float], factors: Any = None, **kwargs: Any
+    ) -> None:
         super().__init__(*args, **kwargs)
         self.multipliers = dict(multipliers)
+        self._factors = tuple(factors or ())
         self._decayed_by = 1.0
+        self.__dict__["_places"] = None
 
     def build(self: Any, variables: Any) -> None:
         super().build(variables)  # type: ignore[misc]
-        paths = [variable.path for variable in variables]
+        if len(self._factors) == len(variables):  # loaded: they go by the order, as the slots do
+            return
+        places = _placed(variables, self.__dict__["_places"], self.multipliers)
         for name in self.multipliers:
-            if not any(_fits(name, path) for path in paths):
-                raise unknown_stage("multipliers", name, [path.split("/")[0] for path in paths])
-        self._factors = tuple(_factor(self.multipliers, path) for path in paths)
+            own = [place for place in places if _fits(name, place)]
+            if not own:
+                raise unknown_stage("multipliers", name, [place.split("/")[0] for place in places])
+            if len(set(own)) < len(own):
+                raise ValueError(
+                    "`multipliers` must be for one model, or `model` be given to tell several in "
+                    f"it apart. Received: multipliers={self.multipliers!r}, of which {name!r} is "
+                    "in more than one"
+                )
+        self._factors = tuple(_factor(self.multipliers, place) for place in places)
 
     def multiplier_of(self: Any, variable: Any) -> float:
         """By what the learning rate of a weight is multiplied."""
@@ -149,16 +170,57 @@ class _Scaled:
         return super()._get_current_learning_rate() * self._decayed_by  # type: ignore[misc]
 
     def get_config(self: Any) -> dict[str, Any]:
-        return {**super().get_config(), "multipliers": self.multipliers}  # type: ignore[misc]
+        own = {"multipliers": self.multipliers, "factors": list(self._factors) or None}
+        return {**super().get_config(), **own}  # type: ignore[misc]
 
 
-def _fits(name: str, path: str) -> bool:
-    layer = path.split("/")[0]
-    return name in (layer, stage_of(layer)) or path.startswith(f"{name}/") or path == name
+def _places_in(model: keras.Model, around: str = "") -> dict[int, tuple[Any, str]]:
+    """By its id each weight and its place: the models and the layer that it is in, its name."""
+    found: dict[int, tuple[Any, str]] = {}
+    for layer in model.layers:
+        if isinstance(layer, keras.Model):
+            found |= _places_in(layer, f"{around}{layer.name}/")
+            continue
+        for weight in layer.weights:
+            path = weight.path.split("/")
+            inside = path[path.index(layer.name) + 1 :] if layer.name in path else path[-1:]
+            found[id(weight)] = weight, "/".join([f"{around}{layer.name}", *inside])
+    for weight in model.weights:  # of a class of one's own, which may have some outside its layers
+        found.setdefault(id(weight), (weight, f"{around}{weight.name}"))
+    return found
 
 
-def _factor(multipliers: Mapping[str, float], path: str) -> float:
-    fitting = [name for name in multipliers if _fits(name, path)]
+def _placed(
+    variables: Any, known: Mapping[int, tuple[Any, str]] | None, names: Collection[str]
+) -> list[str]:
+    """The places of weights; without a model their paths, from where the names fit on.
+
+    The paths of a sequential model and those of layers made under a name scope begin with its name.
+    """
+    if known is not None:
+        if any(id(variable) not in known for variable in variables):
+            raise ValueError(
+                "`model` of learning_rate_multipliers must be the one that is trained. "
+                "Received: another, or one that has got new layers since"
+            )
+        return [known[id(variable)][1] for variable in variables]
+    whole = inner = [variable.path for variable in variables]
+    while not all(any(_fits(name, path) for path in inner) for name in names):
+        outer = {path.partition("/")[0] for path in inner}
+        if len(outer) > 1 or not all("/" in path for path in inner):
+            return whole
+        inner = [path.partition("/")[2] for path in inner]
+    return inner
+
+
+def _fits(name: str, place: str) -> bool:
+    """Whether a name is the start of a place, or that of a stage in it."""
+    *around, last = place.split("/")[: name.count("/") + 1]
+    return name in ("/".join([*around, last]), "/".join([*around, stage_of(last)]))
+
+
+def _factor(multipliers: Mapping[str, float], place: str) -> float:
+    fitting = [name for name in multipliers if _fits(name, place)]
     return float(multipliers[max(fitting, key=len)]) if fitting else 1.0
 
 
@@ -169,3 +231,4 @@ def _made(name: str) -> Any:
 
 
 _SCALED: dict[str, Any] = {name: _made(name) for name in _KINDS}
+globals().update({kind.__name__: kind for kind in _SCALED.values()})  # where pickle looks for them

@@ -27,6 +27,9 @@ class InputTooSmallError(ValueError):
         super().__init__(message)
         self.missing = missing
 
+    def __reduce__(self) -> Any:
+        return type(self), (str(self), self.missing)
+
 
 _LARGEST_INPUT = 1 << 14
 _MISFITS = 32  # neighbouring sizes that may be refused for not being a multiple of something

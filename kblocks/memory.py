@@ -108,7 +108,11 @@ def _is_fused(op: Any, maker: Any) -> bool:
 
 
 def training_memory(
-    net: Architecture, input_shape: Any, batch_size: int = 32, slots: int = 2
+    net: Architecture,
+    input_shape: Any,
+    batch_size: int = 32,
+    slots: int = 2,
+    aux: bool = False,
 ) -> int:
     """Bytes that a training step needs in float32.
 
@@ -121,11 +125,12 @@ def training_memory(
         input_shape: (height, width, channels).
         batch_size: images in a step.
         slots: numbers that the optimizer keeps for each weight: 2 of Adam, 1 of momentum.
+        aux: whether auxiliary heads are trained too.
 
     Raises:
         InputTooSmallError: (a ValueError) if a map would vanish.
     """
-    traced = _traced(net, input_shape, training=True)
+    traced = _traced(net, input_shape, training=True, aux=aux)
     kept: set[int] = set()
     flowing = 0
     for step in traced.steps:
@@ -167,14 +172,16 @@ def _last_uses(traced: Steps) -> list[int]:
 # --- a network as steps ------------------------------------------------------------------
 
 
-def _traced(net: Architecture, input_shape: Any, training: bool = False) -> Steps:
+def _traced(
+    net: Architecture, input_shape: Any, training: bool = False, aux: bool = False
+) -> Steps:
     check_input_shape(input_shape)
-    cost = net.cost(input_shape, aux=training and bool(net.auxiliary))
+    cost = net.cost(input_shape, aux)
     traced = Steps(params=cost.params, trainable_params=cost.trainable_params)
     shapes: dict[str, Shape] = {INPUT: tuple(input_shape)}
     tensors = {INPUT: traced.tensor(shapes[INPUT])}
     specs: dict[str, Any] = {}
-    shown = [row for name, row in net.outputs.items() if training or name not in net.auxiliary]
+    shown = [row for name, row in net.outputs.items() if aux or name not in net.auxiliary]
     needed = net.needed(shown)
     for row in net.rows:
         if row.name not in needed:

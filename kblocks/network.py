@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import reprlib
 import warnings
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
@@ -25,14 +26,14 @@ from kblocks.row_costs import costs_of, total, walked
 from kblocks.rows import (
     INPUT,
     Row,
-    block_from_json,
+    arguments_from_json,
     block_to_json,
     is_of_head,
     origins_of,
     refuse_bad_names,
     rows_of,
 )
-from kblocks.shared import SharedTargets
+from kblocks.shared import model_of
 from kblocks.stages import replaced, stage_of
 from kblocks.strides import STRIDES, Level, Levels, chosen_levels
 from kblocks.weights import ADDRESSES, load_torch_weights
@@ -65,7 +66,7 @@ class Architecture:
     In place of a Spec a block itself may be given; its Spec is taken.
 
     Raises:
-        ValueError: if names are not unique or not known, with the row.
+        ValueError: if names are no words, not unique or not known, with the row.
 
     Example:
         >>> net = kb.Architecture([kb.ConvBlock.Spec(32, pool="max")], head=kb.Classifier(10))
@@ -159,7 +160,8 @@ class Architecture:
         Args:
             name: of a row, such as `stage2_block1`, or of a stage, such as `stage2`.
             block: a block's Spec; for a stage also a list of Specs, one for each new block.
-            input_shape: (height, width, channels) that the new network has to fit, where given.
+            input_shape: (height, width, channels) that the new network has to fit, where given;
+                auxiliary heads need not.
 
         Raises:
             ValueError: if there is no such row or stage, a row is missed by another that reads it,
@@ -170,7 +172,7 @@ class Architecture:
         options: dict[str, Any] = {"auxiliary": self.auxiliary, "targets": self.targets}
         net = Architecture(rows, outputs=outputs, name=self.name, **options)
         if input_shape is not None:
-            net.cost(input_shape, aux=True)
+            net.cost(input_shape)
         return net
 
     def model(
@@ -185,6 +187,7 @@ class Architecture:
         aux: bool = False,
         remat: bool = False,
         name: str | None = None,
+        prefix: str = "",
     ) -> keras.Model:
         """The network as a Keras model: one layer a block, ending in logits.
 
@@ -202,11 +205,14 @@ class Architecture:
             remat: whether training computes each block again in the backward pass in place of
                 keeping its maps: less memory for more time. TensorFlow only; not saved.
             name: of the model; None is the architecture's.
+            prefix: put before the names of all layers, such as "rgb_", for networks whose layers
+                stand side by side in one model; stages are then called "rgb_stage1".
 
         Raises:
             ValueError: if an argument is not of the form above or the network does not fit.
         """
         check_input_shape(input_shape, unknown=True)
+        _check_prefix(prefix)
         if pooling is not None and include_top:
             raise ValueError(
                 f"`pooling` goes with include_top=False. Received: pooling={pooling!r}"
@@ -215,33 +221,30 @@ class Architecture:
         if None not in input_shape:
             self._costs(input_shape, shown)  # refuses early what does not fit
         if input_tensor is None:
-            input_tensor = keras.Input(_as_keras(tuple(input_shape)), name=INPUT)
-        tensors = self._tensors(input_tensor, self.needed(shown.values()))
+            input_tensor = keras.Input(_as_keras(tuple(input_shape)), name=f"{prefix}{INPUT}")
+        tensors = self._tensors(input_tensor, self.needed(shown.values()), prefix)
         outputs = {output: tensors[row] for output, row in shown.items()}
         if not include_top and pooling is not None:
-            outputs = {"features": Features(pooling, name="pooling")(outputs["features"])}
+            pooled = Features(pooling, name=f"{prefix}pooling")
+            outputs = {"features": pooled(outputs["features"])}
         if include_top and classifier_activation is not None:
             outputs = {
-                output: keras.layers.Activation(classifier_activation, name=f"{output}_activation")(
-                    x
-                )
+                output: keras.layers.Activation(
+                    classifier_activation, name=f"{prefix}{output}_activation"
+                )(x)
                 if self._gives_logits(output)
                 else x
                 for output, x in outputs.items()
             }
         start = keras.utils.get_source_inputs(input_tensor)[0]
-        name = name or self.name
         hidden = [output for output in self.auxiliary if output in outputs]
-        if len(outputs) == 1:
-            model = keras.Model(start, next(iter(outputs.values())), name=name)
-        else:
-            model = SharedTargets(start, outputs, name=name)
-            model.share(self.targets, self._copied(hidden))
+        copied = self._copied(hidden) if hidden else {}
+        model = model_of(start, outputs, self.targets, copied, name or self.name)
         for layer in model.layers if remat else ():
             if isinstance(layer, Block):
                 layer.remat = True
         if weights is not None:
-            self._load(model, weights)
+            self._load(model, weights, prefix)
         return model
 
     def _gives_logits(self, output: str) -> bool:
@@ -273,7 +276,7 @@ class Architecture:
             )
         return like[0]
 
-    def _load(self, model: keras.Model, source: Any) -> None:
+    def _load(self, model: keras.Model, source: Any, prefix: str) -> None:
         if isinstance(source, (str, os.PathLike)):
             sets = {known.name: known.source for known in self.weights}
             if str(source).endswith((".weights.h5", ".keras")):
@@ -289,7 +292,7 @@ class Architecture:
                     f"Received: weights={source!r}"
                 )
             source = sets.get(str(source), source)
-        load_torch_weights(model, source)
+        load_torch_weights(model, source, prefix=prefix)
 
     def pyramid(self, input_shape: Any, levels: Any = None) -> list[Level]:
         """The maps before the head that `features` gives, with no Keras object made.
@@ -316,11 +319,12 @@ class Architecture:
         weights: Any = None,
         input_tensor: Any = None,
         name: str | None = None,
+        prefix: str = "",
     ) -> keras.Model:
         """The feature pyramid as a Keras model, for a head of one's own.
 
         Args:
-            input_shape, weights, input_tensor, name: as of `model`.
+            input_shape, weights, input_tensor, name, prefix: as of `model`.
             levels: as of `pyramid`.
 
         Returns:
@@ -331,6 +335,7 @@ class Architecture:
             ValueError: if a level is not there, with those that are, or the input does not fit.
         """
         check_input_shape(input_shape, unknown=True)
+        _check_prefix(prefix)
         if None not in input_shape:
             self._costs(input_shape, {"features": self._body()})
         found, missing = self._levels(input_shape, levels)
@@ -338,14 +343,14 @@ class Architecture:
             lacking = ", ".join(map(str, missing))
             warnings.warn(f"{self.name} has no map at stride {lacking}", stacklevel=2)
         if input_tensor is None:
-            input_tensor = keras.Input(_as_keras(tuple(input_shape)), name=INPUT)
+            input_tensor = keras.Input(_as_keras(tuple(input_shape)), name=f"{prefix}{INPUT}")
         rows = {key: level.row for key, level in found.items()}
-        tensors = self._tensors(input_tensor, self.needed(rows.values()))
+        tensors = self._tensors(input_tensor, self.needed(rows.values()), prefix)
         start = keras.utils.get_source_inputs(input_tensor)[0]
         outputs = {key: tensors[row] for key, row in rows.items()}
         model = keras.Model(start, outputs, name=name or f"{self.name}_features")
         if weights is not None:
-            self._load(model, weights)
+            self._load(model, weights, prefix)
         return model
 
     def _levels(self, input_shape: Any, levels: Any) -> tuple[dict[str, Level], list[int]]:
@@ -385,37 +390,42 @@ class Architecture:
         """The architecture that `to_json` wrote.
 
         Raises:
-            ValueError: if the text is of another format or names a block that is not
-                known here (import the module that defines it first).
+            ValueError: if the text is anything else, of another format, or names a block that is
+                not known here (import the module that defines it first).
         """
         try:
             data = json.loads(text)
-        except json.JSONDecodeError as error:
+        except (ValueError, TypeError, RecursionError) as error:
             raise ValueError(f"`text` must be an architecture's JSON. Received: {error}") from error
         if not isinstance(data, dict) or data.get("format") != FORMAT:
-            found = data.get("format") if isinstance(data, dict) else data
-            raise ValueError(f'`text` must have "format": {FORMAT}. Received: format={found!r}')
+            found = reprlib.repr(data.get("format") if isinstance(data, dict) else data)
+            raise ValueError(f'`text` must have "format": {FORMAT}. Received: format={found}')
         try:
-            rows, before = [], INPUT
-            for row in data["rows"]:
-                inputs = tuple(row.get("inputs", (before,)))
-                rows.append(Row(row["name"], block_from_json(row), inputs))
-                before = row["name"]
-            own = {"auxiliary": data.get("auxiliary", ()), "targets": data.get("targets")}
-            return cls(rows, outputs=data["outputs"], **own, name=data["name"])
-        except (KeyError, AttributeError, TypeError) as error:
+            return cls(**arguments_from_json(data))
+        except ValueError:
+            raise
+        except Exception as error:  # whatever else a text of another kind leads to
             raise ValueError(f"`text` is not an architecture's JSON: {error!r}") from error
 
-    def canonical(self, input_shape: Any) -> Hashable:
+    def canonical(self, input_shape: Any, aux: bool = False) -> Hashable:
         """Equal for networks that compute the same on inputs of (height, width, channels).
 
         Names do not count, nor what the sizes of maps leave without effect, such as a larger
         kernel on a map of one pixel: only the number of its weights and how they start differ.
+        Auxiliary heads count with `aux`.
+
+        Raises:
+            InputTooSmallError, ValueError: as `cost`.
         """
         check_input_shape(input_shape)
-        needed = self.needed(self.outputs.values())
+        shown = self._shown(aux)
+        needed = self.needed(shown.values())
         rows = [row for row in self.rows if row.name in needed]
-        return of_rows(rows, self.outputs, tuple(input_shape))
+        try:
+            return of_rows(rows, shown, tuple(input_shape))
+        except ValueError:
+            self._costs(input_shape, shown)  # says in which row
+            raise
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Architecture) and self._key() == other._key()
@@ -460,7 +470,7 @@ class Architecture:
         check_input_shape(input_shape)
         return costs_of(self.rows, self.needed(shown.values()), input_shape)
 
-    def _tensors(self, start: Any, needed: set[str]) -> dict[str, Any]:
+    def _tensors(self, start: Any, needed: set[str], prefix: str) -> dict[str, Any]:
         made: dict[str, Block] = {}
         origins = origins_of(self.rows)
         tensors = {INPUT: start}
@@ -469,10 +479,15 @@ class Architecture:
                 continue
             origin, spec = origins[row.name][:2]
             if origin not in made:
-                made[origin] = spec.layer(name=origin)
+                made[origin] = spec.layer(name=f"{prefix}{origin}")
             inputs = [tensors[name] for name in row.inputs]
             tensors[row.name] = made[origin](inputs if len(inputs) > 1 else inputs[0])
         return tensors
+
+
+def _check_prefix(prefix: Any) -> None:
+    if not isinstance(prefix, str) or (prefix and not prefix.isidentifier()):
+        raise ValueError(f"`prefix` must be a word, such as 'rgb_'. Received: prefix={prefix!r}")
 
 
 def _as_keras(shape: tuple[Any, ...]) -> tuple[Any, ...]:

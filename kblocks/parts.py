@@ -48,7 +48,8 @@ def adapt_input(model: keras.Model, channels: int) -> keras.Model:
     old number of them over the new. This is timm's rule (`adapt_input_conv`).
 
     Args:
-        model: functional or sequential, with an image as its one input; left as it is.
+        model: functional or sequential, with an image as its one input; left as it is. Models in
+            it are taken likewise.
         channels: of the new input.
 
     Returns:
@@ -65,22 +66,15 @@ def adapt_input(model: keras.Model, channels: int) -> keras.Model:
     if not isinstance(channels, int) or isinstance(channels, bool) or channels < 1:
         raise ValueError(f"`channels` must be a positive integer. Received: channels={channels!r}")
     graph = _checked(model)
-    height, width, before = _image_shape(graph)
-    for layer in graph.layers if channels != before else ():
-        known = getattr(layer, "input_mean", None)
-        if known is not None and np.size(known) > 1:
-            raise ValueError(
-                f"{layer.name} must have one mean for all channels, or stand before the model, not "
-                f"a mean for each of {before}. Received: channels={channels}"
-            )
-    return _rebuilt(graph, (height, width, channels))
+    return _rebuilt(graph, (*_image_shape(graph)[:2], channels))
 
 
 def resize_input(model: keras.Model, size: Any) -> keras.Model:
     """The same model and weights for images of another size.
 
     Args:
-        model: functional or sequential, with an image as its one input; left as it is.
+        model: functional or sequential, with an image as its one input; left as it is. Models in
+            it are taken likewise.
         size: (height, width), or an integer for both; None is an unknown size, which only
             models that pool globally take.
 
@@ -111,9 +105,14 @@ def _checked(model: Any) -> Any:
 
 
 def _channels_first(graph: Any) -> bool:
-    """Whether the layer that reads the image has its channels first."""
-    first = calls_of(graph)[0].operation
-    return getattr(first, "data_format", None) == "channels_first"
+    """Whether the first layer that tells where its channels are, in a model too, has them first."""
+    for call in calls_of(graph):
+        layer = call.operation
+        if is_graph(layer):
+            return _channels_first(as_functional(layer))
+        if hasattr(layer, "data_format"):
+            return layer.data_format == "channels_first"
+    return False
 
 
 def _image_shape(graph: Any) -> tuple[Any, ...]:
@@ -127,19 +126,56 @@ def _image_shape(graph: Any) -> tuple[Any, ...]:
 def _rebuilt(graph: Any, shape: tuple[Any, ...]) -> keras.Model:
     """The model on an input of (height, width, channels), with the weights of the old one."""
     height, width, channels = shape
+    before = _image_shape(graph)[2]
+    for layer in graph.layers if channels != before else ():
+        known = getattr(layer, "input_mean", None)
+        if known is not None and np.size(known) > 1:
+            raise ValueError(
+                f"{layer.name} must have one mean for all channels, or stand before the model, not "
+                f"a mean for each of {before}. Received: channels={channels}"
+            )
     sizes = (channels, height, width) if _channels_first(graph) else shape
     old = graph.inputs[0]
     start = keras.Input(sizes, name=old.name, dtype=old.dtype)
-    new = keras.models.clone_model(graph, input_tensors=start, clone_function=_copied)
+    inner: dict[int, keras.Model] = {}  # the models in it on what they are now given
+
+    def called(layer: Any, *args: Any, **kwargs: Any) -> Any:
+        if not is_graph(layer):
+            return layer(*args, **kwargs)
+        if id(layer) not in inner:
+            inner[id(layer)] = _on_input(layer, args[0])
+        return inner[id(layer)](*args, **kwargs)
+
+    new = keras.models.clone_model(
+        graph, input_tensors=start, clone_function=_copied, call_function=called
+    )
     if isinstance(graph, SharedTargets):
         graph.share_with(new)
-    before = _image_shape(graph)[2]
     for source, target in zip(graph.layers, new.layers, strict=True):
-        _fill(source, target, before, channels)
+        if not is_graph(source):
+            _fill(source, target, before, channels)
     return new
 
 
+def _on_input(model: Any, given: Any) -> keras.Model:
+    """A model in the model, on maps of the size and channels that it is now given."""
+    graph = _checked(model)
+    before, now = tuple(graph.inputs[0].shape[1:]), tuple(given.shape[1:])
+    if len(now) != 3:
+        if now != before:
+            raise ValueError(
+                f"{model.name} takes an input of shape {before} and would have to take {now}: its "
+                "weights belong to one size and number of channels"
+            )
+        copy = keras.models.clone_model(graph, clone_function=_copied)
+        copy.set_weights(graph.get_weights())
+        return copy
+    return _rebuilt(graph, (now[1], now[2], now[0]) if _channels_first(graph) else now)
+
+
 def _copied(layer: Any) -> Any:
+    if is_graph(layer):  # which `called` of `_rebuilt` copies when it knows the input
+        return layer
     copy = layer.__class__.from_config(layer.get_config())
     if isinstance(layer, Block):
         copy.remat = layer.remat

@@ -58,6 +58,8 @@ def spec_of(value: Any, place: str) -> Any:
 
 
 def refuse_bad_names(net: Any) -> None:
+    if not isinstance(net.name, str) or not net.name:
+        raise ValueError(f"`name` must be a word. Received: name={net.name!r}")
     known = {INPUT}
     for row in net.rows:
         if not isinstance(row.name, str) or not _NAME.fullmatch(row.name) or row.name in known:
@@ -77,9 +79,11 @@ def refuse_bad_names(net: Any) -> None:
     for output in net.auxiliary:
         if output not in net.outputs:
             raise ValueError(f"`auxiliary` must name outputs. Received: {output!r}")
-    for output in net.targets:
-        if output not in net.outputs:
-            raise ValueError(f"`targets` must be for outputs. Received: {output!r}")
+    for output, target in net.targets.items():
+        if output not in net.outputs or not isinstance(target, str):
+            raise ValueError(
+                f"`targets` must be words, for outputs. Received: targets[{output!r}]={target!r}"
+            )
     if len(net.auxiliary) == len(net.outputs):
         raise ValueError(f"One output must not be auxiliary. Received: {net.auxiliary}")
 
@@ -106,6 +110,17 @@ def block_to_json(spec: Any) -> dict[str, Any]:
         return {"weights_of": spec}
     name = keras.saving.get_registered_name(spec._block)
     return {"block": name.removeprefix("kblocks>"), "arguments": spec.changes()}
+
+
+def arguments_from_json(data: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of the Architecture that its JSON describes."""
+    rows, before = [], INPUT
+    for row in data["rows"]:
+        inputs = tuple(row.get("inputs", (before,)))
+        rows.append(Row(row["name"], block_from_json(row), inputs))
+        before = row["name"]
+    named = {key: data[key] for key in ("name", "outputs", "auxiliary", "targets") if key in data}
+    return {"rows": rows, **named, "outputs": dict(data["outputs"]), "name": data["name"]}
 
 
 def block_from_json(row: Mapping[str, Any]) -> Any:

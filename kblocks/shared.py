@@ -1,4 +1,4 @@
-"""Models of several outputs and their targets, which may be fewer: as of auxiliary classifiers."""
+"""Models whose outputs have names, and their targets, which may be fewer: as of auxiliary heads."""
 
 from __future__ import annotations
 
@@ -7,13 +7,16 @@ from typing import Any
 
 import keras
 
-from kblocks.heads.task import FunctionLoss
+from kblocks.heads.task import LOGITS, FunctionLoss
+
+_UNNAMED = (LOGITS, "features")  # what an output is called where nobody gave it a name
 
 
 @keras.saving.register_keras_serializable("kblocks")
 class SharedTargets(keras.Model):
-    """A functional model with a dict of outputs, some of which may have a target in common.
+    """A functional model of named outputs, some of which may have a target in common.
 
+    It puts out a dict, of one output a tensor.
     `fit` takes the targets by their own names, or one tensor where there is one target. What
     `compile` is told is for the main outputs: each auxiliary one adds its weight times the loss
     of the main output that it is trained like, and has no metrics. A dict of losses that names
@@ -31,6 +34,8 @@ class SharedTargets(keras.Model):
         own = {output: targets.get(like, like) for output, (like, _) in copies.items()}
         self.__dict__["targets"] = {**own, **targets}
         self.__dict__["auxiliary"] = copies
+        if not isinstance(self.output, Mapping) and targets:
+            self.output_names = list(targets)  # Keras calls a lone output as its layer
 
     def share_with(self, other: SharedTargets) -> None:
         """Sets those of a copy that Keras has made, which has neither."""
@@ -50,7 +55,7 @@ class SharedTargets(keras.Model):
     ) -> Any:
         auxiliary = {} if self._is_told_all() else self._auxiliary()
         names = [name for name in self._names() if name not in auxiliary]
-        y = self._by_output(y)
+        y, y_pred = self._by_output(y), self._predicted(y_pred)
         weights = self._weights_by_output(sample_weight)
         total = super().compute_loss(
             x, self._of(names, y), self._of(names, y_pred), self._of(names, weights), training
@@ -64,7 +69,7 @@ class SharedTargets(keras.Model):
     def compute_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> Any:
         names = self._names() if self._is_told_all() else self.main_outputs()
         y, weights = self._by_output(y), self._weights_by_output(sample_weight)
-        given = (self._of(names, one) for one in (y, y_pred, weights))
+        given = (self._of(names, one) for one in (y, self._predicted(y_pred), weights))
         return super().compute_metrics(x, *given)
 
     def get_config(self) -> dict[str, Any]:
@@ -87,7 +92,11 @@ class SharedTargets(keras.Model):
         return self.__dict__.get("auxiliary", {})
 
     def _names(self) -> list[str]:
-        return list(self.output)
+        return list(self.output if isinstance(self.output, Mapping) else self.output_names)
+
+    def _predicted(self, y_pred: Any) -> Any:
+        """The outputs by name, of one too."""
+        return y_pred if isinstance(y_pred, Mapping) else dict.fromkeys(self._names(), y_pred)
 
     def _is_told_all(self) -> bool:
         """Whether the losses, or their weights, name auxiliary outputs."""
@@ -136,6 +145,26 @@ class SharedTargets(keras.Model):
         return FunctionLoss(loss)
 
 
+def model_of(
+    start: Any,
+    outputs: Mapping[str, Any],
+    targets: Mapping[str, str],
+    auxiliary: Mapping[str, tuple[str, float]],
+    name: str,
+) -> keras.Model:
+    """The model of some outputs; targets and auxiliary outputs as `SharedTargets` has them."""
+    alone = next(iter(outputs)) if len(outputs) == 1 else None
+    if alone in _UNNAMED:
+        return keras.Model(start, outputs[alone], name=name)
+    if alone is None:
+        model = SharedTargets(start, dict(outputs), name=name)
+    else:
+        model = SharedTargets(start, outputs[alone], name=name)
+        targets = {alone: targets.get(alone, alone)}
+    model.share(targets, auxiliary)
+    return model
+
+
 def strip_aux(model: keras.Model) -> keras.Model:
     """The model without its auxiliary outputs, for inference.
 
@@ -163,5 +192,5 @@ def strip_aux(model: keras.Model) -> keras.Model:
         )
     names = model.main_outputs()
     outputs = {name: model.output[name] for name in names}
-    single = outputs[names[0]] if len(names) == 1 else outputs
-    return keras.Model(model.inputs[0], single, name=model.name)
+    targets = {name: target for name, target in model._targets().items() if name in outputs}
+    return model_of(model.inputs[0], outputs, targets, {}, str(model.name))

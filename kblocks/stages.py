@@ -6,7 +6,8 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-_STAGE = re.compile(r"(stem|stage\d+)_")
+# Of a network in a larger model, a prefix or the names of the models around it come before.
+_STAGE = re.compile(r"(?!head)((?:.*[_/])?(?:stem|stage\d+))_")
 
 NamedRow = tuple[str, Any, tuple[str, ...]]  # name, Spec, names of the rows that it reads
 

@@ -22,8 +22,9 @@ def prepare(model: keras.Model, labels: Any = None) -> keras.Model:
     Args:
         model: built and compiled. Compiling it again undoes this.
         labels: some labels of the form that `fit` will get; None guesses their form from the loss,
-            and leaves metrics as they are where that does not work, as for a subclass of
-            `keras.Model` that is not functional.
+            and leaves metrics as they are where that does not work. Of a subclass of
+            `keras.Model` that is not functional, they and the optimizer's variables are made by
+            Keras in the first step.
 
     Returns:
         The same model.
@@ -33,11 +34,12 @@ def prepare(model: keras.Model, labels: Any = None) -> keras.Model:
     """
     if not model.built or not model.compiled:
         raise ValueError(f"`model` must be built and compiled. Received: {model!r}")
-    if model.optimizer is not None:
-        model.optimizer.build(model.trainable_variables)
-        _fuse_updates(getattr(model.optimizer, "inner_optimizer", model.optimizer))
     sequential = isinstance(model, keras.Sequential)
     output = model.outputs[0] if sequential else getattr(model, "output", None)
+    if model.optimizer is not None:
+        if output is not None:  # else weights may come as late as the first step
+            model.optimizer.build(model.trainable_variables)
+        _fuse_updates(getattr(model.optimizer, "inner_optimizer", model.optimizer))
     if output is None:  # a class of one's own, which does not tell what it puts out
         return model
     outputs = keras.tree.map_structure(_zeros, output)

@@ -60,7 +60,9 @@ class _Tensor:
     to_torch: Callable[[np.ndarray], np.ndarray]
 
 
-def load_torch_weights(model: keras.Model, source: Any, *, skip_head: bool = False) -> None:
+def load_torch_weights(
+    model: keras.Model, source: Any, *, skip_head: bool = False, prefix: str = ""
+) -> None:
     """Puts published weights into a model that `Architecture.model` made.
 
     Args:
@@ -71,48 +73,68 @@ def load_torch_weights(model: keras.Model, source: Any, *, skip_head: bool = Fal
             "package://name/file" of an installed Python package.
         skip_head: whether the classifier keeps its fresh weights, for other classes. A model
             without a head, or with one of another kind, needs no word.
+        prefix: of the layers' names, where `Architecture.model` was given one; others stay as
+            they are.
 
     Tensors of auxiliary heads that the model does not have are passed over.
 
     Raises:
-        ValueError: if tensors are missing, left over or of another shape, with their names;
-            the model is then as it was.
+        ValueError: if tensors are missing, left over, of another shape or no real numbers, with
+            their names; the model is then as it was.
         ImportError: if the source needs a package that is not there, with its extra.
         OSError: if it cannot be downloaded.
     """
-    tensors = {n: np.asarray(a) for n, a in opened(source).items() if not n.endswith(_IGNORED)}
-    table = _table(model, set(tensors))
-    headless = not any(_is_classifier(layer) for layer in model.layers)
-    skipped = {t.name for t in table if skip_head and t.variable.path.split("/")[0] == "head"}
+    tensors = {str(n): a for n, a in opened(source).items() if not str(n).endswith(_IGNORED)}
+    table = _table(model, set(tensors), prefix=prefix)
+    heads = [layer for layer in model.layers if _is_classifier(layer, prefix)]
+    kept = {id(variable) for head in heads for variable in head.variables if skip_head}
     known = {t.name for t in table}
-    passed = _AUXILIARY + (_HEADS if headless else ())
+    passed = _AUXILIARY + (() if heads else _HEADS)
     problems = [f"left over {n}" for n in tensors if n not in known and not n.startswith(passed)]
     values = []
     for tensor in table:
-        if tensor.name in skipped:
+        if id(tensor.variable) in kept:
             continue
         if tensor.name not in tensors:
             problems.append(f"missing {tensor.name}")
             continue
-        shape = tensors[tensor.name].shape
-        if math.prod(shape) != math.prod(tensor.variable.shape):
-            problems.append(
-                f"{tensor.name} is {shape}, which does not fit {tensor.variable.path} of "
-                f"{tuple(tensor.variable.shape)}"
-            )
-            continue
-        value = tensor.from_torch(tensors[tensor.name])
-        if tuple(value.shape) != tuple(tensor.variable.shape):
-            problems.append(
-                f"{tensor.name} is {shape}, which does not fit {tensor.variable.path} of "
-                f"{tuple(tensor.variable.shape)}"
-            )
-        values.append((tensor.variable, value))
+        try:
+            values.append((tensor.variable, _value(tensor, _array(tensors[tensor.name]))))
+        except ValueError as error:
+            problems.append(f"{tensor.name} {error}")
     if problems:
         more = f"; and {len(problems) - 5} more" if problems[5:] else ""
         raise ValueError(f"`source` does not fit {model.name}: {'; '.join(problems[:5])}{more}")
     for variable, value in values:
         variable.assign(value)
+
+
+def _value(tensor: _Tensor, given: np.ndarray) -> np.ndarray:
+    """What the variable is to hold; the ValueError says what is wrong with it."""
+    if given.dtype.kind not in "biuf" and not given.dtype.name.startswith(("bfloat", "float8")):
+        raise ValueError(f"holds no real numbers but {given.dtype}")
+    wanted = tuple(tensor.variable.shape)
+    told = f"is {given.shape}, which does not fit {tensor.variable.path} of {wanted}"
+    if math.prod(given.shape) != math.prod(wanted):
+        raise ValueError(told)
+    try:
+        value = tensor.from_torch(given)
+    except ValueError as error:  # of another number of axes
+        raise ValueError(told) from error
+    if tuple(value.shape) != wanted:
+        raise ValueError(told)
+    return value
+
+
+def _array(value: Any) -> np.ndarray:
+    """An array of NumPy, which has neither gradients nor, as torch has it, bfloat16."""
+    if hasattr(value, "detach"):
+        value = value.detach().cpu()
+        value = (value.float() if "bfloat16" in str(value.dtype) else value).numpy()
+    try:
+        return np.asarray(value)
+    except ValueError as error:
+        raise ValueError(f"is no array: {error}") from error
 
 
 def opened(source: Any) -> Mapping[str, Any]:
@@ -143,9 +165,7 @@ def _from_torch(path: str) -> dict[str, np.ndarray]:
         raise ValueError(
             f"`source` must hold a mapping of names to tensors (a state_dict). Received: {keys}"
         )
-    tensors = {name: tensor.detach() for name, tensor in found.items()}
-    # NumPy has no bfloat16.
-    return {n: (t.float() if t.dtype == torch.bfloat16 else t).numpy() for n, t in tensors.items()}
+    return {name: _array(tensor) for name, tensor in found.items()}
 
 
 def _downloaded(address: str) -> str:
@@ -187,7 +207,9 @@ def _needed(module: str, extra: str) -> Any:
         raise ImportError(f"This source needs {package}: pip install {install}") from error
 
 
-def to_torch_state_dict(model: keras.Model, source: str | None = None) -> dict[str, np.ndarray]:
+def to_torch_state_dict(
+    model: keras.Model, source: str | None = None, *, prefix: str = ""
+) -> dict[str, np.ndarray]:
     """The model's weights by the names and in the layouts of published ones, as copies.
 
     Args:
@@ -195,6 +217,7 @@ def to_torch_state_dict(model: keras.Model, source: str | None = None) -> dict[s
         source: whose names, "torchvision" or "timm"; None is torchvision where it has the network.
             One of several names of a source is chosen by its label, such as
             "torchvision densenet, files".
+        prefix: as of `load_torch_weights`.
 
     Raises:
         ValueError: if the source has no names for the model's parts.
@@ -202,13 +225,15 @@ def to_torch_state_dict(model: keras.Model, source: str | None = None) -> dict[s
     # In C's order: safetensors writes an array's memory, whatever its strides.
     return {
         tensor.name: np.array(tensor.to_torch(np.asarray(tensor.variable)), order="C")
-        for tensor in _table(model, set(), source)
+        for tensor in _table(model, set(), source, prefix)
     }
 
 
-def _table(model: keras.Model, names: set[str], source: str | None = None) -> list[_Tensor]:
+def _table(
+    model: keras.Model, names: set[str], source: str | None = None, prefix: str = ""
+) -> list[_Tensor]:
     """The naming that fits `names` best, spelled out for the model's variables."""
-    parts = list(_parts(model))
+    parts = list(_parts(model, prefix))
     paths = [path for path, _, _ in parts]
     best: list[_Tensor] = []
     score = -1
@@ -238,16 +263,19 @@ def _table(model: keras.Model, names: set[str], source: str | None = None) -> li
     return best
 
 
-def _parts(model: keras.Model) -> Iterator[tuple[str, Any, Block]]:
+def _parts(model: keras.Model, prefix: str) -> Iterator[tuple[str, Any, Block]]:
     """All but those of heads that nobody publishes."""
     for layer in model.layers:
-        if isinstance(layer, Block) and (_is_classifier(layer) or not is_of_head(str(layer.name))):
+        row = str(layer.name).removeprefix(prefix)
+        if not isinstance(layer, Block) or f"{prefix}{row}" != layer.name:
+            continue
+        if _is_classifier(layer, prefix) or not is_of_head(row):
             for part in layer.layers:
-                yield f"{layer.name}/{part.name}", part, layer
+                yield f"{row}/{part.name}", part, layer
 
 
-def _is_classifier(layer: Any) -> bool:
-    return layer.name == "head" and isinstance(layer, Classifier)
+def _is_classifier(layer: Any, prefix: str) -> bool:
+    return layer.name == f"{prefix}head" and isinstance(layer, Classifier)
 
 
 def _tensors(part: Any, block: Block, module: str, as_convolution: bool) -> Iterator[_Tensor]:

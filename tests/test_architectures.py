@@ -635,12 +635,48 @@ def _changed(change: Callable[[dict[str, Any]], Any]) -> str:
         (_changed(lambda d: d.update(outputs={"logits": "x"})), ["outputs", "'x'"]),
         (_changed(lambda d: d.update(outputs=3)), ["JSON"]),
         (_changed(lambda d: d["rows"].append(3)), ["JSON"]),
+        ("[" * 100_000, ["JSON"]),
+        ('{"format": 1, "rows": ' + "[" * 900 + "]" * 900 + "}", ["JSON"]),
+        ('{"format": 1' + "0" * 5000 + "}", ["JSON"]),
+        (None, ["JSON"]),
+        *(
+            (_changed(lambda d, new={key: value}: d.update(new)), [])
+            for key in ("name", "rows", "outputs", "auxiliary", "targets")
+            for value in ([1], {"a": {}}, 7, [[]], True)
+        ),
+        *(
+            (_changed(lambda d, new={key: value}: d["rows"][0].update(new)), [])
+            for key in ("name", "block", "arguments", "inputs", "weights_of")
+            for value in (None, [1], 7, [[]], True)
+        ),
+        (_changed(lambda d: d.update(outputs=None)), ["JSON"]),
+        (_changed(lambda d: d.update(name=None)), ["name"]),
+        (_changed(lambda d: d["rows"][0]["arguments"].update(convolutions=10**9)), ["10,000"]),
+        (_changed(lambda d: d["rows"][0]["arguments"].update(activation={"class_name": "X"})), []),
     ],
 )
-def test_bad_json_is_refused(text: str, words: list[str]) -> None:
+def test_bad_json_is_refused(text: Any, words: list[str]) -> None:
     with pytest.raises(ValueError, match=r"\S") as caught:
         kb.Architecture.from_json(text)
     assert [word for word in words if word not in str(caught.value)] == []
+
+
+@pytest.mark.parametrize(
+    ("block", "argument"),
+    [(kb.ConvBlock, "convolutions"), (kb.DenseBlock, "depth"), (kb.ResidualDense, "depth")],
+)
+def test_what_repeats_in_a_block_is_bounded(block: Any, argument: str) -> None:
+    """By far more than any published block has; a plan of 10**9 parts would take hours."""
+    assert getattr(block(4, **{argument: 10_000}), argument) == 10_000
+    for number in (10_001, 10**9, 10**30):
+        with pytest.raises(ValueError, match=f"`{argument}` of .* from 1 to 10,000"):
+            block.Spec(4, **{argument: number})
+
+
+def test_kernels_of_any_size_have_a_form_at_once() -> None:
+    """Of a kernel that covers the map for every output, only the taps over the map count."""
+    nets = [kb.Architecture([kb.ConvBlock.Spec(4, size)]) for size in (15, 17, 10**9 + 1)]
+    assert len({net.canonical((8, 8, 3)) for net in nets}) == 1
 
 
 # --- model -------------------------------------------------------------------------------
@@ -649,6 +685,26 @@ def test_bad_json_is_refused(text: str, words: list[str]) -> None:
 def small(**more: Any) -> kb.Architecture:
     rows = [("stem", kb.ConvBlock.Spec(6, strides=2)), [kb.ResidualBlock.Spec(8)]]
     return kb.Architecture(rows, head=kb.Classifier.Spec(5), **more)
+
+
+def test_two_networks_in_one_flat_model(tmp_path: Path) -> None:
+    """Without a prefix Keras refuses them; with one, freezing and extracting know the stages."""
+    net = kb.resnet20(3, head=kb.Localizer(3))
+    one, two = net.model((16, 16, 3)), net.model((16, 16, 3))
+    with pytest.raises(ValueError, match="unique"):
+        keras.Model([one.input, two.input], [one.output, two.output])
+    rgb = net.model((16, 16, 3), prefix="rgb_", classifier_activation="softmax")
+    depth = net.features((16, 16, 1), [4], prefix="depth_")
+    both = keras.Model([rgb.input, depth.input], [rgb.output, depth.output])
+    assert all(layer.name.startswith(("rgb_", "depth_")) for layer in both.layers)
+    kb.freeze(both, "rgb_stage2")
+    still = {layer.name for layer in both.layers if layer.weights and not layer.trainable}
+    frozen = [row.name for row in net.rows if row.name.startswith(("stem", "stage1", "stage2"))]
+    assert still == {f"rgb_{name}" for name in frozen}
+    both.save(tmp_path / "m.keras")
+    assert len(keras.models.load_model(tmp_path / "m.keras").layers) == len(both.layers)
+    with pytest.raises(ValueError, match=r"`prefix` must be a word.*'a/'"):
+        net.model((16, 16, 3), prefix="a/")
 
 
 def test_without_top(images: Images) -> None:

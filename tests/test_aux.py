@@ -209,6 +209,102 @@ def test_aux_beside_other_heads() -> None:
     assert logs["loss"][0] > logs["class_loss"][0] + logs["box_loss"][0]
 
 
+SMALL = (8, 8, 3)
+ASKED: dict[str, Callable[[kb.Architecture], Any]] = {
+    "cost": lambda net: net.cost(SMALL),
+    "stages": lambda net: net.stages(SMALL),
+    "canonical": lambda net: net.canonical(SMALL),
+    "pyramid": lambda net: net.pyramid(SMALL, [2, 4]),
+    "replace": lambda net: net.replace("stage2", kb.ConvBlock.Spec(3), SMALL).cost(SMALL),
+    "training memory": lambda net: kb.training_memory(net, SMALL),
+    "inference memory": lambda net: kb.inference_memory(net, SMALL),
+    "parameters": lambda net: net.model(SMALL).count_params(),
+}
+
+
+@pytest.mark.parametrize("ask", ASKED.values(), ids=[name.replace(" ", "_") for name in ASKED])
+def test_auxiliary_heads_count_only_where_asked_for(ask: Callable[[Any], Any]) -> None:
+    """On an input too small for the head, all is as if there were none."""
+    block = kb.ConvBlock.Spec(4, strides=2)
+    aux = ("aux1", kb.AuxiliaryClassifier.Spec(CLASSES), "stage1")  # windows of 5 on 4 pixels
+    rows: list[Any] = [("stage1", block), ("stage2", block, "stage1")]
+    head = kb.Classifier(CLASSES)
+    without = kb.Architecture(rows, head)
+    net = kb.Architecture([rows[0], aux, rows[1]], head, auxiliary=["aux1"])
+    assert ask(net) == ask(without)
+    with pytest.raises(kb.InputTooSmallError, match="aux1"):
+        net.canonical(SMALL, aux=True)
+    with pytest.raises(kb.InputTooSmallError, match="aux1"):
+        kb.training_memory(net, SMALL, aux=True)
+    larger = (32, 32, 3)
+    assert net.canonical(larger) == without.canonical(larger) != net.canonical(larger, aux=True)
+    assert kb.training_memory(net, larger) < kb.training_memory(net, larger, aux=True)
+
+
+def test_a_search_on_images_too_small_for_the_auxiliary_head() -> None:
+    """Inception-v3's needs 299 pixels; without it the network takes 75 (Keras' documentation)."""
+    space = kb.spaces.inception_v3(classes=3).within((139, 139, 3))
+    first = next(space.samples(0))
+    assert space.key(first) == space.build(first).canonical((139, 139, 3))
+
+
+@pytest.mark.parametrize(
+    ("head", "y", "wrong"),
+    [
+        ({"z": kb.Classifier(CLASSES)}, np.arange(8) % CLASSES, "logits"),
+        (kb.Segmenter(2, stride=2), np.zeros((8, *INPUT[:2])), "logits"),
+        (kb.Keypoints(2, stride=2), np.full((8, 2, 2), 0.5), "mask"),
+    ],
+    ids=["dict", "mask", "points"],
+)
+@pytest.mark.parametrize("loaded", [False, True])
+def test_one_output_with_a_name(
+    head: Any, y: Any, wrong: str, loaded: bool, tmp_path: Path
+) -> None:
+    """The network, its tasks, its model and `fit` agree on it; alone or by name is the same."""
+    net = kb.Architecture([kb.ConvBlock.Spec(4, strides=2)], head)
+    (name,) = net.outputs
+    model = net.model(INPUT)
+    if loaded:
+        model.save(tmp_path / "m.keras")
+        model = keras.models.load_model(tmp_path / "m.keras")
+    assert [name] == model.output_names == list(kb.tasks_of(model)) == list(net.head)
+    x, _ = data()
+    task = net.head.training()
+    named = {"loss": {name: task["loss"]}, "metrics": {name: task["metrics"]}}
+    found = []
+    for told in (task, named):
+        model.compile("sgd", **told)
+        for given in (y, {name: y}):
+            net.head.check(given)
+            found.append(model.evaluate(x, given, verbose=0, return_dict=True))
+    assert found[0]["loss"] > 0
+    assert all(one == pytest.approx(found[0]) for one in found)
+    model.fit(x, {name: y}, validation_data=(x, y), verbose=0)
+    with pytest.raises(ValueError, match=f"dict of {name}"):
+        net.head.check({wrong: y})
+    with pytest.raises(ValueError, match=f"dict of {name}"):
+        model.train_on_batch(x, {wrong: y})
+
+
+def test_a_classifier_alone_takes_an_array() -> None:
+    net = kb.Architecture([kb.ConvBlock.Spec(4)], kb.Classifier(CLASSES))
+    with pytest.raises(ValueError, match=r"must be an array. Received: a dict of logits"):
+        net.head.check({"logits": data()[1]})
+
+
+def test_without_auxiliary_outputs_the_others_keep_their_targets() -> None:
+    """Of a detector's two maps, which have one target, and of one output with a name."""
+    heads = {"kind": kb.Classifier(3), "found": kb.Detector(2, (8, 16), filters=4)}
+    net = kb.googlenet(3, width=0.1, head=heads)
+    model = kb.strip_aux(net.model((64, 64, 3), aux=True))
+    model.compile("sgd", **net.head.training())
+    y = {"kind": np.zeros(2), "found": np.full((2, 1, 5), -1.0)}
+    assert np.isfinite(model.fit(np.zeros((2, 64, 64, 3)), y, verbose=0).history["loss"]).all()
+    one = kb.googlenet(3, width=0.1, head={"z": kb.Classifier(3)})
+    assert kb.strip_aux(one.model((64, 64, 3), aux=True)).output_names == ["z"]
+
+
 def test_targets_that_do_not_fit_are_refused() -> None:
     x, y = data()
     model = network().model(INPUT, aux=True)

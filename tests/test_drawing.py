@@ -332,6 +332,14 @@ def test_auxiliary_heads_are_drawn_and_not_counted() -> None:
     assert {"aux1", "aux2"} <= set(figure.words())
 
 
+def test_an_auxiliary_head_that_the_image_is_too_small_for_is_drawn_without_numbers() -> None:
+    """23,851,784 parameters are those of `keras.applications.InceptionV3`, which has none."""
+    figure = Figure(kb.draw(kb.inception_v3(), input_shape=(139, 139, 3)))
+    check_layout(figure)
+    assert "AuxLogits" in figure.words()
+    assert "23.9 M parameters" in " ".join(figure.words())
+
+
 def test_without_a_shape_an_architecture_has_no_costs() -> None:
     for net in (kb.resnet18(), kb.vgg11(), kb.alexnet()):
         figure = Figure(kb.draw(net))

@@ -205,3 +205,94 @@ def test_wrong_arguments() -> None:
     model = made(kb.learning_rate_multipliers("sgd", {"stage9": 0.1}))
     with pytest.raises(ValueError, match=r"`multipliers` must name a stage \(stem, stage2"):
         model.fit(*batch(), verbose=0)
+
+
+# --- models in models ------------------------------------------------------------------------
+
+
+def backbone(name: str) -> keras.Model:
+    return NET.model(INPUT, include_top=False, pooling="avg", name=name)
+
+
+def two_backbones() -> keras.Model:
+    """Both have layers of the same names, whose weights have the same paths."""
+    image = keras.Input(INPUT)
+    both = keras.layers.Concatenate()([backbone("one")(image), backbone("two")(image)])
+    return keras.Model(image, keras.layers.Dense(3, name="top")(both))
+
+
+def in_a_sequential() -> keras.Model:
+    layers = [layer.spec.layer(name=layer.name) for layer in NET.model(INPUT).layers[1:]]
+    return keras.Sequential([keras.Input(INPUT), *layers], name="net")
+
+
+def under_a_scope() -> keras.Model:
+    with keras.name_scope("rgb"):
+        return NET.model(INPUT)
+
+
+def moved(model: keras.Model, multipliers: Any, asked: Any) -> list[np.ndarray]:
+    """The first step of each weight, in the model's order."""
+    optimizer = kb.learning_rate_multipliers(keras.optimizers.SGD(0.1), multipliers, asked)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(optimizer, loss)
+    before = [np.array(w) for w in model.trainable_weights]
+    model.train_on_batch(*batch())
+    return [np.array(w) - b for w, b in zip(model.trainable_weights, before, strict=True)]
+
+
+@pytest.mark.parametrize(
+    ("make", "name", "layers"),
+    [
+        (two_backbones, "two", ["two"]),
+        (two_backbones, "one/stem", ["one", "stem"]),
+        (two_backbones, "two/stage2", ["two", "stage2_block1"]),
+        (in_a_sequential, "stem", ["stem"]),
+        (under_a_scope, "stage3", ["stage3_block1"]),
+        (under_a_scope, "head", ["head"]),
+    ],
+)
+@pytest.mark.parametrize("loaded", [False, True])
+def test_only_the_named_layers_of_the_model_stand_still(
+    make: Any, name: str, layers: list[str], loaded: bool, tmp_path: Path
+) -> None:
+    """A multiplier of 0 keeps the weights of the layer that the names lead to, and no others."""
+    model = make()
+    steps = moved(model, {name: 0.0}, model)
+    if loaded:
+        model.save(tmp_path / "m.keras")
+        model = keras.models.load_model(tmp_path / "m.keras")
+        before = [np.array(w) for w in model.trainable_weights]
+        model.train_on_batch(*batch())
+        steps = [np.array(w) - b for w, b in zip(model.trainable_weights, before, strict=True)]
+    found: Any = model
+    for layer in layers:
+        found = found.get_layer(layer)
+    own = {id(weight) for weight in found.trainable_weights}
+    if name == "two/stage2":
+        own |= {id(w) for w in model.get_layer("two").get_layer("stage2_block2").trainable_weights}
+    for weight, step in zip(model.trainable_weights, steps, strict=True):
+        assert np.any(step) == (id(weight) not in own), weight.path
+
+
+@pytest.mark.parametrize("name", ["stem", "net/stem"])
+def test_without_a_model_an_outer_name_may_be_left_out(name: str, tmp_path: Path) -> None:
+    """And what was trained by either is loaded, where the weights' paths are others."""
+    model = in_a_sequential()
+    still = [not step.any() for step in moved(model, {name: 0.0}, None)]
+    paths = [weight.path for weight in model.trainable_weights]
+    assert still == [path.startswith("net/stem/") for path in paths]
+    model.save(tmp_path / "m.keras")
+    optimizer: Any = keras.models.load_model(tmp_path / "m.keras").optimizer
+    factors = [optimizer.multiplier_of(w) for w in optimizer._trainable_variables]
+    assert factors == [float(not stands) for stands in still]
+
+
+def test_names_that_do_not_tell_models_apart_are_refused() -> None:
+    model = two_backbones()
+    with pytest.raises(ValueError, match="'stem' is in more than one"):
+        moved(model, {"stem": 0.1}, None)
+    with pytest.raises(ValueError, match=r"must name a stage \(one, two, top\)"):
+        moved(model, {"stem": 0.1}, model)
+    with pytest.raises(ValueError, match="must be the one that is trained"):
+        moved(model, {"one": 0.1}, two_backbones())

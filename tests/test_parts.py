@@ -225,6 +225,56 @@ def test_shared_targets_are_those_of_the_new_model_too(what: str) -> None:
     model.compile("sgd", **net.head.training())
 
 
+def nested(channels: int) -> keras.Model:
+    """Keras' own usual form: a scaling, a network in a network, a head."""
+    body = kb.Architecture([kb.ConvBlock.Spec(4), kb.ResidualBlock.Spec(6, strides=2)])
+    inner = keras.Sequential(
+        [keras.Input((16, 16, channels)), body.model((16, 16, channels), name="body")], name="inner"
+    )
+    top = keras.Sequential(
+        [keras.Input((8, 8, 6)), keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(3)]
+    )
+    return keras.Sequential(
+        [keras.Input((16, 16, channels)), keras.layers.Rescaling(0.5), inner, top]
+    )
+
+
+@pytest.mark.parametrize("channels_first", [False, True])
+def test_models_in_models_are_adapted_and_resized(channels_first: bool, images: Images) -> None:
+    """As the same layers without models around them would be: by equal weights, equal outputs."""
+    if channels_first:
+        keras.config.set_image_data_format("channels_first")
+        body = kb.Architecture([kb.ConvBlock.Spec(4)], kb.Classifier(3)).model((16, 16, 3))
+        model = keras.Sequential([keras.Input((3, 16, 16)), keras.layers.Rescaling(0.5), body])
+        assert kb.adapt_input(model, 1).input_shape == (None, 1, 16, 16)
+        assert kb.resize_input(model, (8, 12)).input_shape == (None, 3, 8, 12)
+        return
+    model = nested(3)
+    before = [np.array(w) for w in model.weights]
+    grey = images(2, 16, 16, 1)
+    one = kb.adapt_input(model, 1)
+    expected = run(model, np.repeat(grey, 3, -1))
+    np.testing.assert_allclose(run(one, grey), expected, atol=2e-5 * np.abs(expected).max())
+    large = kb.resize_input(model, (24, 20))
+    x = 0.5 * images(2, 24, 20, 3)
+    for block in model.layers[1].layers[0].layers[1:]:  # what the layers one by one give
+        x = run(block, x)
+    expected = run(model.layers[2].layers[1], x.mean((1, 2)))
+    np.testing.assert_allclose(run(large, images(2, 24, 20, 3)), expected, atol=1e-5)
+    for old, new in zip(before, model.weights, strict=True):
+        np.testing.assert_array_equal(old, np.array(new))
+    assert not {id(w) for w in [*one.weights, *large.weights]} & {id(w) for w in model.weights}
+
+
+def test_a_model_in_a_model_whose_weights_belong_to_one_size_is_refused() -> None:
+    body = kb.Architecture([kb.ConvBlock.Spec(4)]).model((8, 8, 3))
+    top = keras.Sequential([keras.Input((256,)), keras.layers.Dense(3)], name="top")
+    model = keras.Sequential([keras.Input((8, 8, 3)), body, keras.layers.Flatten(), top])
+    with pytest.raises(ValueError, match=r"top takes an input of shape \(256,\).*\(400,\)"):
+        kb.resize_input(model, 10)
+    assert kb.adapt_input(model, 1).output_shape == (None, 3)
+
+
 def test_a_mean_for_each_channel_is_refused() -> None:
     image = keras.Input((8, 8, 3))
     known = keras.layers.Normalization(mean=[1.0, 2.0, 3.0], variance=[1.0, 1.0, 1.0])

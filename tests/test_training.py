@@ -148,6 +148,33 @@ def test_other_kinds_of_models() -> None:
         assert 0 <= history["accuracy"][0] <= 1
 
 
+def test_a_model_whose_layers_get_their_weights_in_the_first_step() -> None:
+    """`build` of a class of one's own need not build its layers, and trains without `prepare`."""
+
+    class Late(keras.Model):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = keras.layers.Dense(3)
+
+        def build(self, input_shape: Any) -> None:
+            self.built = True
+
+        def call(self, x: Any) -> Any:
+            return self.inner(x)
+
+    for how in ("prepare", "recipe"):
+        model = Late()
+        model.build((None, 5))
+        if how == "recipe":
+            kb.Recipe(optimizer="adam").compile(model)
+        else:
+            model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+            kb.prepare(model)
+        before = model.count_params()
+        model.fit(np.ones((4, 5)), np.array([0, 1, 2, 0]), verbose=0)
+        assert (before, model.count_params()) == (0, 5 * 3 + 3)
+
+
 def test_what_is_not_ready_is_refused() -> None:
     for model in (NET.model(INPUT), keras.Sequential([keras.layers.Dense(3)])):
         with pytest.raises(ValueError, match="built and compiled"):

@@ -31,8 +31,8 @@ def state() -> dict[str, np.ndarray]:
     }
 
 
-def assert_holds(model: keras.Model, state: dict[str, np.ndarray]) -> None:
-    back = kb.to_torch_state_dict(model)
+def assert_holds(model: keras.Model, state: dict[str, np.ndarray], prefix: str = "") -> None:
+    back = kb.to_torch_state_dict(model, prefix=prefix)
     assert back.keys() == state.keys()
     for name, value in state.items():
         np.testing.assert_array_equal(back[name], value, err_msg=name)
@@ -156,6 +156,16 @@ def test_other_classes_and_no_head(state: dict[str, np.ndarray]) -> None:
         (lambda s: s.update({"layer9.weight": np.ones(3)}), "left over layer9.weight"),
         (lambda s: s.update({"fc.bias": np.ones(7)}), r"fc.bias is \(7,\)"),
         (lambda s: s.update({"conv1.weight": np.ones((4, 3, 7, 5))}), "conv1.weight is"),
+        (lambda s: s.update({"conv1.weight": np.ones(4 * 3 * 7 * 7)}), "conv1.weight is"),
+        (
+            lambda s: s.update({"fc.bias": s["fc.bias"].astype(str)}),
+            "fc.bias holds no real numbers",
+        ),
+        (lambda s: s.update({"fc.bias": s["fc.bias"] + 1j}), "fc.bias holds.*complex"),
+        (lambda s: s.update({"fc.bias": [None] * len(s["fc.bias"])}), "fc.bias holds.*object"),
+        (lambda s: s.update({"fc.bias": None}), "fc.bias holds.*object"),
+        (lambda s: s.update({"fc.bias": [[1, 2], [3]]}), "fc.bias is no array"),
+        (lambda s: s.update({3: np.ones(2)}), "left over 3"),
     ],
 )
 def test_what_does_not_fit_is_named_and_changes_nothing(
@@ -168,6 +178,24 @@ def test_what_does_not_fit_is_named_and_changes_nothing(
         kb.load_torch_weights(model, state)
     for one, other in zip(before, model.weights, strict=True):
         np.testing.assert_array_equal(one, np.array(other))
+
+
+def test_the_head_is_found_wherever_the_network_was_built(state: dict[str, np.ndarray]) -> None:
+    """Under a name scope, which paths of weights begin with, and beside another network."""
+    with keras.name_scope("rgb"):
+        model = kb.resnet18(9, filters=[4, 8, 8, 16]).model(INPUT)
+    kb.load_torch_weights(model, state, skip_head=True)
+    assert model.get_layer("head").weights[0].path.startswith("rgb/")
+    one = small().model(INPUT, prefix="one_", weights=state)
+    two = small().model(INPUT, prefix="two_")
+    both = keras.Model([one.input, two.input], [one.output, two.output])
+    fresh = two.get_weights()
+    assert_holds(one, state, prefix="one_")
+    for old, now in zip(fresh, two.get_weights(), strict=True):
+        np.testing.assert_array_equal(old, now)
+    kb.load_torch_weights(both, state, prefix="two_")
+    assert_holds(both, state, prefix="two_")
+    assert kb.extract(both, "two_stage2").output_shape == kb.extract(two, "two_stage2").output_shape
 
 
 @pytest.mark.parametrize(

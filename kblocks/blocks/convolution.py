@@ -16,6 +16,7 @@ from kblocks.fields import (
     PoolKind,
     Rate,
     RegularizerLike,
+    Repeats,
     Size,
 )
 from kblocks.ops import Activation, Chain, Conv, Dropout, Norm, Op, Pixels, Pool
@@ -166,7 +167,7 @@ class ConvBlock(Convolutional):
     strides: Size = 1
     _: KW_ONLY
     padding: Padding = "same"
-    convolutions: Count = 1
+    convolutions: Repeats = 1
     order: Literal["conv_norm_act", "norm_act_conv", "norm_last"] = "conv_norm_act"
     dilation_rate: Size = 1
     groups: Count = 1

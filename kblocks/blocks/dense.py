@@ -7,7 +7,15 @@ from typing import Literal
 
 from kblocks.block import Block
 from kblocks.blocks.convolution import act, norm, norms_weights
-from kblocks.fields import ActivationLike, Count, InitializerLike, NormLike, Rate, RegularizerLike
+from kblocks.fields import (
+    ActivationLike,
+    Count,
+    InitializerLike,
+    NormLike,
+    Rate,
+    RegularizerLike,
+    Repeats,
+)
 from kblocks.ops import Chain, Dense, Dropout, Merge, Norm, Op
 
 
@@ -36,7 +44,7 @@ class ResidualDense(Block):
 
     units: Count
     _: KW_ONLY
-    depth: Count = 2
+    depth: Repeats = 2
     order: Literal["original", "full_preactivation"] = "original"
     activation: ActivationLike | None = "relu"
     normalization: NormLike | None = "batch"

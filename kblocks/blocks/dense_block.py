@@ -12,7 +12,7 @@ from kblocks.blocks.convolution import (
     conv,
     norm,
 )
-from kblocks.fields import Count, Fraction, Padding, PoolKind, Rate, Size
+from kblocks.fields import Count, Fraction, Padding, PoolKind, Rate, Repeats, Size
 from kblocks.ops import Chain, Dropout, Merge, Op, Pool
 
 
@@ -43,7 +43,7 @@ class DenseBlock(Convolutional):
 
     growth_rate: Count
     _: KW_ONLY
-    depth: Count = 1
+    depth: Repeats = 1
     kernel_size: Size = 3
     bottleneck: Count | None = 4
     padding: Padding = "same"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -11,7 +12,7 @@ from kblocks import ops
 from kblocks.cost import Cost
 from kblocks.drawing.blocks import Shapes, straightened
 from kblocks.drawing.labels import Label, label_of
-from kblocks.geometry import geometry
+from kblocks.geometry import InputTooSmallError, geometry
 from kblocks.network import INPUT, Architecture, Row
 from kblocks.ops import Chain, Merge, Op
 from kblocks.spec import channels_of
@@ -51,14 +52,21 @@ class DrawnRow:
 
 
 def rows_of(net: Architecture, input_shape: Any = None) -> list[DrawnRow]:
-    """The rows of an architecture, auxiliary heads last; without a shape with no costs."""
-    costs = {} if input_shape is None else net.costs(input_shape, aux=True)
+    """The rows of an architecture, auxiliary heads last; without a shape with no costs.
+
+    Nor have auxiliary heads costs that the shape is too small for: a model has them if asked.
+    """
+    costs = {} if input_shape is None else net.costs(input_shape)
+    for output in () if input_shape is None else net.auxiliary:
+        with contextlib.suppress(InputTooSmallError):
+            costs |= net._costs(input_shape, {output: net.outputs[output]})
     shapes: dict[str, Any] = {INPUT: input_shape or (None, None, 3)}
     shown = net.needed(row for name, row in net.outputs.items() if name not in net.auxiliary)
     specs = {row.name: row.spec for row in net.rows}
     made = []
     for row in net.rows:
-        sources = [shapes[name] for name in row.inputs]
+        fits = input_shape is None or row.name in costs
+        sources = [shapes[name] if fits else None for name in row.inputs]
         spec = row.spec
         while isinstance(spec, str):
             spec = specs[spec]

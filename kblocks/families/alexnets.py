@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 from kblocks.blocks.convolution import ConvBlock
-from kblocks.catalog import member, variant
+from kblocks.catalog import member, namesake
 from kblocks.families.choices import depths, kernels, options, paddings, widths
 from kblocks.families.stages import (
     arguments_by_stage,
@@ -24,6 +24,7 @@ from kblocks.weights import naming
 _POOL = {"pool": "max", "pool_size": 3, "pool_strides": 2}
 
 
+@namesake
 def alexnet(
     classes: int = 1000,
     *,
@@ -92,9 +93,6 @@ def alexnet(
 def _stem(options: dict[str, Any], given: Any) -> Any:
     published = {"filters": 64, "kernel_size": 11, "strides": 4, "padding": 2, **_POOL}
     return part(ConvBlock, "stem", given, {**published, **shared_by_all(options)})
-
-
-variant("alexnet", alexnet)
 
 
 def space(name: str = "alexnet", **arguments: Any) -> Space:

@@ -238,12 +238,15 @@ class Tasks(Mapping[str, Task]):
         """Refuses targets that a head cannot be trained on, their values included.
 
         Args:
-            targets: an array, or a dict of arrays by target where there are several.
+            targets: a dict of arrays by target; of one target an array too, and of a classifier
+                alone, whose output nobody named, an array only.
 
         Raises:
             ValueError: with the target, the form that fits and what came.
         """
         names = self.targets
+        if list(names) == [LOGITS] and isinstance(targets, Mapping):  # which `fit` would not take
+            raise ValueError(f"Targets must be an array. Received: a dict of {', '.join(targets)}")
         if not isinstance(targets, Mapping):
             if len(names) > 1:
                 raise ValueError(
@@ -290,6 +293,7 @@ def tasks_of(model: keras.Model) -> Tasks:
     }
     if not all(found.values()):
         return Tasks({})
-    if not isinstance(model.output, dict) and len(found) == 1:  # its layer's name is not its own
-        found = {task.output: task for task in found.values() if task}
-    return Tasks({k: v for k, v in found.items() if v}, getattr(model, "targets", None))
+    targets = getattr(model, "targets", None)
+    if not isinstance(model.output, dict) and len(found) == 1 and not targets:
+        found = {task.output: task for task in found.values() if task}  # not by its layer's name
+    return Tasks({k: v for k, v in found.items() if v}, targets)
