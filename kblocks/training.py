@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -34,12 +35,13 @@ def prepare(model: keras.Model, labels: Any = None) -> keras.Model:
     if not model.built or not model.compiled:
         raise ValueError(f"`model` must be built and compiled. Received: {model!r}")
     if model.optimizer is not None:
-        model.optimizer.build(model.trainable_variables)
         _fuse_updates(getattr(model.optimizer, "inner_optimizer", model.optimizer))
     sequential = isinstance(model, keras.Sequential)
     output = model.outputs[0] if sequential else getattr(model, "output", None)
-    if output is None:  # a class of one's own, which does not tell what it puts out
+    if output is None:  # a class of one's own: its layers may be built by its first call alone
         return model
+    if model.optimizer is not None:
+        model.optimizer.build(model.trainable_variables)
     outputs = keras.tree.map_structure(_zeros, output)
     if labels is None:
         try:
@@ -74,6 +76,9 @@ def _guessed_labels(model: keras.Model, outputs: Any) -> Any:
         return {name: _example(loss.get(name), x) for name, x in outputs.items()}
     if hasattr(loss, "example") and not isinstance(outputs, Mapping):
         return _example(loss, outputs)
+    maker = loss if inspect.isfunction(loss) else type(loss)
+    if maker.__module__.split(".")[0] not in ("builtins", "keras", "kblocks"):
+        raise ValueError("the form of the labels of somebody else's loss")
     name = loss if isinstance(loss, str) else type(loss).__name__
     name = getattr(loss, "__name__", name)
     if "sparse" not in name.lower():

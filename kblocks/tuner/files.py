@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import csv
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import keras
 
+from kblocks.exporting import not_finite
 from kblocks.files import whole
 
 
 def save(model: keras.Model, path: str | os.PathLike[str]) -> None:
-    """`model.save`, whole or not at all."""
+    """`model.save`, whole or not at all; warns of weights that are not finite."""
+    wrong = not_finite(model)
+    if wrong is not None:
+        warnings.warn(f"{path}: NaN or infinity in the model's {wrong}", stacklevel=2)
     with whole(Path(path)) as written:
         model.save(written)
 

@@ -160,6 +160,8 @@ class Tuner(keras_tuner.Tuner):
 
         Checkpoints(self.checkpoint_directory).check()
         fit = job.fit()
+        if isinstance(self.hypermodel, HyperModel):
+            self.hypermodel.check_targets(*fit)
         if self._joins:
             before = studies.find(self._opened(), self.project_name).user_attrs.get(RUN)
             if before is not None:  # else it has begun this moment

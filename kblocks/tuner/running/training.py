@@ -359,8 +359,8 @@ def _params(model: Any) -> int:
 
 
 def _failure(error: Exception) -> Failure:
-    told = str(error).strip().splitlines()
-    message = f"{type(error).__name__}: {told[0]}" if told else type(error).__name__
+    told = _line_that_helps(str(error).strip())
+    message = f"{type(error).__name__}: {told}" if told else type(error).__name__
     kind = "error"
     if isinstance(error, DivergedError):
         kind, message = "diverged", str(error)
@@ -373,6 +373,21 @@ def _failure(error: Exception) -> Failure:
     ):
         kind = "memory"
     return Failure(kind, message[:500], "".join(traceback.format_exception(error))[-8000:])
+
+
+def _line_that_helps(text: str) -> str:
+    """The first line of an error; of one in a graph of TensorFlow the first that tells what it is.
+
+    Before that stands where in the graph and in the code it came up, indented.
+    """
+    lines = text.splitlines() or [""]
+    if lines[0] != "Graph execution error:":
+        return lines[0]
+    where = (" ", "\t", "Detected at", "<stack traces", "defined at")
+    telling = [line for line in lines[1:] if line and not line.startswith(where)]
+    if telling and "root error(s) found" in telling[0]:  # and the first of them next, numbered
+        telling = [line.strip() for line in lines if line.startswith("  (0)")] or telling
+    return (telling or lines)[0]
 
 
 def epochs_of(fit: Fit) -> int:
