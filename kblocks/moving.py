@@ -55,9 +55,10 @@ def kinds_of(model: keras.Model) -> dict[Any, Kind]:
         kind = Kind(getattr(loss, "geometry", None), getattr(loss, "void", None))
         found[output] = found[tasks.target_of(output)] = kind
     if not found:
-        outputs: Any = getattr(model, "outputs", None) or []
-        names = list(model.output) if isinstance(getattr(model, "output", None), dict) else []
-        for key, output in zip(names or range(len(outputs)), outputs, strict=True):
+        by_name = getattr(model, "output", None)
+        outputs = getattr(model, "outputs", None) or []
+        pairs = by_name.items() if isinstance(by_name, dict) else enumerate(outputs)
+        for key, output in pairs:
             found[key] = Kind("class" if len(output.shape) <= 2 else None)
     return found
 
@@ -127,7 +128,7 @@ def moved(batch: Any, layer: Any, kinds: Mapping[Any, Kind]) -> Any:
     if len(images) == 1 and not lying:
         leaves[images[0]] = layer(leaves[images[0]], training=True)
     else:
-        check_moves(layer, lying)
+        check_moves(layer, {found[i][0][1:] or "y": kind for i, kind in lying.items()})
         _move(layer, leaves, images, lying)
     return keras.tree.pack_sequence_as(batch, leaves)
 
@@ -158,7 +159,8 @@ def _kind(kinds: Mapping[Any, Kind], path: Any, leaf: Any, size: tuple[Any, Any]
     """What a target or a weight is in the images."""
     shape = tuple(leaf.shape)
     if path[0] == 2:
-        return Kind("weights" if len(shape) > 2 else "class")
+        of_pixels = len(shape) > 2 and all(map(agree, shape[1:3], size))
+        return Kind("weights" if of_pixels else "class")
     named = kinds.get(path[1]) if len(path) > 1 else None
     alike = set(kinds.values())
     kind = named or (alike.pop() if len(alike) == 1 else Kind())

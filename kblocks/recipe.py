@@ -100,7 +100,10 @@ class Recipe:
         """
         if not tasks or not _is_one_of(self.loss, _OURS):
             return
-        has_values = not hasattr(targets, "shape") or hasattr(targets, "__array__")
+        has_values = all(
+            not hasattr(leaf, "shape") or hasattr(leaf, "__array__")
+            for leaf in keras.tree.flatten(targets)
+        )
         if not _is_classifier(tasks):
             if self.loss == "head" and has_values:
                 tasks.check(targets)

@@ -46,7 +46,7 @@ def prepare(model: keras.Model, labels: Any = None) -> keras.Model:
     if labels is None:
         try:
             _build_metrics(model, _guessed_labels(model, outputs), outputs)
-        except (TypeError, ValueError, KeyError, AttributeError):
+        except Exception:  # of somebody's metrics, for which the labels are of another form
             model.reset_metrics()
     else:
         first = keras.tree.map_structure(_first, labels)

@@ -35,7 +35,7 @@ def network(head: Any, aux: bool = False) -> kb.Architecture:
     rows: list[Any] = [("stem", kb.ConvBlock.Spec(4, strides=2))]
     if aux:
         rows.append(
-            ("aux", kb.AuxiliaryClassifier.Spec(3, (4,), pool_size=None, grid=2, hidden=()))
+            ("aux", kb.AuxiliaryClassifier.Spec(3, filters=(4,), pool_size=None, grid=2, hidden=()))
         )
     rows.append(("body", kb.ConvBlock.Spec(4, strides=2), "stem"))
     return kb.Architecture(rows, head=head, auxiliary=["aux"] if aux else ())
@@ -126,7 +126,9 @@ class Told(keras.Metric):
         self.last = self.add_variable(self.shape, "zeros", name="last")
 
     def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
-        """Those of this batch."""
+        """Those of this batch; not those that `kb.prepare` guesses."""
+        if tuple(y_true.shape[1:]) != self.shape[1:] and None not in y_true.shape[1:]:
+            return
         self.last.assign(keras.ops.broadcast_to(keras.ops.cast(y_true, "float32"), self.shape))
 
     def result(self) -> Any:
@@ -157,7 +159,9 @@ def fitted(
     heads = dict(HEADS)
     if None in sizes:
         del heads["box"]
-    model: Any = network(heads, aux=True).model((*sizes, 3), aux=True, input_tensor=start)
+    model: Any = network(heads, aux=None not in sizes).model(
+        (*sizes, 3), aux=None not in sizes, input_tensor=start
+    )
     told = {name: Told(y[name].shape) for name in heads}
     recipe = kb.Recipe(augmentation=augmentation, metrics={k: [v] for k, v in told.items()})
     recipe.compile(model)

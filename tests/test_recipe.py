@@ -10,7 +10,6 @@ import keras
 import numpy as np
 import pytest
 from scenes import HEADS, network, scenes
-from spaces import plain_net
 
 import kblocks as kb
 from kblocks.tuner.running.training import _failure
@@ -52,7 +51,7 @@ class Own(keras.losses.Loss):
 
 
 def classifier() -> Any:
-    return plain_net((4, 4), head=kb.Classifier(3)).model(SHAPE)
+    return network(kb.Classifier(3)).model(SHAPE)
 
 
 @pytest.mark.parametrize(
@@ -179,7 +178,7 @@ def test_a_model_whose_layers_are_built_late() -> None:
 
 # --- targets that no trial could be trained on ----------------------------------------------
 
-CLASSES = kb.Space(plain_net, filters=(4, 4), head=kb.Classifier(3)).within(SHAPE)
+CLASSES = kb.Space(network, head=kb.fixed(kb.Classifier(3))).within(SHAPE)
 
 
 @pytest.mark.parametrize(
