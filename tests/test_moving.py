@@ -33,7 +33,7 @@ def test_layers_of_keras_move_all_targets(kind: str) -> None:
     found, targets, weights = numpy(batch)
     assert np.mean(np.any(found != x, axis=(1, 2, 3))) > 0.4
     np.testing.assert_array_equal(targets["label"], y["label"])
-    compare(found, targets, *((0,) if kind == "flip" else (2.0, VOID)))
+    compare(found, targets, *((0,) if kind == "flip" else (2.5, VOID)))
     expected = np.where(targets["mask"] == VOID, 0, targets["mask"] + 0.5)
     np.testing.assert_allclose(weights["mask"], expected, atol=1e-5)
 
@@ -51,7 +51,7 @@ def test_what_a_step_of_fit_is_told_is_what_it_sees(name: str, compiled: bool) -
 
 def test_a_layer_of_keras_in_fit() -> None:
     x, y = fitted([layers.RandomBrightness(0.0), layers.Pipeline([LAYERS["rotation"]()])])
-    compare(x, y, 2.0, VOID)
+    compare(x, y, 2.5, VOID)
 
 
 def test_a_size_that_the_model_does_not_know() -> None:
@@ -81,7 +81,7 @@ def test_channels_first() -> None:
     x, y = scenes.scenes()
     kinds = kinds_of(network(HEADS).model(SHAPE))
     first = x.transpose(0, 3, 1, 2)
-    for layer, slack in ((Moved(True, True), ()), (for_targets(LAYERS["zoom"]()), (2.0, VOID))):
+    for layer, slack in ((Moved(True, True), ()), (for_targets(LAYERS["zoom"]()), (2.5, VOID))):
         told = {**y, "mask": y["mask"][..., None]}
         found, targets, _ = numpy(moved((first, told, None), layer, kinds))
         compare(found.transpose(0, 2, 3, 1), {**targets, "mask": targets["mask"][..., 0]}, *slack)
@@ -130,7 +130,7 @@ def test_images_among_other_inputs(inputs: str) -> None:
         found, targets, _ = numpy(moved((given, y, None), layer, kinds))
         kept = dict(zip("ab", found, strict=True)) if inputs != "dict" else found
         first, second = kept.values()
-        compare(first, targets, *((0,) if isinstance(layer, Moved) else (2.0, VOID)))
+        compare(first, targets, *((0,) if isinstance(layer, Moved) else (2.5, VOID)))
         np.testing.assert_array_equal(second, first[..., :1] if inputs == "two images" else table)
         assert not np.array_equal(first, x)
 

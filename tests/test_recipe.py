@@ -131,7 +131,9 @@ def test_losses_are_searched_and_known_again() -> None:
     assert list(recipe.tree().dimensions) == ["recipe.loss"]
     texts = {text_of(kb.Recipe(loss=loss)) for loss in (Own(1.0), Own(1.0), Own(2.0), own, "head")}
     assert len(texts) == 4
-    assert text_of(recipe) != text_of(kb.Recipe(loss=kb.choice("head", own, own, Own(3.0))))
+    assert text_of(recipe) != text_of(
+        kb.Recipe(loss=kb.choice("head", own, Focal(from_logits=True), Own(3.0)))
+    )
     assert "power" not in text_of({"loss": Own(2.0)})  # as earlier searches have it
 
 
