@@ -146,7 +146,8 @@ class Tuner(keras_tuner.Tuner):
             The `Run`: all that is known of the search.
 
         Raises:
-            ValueError: if the search in the storage is another one, with the differences.
+            ValueError: if the search in the storage is another one, with the differences; or if no
+                trial could be trained on the targets, as far as they tell.
             RuntimeError: if the first five trials raise, with the last error.
             ConnectionError: if the storage or the checkpoints cannot be reached.
         """
