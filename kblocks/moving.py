@@ -187,12 +187,11 @@ def _move(layer: Any, leaves: list[Any], images: list[int], lying: Mapping[int, 
     boxed = {i: kind for i, kind in lying.items() if kind.geometry in ("box", "objects", "points")}
     maps = {i: kind for i, kind in lying.items() if i not in boxed}
     data: dict[str, Any] = {"images": _joined(pictures, axis)}
+    parts = [_as_map(leaves[i], kind) - _filling(layer, kind) for i, kind in maps.items()]
+    pairs = [_as_boxes(leaves[i], kind, size) for i, kind in boxed.items()]
     if maps:
-        parts = [_as_map(leaves[i], kind) - _filling(layer, kind) for i, kind in maps.items()]
-        widths = [part.shape[axis] for part in parts]
         data["segmentation_masks"] = _joined(parts, axis)
     if boxed:
-        pairs = [_as_boxes(leaves[i], kind, size) for i, kind in boxed.items()]
         boxes, labels = (_ops.concatenate(some, 1) for some in zip(*pairs, strict=True))
         data["bounding_boxes"] = {"boxes": boxes, "labels": labels}
     data = layer(data, training=True)
@@ -200,6 +199,7 @@ def _move(layer: Any, leaves: list[Any], images: list[int], lying: Mapping[int, 
     for i, part in zip(images, _parted(data["images"], channels, axis), strict=True):
         leaves[i] = part
     if maps:
+        widths = [part.shape[axis] for part in parts]
         found = _parted(data["segmentation_masks"], widths, axis)
         for (i, kind), part in zip(maps.items(), found, strict=True):
             leaves[i] = _from_map(part + _filling(layer, kind), leaves[i], kind)
@@ -262,7 +262,7 @@ def _as_boxes(leaf: Any, kind: Kind, size: Any) -> tuple[Any, Any]:
     elif kind.geometry == "objects":
         boxes = values[..., 1:]
     else:
-        places, edge = values[..., :2], _INSIDE / size[1::-1]
+        places, edge = values[..., :2], _INSIDE / _ops.stack([size[1], size[0]])
         there = _ops.logical_and(places >= 0, places <= 1)
         places = _ops.where(there, _ops.clip(places, edge, 1 - edge), places)
         boxes = _ops.concatenate([places, places], -1)

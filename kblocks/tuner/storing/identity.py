@@ -160,7 +160,7 @@ def text_of(value: Any, losses: bool = False) -> str:
         named = {k: v for k, v in vars(value).items() if not k.startswith("_")}
         parts = (f"{k}={text_of(v, losses)}" for k, v in named.items())
         return f"{type(value).__name__}({', '.join(parts)})"
-    told = (keras.layers.Layer, keras.optimizers.Optimizer, *[keras.losses.Loss] * losses)
+    told: Any = (keras.layers.Layer, keras.optimizers.Optimizer, *[keras.losses.Loss] * losses)
     if isinstance(value, told):
         # Whose name counts up within a process.
         config = {k: v for k, v in value.get_config().items() if k != "name"}
