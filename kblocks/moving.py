@@ -28,6 +28,9 @@ _KEEPING = tuple(
 # Those that move masks and boxes rightly with the images; a test compares them with the images.
 _MOVING = ("RandomFlip", "RandomRotation", "RandomTranslation", "RandomZoom")
 _MOVES = tuple(getattr(_layers, name) for name in _MOVING)
+# Keras moves corners as if 0 were the middle of the first pixel and not its edge: where that is not
+# the same, half a pixel is taken away before and given back after.
+_BY_MIDDLES = (_layers.RandomRotation, _layers.RandomZoom)
 _INSIDE = 0.01  # pixels that a place keeps from the edge, so that one on it is known to have left
 
 
@@ -191,9 +194,10 @@ def _move(layer: Any, leaves: list[Any], images: list[int], lying: Mapping[int, 
     pairs = [_as_boxes(leaves[i], kind, size) for i, kind in boxed.items()]
     if maps:
         data["segmentation_masks"] = _joined(parts, axis)
+    half = 0.5 if isinstance(layer, _BY_MIDDLES) else 0.0
     if boxed:
         boxes, labels = (_ops.concatenate(some, 1) for some in zip(*pairs, strict=True))
-        data["bounding_boxes"] = {"boxes": boxes, "labels": labels}
+        data["bounding_boxes"] = {"boxes": boxes - half, "labels": labels}
     data = layer(data, training=True)
     channels = [picture.shape[axis] for picture in pictures]
     for i, part in zip(images, _parted(data["images"], channels, axis), strict=True):
@@ -205,7 +209,9 @@ def _move(layer: Any, leaves: list[Any], images: list[int], lying: Mapping[int, 
             leaves[i] = _from_map(part + _filling(layer, kind), leaves[i], kind)
     if boxed:
         counts = [_ops.shape(boxes)[1] for boxes, _ in pairs]
-        boxes = _parted(data["bounding_boxes"]["boxes"] / size, counts, 1)
+        boxes = data["bounding_boxes"]["boxes"]  # which do not go past the edges
+        boxes = _ops.where(boxes <= 0, 0.0, _ops.minimum(boxes + half, size))
+        boxes = _parted(boxes / size, counts, 1)
         labels = _parted(data["bounding_boxes"]["labels"], counts, 1)
         for (i, kind), some, names in zip(boxed.items(), boxes, labels, strict=True):
             leaves[i] = _from_boxes(some, names, leaves[i], kind)

@@ -225,6 +225,24 @@ def test_a_layer_that_xla_cannot_compile_is_not_compiled() -> None:
         model.fit(x, y["label"], verbose=0)
 
 
+def test_keras_turns_boxes_about_another_middle() -> None:
+    """Half a turn of 32x24 pixels by hand; Keras' own result is a pixel off, in each direction.
+
+    Should this fail, `kblocks.moving._BY_MIDDLES` has done its duty.
+    """
+    turn = layers.RandomRotation((0.5, 0.5), bounding_box_format="xyxy")
+    boxes = np.array([[[4, 6, 10, 12]]], "float32")
+    given = {"boxes": boxes, "labels": np.zeros((1, 1), "float32")}
+    data = {"images": np.zeros((1, 24, 32, 1), "float32"), "bounding_boxes": given}
+    data = keras.tree.map_structure(keras.ops.convert_to_tensor, data)
+    theirs = numpy(turn(data, training=True)["bounding_boxes"]["boxes"])
+    np.testing.assert_allclose(theirs[0, 0], [21, 11, 27, 17], atol=1e-3)
+    target = boxes[0][:, [1, 0, 3, 2]] / [24, 32, 24, 32]
+    batch = (data["images"], target.astype("float32"), None)
+    _, ours, _ = numpy(moved(batch, for_targets(turn), {"box": Kind("box")}))
+    np.testing.assert_allclose(ours[0] * [24, 32, 24, 32], [12, 22, 18, 28], atol=1e-3)
+
+
 def test_keras_cannot_read_the_shear_that_it_writes() -> None:
     """Should this fail, `kblocks.augmentation._config` has done its duty."""
     shear = layers.RandomShear(0.1, 0.1)
