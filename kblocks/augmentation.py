@@ -8,6 +8,7 @@ from typing import Any
 import keras
 
 from kblocks import backend
+from kblocks.moving import Moved, check_moves, for_targets, kinds_of, moved, moves_targets
 
 _NAMES: dict[str, dict[str, bool]] = {
     "flip": {"flip": True},
@@ -15,6 +16,7 @@ _NAMES: dict[str, dict[str, bool]] = {
     "flip+shift": {"flip": True, "shift": True},
 }
 _MIXING = (keras.layers.MixUp, keras.layers.CutMix)  # which would have to change the labels too
+_UNCOMPILED = (keras.layers.RandAugment, keras.layers.AugMix)  # by the layers in them
 _DRAWS = 1024  # random numbers that a layer may ask for in a step, without those of the next
 
 
@@ -28,11 +30,12 @@ def is_augmentation(value: Any) -> bool:
 
 
 def augment(model: keras.Model, augmentation: Any) -> None:
-    """Changes the images of every training step of a compiled model, and nothing else.
+    """Changes the images of every training step of a compiled model, and what lies in them.
 
-    As it is a part of the step and not of the model, every form of data that `fit` takes will
-    do, and evaluation, prediction, saved files and costs know nothing of it. What is drawn
-    depends on the seed (`keras.utils.set_random_seed`) and on the number of the step alone.
+    Masks, boxes and places are moved with the images, labels stay. As it is a part of the step
+    and not of the model, every form of data that `fit` takes will do, and evaluation, prediction,
+    saved files and costs know nothing of it. What is drawn depends on the seed
+    (`keras.utils.set_random_seed`) and on the number of the step alone.
     Compiling the model again ends it.
 
     Args:
@@ -40,11 +43,20 @@ def augment(model: keras.Model, augmentation: Any) -> None:
         augmentation: None, "flip" (left to right, every second image), "shift" (by up to an
             eighth of height and width, edges repeated), "flip+shift", one of Keras'
             preprocessing layers, or a list of such, one after the other.
+
+    Raises:
+        ValueError: if a layer would move the images and cannot move the targets.
     """
     _end(model)
-    layers = list(_layers(augmentation))
+    kinds = kinds_of(model)
+    has_places = any(kind.geometry != "class" for kind in kinds.values())
+    layers = list(_layers(augmentation, has_places))
+    for layer in layers:
+        check_moves(layer, kinds)
     if not layers:
         return
+    if backend.name() == "tensorflow" and not all(map(_compiles, layers)):
+        model.jit_compile = False  # else the step fails on a GPU
     optimizer: Any = model.optimizer
     plain_step, plain_make = model.train_step, model.make_train_function
     variables: list[Any] = [variable for layer in layers for variable in layer.variables]
@@ -53,7 +65,7 @@ def augment(model: keras.Model, augmentation: Any) -> None:
     starts = [seed[0] for seed in seeds]
 
     def augmented(data: Any, step: Any) -> Any:
-        x, y, weight = keras.utils.unpack_x_y_sample_weight(data)
+        batch = keras.utils.unpack_x_y_sample_weight(data)
         # Without a state of their own that a backend would have to carry through its steps.
         drawn = [
             (state, keras.ops.stack([start, keras.ops.cast(step * _DRAWS, state.dtype)]))
@@ -61,8 +73,8 @@ def augment(model: keras.Model, augmentation: Any) -> None:
         ]
         with keras.StatelessScope(drawn):
             for layer in layers:
-                x = layer(x, training=True)
-        return keras.utils.pack_x_y_sample_weight(x, y, weight)
+                batch = moved(batch, layer, kinds)
+        return keras.utils.pack_x_y_sample_weight(*batch)
 
     def step(data: Any) -> Any:
         return plain_step(augmented(data, keras.ops.convert_to_tensor(optimizer.iterations)))
@@ -85,55 +97,31 @@ def _end(model: keras.Model) -> None:
         model.__dict__.pop(name, None)
 
 
-def _layers(augmentation: Any) -> Iterator[keras.layers.Layer]:
+def _layers(augmentation: Any, has_places: bool) -> Iterator[keras.layers.Layer]:
     """Fresh ones: the random numbers of one model are no other's."""
     if isinstance(augmentation, str):
         yield Moved(**_NAMES[augmentation])
+    elif isinstance(augmentation, (keras.Sequential, keras.layers.Pipeline)):
+        yield from _layers(augmentation.layers, has_places)
     elif isinstance(augmentation, (list, tuple)):
         for one in augmentation:
-            yield from _layers(one)
+            yield from _layers(one, has_places)
+    elif has_places and moves_targets(augmentation):
+        yield for_targets(augmentation)
     elif augmentation is not None:
-        yield type(augmentation).from_config(augmentation.get_config())
+        yield type(augmentation).from_config(_config(augmentation))
 
 
-class Moved(keras.layers.Layer):
-    """Images flipped and shifted at random, each in its own way, by one gather of their pixels.
+def _config(layer: Any) -> dict[str, Any]:
+    """Of a layer; RandomShear refuses the factors that it writes itself."""
+    config = layer.get_config()
+    if isinstance(layer, keras.layers.RandomShear):
+        for name in ("x_factor", "y_factor"):
+            low, high = config[name]
+            config[name] = high if low < 0 else (low, high)
+    return config
 
-    Args:
-        flip: whether every second image is flipped left to right.
-        shift: whether images are shifted by up to an eighth of their height and width, at
-            least one pixel, with their edges repeated.
-    """
 
-    def __init__(self, flip: bool = False, shift: bool = False) -> None:
-        super().__init__(autocast=False)
-        self.flip = flip
-        self.shift = shift
-        self.generator = keras.random.SeedGenerator()
-
-    def call(self, images: Any) -> Any:
-        """Images of the same shape and dtype."""
-        first = keras.config.image_data_format() == "channels_first"
-        if first:
-            images = keras.ops.transpose(images, (0, 2, 3, 1))
-        sizes: Any = keras.ops.shape(images)
-        number = sizes[0]
-        height, width, channels = images.shape[1:]
-        rows, columns = self._places(number, height), self._places(number, width)
-        if self.flip:
-            flipped = keras.random.uniform((number, 1), seed=self.generator) < 0.5
-            columns = keras.ops.where(flipped, keras.ops.flip(columns, axis=1), columns)
-        starts = keras.ops.expand_dims(keras.ops.arange(number, dtype="int32"), 1) * height
-        rows = keras.ops.expand_dims(starts + rows, 2) * width
-        pixels = rows + keras.ops.expand_dims(columns, 1)
-        moved = keras.ops.take(keras.ops.reshape(images, (-1, channels)), pixels, axis=0)
-        return keras.ops.transpose(moved, (0, 3, 1, 2)) if first else moved
-
-    def _places(self, number: Any, size: int) -> Any:
-        """Where each row of each image is taken from; or each column."""
-        places = keras.ops.expand_dims(keras.ops.arange(size, dtype="int32"), 0)
-        if not self.shift:
-            return keras.ops.tile(places, (number, 1))
-        most = max(size // 8, 1)
-        by = keras.random.randint((number, 1), -most, most + 1, seed=self.generator)
-        return keras.ops.clip(places + by, 0, size - 1)
+def _compiles(layer: Any) -> bool:
+    """Whether XLA compiles a layer of Keras, as far as that tells."""
+    return layer.supports_jit and not isinstance(layer, _UNCOMPILED)

@@ -58,8 +58,9 @@ def export(
         The path.
 
     Raises:
-        ValueError: if an argument is not of the form above, the backend is not TensorFlow for
-            another format than "keras", or the runtime cannot load what was written.
+        ValueError: if an argument is not of the form above, a weight is not finite, the backend
+            is not TensorFlow for another format than "keras", or the runtime cannot load what was
+            written.
         ImportError: if a package is missing, with the extra that has it.
         FileExistsError: if a SavedModel is to replace something.
 
@@ -69,6 +70,9 @@ def export(
     """
     if not isinstance(model, keras.Model) or not model.built:
         raise ValueError(f"`model` must be a built Keras model. Received: model={model!r}")
+    wrong = not_finite(model)
+    if wrong is not None:
+        raise ValueError(f"`model` must have finite weights. Received: NaN or infinity in {wrong}")
     path = Path(path)
     name = _format_of(path, format)
     if representative is not None and name != "litert":
@@ -98,6 +102,14 @@ def export(
         if name == "litert":
             _refuse_invalid_lite(model, written)
     return path
+
+
+def not_finite(model: keras.Model) -> str | None:
+    """The path of the first weight that has NaN or infinity in it."""
+    for weight in model.weights:
+        if not bool(keras.ops.all(keras.ops.isfinite(weight))):
+            return str(weight.path)
+    return None
 
 
 def _format_of(path: Path, name: str | None) -> str:

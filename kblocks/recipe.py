@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, fields
+from functools import partial
 from typing import Any
 
 import keras
@@ -13,9 +15,15 @@ from kblocks.augmentation import augment, is_augmentation
 from kblocks.choices import Choice, Integer, Real
 from kblocks.heads import Tasks, tasks_of
 from kblocks.heads.classification import ClassLoss
+from kblocks.heads.segmenter import PixelLoss
+from kblocks.heads.task import shape_of
 from kblocks.training import prepare
 from kblocks.tree import Tree
 
+_OURS = ("head", "sparse", "categorical")  # losses
+_OF_SHARES = (  # functions of Keras that have no form for logits
+    *("categorical_generalized_cross_entropy", "dice", "kl_divergence", "poisson", "tversky"),
+)
 _UNDECAYED = ["bias", "gamma", "beta"]
 
 
@@ -35,10 +43,14 @@ class Recipe:
             every second image), "shift" (by up to an eighth of height and width, edges
             repeated), "flip+shift", one of Keras' preprocessing layers such as
             `keras.layers.RandomRotation(0.1)` that leaves labels as they are, or a list of
-            such; None changes nothing.
+            such; None changes nothing. Masks, boxes and points move with the images, and so do
+            weights of pixels; a layer that cannot move them is refused by `compile`. An object
+            that has left the image is none any more, a point is not to be seen. Points keep
+            their order: a left and a right eye have changed sides after a "flip".
         loss: "head" is that of the model's head (see `kb.Tasks`), and "sparse" for a classifier or
             a model without one of kblocks; "sparse" for integer labels, "categorical" for one-hot
-            ones, both on logits.
+            ones, both on logits; or the name of a loss of Keras, on logits where it knows them, a
+            `keras.losses.Loss`, a function of targets and outputs, or a dict of such by output.
         metrics: as `compile` takes them, each model gets its own; "head" is those of the head.
         loss_weights: in place of the head's own, by output: `{"box": kb.real(0.1, 10, log=True)}`.
 
@@ -81,6 +93,41 @@ class Recipe:
         augment(model, plain.augmentation)
         prepare(model)
 
+    def check(self, tasks: Tasks, targets: Any) -> None:
+        """Refuses targets that no model with these heads can be trained on by this recipe.
+
+        Nothing is said of what its own losses take, nor where the loss is a choice.
+
+        Args:
+            tasks: of the heads, `Architecture.head`.
+            targets: an array, or a dict of arrays by target; of what has a shape alone, as the
+                `element_spec` of a dataset, that is looked at.
+
+        Raises:
+            ValueError: with the form that fits, or the loss.
+        """
+        if not tasks or not _is_one_of(self.loss, _OURS):
+            return
+        has_values = all(
+            not hasattr(leaf, "shape") or hasattr(leaf, "__array__")
+            for leaf in keras.tree.flatten(targets)
+        )
+        if not _is_classifier(tasks):
+            if self.loss == "head" and has_values:
+                tasks.check(targets)
+            return
+        shape = shape_of(targets) if hasattr(targets, "shape") else None
+        if shape is not None:
+            is_one_hot = len(shape) == 2 and shape[1] != 1
+            if is_one_hot and self.loss != "categorical":
+                told = 'One-hot labels need kb.Recipe(loss="categorical")'
+                raise ValueError(f"{told}. Received: labels of shape {shape}, loss={self.loss!r}")
+            if not is_one_hot and self.loss == "categorical":
+                told = 'Integer labels need kb.Recipe(loss="sparse")'
+                raise ValueError(f"{told}. Received: labels of shape {shape}, loss={self.loss!r}")
+        if has_values:
+            tasks.check(targets)
+
     def suggest(self, trial: Any) -> dict[str, Any]:
         """Plain arguments from a trial of Optuna, for `compile` and `callbacks`.
 
@@ -95,11 +142,7 @@ class Recipe:
         if plain.schedule is None:
             return []
         start = plain.learning_rate
-        return [
-            keras.callbacks.LearningRateScheduler(
-                lambda epoch: start * 0.5 * (1 + math.cos(math.pi * epoch / epochs))
-            )
-        ]
+        return [keras.callbacks.LearningRateScheduler(partial(_cosine, start, epochs))]
 
     def _with(self, chosen: Mapping[str, Any]) -> Recipe:
         """This recipe with plain values, read in every form that a tuner records."""
@@ -115,9 +158,10 @@ class Recipe:
 
     def _objective(self, model: keras.Model) -> dict[str, Any]:
         """Loss, metrics and weights of losses."""
-        tasks = tasks_of(model) if self.loss == "head" else Tasks({})
+        tasks = tasks_of(model)
+        is_own = not _is_one_of(self.loss, _OURS)
         told: dict[str, Any] = {"loss": self._made_loss(), "metrics": ["accuracy"]}
-        if not _is_classifier(tasks):
+        if not _is_classifier(tasks) and (is_own or self.loss == "head"):
             if self.label_smoothing:
                 raise ValueError(
                     "`label_smoothing` is for classifiers. "
@@ -129,6 +173,16 @@ class Recipe:
                 "`loss_weights` are for models of several outputs. "
                 f"Received: loss_weights={self.loss_weights!r}"
             )
+        if is_own:
+            if self.label_smoothing:
+                raise ValueError(
+                    "`label_smoothing` goes with loss='head', 'sparse' or 'categorical'; give it "
+                    f"to the loss. Received: label_smoothing={self.label_smoothing}, "
+                    f"loss={self.loss!r}"
+                )
+            told["loss"] = _own_loss(self.loss, tasks, told["loss"])
+            if not tasks and isinstance(told["loss"], Mapping):
+                told["metrics"] = None  # of outputs that nothing is known of
         if self.metrics != "head":
             named = [self.metrics] if isinstance(self.metrics, str) else self.metrics
             told["metrics"] = fresh(named)
@@ -151,6 +205,54 @@ class Recipe:
         if not smoothing:
             return keras.losses.SparseCategoricalCrossentropy(from_logits=True)
         return SmoothedSparseCrossentropy(smoothing)
+
+
+def _cosine(start: float, epochs: int, epoch: int, rate: float = 0.0) -> float:
+    """The learning rate of an epoch, whatever the last one's was."""
+    return start * 0.5 * (1 + math.cos(math.pi * epoch / epochs))
+
+
+def _own_loss(given: Any, tasks: Tasks, head: Any) -> Any:
+    """A loss of the user's, in place of the head's.
+
+    Raises:
+        ValueError: if it is not on logits, or is for other outputs than there are.
+    """
+    if isinstance(given, Mapping) or len(tasks) > 1:
+        if not isinstance(given, Mapping) or (
+            tasks and (len(tasks) < 2 or set(given) - set(tasks))
+        ):
+            form = f"a dict by output, of {', '.join(tasks)}" if len(tasks) > 1 else "one loss"
+            raise ValueError(f"`loss` must be {form}. Received: loss={given!r}")
+        own = {name: Tasks({name: tasks[name]} if tasks else {}) for name in given}
+        made = {name: _own_loss(loss, own[name], None) for name, loss in given.items()}
+        return {**head, **made} if tasks else made
+    if inspect.isfunction(given) and getattr(keras.losses, given.__name__, None) is given:
+        given = given.__name__
+    loss = _named_loss(given) if isinstance(given, str) else given
+    on_logits = any(isinstance(task.loss(), (ClassLoss, PixelLoss)) for task in tasks.values())
+    of_shares = getattr(getattr(loss, "fn", loss), "__name__", None) in _OF_SHARES
+    if on_logits and (of_shares or getattr(loss, "from_logits", True) is False):
+        raise ValueError(
+            f"`loss` must be on logits, which {', '.join(tasks)} are: one with from_logits=True. "
+            f"Received: loss={given!r}"
+        )
+    return loss
+
+
+def _named_loss(name: str) -> Any:
+    """A loss of Keras by its name; on logits where it could be."""
+    found: Any = keras.losses.get(name)
+    if not isinstance(found, keras.losses.Loss):  # a function, whose class has the same name
+        name = "".join(part.title() for part in name.split("_"))
+    kind = getattr(keras.losses, name, None)
+    if isinstance(kind, type) and "from_logits" in inspect.signature(kind).parameters:
+        return kind(from_logits=True)
+    return found
+
+
+def _is_one_of(value: Any, names: Collection[str]) -> bool:
+    return isinstance(value, str) and value in names
 
 
 def _is_classifier(tasks: Tasks) -> bool:
@@ -213,6 +315,21 @@ def _is_optimizer(value: Any) -> bool:
         return False
 
 
+def _is_loss(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return bool(value) and all(
+            not isinstance(one, Mapping) and not _is_one_of(one, _OURS) and _is_loss(one)
+            for loss in value.values()
+            for one in _options(loss)
+        )
+    if not isinstance(value, str):
+        return isinstance(value, keras.losses.Loss) or inspect.isfunction(value)
+    try:
+        return value in _OURS or bool(keras.losses.get(value))
+    except ValueError:
+        return False
+
+
 def _is_rate(value: Any) -> bool:
     schedule = keras.optimizers.schedules.LearningRateSchedule
     return isinstance(value, schedule) or (_is_number(value, 0) and value > 0)
@@ -232,8 +349,9 @@ _FORMS: dict[str, tuple[str, Callable[[Any], bool]]] = {
         is_augmentation,
     ),
     "loss": (
-        "'head', 'sparse' or 'categorical'",
-        lambda v: v in ("head", "sparse", "categorical"),
+        "'head', 'sparse', 'categorical', a loss of Keras or its name, a function, or a dict of "
+        "losses by output",
+        _is_loss,
     ),
     "loss_weights": (
         "a dict of numbers of 0 or more by output, or None",

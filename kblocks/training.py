@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -46,7 +47,7 @@ def prepare(model: keras.Model, labels: Any = None) -> keras.Model:
     if labels is None:
         try:
             _build_metrics(model, _guessed_labels(model, outputs), outputs)
-        except (TypeError, ValueError, KeyError, AttributeError):
+        except Exception:  # of somebody's metrics, for which the labels are of another form
             model.reset_metrics()
     else:
         first = keras.tree.map_structure(_first, labels)
@@ -76,6 +77,9 @@ def _guessed_labels(model: keras.Model, outputs: Any) -> Any:
         return {name: _example(loss.get(name), x) for name, x in outputs.items()}
     if hasattr(loss, "example") and not isinstance(outputs, Mapping):
         return _example(loss, outputs)
+    maker = loss if inspect.isfunction(loss) else type(loss)
+    if maker.__module__.split(".")[0] not in ("builtins", "keras", "kblocks"):
+        raise ValueError("the form of the labels of somebody else's loss")
     name = loss if isinstance(loss, str) else type(loss).__name__
     name = getattr(loss, "__name__", name)
     if "sparse" not in name.lower():

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import gzip
+import io
 import json
 import struct
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -290,6 +292,8 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "rank 5": ({**GOOD, "x": sized(40, 6, 6, 3, 1)}, "train of shape"),
     "labels": ({**GOOD, "y": labels(20, 20) / 2}, "one integer an image.*float64"),
     "texts": ({**GOOD, "y": labels(20, 20).astype(str)}, "one integer an image"),
+    "channels first": ({**GOOD, "x": sized(40, 3, 32, 48)}, r"channels last.*\(40, 3, 32, 48\)"),
+    "huge label": ({**GOOD, "y": labels(20, 20) * 3_000_000_000}, "from 0.*with 3000000000"),
     "below 0": ({**GOOD, "y": labels(20, 20) - 1}, "count from 0.*-1"),
     "NaN": ({**GOOD, "x": np.full((40, 6, 6), np.nan)}, "from nan to nan"),
     "range": ({**GOOD, "x": sized(40, 6, 6) * 1.0}, "floats must be from 0 to 1.*255"),
@@ -315,6 +319,72 @@ def test_bad_arrays(tmp_path: Path, arrays: dict[str, Any], message: str) -> Non
 def test_good_arrays_are_taken(tmp_path: Path) -> None:
     """What the bad ones differ from."""
     assert load(npz(tmp_path, **GOOD)).input_shape == (6, 6, 1)
+
+
+@pytest.mark.parametrize("size", [None, (16, 16)])
+def test_channels_that_stand_first_are_refused_at_every_door(
+    tmp_path: Path, size: tuple[int, int] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of arrays, files and Keras' own sets, resized or not; Keras' own are turned."""
+    x, y = sized(60, 3, 32, 32), labels(30, 30)
+    message = r"channels last: np.moveaxis\(x, 1, -1\)\. Received: .*\(60, 3, 32, 32\)"
+    with pytest.raises(ValueError, match=message):
+        load(npz(tmp_path, x=x, y=y), image_size=size)
+    with pytest.raises(ValueError, match=message):
+        Data((x / 255, y), (x / 255, y))
+    monkeypatch.setattr(keras.datasets.cifar10, "load_data", lambda: ((x, y), (x, y)))
+    with pytest.raises(ValueError, match=message):
+        load("cifar10", image_size=size)
+    keras.config.set_image_data_format("channels_first")  # which Keras then gives
+    data = load("cifar10", image_size=size)
+    assert data.input_shape == (*(size or (32, 32)), 3)
+    if size is None:
+        np.testing.assert_allclose(data.test[0] * 255, np.moveaxis(x, 1, -1), atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "shape", [(3, 5, 3), (1, 128, 9), (4, 4, 7), (2, 32, 32), (32, 32, 200), (3, 300, 20)]
+)
+def test_odd_images_with_the_channels_last_are_taken(shape: tuple[int, ...]) -> None:
+    x, y = np.zeros((4, *shape), "float32"), np.array([0, 1, 0, 1])
+    assert Data((x, y), (x, y)).input_shape == shape
+
+
+@pytest.mark.parametrize("wrong", [[-1, 0, 1, 0], [0, 1, 3_000_000_000, 0]])
+def test_labels_that_are_no_classes_are_refused_as_arrays(wrong: list[int]) -> None:
+    x, y = np.zeros((4, 8, 8, 1), "float32"), np.array([0, 1, 0, 1])
+    with pytest.raises(ValueError, match=r"Labels must count from 0, up to.*Received: validation"):
+        Data((x, y), (x, np.array(wrong)))
+
+
+def test_a_member_that_is_no_array(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "set.npz", "w") as file:
+        file.writestr("x", "text")
+        with file.open("y.npy", "w") as member:
+            np.save(member, GOOD["y"])
+    with pytest.raises(ValueError, match=r"must have arrays x and y.*Received: \['y'\]"):
+        load(str(tmp_path / "set.npz"))
+    with zipfile.ZipFile(tmp_path / "other.npz", "w") as file:
+        file.writestr("x.npy", "text")
+        file.writestr("y.npy", "text")
+    with pytest.raises(ValueError, match=r"cannot be read as an \.npz of arrays"):
+        load(str(tmp_path / "other.npz"))
+
+
+def test_arrays_larger_than_memory_are_refused_by_their_headers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """2 TB of bytes that a header promises are 8 TB as images of float32; none are read."""
+    header = io.BytesIO()
+    described = {"descr": "|u1", "fortran_order": False, "shape": (2_000_000, 1000, 1000, 1)}
+    np.lib.format.write_array_header_1_0(header, described)
+    with zipfile.ZipFile(tmp_path / "set.npz", "w") as file:
+        file.writestr("x.npy", header.getvalue())
+        with file.open("y.npy", "w") as member:
+            np.save(member, GOOD["y"])
+    monkeypatch.setattr(np, "load", lambda *_, **__: pytest.fail("read"))
+    with pytest.raises(ValueError, match=r"fit into memory\. Received: arrays of 8,000\.0 GB"):
+        load(str(tmp_path / "set.npz"))
 
 
 def test_an_unknown_name_lists_those_that_are_known() -> None:

@@ -243,3 +243,18 @@ def test_another_backend_is_refused(tmp_path: Path, monkeypatch: Any) -> None:
     with pytest.raises(ValueError, match=r"'onnx' needs the TensorFlow backend.*'jax'"):
         kb.export(model, tmp_path / "m.onnx")
     assert kb.export(model, tmp_path / "m.keras").exists()
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf])
+def test_weights_that_are_not_finite_are_told(wrong: float, tmp_path: Path) -> None:
+    """Refused by what exports; what saves at the end of a search warns, as nothing may be lost."""
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2, name="last")])
+    model.layers[0].bias.assign([0.0, wrong])
+    with pytest.raises(ValueError, match=r"`model` must have finite weights.*last/bias"):
+        kb.export(model, tmp_path / "model.keras")
+    assert not list(tmp_path.iterdir())
+    with pytest.warns(
+        UserWarning, match=r"model\.keras: NaN or infinity in the model's .*last/bias"
+    ):
+        kb.tuner.save(model, tmp_path / "model.keras")
+    assert (tmp_path / "model.keras").exists()

@@ -79,7 +79,8 @@ ROOMS: dict[str, set[str]] = {
     },
     "spaces": {"families"},
     "training": {"backend"},
-    "augmentation": {"backend"},
+    "moving": {"heads"},
+    "augmentation": {"backend", "moving"},
     "recipe": {"augmentation", "choices", "heads", "training", "tree"},
     "tuner": {
         *("backend", "budget", "catalog", "choices", "conditions", "cost", "describing"),
@@ -125,6 +126,7 @@ OUTSIDE: dict[str, set[str]] = {
         ("backend", "block", "drawing", "graph", "grouped", "network", "normalization"), KERAS
     ),
     **dict.fromkeys(("augmentation", "places", "published", "recipe", "rows", "shared"), KERAS),
+    "moving": KERAS,
     **dict.fromkeys(("convolutionizing", "finetuning", "spec", "training"), KERAS),
     "exporting": {"keras", "numpy", "onnxruntime"},
     "folding": {"numpy"},

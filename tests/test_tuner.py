@@ -761,7 +761,12 @@ BAD_RECIPES = [
     ("label_smoothing", -0.1, "a number from 0 up to but not including 1"),
     ("label_smoothing", None, "a number from 0 up to but not including 1"),
     ("label_smoothing", True, "a number from 0 up to but not including 1"),
-    ("loss", "mse", "'head', 'sparse' or 'categorical'"),
+    (
+        "loss",
+        "mes",
+        "'head', 'sparse', 'categorical', a loss of Keras or its name, a function, or a dict of "
+        "losses by output",
+    ),
     ("loss_weights", {"box": -1}, "a dict of numbers of 0 or more by output, or None"),
 ]
 

@@ -91,6 +91,7 @@ class BoxLoss(TargetLoss):
     """
 
     target = "corners (y1, x1, y2, x2) from 0 to 1, y1 < y2 and x1 < x2, (batch, 4)"
+    geometry = "box"
 
     def __init__(self, kind: str = "giou", beta: float = 0.1, **kwargs: Any) -> None:
         super().__init__(**kwargs)

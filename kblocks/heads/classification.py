@@ -28,6 +28,8 @@ class ClassLoss(TargetLoss):
     Reference: Szegedy et al. 2015, arXiv:1512.00567, Sec. 7, for the smoothing.
     """
 
+    geometry = "class"
+
     def __init__(
         self, classes: int, multi_label: bool = False, label_smoothing: float = 0.0, **kwargs: Any
     ) -> None:

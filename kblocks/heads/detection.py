@@ -93,6 +93,8 @@ class DetectionLoss(TargetLoss):
         classes, smallest, largest, radius, box_weight: see `kb.DetectionMap`.
     """
 
+    geometry = "objects"
+
     def __init__(
         self,
         classes: int,

@@ -30,6 +30,8 @@ class KeypointLoss(TargetLoss):
         beta: the distance at which its square ends, as a share of the image.
     """
 
+    geometry = "points"
+
     def __init__(self, points: int, beta: float = 0.05, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.points = points

@@ -30,6 +30,8 @@ class PixelLoss(TargetLoss):
         void: the label of pixels that do not count, or None.
     """
 
+    geometry = "mask"
+
     def __init__(self, classes: int, void: int | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.classes = classes

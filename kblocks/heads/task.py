@@ -19,10 +19,13 @@ class TargetLoss(keras.losses.Loss):
     """A loss that knows the form of its targets and refuses others when a step is traced.
 
     A subclass has `target`, the form in words; `fits`, whether two shapes are of that form; and
-    `values`, the loss of each sample, or of each of its pixels.
+    `values`, the loss of each sample, or of each of its pixels. `geometry` is what the targets are
+    in an image, which decides how augmentation moves them with it: "class" (not at all), "mask",
+    "box", "objects" or "points"; None is not known.
     """
 
     target: str
+    geometry: str | None = None
 
     def fits(self, targets: tuple[Any, ...], outputs: tuple[Any, ...]) -> bool:
         """Whether targets of this shape, with the batch, go with outputs of that one."""
@@ -195,6 +198,10 @@ class Tasks(Mapping[str, Task]):
     def targets(self) -> dict[str, str]:
         """The form of each target, in words."""
         return {self._targets[output]: task.target for output, task in self._tasks.items()}
+
+    def target_of(self, output: str) -> str:
+        """The name of the target that an output is compared with."""
+        return self._targets[output]
 
     def losses(self) -> dict[str, Any]:
         """A new loss for each output."""

@@ -101,6 +101,29 @@ class HyperModel(keras_tuner.HyperModel):
             self.compile(model, hp)
         return prepare(model) if model.compiled else model
 
+    def check_targets(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+        """Refuses arguments of `fit` whose targets no trial could be trained on.
+
+        Looks at arrays, and at the shapes of TensorFlow's datasets.
+
+        Raises:
+            ValueError: with the argument, the form that fits and what came.
+        """
+        kind = type(self)
+        if self.compile is not None or (kind.build, kind.fit) != (HyperModel.build, HyperModel.fit):
+            return
+        tasks = self.space.build(self.space.default()).head
+        for name, value in named(args, kwargs).items():
+            targets = value
+            if name in ("x", "validation_data"):
+                pair = getattr(value, "element_spec", value if name != "x" else None)
+                targets = pair[1] if isinstance(pair, (tuple, list)) and len(pair) > 1 else None
+            if name in ("x", "y", "validation_data") and targets is not None:
+                try:
+                    self.recipe.check(tasks, targets)
+                except ValueError as error:
+                    raise ValueError(f"`{name}` of fit: {error}") from error
+
     def fit(self, hp: Any, model: keras.Model, *args: Any, **kwargs: Any) -> Any:
         """`model.fit`, with the recipe's schedule and what the network costs in its logs."""
         net = network_of(hp)

@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import shutil
+import warnings
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from kblocks.exporting import not_finite
 from kblocks.files import whole
 
 _METADATA = "metadata.json"  # of a `.keras` file: Keras' version and the date
@@ -23,12 +25,15 @@ _OURS = "kblocks"  # the key of our facts in it
 def save(
     model: keras.Model, path: str | os.PathLike[str], facts: Mapping[str, Any] | None = None
 ) -> None:
-    """`model.save`, whole or not at all.
+    """`model.save`, whole or not at all; warns of weights that are not finite.
 
     Args:
         model, path: as of `model.save`; the path ends in `.keras`.
         facts: what is to be known of the model, as JSON has it: for `facts_of`.
     """
+    wrong = not_finite(model)
+    if wrong is not None:
+        warnings.warn(f"{path}: NaN or infinity in the model's {wrong}", stacklevel=2)
     with whole(Path(path)) as written:
         model.save(written)
         if facts is not None:

@@ -151,7 +151,8 @@ class Tuner(keras_tuner.Tuner):
             The `Run`: all that is known of the search.
 
         Raises:
-            ValueError: if the search in the storage is another one, with the differences.
+            ValueError: if the search in the storage is another one, with the differences; or if no
+                trial could be trained on the targets, as far as they tell.
             RuntimeError: if the first five trials raise, or no trial was completed, with the last
                 error; if this process runs this search already, in another thread; or in a
                 script without `if __name__ == "__main__":` that a worker process imports.
@@ -168,6 +169,8 @@ class Tuner(keras_tuner.Tuner):
         with alone(self.storage_url, self.project_name):
             Checkpoints(self.checkpoint_directory).check()
             fit = job.fit()
+            if isinstance(self.hypermodel, HyperModel):
+                self.hypermodel.check_targets(*fit)
             if self._joins:
                 before = studies.find(self._opened(), self.project_name).user_attrs.get(RUN)
                 if before is not None:  # else it has begun this moment

@@ -20,6 +20,7 @@ import keras  # noqa: E402
 import numpy as np  # noqa: E402
 from conformance import CASES  # noqa: E402
 from golden import images, load  # noqa: E402
+from scenes import LAYERS, VOID, compare, fitted  # noqa: E402
 
 import kblocks as kb  # noqa: E402
 
@@ -79,10 +80,24 @@ def training_is_wrong() -> bool:
     return accuracy < 0.9
 
 
+def moving_is_wrong() -> bool:
+    """A step of `fit` is told what it sees, by layers of ours and of Keras."""
+    layers = {"flip+shift": (), **dict.fromkeys(("zoom", "rotation"), (2.5, VOID))}
+    wrong = []
+    for name, slack in layers.items():
+        try:
+            compare(*fitted(LAYERS[name]() if name in LAYERS else name), *slack)
+        except AssertionError as error:
+            wrong.append(f"{name}: {error}")
+    print("\n".join(["targets move", *wrong]))
+    return bool(wrong)
+
+
 def checks(folder: Path) -> Iterator[Callable[[], bool]]:
     for name in NETWORKS:
         yield partial(network_is_wrong, name)
     yield training_is_wrong
+    yield moving_is_wrong
     for index, (name, case) in enumerate(CASES.items()):
         file = folder / f"{index}.npz"
         assert file.exists(), f"{file} is missing"

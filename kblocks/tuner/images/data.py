@@ -171,6 +171,10 @@ def _check(name: str, x: Any, y: Any) -> None:
             f"`{name}` must have images of (height, width, channels). Received: x of shape "
             f"{tuple(x.shape)}"
         )
+    sources.check_channels(name, tuple(x.shape))
+    labels = np.asarray(y)
+    if labels.ndim == 1 and labels.dtype.kind in "iu":
+        sources.check_labels(name, labels)
     low, high = float(np.min(x)), float(np.max(x))  # NaN goes through both
     if not np.isfinite((low, high)).all():
         raise ValueError(

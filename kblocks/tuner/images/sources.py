@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import gzip
+import math
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import keras
 import numpy as np
+import psutil
 
 from kblocks.tuner.images.splits import Pair
 
@@ -29,6 +32,7 @@ BUILT_IN: dict[str, tuple[str, ...] | None] = {
 }
 NAMES = ("digits", *BUILT_IN)
 _IDX = {"train": "train", "test": "t10k"}
+_MOST_CLASSES = 10**7  # a linear layer of more has more weights than a machine has memory
 _RESIZED = 1000  # images at once
 
 
@@ -72,12 +76,50 @@ def prepared(parts: dict[str, Pair], image_size: tuple[int, int] | None) -> dict
                 "Images must be (number, height, width) or (number, height, width, channels). "
                 f"Received: {name} of shape {images.shape}"
             )
+        check_channels(name, images.shape)
         images = _scaled(name, images[..., np.newaxis] if images.ndim == 3 else images)
         made[name] = _resized(images, image_size), _labels(name, labels, len(images))
     shapes = {name: images.shape[1:] for name, (images, _) in made.items()}
     if len(set(shapes.values())) > 1:
         raise ValueError(f"Images of all parts must have one shape. Received: {shapes}")
     return made
+
+
+def check_channels(name: str, shape: tuple[int, ...]) -> None:
+    """Refuses images whose channels stand first, which would be trained as images of W channels.
+
+    Told by 1, 3 or 4 rows, more columns, and about as many "channels" as columns.
+
+    Args:
+        name: of the part.
+        shape: of its images, (number, height, width, channels).
+
+    Raises:
+        ValueError: if they look so.
+    """
+    if len(shape) != 4 or shape[1] not in (1, 3, 4):
+        return
+    small, large = sorted(shape[2:])
+    if small > 4 and large <= 4 * small:
+        raise ValueError(
+            "Images must be (number, height, width, channels), the channels last: "
+            f"np.moveaxis(x, 1, -1). Received: {name} of shape {tuple(shape)}"
+        )
+
+
+def check_labels(name: str, labels: np.ndarray) -> None:
+    """Refuses integers that cannot be the numbers of classes.
+
+    Raises:
+        ValueError: with the number that is none.
+    """
+    least, most = int(labels.min()), int(labels.max())
+    if least < 0 or most >= _MOST_CLASSES:
+        wrong = least if least < 0 else most
+        raise ValueError(
+            f"Labels must count from 0, up to {_MOST_CLASSES:,} classes. Received: {name} with "
+            f"{wrong}"
+        )
 
 
 def has_idx(folder: Path) -> bool:
@@ -99,27 +141,69 @@ def _built_in(name: str) -> Found:
         train, test = getattr(keras.datasets, name).load_data()
     except Exception as error:  # Keras raises a bare Exception where it cannot download
         raise ValueError(f"{name!r} could not be loaded: {error}") from error
+    if keras.config.image_data_format() == "channels_first" and train[0].ndim == 4:
+        train, test = ((np.moveaxis(x, 1, -1), y) for x, y in (train, test))
     return Found({"train": train, "test": test}, BUILT_IN[name])
 
 
 def _npz(path: Path) -> Found:
     try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path} cannot be read as an .npz of arrays: {error}") from error
+        headers = _headers(path)
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise _no_arrays(path, error) from error
     endings = {"train": "_train", "validation": "_val", "test": "_test"}
-    if "x_train" not in arrays:
+    if "x_train" not in headers:
         endings = {"train": ""}
     parts = {part: (f"x{ending}", f"y{ending}") for part, ending in endings.items()}
-    wanted = {p: pair for p, pair in parts.items() if p == "train" or set(pair) & set(arrays)}
-    missing = [name for pair in wanted.values() for name in pair if name not in arrays]
-    if missing:
+    wanted = {p: pair for p, pair in parts.items() if p == "train" or set(pair) & set(headers)}
+    named = [name for pair in wanted.values() for name in pair]
+    if any(name not in headers for name in named):
         raise ValueError(
             f"{path} must have arrays x and y, or x_train and y_train, with or without those of "
-            f"_val and _test. Received: {sorted(arrays)}"
+            f"_val and _test. Received: {sorted(headers)}"
         )
+    _check_memory(path, [headers[name] for name in named])
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in named}
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise _no_arrays(path, error) from error
     return Found({part: (arrays[x], arrays[y]) for part, (x, y) in wanted.items()})
+
+
+def _no_arrays(path: Path, error: Exception) -> ValueError:
+    return ValueError(f"{path} cannot be read as an .npz of arrays: {error}")
+
+
+def _headers(path: Path) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
+    """Shape and dtype of each array in an .npz, of which only the first bytes are read.
+
+    What is no array is left out.
+    """
+    found = {}
+    with zipfile.ZipFile(path) as file:
+        for name in file.namelist():
+            if not name.endswith(".npy"):
+                continue
+            with file.open(name) as member:
+                version = np.lib.format.read_magic(member)
+                read = np.lib.format.read_array_header_1_0
+                if version != (1, 0):
+                    read = np.lib.format.read_array_header_2_0
+                shape, _, dtype = read(member)
+            found[name.removesuffix(".npy")] = shape, dtype
+    return found
+
+
+def _check_memory(path: Path, headers: list[tuple[tuple[int, ...], np.dtype]]) -> None:
+    """Refuses arrays that do not fit into memory, in which images become float32."""
+    size = sum(math.prod(shape) * max(dtype.itemsize, 4) for shape, dtype in headers)
+    free = psutil.virtual_memory().available
+    if size > free:
+        raise ValueError(
+            f"{path} must fit into memory. Received: arrays of {size / 1e9:,.1f} GB, as images of "
+            f"float32, where {free / 1e9:,.1f} GB are free"
+        )
 
 
 def _idx_parts(folder: Path) -> dict[str, str]:
@@ -182,8 +266,7 @@ def _labels(name: str, labels: np.ndarray, images: int) -> np.ndarray:
             f"There must be a label for each image. Received: {name} with {images} images and "
             f"{len(labels)} labels"
         )
-    if labels.min() < 0:
-        raise ValueError(f"Labels must count from 0. Received: {name} with {labels.min()}")
+    check_labels(name, labels)
     return labels.astype("int32")
 
 

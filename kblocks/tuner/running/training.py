@@ -364,8 +364,8 @@ def _params(model: Any) -> int:
 
 def reason(error: BaseException) -> str:
     """An exception in one line."""
-    lines = _text(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+    told = _line_that_helps(_text(error).strip())
+    return f"{type(error).__name__}: {told}" if told else type(error).__name__
 
 
 def _text(error: BaseException) -> str:
@@ -399,6 +399,21 @@ def _failure(error: BaseException) -> Failure:
     # Half a surrogate pair is text to Python, but neither to a database nor to a terminal.
     message, trace = (t.encode(errors="replace").decode() for t in (message, _trace(error)))
     return Failure(kind, message[:500], trace[-8000:])
+
+
+def _line_that_helps(text: str) -> str:
+    """The first line of an error; of one in a graph of TensorFlow the first that tells what it is.
+
+    Before that stands where in the graph and in the code it came up, indented.
+    """
+    lines = text.splitlines() or [""]
+    if lines[0] != "Graph execution error:":
+        return lines[0]
+    where = (" ", "\t", "Detected at", "<stack traces", "defined at")
+    telling = [line for line in lines[1:] if line and not line.startswith(where)]
+    if telling and "root error(s) found" in telling[0]:  # and the first of them next, numbered
+        telling = [line.strip() for line in lines if line.startswith("  (0)")] or telling
+    return (telling or lines)[0]
 
 
 def epochs_of(fit: Fit) -> int:

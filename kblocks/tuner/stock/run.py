@@ -63,8 +63,11 @@ def search(
         verbose: 0 shows nothing.
 
     Raises:
+        ValueError: if no trial could be trained on the targets, as far as they tell.
         RuntimeError: if no trial was completed, with an error that one of them met.
     """
+    if isinstance(tuner.hypermodel, HyperModel):
+        tuner.hypermodel.check_targets(fit_args, fit_kwargs)
     folder = Path(folder)
     table = _Table(tuner, folder / "trials.csv")
     done = len(table.rows())

@@ -68,7 +68,8 @@ def settings_of(
         "fixed": {name: text_of(value) for name, value in space.tree.fixed.items()},
         "budget": {k: v for k, v in asdict(space.budget).items() if v is not None},
         "recipe": text_of(training),
-        "plain": {name: text_of(value) for name, value in plain.items()},  # in it, no choices
+        # In it, no choices.
+        "plain": {k: text_of(v, isinstance(training, Recipe)) for k, v in plain.items()},
     }
 
 
@@ -160,19 +161,27 @@ def _told(value: Any) -> str:
     return "not there" if value is None else str(value)
 
 
-def text_of(value: Any) -> str:
-    """A value as text that is the same in every process."""
+def text_of(value: Any, losses: bool = False) -> str:
+    """A value as text that is the same in every process.
+
+    Args:
+        value: of any kind.
+        losses: whether losses are told by their configuration, as those of a recipe are.
+    """
+    losses = losses or isinstance(value, Recipe)
     if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{k}: {text_of(v)}" for k, v in value.items()) + "}"
+        return "{" + ", ".join(f"{k}: {text_of(v, losses)}" for k, v in value.items()) + "}"
     if isinstance(value, (list, tuple)):
-        return "[" + ", ".join(map(text_of, value)) + "]"
+        return "[" + ", ".join(text_of(v, losses) for v in value) + "]"
     if is_dataclass(value) and not isinstance(value, type):
-        parts = (f"{k}={text_of(v)}" for k, v in vars(value).items() if not k.startswith("_"))
+        named = {k: v for k, v in vars(value).items() if not k.startswith("_")}
+        parts = (f"{k}={text_of(v, losses)}" for k, v in named.items())
         return f"{type(value).__name__}({', '.join(parts)})"
-    if isinstance(value, (keras.layers.Layer, keras.optimizers.Optimizer)):
+    told: Any = (keras.layers.Layer, keras.optimizers.Optimizer, *[keras.losses.Loss] * losses)
+    if isinstance(value, told):
         # Whose name counts up within a process.
         config = {k: v for k, v in value.get_config().items() if k != "name"}
-        return f"{type(value).__name__}({text_of(config)})"
+        return f"{type(value).__name__}({text_of(config, losses)})"
     if callable(value) and hasattr(value, "__qualname__"):
         return f"{value.__module__}.{value.__qualname__}"
     return re.sub(r" at 0x[0-9a-f]+", "", repr(value))
