@@ -113,7 +113,8 @@ TUNER_ROOMS: dict[str, set[str]] = {
     "running": {"bridge", "choosing", "records", "reporting", "storing", "terminal"},
     "stock": {"bridge", "files", "terminal"},
     "oracle": {"choosing", "records"},
-    "tuner": {"bridge", "choosing", "oracle", "records", "running", "storing", "terminal"},
+    "arguments": {"bridge", "records"},
+    "tuner": {"arguments", "bridge", "choosing", "oracle", "records", "running", "storing", "terminal"},
     "command": {
         *("bridge", "files", "images", "records", "reporting", "running", "storing", "terminal"),
         "tuner",

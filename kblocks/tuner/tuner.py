@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import math
-import re
 import time
 import zlib
 from collections.abc import Mapping
-from pathlib import Path, PureWindowsPath
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -16,11 +14,19 @@ import optuna
 from optuna.distributions import BaseDistribution
 
 from kblocks.budget import Budget
+from kblocks.tuner.arguments import (
+    check_counts,
+    check_name,
+    check_numbers,
+    hypermodel_of,
+    objectives_of,
+    pruner_of,
+)
 from kblocks.tuner.bridge import HyperModel
 from kblocks.tuner.choosing.asking import asked_by
 from kblocks.tuner.choosing.sampling import chooser, distributions_of, is_grid, sampler_of
 from kblocks.tuner.oracle import Oracle, hyperparameters
-from kblocks.tuner.records import COST_NAMES, IDENTITY, RUN, Objective, Record, Run, read
+from kblocks.tuner.records import IDENTITY, RUN, Record, Run, read
 from kblocks.tuner.running import on_ray
 from kblocks.tuner.running.loop import HopelessError, Search
 from kblocks.tuner.running.training import Fit, Limits, build_as, epochs_of
@@ -31,9 +37,6 @@ from kblocks.tuner.storing.owners import as_it_is, owner
 from kblocks.tuner.storing.patience import PATIENCE
 from kblocks.tuner.storing.storage import is_blank, is_missing, open_storage, shown, url_of
 from kblocks.tuner.terminal import log, plain, tell
-
-_LONGEST = 200  # bytes of a name; file systems take 255 of a file's
-PRUNERS = ("hyperband", "median")
 
 
 class Tuner(keras_tuner.Tuner):
@@ -103,15 +106,15 @@ class Tuner(keras_tuner.Tuner):
         overwrite: bool = False,
         ray: Mapping[str, Any] | None = None,
     ) -> None:
-        _check_numbers(trials=trials, hours=hours, trial_seconds=trial_seconds)
-        _check_counts(workers=workers, checkpoints=checkpoints, seed=0 if seed is None else seed)
-        _check_name(project_name)
+        check_numbers(trials=trials, hours=hours, trial_seconds=trial_seconds)
+        check_counts(workers=workers, checkpoints=checkpoints, seed=0 if seed is None else seed)
+        check_name(project_name)
         self.objectives = objectives_of(objective)
         oracle = Oracle(self)
         super().__init__(
             oracle, hypermodel=None, directory=str(directory), project_name=project_name
         )
-        self.hypermodel = _hypermodel(hypermodel, budget)
+        self.hypermodel = hypermodel_of(hypermodel, budget)
         self.budget, self.trials, self.hours, self.workers = budget, trials, hours, workers
         self.trial_seconds, self.checkpoints, self.seed = trial_seconds, checkpoints, seed
         self.sampler, self.pruner, self.ray = sampler, pruner, on_ray.checked(ray, workers)
@@ -435,116 +438,5 @@ def _without_result(run: Run) -> str:
     return f"{told}. The last failure: {last}"
 
 
-def objectives_of(objective: Any) -> tuple[Objective, ...]:
-    """Objectives from their names or from Keras Tuner's form.
-
-    Raises:
-        ValueError: if which direction is better is not known.
-    """
-    given = list(objective) if isinstance(objective, (list, tuple)) else [objective]
-    found = [_objective(one) for one in given]
-    if not found or len({o.name for o in found}) < len(found):
-        raise ValueError(f"`objective` must be one or several. Received: {objective!r}")
-    return tuple(found)
-
-
-def _objective(one: Any) -> Objective:
-    if isinstance(one, Objective):
-        return one
-    if isinstance(one, str) and one in COST_NAMES:
-        return Objective(one, "min")
-    try:
-        theirs = keras_tuner.Oracle(objective=one).objective
-        return Objective(theirs.name, theirs.direction)
-    except (TypeError, ValueError) as error:
-        raise ValueError(
-            "`objective` must be the name of a known metric or a keras_tuner.Objective(name, "
-            f"'min' or 'max'). Received: objective={one!r}"
-        ) from error
-
-
-def pruner_of(pruner: Any) -> optuna.pruners.BasePruner:
-    """One of Optuna's pruners by its name, or itself.
-
-    Raises:
-        ValueError: if the name is unknown.
-    """
-    match pruner:
-        case None:
-            return optuna.pruners.NopPruner()
-        case optuna.pruners.BasePruner():
-            return pruner
-        case "hyperband":
-            return optuna.pruners.HyperbandPruner(min_resource=1, reduction_factor=3)
-        case "median":
-            return optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=1)
-    raise ValueError(
-        f"`pruner` must be one of {', '.join(PRUNERS)}, a pruner of Optuna, or None. "
-        f"Received: pruner={pruner!r}"
-    )
-
-
-class _Function(keras_tuner.HyperModel):
-    """A HyperModel of a function."""
-
-    def __init__(self, function: Any) -> None:
-        super().__init__()
-        self.function = function
-
-    def build(self, hp: Any) -> Any:
-        return self.function(hp)
-
-
-def _hypermodel(hypermodel: Any, budget: Budget | None) -> Any:
-    if isinstance(hypermodel, HyperModel):
-        return hypermodel if budget is None else hypermodel.within(budget)
-    if budget is not None and set(budget.limits()) - {"params", "min_params"}:
-        raise ValueError(
-            "`budget` can hold models of a HyperModel that is not kblocks.tuner's to `params` and "
-            f"`min_params` alone. Received: {budget}"
-        )
-    if isinstance(hypermodel, keras_tuner.HyperModel):
-        return hypermodel
-    if callable(hypermodel):
-        return _Function(hypermodel)
-    raise ValueError(
-        "`hypermodel` must be a keras_tuner.HyperModel or a function of hp. "
-        f"Received: hypermodel={hypermodel!r}"
-    )
-
-
 def _named(value: Any) -> str | None:
     return value if value is None or isinstance(value, str) else type(value).__name__
-
-
-def _check_numbers(**given: float | None) -> None:
-    for name, value in given.items():
-        if value is None:
-            continue
-        number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        whole = name != "trials" or isinstance(value, int)
-        if not number or not whole or not 0 < value < math.inf:
-            kind = "integer" if name == "trials" else "number"
-            raise ValueError(f"`{name}` must be a positive {kind} or None. Received: {value!r}")
-
-
-def _check_name(name: Any) -> None:
-    """Refuses what is no name of a folder below another, on any system."""
-    parts = re.split(r"[/\\]", name) if isinstance(name, str) else [""]
-    is_name = all(part.strip() not in ("", ".", "..") and part.isprintable() for part in parts)
-    if not is_name or PureWindowsPath(name).drive:
-        raise ValueError(
-            "`project_name` must be the name of a folder below `directory`. "
-            f"Received: project_name={name!r}"
-        )
-    if len(name.encode()) > _LONGEST:
-        raise ValueError(
-            f"`project_name` must have at most {_LONGEST} bytes. Received: {len(name.encode())}, "
-            f"project_name={name[:40] + '...'!r}"
-        )
-
-
-def _check_counts(**given: int) -> None:
-    for name, value in given.items():
-        if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-            raise ValueError(f"`{name}` must be an integer from 0. Received: {name}={value!r}")

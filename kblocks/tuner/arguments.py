@@ -1,0 +1,129 @@
+"""The arguments of `Tuner`: refused at the door, or brought to the form that it works with."""
+
+from __future__ import annotations
+
+import math
+import re
+from pathlib import PureWindowsPath
+from typing import Any
+
+import keras_tuner
+import optuna
+
+from kblocks.budget import Budget
+from kblocks.tuner.bridge import HyperModel
+from kblocks.tuner.records import COST_NAMES, Objective
+
+PRUNERS = ("hyperband", "median")
+_LONGEST = 200  # bytes of a name; file systems take 255 of a file's
+
+
+def objectives_of(objective: Any) -> tuple[Objective, ...]:
+    """Objectives from their names or from Keras Tuner's form.
+
+    Raises:
+        ValueError: if which direction is better is not known.
+    """
+    given = list(objective) if isinstance(objective, (list, tuple)) else [objective]
+    found = [_objective(one) for one in given]
+    if not found or len({o.name for o in found}) < len(found):
+        raise ValueError(f"`objective` must be one or several. Received: {objective!r}")
+    return tuple(found)
+
+
+def _objective(one: Any) -> Objective:
+    if isinstance(one, Objective):
+        return one
+    if isinstance(one, str) and one in COST_NAMES:
+        return Objective(one, "min")
+    try:
+        theirs = keras_tuner.Oracle(objective=one).objective
+        return Objective(theirs.name, theirs.direction)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            "`objective` must be the name of a known metric or a keras_tuner.Objective(name, "
+            f"'min' or 'max'). Received: objective={one!r}"
+        ) from error
+
+
+def pruner_of(pruner: Any) -> optuna.pruners.BasePruner:
+    """One of Optuna's pruners by its name, or itself.
+
+    Raises:
+        ValueError: if the name is unknown.
+    """
+    match pruner:
+        case None:
+            return optuna.pruners.NopPruner()
+        case optuna.pruners.BasePruner():
+            return pruner
+        case "hyperband":
+            return optuna.pruners.HyperbandPruner(min_resource=1, reduction_factor=3)
+        case "median":
+            return optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=1)
+    raise ValueError(
+        f"`pruner` must be one of {', '.join(PRUNERS)}, a pruner of Optuna, or None. "
+        f"Received: pruner={pruner!r}"
+    )
+
+
+class _Function(keras_tuner.HyperModel):
+    """A HyperModel of a function."""
+
+    def __init__(self, function: Any) -> None:
+        super().__init__()
+        self.function = function
+
+    def build(self, hp: Any) -> Any:
+        return self.function(hp)
+
+
+def hypermodel_of(hypermodel: Any, budget: Budget | None) -> Any:
+    if isinstance(hypermodel, HyperModel):
+        return hypermodel if budget is None else hypermodel.within(budget)
+    if budget is not None and set(budget.limits()) - {"params", "min_params"}:
+        raise ValueError(
+            "`budget` can hold models of a HyperModel that is not kblocks.tuner's to `params` and "
+            f"`min_params` alone. Received: {budget}"
+        )
+    if isinstance(hypermodel, keras_tuner.HyperModel):
+        return hypermodel
+    if callable(hypermodel):
+        return _Function(hypermodel)
+    raise ValueError(
+        "`hypermodel` must be a keras_tuner.HyperModel or a function of hp. "
+        f"Received: hypermodel={hypermodel!r}"
+    )
+
+
+def check_numbers(**given: float | None) -> None:
+    for name, value in given.items():
+        if value is None:
+            continue
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        whole = name != "trials" or isinstance(value, int)
+        if not number or not whole or not 0 < value < math.inf:
+            kind = "integer" if name == "trials" else "number"
+            raise ValueError(f"`{name}` must be a positive {kind} or None. Received: {value!r}")
+
+
+def check_name(name: Any) -> None:
+    """Refuses what is no name of a folder below another, on any system."""
+    parts = re.split(r"[/\\]", name) if isinstance(name, str) else [""]
+    is_name = all(part.strip() not in ("", ".", "..") and part.isprintable() for part in parts)
+    if not is_name or PureWindowsPath(name).drive:
+        raise ValueError(
+            "`project_name` must be the name of a folder below `directory`. "
+            f"Received: project_name={name!r}"
+        )
+    if len(name.encode()) > _LONGEST:
+        raise ValueError(
+            f"`project_name` must have at most {_LONGEST} bytes. Received: {len(name.encode())}, "
+            f"project_name={name[:40] + '...'!r}"
+        )
+
+
+def check_counts(**given: int) -> None:
+    for name, value in given.items():
+        if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+            raise ValueError(f"`{name}` must be an integer from 0. Received: {name}={value!r}")
