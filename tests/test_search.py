@@ -803,9 +803,11 @@ def test_training_that_diverges_ends(make: Make) -> None:
 
 def test_a_trial_over_its_time_ends(make: Make) -> None:
     tuner = make(trained(), trials=1, trial_seconds=0.01)
-    run = tuner.search(X, Y, validation_data=(X, Y), epochs=500, verbose=0)
-    assert run.trials[0].failure is not None
-    assert run.trials[0].failure.kind == "timeout"
+    with pytest.raises(RuntimeError, match=r"The last failure: timeout: took longer than 0.01 s"):
+        tuner.search(X, Y, validation_data=(X, Y), epochs=500, verbose=0)
+    failure = tuner.run().trials[0].failure
+    assert failure is not None
+    assert failure.kind == "timeout"
 
 
 def test_a_search_that_only_fails_gives_up(make: Make) -> None:
