@@ -30,8 +30,13 @@ def read(folder: Path) -> tuple[dict[str, list[tuple[int, float]]], dict[str, An
         ]
         for tag in events.PluginTagToContent("scalars")
     }
+    return scalars, hparams(events)
+
+
+def hparams(events: EventAccumulator) -> dict[str, Any]:
+    """What the HParams tab shows of a folder that was read."""
     content = events.PluginTagToContent(metadata.PLUGIN_NAME)
-    return scalars, {
+    return {
         "start": metadata.parse_session_start_info_plugin_data(
             content[metadata.SESSION_START_INFO_TAG]
         ),
@@ -83,7 +88,9 @@ def test_values_stand_beside_the_curves_of_keras_own_callback(tmp_path: Path) ->
     x, y = np.zeros((8, 4), "float32"), np.zeros(8, "float32")
     run = tuner.search(x, y, validation_data=(x, y), epochs=2, verbose=0, callbacks=[board])
     for trial in run.trials:
-        _, told = read(tmp_path / "board" / f"trial-{trial.number:05d}")
+        events = EventAccumulator(str(tmp_path / "board" / f"trial-{trial.number:05d}"))
+        events.Reload()
+        told = hparams(events)
         shown = {
             name: value.number_value or value.string_value
             for name, value in told["start"].hparams.items()

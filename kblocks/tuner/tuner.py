@@ -200,9 +200,8 @@ class Tuner(keras_tuner.Tuner):
         checkpoints = Checkpoints(self.checkpoint_directory)
         if not self.overwrite and checkpoints.bears() is not None and is_blank(self.storage_url):
             raise ValueError(
-                f"{shown(self.storage_url)} has no search, and {checkpoints.shown} has the weights "
-                "of one: the database was deleted, emptied or moved. Put it back, or a copy of it; "
-                "overwrite=True removes the weights and begins anew."
+                f"{self._foreign(checkpoints)} There is no search in that database: if it was "
+                "deleted, emptied or moved, put it back, or a copy of it."
             )
         storage = self._opened()
         if self.overwrite:
