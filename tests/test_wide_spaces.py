@@ -66,12 +66,12 @@ def test_what_the_budget_leaves_of_a_wide_range_is_drawn_from(high: int, log: bo
     free = kb.Space(one, filters=kb.integer(8, high, log=log))
     bounded = free.within(INPUT, kb.Budget(params=6000))
     random = Random(0)
-    drawn = [bounded.sample(random)["filters"] for _ in range(200)]
+    drawn = [bounded.sample(random)["filters"] for _ in range(120)]
     low, last = 7.5, widest(6000) + 0.5
     share = (lambda n: math.log(n / low) / math.log(last / low)) if log else None
     fourths = Counter(int(4 * (share(n) if share else (n - low) / (last - low))) for n in drawn)
     assert sorted(fourths) == [0, 1, 2, 3]
-    assert min(fourths.values()) > 25  # 50 of 200 are expected: 4 standard deviations are 24
+    assert min(fourths.values()) > 11  # 30 are expected: 4 standard deviations are 19
 
 
 def test_an_integer_that_no_cost_depends_on_is_drawn_freely_and_never_repaired() -> None:
