@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping
 from random import Random
 from typing import Any
 
-from kblocks.choices import Choice, Real, Searchable
+from kblocks.choices import Choice, Integer, Real, Searchable
 from kblocks.tree import Assignment, Tree
 
 Shortfall = Callable[[Assignment], tuple[int, float] | None]
@@ -118,6 +118,15 @@ def drawn(
     return None
 
 
+def wide(tree: Tree) -> list[str]:
+    """The choices of which a law draws parts that hold more than one position."""
+
+    def is_wide(kind: Searchable) -> bool:
+        return isinstance(kind, Real) or (isinstance(kind, Integer) and kind.size > _PARTS)
+
+    return [name for name, dimension in tree.dimensions.items() if is_wide(dimension.kind)]
+
+
 def redrawn(
     tree: Tree, fits: Callable[[Assignment], bool], start: Assignment, random: Random
 ) -> Assignment:
@@ -131,7 +140,7 @@ def redrawn(
         start = _sliced(kinds, fits, start, random)
         names = random.sample(list(kinds), _ALONE)
     else:
-        names = [n for n, kind in kinds.items() if isinstance(kind, Real) or kind.size > _PARTS]
+        names = wide(tree)
         random.shuffle(names)
     for name in names:
         if tree.dimensions[name].is_active(start):

@@ -152,7 +152,10 @@ class Space:
         random = seed if isinstance(seed, Random) else Random(seed)
         found = sampling.drawn(self.tree, self._fits, self._learned, random)
         if found is None:
-            found = self._anchor if self.tree.is_large else self._fitted(self.tree.draw(random))
+            found = self._anchor
+            if not self.tree.is_large:  # of wide ranges `redrawn` draws again
+                known = {name: found[name] for name in sampling.wide(self.tree)}
+                found = self._fitted({**self.tree.draw(random), **known})
             found = sampling.redrawn(self.tree, self._fits, found, random)
         return self.tree.values(found)
 

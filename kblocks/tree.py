@@ -261,7 +261,7 @@ def _position(name: str, kind: Searchable, value: Any) -> Any:
 
 def _suggested(trial: Any, name: str, kind: Searchable) -> Any:
     check_recordable(name, kind)
-    _record_given(trial, name, kind)
+    record_given(trial, name, kind)
     match kind:
         case Choice():
             return kind.index(trial.suggest_categorical(name, list(kind.written)))
@@ -271,7 +271,7 @@ def _suggested(trial: Any, name: str, kind: Searchable) -> Any:
             return kind.index(trial.suggest_float(name, low, high, log=log))
 
 
-def _record_given(trial: Any, name: str, kind: Searchable) -> None:
+def record_given(trial: Any, name: str, kind: Searchable) -> None:
     """Changes a value that a trial was given beforehand to the form in which it is suggested.
 
     `study.enqueue_trial` and `optuna.trial.FixedTrial` may be given values as a space has them,

@@ -123,7 +123,7 @@ def test_an_enqueued_value_that_is_no_option_is_named() -> None:
 
 
 def test_optuna_still_keeps_given_values_where_they_are_changed() -> None:
-    """Optuna has no public door to them: where this fails, `tree._record_given` has to follow."""
+    """Optuna has no public door to them: where this fails, `tree.record_given` has to follow."""
     study = optuna.create_study()
     study.enqueue_trial({"x": 3})
     assert study.ask()._fixed_params == {"x": 3}
@@ -388,7 +388,15 @@ def test_records_of_a_search_go_back(tmp_path: Path) -> None:
             super().__init__(space(), RECIPE, latency=False)
 
     tuner = kb.tuner.Tuner(Scored(), trials=6, workers=0, directory=tmp_path, seed=1, checkpoints=0)
+    tuner.search(np.zeros((2, *INPUT)), np.zeros(2), verbose=0)
+    study = optuna.load_study(study_name="search", storage=tuner.storage_url)
+    wanted = {"filters[0]": 16, "kernel_size": (1, 7), "stem.pool": None}
+    study.enqueue_trial({**wanted, "recipe.learning_rate": 0.5, "recipe.weight_decay": None})
+    tuner.trials = 7
     run = tuner.search(np.zeros((2, *INPUT)), np.zeros(2), verbose=0)
+    assert len(run.trials) == 7
+    assert run.trials[6].network == space().build(wanted).to_json()
+    assert run.trials[6].values["recipe.weight_decay"] == "None"
     for trial in run.trials:
         assert space().build(trial.values).to_json() == trial.network
         assert space().build(space().repair(trial.values)).to_json() == trial.network

@@ -60,19 +60,18 @@ def test_a_wide_range_is_repaired_to_the_largest_that_fits(high: int) -> None:
     assert bounded.repair({"filters": 9}) == {"filters": 9}
 
 
-@pytest.mark.parametrize("high", [10**7, 2**62])
-@pytest.mark.parametrize("log", [False, True])
+@pytest.mark.parametrize(("high", "log"), [(10**7, False), (2**62, False), (2**62, True)])
 def test_what_the_budget_leaves_of_a_wide_range_is_drawn_from(high: int, log: bool) -> None:
     """Evenly, or evenly in logarithm: a fourth of the samples in each fourth of what is left."""
     free = kb.Space(one, filters=kb.integer(8, high, log=log))
     bounded = free.within(INPUT, kb.Budget(params=6000))
     random = Random(0)
-    drawn = [bounded.sample(random)["filters"] for _ in range(200)]
+    drawn = [bounded.sample(random)["filters"] for _ in range(120)]
     low, last = 7.5, widest(6000) + 0.5
     share = (lambda n: math.log(n / low) / math.log(last / low)) if log else None
     fourths = Counter(int(4 * (share(n) if share else (n - low) / (last - low))) for n in drawn)
     assert sorted(fourths) == [0, 1, 2, 3]
-    assert min(fourths.values()) > 25  # 50 of 200 are expected: 4 standard deviations are 24
+    assert min(fourths.values()) > 11  # 30 are expected: 4 standard deviations are 19
 
 
 def test_an_integer_that_no_cost_depends_on_is_drawn_freely_and_never_repaired() -> None:
@@ -90,16 +89,20 @@ def test_an_integer_that_no_cost_depends_on_is_drawn_freely_and_never_repaired()
     }
 
 
-def test_an_integer_of_any_name_is_repaired_either_way() -> None:
-    def even(size: int) -> kb.Architecture:
-        if not 4000 <= size <= 5000:
-            raise ValueError("too far off")
-        return one(8)
+@pytest.mark.parametrize(
+    ("start", "nearest"), [(0, 4000), (3999, 4000), (4200, 4200), (5001, 5000), (50_000, 5000)]
+)
+def test_an_integer_of_any_name_is_repaired_either_way(start: int, nearest: int) -> None:
+    calls = []
 
-    bounded = kb.Space(even, size=kb.integer(0, 50_000)).within(INPUT)
-    assert 4000 <= bounded.default()["size"] <= 5000
-    for start in (0, 3999, 5001, 50_000):
-        assert bounded.repair({"size": start}) == {"size": 4000 if start < 4000 else 5000}
+    def measure(point: Assignment) -> tuple[int, float] | None:
+        calls.append(point)
+        far = max(4000 - point["size"], point["size"] - 5000, 0)
+        return (1, far) if far else None
+
+    repair = Repair(Tree({"size": kb.integer(0, 50_000)}), measure)
+    assert repair.nearest({"size": start}, {"size": 4500}) == {"size": nearest}
+    assert len(calls) < 150
 
 
 def test_of_many_options_without_an_order_few_are_tried() -> None:
@@ -188,14 +191,14 @@ def test_what_is_even_over_all_that_fits_stays_so(
 
 def test_many_choices_sample_within_a_budget() -> None:
     builder = Builder()
-    free = kb.Space(builder, **{f"f{i}": kb.choice(8, 16, 32, 64) for i in range(300)})
+    free = kb.Space(builder, **{f"f{i}": kb.choice(8, 16, 32, 64) for i in range(150)})
     assert builder.made < 100  # each network shows of many options that they work
-    bounded = free.within(INPUT, kb.Budget(params=60_000))
+    bounded = free.within(INPUT, kb.Budget(params=30_000))
     builder.made = 0
     drawn = [bounded.sample(seed) for seed in range(3)]
     assert builder.made < 300 * 3
     for values in drawn:
-        assert bounded.build(values).cost(INPUT).params <= 60_000
+        assert bounded.build(values).cost(INPUT).params <= 30_000
         assert len(set(values.values())) > 1
     assert drawn[0] != drawn[1] != drawn[2]
     assert bounded.sample(1) == drawn[1]

@@ -20,7 +20,7 @@ from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState
 
 from kblocks.choices import Real, Searchable, recorded
-from kblocks.tree import Assignment, Tree
+from kblocks.tree import Assignment, Tree, record_given
 from kblocks.tuner.bridge import HyperModel, declare
 from kblocks.tuner.choosing.asking import Asking
 from kblocks.tuner.records import EXHAUSTED, OWNER, SURPLUS
@@ -218,6 +218,7 @@ class Choosing(BaseSampler):
         if points is None or trial.params:  # the latter is gone on with
             return True
         for name in self._chosen[trial.number]:
+            record_given(trial, name, points.kinds[name])
             _suggested(trial, name, points.distributions[name])  # of `sample_independent`
         if trial.number not in self._unsure:
             return True
@@ -285,6 +286,7 @@ class _Points:
         self._recipe = Tree({}) if hypermodel.compile is not None else hypermodel.recipe.tree()
         # Where `compile` is a function it may ask for more, which no point knows.
         self._is_whole = not callable(hypermodel.compile)
+        self.kinds = hypermodel.dimensions()
         self.distributions = distributions_of(hypermodel)
         self._keys: dict[Hashable, int] = {}  # each with the first trial that has it
         self._keyed: set[int] = set()  # trials whose keys are there
