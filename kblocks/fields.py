@@ -49,7 +49,7 @@ def _integer(value: Any, least: int, most: float = math.inf) -> int:
         return value
     if isinstance(value, bool) or not isinstance(value, numbers.Integral):
         raise ValueError
-    if not least <= value <= most:
+    if not least <= int(value) <= most:
         raise ValueError
     return int(value)
 
