@@ -28,8 +28,8 @@ class Data:
         class_names: in the order of the labels, or None.
 
     Raises:
-        ValueError: if arrays do not go together, have no images or the wrong rank, or hold NaN or
-            infinity.
+        ValueError: if arrays do not go together, have no images or the wrong rank, hold NaN or
+            infinity, or if channels stand first or integer labels do not count from 0.
     """
 
     train: Any
