@@ -73,6 +73,38 @@ def _tries_groups(device: str, dtype: str, dilated: bool) -> bool:
     return True
 
 
+def overruns(kernel_shape: Any, strides: Any) -> bool:
+    """Whether the kernel gradient of a convolution may write over memory that is not its own.
+
+    oneDNN's does so on CPUs, under TensorFlow and PyTorch, for 1x1 kernels with strides and fewer
+    input channels than a vector register has places, 16 at most: uxlfoundation/oneDNN issue 6035.
+    """
+    height, width, channels, _ = kernel_shape
+    if height * width > 1 or max(strides) == 1 or channels >= 16:
+        return False
+    return name() == "torch" or (name() == "tensorflow" and not compiles())
+
+
+def errs_channels_last(kernel_shape: Any, dilation_rate: Any, groups: int, dtype: str) -> bool:
+    """Whether PyTorch's kernel gradient is wrong for maps that lie channels-last in memory.
+
+    As Keras passes them on. In bfloat16 the gradient of dilated groups is left unwritten; the one
+    of one filter may raise "grad_weight must be contiguous".
+    """
+    if name() != "torch":
+        return False
+    if groups > 1:
+        return dtype == "bfloat16" and max(dilation_rate) > 1
+    return kernel_shape[-1] == 1
+
+
+def channels_first(inputs: Any, data_format: str) -> Any:
+    """Maps in that order, in memory as well: a tensor of PyTorch's."""
+    if data_format == "channels_last":
+        inputs = keras.ops.transpose(inputs, (0, 3, 1, 2))
+    return inputs.contiguous()
+
+
 def conv2d(
     inputs: Any, kernel: Any, strides: Any, padding: str, dilation_rate: Any, data_format: str
 ) -> Any:

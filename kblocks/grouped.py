@@ -83,7 +83,10 @@ class GroupedConv2D(Convolving, keras.layers.Conv2D):
 
 
 def accelerate(model: keras.Model) -> keras.Model:
-    """A copy of a model with `GroupedConv2D` in place of its grouped convolutions, weights kept.
+    """A copy of a model with `GroupedConv2D` where it is quicker than Keras' layer, or right.
+
+    It stands for grouped convolutions, and for 1x1 ones with strides, of which the guide tells
+    what Keras' own may do to memory. Weights are kept.
 
     Args:
         model: of any layers that Keras can serialise, also nested and wrapped ones.
@@ -115,7 +118,7 @@ def accelerate(model: keras.Model) -> keras.Model:
 
 
 def _regrouped(config: Any) -> Any:
-    """A serialised model with our class in place of Keras' where there are groups."""
+    """A serialised model with our class in place of Keras' where `accelerate` wants it."""
     if isinstance(config, list):
         return [_regrouped(item) for item in config]
     if not isinstance(config, dict):
@@ -123,9 +126,13 @@ def _regrouped(config: Any) -> Any:
     found = {key: _regrouped(value) for key, value in config.items()}
     ours = {"module": "kblocks.grouped", "registered_name": "kblocks>GroupedConv2D"}
     named = (found.get("module"), found.get("class_name"))
-    if named == ("keras.layers", "Conv2D") and found["config"]["groups"] > 1:
+    if named == ("keras.layers", "Conv2D") and _gains(found["config"]):
         found |= {"class_name": "GroupedConv2D", **ours}
     return found
+
+
+def _gains(config: Any) -> bool:
+    return config["groups"] > 1 or (max(config["kernel_size"]) == 1 < max(config["strides"]))
 
 
 def _inside(layer: Any) -> Iterator[Any]:
@@ -149,11 +156,16 @@ def convolve(
     data_format: str,
 ) -> tuple[Any, str]:
     """The convolution, and the way in which it was computed (see `way_of`)."""
-    turned = data_format == "channels_first" and not backend.convolves_channels_first()
-    if turned:
+    given, dtype = data_format, keras.backend.standardize_dtype(inputs.dtype)
+    if data_format == "channels_first" and not backend.convolves_channels_first():
         inputs, data_format = keras.ops.transpose(inputs, (0, 2, 3, 1)), "channels_last"
+    if backend.errs_channels_last(kernel.shape, dilation_rate, groups, dtype):
+        inputs, data_format = backend.channels_first(inputs, data_format), "channels_first"
     channels = inputs.shape[-1 if data_format == "channels_last" else 1]
-    dtype = keras.backend.standardize_dtype(inputs.dtype)
+    if backend.overruns(kernel.shape, strides):
+        # The pixels that the kernel sees; the gradient of a pool is quicker than that of a slice.
+        inputs = keras.ops.average_pool(inputs, 1, strides, "valid", data_format)
+        strides = (1, 1)
     way = way_of(channels, groups, strides, dtype, max(dilation_rate) > 1)
     how = (strides, padding, dilation_rate, data_format)
     if way == "depthwise":
@@ -167,7 +179,10 @@ def convolve(
         outputs = _split(inputs, kernel, groups, *how)
     else:
         outputs = _dense(inputs, kernel, *how)
-    return (keras.ops.transpose(outputs, (0, 3, 1, 2)) if turned else outputs), way
+    if data_format != given:
+        back = (0, 3, 1, 2) if given == "channels_first" else (0, 2, 3, 1)
+        outputs = keras.ops.transpose(outputs, back)
+    return outputs, way
 
 
 def _dense(x: Any, kernel: Any, strides: Any, padding: str, dilation: Any, data_format: str) -> Any:

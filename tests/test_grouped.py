@@ -252,6 +252,16 @@ def test_a_model_without_groups_and_a_saved_one(tmp_path: Any) -> None:
     assert type(kb.accelerate(plain).layers[0]) is keras.layers.Conv2D
 
 
+def test_a_strided_1x1_convolution_of_a_users_model_is_ours() -> None:
+    """Keras' own may write over memory: see test_small_convolutions.py."""
+    layers = [keras.layers.Conv2D(4, 1, strides=2), keras.layers.Conv2D(4, 1)]
+    model = keras.Sequential([keras.Input((9, 8, 3)), *layers])
+    fast = kb.accelerate(model)
+    assert [type(layer) for layer in fast.layers] == [kb.GroupedConv2D, keras.layers.Conv2D]
+    x = np.random.default_rng(0).normal(size=(3, 9, 8, 3)).astype("float32")
+    np.testing.assert_allclose(fast(x), model(x), atol=1e-6)
+
+
 def test_a_convolution_out_of_reach_is_named() -> None:
     class Own(keras.Model):
         def __init__(self, **kwargs: Any) -> None:

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from conformance import CASES
 from sklearn.datasets import load_sample_images
+from small_convolutions import sweep
 
 import kblocks as kb
 
@@ -78,6 +79,21 @@ def test_numbers_of_tensorflow(backend: str, folder: Path) -> None:
         print(printed)
         assert code == 0, printed[-5000:]
         assert " passed, 0 failed" in printed
+
+
+@pytest.mark.backends
+@pytest.mark.parametrize(("backend", "cases"), [("jax", 60), ("torch", 300)])
+def test_small_convolutions_are_right(backend: str, cases: int) -> None:
+    assert sweep(range(cases), backend, "ours", interpreter(backend)) == {}
+
+
+@pytest.mark.backends
+def test_pytorch_still_errs_where_we_go_round_it() -> None:
+    """Tells when `backend.errs_channels_last` can go: Keras' own layers under PyTorch 2.13."""
+    found = sweep([92, 180, 274], "torch", "keras", interpreter("torch"))
+    assert "grad_weight must be contiguous" in found[92]
+    assert "grad_weight must be contiguous" in found[180]
+    assert found[274].startswith("wrong: kernel gradient")
 
 
 # Publishes ImageNet's weights as a file of torch, so PyTorch's environment reads them.
