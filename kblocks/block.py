@@ -17,6 +17,7 @@ work; share through functions.
 from __future__ import annotations
 
 import inspect
+import itertools
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, dataclass_transform
 
@@ -153,18 +154,21 @@ class Block(_Layer):
 
     # --- the interpreter: one walk to build, one to run ------------------------------
 
-    def _build(self, op: Op, shape: Any, parts: Iterator[tuple[str, Op]]) -> Any:
+    def _build(
+        self, op: Op, shape: Any, parts: Iterator[tuple[str, Op]], following: Op | None = None
+    ) -> Any:
         if isinstance(op, Chain):
-            for step in op:
-                shape = self._build(step, shape, parts)
+            for step, after in itertools.zip_longest(op, op[1:]):
+                shape = self._build(step, shape, parts, after)
             return shape
         if isinstance(op, Merge):
             for source, (_, branch) in zip(_sources(op, shape), op.branches, strict=True):
                 self._build(branch, source, parts)
             return cost.walk(op, shape)
         path, _ = next(parts)
+        seed = f"{self.name}/{path}"
         layer = layers.layer_for(
-            op, shape[-1], self.data_format, path, f"{self.name}/{path}", self.dtype_policy
+            op, following, shape[-1], self.data_format, path, seed, self.dtype_policy
         )
         setattr(self, path, layer)
         layer.build(self._as_keras(shape))
