@@ -294,7 +294,9 @@ class Pool2D(keras.layers.Layer):
         if self._explicit:
             pads = _pool_pads(op, _map_size(x, self.data_format))
             x, padding = pad(x, pads, mode, self.data_format, value), "valid"
-        x = pad(x, self._over, mode, self.data_format, value)
+        # An average may count the padding, but never what lies over the edge behind it.
+        beyond = 0.0 if op.kind == "avg" else value
+        x = pad(x, self._over, mode, self.data_format, beyond)
         return function(x, op.pool_size, op.strides, padding=padding, data_format=self.data_format)
 
 

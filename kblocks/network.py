@@ -35,7 +35,7 @@ from kblocks.rows import (
 from kblocks.shared import SharedTargets
 from kblocks.stages import replaced, stage_of
 from kblocks.strides import STRIDES, Level, Levels, chosen_levels
-from kblocks.weights import ADDRESSES, load_torch_weights
+from kblocks.weights import ADDRESSES, load_keras_weights, load_torch_weights
 
 FORMAT = 1
 
@@ -180,6 +180,7 @@ class Architecture:
         include_top: bool = True,
         pooling: Any = None,
         weights: Any = None,
+        skip_head: bool = False,
         input_tensor: Any = None,
         classifier_activation: Any = None,
         aux: bool = False,
@@ -196,6 +197,7 @@ class Architecture:
             weights: a file that `model.save_weights` wrote; the name of a published set (see
                 `weights` of the architecture); any source that `kb.load_torch_weights` takes;
                 or None for fresh weights.
+            skip_head: whether the head keeps its fresh weights, for other classes.
             input_tensor: a Keras tensor to build on in place of a new input.
             classifier_activation: put on the logits, such as "softmax".
             aux: whether auxiliary heads are outputs too; then outputs are a dict by name.
@@ -241,7 +243,7 @@ class Architecture:
             if isinstance(layer, Block):
                 layer.remat = True
         if weights is not None:
-            self._load(model, weights)
+            self._load(model, weights, skip_head)
         return model
 
     def _gives_logits(self, output: str) -> bool:
@@ -273,11 +275,11 @@ class Architecture:
             )
         return like[0]
 
-    def _load(self, model: keras.Model, source: Any) -> None:
+    def _load(self, model: keras.Model, source: Any, skip_head: bool = False) -> None:
         if isinstance(source, (str, os.PathLike)):
             sets = {known.name: known.source for known in self.weights}
             if str(source).endswith((".weights.h5", ".keras")):
-                model.load_weights(source)
+                load_keras_weights(model, source, skip_head)
                 return
             if (
                 source not in sets
@@ -289,7 +291,7 @@ class Architecture:
                     f"Received: weights={source!r}"
                 )
             source = sets.get(str(source), source)
-        load_torch_weights(model, source)
+        load_torch_weights(model, source, skip_head=skip_head)
 
     def pyramid(self, input_shape: Any, levels: Any = None) -> list[Level]:
         """The maps before the head that `features` gives, with no Keras object made.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
@@ -86,10 +87,9 @@ class Recipe:
         plain = self._with(chosen)
         if plain.schedule is None:
             return []
-        start = plain.learning_rate
         return [
             keras.callbacks.LearningRateScheduler(
-                lambda epoch: start * 0.5 * (1 + math.cos(math.pi * epoch / epochs))
+                functools.partial(_cosine, plain.learning_rate, epochs)
             )
         ]
 
@@ -134,6 +134,10 @@ class Recipe:
         if not smoothing:
             return keras.losses.SparseCategoricalCrossentropy(from_logits=True)
         return SmoothedSparseCrossentropy(smoothing)
+
+
+def _cosine(start: float, epochs: int, epoch: int) -> float:
+    return start * 0.5 * (1 + math.cos(math.pi * epoch / epochs))
 
 
 def _is_classifier(tasks: Tasks) -> bool:

@@ -243,3 +243,21 @@ def test_another_backend_is_refused(tmp_path: Path, monkeypatch: Any) -> None:
     with pytest.raises(ValueError, match=r"'onnx' needs the TensorFlow backend.*'jax'"):
         kb.export(model, tmp_path / "m.onnx")
     assert kb.export(model, tmp_path / "m.keras").exists()
+
+
+def test_a_file_names_an_optimizer_that_every_backend_has(tmp_path: Path) -> None:
+    """Under PyTorch, Keras' optimizers are of classes in a module that others cannot import."""
+
+    class Adam(keras.optimizers.Adam):
+        pass
+
+    Adam.__module__ = "keras.src.backend.torch.optimizers.torch_adam"
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
+    model.compile(keras.optimizers.LossScaleOptimizer(Adam(0.25)), "mse")
+    model.fit(np.ones((4, 3)), np.ones((4, 2)), verbose=0)
+    loaded: Any = keras.models.load_model(kb.export(model, tmp_path / "model.keras"))
+    inner = loaded.optimizer.inner_optimizer
+    assert type(inner) is keras.optimizers.Adam
+    assert float(inner.learning_rate) == 0.25
+    assert int(inner.iterations) == int(model.optimizer.inner_optimizer.iterations) == 1
+    assert "get_compile_config" not in vars(model)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable
 from typing import Any
 
@@ -151,3 +152,10 @@ def test_what_is_not_ready_is_refused() -> None:
     for model in (NET.model(INPUT), keras.Sequential([keras.layers.Dense(3)])):
         with pytest.raises(ValueError, match="built and compiled"):
             kb.prepare(model)
+
+
+def test_the_schedule_of_a_recipe_is_pickled() -> None:
+    """Half a cosine (Loshchilov & Hutter 2016, Eq. 5, with no restart): .5 (1 + cos(pi t / T))."""
+    (callback,) = kb.Recipe(learning_rate=0.4, schedule="cosine").callbacks(4)
+    again = pickle.loads(pickle.dumps(callback))
+    assert [again.schedule(epoch) for epoch in (0, 2)] == pytest.approx([0.4, 0.2])

@@ -10,12 +10,13 @@ from typing import Any
 
 import keras
 
+from kblocks.exporting import portable
 from kblocks.files import whole
 
 
 def save(model: keras.Model, path: str | os.PathLike[str]) -> None:
-    """`model.save`, whole or not at all."""
-    with whole(Path(path)) as written:
+    """`model.save`, whole or not at all, into a file that every backend loads."""
+    with whole(Path(path)) as written, portable(model):
         model.save(written)
 
 
