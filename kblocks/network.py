@@ -213,6 +213,8 @@ class Architecture:
             raise ValueError(
                 f"`pooling` goes with include_top=False. Received: pooling={pooling!r}"
             )
+        if skip_head and weights is None:
+            raise ValueError("`skip_head` goes with weights. Received: skip_head=True")
         shown = self._shown(aux) if include_top else {"features": self._body()}
         if None not in input_shape:
             self._costs(input_shape, shown)  # refuses early what does not fit
