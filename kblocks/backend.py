@@ -173,6 +173,17 @@ def fused_batch_norm(
     return outputs.y, outputs.batch_mean, outputs.batch_variance * ((values - 1) / values)
 
 
+def kept_from_fusing(x: Any) -> Any:
+    """The same tensor, behind an op that TensorFlow's rewriting of graphs does not look through.
+
+    On a CPU with oneDNN it fuses a convolution, `fused_batch_norm` and tanh or mish into a kernel
+    that it does not have: "Fusion is not implemented". A test tells when that is mended.
+    """
+    import tensorflow as tf
+
+    return x if tf.executing_eagerly() else tf.ensure_shape(x, x.shape)
+
+
 def has_update_kernels() -> bool:
     """Whether an optimizer's step on a variable can be one op here: on TensorFlow's one device."""
     if name() != "tensorflow":

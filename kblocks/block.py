@@ -17,6 +17,7 @@ work; share through functions.
 from __future__ import annotations
 
 import inspect
+import itertools
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, dataclass_transform
 
@@ -153,18 +154,21 @@ class Block(_Layer):
 
     # --- the interpreter: one walk to build, one to run ------------------------------
 
-    def _build(self, op: Op, shape: Any, parts: Iterator[tuple[str, Op]]) -> Any:
+    def _build(
+        self, op: Op, shape: Any, parts: Iterator[tuple[str, Op]], following: Op | None = None
+    ) -> Any:
         if isinstance(op, Chain):
-            for step in op:
-                shape = self._build(step, shape, parts)
+            for step, after in itertools.zip_longest(op, op[1:]):
+                shape = self._build(step, shape, parts, after)
             return shape
         if isinstance(op, Merge):
             for source, (_, branch) in zip(_sources(op, shape), op.branches, strict=True):
                 self._build(branch, source, parts)
             return cost.walk(op, shape)
         path, _ = next(parts)
+        seed = f"{self.name}/{path}"
         layer = layers.layer_for(
-            op, shape[-1], self.data_format, path, f"{self.name}/{path}", self.dtype_policy
+            op, following, shape[-1], self.data_format, path, seed, self.dtype_policy
         )
         setattr(self, path, layer)
         layer.build(self._as_keras(shape))
@@ -172,20 +176,37 @@ class Block(_Layer):
             layer.trainable = False
         return cost.walk(op, shape)
 
-    def _run(self, op: Op, x: Any, paths: Iterator[str], training: bool | None) -> Any:
+    def _up_to(self, path: str, inputs: Any, training: bool | None = None) -> Any:
+        """What the part at `path`, such as `main_conv2`, puts out: see `kb.extract`."""
+        seen: dict[str, Any] = {}
+        self._run(self._plan, inputs, iter(self._paths), training, seen)
+        return seen[path]
+
+    def _run(
+        self,
+        op: Op,
+        x: Any,
+        paths: Iterator[str],
+        training: bool | None,
+        seen: dict[str, Any] | None = None,
+    ) -> Any:
         if isinstance(op, Chain):
             for step in op:
-                x = self._run(step, x, paths, training)
+                x = self._run(step, x, paths, training, seen)
             return x
         if isinstance(op, Merge):
             outputs = []
             for index, (cut, (_, branch)) in enumerate(zip(_cuts(op, x), op.branches, strict=True)):
                 source = x[index] if isinstance(x, (list, tuple)) else x
                 source = source if cut is None else layers.crop(source, cut, self.data_format)
-                outputs.append(self._run(branch, source, paths, training))
+                outputs.append(self._run(branch, source, paths, training, seen))
             return self._join(op, outputs)
-        layer = getattr(self, next(paths))
-        return layer(x, training=training) if isinstance(op, _TRAINED) else layer(x)
+        path = next(paths)
+        layer = getattr(self, path)
+        outputs = layer(x, training=training) if isinstance(op, _TRAINED) else layer(x)
+        if seen is not None:
+            seen[path] = outputs
+        return outputs
 
     def _join(self, op: Merge, outputs: list[Any]) -> Any:
         if op.mode == "add":
@@ -248,7 +269,18 @@ def _cuts(op: Merge, x: Any) -> list[Any]:
 
 
 def _field(name: str) -> property:
-    return property(lambda self: getattr(self.spec, name), doc=f"The argument `{name}`.")
+    def refuse(self: Any, value: Any) -> None:
+        """Keras' layers take it, and some of Keras' examples take a classifier's softmax off so."""
+        owner = f"{type(self).__name__} {self.name!r}"
+        none = value in (None, "linear", keras.activations.linear)
+        ends_in_logits = name == "activation" and none and hasattr(self.spec, "classes")
+        raise AttributeError(
+            (f"{owner} gives logits already: leave the line out. " if ends_in_logits else "")
+            + f"`{name}` of {owner} is what it was built from and stays: put a block of "
+            f"layer.spec.replace({name}=...) in its place. Received: {name}={value!r}"
+        )
+
+    return property(lambda self: getattr(self.spec, name), refuse, doc=f"The argument `{name}`.")
 
 
 def _refuse_clashes(paths: tuple[str, ...], layer: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 from collections.abc import Callable, Iterator
@@ -14,6 +15,8 @@ import numpy as np
 from kblocks import backend
 from kblocks.files import whole
 from kblocks.writing import writing
+
+_TORCH_OPTIMIZERS = "keras.src.backend.torch.optimizers"
 
 
 class Format(NamedTuple):
@@ -88,7 +91,8 @@ def export(
         options = backend.lite_options(samples)
     with writing(name if representative is None else "int8"), whole(path) as written:
         if name == "keras":
-            model.save(written)
+            with portable(model):
+                model.save(written)
         else:
             model.export(
                 written,
@@ -110,6 +114,32 @@ def not_finite(model: keras.Model) -> str | None:
         if not bool(keras.ops.all(keras.ops.isfinite(weight))):
             return str(weight.path)
     return None
+
+
+@contextlib.contextmanager
+def portable(model: Any) -> Iterator[None]:
+    """While it lasts, the model says that it was compiled with Keras' optimizer of the same name.
+
+    Under PyTorch, Keras' optimizers are of classes that no other backend has. Their arguments and
+    variables are the same.
+    """
+
+    def named(config: Any) -> Any:
+        if isinstance(config, list):
+            return [named(inner) for inner in config]
+        if not isinstance(config, dict):
+            return config
+        found = {key: named(inner) for key, inner in config.items()}
+        if str(found.get("module")).startswith(_TORCH_OPTIMIZERS):
+            found |= {"module": "keras.optimizers", "registered_name": None}
+        return found
+
+    compile_config = model.get_compile_config
+    model.__dict__["get_compile_config"] = lambda: named(compile_config())
+    try:
+        yield
+    finally:
+        del model.__dict__["get_compile_config"]
 
 
 def _format_of(path: Path, name: str | None) -> str:

@@ -69,7 +69,7 @@ def fuse(model: keras.Model) -> keras.Model:
             return made[id(layer)]
         if id(layer) not in last:
             return None
-        return layers.Identity(name=layer.name, dtype=layer.dtype_policy)  # the output's name
+        return layers.Identity(name=layer.name, dtype=layer.dtype_policy.name)  # the output's name
 
     def call(layer: Any, *args: Any, **kwargs: Any) -> Any:
         if isinstance(layer, layers.Identity):

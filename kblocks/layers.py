@@ -28,8 +28,19 @@ from kblocks.writing import written_as
 Pads = tuple[Pair, Pair]  # (top, bottom), (left, right)
 
 
-def layer_for(op: ops.Op, channels: int, data_format: str, name: str, seed: str, dtype: Any) -> Any:
-    """The unbuilt Keras layer for one primitive on an input of `channels`."""
+def layer_for(
+    op: ops.Op,
+    following: ops.Op | None,
+    channels: int,
+    data_format: str,
+    name: str,
+    seed: str,
+    dtype: Any,
+) -> Any:
+    """The unbuilt Keras layer for one primitive on an input of `channels`.
+
+    `following` is the op that reads it in the same chain; None if that is not known.
+    """
     axis = -1 if data_format == "channels_last" else 1
     common = {"name": name, "dtype": dtype}
     match op:
@@ -38,7 +49,7 @@ def layer_for(op: ops.Op, channels: int, data_format: str, name: str, seed: str,
         case ops.Dense():
             return Dense(op, seed, **common)
         case ops.Norm():
-            return _norm(op, channels, axis, common)
+            return _norm(op, following, channels, axis, common)
         case ops.Activation():
             return _activation(op.function, axis, common)
         case ops.Pool():
@@ -76,7 +87,9 @@ def layer_for(op: ops.Op, channels: int, data_format: str, name: str, seed: str,
     raise TypeError(f"A plan holds the primitives of kblocks.ops. Received: {op!r}")
 
 
-def _norm(op: ops.Norm, channels: int, axis: int, common: dict[str, Any]) -> Any:
+def _norm(
+    op: ops.Norm, following: ops.Op | None, channels: int, axis: int, common: dict[str, Any]
+) -> Any:
     learned = {
         "axis": axis,
         "epsilon": op.epsilon,
@@ -86,21 +99,37 @@ def _norm(op: ops.Norm, channels: int, axis: int, common: dict[str, Any]) -> Any
     }
     match op.kind:
         case "batch":
-            return BatchNormalization(momentum=op.momentum, synchronized=op.synchronized, **learned)
+            own = {"momentum": op.momentum, "synchronized": op.synchronized}
+            return BatchNormalization(before_relu=_is_relu(following), **own, **learned)
         case "layer":
             return keras.layers.LayerNormalization(**learned)
     return keras.layers.GroupNormalization(op.groups or math.gcd(32, channels), **learned)
+
+
+def _is_relu(op: ops.Op | None) -> bool:
+    function = getattr(op, "function", None)
+    if isinstance(function, Mapping):
+        return function["class_name"] in ("ReLU", "LeakyReLU", "ELU")
+    return function in ("relu", "relu6", "leaky_relu", "elu")
 
 
 def _activation(function: Any, axis: int, common: dict[str, Any]) -> Any:
     if isinstance(function, Mapping):
         config = {**function, "config": {**function["config"], **common}}
         return keras.saving.deserialize_keras_object(config)
-    if function in ("softmax", "log_softmax", "sparsemax"):
+    if function in ("softmax", "log_softmax"):
         function = functools.partial(getattr(keras.activations, function), axis=axis)
+    if function == "sparsemax":
+        function = functools.partial(_sparsemax, axis=axis)
     if function == "softplus":
         function = _softplus
     return keras.layers.Activation(function, **common)
+
+
+def _sparsemax(x: Any, axis: int) -> Any:
+    """Keras' own counts channels in the dtype of `x`: not at all in float16, to 256 in bfloat16."""
+    wide = keras.ops.cast(x, keras.backend.result_type(x.dtype, "float32"))
+    return keras.ops.cast(keras.activations.sparsemax(wide, axis=axis), x.dtype)
 
 
 def _softplus(x: Any) -> Any:
@@ -265,7 +294,9 @@ class Pool2D(keras.layers.Layer):
         if self._explicit:
             pads = _pool_pads(op, _map_size(x, self.data_format))
             x, padding = pad(x, pads, mode, self.data_format, value), "valid"
-        x = pad(x, self._over, mode, self.data_format, value)
+        # An average may count the padding, but never what lies over the edge behind it.
+        beyond = 0.0 if op.kind == "avg" else value
+        x = pad(x, self._over, mode, self.data_format, beyond)
         return function(x, op.pool_size, op.strides, padding=padding, data_format=self.data_format)
 
 

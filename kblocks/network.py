@@ -28,6 +28,7 @@ from kblocks.rows import (
     Row,
     arguments_from_json,
     block_to_json,
+    check_prefix,
     is_of_head,
     origins_of,
     refuse_bad_names,
@@ -36,7 +37,7 @@ from kblocks.rows import (
 from kblocks.shared import model_of
 from kblocks.stages import replaced, stage_of
 from kblocks.strides import STRIDES, Level, Levels, chosen_levels
-from kblocks.weights import ADDRESSES, load_torch_weights
+from kblocks.weights import ADDRESSES, load_keras_weights, load_torch_weights
 
 FORMAT = 1
 
@@ -182,6 +183,7 @@ class Architecture:
         include_top: bool = True,
         pooling: Any = None,
         weights: Any = None,
+        skip_head: bool = False,
         input_tensor: Any = None,
         classifier_activation: Any = None,
         aux: bool = False,
@@ -199,6 +201,7 @@ class Architecture:
             weights: a file that `model.save_weights` wrote; the name of a published set (see
                 `weights` of the architecture); any source that `kb.load_torch_weights` takes;
                 or None for fresh weights.
+            skip_head: whether the head keeps its fresh weights, for other classes.
             input_tensor: a Keras tensor to build on in place of a new input.
             classifier_activation: put on the logits, such as "softmax".
             aux: whether auxiliary heads are outputs too; then outputs are a dict by name.
@@ -212,11 +215,13 @@ class Architecture:
             ValueError: if an argument is not of the form above or the network does not fit.
         """
         check_input_shape(input_shape, unknown=True)
-        _check_prefix(prefix)
+        check_prefix(prefix)
         if pooling is not None and include_top:
             raise ValueError(
                 f"`pooling` goes with include_top=False. Received: pooling={pooling!r}"
             )
+        if skip_head and weights is None:
+            raise ValueError("`skip_head` goes with weights. Received: skip_head=True")
         shown = self._shown(aux) if include_top else {"features": self._body()}
         if None not in input_shape:
             self._costs(input_shape, shown)  # refuses early what does not fit
@@ -244,7 +249,7 @@ class Architecture:
             if isinstance(layer, Block):
                 layer.remat = True
         if weights is not None:
-            self._load(model, weights, prefix)
+            self._load(model, weights, prefix, skip_head)
         return model
 
     def _gives_logits(self, output: str) -> bool:
@@ -276,11 +281,11 @@ class Architecture:
             )
         return like[0]
 
-    def _load(self, model: keras.Model, source: Any, prefix: str) -> None:
+    def _load(self, model: keras.Model, source: Any, prefix: str, skip_head: bool) -> None:
         if isinstance(source, (str, os.PathLike)):
             sets = {known.name: known.source for known in self.weights}
             if str(source).endswith((".weights.h5", ".keras")):
-                model.load_weights(source)
+                load_keras_weights(model, source, skip_head, prefix)
                 return
             if (
                 source not in sets
@@ -292,7 +297,7 @@ class Architecture:
                     f"Received: weights={source!r}"
                 )
             source = sets.get(str(source), source)
-        load_torch_weights(model, source, prefix=prefix)
+        load_torch_weights(model, source, skip_head=skip_head, prefix=prefix)
 
     def pyramid(self, input_shape: Any, levels: Any = None) -> list[Level]:
         """The maps before the head that `features` gives, with no Keras object made.
@@ -335,7 +340,7 @@ class Architecture:
             ValueError: if a level is not there, with those that are, or the input does not fit.
         """
         check_input_shape(input_shape, unknown=True)
-        _check_prefix(prefix)
+        check_prefix(prefix)
         if None not in input_shape:
             self._costs(input_shape, {"features": self._body()})
         found, missing = self._levels(input_shape, levels)
@@ -350,7 +355,7 @@ class Architecture:
         outputs = {key: tensors[row] for key, row in rows.items()}
         model = keras.Model(start, outputs, name=name or f"{self.name}_features")
         if weights is not None:
-            self._load(model, weights, prefix)
+            self._load(model, weights, prefix, skip_head=False)
         return model
 
     def _levels(self, input_shape: Any, levels: Any) -> tuple[dict[str, Level], list[int]]:
@@ -483,11 +488,6 @@ class Architecture:
             inputs = [tensors[name] for name in row.inputs]
             tensors[row.name] = made[origin](inputs if len(inputs) > 1 else inputs[0])
         return tensors
-
-
-def _check_prefix(prefix: Any) -> None:
-    if not isinstance(prefix, str) or (prefix and not prefix.isidentifier()):
-        raise ValueError(f"`prefix` must be a word, such as 'rgb_'. Received: prefix={prefix!r}")
 
 
 def _as_keras(shape: tuple[Any, ...]) -> tuple[Any, ...]:

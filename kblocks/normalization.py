@@ -10,7 +10,16 @@ from kblocks import backend
 
 
 class BatchNormalization(keras.layers.BatchNormalization):
-    """`keras.layers.BatchNormalization` with the same results to float rounding, faster on maps."""
+    """`keras.layers.BatchNormalization` with the same results to float rounding, faster on maps.
+
+    Args:
+        before_relu: whether a rectifier reads it, which TensorFlow's CPU fuses with it rightly.
+        kwargs: as Keras' own takes them.
+    """
+
+    def __init__(self, *, before_relu: bool = False, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._before_relu = before_relu
 
     def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
         data_format = "channels_last" if self.axis in (-1, 3) else "channels_first"
@@ -33,6 +42,8 @@ class BatchNormalization(keras.layers.BatchNormalization):
         if learns:
             for variable, old, new in zip(moving, known, found, strict=True):
                 variable.assign(old + (new - old) * (1 - self.momentum))
+        elif not self._before_relu:
+            outputs = backend.kept_from_fusing(outputs)
         return keras.ops.cast(outputs, self.compute_dtype)
 
 

@@ -19,10 +19,11 @@ def extract(model: keras.Model, stage: str) -> keras.Model:
 
     Args:
         model: such as `Architecture.model` gives.
-        stage: `stem`, `stage1`, ..., `head`, or the name of a layer, such as `stage2_block1`.
+        stage: `stem`, `stage1`, ..., `head`, or the name of a layer, such as `stage2_block1`, or
+            behind it that of a part of it, such as `stage2_block1/main_act1`.
 
     Raises:
-        ValueError: if the model has no such stage, with those it has.
+        ValueError: if the model has no such stage, or the block no such part, with those it has.
 
     Example:
         >>> model = kb.resnet50().model((224, 224, 3))
@@ -32,12 +33,56 @@ def extract(model: keras.Model, stage: str) -> keras.Model:
     graph = _checked(model)
     calls = calls_of(graph)
     names = [call.operation.name for call in calls]
-    found = members(stage, names)
+    place, _, part = stage.partition("/")
+    found = members(place, names)
     if not found:
         raise unknown_stage("stage", stage, names)
     end = max(number for number, name in enumerate(names) if name == found[-1])
-    outputs = calls[end].output_tensors
-    return keras.Model(graph.input, outputs[0], name=f"{model.name}_{stage}")
+    output = calls[end].output_tensors[0]
+    if part:
+        inputs = calls[end].input_tensors
+        inside = Inside(calls[end].operation, part, name=f"{found[-1]}_{part}")
+        output = inside(inputs if len(inputs) > 1 else inputs[0])
+    return keras.Model(graph.input, output, name=f"{model.name}_{stage.replace('/', '_')}")
+
+
+@keras.saving.register_keras_serializable("kblocks")
+class Inside(keras.layers.Layer):
+    """A block up to one of its parts, whose map it puts out; the weights are the block's.
+
+    Args:
+        block: the block.
+        part: the path of a part, such as `main_conv2`.
+
+    Raises:
+        ValueError: if the block is built and has no such part, with those it has.
+    """
+
+    def __init__(self, block: Any, part: str, **kwargs: Any) -> None:
+        super().__init__(**{"dtype": getattr(block, "dtype_policy", None), **kwargs})
+        if not isinstance(block, Block) or (block.built and part not in block._paths):
+            parts = ", ".join(getattr(block, "_paths", ())) or "no parts of kblocks"
+            raise ValueError(
+                f"`stage` must name a part of {block.name}, which has {parts}. "
+                f"Received: stage='{block.name}/{part}'"
+            )
+        self.block, self.part = block, part
+
+    def build(self, input_shape: Any) -> None:
+        if not self.block.built:
+            self.block.build(input_shape)
+
+    def call(self, inputs: Any, training: bool | None = None) -> Any:
+        return self.block._up_to(self.part, inputs, training)
+
+    def get_config(self) -> dict[str, Any]:
+        block = keras.saving.serialize_keras_object(self.block)
+        return {**super().get_config(), "block": block, "part": self.part}
+
+    @classmethod
+    def from_config(cls, config: Any) -> Any:
+        config = {**config, "block": keras.saving.deserialize_keras_object(config["block"])}
+        return cls(**config)
 
 
 def adapt_input(model: keras.Model, channels: int) -> keras.Model:

@@ -52,8 +52,9 @@ class Preprocessing(keras.layers.Layer):
         crop: the resized image has `size / crop` pixels a side before its centre is cut out.
         interpolation: as for `keras.layers.Resizing`.
 
-    Input shape: (batch, height, width, 3), or with the channels first where Keras' setting is
-        "channels_first". Output shape: (batch, size, size, 3) likewise.
+    Input shape: (batch, height, width, 3) or of one image (height, width, 3), or with the channels
+        first where Keras' setting is "channels_first". Output shape: (batch, size, size, 3) or
+        (size, size, 3) likewise.
     """
 
     def __init__(
@@ -82,15 +83,15 @@ class Preprocessing(keras.layers.Layer):
     def call(self, inputs: Any) -> Any:
         x = self._cropping(self._resizing(keras.ops.cast(inputs, "float32")))
         last = keras.config.image_data_format() == "channels_last"
-        shape = (1, 1, 1, -1) if last else (1, -1, 1, 1)
+        shape = (-1,) if last else (-1, 1, 1)
         mean = keras.ops.reshape(keras.ops.convert_to_tensor(self.mean, "float32"), shape)
         std = keras.ops.reshape(keras.ops.convert_to_tensor(self.std, "float32"), shape)
         return keras.ops.cast((x / 255.0 - mean) / std, self.compute_dtype)
 
     def compute_output_shape(self, input_shape: Any) -> Any:
         if keras.config.image_data_format() == "channels_last":
-            return (input_shape[0], self.size, self.size, input_shape[-1])
-        return (input_shape[0], input_shape[1], self.size, self.size)
+            return (*input_shape[:-3], self.size, self.size, input_shape[-1])
+        return (*input_shape[:-2], self.size, self.size)
 
     def get_config(self) -> dict[str, Any]:
         names = ("size", "mean", "std", "crop", "interpolation")

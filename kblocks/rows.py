@@ -88,6 +88,12 @@ def refuse_bad_names(net: Any) -> None:
         raise ValueError(f"One output must not be auxiliary. Received: {net.auxiliary}")
 
 
+def check_prefix(prefix: Any) -> None:
+    """Refuses what cannot stand before the names of layers."""
+    if not isinstance(prefix, str) or (prefix and not prefix.isidentifier()):
+        raise ValueError(f"`prefix` must be a word, such as 'rgb_'. Received: prefix={prefix!r}")
+
+
 def origins_of(rows: Sequence[Row]) -> dict[str, Row]:
     """For each row the one whose weights it uses: itself or an earlier one."""
     origins: dict[str, Row] = {}

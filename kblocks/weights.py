@@ -6,6 +6,8 @@ import importlib
 import importlib.util
 import math
 import os
+import tempfile
+import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -135,6 +137,20 @@ def _array(value: Any) -> np.ndarray:
         return np.asarray(value)
     except ValueError as error:
         raise ValueError(f"is no array: {error}") from error
+
+
+def load_keras_weights(model: keras.Model, path: Any, skip_head: bool, prefix: str) -> None:
+    """`model.load_weights`; with `skip_head` the rows of the head keep their weights."""
+    if not skip_head:
+        model.load_weights(path)
+        return
+    heads = [layer for layer in model.layers if is_of_head(layer.name.removeprefix(prefix))]
+    with tempfile.TemporaryDirectory() as folder:
+        if str(path).endswith(".keras"):  # of which Keras skips no layers
+            with zipfile.ZipFile(path) as file:
+                file.extract("model.weights.h5", folder)
+            path = Path(folder) / "model.weights.h5"
+        model.load_weights(path, objects_to_skip=heads)
 
 
 def opened(source: Any) -> Mapping[str, Any]:

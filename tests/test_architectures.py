@@ -775,6 +775,22 @@ def test_weights_file(tmp_path: Path, images: Images) -> None:
     np.testing.assert_array_equal(by_text(x), model(x))
 
 
+@pytest.mark.parametrize("suffix", [".weights.h5", ".keras"])
+def test_a_weights_file_without_its_head(suffix: str, tmp_path: Path) -> None:
+    """For other classes: all weights but the head's are those of the file, which are fresh."""
+    old = kb.Architecture(small().rows[:-1], kb.Classifier(7)).model((9, 8, 3))
+    path = tmp_path / f"old{suffix}"
+    (old.save if suffix == ".keras" else old.save_weights)(path)
+    net = kb.Architecture(small().rows[:-1], kb.Classifier(4))
+    with pytest.raises(ValueError, match="shape"):
+        net.model((9, 8, 3), weights=path)
+    new = net.model((9, 8, 3), weights=path, skip_head=True)
+    assert new.output_shape == (None, 4)
+    for before, after in zip(old.layers[1:-1], new.layers[1:-1], strict=True):
+        for expected, found in zip(before.get_weights(), after.get_weights(), strict=True):
+            np.testing.assert_array_equal(found, expected)
+
+
 def test_keras_file_of_an_architecture(
     tmp_path: Path, images: Images, fresh_process: Callable[..., str]
 ) -> None:

@@ -258,3 +258,21 @@ def test_weights_that_are_not_finite_are_told(wrong: float, tmp_path: Path) -> N
     ):
         kb.tuner.save(model, tmp_path / "model.keras")
     assert (tmp_path / "model.keras").exists()
+
+
+def test_a_file_names_an_optimizer_that_every_backend_has(tmp_path: Path) -> None:
+    """Under PyTorch, Keras' optimizers are of classes in a module that others cannot import."""
+
+    class Adam(keras.optimizers.Adam):
+        pass
+
+    Adam.__module__ = "keras.src.backend.torch.optimizers.torch_adam"
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
+    model.compile(keras.optimizers.LossScaleOptimizer(Adam(0.25)), "mse")
+    model.fit(np.ones((4, 3)), np.ones((4, 2)), verbose=0)
+    loaded: Any = keras.models.load_model(kb.export(model, tmp_path / "model.keras"))
+    inner = loaded.optimizer.inner_optimizer
+    assert type(inner) is keras.optimizers.Adam
+    assert float(inner.learning_rate) == 0.25
+    assert int(inner.iterations) == int(model.optimizer.inner_optimizer.iterations) == 1
+    assert "get_compile_config" not in vars(model)

@@ -522,6 +522,32 @@ def test_export(images: Images, tmp_path: Path) -> None:
     np.testing.assert_allclose(served, fused(x), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
+@pytest.mark.parametrize(
+    "last",
+    [layers.Dropout(0.5), layers.SpatialDropout2D(0.5), layers.GaussianNoise(0.5)],
+    ids=lambda layer: type(layer).__name__,
+)
+def test_a_model_that_ends_in_what_training_alone_needs(
+    last: Any, policy: str, images: Images, tmp_path: Path
+) -> None:
+    """Its output keeps the name, and the fused model is written and cloned as any."""
+    last = type(last).from_config({**last.get_config(), "name": "last", "dtype": policy})
+    start = keras.Input((9, 8, 4))
+    model = shaken(keras.Model(start, last(normed(layers.Conv2D(6, 3)(start)))))
+    fused, x = kb.fuse(model), images(2, 9, 8, 4)
+    assert fused.output_names == ["last"]
+    expected = array(model(x, training=False))
+    kb.export(fused, tmp_path / "fused.keras")
+    loaded: Any = keras.models.load_model(tmp_path / "fused.keras")
+    loaded.save(tmp_path / "again.keras")
+    clone = keras.models.clone_model(fused)
+    clone.set_weights(fused.get_weights())
+    for other in (fused, loaded, keras.models.load_model(tmp_path / "again.keras"), clone):
+        assert other.output.dtype == model.output.dtype
+        np.testing.assert_allclose(array(other(x)), expected, atol=1e-4)
+
+
 @pytest.mark.parametrize(
     "wrong", [None, "resnet50", kb.resnet20(), kb.ConvBlock(4), keras.Sequential([layers.Dense(2)])]
 )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -330,3 +332,30 @@ def test_heads_that_do_not_fit_a_network_say_what_does() -> None:
 def test_bad_arguments_of_heads(make: Callable[[], Any], words: str) -> None:
     with pytest.raises((ValueError, TypeError), match=words):
         make()
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_tasks_are_pickled_and_copied(name: str) -> None:
+    """As a search sends them to its workers."""
+    tasks = network(HEADS[name][0]()).head
+
+    def told(one: Any) -> Any:  # but for the name, which Keras numbers
+        return type(one), {k: v for k, v in one.get_config().items() if k != "name"}
+
+    for again in (pickle.loads(pickle.dumps(tasks)), copy.copy(tasks), copy.deepcopy(tasks)):
+        assert again.targets == tasks.targets
+        assert again.loss_weights() == tasks.loss_weights()
+        for output, loss in tasks.losses().items():
+            assert told(again.losses()[output]) == told(loss)
+            assert [*map(told, again.metrics()[output])] == [*map(told, tasks.metrics()[output])]
+
+
+def test_the_activation_of_a_head_is_told_to_be_none_already() -> None:
+    """`model.layers[-1].activation = None`, of Keras' Grad-CAM example."""
+    model = network(None).model(INPUT)
+    with pytest.raises(AttributeError, match=r"'head' gives logits already: leave the line out"):
+        model.layers[-1].activation = None
+    with pytest.raises(AttributeError, match=r"`strides` of ResidualBlock 'stage2_block1'.*spec"):
+        model.get_layer("stage2_block1").strides = 1
+    model.layers[-1].trainable = False  # what Keras' layers let one change stays open
+    model.layers[-1].name = "top"

@@ -114,7 +114,16 @@ TUNER_ROOMS: dict[str, set[str]] = {
     "stock": {"bridge", "files", "terminal"},
     "oracle": {"choosing", "records"},
     "arguments": {"bridge", "records"},
-    "tuner": {"arguments", "bridge", "choosing", "oracle", "records", "running", "storing", "terminal"},
+    "tuner": {
+        "arguments",
+        "bridge",
+        "choosing",
+        "oracle",
+        "records",
+        "running",
+        "storing",
+        "terminal",
+    },
     "command": {
         *("bridge", "files", "images", "records", "reporting", "running", "storing", "terminal"),
         "tuner",

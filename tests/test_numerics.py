@@ -6,6 +6,7 @@ He et al. 2016.
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 from collections.abc import Callable
@@ -567,3 +568,41 @@ def test_zero_pad_takes_every_nth_pixel_and_appends_zeros(
     expected = np.concatenate([x, np.zeros((2, 9, 8, 2))], -1)[:, ::down, ::right]
     np.testing.assert_array_equal(output(layer, x), expected)
     assert not any(part.name.startswith("shortcut") for part in layer.layers if part.weights)
+
+
+@pytest.mark.parametrize("padding", ["valid", "symmetric", 1])
+@pytest.mark.parametrize("kind", ["avg", "max", "min"])
+def test_pools_that_reach_over_the_edge(kind: str, padding: Any, images: Images) -> None:
+    """As PyTorch defines `ceil_mode` and `count_include_pad`, window by window.
+
+    The padding counts as zeros where that is asked for; what lies behind it never does, and a
+    window that begins there is none.
+    """
+    for size, window, stride, counts in itertools.product((3, 6, 7), (2, 3), (2, 3), (True, False)):
+        x = images(1, size, size, 2)
+        side = {"valid": 0, "symmetric": window // 2, 1: 1}[padding]
+        if padding == "symmetric" and window % 2 == 0:
+            continue
+        block = kb.InceptionBlock(
+            [kind],
+            [window],
+            stride,
+            padding=padding,
+            pool_count_padding=counts,
+            pool_ceil_mode=True,
+        )
+        number = math.ceil((size + 2 * side - window) / stride) + 1
+        number -= (number - 1) * stride >= size + side
+        expected = np.zeros((1, number, number, 2))
+        for i, j in itertools.product(range(number), repeat=2):
+            rows, columns = (
+                np.arange(n * stride - side, n * stride - side + window) for n in (i, j)
+            )
+            seen = [part[(part >= 0) & (part < size)] for part in (rows, columns)]
+            pixels = x[0][np.ix_(*seen)].reshape(-1, 2)
+            if kind == "avg":
+                inside = [np.sum(part < size + side) for part in (rows, columns)]
+                expected[0, i, j] = pixels.sum(0) / (np.prod(inside) if counts else len(pixels))
+            else:
+                expected[0, i, j] = pixels.max(0) if kind == "max" else pixels.min(0)
+        close(output(block, x), expected)

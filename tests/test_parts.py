@@ -416,3 +416,36 @@ def test_what_cannot_be_shown_is_refused(tmp_path: Path, images: Images) -> None
     with pytest.raises(ValueError, match="must have a convolution"):
         kb.first_filters(keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)]))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_parts_of_a_block_are_extracted(images: Images, tmp_path: Path) -> None:
+    """Of a basic block (He et al. 2015): convolution, norm, activation, as Keras computes them."""
+    rows = [kb.ConvBlock.Spec(4), kb.ResidualBlock.Spec(6, strides=2)]
+    model = kb.Architecture(rows, kb.Classifier(3)).model((8, 8, 3))
+    x = images(2, 8, 8, 3)
+    before = kb.extract(model, "stage1")(x, training=False)
+    block: Any = model.get_layer("stage2")
+    conv = kb.extract(model, "stage2/main_conv1")
+    expected = keras.ops.conv(before, block.main_conv1.kernel, 2, "same")
+    np.testing.assert_allclose(conv(x), expected, atol=1e-5)
+    act = kb.extract(model, "stage2/main_act")
+    expected = keras.ops.relu(block.main_norm1(conv(x), training=False))
+    np.testing.assert_allclose(act.predict(x, verbose=0), expected, atol=1e-5)
+    assert kb.feature_maps(model, x[0], "stage2/main_act").shape == (4, 4, 6)
+
+    act.save(tmp_path / "act.keras")
+    loaded: Any = keras.models.load_model(tmp_path / "act.keras")
+    np.testing.assert_allclose(loaded(x), act(x), atol=1e-6)
+    block.main_conv1.kernel.assign(0 * block.main_conv1.kernel)  # the weights are the model's
+    assert not np.any(conv(x))
+
+
+def test_a_part_that_is_not_there_is_refused_with_those_that_are() -> None:
+    model = kb.Architecture([kb.ConvBlock.Spec(4)], kb.Classifier(3)).model((8, 8, 3))
+    with pytest.raises(ValueError, match=r"conv, norm, act.*Received: stage='stage1/conv9'"):
+        kb.extract(model, "stage1/conv9")
+    with pytest.raises(ValueError, match="stage1, head"):
+        kb.extract(model, "stage9/conv")
+    plain = keras.Sequential([keras.Input((8,)), keras.layers.Dense(2, name="dense")])
+    with pytest.raises(ValueError, match="no parts of kblocks"):
+        kb.extract(plain, "dense/kernel")

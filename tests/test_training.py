@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable
 from typing import Any
 
@@ -195,3 +196,10 @@ def test_gradients_that_a_model_has_registered_are_forgotten() -> None:
     backend.forget_gradients(known)
     assert set(backend.custom_gradients()) == known
     model.fit(np.zeros((4, 2)), np.zeros(4), verbose=0)  # which was traced before
+
+
+def test_the_schedule_of_a_recipe_is_pickled() -> None:
+    """Half a cosine (Loshchilov & Hutter 2016, Eq. 5, with no restart): .5 (1 + cos(pi t / T))."""
+    (callback,) = kb.Recipe(learning_rate=0.4, schedule="cosine").callbacks(4)
+    again = pickle.loads(pickle.dumps(callback))
+    assert [again.schedule(epoch) for epoch in (0, 2)] == pytest.approx([0.4, 0.2])

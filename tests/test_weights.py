@@ -229,6 +229,19 @@ def test_preprocessing_is_the_formula() -> None:
     np.testing.assert_array_equal(np.array(again(image)), found)
 
 
+@pytest.mark.parametrize("data_format", ["channels_last", "channels_first"])
+def test_preprocessing_takes_one_image_as_it_takes_a_batch(data_format: str) -> None:
+    """As Keras' own layers of images do."""
+    keras.config.set_image_data_format(data_format)
+    layer = kb.Preprocessing(32)
+    batch = np.random.default_rng(0).uniform(0, 255, (2, 40, 50, 3)).astype("float32")
+    batch = batch if data_format == "channels_last" else batch.transpose(0, 3, 1, 2)
+    one = np.array(layer(batch[1]))
+    assert one.shape == layer.compute_output_shape(batch[1].shape)
+    assert one.shape == ((32, 32, 3) if data_format == "channels_last" else (3, 32, 32))
+    np.testing.assert_allclose(one, np.array(layer(batch))[1], atol=1e-6)
+
+
 def test_the_three_forms_of_resnext_are_equal() -> None:
     """Xie et al. 2016, Fig. 3: added branches (a), concatenated ones (b), groups (c)."""
     cardinality, width, filters = 4, 3, 8

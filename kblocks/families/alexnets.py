@@ -12,6 +12,7 @@ from kblocks.families.stages import (
     arguments_by_stage,
     count_stages,
     made,
+    one_for_all,
     part,
     published_or,
     shared_by_all,
@@ -70,7 +71,7 @@ def alexnet(
         "padding": padding,
         "pool": ["max" if stage in (0, stages - 1) else None for stage in range(stages)],
     }
-    options = {"normalization": None, **block}
+    options = one_for_all(stages, {"normalization": None, **block})
     arguments = arguments_by_stage(stages, {**_POOL, **columns, **options})
     rows = [("stem", _stem(options, stem))]
     rows += [

@@ -16,6 +16,7 @@ from kblocks.families.stages import (
     arguments_by_stage,
     count_stages,
     made,
+    one_for_all,
     part,
     shared_by_all,
 )
@@ -73,7 +74,7 @@ def densenet(
         "kernel_size": kernel_size,
         "padding": padding,
     }
-    options = {"normalization": PUBLISHED_NORM, **block}
+    options = one_for_all(stages, {"normalization": PUBLISHED_NORM, **block})
     arguments = arguments_by_stage(stages, {**columns, **options})
     dense = [made(DenseBlock, f"{name}, stage {i}", own) for i, own in enumerate(arguments, 1)]
     rows = [("stem", _stem(options, 2 * dense[0].growth_rate, stem)), ("stage1_block1", dense[0])]

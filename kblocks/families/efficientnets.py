@@ -16,6 +16,7 @@ from kblocks.families.stages import (
     arguments_by_stage,
     by_stage,
     count_stages,
+    one_for_all,
     part,
     positive,
     published_or,
@@ -96,7 +97,7 @@ def efficientnet(
     }
     columns = {k: published_or(value, _STAGES[k], stages) for k, value in given.items()}
     columns["filters"] = [scaled(n, width) for n in by_stage("filters", columns["filters"], stages)]
-    options = {"activation": "silu", "normalization": PUBLISHED_NORM, **block}
+    options = one_for_all(stages, {"activation": "silu", "normalization": PUBLISHED_NORM, **block})
     arguments = arguments_by_stage(stages, {**columns, "padding": padding, **options})
     rates = rising(stochastic_depth, repeats, first=0)
     shared = {"padding": "symmetric", **shared_by_all(options)}

@@ -13,6 +13,7 @@ from kblocks.families.stages import (
     by_stage,
     count_stages,
     made,
+    one_for_all,
     part,
     positive,
     shared_by_all,
@@ -83,7 +84,7 @@ def inception(
     """
     stages = count_stages(blocks)
     widths = by_stage("width", width, stages)
-    options = {"normalization": _NORM, **options}
+    options = one_for_all(stages, {"normalization": _NORM, **options})
     shared = shared_by_all(options)
     columns = {
         "branches": _tables(branches, stages),

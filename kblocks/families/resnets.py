@@ -14,6 +14,7 @@ from kblocks.families.stages import (
     PUBLISHED_NORM,
     arguments_by_stage,
     count_stages,
+    one_for_all,
     part,
     rising,
     shared_by_all,
@@ -71,7 +72,7 @@ def resnet(
 
     Reference: He et al. 2015, arXiv:1512.03385, Table 1.
     """
-    if block not in _BLOCKS:
+    if not isinstance(block, str) or block not in _BLOCKS:
         raise ValueError(f"`block` must be one of {list(_BLOCKS)}. Received: block={block!r}")
     stages = count_stages(blocks)
     columns = {
@@ -80,7 +81,7 @@ def resnet(
         "strides": [1] + [2] * (stages - 1) if strides is None else strides,
         "padding": padding,
     }
-    options = {"normalization": PUBLISHED_NORM, **block_arguments}
+    options = one_for_all(stages, {"normalization": PUBLISHED_NORM, **block_arguments})
     if variant is not None:
         if variant not in _VARIANTS:
             raise ValueError(

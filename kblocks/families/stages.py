@@ -43,6 +43,25 @@ def by_stage(name: str, value: Any, stages: int, of: str = "stages") -> list[Any
     return [value] * stages
 
 
+def one_for_all(stages: int, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The same arguments, with one value where each stage is given the same: one network."""
+    return {name: _one(name, value, stages) for name, value in arguments.items()}
+
+
+def _one(name: str, value: Any, stages: int) -> Any:
+    if not isinstance(value, (list, tuple)) or len(value) != stages:
+        return value
+    if isinstance(value[0], (list, tuple)):  # a single one would be taken for one a stage
+        return value
+    spec: Any = Convolutional.Spec
+    check = spec._checks.get(name, (None,))[0]
+    try:
+        forms = [one if check is None or one is None else check.normalise(one) for one in value]
+    except (TypeError, ValueError):
+        return value  # refused with its stage when the blocks are made
+    return value[0] if all(form == forms[0] for form in forms) else value
+
+
 def arguments_by_stage(
     stages: int, arguments: Mapping[str, Any], of: str = "stages"
 ) -> list[dict[str, Any]]:

@@ -20,6 +20,7 @@ from kblocks.families.stages import (
     arguments_by_stage,
     by_stage,
     count_stages,
+    one_for_all,
     part,
     rising,
     shared_by_all,
@@ -87,7 +88,7 @@ def tresnet(
         "padding": padding,
         "squeeze_ratio": [kind.Spec._defaults["squeeze_ratio"] for kind in kinds[:-1]] + [None],
     }
-    options = {"normalization": PUBLISHED_NORM, **block_arguments}
+    options = one_for_all(stages, {"normalization": PUBLISHED_NORM, **block_arguments})
     arguments = arguments_by_stage(stages, {**columns, **options})
     first = {"filters": arguments[0]["filters"], "padding": "symmetric"}
     first |= {"activation": leaky_relu(1e-2), **shared_by_all(options)}

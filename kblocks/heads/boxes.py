@@ -6,6 +6,7 @@ Boxes are corners (y1, x1, y2, x2) as shares of the image's height and width.
 from __future__ import annotations
 
 from dataclasses import KW_ONLY
+from functools import partial
 from typing import Any, Literal
 
 import keras
@@ -226,7 +227,7 @@ class BoxRegressor(Regressor):
 
     def task(self) -> Task:
         """Box regression and intersection over union."""
-        return Task(lambda: BoxLoss(self.box_loss), lambda: [BoxIoU()], self.loss_weight, "box")
+        return Task(partial(BoxLoss, self.box_loss), (BoxIoU,), self.loss_weight, "box")
 
     def plan(self, channels: int) -> Op:
         size = Chain(linear(self, 2, _HALF), Activation("softplus"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import keras
@@ -131,7 +132,7 @@ class LabelAccuracy(TargetMetric):
 def classification(classes: int, multi_label: bool = False, weight: float = 1.0) -> Task:
     """The task of a head that gives logits."""
     return Task(
-        lambda: ClassLoss(classes, multi_label),
-        lambda: [LabelAccuracy() if multi_label else ClassAccuracy()],
+        partial(ClassLoss, classes, multi_label),
+        (LabelAccuracy if multi_label else ClassAccuracy,),
         weight,
     )

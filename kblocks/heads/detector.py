@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import KW_ONLY
+from functools import partial
 from typing import Any
 
 from kblocks.block import Block
@@ -63,8 +64,8 @@ class DetectionMap(Block):
             "radius": self.radius,
         }
         return Task(
-            lambda: DetectionLoss(**arguments, box_weight=self.box_weight),
-            lambda: [CellIoU(**arguments)],
+            partial(DetectionLoss, **arguments, box_weight=self.box_weight),
+            (partial(CellIoU, **arguments),),
             self.loss_weight,
             OBJECTS,
         )

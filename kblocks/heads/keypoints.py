@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import KW_ONLY
+from functools import partial
 from typing import Any, Literal
 
 import keras
@@ -129,8 +130,8 @@ class KeypointsWithin(_OfPlaces):
 def keypoint_task(spec: Any) -> Task:
     """The task of both kinds of heads."""
     return Task(
-        lambda: KeypointLoss(spec.points),
-        lambda: [KeypointDistance(), KeypointsWithin(spec.tolerance)],
+        partial(KeypointLoss, spec.points),
+        (KeypointDistance, partial(KeypointsWithin, spec.tolerance)),
         spec.loss_weight,
         POINTS,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import KW_ONLY
+from functools import partial
 from typing import Any
 
 import keras
@@ -142,11 +143,10 @@ class SegmentationMap(Block):
 
     def task(self) -> Task:
         """Cross-entropy of pixels and mean intersection over union."""
+        iou = {"name": "mean_iou", "ignore_class": self.void, "sparse_y_pred": False}
         return Task(
-            lambda: PixelLoss(self.classes, self.void),
-            lambda: [
-                PixelIoU(self.classes, name="mean_iou", ignore_class=self.void, sparse_y_pred=False)
-            ],
+            partial(PixelLoss, self.classes, self.void),
+            (partial(PixelIoU, self.classes, **iou),),
             self.loss_weight,
             MASK,
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -153,10 +153,13 @@ class TargetMetric(keras.metrics.Mean):
 
 @dataclass(frozen=True)
 class Task:
-    """What one output is trained on; losses and metrics are made anew for each model."""
+    """What one output is trained on; losses and metrics are made anew for each model.
+
+    Their makers are classes and partial calls of them, so that a task can be pickled.
+    """
 
     loss: Callable[[], Any]
-    metrics: Callable[[], list[Any]]
+    metrics: Sequence[Callable[[], Any]]
     weight: float = 1.0
     output: str = LOGITS  # its name where the network has no other
 
@@ -209,7 +212,7 @@ class Tasks(Mapping[str, Task]):
 
     def metrics(self) -> dict[str, list[Any]]:
         """New metrics for each output."""
-        return {output: task.metrics() for output, task in self._tasks.items()}
+        return {output: [make() for make in task.metrics] for output, task in self._tasks.items()}
 
     def loss_weights(self) -> dict[str, float]:
         """The weight of each output's loss in the sum."""

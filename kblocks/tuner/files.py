@@ -15,7 +15,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from kblocks.exporting import not_finite
+from kblocks.exporting import not_finite, portable
 from kblocks.files import whole
 
 _METADATA = "metadata.json"  # of a `.keras` file: Keras' version and the date
@@ -25,7 +25,9 @@ _OURS = "kblocks"  # the key of our facts in it
 def save(
     model: keras.Model, path: str | os.PathLike[str], facts: Mapping[str, Any] | None = None
 ) -> None:
-    """`model.save`, whole or not at all; warns of weights that are not finite.
+    """`model.save`, whole or not at all, into a file that every backend loads.
+
+    Warns of weights that are not finite.
 
     Args:
         model, path: as of `model.save`; the path ends in `.keras`.
@@ -34,7 +36,7 @@ def save(
     wrong = not_finite(model)
     if wrong is not None:
         warnings.warn(f"{path}: NaN or infinity in the model's {wrong}", stacklevel=2)
-    with whole(Path(path)) as written:
+    with whole(Path(path)) as written, portable(model):
         model.save(written)
         if facts is not None:
             _note(written, facts)
