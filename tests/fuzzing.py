@@ -87,7 +87,7 @@ activation = st.sampled_from(
         *ACTIVATIONS,
         *ACTIVATIONS,
         _layer("LeakyReLU", negative_slope=0.1),
-        _layer("ReLU", max_value=2.0, negative_slope=0.1, threshold=0.5),
+        _layer("ReLU", max_value=2.0, negative_slope=0.1),
         _layer("ELU", alpha=0.5),
     ]
 )
@@ -208,15 +208,12 @@ BEHIND = [None, "Dropout", "GaussianNoise", "SpatialDropout2D", "Activation", "B
 
 
 @st.composite
-def block_cases(draw: Any) -> Case:
+def block_cases(draw: Any, name: str) -> Case:
     """A block on a map (or features), and how it is run.
 
     Of four cases that are refused one is kept: they are as quickly told as they are many.
     """
-    made = blocks()
-    weighed = [name for name, block in made.items() for _ in block.Spec._checks or [0]]
-    name = draw(st.sampled_from(sorted(weighed)))
-    block = made[name]
+    block = blocks()[name]
     strategies, required = strategies_of(block)
     flat = not _takes_maps(block, name) or draw(st.integers(0, 60)) == 1
     side, kept = st.integers(1, 20), draw(st.integers(0, 3)) == 0
@@ -327,9 +324,8 @@ def each(stages: int, strategy: Any) -> Any:
 
 
 @st.composite
-def family_cases(draw: Any) -> Case:
+def family_cases(draw: Any, family: str) -> Case:
     """A small member of a family on an input."""
-    family = draw(st.sampled_from(sorted(families())))
     inception = "inception" in family or family == "googlenet"
     stages = 3 if inception else draw(st.integers(1, 3))
     strategies: dict[str, Any] = {}
@@ -406,20 +402,22 @@ def head_strategies(name: str) -> tuple[dict[str, Any], list[str]]:
 
 
 @st.composite
-def one_head(draw: Any) -> tuple[str, dict[str, Any]]:
-    name = draw(st.sampled_from(sorted(heads())))
+def one_head(draw: Any, name: str) -> tuple[str, dict[str, Any]]:
     return name, draw(with_wrong(draw(some_of(*head_strategies(name), most=4))))
 
 
 @st.composite
-def head_cases(draw: Any) -> Case:
-    """A few convolutions under a head or a dict of heads."""
-    names = draw(st.lists(st.sampled_from("yz"), unique=True, max_size=2))
-    made = {name: draw(one_head()) for name in names} if names else draw(one_head())
+def head_cases(draw: Any, name: str) -> Case:
+    """A few convolutions under a head, or under a dict of it and perhaps of another."""
+    made: Any = draw(one_head(name))
+    outputs = draw(st.lists(st.sampled_from("yz"), unique=True, max_size=2))
+    if outputs:
+        others = [draw(one_head(draw(st.sampled_from(sorted(heads()))))) for _ in outputs[1:]]
+        made = dict(zip(outputs, [made, *others], strict=True))
     side = st.integers(8, 40)
     return {
         "kind": "head",
-        "name": "",
+        "name": name,
         "arguments": {},
         "head": made,
         "shape": (draw(side), draw(side), draw(st.integers(1, 4))),
@@ -431,13 +429,13 @@ def head_cases(draw: Any) -> Case:
 
 
 @st.composite
-def space_cases(draw: Any) -> Case:
+def space_cases(draw: Any, name: str) -> Case:
     """A ready space within an input and a budget."""
     side = st.integers(1, 256)
     macs = st.none() | st.sampled_from([1e6, 1e8, 1e9])
     return {
         "kind": "space",
-        "name": draw(st.sampled_from(sorted(kb.spaces.__all__))),
+        "name": name,
         "arguments": {},
         "classes": draw(st.integers(1, 100)),
         "shape": (draw(side), draw(side), draw(st.integers(1, 4))),
@@ -449,30 +447,39 @@ def space_cases(draw: Any) -> Case:
 CASES = {"block": block_cases, "family": family_cases, "head": head_cases, "space": space_cases}
 
 
-def drawn(kind: str, number: int, first: int = 0) -> list[Case]:
-    """That many cases, the same for the same seed `first`.
+def names_of(kind: str) -> list[str]:
+    """What a kind's cases are about; a block as often as it has arguments."""
+    if kind == "block":
+        return [name for name, block in blocks().items() for _ in block.Spec._checks or [0]]
+    return sorted({"family": families(), "head": heads()}.get(kind, kb.spaces.__all__))
 
-    Each comes from a run of Hypothesis of its own: in one run most are changes of those before.
-    """
-    found: dict[str, Case] = {}
+
+def drawn(kind: str, number: int, first: int = 0) -> list[Case]:
+    """That many cases, the same for the same seed `first`."""
+    names = names_of(kind)
+    random.Random(first).shuffle(names)
+    cases = (
+        drawn_one(CASES[kind](names[i % len(names)]), first * 1_000_000 + i) for i in range(number)
+    )
+    return list({repr(case): case for case in cases}.values())
+
+
+def drawn_one(strategy: Any, own: int) -> Case:
+    """One case, by a run of Hypothesis for itself: in one run most are changes of those before."""
+    made: list[Case] = []
+
+    def take(case: Case) -> None:
+        made.append(case)
+
     quick = settings(
-        max_examples=2,
+        max_examples=2,  # the first is always the simplest
         database=None,
         deadline=None,
         phases=[Phase.generate],
         suppress_health_check=list(HealthCheck),
     )
-    last: list[Case] = []
-
-    def take(case: Case) -> None:
-        last.append(case)
-
-    collect = quick(given(CASES[kind]())(take))
-    for one in range(number):
-        seed(first * 1_000_000 + one)(collect)()
-        found.setdefault(repr(last[-1]), last[-1])  # the first is always the simplest
-        last.clear()
-    return list(found.values())
+    seed(own)(quick(given(strategy)(take)))()
+    return made[-1]
 
 
 # --- children ----------------------------------------------------------------------------
@@ -485,10 +492,17 @@ class Children:
         folder: where the running case is written before it runs, and what the child says.
         limit: seconds that a case may take.
         most: cases that one child runs.
+        script: what a child runs; it reads a case a line and answers a dict a line.
     """
 
-    def __init__(self, folder: Path, limit: float = 180.0, most: int = 250) -> None:
-        self.folder, self.limit, self.most = folder, limit, most
+    def __init__(
+        self,
+        folder: Path,
+        limit: float = 180.0,
+        most: int = 250,
+        script: Path = Path(__file__).parent / "fuzz_checks.py",
+    ) -> None:
+        self.folder, self.limit, self.most, self.script = folder, limit, most, script
         self._child: Any = None
         self._done = 0
         self.refusals: Counter[str] = Counter()
@@ -522,7 +536,7 @@ class Children:
         here = Path(__file__).parent
         paths = [str(here.parent), str(here), os.environ.get("PYTHONPATH", "")]
         self._child = subprocess.Popen(
-            [sys.executable, str(here / "fuzz_checks.py")],
+            [sys.executable, str(self.script)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._said,
@@ -616,7 +630,9 @@ def fuzz(
     """Runs cases; gives the number of each outcome, and the findings, one of each kind smallest."""
     outcomes: Counter[str] = Counter()
     findings: dict[str, dict[str, Any]] = {}
-    for case in cases:
+    for number, case in enumerate(cases):
+        if number % 50 == 49:
+            told(f"{number + 1} of {len(cases)} cases: {dict(outcomes)}")
         result = children.run(case)
         outcomes[result["outcome"]] += 1
         if result["outcome"] != "found":
