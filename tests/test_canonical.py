@@ -202,3 +202,25 @@ def test_an_argument_that_is_not_used_makes_no_difference() -> None:
     assert space.key({"depth": 1, "width": 4}) == space.key({"depth": 1, "width": 8})
     assert space.key({"depth": 2, "width": 4}) != space.key({"depth": 2, "width": 8})
     assert len(list(space.samples(0))) == 3
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        kb.BoxRegressor.Spec(),
+        kb.KeypointMaps.Spec(2),
+        kb.DetectionMap.Spec(3),
+        {"kind": kb.Classifier(3), "found": kb.Detector(3, filters=8)},
+    ],
+    ids=["box", "keypoints", "detection", "several"],
+)
+def test_networks_of_every_head_have_a_form_to_look_up(head: Any) -> None:
+    """A space keeps the forms that it has met in a set."""
+    rows = [kb.ConvBlock.Spec(4, strides=2) for _ in range(3)]
+    one, other = (net_of(*rows, head=head).canonical((32, 32, 3)) for _ in range(2))
+    assert len({one, other, net_of(*rows[:2], rows, head=head).canonical((32, 32, 3))}) == 2
+    space = kb.Space(
+        lambda filters: net_of(kb.ConvBlock.Spec(filters), *rows, head=head),
+        filters=kb.choice(4, 8),
+    )
+    assert len(list(space.within((32, 32, 3)).samples(0))) == 2

@@ -577,3 +577,27 @@ def test_a_plan_holds_primitives_only() -> None:
     for way in (lambda: Multiplied()(x), lambda: Multiplied.Spec().cost((9, 9, 3))):
         refused(way, (TypeError, ValueError), ["subtract"])
     refused(lambda: Planless(3)(x), NotImplementedError, ["Planless", "plan"])
+
+
+@pytest.mark.parametrize("value", [{}, [], [1], 2.5, (4, 8), {"a": 1}])
+@pytest.mark.parametrize(
+    ("name", "build"),
+    [
+        ("auxiliary", lambda v: kb.googlenet(auxiliary=v)),
+        ("variant", lambda v: kb.resnet(variant=v)),
+        ("version", lambda v: kb.inception_resnet(version=v)),
+        ("stride", lambda v: kb.Keypoints(2, stride=v)),
+    ],
+)
+def test_a_bad_value_of_a_family_or_head_is_refused_at_the_door(
+    name: str, build: Any, value: Any
+) -> None:
+    if name == "auxiliary" and not value:
+        pytest.skip("no auxiliary heads")
+    refused(lambda: build(value), ValueError, [f"`{name}`", f"Received: {name}={value!r}"])
+
+
+@pytest.mark.parametrize("strides", [None, {}, [], [1.5], 0, "8"])
+def test_bad_strides_of_a_detector_are_refused_at_the_door(strides: Any) -> None:
+    words = ["`strides`", f"Received: strides={strides!r}"]
+    refused(lambda: kb.Detector(2, strides), ValueError, words)

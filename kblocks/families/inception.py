@@ -158,6 +158,13 @@ def _stage_rows(block: Any, name: str, stage: int, number: int, own: dict[str, A
 def _auxiliary_rows(
     auxiliary: Mapping[str, Any], blocks: Sequence[int], shared: Mapping[str, Any]
 ) -> Rows:
+    if not isinstance(auxiliary, Mapping) or not all(
+        isinstance(given, Mapping) for given in auxiliary.values()
+    ):
+        raise ValueError(
+            "`auxiliary` must be a mapping of arguments of AuxiliaryClassifier for each output. "
+            f"Received: auxiliary={auxiliary!r}"
+        )
     rows = []
     for output, given in auxiliary.items():
         own = dict(given)
@@ -194,6 +201,11 @@ def changed(default: Sequence[Any], given: Any, stages: int) -> list[Any]:
     """For each stage the published arguments of its reduction, those given in their place."""
     defaults = [*default, *[None] * stages][:stages]
     changes = by_stage("reductions", given, stages)
+    if not all(change is None or isinstance(change, Mapping) for change in changes):
+        raise ValueError(
+            "`reductions` must be None or a mapping of arguments of InceptionBlock for each "
+            f"stage. Received: reductions={given!r}"
+        )
     return [
         before if change is None else {**(before or {}), **change}
         for before, change in zip(defaults, changes, strict=True)

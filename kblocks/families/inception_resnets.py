@@ -101,7 +101,7 @@ def inception_resnet(
 
     Reference: Szegedy et al. 2016, arXiv:1602.07261, Fig. 7, 10 to 19 and Table 1.
     """
-    if version not in _VERSIONS:
+    if not isinstance(version, str) or version not in _VERSIONS:
         raise ValueError(f"`version` must be 'v1' or 'v2'. Received: version={version!r}")
     row, stages = _VERSIONS[version], count_stages(blocks)
     sizes = by_stage("kernel_size", published((3, 7, 3), kernel_size, stages), stages)

@@ -83,7 +83,7 @@ def resnet(
     }
     options = one_for_all(stages, {"normalization": PUBLISHED_NORM, **block_arguments})
     if variant is not None:
-        if variant not in _VARIANTS:
+        if not isinstance(variant, str) or variant not in _VARIANTS:
             raise ValueError(
                 f"`variant` must be one of {list(_VARIANTS)}. Received: variant={variant!r}"
             )

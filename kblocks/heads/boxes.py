@@ -18,6 +18,7 @@ from kblocks.blocks.pooling import concat_pool
 from kblocks.fields import (
     ActivationLike,
     Counts,
+    FrozenConfig,
     InitializerLike,
     Positive,
     Rate,
@@ -201,7 +202,7 @@ def linear(spec: Any, units: int, start: float = 0.0) -> Dense:
 
 def constant(value: float) -> Any:
     """The config of an initializer to one value."""
-    return keras.initializers.serialize(keras.initializers.Constant(value))
+    return FrozenConfig(keras.initializers.serialize(keras.initializers.Constant(value)))
 
 
 class BoxRegressor(Regressor):

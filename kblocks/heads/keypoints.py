@@ -235,6 +235,8 @@ class Keypoints(Head):
     ) -> None:
         if mode not in ("heatmaps", "coordinates"):
             raise ValueError(f"`mode` must be 'heatmaps' or 'coordinates'. Received: mode={mode!r}")
+        if not isinstance(stride, int) or stride < 1:
+            raise ValueError(f"`stride` must be a positive integer. Received: stride={stride!r}")
         block = KeypointMaps if mode == "heatmaps" else KeypointRegressor
         self.spec_of_output = only(block, "arguments", arguments, {"points": points})
         self.mode, self.stride, self.filters = mode, stride, filters
