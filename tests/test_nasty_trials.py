@@ -127,6 +127,7 @@ def test_a_search_outlives_its_trials(tmp_path: Path, backend: str, workers: int
     assert len(files) == 3
     for note in search.notes():
         assert note["folder"] == str(tmp_path), note
+        assert note["rings"] == 0, note
         assert note["keras"] == ["float32", "channels_last", "float32"], note
     begun = [note["number"] for note in search.notes()]
     for number, name in enumerate(deeds):

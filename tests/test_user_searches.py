@@ -135,8 +135,10 @@ def test_a_dataset_that_no_worker_can_be_sent_is_searched_on_here(
 
 def test_a_model_that_fit_builds_is_held_to_the_budget(make: Make) -> None:
     budget = kb.Budget(params=5 * 4 + 4 + 4 * 3 + 3)  # four units
-    run = make(unbuilt, trials=8, sampler="random", budget=budget).search(X, Y, epochs=1, verbose=0)
+    tuner = make(unbuilt, trials=8, sampler="random", budget=budget)
+    run = tuner.search(X, Y, validation_split=0.25, epochs=1, verbose=0)
     kinds = {trial.values["units"] > 4: trial.failure for trial in run.trials}
+    assert kinds[False] is None
     assert kinds[True] is not None
     assert kinds[True].kind == "budget"
 

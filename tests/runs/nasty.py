@@ -120,7 +120,7 @@ def forks_and_goes_on() -> None:
 
 @deed
 def leaves_alarm() -> None:
-    signal.alarm(1)
+    signal.alarm(600)
 
 
 # --- changes ---
@@ -234,6 +234,7 @@ class Nasty(keras_tuner.HyperModel):
         found = {
             "number": number,
             "pid": os.getpid(),
+            "rings": signal.getitimer(signal.ITIMER_REAL)[0],
             "folder": os.getcwd(),
             "keras": [
                 keras.config.floatx(),
