@@ -150,7 +150,9 @@ def text_of(value: Any) -> str:
     if isinstance(value, (list, tuple)):
         return "[" + ", ".join(map(text_of, value)) + "]"
     if is_dataclass(value) and not isinstance(value, type):
-        parts = (f"{k}={text_of(v)}" for k, v in vars(value).items() if not k.startswith("_"))
+        # `Choice.written` is there once something has asked for it, which changes nothing.
+        own = {k: v for k, v in vars(value).items() if not k.startswith("_") and k != "written"}
+        parts = (f"{k}={text_of(v)}" for k, v in own.items())
         return f"{type(value).__name__}({', '.join(parts)})"
     if isinstance(value, (keras.layers.Layer, keras.optimizers.Optimizer)):
         # Whose name counts up within a process.
