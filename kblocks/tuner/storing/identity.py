@@ -174,8 +174,9 @@ def text_of(value: Any, losses: bool = False) -> str:
     if isinstance(value, (list, tuple)):
         return "[" + ", ".join(text_of(v, losses) for v in value) + "]"
     if is_dataclass(value) and not isinstance(value, type):
-        named = {k: v for k, v in vars(value).items() if not k.startswith("_")}
-        parts = (f"{k}={text_of(v, losses)}" for k, v in named.items())
+        # `Choice.written` is there once something has asked for it, which changes nothing.
+        own = {k: v for k, v in vars(value).items() if not k.startswith("_") and k != "written"}
+        parts = (f"{k}={text_of(v, losses)}" for k, v in own.items())
         return f"{type(value).__name__}({', '.join(parts)})"
     told: Any = (keras.layers.Layer, keras.optimizers.Optimizer, *[keras.losses.Loss] * losses)
     if isinstance(value, told):
