@@ -63,7 +63,7 @@ class TargetLoss(keras.losses.Loss):
             )
 
     def classes_of(self, labels: Any, classes: int, counts: Any = None) -> tuple[Any, Any]:
-        """Labels as integers, and what their losses are multiplied by: for no class 0 and NaN, else 1.
+        """Labels as integers, and factors of their losses: 0 and NaN for no class, else 1.
 
         Args:
             labels: any shape.
