@@ -63,7 +63,7 @@ class TargetLoss(keras.losses.Loss):
             )
 
     def classes_of(self, labels: Any, classes: int, counts: Any = None) -> tuple[Any, Any]:
-        """Labels as integers, and factors of their losses: 0 and NaN for no class, else 1.
+        """Labels as integers (0 for no class), and what to multiply losses by: 1, NaN for no class.
 
         Args:
             labels: any shape.
