@@ -63,7 +63,7 @@ class TargetLoss(keras.losses.Loss):
             )
 
     def classes_of(self, labels: Any, classes: int, counts: Any = None) -> tuple[Any, Any]:
-        """Labels as integers, and what their losses are multiplied by: 1, and NaN for no class.
+        """Labels as integers (0 for no class), and what to multiply losses by: 1, NaN for no class.
 
         Args:
             labels: any shape.
@@ -76,6 +76,7 @@ class TargetLoss(keras.losses.Loss):
         ops: Any = keras.ops
         kinds = ops.cast(labels, "int32")
         known = ops.logical_and(kinds >= 0, kinds < classes)
+        one_of_them = ops.where(known, kinds, ops.zeros_like(kinds))  # PyTorch counts no others
         if labels.dtype != kinds.dtype:
             known = ops.logical_and(known, ops.cast(kinds, labels.dtype) == labels)
         if counts is not None:
@@ -83,7 +84,7 @@ class TargetLoss(keras.losses.Loss):
         wrong = ops.reshape(ops.where(known, ops.zeros_like(labels), labels), (-1,))
         extremes = (ops.min(wrong, initial=0), ops.max(wrong, initial=0))
         backend.demand(ops.all(known), f"Targets must be {self.target}.", extremes)
-        return kinds, ops.where(known, 1.0, math.nan)
+        return one_of_them, ops.where(known, 1.0, math.nan)
 
     def check(self, targets: Any) -> None:
         """Refuses targets of another form, their values included.

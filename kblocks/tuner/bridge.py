@@ -257,7 +257,7 @@ def network_of(hp: Any, name: str | None = None) -> Architecture:
 def _fresh(arguments: Mapping[str, Any]) -> dict[str, Any]:
     """compile's arguments for one trial: optimizers and metrics cannot be used twice."""
     made = dict(arguments)
-    optimizer = made.get("optimizer")
+    optimizer: Any = made.get("optimizer")
     if isinstance(optimizer, keras.optimizers.Optimizer):
         made["optimizer"] = type(optimizer).from_config(optimizer.get_config())
     for name in {"metrics", "weighted_metrics"} & set(made):

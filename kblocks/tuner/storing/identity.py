@@ -180,8 +180,9 @@ def text_of(value: Any, losses: bool = False) -> str:
         return f"{type(value).__name__}({', '.join(parts)})"
     told: Any = (keras.layers.Layer, keras.optimizers.Optimizer, *[keras.losses.Loss] * losses)
     if isinstance(value, told):
+        configured: Any = value
         # Whose name counts up within a process.
-        config = {k: v for k, v in value.get_config().items() if k != "name"}  # type: ignore[attr-defined]
+        config = {k: v for k, v in configured.get_config().items() if k != "name"}
         return f"{type(value).__name__}({text_of(config, losses)})"
     if callable(value) and hasattr(value, "__qualname__"):
         return f"{value.__module__}.{value.__qualname__}"
