@@ -502,6 +502,7 @@ def test_bad_input_shapes(shape: Any) -> None:
         ({"pooling": "avg"}, ["`pooling`", "include_top=False", "pooling='avg'"]),
         ({"pooling": "mean", "include_top": False}, ["`pool`", "pool='mean'"]),
         ({"classifier_activation": "sofmax"}, ["sofmax"]),
+        ({"skip_head": True}, ["`skip_head` goes with weights"]),
     ],
 )
 def test_bad_arguments_of_model(arguments: dict[str, Any], words: list[str]) -> None:
