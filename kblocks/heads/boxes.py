@@ -202,7 +202,8 @@ def linear(spec: Any, units: int, start: float = 0.0) -> Dense:
 
 def constant(value: float) -> Any:
     """The config of an initializer to one value."""
-    return FrozenConfig(keras.initializers.serialize(keras.initializers.Constant(value)))
+    config: Any = keras.initializers.serialize(keras.initializers.Constant(value))
+    return FrozenConfig(config)
 
 
 class BoxRegressor(Regressor):

@@ -122,7 +122,7 @@ class Detector(Head):
         box_weight: float = 1.0,
         loss_weight: float = 1.0,
     ) -> None:
-        levels = tuple(strides) if isinstance(strides, (list, tuple)) else (strides,)
+        levels: Any = tuple(strides) if isinstance(strides, (list, tuple)) else (strides,)
         if not levels or any(not isinstance(s, int) or s < 1 for s in levels):
             raise ValueError(
                 f"`strides` must be a positive integer or several. Received: strides={strides!r}"
