@@ -155,4 +155,4 @@ def test_sixty_trials_in_one_process_leave_little_memory(
     out = fresh_process(MEMORY, str(REAL.parent), str(tmp_path / "runs"))
     completed, after_20, after_60 = json.loads(out.splitlines()[-1])
     assert completed == 60
-    assert after_60 - after_20 < 80, f"{after_20:.0f} MB, then {after_60:.0f} MB"
+    assert after_60 - after_20 < 120, f"{after_20:.0f} MB, then {after_60:.0f} MB"
