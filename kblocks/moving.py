@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import keras
 
+from kblocks import backend
 from kblocks.heads import tasks_of
 from kblocks.heads.task import agree
 
@@ -90,6 +91,8 @@ def keeps_places(layer: Any) -> bool:
 
 def moves_targets(layer: Any) -> bool:
     """Whether a layer takes a dict of images, masks and boxes and moves them alike."""
+    if backend.name() == "torch" and isinstance(layer, _layers.RandomRotation):
+        return False  # where its masks are not those of its images
     return isinstance(layer, (Moved, *_MOVES))
 
 

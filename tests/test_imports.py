@@ -79,7 +79,7 @@ ROOMS: dict[str, set[str]] = {
     },
     "spaces": {"families"},
     "training": {"backend"},
-    "moving": {"heads"},
+    "moving": {"backend", "heads"},
     "augmentation": {"backend", "moving"},
     "recipe": {"augmentation", "choices", "heads", "training", "tree"},
     "tuner": {

@@ -82,7 +82,12 @@ def training_is_wrong() -> bool:
 
 def moving_is_wrong() -> bool:
     """A step of `fit` is told what it sees, by layers of ours and of Keras."""
-    layers = {"flip+shift": (), **dict.fromkeys(("zoom", "rotation"), (2.5, VOID))}
+    layers = {
+        "flip+shift": (),
+        **dict.fromkeys(
+            ("zoom", *["rotation"] * (keras.backend.backend() != "torch")), (2.5, VOID)
+        ),
+    }
     wrong = []
     for name, slack in layers.items():
         try:
