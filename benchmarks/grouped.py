@@ -21,7 +21,7 @@ import numpy as np
 import tensorflow as tf
 
 import kblocks as kb
-from kblocks import grouped
+from kblocks.layers import grouped
 
 LAYERS = ((56, 128), (28, 256), (14, 512), (7, 1024))
 GROUPS, BATCH, ROUNDS = 32, 4, 5

@@ -28,7 +28,7 @@ import optuna
 from keras_tuner.engine.trial import Trial
 
 import kblocks as kb
-from kblocks.tuner.choosing.sampling import sampler_of
+from kblocks.tuner.choosing.sampler import sampler_of
 
 VALUES, RUNS, STEPS = 10, 15, (100, 1_000, 10_000)
 SPACE = {f"x{i}": optuna.distributions.FloatDistribution(0, 1) for i in range(VALUES)}

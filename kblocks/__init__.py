@@ -9,17 +9,16 @@ point of a search space (`kb.Space(kb.resnet, filters=kb.choice(16, 32))`).
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from kblocks.hiding import hide as _hide
+from kblocks.command.hiding import hide as _hide
 
 _hide()  # before the imports below, which take seconds
 
-from kblocks import spaces
-from kblocks.block import Block
 from kblocks.blocks.anti_aliased import (
     SpaceToDepthStem,
     TResNetBasicBlock,
     TResNetBottleneckBlock,
 )
+from kblocks.blocks.block import Block
 from kblocks.blocks.convolution import ConvBlock, NormAct
 from kblocks.blocks.dense import ResidualDense
 from kblocks.blocks.dense_block import DenseBlock, TransitionBlock
@@ -28,14 +27,9 @@ from kblocks.blocks.mbconv import MBConvBlock
 from kblocks.blocks.pooling import BlurPooling2D, GlobalConcatPooling2D, MinPooling2D
 from kblocks.blocks.residual import BottleneckBlock, ResidualBlock, ResNeXtBlock
 from kblocks.blocks.squeeze_excite import SqueezeExcite
-from kblocks.budget import Budget
-from kblocks.catalog import architecture, architectures
-from kblocks.choices import boolean, choice, fixed, integer, per_stage, real
-from kblocks.convolutionizing import convolutionize
-from kblocks.cost import Cost
 from kblocks.drawing.figures import draw
 from kblocks.drawing.tables import summary
-from kblocks.exporting import export
+from kblocks.families import ready_spaces as spaces
 from kblocks.families.alexnets import alexnet
 from kblocks.families.densenets import (
     densenet,
@@ -117,10 +111,6 @@ from kblocks.families.vggs import (
     vgg19,
     vgg19_bn,
 )
-from kblocks.finetuning import freeze, learning_rate_multipliers
-from kblocks.fusion import fuse
-from kblocks.geometry import InputTooSmallError, conv_output_size
-from kblocks.grouped import GroupedConv2D, accelerate
 from kblocks.heads import (
     AuxiliaryClassifier,
     BoxRegressor,
@@ -139,18 +129,29 @@ from kblocks.heads import (
     non_maximum_suppression,
     tasks_of,
 )
-from kblocks.looking import feature_maps, first_filters
-from kblocks.memory import inference_memory, training_memory
-from kblocks.network import Architecture, Row
-from kblocks.ops import Norm
-from kblocks.parts import adapt_input, extract, resize_input
-from kblocks.published import Preprocessing, WeightSet
-from kblocks.recipe import Recipe
-from kblocks.shared import SharedTargets, strip_aux
-from kblocks.space import Space
-from kblocks.timing import latency
-from kblocks.training import prepare
-from kblocks.weights import load_torch_weights, to_torch_state_dict
+from kblocks.heads.shared_targets import SharedTargets, strip_aux
+from kblocks.layers.grouped import GroupedConv2D
+from kblocks.model_tools.accelerating import accelerate
+from kblocks.model_tools.convolutionizing import convolutionize
+from kblocks.model_tools.exporting import export
+from kblocks.model_tools.fusion import fuse
+from kblocks.model_tools.pictures import feature_maps, first_filters
+from kblocks.model_tools.surgery import adapt_input, extract, resize_input
+from kblocks.model_tools.timing import latency
+from kblocks.networks.architecture import Architecture, Row
+from kblocks.networks.catalog import architecture, architectures
+from kblocks.networks.memory import inference_memory, training_memory
+from kblocks.networks.published import Preprocessing, WeightSet
+from kblocks.networks.torch_weights import load_torch_weights, to_torch_state_dict
+from kblocks.plans.cost import Cost
+from kblocks.plans.geometry import InputTooSmallError, conv_output_size
+from kblocks.plans.ops import Norm
+from kblocks.search_space.budget import Budget
+from kblocks.search_space.choices import boolean, choice, fixed, integer, per_stage, real
+from kblocks.search_space.space import Space
+from kblocks.training.finetuning import freeze, learning_rate_multipliers
+from kblocks.training.preparing import prepare
+from kblocks.training.recipe import Recipe
 
 if TYPE_CHECKING:
     from kblocks import tuner

@@ -8,7 +8,7 @@ import sys
 def main() -> int:
     """Runs the command line; tells which extra to install where it is not there."""
     try:
-        from kblocks.tuner.command.cli import main as run
+        from kblocks.command.cli import main as run
     except ImportError as error:
         print(
             f"kblocks: the command line needs {error.name}: pip install 'kblocks[tune]'",

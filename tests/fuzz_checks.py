@@ -35,7 +35,7 @@ from kblocks.heads.classification import ClassLoss
 from kblocks.heads.detection import DetectionLoss
 from kblocks.heads.keypoints import KeypointLoss
 from kblocks.heads.segmenter import PixelLoss
-from kblocks.rows import INPUT, origins_of
+from kblocks.networks.rows import INPUT, origins_of
 
 Case = dict[str, Any]
 

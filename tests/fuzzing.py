@@ -38,9 +38,10 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
 import kblocks as kb
-from kblocks import catalog, fields
+from kblocks.blocks import fields
 from kblocks.families.inception import inception
 from kblocks.heads.attaching import Head
+from kblocks.networks import catalog
 
 Case = dict[str, Any]
 KINDS = ("block", "family", "head", "space")

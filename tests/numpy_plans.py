@@ -10,8 +10,8 @@ import keras
 import numpy as np
 from numpy_reference import PAD_MODES, Pads, adaptive_average, conv, pad, pair, same_pads
 
-from kblocks import ops
-from kblocks.geometry import crops
+from kblocks.plans import ops
+from kblocks.plans.geometry import crops
 
 Numbers = dict[str, np.ndarray]  # of one part: its weights by name
 
@@ -25,7 +25,7 @@ def computed(plan: Any, x: Any, numbers: list[Numbers], training: bool = False) 
     """The output of a plan for (batch, height, width, channels), or a list of several inputs.
 
     Args:
-        plan: a tree of `kblocks.ops`.
+        plan: a tree of `kblocks.plans.ops`.
         x: the input, or inputs; channels last.
         numbers: the weights of each of its primitives, in their order.
         training: whether batch norms take the statistics of the batch. Dropout never drops.

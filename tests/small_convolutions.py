@@ -137,8 +137,8 @@ def layer_of(case: Any, layers: str) -> Any:
                 case["kernel"], depth_multiplier=multiplier, **common
             )
         return keras.layers.Conv2D(case["filters"], case["kernel"], groups=case["groups"], **common)
-    from kblocks import ops
-    from kblocks.layers import layer_for
+    from kblocks.layers.primitives import layer_for
+    from kblocks.plans import ops
 
     op = ops.Conv(
         case["filters"],

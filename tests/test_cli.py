@@ -22,10 +22,10 @@ from optuna.trial import TrialState, create_trial
 from typer.testing import CliRunner
 
 import kblocks as kb
+from kblocks.command import cli
+from kblocks.command.ready import FAMILIES, FamilyJob, space
+from kblocks.command.stored import masked, opened
 from kblocks.tuner import records
-from kblocks.tuner.command import cli
-from kblocks.tuner.command.ready import FAMILIES, FamilyJob, space
-from kblocks.tuner.command.stored import masked, opened
 from kblocks.tuner.files import save
 from kblocks.tuner.storing.checkpoints import Checkpoints
 

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 import typer
 
-from kblocks.tuner.command import cli
-from kblocks.tuner.command.stored import STORAGE
+from kblocks.command import cli
+from kblocks.command.stored import STORAGE
 
 ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / "tuning" / "cluster"

@@ -18,7 +18,7 @@ import tensorflow as tf
 from conformance import CASES, ORDERS, Case, exported_layers
 
 import kblocks as kb
-from kblocks import ops
+from kblocks.plans import ops
 
 Images = Callable[..., np.ndarray]
 KERAS_OWN = {"name", "trainable", "dtype", "data_format"}

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import kblocks as kb
-from kblocks.ops import (
+from kblocks.plans.ops import (
     Activation,
     Chain,
     Conv,

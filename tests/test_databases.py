@@ -19,9 +19,9 @@ from optuna.exceptions import StorageInternalError
 from searching import Toy, cleared
 
 import kblocks as kb
-from kblocks.files import whole
-from kblocks.tuner.command import cli
-from kblocks.tuner.command.stored import opened
+from kblocks.command import cli
+from kblocks.command.stored import opened
+from kblocks.common.atomic import whole
 from kblocks.tuner.running.ends import AwayError
 from kblocks.tuner.storing import patience
 from kblocks.tuner.storing.checkpoints import Checkpoints

@@ -18,9 +18,9 @@ from conformance import CASES
 from PIL import Image, ImageFont
 
 import kblocks as kb
-from kblocks import ops
 from kblocks.drawing.graphs import rows_of_model
-from kblocks.ops import Chain, Conv, Merge
+from kblocks.plans import ops
+from kblocks.plans.ops import Chain, Conv, Merge
 
 NETWORKS = kb.architectures()
 

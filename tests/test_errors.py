@@ -14,7 +14,7 @@ from conformance import exported_layers
 from user_blocks import Fire
 
 import kblocks as kb
-from kblocks.ops import Chain, Conv, Merge, Norm
+from kblocks.plans.ops import Chain, Conv, Merge, Norm
 
 
 def refused(call: Callable[[], Any], kind: type[Exception], words: list[str]) -> None:

@@ -14,7 +14,7 @@ from sklearn.datasets import load_digits
 from small_networks import SMALL, small_model, spread
 
 import kblocks as kb
-from kblocks.catalog import _VARIANTS
+from kblocks.networks.catalog import _VARIANTS
 
 tf = pytest.importorskip("tensorflow")
 
@@ -239,7 +239,7 @@ def test_a_missing_package_is_told_with_its_extra(tmp_path: Path, monkeypatch: A
 
 def test_another_backend_is_refused(tmp_path: Path, monkeypatch: Any) -> None:
     model, _ = small_model("vgg")
-    monkeypatch.setattr("kblocks.backend.name", lambda: "jax")
+    monkeypatch.setattr("kblocks.common.backend.name", lambda: "jax")
     with pytest.raises(ValueError, match=r"'onnx' needs the TensorFlow backend.*'jax'"):
         kb.export(model, tmp_path / "m.onnx")
     assert kb.export(model, tmp_path / "m.keras").exists()

@@ -13,7 +13,7 @@ from small_networks import spread
 from test_export import PACKAGES, SUFFIXES, interpreter_of, run_litert, run_onnx
 
 import kblocks as kb
-from kblocks.places import SoftArgmax
+from kblocks.layers.spatial import SoftArgmax
 
 tf = pytest.importorskip("tensorflow")
 
@@ -236,7 +236,7 @@ def test_what_litert_cannot_load_is_not_written(tmp_path: Path, monkeypatch: Any
     def broken(path: Any, allocate: bool) -> None:
         raise ValueError("Tensor 75 is invalidly specified in schema")
 
-    monkeypatch.setattr("kblocks.backend.load_lite", broken)
+    monkeypatch.setattr("kblocks.common.backend.load_lite", broken)
     with pytest.raises(ValueError, match=r"LiteRT cannot load.*Tensor 75"):
         kb.export(of(kb.Classifier(5)), tmp_path / "m.tflite")
     assert list(tmp_path.iterdir()) == []

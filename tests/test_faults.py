@@ -21,7 +21,7 @@ import pytest
 from searching import Toy, cleared, command_line, family, told_to_end, until
 
 import kblocks as kb
-from kblocks.tuner.command.stored import opened
+from kblocks.command.stored import opened
 
 MakeToy = Callable[..., Toy]
 

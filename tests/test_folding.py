@@ -7,8 +7,19 @@ from typing import Any
 import numpy as np
 import pytest
 
-from kblocks.folding import Affine, Linear, folded, leaves, merged, parted, planned
-from kblocks.ops import Activation, Chain, Conv, Dense, Dropout, DropPath, Merge, Norm, Pool, Scale
+from kblocks.model_tools.folding import Affine, Linear, folded, leaves, merged, parted, planned
+from kblocks.plans.ops import (
+    Activation,
+    Chain,
+    Conv,
+    Dense,
+    Dropout,
+    DropPath,
+    Merge,
+    Norm,
+    Pool,
+    Scale,
+)
 
 BN, RELU = Norm(), Activation("relu")
 ZEROS = {"kernel_initializer": "zeros", "bias_initializer": "zeros"}

@@ -15,8 +15,8 @@ from keras import layers
 from user_blocks import Join, WideFire, twice
 
 import kblocks as kb
-from kblocks import ops
-from kblocks.fused import FusedBlock
+from kblocks.model_tools.fused_block import FusedBlock
+from kblocks.plans import ops
 
 Images = Callable[..., np.ndarray]
 

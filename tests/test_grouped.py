@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 import kblocks as kb
-from kblocks import backend
-from kblocks.grouped import _split, convolve, way_of
-from kblocks.normalization import BatchNormalization
+from kblocks.common import backend
+from kblocks.layers.grouped import _split, convolve, way_of
+from kblocks.layers.normalization import BatchNormalization
 
 tf = pytest.importorskip("tensorflow")
 
@@ -183,7 +183,7 @@ def test_the_split_way_at_many_widths(groups: int) -> None:
 
 NO_ONEDNN = """
 import keras, numpy as np, tensorflow as tf, kblocks as kb
-from kblocks import backend
+from kblocks.common import backend
 assert not backend.convolves_groups("float32", False)
 x = tf.constant(np.random.default_rng(0).normal(size=(2, 9, 9, 8)), "float32")
 theirs = keras.layers.Conv2D(16, 3, groups=4, activation="relu")

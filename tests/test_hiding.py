@@ -17,7 +17,7 @@ import psutil
 import pytest
 
 import kblocks as kb
-from kblocks.hiding import masked
+from kblocks.common.masking import masked
 
 SECRET = "Geheim%7wort"
 URL = f"postgresql://me:{quote(SECRET)}@127.0.0.1:1/db"

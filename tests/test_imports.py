@@ -219,7 +219,7 @@ def test_every_room_is_there(room: str) -> None:
 
 def test_the_reader_of_imports_sees_them() -> None:
     found = set(imports(PACKAGE / "network.py"))
-    assert {"keras", "kblocks.geometry", "kblocks.block", "json"} <= found
+    assert {"keras", "kblocks.plans.geometry", "kblocks.blocks.block", "json"} <= found
     assert "tensorflow" in set(imports(PACKAGE / "backend.py", inside_functions=True))
     assert "tensorflow" not in set(imports(PACKAGE / "backend.py"))
     assert "kblocks.tuner" not in set(imports(PACKAGE / "__init__.py"))

@@ -11,8 +11,8 @@ import scenes
 from scenes import HEADS, HEIGHT, LAYERS, NUMBER, VOID, WIDTH, Seen, compare, fitted, network
 
 import kblocks as kb
-from kblocks.augmentation import augment
-from kblocks.moving import Kind, Moved, for_targets, kinds_of, moved
+from kblocks.training.augmentation import augment
+from kblocks.training.moving import Kind, Moved, for_targets, kinds_of, moved
 
 layers: Any = keras.layers
 NAMES = ["flip", "shift", "flip+shift"]
@@ -228,7 +228,7 @@ def test_a_layer_that_xla_cannot_compile_is_not_compiled() -> None:
 def test_keras_turns_boxes_about_another_middle() -> None:
     """Half a turn of 32x24 pixels by hand; Keras' own result is a pixel off, in each direction.
 
-    Should this fail, `kblocks.moving._BY_MIDDLES` has done its duty.
+    Should this fail, `kblocks.training.moving._BY_MIDDLES` has done its duty.
     """
     turn = layers.RandomRotation((0.5, 0.5), bounding_box_format="xyxy")
     boxes = np.array([[[4, 6, 10, 12]]], "float32")
@@ -244,7 +244,7 @@ def test_keras_turns_boxes_about_another_middle() -> None:
 
 
 def test_keras_cannot_read_the_shear_that_it_writes() -> None:
-    """Should this fail, `kblocks.augmentation._config` has done its duty."""
+    """Should this fail, `kblocks.training.augmentation._config` has done its duty."""
     shear = layers.RandomShear(0.1, 0.1)
     with pytest.raises(TypeError):
         layers.RandomShear.from_config(shear.get_config())

@@ -30,7 +30,7 @@ from numpy_reference import (
 )
 
 import kblocks as kb
-from kblocks.ops import Chain, Conv, Merge
+from kblocks.plans.ops import Chain, Conv, Merge
 
 Images = Callable[..., np.ndarray]
 both_formats = pytest.mark.parametrize("data_format", ["channels_last", "channels_first"])

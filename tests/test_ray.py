@@ -27,7 +27,7 @@ import pytest
 from searching import PACKAGE, Toy, cleared, command_line, family, told_to_end, until
 
 import kblocks as kb
-from kblocks.tuner.command import cli
+from kblocks.command import cli
 from kblocks.tuner.running.jobs import FileJob, ObjectJob
 from kblocks.tuner.running.on_ray import Cluster, _find
 from kblocks.tuner.running.sending import Sent

@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import kblocks as kb
-from kblocks.repair import Repair
+from kblocks.search_space.repair import Repair
 
 DEFAULTS = {
     "alexnet": "alexnet",

@@ -12,7 +12,7 @@ import pytest
 from scenes import HEADS, network, scenes
 
 import kblocks as kb
-from kblocks.tuner.running.training import _failure
+from kblocks.tuner.running.trial import _failure
 from kblocks.tuner.storing.identity import text_of
 
 SHAPE = (8, 8, 1)

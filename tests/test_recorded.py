@@ -13,7 +13,7 @@ import pytest
 from spaces import Recorder
 
 import kblocks as kb
-from kblocks.choices import recorded
+from kblocks.search_space.choices import recorded
 
 INPUT = (8, 8, 1)
 

@@ -94,7 +94,7 @@ def test_memory_falls(fresh_process: Callable[..., str]) -> None:
 
 
 def test_other_backends_refuse(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kblocks.backend.name", lambda: "jax")
+    monkeypatch.setattr("kblocks.common.backend.name", lambda: "jax")
     with pytest.raises(ValueError, match="needs the TensorFlow backend"):
         kb.Architecture([kb.ConvBlock.Spec(4)]).model(INPUT, remat=True)(
             np.ones((1, *INPUT)), training=True

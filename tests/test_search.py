@@ -26,14 +26,14 @@ import tensorflow
 from rich.console import Console
 
 import kblocks as kb
+from kblocks.command.final import write_trials
+from kblocks.command.stored import opened
+from kblocks.command.tables import of_run
 from kblocks.tuner import records
-from kblocks.tuner.command.final import write_trials
-from kblocks.tuner.command.stored import opened
-from kblocks.tuner.command.tables import of_run
 from kblocks.tuner.records import Objective
 from kblocks.tuner.reporting.report import report
 from kblocks.tuner.running.jobs import ObjectJob
-from kblocks.tuner.running.training import Progress
+from kblocks.tuner.running.trial import Progress
 from kblocks.tuner.storing import study as studies
 
 INPUT = (8, 8, 1)

@@ -15,8 +15,8 @@ import pytest
 from numpy_reference import conv, pad, same_pads
 from small_convolutions import arrays_of, case_of, right, sweep
 
-from kblocks import ops
-from kblocks.layers import layer_for
+from kblocks.layers.primitives import layer_for
+from kblocks.plans import ops
 
 tf = pytest.importorskip("tensorflow")
 MANY = 20_000 if os.environ.get("KBLOCKS_THOROUGH") else 0

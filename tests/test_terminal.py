@@ -17,9 +17,9 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 import kblocks as kb
+from kblocks.command import cli
+from kblocks.command.final import write_trials
 from kblocks.tuner import records, terminal
-from kblocks.tuner.command import cli
-from kblocks.tuner.command.final import write_trials
 from kblocks.tuner.records import read
 from kblocks.tuner.running.live import Live
 from kblocks.tuner.stock.progress import Display

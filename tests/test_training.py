@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import kblocks as kb
-from kblocks import backend
+from kblocks.common import backend
 
 INPUT = (8, 8, 3)
 ADAM = keras.optimizers.Adam

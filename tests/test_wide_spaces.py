@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 import kblocks as kb
-from kblocks.choices import Searchable
-from kblocks.repair import Repair
-from kblocks.sampling import redrawn
-from kblocks.tree import Assignment, Tree
+from kblocks.search_space.choices import Searchable
+from kblocks.search_space.repair import Repair
+from kblocks.search_space.sampling import redrawn
+from kblocks.search_space.tree import Assignment, Tree
 
 INPUT = (8, 8, 3)
 

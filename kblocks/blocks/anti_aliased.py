@@ -13,10 +13,10 @@ from kblocks.blocks.convolution import (
     conv,
     norm,
 )
+from kblocks.blocks.fields import ActivationLike, Count, Fraction, Padding, Rate, Size, leaky_relu
 from kblocks.blocks.pooling import check_blur
 from kblocks.blocks.squeeze_excite import squeeze_excite
-from kblocks.fields import ActivationLike, Count, Fraction, Padding, Rate, Size, leaky_relu
-from kblocks.ops import Activation, Blur, Chain, DropPath, Merge, Op, Pool, SpaceToDepth
+from kblocks.plans.ops import Activation, Blur, Chain, DropPath, Merge, Op, Pool, SpaceToDepth
 
 
 class SpaceToDepthStem(Convolutional):

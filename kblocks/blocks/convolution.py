@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import KW_ONLY
 from typing import Any, Literal
 
-from kblocks.block import Block
-from kblocks.fields import (
+from kblocks.blocks.block import Block
+from kblocks.blocks.fields import (
     ActivationLike,
     Count,
     InitializerLike,
@@ -19,7 +19,7 @@ from kblocks.fields import (
     Repeats,
     Size,
 )
-from kblocks.ops import Activation, Chain, Conv, Dropout, Norm, Op, Pixels, Pool
+from kblocks.plans.ops import Activation, Chain, Conv, Dropout, Norm, Op, Pixels, Pool
 
 
 class Convolutional(Block, kw_only=True):

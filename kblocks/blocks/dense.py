@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import KW_ONLY
 from typing import Literal
 
-from kblocks.block import Block
+from kblocks.blocks.block import Block
 from kblocks.blocks.convolution import act, norm, norms_weights
-from kblocks.fields import (
+from kblocks.blocks.fields import (
     ActivationLike,
     Count,
     InitializerLike,
@@ -16,7 +16,7 @@ from kblocks.fields import (
     RegularizerLike,
     Repeats,
 )
-from kblocks.ops import Chain, Dense, Dropout, Merge, Norm, Op
+from kblocks.plans.ops import Chain, Dense, Dropout, Merge, Norm, Op
 
 
 class ResidualDense(Block):

@@ -12,8 +12,8 @@ from kblocks.blocks.convolution import (
     conv,
     norm,
 )
-from kblocks.fields import Count, Fraction, Padding, PoolKind, Rate, Repeats, Size
-from kblocks.ops import Chain, Dropout, Merge, Op, Pool
+from kblocks.blocks.fields import Count, Fraction, Padding, PoolKind, Rate, Repeats, Size
+from kblocks.plans.ops import Chain, Dropout, Merge, Op, Pool
 
 
 class DenseBlock(Convolutional):

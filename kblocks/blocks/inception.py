@@ -19,8 +19,8 @@ from kblocks.blocks.convolution import (
     conv,
     norm,
 )
-from kblocks.fields import Branches, Padding, Size, Sizes
-from kblocks.ops import Chain, Merge, Op, Pair, Pixels, Pool, Scale
+from kblocks.blocks.fields import Branches, Padding, Size, Sizes
+from kblocks.plans.ops import Chain, Merge, Op, Pair, Pixels, Pool, Scale
 
 
 class Branched(Convolutional, kw_only=True):

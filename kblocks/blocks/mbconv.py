@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import KW_ONLY
 
 from kblocks.blocks.convolution import Convolutional, act, check_symmetric, conv, norm
+from kblocks.blocks.fields import ActivationLike, Count, Fraction, Padding, Positive, Rate, Size
 from kblocks.blocks.squeeze_excite import squeeze_excite
-from kblocks.fields import ActivationLike, Count, Fraction, Padding, Positive, Rate, Size
-from kblocks.ops import Chain, DropPath, Merge, Op
+from kblocks.plans.ops import Chain, DropPath, Merge, Op
 
 
 class MBConvBlock(Convolutional):

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import KW_ONLY
 
-from kblocks.block import Block
+from kblocks.blocks.block import Block
 from kblocks.blocks.convolution import check_pool
-from kblocks.fields import Count, Padding, Size
-from kblocks.ops import Blur, Chain, GlobalPool, Merge, Op, Pool
+from kblocks.blocks.fields import Count, Padding, Size
+from kblocks.plans.ops import Blur, Chain, GlobalPool, Merge, Op, Pool
 
 
 class MinPooling2D(Block):

@@ -6,8 +6,8 @@ from dataclasses import KW_ONLY
 from typing import Any, Literal
 
 from kblocks.blocks.convolution import Convolutional, act, check_convolutions, conv, norm
-from kblocks.fields import Count, Padding, Rate, Size
-from kblocks.ops import Chain, DropPath, Merge, Op, PadChannels, Pixels, Pool
+from kblocks.blocks.fields import Count, Padding, Rate, Size
+from kblocks.plans.ops import Chain, DropPath, Merge, Op, PadChannels, Pixels, Pool
 
 Order = Literal[
     "original",

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import KW_ONLY
 from typing import Any
 
-from kblocks.block import Block
+from kblocks.blocks.block import Block
 from kblocks.blocks.convolution import conv
-from kblocks.fields import ActivationLike, Count, InitializerLike
-from kblocks.ops import Activation, Chain, Conv, GlobalPool, Merge, Op
+from kblocks.blocks.fields import ActivationLike, Count, InitializerLike
+from kblocks.plans.ops import Activation, Chain, Conv, GlobalPool, Merge, Op
 
 
 class SqueezeExcite(Block):

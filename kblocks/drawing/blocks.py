@@ -6,12 +6,12 @@ import itertools
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from kblocks import ops
-from kblocks.cost import walk
 from kblocks.drawing.labels import Label, label_of, shape_text
 from kblocks.drawing.layout import Fork, Line, Piece, Repeat, Series, Stack, Titled
-from kblocks.geometry import Crop, crops
-from kblocks.ops import Chain, Merge, Op
+from kblocks.plans import ops
+from kblocks.plans.cost import walk
+from kblocks.plans.geometry import Crop, crops
+from kblocks.plans.ops import Chain, Merge, Op
 
 _FOLDED = 3  # equal steps in a row that are drawn once, with their number
 

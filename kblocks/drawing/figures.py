@@ -9,18 +9,18 @@ from typing import Any
 
 import keras
 
-from kblocks import ops
-from kblocks.block import Block
-from kblocks.cost import walk
+from kblocks.blocks.block import Block
+from kblocks.common.atomic import whole
 from kblocks.drawing.blocks import figure
 from kblocks.drawing.canvas import Canvas
 from kblocks.drawing.graphs import rows_of_model
 from kblocks.drawing.networks import page
 from kblocks.drawing.rows import rows_of
-from kblocks.files import whole
-from kblocks.geometry import check_input_shape
-from kblocks.network import Architecture
-from kblocks.ops import Op
+from kblocks.networks.architecture import Architecture
+from kblocks.plans import ops
+from kblocks.plans.cost import walk
+from kblocks.plans.geometry import check_input_shape
+from kblocks.plans.ops import Op
 
 _PIXELS = 2.0  # of a PNG for one of the SVG
 _SUFFIXES = (".svg", ".png")
@@ -36,7 +36,7 @@ def draw(thing: Any, path: str | os.PathLike[str] | None = None, *, input_shape:
     beside them the inside of one block of each kind.
 
     Args:
-        thing: a block or its Spec, a plan of `kblocks.ops`, an `Architecture`, or a Keras model:
+        thing: a block or its Spec, a plan of `kblocks.plans.ops`, an `Architecture`, or a Keras model:
             blocks are drawn as blocks, Keras' own layers as a box each.
         path: a file to write, ending in ".svg" or ".png" (which needs the extra `report`); it is
             written whole or not at all.

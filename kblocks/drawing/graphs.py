@@ -8,14 +8,14 @@ from typing import Any
 
 import keras
 
-from kblocks.block import Block
-from kblocks.cost import Cost
+from kblocks.blocks.block import Block
+from kblocks.blocks.spec import channels_of
+from kblocks.blocks.stages import stage_of
+from kblocks.common.keras_graph import as_functional, calls_of, is_graph
 from kblocks.drawing.labels import Label, by, function_name
 from kblocks.drawing.rows import Chip, DrawnRow, alike, chips_of
-from kblocks.graph import as_functional, calls_of, is_graph
-from kblocks.network import INPUT
-from kblocks.spec import channels_of
-from kblocks.stages import stage_of
+from kblocks.networks.architecture import INPUT
+from kblocks.plans.cost import Cost
 
 _KINDS = (
     ("conv", ("Conv", "Separable")),

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from kblocks import ops
-from kblocks.ops import Op, Pair
+from kblocks.plans import ops
+from kblocks.plans.ops import Op, Pair
 
 
 class Label(NamedTuple):

@@ -6,13 +6,13 @@ import itertools
 from collections.abc import Sequence
 from typing import Any
 
+from kblocks.common.quantities import quantity
 from kblocks.drawing.blocks import figure
 from kblocks.drawing.canvas import FAINT, INK, Canvas, text_width
 from kblocks.drawing.labels import Label, shape_text
 from kblocks.drawing.layout import Piece, box_width, draw_box
 from kblocks.drawing.rows import DrawnRow, folded, kinds_of
-from kblocks.network import INPUT
-from kblocks.quantities import quantity
+from kblocks.networks.architecture import INPUT
 
 _CHIP, _STEP, _PAD, _BAND = 24.0, 14.0, 9.0, 6.0  # heights
 _LANE, _SPACE = 11.0, 22.0  # between lines beside the chips, and between columns

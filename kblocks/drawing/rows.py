@@ -8,15 +8,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from kblocks import ops
-from kblocks.cost import Cost
+from kblocks.blocks.spec import channels_of
+from kblocks.blocks.stages import stage_of
 from kblocks.drawing.blocks import Shapes, straightened
 from kblocks.drawing.labels import Label, label_of
-from kblocks.geometry import InputTooSmallError, geometry
-from kblocks.network import INPUT, Architecture, Row
-from kblocks.ops import Chain, Merge, Op
-from kblocks.spec import channels_of
-from kblocks.stages import stage_of
+from kblocks.networks.architecture import INPUT, Architecture, Row
+from kblocks.plans import ops
+from kblocks.plans.cost import Cost
+from kblocks.plans.geometry import InputTooSmallError, geometry
+from kblocks.plans.ops import Chain, Merge, Op
 
 Chip = tuple[Label, int]  # and how many times it is there in a row
 

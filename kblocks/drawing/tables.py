@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from kblocks.blocks.stages import stage_of
 from kblocks.drawing.labels import shape_text
-from kblocks.network import Architecture
-from kblocks.stages import stage_of
+from kblocks.networks.architecture import Architecture
 
 _BAR = 20
 

@@ -6,9 +6,8 @@ import re
 from typing import Any
 
 from kblocks.blocks.convolution import ConvBlock
-from kblocks.catalog import member, namesake
-from kblocks.families.choices import depths, kernels, options, paddings, widths
-from kblocks.families.stages import (
+from kblocks.families.published_choices import depths, kernels, options, paddings, widths
+from kblocks.families.stage_arguments import (
     arguments_by_stage,
     count_stages,
     made,
@@ -18,9 +17,10 @@ from kblocks.families.stages import (
     shared_by_all,
 )
 from kblocks.heads import Classifier
-from kblocks.network import Architecture
-from kblocks.space import Space
-from kblocks.weights import naming
+from kblocks.networks.architecture import Architecture
+from kblocks.networks.catalog import member, namesake
+from kblocks.networks.torch_weights import naming
+from kblocks.search_space.space import Space
 
 _POOL = {"pool": "max", "pool_size": 3, "pool_strides": 2}
 

@@ -9,9 +9,8 @@ from typing import Any
 
 from kblocks.blocks.convolution import ConvBlock, NormAct
 from kblocks.blocks.dense_block import DenseBlock, TransitionBlock
-from kblocks.catalog import member, variant
-from kblocks.families.choices import depths, kernels, options, paddings, widths
-from kblocks.families.stages import (
+from kblocks.families.published_choices import depths, kernels, options, paddings, widths
+from kblocks.families.stage_arguments import (
     PUBLISHED_NORM,
     arguments_by_stage,
     count_stages,
@@ -21,9 +20,10 @@ from kblocks.families.stages import (
     shared_by_all,
 )
 from kblocks.heads import Classifier
-from kblocks.network import Architecture
-from kblocks.space import Space
-from kblocks.weights import naming
+from kblocks.networks.architecture import Architecture
+from kblocks.networks.catalog import member, variant
+from kblocks.networks.torch_weights import naming
+from kblocks.search_space.space import Space
 
 
 def densenet(

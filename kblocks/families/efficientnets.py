@@ -9,9 +9,8 @@ from typing import Any
 
 from kblocks.blocks.convolution import ConvBlock
 from kblocks.blocks.mbconv import MBConvBlock
-from kblocks.catalog import member, variant
-from kblocks.families.choices import depths, kernels, options, paddings, widths
-from kblocks.families.stages import (
+from kblocks.families.published_choices import depths, kernels, options, paddings, widths
+from kblocks.families.stage_arguments import (
     PUBLISHED_NORM,
     arguments_by_stage,
     by_stage,
@@ -25,10 +24,11 @@ from kblocks.families.stages import (
     stage_specs,
 )
 from kblocks.heads import Classifier
-from kblocks.network import Architecture
-from kblocks.ops import Norm
-from kblocks.space import Space
-from kblocks.weights import naming
+from kblocks.networks.architecture import Architecture
+from kblocks.networks.catalog import member, variant
+from kblocks.networks.torch_weights import naming
+from kblocks.plans.ops import Norm
+from kblocks.search_space.space import Space
 
 # Table 1, one column a stage.
 _BLOCKS = (1, 2, 2, 3, 3, 4, 1)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from kblocks.catalog import namesake
 from kblocks.families.inception import (
     changed,
     inception,
@@ -14,10 +13,11 @@ from kblocks.families.inception import (
     square,
 )
 from kblocks.families.inception_names import places, plain
-from kblocks.families.stages import by_stage, count_stages
-from kblocks.network import Architecture
-from kblocks.space import Space
-from kblocks.weights import naming
+from kblocks.families.stage_arguments import by_stage, count_stages
+from kblocks.networks.architecture import Architecture
+from kblocks.networks.catalog import namesake
+from kblocks.networks.torch_weights import naming
+from kblocks.search_space.space import Space
 
 # Table 1: of each module the 1x1, the reduced 3x3, the reduced 5x5 and the projected pool.
 _BRANCHES = (

@@ -7,8 +7,8 @@ from typing import Any
 
 from kblocks.blocks.convolution import ConvBlock
 from kblocks.blocks.inception import InceptionBlock
-from kblocks.families.choices import depths, options
-from kblocks.families.stages import (
+from kblocks.families.published_choices import depths, options
+from kblocks.families.stage_arguments import (
     arguments_by_stage,
     by_stage,
     count_stages,
@@ -20,9 +20,9 @@ from kblocks.families.stages import (
 )
 from kblocks.heads import AuxiliaryClassifier, Classifier
 from kblocks.heads.attaching import Head
-from kblocks.network import Architecture
-from kblocks.ops import Norm
-from kblocks.space import Space
+from kblocks.networks.architecture import Architecture
+from kblocks.plans.ops import Norm
+from kblocks.search_space.space import Space
 
 _NORM = Norm("batch", momentum=0.9, epsilon=1e-3)  # as their published weights have it
 

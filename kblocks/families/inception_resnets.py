@@ -6,7 +6,6 @@ import re
 from typing import Any
 
 from kblocks.blocks.inception import InceptionResNetBlock
-from kblocks.catalog import member, variant
 from kblocks.families.inception import (
     changed,
     inception,
@@ -15,10 +14,11 @@ from kblocks.families.inception import (
 )
 from kblocks.families.inception_names import places, plain
 from kblocks.families.inceptions_v3 import STEM
-from kblocks.families.stages import by_stage, count_stages
-from kblocks.network import Architecture
-from kblocks.space import Space
-from kblocks.weights import naming
+from kblocks.families.stage_arguments import by_stage, count_stages
+from kblocks.networks.architecture import Architecture
+from kblocks.networks.catalog import member, variant
+from kblocks.networks.torch_weights import naming
+from kblocks.search_space.space import Space
 
 _REDUCE = {"kernel_size": 3, "last_padding": "valid"}
 _V1: dict[str, Any] = {

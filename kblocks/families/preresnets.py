@@ -8,11 +8,11 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from kblocks.catalog import member, variant
 from kblocks.families.resnets import CIFAR_STEM, residual_space, resnet
-from kblocks.network import Architecture
-from kblocks.space import Space
-from kblocks.weights import naming
+from kblocks.networks.architecture import Architecture
+from kblocks.networks.catalog import member, variant
+from kblocks.networks.torch_weights import naming
+from kblocks.search_space.space import Space
 
 
 def preresnet(classes: int = 1000, **arguments: Any) -> Architecture:

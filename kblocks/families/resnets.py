@@ -7,10 +7,8 @@ from typing import Any
 
 from kblocks.blocks.convolution import ConvBlock, NormAct
 from kblocks.blocks.residual import BottleneckBlock, ResidualBlock, ResNeXtBlock
-from kblocks.catalog import member
-from kblocks.catalog import variant as published
-from kblocks.families.choices import depths, kernels, options, paddings, widths
-from kblocks.families.stages import (
+from kblocks.families.published_choices import depths, kernels, options, paddings, widths
+from kblocks.families.stage_arguments import (
     PUBLISHED_NORM,
     arguments_by_stage,
     count_stages,
@@ -21,9 +19,11 @@ from kblocks.families.stages import (
     stage_specs,
 )
 from kblocks.heads import Classifier
-from kblocks.network import Architecture
-from kblocks.space import Space
-from kblocks.weights import naming
+from kblocks.networks.architecture import Architecture
+from kblocks.networks.catalog import member
+from kblocks.networks.catalog import variant as published
+from kblocks.networks.torch_weights import naming
+from kblocks.search_space.space import Space
 
 _BLOCKS = {"basic": ResidualBlock, "bottleneck": BottleneckBlock, "resnext": ResNeXtBlock}
 _VARIANTS = {"v1": "first", "v1.5": "spatial"}

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from kblocks.catalog import member, variant
-from kblocks.families.choices import options, widths
+from kblocks.families.published_choices import options, widths
 from kblocks.families.resnets import CIFAR_STEM, residual_space, resnet
-from kblocks.families.stages import by_stage, count_stages
-from kblocks.network import Architecture
-from kblocks.space import Space
+from kblocks.families.stage_arguments import by_stage, count_stages
+from kblocks.networks.architecture import Architecture
+from kblocks.networks.catalog import member, variant
+from kblocks.search_space.space import Space
 
 
 def resnext(

@@ -13,9 +13,9 @@ from kblocks.blocks.anti_aliased import (
     TResNetBasicBlock,
     TResNetBottleneckBlock,
 )
-from kblocks.catalog import member, variant
-from kblocks.families.choices import depths, kernels, options, paddings, widths
-from kblocks.families.stages import (
+from kblocks.blocks.fields import leaky_relu
+from kblocks.families.published_choices import depths, kernels, options, paddings, widths
+from kblocks.families.stage_arguments import (
     PUBLISHED_NORM,
     arguments_by_stage,
     by_stage,
@@ -26,11 +26,11 @@ from kblocks.families.stages import (
     shared_by_all,
     stage_specs,
 )
-from kblocks.fields import leaky_relu
 from kblocks.heads import Classifier
-from kblocks.network import Architecture
-from kblocks.space import Space
-from kblocks.weights import naming
+from kblocks.networks.architecture import Architecture
+from kblocks.networks.catalog import member, variant
+from kblocks.networks.torch_weights import naming
+from kblocks.search_space.space import Space
 
 _BLOCKS: dict[str, Any] = {"basic": TResNetBasicBlock, "bottleneck": TResNetBottleneckBlock}
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from kblocks.blocks.convolution import ConvBlock
-from kblocks.catalog import member, variant
-from kblocks.families.choices import depths, kernels, options, paddings, widths
-from kblocks.families.stages import (
+from kblocks.families.published_choices import depths, kernels, options, paddings, widths
+from kblocks.families.stage_arguments import (
     PUBLISHED_NORM,
     arguments_by_stage,
     by_stage,
@@ -16,9 +15,10 @@ from kblocks.families.stages import (
     part,
 )
 from kblocks.heads import Classifier
-from kblocks.network import Architecture
-from kblocks.space import Space
-from kblocks.weights import naming
+from kblocks.networks.architecture import Architecture
+from kblocks.networks.catalog import member, variant
+from kblocks.networks.torch_weights import naming
+from kblocks.search_space.space import Space
 
 
 def vgg(

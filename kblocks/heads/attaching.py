@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from kblocks.block import Block
+from kblocks.blocks.block import Block
 from kblocks.heads.task import LOGITS, Task, Tasks, task_of
 
 

@@ -6,10 +6,10 @@ from dataclasses import KW_ONLY
 from typing import Any, Literal
 
 from kblocks.blocks.convolution import Convolutional, act, check_symmetric, conv, norm
-from kblocks.fields import Count, Counts, Padding, Positive, Rate, Size, Sizes
+from kblocks.blocks.fields import Count, Counts, Padding, Positive, Rate, Size, Sizes
 from kblocks.heads.classification import classification
 from kblocks.heads.task import Task
-from kblocks.ops import (
+from kblocks.plans.ops import (
     AdaptivePool,
     Chain,
     Dense,

@@ -12,10 +12,8 @@ from typing import Any, Literal
 import keras
 import numpy as np
 
-from kblocks import backend
-from kblocks.block import Block
-from kblocks.blocks.pooling import concat_pool
-from kblocks.fields import (
+from kblocks.blocks.block import Block
+from kblocks.blocks.fields import (
     ActivationLike,
     Counts,
     FrozenConfig,
@@ -25,10 +23,12 @@ from kblocks.fields import (
     RegularizerLike,
     Size,
 )
+from kblocks.blocks.pooling import concat_pool
+from kblocks.common import backend
 from kblocks.heads.attaching import Attached, Head, Place, only
 from kblocks.heads.classifier import Classifier
 from kblocks.heads.task import TargetLoss, TargetMetric, Task, agree, outside
-from kblocks.ops import (
+from kblocks.plans.ops import (
     Activation,
     AdaptivePool,
     Chain,

@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import KW_ONLY
 from typing import Literal
 
-from kblocks.block import Block
-from kblocks.blocks.pooling import concat_pool
-from kblocks.fields import (
+from kblocks.blocks.block import Block
+from kblocks.blocks.fields import (
     ActivationLike,
     Count,
     Counts,
@@ -17,9 +16,10 @@ from kblocks.fields import (
     RegularizerLike,
     Size,
 )
+from kblocks.blocks.pooling import concat_pool
 from kblocks.heads.classification import classification
 from kblocks.heads.task import Task
-from kblocks.ops import (
+from kblocks.plans.ops import (
     Activation,
     AdaptivePool,
     Chain,

@@ -8,15 +8,15 @@ from dataclasses import KW_ONLY
 from functools import partial
 from typing import Any
 
-from kblocks.block import Block
+from kblocks.blocks.block import Block
 from kblocks.blocks.convolution import ConvBlock
-from kblocks.fields import Count, InitializerLike, Positive
+from kblocks.blocks.fields import Count, InitializerLike, Positive
 from kblocks.heads.attaching import Attached, Head, Place
 from kblocks.heads.boxes import constant
 from kblocks.heads.detection import CellIoU, DetectionLoss
 from kblocks.heads.pyramid import top_down
 from kblocks.heads.task import Task
-from kblocks.ops import Activation, Chain, Conv, Merge, Norm, Op
+from kblocks.plans.ops import Activation, Chain, Conv, Merge, Norm, Op
 
 OBJECTS = "objects"
 _PRIOR = 0.01  # of an object in a cell, at the start (arXiv:1708.02002, Sec. 4.1)

@@ -10,12 +10,12 @@ import keras
 import numpy as np
 
 from kblocks.blocks.convolution import Convolutional, act, conv, norm
-from kblocks.fields import Count, Counts, Padding, Positive, Size
+from kblocks.blocks.fields import Count, Counts, Padding, Positive, Size
 from kblocks.heads.attaching import Attached, Head, Place, only
 from kblocks.heads.boxes import Regressor, features, linear
 from kblocks.heads.pyramid import top_down
 from kblocks.heads.task import TargetLoss, TargetMetric, Task, agree, outside
-from kblocks.ops import Chain, Conv, Op, Reshape, SoftArgmax
+from kblocks.plans.ops import Chain, Conv, Op, Reshape, SoftArgmax
 
 _ops: Any = keras.ops  # whose functions are typed as if they could return None
 

@@ -6,12 +6,12 @@ import itertools
 from dataclasses import KW_ONLY
 from typing import Any
 
-from kblocks.block import Block
+from kblocks.blocks.block import Block
 from kblocks.blocks.convolution import ConvBlock
-from kblocks.fields import Count, InitializerLike
+from kblocks.blocks.fields import Count, InitializerLike
 from kblocks.heads.attaching import Place
-from kblocks.ops import Chain, Conv, Merge, Op
-from kblocks.ops import ResizeLike as Resize
+from kblocks.plans.ops import Chain, Conv, Merge, Op
+from kblocks.plans.ops import ResizeLike as Resize
 
 Rows = list[tuple[str, Any, tuple[str, ...]]]
 

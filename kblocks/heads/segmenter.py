@@ -9,13 +9,13 @@ from typing import Any
 import keras
 import numpy as np
 
-from kblocks.block import Block
+from kblocks.blocks.block import Block
 from kblocks.blocks.convolution import ConvBlock
-from kblocks.fields import Count, Positive
+from kblocks.blocks.fields import Count, Positive
 from kblocks.heads.attaching import Attached, Head, Place
 from kblocks.heads.pyramid import raised, strides_down_to
 from kblocks.heads.task import FunctionLoss, TargetLoss, Task, agree, outside, shape_of
-from kblocks.ops import Op, ResizeLike
+from kblocks.plans.ops import Op, ResizeLike
 
 _ops: Any = keras.ops  # whose functions are typed as if they could return None
 

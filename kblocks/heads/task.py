@@ -10,7 +10,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from kblocks import backend
+from kblocks.common import backend
 
 LOGITS = "logits"
 

@@ -10,7 +10,7 @@ from typing import Any
 import keras_tuner
 import optuna
 
-from kblocks.budget import Budget
+from kblocks.search_space.budget import Budget
 from kblocks.tuner.bridge import HyperModel
 from kblocks.tuner.records import COST_NAMES, Objective
 

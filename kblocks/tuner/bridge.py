@@ -13,14 +13,14 @@ from weakref import WeakKeyDictionary
 import keras
 import keras_tuner
 
-from kblocks.budget import Budget
-from kblocks.choices import Choice, Integer, Real, Searchable, check_recordable
-from kblocks.network import Architecture
-from kblocks.recipe import Recipe, fresh
-from kblocks.space import NETWORK, Space, network_key, prefix_of
-from kblocks.timing import latency as measured_latency
-from kblocks.training import prepare
-from kblocks.tree import Assignment, Tree
+from kblocks.model_tools.timing import latency as measured_latency
+from kblocks.networks.architecture import Architecture
+from kblocks.search_space.budget import Budget
+from kblocks.search_space.choices import Choice, Integer, Real, Searchable, check_recordable
+from kblocks.search_space.space import NETWORK, Space, network_key, prefix_of
+from kblocks.search_space.tree import Assignment, Tree
+from kblocks.training.preparing import prepare
+from kblocks.training.recipe import Recipe, fresh
 
 
 class HyperModel(keras_tuner.HyperModel):

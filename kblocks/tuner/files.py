@@ -15,8 +15,8 @@ from typing import Any
 import keras
 import numpy as np
 
-from kblocks.exporting import not_finite, portable
-from kblocks.files import whole
+from kblocks.common.atomic import whole
+from kblocks.model_tools.exporting import not_finite, portable
 
 _METADATA = "metadata.json"  # of a `.keras` file: Keras' version and the date
 _OURS = "kblocks"  # the key of our facts in it

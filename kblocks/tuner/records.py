@@ -13,7 +13,7 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from kblocks.space import NETWORK
+from kblocks.search_space.space import NETWORK
 
 # The names of user attributes in Optuna's storage: of a trial,
 COSTS = "kblocks/costs"  # {"params": ..., "macs": ..., "activations": ..., "latency": ...}

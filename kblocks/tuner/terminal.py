@@ -13,7 +13,7 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from kblocks.hiding import masked
+from kblocks.common.masking import masked
 
 
 def plain(value: Any) -> str:

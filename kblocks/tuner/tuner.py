@@ -13,7 +13,7 @@ import keras_tuner
 import optuna
 from optuna.distributions import BaseDistribution
 
-from kblocks.budget import Budget
+from kblocks.search_space.budget import Budget
 from kblocks.tuner.arguments import (
     check_counts,
     check_name,
@@ -24,12 +24,13 @@ from kblocks.tuner.arguments import (
 )
 from kblocks.tuner.bridge import HyperModel
 from kblocks.tuner.choosing.asking import asked_by
-from kblocks.tuner.choosing.sampling import chooser, distributions_of, is_grid, sampler_of
+from kblocks.tuner.choosing.points import distributions_of
+from kblocks.tuner.choosing.sampler import chooser, is_grid, sampler_of
 from kblocks.tuner.oracle import Oracle, hyperparameters
 from kblocks.tuner.records import IDENTITY, RUN, Record, Run, read
 from kblocks.tuner.running import on_ray
 from kblocks.tuner.running.loop import HopelessError, Search
-from kblocks.tuner.running.training import Fit, Limits, build_as, epochs_of
+from kblocks.tuner.running.trial import Fit, Limits, build_as, epochs_of
 from kblocks.tuner.storing import study as studies
 from kblocks.tuner.storing.checkpoints import Checkpoints
 from kblocks.tuner.storing.identity import check_joining, settings_of

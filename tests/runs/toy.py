@@ -25,7 +25,7 @@ import keras
 import numpy as np
 
 import kblocks as kb
-from kblocks.tuner.running import training
+from kblocks.tuner.running import trial as training
 from kblocks.tuner.running.jobs import FileJob
 from kblocks.tuner.storing import owners
 

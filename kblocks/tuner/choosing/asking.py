@@ -15,7 +15,7 @@ from optuna.distributions import (
     IntDistribution,
 )
 
-from kblocks.space import NETWORK
+from kblocks.search_space.space import NETWORK
 
 _PLAIN = (bool, int, float, str, type(None))  # what Keras Tuner lets a hyperparameter be
 _GRID = 10  # values of a range without a step, where all have to be listed

@@ -7,8 +7,8 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from kblocks.cost import Cost
-from kblocks.network import Architecture
+from kblocks.networks.architecture import Architecture
+from kblocks.plans.cost import Cost
 from kblocks.tuner.reporting.outline import outline
 from kblocks.tuner.reporting.text import escaped, score, short
 from kblocks.tuner.reporting.view import Shown, View

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from itertools import groupby
 from typing import Any
 
-from kblocks.stages import stage_of
+from kblocks.blocks.stages import stage_of
 from kblocks.tuner.reporting.text import clean
 
 _LARGEST = 1_000_000  # characters of JSON; ResNet-152 has 10,000

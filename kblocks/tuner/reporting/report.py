@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from kblocks.files import whole
+from kblocks.common.atomic import whole
 from kblocks.tuner.records import Run
 
 

@@ -16,7 +16,7 @@ from tensorboard.plugins.hparams.summary_v2 import hparams_pb
 from tensorboard.summary import Writer
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
-from kblocks.files import whole
+from kblocks.common.atomic import whole
 from kblocks.tuner.records import Objective, Record, Run, folder_name
 
 # Their messages are made when they are imported, where no type checker sees them.

@@ -12,8 +12,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from kblocks.hiding import masked
-from kblocks.quantities import quantity
+from kblocks.common.masking import masked
+from kblocks.common.quantities import quantity
 
 # Control characters but tab and newline, lone surrogates (which no file can hold), and what
 # turns the direction of the text that follows.

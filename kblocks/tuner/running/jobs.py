@@ -12,7 +12,7 @@ from typing import Any
 
 import keras
 
-from kblocks.tuner.running.training import Fit
+from kblocks.tuner.running.trial import Fit
 
 
 class Job:

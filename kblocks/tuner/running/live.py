@@ -14,7 +14,7 @@ from rich.live import Live as RichLive
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 
-from kblocks.quantities import quantity
+from kblocks.common.quantities import quantity
 from kblocks.tuner.records import EXHAUSTED, Objective, Record, Run, read
 from kblocks.tuner.running.loop import Search
 from kblocks.tuner.terminal import cell, plain, tell

@@ -17,11 +17,11 @@ import optuna
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
-from kblocks.backend import custom_gradients, forget_gradients
-from kblocks.space import NETWORK
+from kblocks.common.backend import custom_gradients, forget_gradients
+from kblocks.search_space.space import NETWORK
 from kblocks.tuner.bridge import HyperModel
 from kblocks.tuner.choosing.asking import Asking, asked_by
-from kblocks.tuner.choosing.sampling import Choosing, ExhaustedError, TornError
+from kblocks.tuner.choosing.sampler import Choosing, ExhaustedError, TornError
 from kblocks.tuner.records import (
     ATTEMPTS,
     COST_NAMES,
@@ -40,7 +40,7 @@ from kblocks.tuner.records import (
     record,
 )
 from kblocks.tuner.running.surroundings import restored
-from kblocks.tuner.running.training import Limits, LostError, Outcome, Progress, Watch, train
+from kblocks.tuner.running.trial import Limits, LostError, Outcome, Progress, Watch, train
 from kblocks.tuner.storing import interrupts
 from kblocks.tuner.storing.checkpoints import Checkpoints
 from kblocks.tuner.storing.identity import compare_range, compare_ranges

@@ -7,7 +7,7 @@ import pickle
 from typing import Any
 
 from kblocks.tuner.running.jobs import Job
-from kblocks.tuner.running.training import Fit
+from kblocks.tuner.running.trial import Fit
 
 # What the machine's tuner has from the one here: its own environment may tell it otherwise.
 _SAME = ("storage_url", "checkpoint_directory", "patience", "growth", "_joins")

@@ -25,7 +25,7 @@ from kblocks.tuner.running.jobs import Job
 from kblocks.tuner.running.live import Live
 from kblocks.tuner.running.loop import Search, tidy, work
 from kblocks.tuner.running.on_ray import Cluster
-from kblocks.tuner.running.training import Fit, reason
+from kblocks.tuner.running.trial import Fit, reason
 from kblocks.tuner.running.wire import Errand, Line, received
 from kblocks.tuner.storing.diagnosis import diagnosis
 from kblocks.tuner.storing.interrupts import REQUESTS, held

@@ -15,10 +15,10 @@ from typing import Any
 import keras
 import keras_tuner
 
-from kblocks.backend import custom_gradients, forget_gradients
-from kblocks.files import whole
-from kblocks.network import Architecture
-from kblocks.quantities import quantity
+from kblocks.common.atomic import whole
+from kblocks.common.backend import custom_gradients, forget_gradients
+from kblocks.common.quantities import quantity
+from kblocks.networks.architecture import Architecture
 from kblocks.tuner.bridge import NETWORK, HyperModel, costs_of, network_of
 from kblocks.tuner.files import save, write_table
 from kblocks.tuner.stock.progress import Display, EpochCallback

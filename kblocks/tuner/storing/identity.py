@@ -15,9 +15,9 @@ import keras
 import keras_tuner
 import numpy as np
 
-from kblocks.conditions import name_of
-from kblocks.describing import options_of
-from kblocks.recipe import Recipe
+from kblocks.search_space.conditions import name_of
+from kblocks.search_space.describing import options_of
+from kblocks.training.recipe import Recipe
 from kblocks.tuner.bridge import HyperModel, named
 from kblocks.tuner.records import Objective
 

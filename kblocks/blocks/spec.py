@@ -1,0 +1,182 @@
+"""`Spec`: the light, frozen form of a block, made from its annotated fields and its `plan`."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import inspect
+import types
+from typing import Any, ClassVar
+
+import keras
+
+from kblocks.blocks.fields import Check, check_of
+from kblocks.plans import cost, ops
+from kblocks.plans.geometry import InputTooSmallError
+from kblocks.plans.ops import Op
+
+_OWN = {"name", "dtype", "trainable", "data_format", "spec", "layers", "remat"}
+_RESERVED = frozenset(dir(keras.Layer)) | _OWN
+_LABELS = {
+    kind.label for kind in vars(ops).values() if isinstance(kind, type) and hasattr(kind, "label")
+}
+_MISSING = dataclasses.MISSING
+
+
+class Spec:
+    """The base of every block's Spec. `_block` is the layer class, `_checks` the fields' checks."""
+
+    _block: ClassVar[Any]
+    _checks: ClassVar[dict[str, tuple[Check | None, bool]]] = {}
+    _defaults: ClassVar[dict[str, Any]] = {}
+    _positional: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(self, *args: Any, **given: Any) -> None:
+        if args:
+            given = {**self._by_name(args, given), **given}
+        self.__dict__.update(self._defaults)
+        self._take(given)
+
+    def replace(self, **changes: Any) -> Any:
+        """A copy with some arguments changed."""
+        copy = object.__new__(type(self))
+        copy.__dict__.update(self.__dict__)
+        copy._take(changes)
+        return copy
+
+    def _take(self, given: dict[str, Any]) -> None:
+        values = self.__dict__
+        name = ""
+        try:
+            for name, value in given.items():
+                check, optional = self._checks[name]
+                if check is not None and not (value is None and optional):
+                    value = check.normalise(value)
+                values[name] = value
+        except (KeyError, TypeError, ValueError) as error:
+            raise _refusal(self._block.__name__, name, given[name], self._checks) from error
+        if len(values) < len(self._checks):
+            missing = ", ".join(repr(name) for name in self._checks if name not in values)
+            raise TypeError(f"{self._block.__name__} needs the argument {missing}")
+        self.check()
+
+    def _by_name(self, args: tuple[Any, ...], given: dict[str, Any]) -> dict[str, Any]:
+        names = self._positional
+        named = dict(zip(names, args, strict=False))
+        twice = sorted(named.keys() & given.keys())
+        if twice or len(args) > len(names):
+            problem = f"got {twice[0]!r} twice" if twice else f"got {len(args)}"
+            raise TypeError(
+                f"{self._block.__name__} takes {', '.join(names) or 'nothing'} by position and all "
+                f"else by keyword; {problem}"
+            )
+        return named
+
+    def check(self) -> None:
+        """Raises ValueError where arguments do not go together; a block may define it."""
+
+    def plan(self, channels: Any) -> Op:
+        """The tree of ops for an input of `channels` (a list of them for several inputs)."""
+        raise NotImplementedError(f"{self._block.__name__} has no plan")
+
+    def cost(self, input_shape: Any) -> cost.Cost:
+        """The cost on an input of (height, width, channels)."""
+        try:
+            return cost.cost(self.plan(channels_of(input_shape)), input_shape)
+        except ValueError as error:
+            raise placed(error, self._block.__name__, input_shape) from error
+
+    def layer(self, name: str | None = None) -> Any:
+        """A new Keras layer of this Spec."""
+        return self._block(name=name, **{field: getattr(self, field) for field in self._checks})
+
+    def config(self) -> dict[str, Any]:
+        """All fields in a form that JSON can hold."""
+        return {name: self._serialised(name) for name in self._checks}
+
+    def changes(self) -> dict[str, Any]:
+        """The fields that differ from their defaults, in a form that JSON can hold."""
+        return {
+            name: self._serialised(name)
+            for name in self._checks
+            if name not in self._defaults or getattr(self, name) != self._defaults[name]
+        }
+
+    def _serialised(self, name: str) -> Any:
+        check, value = self._checks[name][0], getattr(self, name)
+        return value if check is None or value is None else check.serialise(value)
+
+
+def _refusal(owner: str, name: str, value: Any, checks: dict[str, Any]) -> Exception:
+    """The error for an argument that is unknown or not of its field's form."""
+    if name not in checks:
+        close = difflib.get_close_matches(name, checks, 1)
+        hint = f"Did you mean {close[0]!r}?" if close else f"It has {', '.join(checks)}."
+        return TypeError(f"{owner} has no argument {name!r}. {hint} Received: {name}={value!r}")
+    check, optional = checks[name]
+    none = " or None" if optional and "None" not in check.expected else ""
+    return ValueError(
+        f"`{name}` of {owner} must be {check.expected}{none}. Received: {name}={value!r}"
+    )
+
+
+def placed(error: ValueError, place: str, input_shape: Any) -> ValueError:
+    """The error again, with the place it came from and what went in."""
+    message = f"{place}: {error} (input: {input_shape})"
+    if isinstance(error, InputTooSmallError):
+        return InputTooSmallError(message, error.missing)
+    return ValueError(message)
+
+
+def channels_of(shape: Any) -> Any:
+    if isinstance(shape, list):
+        return [inner[-1] for inner in shape]
+    return shape[-1]
+
+
+def make_spec(cls: Any, kw_only: bool) -> type[Spec]:
+    parent = next((base.Spec for base in cls.__mro__[1:] if "Spec" in vars(base)), Spec)
+    annotations = {
+        name: annotation
+        for name, annotation in inspect.get_annotations(cls, eval_str=True).items()
+        if not name.startswith("_") or annotation is dataclasses.KW_ONLY
+        if not str(annotation).startswith("typing.ClassVar")
+    }
+    _refuse_bad_fields(cls, annotations, parent)
+    namespace = {name: vars(cls)[name] for name in annotations if name in vars(cls)}
+    namespace |= {name: value for name, value in vars(cls).items() if _is_shared(name, value)}
+    checks = {name: check_of(a) for name, a in annotations.items() if name[0] != "_"}
+    for name, (check, optional) in checks.items():
+        default = namespace.get(name, _MISSING)
+        if check is not None and default is not _MISSING and not (optional and default is None):
+            try:
+                namespace[name] = check.normalise(default)
+            except (TypeError, ValueError) as error:
+                raise _refusal(cls.__name__, name, default, checks) from error
+    spec: Any = type(
+        f"{cls.__name__}.Spec", (parent,), {**namespace, "__annotations__": annotations}
+    )
+    spec.__module__, spec._block, spec.__doc__ = cls.__module__, cls, cls.__doc__
+    spec = dataclasses.dataclass(frozen=True, init=False, kw_only=kw_only)(spec)
+    made = dataclasses.fields(spec)
+    every = {**parent._checks, **checks}
+    spec._checks = {field.name: every[field.name] for field in made}
+    spec._defaults = {field.name: field.default for field in made if field.default is not _MISSING}
+    spec._positional = tuple(field.name for field in made if not field.kw_only)
+    return spec
+
+
+def _refuse_bad_fields(cls: type, annotations: dict[str, Any], parent: type[Spec]) -> None:
+    for name in annotations:
+        if name in _RESERVED or name.rstrip("0123456789") in _LABELS:
+            raise TypeError(
+                f"{cls.__name__}: a field cannot bear the name {name!r}, which is taken"
+            )
+    for name in set(vars(cls)) & set(parent._checks) - set(annotations):
+        raise TypeError(f"{cls.__name__}: annotate {name!r} to change the default of a field")
+
+
+def _is_shared(name: str, value: Any) -> bool:
+    """Whether a member of the class belongs to its Spec too: its properties and helpers."""
+    shared = (types.FunctionType, property, staticmethod, classmethod)
+    return isinstance(value, shared) and not name.startswith("__") and name not in _RESERVED

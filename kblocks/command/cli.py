@@ -1,0 +1,244 @@
+"""The command line: `kblocks list`, `show`, `search`, `worker`, `status`, `report`, `best`."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import traceback
+from pathlib import Path
+from typing import Annotated, Any
+
+import keras
+import typer
+from rich.console import Console
+
+from kblocks.command import final, tables
+from kblocks.command.searching import BadArgumentError, run_or_join, say, sizes
+from kblocks.command.stored import (
+    STORAGE,
+    best_network,
+    best_of,
+    folder_of,
+    masked,
+    opened,
+)
+from kblocks.common.atomic import whole
+from kblocks.model_tools.exporting import FORMATS, export
+from kblocks.networks.architecture import Architecture
+from kblocks.networks.catalog import architecture, by_family
+from kblocks.tuner.files import facts_of, save
+from kblocks.tuner.records import Run
+from kblocks.tuner.storing.checkpoints import Checkpoints
+from kblocks.tuner.terminal import plain, tell
+
+app = typer.Typer(
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    no_args_is_help=True,
+    help="Convolutional architectures and searches over them.",
+)
+_WIDTH = 160  # where the output is no terminal
+
+RunName = Annotated[str, typer.Argument(help="A run's folder; with --storage its name.")]
+Storage = Annotated[
+    str | None,
+    typer.Option(help=f"A SQLAlchemy URL. Without it: the folder's own study.db, else {STORAGE}."),
+]
+
+
+@app.callback()
+def _every(
+    debug: Annotated[bool, typer.Option("--debug", help="Show where an error comes from.")] = False,
+) -> None:
+    """Convolutional architectures and searches over them."""
+
+
+@app.command("list")
+def list_(
+    family: Annotated[str | None, typer.Option(help="Only this family.")] = None,
+) -> None:
+    """The published architectures: input, parameters, MACs, weights."""
+    families = by_family()
+    if family is not None:
+        if family not in families:
+            raise BadArgumentError(
+                f"--family must be one of {', '.join(families)}. Received: {family}"
+            )
+        families = {family: families[family]}
+    _console().print(tables.of_architectures(families))
+
+
+@app.command()
+def show(
+    network: Annotated[str, typer.Argument(help="An architecture's name, or its JSON file.")],
+    input: Annotated[str | None, typer.Option(help="HEIGHTxWIDTHxCHANNELS.")] = None,
+    classes: Annotated[int | None, typer.Option(min=1, help="Of the classifier.")] = None,
+) -> None:
+    """A network stage by stage: what comes out and what it costs."""
+    path = Path(network)
+    if path.suffix == ".json":
+        if classes is not None:
+            raise BadArgumentError(
+                "--classes goes with the name of an architecture. Received: a file"
+            )
+        if not path.is_file():
+            raise BadArgumentError(f"there is no file {path}")
+        net = Architecture.from_json(path.read_text(encoding="utf-8"))
+    else:
+        try:
+            net = architecture(network, **({} if classes is None else {"classes": classes}))
+        except ValueError as error:
+            raise BadArgumentError(str(error)) from error
+    shape = tables.native_input(net) if input is None else sizes("--input", input, 3)
+    _console().print(tables.of_stages(net, shape))
+
+
+app.command("search", help="Searches: a run file, or a family on data.")(run_or_join)
+app.command(
+    "worker",
+    help="Joins a search from another process or machine: give the same run file, or the same "
+    "family and data, and the storage.",
+)(run_or_join)
+
+
+@app.command()
+def status(run: RunName, storage: Storage = None) -> None:
+    """Where a run stands."""
+    _console().print(tables.of_run(opened(run, storage)))
+
+
+@app.command()
+def report(
+    run: RunName,
+    storage: Storage = None,
+    output: Annotated[Path | None, typer.Option(help="A folder.")] = None,
+) -> None:
+    """Writes a report of a run: one HTML file and pictures."""
+    from kblocks.tuner.reporting.report import report as write
+
+    found = opened(run, storage)
+    folder = output or folder_of(run, storage) or Path("runs") / tables.file_name(found.name)
+    say(f"written to {write(found, folder)}")
+
+
+@app.command()
+def best(
+    run: RunName,
+    storage: Storage = None,
+    export_: Annotated[str | None, typer.Option("--export", help=f"{', '.join(FORMATS)}.")] = None,
+    output: Annotated[Path | None, typer.Option(help="The file, or SavedModel's folder.")] = None,
+    checkpoints: Annotated[
+        str | None, typer.Option(help="Where weights are kept, if not in the run's folder.")
+    ] = None,
+) -> None:
+    """A run's best network stage by stage; with --export its model with the weights found."""
+    if export_ is not None and export_ not in FORMATS:
+        raise BadArgumentError(f"--export must be one of {', '.join(FORMATS)}. Received: {export_}")
+    found = opened(run, storage)
+    folder = folder_of(run, storage) or Path("runs") / tables.file_name(found.name)
+    if export_ is not None:
+        _export(found, folder, export_, output, checkpoints)
+        return
+    trial, net = best_network(found)
+    assert found.input_shape is not None
+    say(plain(f"trial {trial.number}: {found.told(trial)}"))
+    for name, value in trial.values.items():
+        say(plain(f"  {name} = {value}"))
+    _console().print(tables.of_stages(net, found.input_shape))
+    if output is not None:
+        replaced = output.is_file()
+        with whole(output) as path:
+            path.write_text(net.to_json(indent=2), encoding="utf-8")
+        _tell_written(output, replaced)
+
+
+def _export(
+    run: Run, folder: Path, format: str, output: Path | None, checkpoints: str | None
+) -> None:
+    """Writes the model that the search delivered; before it has, that of the best trial."""
+    delivered = folder / final.MODEL
+    target = output or folder / f"best{FORMATS[format].suffix or f'_{format}'}"
+    best, known = best_of(run), facts_of(delivered)
+    is_there, replaced = delivered.is_file(), target.is_file()
+    if is_there and (not known or final.is_of(known, run, best)):
+        told = f"{delivered} is the model: {final.origin(known)}"
+        if format == "keras" and replaced and target.samefile(delivered):
+            say(told)
+            return
+        if format == "keras":
+            with whole(target) as path:
+                shutil.copyfile(delivered, path)
+        else:
+            export(final.load(delivered, compile=False), target, format)
+    elif is_there and target == delivered:
+        raise ValueError(
+            f"{delivered} is the model of {final.origin(known)}, and the best is trial "
+            f"{best.number} by now: the search begun again delivers it, or give --output"
+        )
+    else:
+        model, known = _trained(run, folder, checkpoints), final.facts(run, best)
+        told = f"the model is of {final.origin(known)}"
+        if format == "keras":
+            save(model, target, known)
+        else:
+            export(model, target, format)
+    say(told)
+    _tell_written(target, replaced)
+
+
+def _trained(run: Run, folder: Path, checkpoints: str | None) -> keras.Model:
+    """The best trial's network with the weights that were kept of it."""
+    trial, net = best_network(run)
+    assert run.input_shape is not None
+    own = str(folder / "checkpoints")
+    places = (
+        [own] if checkpoints is None else [checkpoints, f"{checkpoints.rstrip('/')}/{run.name}"]
+    )
+    kept = [found for found in map(Checkpoints, places) if found.are_of(run.identity)]
+    weights = next((w for found in kept if (w := found.best(trial.number)) is not None), None)
+    if weights is None:
+        raise ValueError(
+            f"no weights of trial {trial.number} of that search are in "
+            f"{Checkpoints(places[0]).shown}: give --checkpoints, the folder or URL that the "
+            "search has as `checkpoint_directory`"
+        )
+    model = net.model(run.input_shape)
+    model.set_weights(weights)
+    return model
+
+
+def _tell_written(path: Path, replaced: bool) -> None:
+    if replaced:
+        say(f"{path} is replaced")
+    say(f"written to {path}")
+
+
+def _console() -> Console:
+    width = None if Console().is_terminal else _WIDTH
+    return Console(highlight=False, markup=False, emoji=False, width=width)
+
+
+def main(arguments: list[str]) -> int:
+    """Runs a command; an error is one line on stderr.
+
+    Returns:
+        0, 1 if it failed, 2 for bad arguments, 130 if it was interrupted.
+    """
+    try:
+        return app(arguments or ["--help"], prog_name="kblocks", standalone_mode=False) or 0
+    except (KeyboardInterrupt, typer.Abort):
+        return 130
+    except Exception as error:
+        if "--debug" in arguments:
+            tell(masked(traceback.format_exc()), file=sys.stderr)
+        tell(f"kblocks: {plain(masked(_told(error)))}", file=sys.stderr)
+        return 2 if isinstance(error, BadArgumentError) else getattr(error, "exit_code", 1)
+
+
+def _told(error: Exception) -> str:
+    described: Any = getattr(error, "format_message", lambda: error)
+    told = described()
+    if isinstance(error, KeyError):  # which quotes its text
+        told = error.args[0]
+    return " ".join(str(told).split()) or type(error).__name__

@@ -1,0 +1,228 @@
+"""A good search by name: of a family's ready space, for images of a given size."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, Self
+
+from kblocks.families import ready_spaces as spaces
+from kblocks.search_space.budget import Budget
+from kblocks.search_space.choices import choice, per_stage, real
+from kblocks.search_space.space import Space
+from kblocks.training.recipe import Recipe
+from kblocks.tuner.bridge import HyperModel
+from kblocks.tuner.images.data import Data, load
+from kblocks.tuner.images.image_files import ImageFiles
+from kblocks.tuner.records import Objective
+from kblocks.tuner.running.jobs import FileJob, Job
+from kblocks.tuner.running.trial import Fit
+from kblocks.tuner.tuner import Tuner
+
+FAMILIES = tuple(spaces.__all__)
+TRIALS, EPOCHS, BATCH = 20, 15, 64  # where nothing else is said
+_SMALL = 64  # pixels a side, up to which stems keep the size
+_MACS = 40_000  # a pixel: what ResNet-20 takes of an image of 32x32
+
+
+def space(
+    family: str, input_shape: tuple[int, ...], classes: int, budget: Budget | None = None
+) -> Space:
+    """The ready space of a family, with a stem that suits the images, under a budget.
+
+    Args:
+        family: one of `kb.spaces`.
+        input_shape: (height, width, channels).
+        classes: of the classifier.
+        budget: None is 40,000 MACs a pixel, as many as ResNet-20 takes of an image of 32x32.
+
+    Raises:
+        ValueError: if there is no such family, or nothing in it fits the images.
+    """
+    if family not in FAMILIES:
+        raise ValueError(f"--family must be one of {', '.join(FAMILIES)}. Received: {family}")
+    height, width, _ = input_shape
+    opened = _for_small(family, min(height, width)) if max(height, width) <= _SMALL else {}
+    made = getattr(spaces, family)(classes=classes, **opened)
+    return made.within(input_shape, budget or Budget(macs=_MACS * height * width))
+
+
+def tuner(family: str, data: Data, *, budget: Budget | None = None, **settings: Any) -> Tuner:
+    """A search of that space: Adam with its learning rate searched, along a cosine.
+
+    Args:
+        family, budget: as for `space`.
+        data: what it is for.
+        settings: of `kb.tuner.Tuner`.
+    """
+    made = space(family, data.input_shape, data.classes, budget)
+    recipe = Recipe(learning_rate=real(5e-4, 1e-2, log=True), schedule="cosine")
+    timed = "latency" in str(settings.get("objective"))
+    return Tuner(HyperModel(made, recipe, latency=timed), **{"trials": TRIALS, **settings})
+
+
+class NamedJob(Job):
+    """What the command line names: settings and arguments of `fit` go over its own.
+
+    The data are loaded once in a process, and not taken along to another.
+
+    Args:
+        settings: of `kb.tuner.Tuner`.
+        fitting: arguments of `model.fit`.
+    """
+
+    def __init__(
+        self, settings: Mapping[str, Any] | None = None, fitting: Mapping[str, Any] | None = None
+    ) -> None:
+        super().__init__()
+        self.settings, self.fitting = dict(settings or {}), dict(fitting or {})
+        self._loaded: Data | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_loaded": None}
+
+    def named(self) -> dict[str, Any]:
+        """The arguments of `fit` that were named."""
+        return {"fitting": self.fitting}
+
+    def joining(self, known: Mapping[str, Any]) -> Self:
+        """The same over what the search to be joined was begun with.
+
+        Args:
+            known: the settings of its run.
+        """
+        made = copy.copy(self)
+        made.settings = {"trials": known.get("trials"), **self.settings}
+        fitting = known.get("job", {}).get("fitting", {})
+        made.fitting = {**fitting, "epochs": known.get("epochs", 1), **self.fitting}
+        return made
+
+    def data(self) -> Data:
+        """The data."""
+        if self._loaded is None:
+            self._loaded = self.load()
+        return replace(self._loaded, fit={**self._loaded.fit, **self.fitting})
+
+    def load(self) -> Data:
+        """Loads them."""
+        raise NotImplementedError
+
+    def fit(self) -> Fit:
+        """All but the test part."""
+        return (), self.data().fit_arguments()
+
+
+class FamilyJob(NamedJob):
+    """A family on data, both by name: what `--family F --data D` stand for.
+
+    Args:
+        family: as for `space`.
+        source, options: of `kb.tuner.load`.
+        settings, fitting: as for `NamedJob`; the former may have `budget`.
+    """
+
+    def __init__(
+        self,
+        family: str,
+        source: str,
+        options: Mapping[str, Any] | None = None,
+        settings: Mapping[str, Any] | None = None,
+        fitting: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__(settings, fitting)
+        self.family, self.source, self.options = family, source, dict(options or {})
+
+    def load(self) -> Data:
+        """Those of the source."""
+        data = load(self.source, **self.options)
+        batch = {} if isinstance(data.train, ImageFiles) else {"batch_size": BATCH}
+        return replace(data, fit={"epochs": EPOCHS, **batch})
+
+    def named(self) -> dict[str, Any]:
+        """How the data were loaded, and the rest that the name of the family leaves open."""
+        free = ("sampler", "pruner", "trial_seconds", "checkpoints")
+        settings = {name: self.settings[name] for name in free if name in self.settings}
+        return {**super().named(), "options": self.options, "settings": settings}
+
+    def joining(self, known: Mapping[str, Any]) -> Self:
+        """With its objectives and its budget too."""
+        made = super().joining(known)
+        job = known.get("job", {})
+        made.options = {**job.get("options", {}), **self.options}
+        made._loaded = self._loaded if made.options == self.options else None
+        own = {
+            "objective": [Objective(**one) for one in known.get("objectives", ())] or None,
+            "budget": Budget(**known["budget"]) if known.get("budget") else None,
+        }
+        given = {name: value for name, value in own.items() if value is not None}
+        made.settings = {**given, **job.get("settings", {}), **made.settings}
+        return made
+
+    def tuner(self) -> Tuner:
+        """The search."""
+        return tuner(self.family, self.data(), **self.settings)
+
+
+class RunFile(NamedJob):
+    """A run file, and what was typed beside it.
+
+    Args:
+        path: of the file.
+        settings, fitting: as for `NamedJob`.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        settings: Mapping[str, Any] | None = None,
+        fitting: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__(settings, fitting)
+        self.path = path
+
+    def load(self) -> Data:
+        """What the file's `data` returns."""
+        data = FileJob(self.path).data()
+        if not isinstance(data, Data):
+            raise ValueError(f"`data` of a run file must return kb.tuner.Data. Received: {data!r}")
+        return data
+
+    def tuner(self) -> Tuner:
+        """What the file's `tuner` returns."""
+        made = FileJob(self.path, self.settings).tuner()
+        if not isinstance(made, Tuner):
+            raise ValueError(
+                f"`tuner` of a run file must return a kb.tuner.Tuner. Received: {made!r}"
+            )
+        return made
+
+
+def _for_small(family: str, side: int) -> Mapping[str, Any]:
+    """What replaces the choices of a space for large images."""
+    filters = choice(32, 16, 64)
+    match family:
+        case "resnet" | "preresnet" | "resnext" | "densenet":
+            return {"stem": {"filters": filters, "kernel_size": 3, "strides": 1, "pool": None}}
+        case "efficientnet":
+            return {"stem": {"filters": filters, "strides": 1}}
+        case "tresnet":
+            return {"stem": {"filters": filters, "block_size": choice(1, 2)}}
+        case "alexnet":
+            stem = {"kernel_size": choice(3, 5), "strides": 1, "padding": "same"}
+            return {"stem": {"filters": filters, **stem, "pool": choice("max", None)}}
+        case "vgg":  # each of its stages halves the map
+            stages = min(5, int(math.log2(side)))
+            widths = [
+                choice(*dict.fromkeys(min(n * 2**stage, 512) for n in (32, 16, 64)))
+                for stage in range(stages)
+            ]
+            return {
+                "blocks": per_stage(stages, choice(1, 2)),
+                "filters": widths,
+                "kernel_size": per_stage(stages, choice(3, 5)),
+                "padding": "same",
+                "pool": per_stage(stages, choice("max", "avg")),
+            }
+    return {}

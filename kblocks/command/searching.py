@@ -1,0 +1,193 @@
+"""`kblocks search` and `kblocks worker`: their options, and the job that these stand for."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import keras_tuner
+import typer
+
+from kblocks.command.final import finish, together
+from kblocks.command.ready import FAMILIES, FamilyJob, RunFile
+from kblocks.command.stored import STORAGE, masked, opened
+from kblocks.search_space.budget import Budget
+from kblocks.tuner.running.jobs import imported
+from kblocks.tuner.terminal import tell
+
+Job = FamilyJob | RunFile  # what can be typed
+
+
+class BadArgumentError(ValueError):
+    """What was typed cannot be done, whatever happens."""
+
+
+def say(text: str) -> None:
+    """A line on the standard output, without passwords."""
+    tell(masked(text))
+
+
+def run_or_join(
+    context: typer.Context,
+    run: Annotated[str | None, typer.Argument(help="A run file, RUN.py.")] = None,
+    family: Annotated[str | None, typer.Option(help=f"{', '.join(FAMILIES)}.")] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            help="digits, mnist, fashion_mnist, cifar10, cifar100, an .npz, a folder with one "
+            "folder of images a class, or a folder of idx files."
+        ),
+    ] = None,
+    image_size: Annotated[str | None, typer.Option(help="HEIGHTxWIDTH.")] = None,
+    limit: Annotated[int | None, typer.Option(help="The most images to search on.")] = None,
+    macs: Annotated[float | None, typer.Option(help="The most multiply-adds.")] = None,
+    params: Annotated[float | None, typer.Option(help="The most parameters.")] = None,
+    objective: Annotated[
+        list[str] | None,
+        typer.Option(help="val_accuracy, macs, any figure of the logs, NAME:min; may be repeated."),
+    ] = None,
+    sampler: Annotated[str | None, typer.Option(help="tpe, random, grid, nsga2.")] = None,
+    pruner: Annotated[str | None, typer.Option(help="hyperband, median.")] = None,
+    trials: Annotated[int | None, typer.Option(help="In all, earlier runs included.")] = None,
+    hours: Annotated[
+        float | None, typer.Option(help="After which no trial is begun; --retrain comes after.")
+    ] = None,
+    workers: Annotated[int | None, typer.Option(help="Processes that train.")] = None,
+    ray: Annotated[
+        str | None,
+        typer.Option(help="Workers on a Ray cluster: what each needs, num_cpus=4,num_gpus=1."),
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Of each trial.")] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1)] = None,
+    trial_seconds: Annotated[float | None, typer.Option(help="That a trial may take.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Of sampler and splits.")] = None,
+    directory: Annotated[str | None, typer.Option(help="That has the run's folder.")] = None,
+    project_name: Annotated[str | None, typer.Option(help="The run's folder and name.")] = None,
+    storage: Annotated[
+        str | None, typer.Option(help=f"A SQLAlchemy URL; without it {STORAGE}, else SQLite.")
+    ] = None,
+    checkpoints: Annotated[int | None, typer.Option(help="How many of the best.")] = None,
+    checkpoint_directory: Annotated[
+        str | None, typer.Option(help="A folder or a URL of fsspec, for many machines.")
+    ] = None,
+    tensorboard: Annotated[
+        str | None, typer.Option(help="A folder for TensorBoard: curves, and the tab HParams.")
+    ] = None,
+    extend: Annotated[bool, typer.Option("--extend", help="Go on with added choices.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Start anew.")] = False,
+    retrain: Annotated[
+        bool | None,
+        typer.Option(help="Train the best network once more, on validation images too."),
+    ] = None,
+    verbose: Annotated[bool, typer.Option("--verbose/--quiet")] = True,
+) -> None:
+    """A run file, or a family on data."""
+    size = None if image_size is None else sizes("--image-size", image_size, 2)
+    limits = _given(macs=macs, params=params)
+    settings = _given(
+        **{"objective": _objectives(objective), "sampler": sampler, "pruner": pruner},
+        **{"trials": trials, "hours": hours, "workers": workers, "trial_seconds": trial_seconds},
+        **{"seed": seed, "directory": directory, "project_name": project_name},
+        **{"storage": storage or os.environ.get(STORAGE) or None, "checkpoints": checkpoints},
+        **{"checkpoint_directory": checkpoint_directory, "extend": extend or None},
+        **{
+            "tensorboard": tensorboard,
+            "overwrite": overwrite or None,
+            "ray": None if ray is None else _needs(ray),
+        },
+    )
+    fitting = _given(epochs=epochs, batch_size=batch_size)
+    loading = _given(image_size=size, limit=limit, seed=seed)
+    try:
+        if limits:
+            settings["budget"] = Budget(**limits)
+        job = _job(run, family, data, loading, fitting, settings)
+        tuner = job.tuner()
+        known = job.data()
+        ending = _retraining(job, retrain)
+    except (ValueError, FileNotFoundError) as error:
+        raise BadArgumentError(str(error)) from error
+    if context.info_name == "worker":
+        join(job, tuner, verbose)
+        return
+    tuner.run_job(job, verbose=int(verbose))
+    finish(tuner, known, ending, say if verbose else lambda text: None, keep=retrain is None)
+
+
+def join(job: Job, tuner: Any, verbose: bool) -> None:
+    """Works for a search that is there; what is not typed is taken from it."""
+    job = job.joining(opened(tuner.project_name, tuner.storage_url).settings)
+    tuner = job.tuner()
+    tuner.join()
+    tuner.run_job(job, verbose=int(verbose))
+
+
+def sizes(option: str, text: str, count: int) -> tuple[Any, ...]:
+    """`224x224x3` as numbers."""
+    parts = text.lower().split("x")
+    if len(parts) != count or not all(part.isdecimal() and int(part) > 0 for part in parts):
+        form = "x".join(("HEIGHT", "WIDTH", "CHANNELS")[:count])
+        raise BadArgumentError(f"{option} must be {form}. Received: {text}")
+    return tuple(map(int, parts))
+
+
+def _job(
+    run: str | None,
+    family: str | None,
+    data: str | None,
+    loading: dict[str, Any],
+    fitting: dict[str, Any],
+    settings: dict[str, Any],
+) -> Job:
+    if (run is None) == (family is None) or (family is None) != (data is None):
+        raise BadArgumentError("give either a run file RUN.py, or --family with --data")
+    if family is not None and data is not None:
+        if "batch_size" in fitting and Path(data).is_dir():  # which is batched as it is read
+            loading = {**loading, "batch_size": fitting.pop("batch_size")}
+        name = f"{family}_{Path(data).stem}"
+        return FamilyJob(family, data, loading, {"project_name": name, **settings}, fitting)
+    if set(loading) - {"seed"}:
+        raise BadArgumentError("--image-size and --limit go with --data. Received: a run file")
+    return RunFile(str(run), settings, fitting)
+
+
+def _retraining(job: Job, wanted: bool | None) -> Callable[..., Any] | None:
+    """The run file's own `final` unless it is not wanted; another's only if it is."""
+    own = getattr(imported(Path(job.path)), "final", None) if isinstance(job, RunFile) else None
+    if wanted is False:
+        return None
+    return own or (together if wanted else None)
+
+
+def _objectives(names: list[str] | None) -> Any:
+    if not names:
+        return None
+    made = [_objective(name) for name in names]
+    return made if len(made) > 1 else made[0]
+
+
+def _objective(text: str) -> Any:
+    name, _, direction = text.partition(":")
+    if direction not in ("", "min", "max"):
+        raise BadArgumentError(f"--objective must be NAME, NAME:min or NAME:max. Received: {text}")
+    return keras_tuner.Objective(name, direction) if direction else name
+
+
+def _needs(text: str) -> dict[str, float]:
+    """`num_cpus=4,num_gpus=0.5` as numbers."""
+    form = r"(num_cpus|num_gpus|memory)=(\d+(?:\.\d+)?)"
+    found = [re.fullmatch(form, part) for part in text.split(",")]
+    made = {match[1]: float(match[2]) for match in found if match}
+    if len(made) < len(found):
+        raise BadArgumentError(
+            "--ray must be what a worker needs, such as num_cpus=4,num_gpus=1 (memory is in "
+            f"bytes). Received: {text}"
+        )
+    return {name: int(number) if number.is_integer() else number for name, number in made.items()}
+
+
+def _given(**options: Any) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if value is not None}

@@ -1,0 +1,100 @@
+"""Runs as they lie in a folder or a storage, found for the command line."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from urllib.parse import unquote
+
+from kblocks.common import masking
+from kblocks.networks.architecture import Architecture
+from kblocks.tuner.records import Record, Run, read
+from kblocks.tuner.storing.owners import as_it_is
+from kblocks.tuner.storing.storage import is_missing, open_storage, shown, url_of
+from kblocks.tuner.storing.study import find, names
+
+DATABASE = "study.db"  # of a run folder
+STORAGE = "KBLOCKS_STORAGE"  # the environment's variable with the URL of a storage
+_PATIENCE = 10.0  # seconds for a database to answer a person
+
+
+def masked(text: str) -> str:
+    """The same without the passwords of URLs, and without the environment's in any form."""
+    text = masking.masked(text)
+    found = re.search(r"://[^:/?#\s]*:(\S*)@", os.environ.get(STORAGE, ""))
+    for secret in {found[1], unquote(found[1])} if found else ():
+        if len(secret) > 3:  # shorter ones stand in ordinary words
+            text = text.replace(secret, "***")
+    return text
+
+
+def folder_of(run: str, storage: str | None) -> Path | None:
+    """The run's folder, where it is named by one."""
+    folder = Path(run)
+    return folder if not storage and (folder / DATABASE).is_file() else None
+
+
+def opened(run: str, storage: str | None = None) -> Run:
+    """A run by its folder, or by its name in a storage.
+
+    Args:
+        run: the folder; with a storage, the name.
+        storage: a SQLAlchemy URL. None is the folder's own, or that of the environment's
+            KBLOCKS_STORAGE where `run` is no folder of a run.
+
+    Raises:
+        ValueError: if there is no such run, with those that are there.
+        ConnectionError: if the storage does not answer.
+    """
+    folder = folder_of(run, storage)
+    if folder is not None:
+        return _read(url_of(None, folder), folder.resolve().name)
+    storage = storage or os.environ.get(STORAGE)
+    if not storage:
+        raise ValueError(
+            f"RUN must be the folder of a run, with {DATABASE} in it, or go with --storage or "
+            f"{STORAGE}. Received: {run}"
+        )
+    return _read(url_of(storage, Path()), run)
+
+
+def _read(url: str, name: str) -> Run:
+    if is_missing(url):
+        raise ValueError(f"--storage must be a database that exists. Received: {shown(url)}")
+    storage = open_storage(url, _PATIENCE, create=False)
+    known = names(storage)
+    if name not in known and len(known) == 1 and url.startswith("sqlite"):
+        name = known[0]  # its folder has been renamed
+    if name not in known:
+        if not known:
+            raise ValueError(f"There is no search in {shown(url)}")
+        raise ValueError(f"RUN must be one of {', '.join(known)}. Received: {name}")
+    return as_it_is(read(find(storage, name)))
+
+
+def best_of(run: Run) -> Record:
+    """The best completed trial of a run.
+
+    Raises:
+        ValueError: if no trial was completed.
+    """
+    best = run.best()
+    if best is None:
+        raise ValueError(f"RUN must have a completed trial. Received: {run.name} without one")
+    return best
+
+
+def best_network(run: Run) -> tuple[Record, Architecture]:
+    """The best completed trial of a run and its network, rebuilt from the record's JSON.
+
+    Raises:
+        ValueError: if no trial was completed, or it was not built by kblocks.
+    """
+    best = best_of(run)
+    if best.network is None or run.input_shape is None:
+        raise ValueError(
+            f"RUN must be of networks of kblocks. Received: trial {best.number} of {run.name}, "
+            "which keeps no architecture"
+        )
+    return best, Architecture.from_json(best.network)

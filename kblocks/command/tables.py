@@ -1,0 +1,150 @@
+"""Architectures and runs as tables for a terminal."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+
+from kblocks.networks.architecture import Architecture
+from kblocks.networks.catalog import architecture
+from kblocks.tuner.records import Failure, Record, Run
+from kblocks.tuner.terminal import cell
+
+_FAILURES = 10  # the newest
+_BAR = 20  # characters of a whole
+# The sides that were published for networks of which no weights are known here: Szegedy et al.
+# (arXiv:1602.07261, Fig. 10), and for Tan & Le (arXiv:1905.11946) their code's table.
+_SIDES = {
+    "inception_resnet_v1": 299,
+    **{f"efficientnet_b{i}": side for i, side in enumerate((224, 240, 260, 300))},
+    **{f"efficientnet_b{i}": side for i, side in enumerate((380, 456, 528, 600), 4)},
+}
+_CIFAR, _IMAGENET = 32, 224
+
+
+def native_input(net: Architecture) -> tuple[int, int, int]:
+    """(height, width, channels) that a published network was made for."""
+    if net.weights:
+        side = net.weights[0].size
+    else:
+        ten = getattr(net.rows[-1].spec, "classes", None) == 10
+        side = _SIDES.get(net.name, _CIFAR if ten else _IMAGENET)
+    return side, side, 3
+
+
+def of_architectures(families: Mapping[str, list[str]]) -> Table:
+    """A row for each architecture: its size on the input it was made for, and its weights."""
+    table = _table("architecture", "family", "input", ">parameters", ">MACs", "weights")
+    for family, names in families.items():
+        for name in names:
+            net = architecture(name)
+            shape = native_input(net)
+            cost = net.cost(shape)
+            known = [one.name for one in net.weights]
+            sets = ", ".join([f"{known[0]} ({net.weights[0].source})", *known[1:]]) if known else ""
+            table.add_row(
+                name, family, sizes(shape), f"{cost.params:,}", f"{cost.macs:,}", sets or "-"
+            )
+    return table
+
+
+def of_stages(net: Architecture, input_shape: tuple[int, ...]) -> Table:
+    """A row for each stage: what comes out, what it costs, and its share of the whole."""
+    total = net.cost(input_shape)
+    table = _table("stage", "output", ">parameters", ">MACs", ">share", "of the MACs")
+    for name, cost in net.stages(input_shape):
+        share = cost.macs / max(total.macs, 1)
+        shown = (sizes(cost.output_shape), f"{cost.params:,}", f"{cost.macs:,}", f"{share:.1%}")
+        table.add_row(name, *shown, bar(share))
+    table.add_section()
+    shown = (sizes(total.output_shape), f"{total.params:,}", f"{total.macs:,}")
+    table.add_row(net.name, *shown, "", f"input {sizes(input_shape)}")
+    return table
+
+
+def of_run(run: Run) -> RenderableType:
+    """Where a run stands: how many trials of each kind, what runs, what is best, what failed."""
+    wanted = run.settings.get("trials")
+    ended = sum(trial.is_finished for trial in run.trials)
+    states = Counter(trial.status for trial in run.trials)
+    counts = ", ".join(f"{number} {state}" for state, number in states.most_common())
+    of = f" of {wanted}" if wanted else ""
+    parts: list[RenderableType] = [
+        cell(f"{run.name}: {ended}{of} trials ended" + (f" ({counts})" if counts else ""))
+    ]
+    running = [trial for trial in run.trials if trial.state == "running"]
+    if running:
+        table = _table(">running", "epoch", "so far", "process")
+        for trial in running:
+            table.add_row(str(trial.number), *_progress(trial, run), trial.owner)
+        parts.append(table)
+    best = run.front() if len(run.objectives) > 1 else run.ranked()[:5]
+    if best:
+        scores = [f">{objective.name}" for objective in run.objectives]
+        table = _table(">best" if len(run.objectives) == 1 else ">front", *scores, *_COSTS)
+        for trial in best:
+            figures = [f"{score:.4g}" for score in trial.scores]
+            table.add_row(str(trial.number), *figures, *(_cost(trial, c) for c in _COSTS.values()))
+        parts.append(table)
+    failed = [trial for trial in run.trials if trial.has_failed]
+    if failed:
+        table = _table(">failed", "kind", "why")
+        for trial in failed[-_FAILURES:]:
+            why = trial.failure or Failure("unknown", "")  # of a study that another program made
+            table.add_row(str(trial.number), why.kind, why.message)
+        parts.append(table)
+    return Group(*parts)
+
+
+_COSTS = {">parameters": "params", ">MACs": "macs"}
+
+
+def bar(share: float) -> str:
+    """A bar of which the whole is twenty characters wide."""
+    eighths = round(share * _BAR * 8)
+    return "█" * (eighths // 8) + ["", *"▏▎▍▌▋▊▉"][eighths % 8]
+
+
+def sizes(shape: Any) -> str:
+    """`(224, 224, 3)` as 224x224x3; of several outputs each with its name."""
+    if isinstance(shape, Mapping):
+        return ", ".join(f"{name} {sizes(one)}" for name, one in shape.items())
+    return "x".join(map(str, shape))
+
+
+def file_name(name: str) -> str:
+    """A run's name as that of a folder, whatever is in it."""
+    return "".join(c if c.isalnum() or c in "-_ ." else "_" for c in name).lstrip(".") or "run"
+
+
+def _progress(trial: Record, run: Run) -> tuple[str, str]:
+    done = max((len(values) for values in trial.history.values()), default=0)
+    values = trial.history.get(run.objectives[0].name, ())
+    told = f"{run.objectives[0].name} {values[-1]:.4f}" if values else ""
+    return f"{done}/{trial.epochs}", told
+
+
+def _cost(trial: Record, name: str) -> str:
+    return f"{trial.costs[name]:,.0f}" if name in trial.costs else "-"
+
+
+def _table(*columns: str) -> Table:
+    """Columns of which those that begin with > are figures. Cells are text, never markup."""
+    table = _PlainTable(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        figures = column.startswith(">")
+        table.add_column(
+            cell(column.removeprefix(">")),
+            justify="right" if figures else "left",
+            no_wrap=figures,
+        )
+    return table
+
+
+class _PlainTable(Table):
+    def add_row(self, *cells: Any, **options: Any) -> None:
+        super().add_row(*map(cell, cells), **options)

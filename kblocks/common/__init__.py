@@ -1,0 +1,1 @@
+"""What knows Keras and the machine, and nothing of kblocks."""

@@ -1,0 +1,17 @@
+"""Masks passwords in text."""
+
+from __future__ import annotations
+
+import re
+
+_SECRETS = (
+    (re.compile(r"(://[^:/?#\s]*):\S*@"), r"\1:***@"),
+    (re.compile(r"(?i)\b(password|passwd|pwd|sslpassword)=[^&\s'\"]+"), r"\1=***"),
+)
+
+
+def masked(text: str) -> str:
+    """The same without the passwords of URLs."""
+    for pattern, instead in _SECRETS:
+        text = pattern.sub(instead, text)
+    return text

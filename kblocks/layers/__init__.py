@@ -1,0 +1,1 @@
+"""The Keras layer of each primitive."""

@@ -1,0 +1,51 @@
+"""Keras' batch normalisation in one kernel where the backend has it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+
+from kblocks.common import backend
+
+
+class BatchNormalization(keras.layers.BatchNormalization):
+    """`keras.layers.BatchNormalization` with the same results to float rounding, faster on maps.
+
+    Args:
+        before_relu: whether a rectifier reads it, which TensorFlow's CPU fuses with it rightly.
+        kwargs: as Keras' own takes them.
+    """
+
+    def __init__(self, *, before_relu: bool = False, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._before_relu = before_relu
+
+    def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
+        data_format = "channels_last" if self.axis in (-1, 3) else "channels_first"
+        plain = mask is not None or self.renorm or self.synchronized or len(inputs.shape) != 4
+        plain = plain or keras.backend.standardize_dtype(inputs.dtype) == "float64"
+        if plain or not backend.has_fused_batch_norm(self.epsilon, data_format):
+            return super().call(inputs, training=training, mask=mask)
+        channels = inputs.shape[self.axis]
+        moving: Any = (self.moving_mean, self.moving_variance)
+        known = [_wide(variable) for variable in moving]
+        learns = bool(training) and self.trainable
+        outputs, *found = backend.fused_batch_norm(
+            _wide(inputs),  # float16 would overflow
+            _wide(self.gamma) if self.scale else keras.ops.ones(channels, "float32"),
+            _wide(self.beta) if self.center else keras.ops.zeros(channels, "float32"),
+            None if learns else known,
+            self.epsilon,
+            data_format,
+        )
+        if learns:
+            for variable, old, new in zip(moving, known, found, strict=True):
+                variable.assign(old + (new - old) * (1 - self.momentum))
+        elif not self._before_relu:
+            outputs = backend.kept_from_fusing(outputs)
+        return keras.ops.cast(outputs, self.compute_dtype)
+
+
+def _wide(value: Any) -> Any:
+    return keras.ops.cast(value, "float32")

@@ -1,0 +1,480 @@
+"""The Keras layer for each primitive: Keras' own where it has one, ours where it has not.
+
+They are parts of blocks, made and named by `Block.build`; a block saves and rebuilds
+them from its own config, so none is registered with Keras.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import operator
+import zlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import keras
+import numpy as np
+
+from kblocks.layers.export_mode import written_as
+from kblocks.layers.grouped import Convolving, convolve
+from kblocks.layers.normalization import BatchNormalization
+from kblocks.layers.spatial import Corners, ResizeLike, SoftArgmax
+from kblocks.plans import ops
+from kblocks.plans.cost import walk
+from kblocks.plans.geometry import op_reach, pool_reach, same_padding, side
+from kblocks.plans.ops import Pair
+
+Pads = tuple[Pair, Pair]  # (top, bottom), (left, right)
+
+
+def layer_for(
+    op: ops.Op,
+    following: ops.Op | None,
+    channels: int,
+    data_format: str,
+    name: str,
+    seed: str,
+    dtype: Any,
+) -> Any:
+    """The unbuilt Keras layer for one primitive on an input of `channels`.
+
+    `following` is the op that reads it in the same chain; None if that is not known.
+    """
+    axis = -1 if data_format == "channels_last" else 1
+    common = {"name": name, "dtype": dtype}
+    match op:
+        case ops.Conv():
+            return Conv2D(op, data_format, seed, **common)
+        case ops.Dense():
+            return Dense(op, seed, **common)
+        case ops.Norm():
+            return _norm(op, following, channels, axis, common)
+        case ops.Activation():
+            return _activation(op.function, axis, common)
+        case ops.Pool():
+            return Pool2D(op, data_format, **common)
+        case ops.GlobalPool():
+            kind = {
+                "avg": keras.layers.GlobalAveragePooling2D,
+                "max": keras.layers.GlobalMaxPooling2D,
+            }
+            return kind[op.kind](data_format=data_format, keepdims=op.keepdims, **common)
+        case ops.AdaptivePool():
+            return AdaptivePool2D(op.output_size, data_format=data_format, **common)
+        case ops.PadChannels():
+            return PadChannels(op.filters, axis, **common)
+        case ops.Blur():
+            return Blur2D(op, data_format, **common)
+        case ops.SpaceToDepth():
+            return SpaceToDepth(op.block, data_format, **common)
+        case ops.Reshape():
+            return keras.layers.Reshape(op.shape, **common)
+        case ops.ResizeLike():
+            return ResizeLike(data_format, **common)
+        case ops.SoftArgmax():
+            return SoftArgmax(data_format, **common)
+        case ops.Corners():
+            return Corners(**common)
+        case ops.Scale():
+            return keras.layers.Rescaling(op.factor, **common)
+        case ops.Flatten():
+            return keras.layers.Flatten(data_format=data_format, **common)
+        case ops.Dropout():
+            return keras.layers.Dropout(op.rate, **common)
+        case ops.DropPath():
+            return keras.layers.Dropout(op.rate, noise_shape=(None, 1, 1, 1), **common)
+    raise TypeError(f"A plan holds the primitives of kblocks.plans.ops. Received: {op!r}")
+
+
+def _norm(
+    op: ops.Norm, following: ops.Op | None, channels: int, axis: int, common: dict[str, Any]
+) -> Any:
+    learned = {
+        "axis": axis,
+        "epsilon": op.epsilon,
+        "scale": op.scale,
+        "center": op.center,
+        **common,
+    }
+    match op.kind:
+        case "batch":
+            own = {"momentum": op.momentum, "synchronized": op.synchronized}
+            return BatchNormalization(before_relu=_is_relu(following), **own, **learned)
+        case "layer":
+            return keras.layers.LayerNormalization(**learned)
+    return keras.layers.GroupNormalization(op.groups or math.gcd(32, channels), **learned)
+
+
+def _is_relu(op: ops.Op | None) -> bool:
+    function = getattr(op, "function", None)
+    if isinstance(function, Mapping):
+        return function["class_name"] in ("ReLU", "LeakyReLU", "ELU")
+    return function in ("relu", "relu6", "leaky_relu", "elu")
+
+
+def _activation(function: Any, axis: int, common: dict[str, Any]) -> Any:
+    if isinstance(function, Mapping):
+        config = {**function, "config": {**function["config"], **common}}
+        return keras.saving.deserialize_keras_object(config)
+    if function in ("softmax", "log_softmax"):
+        function = functools.partial(getattr(keras.activations, function), axis=axis)
+    if function == "sparsemax":
+        function = functools.partial(_sparsemax, axis=axis)
+    if function == "softplus":
+        function = _softplus
+    return keras.layers.Activation(function, **common)
+
+
+def _sparsemax(x: Any, axis: int) -> Any:
+    """Keras' own counts channels in the dtype of `x`: not at all in float16, to 256 in bfloat16."""
+    wide = keras.ops.cast(x, keras.backend.result_type(x.dtype, "float32"))
+    return keras.ops.cast(keras.activations.sparsemax(wide, axis=axis), x.dtype)
+
+
+def _softplus(x: Any) -> Any:
+    """In int8 exp(x) of a large x would leave no room for others; this has none over 1."""
+    if written_as("int8"):
+        small = keras.ops.log1p(keras.ops.exp(keras.ops.negative(keras.ops.abs(x))))
+        return keras.ops.add(keras.ops.relu(x), small)
+    return keras.ops.softplus(x)
+
+
+def _variables(op: ops.Conv | ops.Dense, seed: str) -> dict[str, Any]:
+    """Initializers and regularizers made anew, seeds told apart by the place they serve."""
+    return {
+        "kernel_initializer": _initializer(op.kernel_initializer, f"{seed}/kernel"),
+        "bias_initializer": _initializer(op.bias_initializer, f"{seed}/bias"),
+        "kernel_regularizer": _fresh(op.kernel_regularizer),
+        "bias_regularizer": _fresh(op.bias_regularizer),
+    }
+
+
+def _fresh(config: Any) -> Any:
+    return dict(config) if isinstance(config, Mapping) else config
+
+
+def _initializer(config: Any, place: str) -> Any:
+    if isinstance(config, Mapping):
+        inner = config.get("config") or {}
+        seed = inner.get("seed") if isinstance(inner, Mapping) else None
+        if isinstance(seed, Mapping):  # a SeedGenerator, of which all copies would draw the same
+            seed = seed["config"]["seed"]
+        if isinstance(seed, int):
+            mixed = zlib.crc32(f"{seed}/{place}".encode())
+            return {**config, "config": {**inner, "seed": mixed}}
+    return _fresh(config)
+
+
+class _WeightNorm:
+    """Where the op says so, kernels of which each output channel has a learned norm, its gain."""
+
+    def build(self: Any, input_shape: Any) -> None:
+        super().build(input_shape)  # type: ignore[misc]
+        if self._op.weight_norm:
+            # The gain starts as the kernel's norm, which changes nothing.
+            self.gain = self.add_weight(
+                name="gain",
+                shape=(self.kernel.shape[-1],),
+                initializer=lambda shape, dtype=None: _channel_norms(self.kernel),
+            )
+
+    def effective_kernel(self: Any) -> Any:
+        """The kernel that is applied (Salimans & Kingma 2016, arXiv:1602.07868, Eq. 2)."""
+        if not self._op.weight_norm:
+            return self.kernel
+        return self.kernel * (self.gain / _channel_norms(self.kernel))
+
+    # Keras saves the kernel and bias of these layers by hand.
+    def save_own_variables(self: Any, store: Any) -> None:
+        super().save_own_variables(store)  # type: ignore[misc]
+        if self._op.weight_norm:
+            store["gain"] = self.gain
+
+    def load_own_variables(self: Any, store: Any) -> None:
+        super().load_own_variables(store)  # type: ignore[misc]
+        if self._op.weight_norm:
+            self.gain.assign(store["gain"])
+
+
+def _channel_norms(kernel: Any) -> Any:
+    axes = tuple(range(len(kernel.shape) - 1))
+    return keras.ops.sqrt(keras.ops.sum(keras.ops.square(kernel), axes))
+
+
+class Conv2D(Convolving, _WeightNorm, keras.layers.Conv2D):
+    """Keras' convolution with symmetric and numeric padding and its modes."""
+
+    def __init__(self, op: ops.Conv, data_format: str, seed: str, **kwargs: Any) -> None:
+        self._pads = _explicit_pads(op)
+        self._op = op
+        explicit = self._pads is not None or op.padding == "valid"
+        super().__init__(
+            op.filters,
+            op.kernel_size,
+            strides=op.strides,
+            padding="valid" if explicit else "same",
+            data_format=data_format,
+            dilation_rate=op.dilation_rate,
+            groups=op.groups,
+            use_bias=op.use_bias,
+            **_variables(op, seed),
+            **kwargs,
+        )
+
+    def call(self, inputs: Any) -> Any:
+        if self._pads is not None:
+            pads = self._pads(_map_size(inputs, self.data_format))
+            inputs = pad(inputs, pads, self._op.padding_mode, self.data_format)
+        outputs = self.convolution_op(inputs, self.effective_kernel())
+        if not self.use_bias:
+            return outputs
+        if self.data_format == "channels_last":
+            return keras.ops.add(outputs, self.bias)
+        # The bias first: as the second term, Keras on TensorFlow adds (1, n, 1, 1) along the
+        # width where the map is n wide.
+        return keras.ops.add(keras.ops.reshape(self.bias, (1, -1, 1, 1)), outputs)
+
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        # Keras' own, which `build` asks too, knows nothing of the padding before it.
+        batch, *sizes = input_shape
+        if self.data_format == "channels_last":
+            return batch, *walk(self._op, tuple(sizes))
+        height, width, filters = walk(self._op, (sizes[1], sizes[2], sizes[0]))
+        return batch, filters, height, width
+
+
+class Dense(_WeightNorm, keras.layers.Dense):
+    """Keras' linear layer with weight normalisation."""
+
+    def __init__(self, op: ops.Dense, seed: str, **kwargs: Any) -> None:
+        self._op = op
+        super().__init__(op.units, use_bias=op.use_bias, **_variables(op, seed), **kwargs)
+
+    def call(self, inputs: Any, training: bool | None = None) -> Any:
+        if not self._op.weight_norm:
+            return super().call(inputs, training=training)
+        outputs = keras.ops.matmul(inputs, self.effective_kernel())
+        return keras.ops.add(outputs, self.bias) if self.use_bias else outputs
+
+
+class Pool2D(keras.layers.Layer):
+    """Maximum, average or minimum over windows."""
+
+    def __init__(self, op: ops.Pool, data_format: str, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._op = op
+        self.data_format = data_format
+        counts_same = op.padding == "same" and op.kind == "avg" and op.count_padding
+        self._explicit = op.padding not in ("same", "valid") or counts_same
+        self._over = _over_the_edge(op)
+        pixels = () if isinstance(op.padding, str) else op.padding
+        self._reaches_past = any(map(operator.ge, pixels, op.pool_size))
+
+    def call(self, inputs: Any) -> Any:
+        # Int8 would take an infinite number for a value, and have no room for others; copies leave
+        # a maximum as it is too, but take a third more time than a constant.
+        copies = written_as("int8") and not self._reaches_past
+        outside = "replicate" if copies else -math.inf
+        if self._op.kind == "min":
+            return -self._pooled(keras.ops.max_pool, -inputs, outside)
+        if self._op.kind == "max":
+            return self._pooled(keras.ops.max_pool, inputs, outside)
+        means = self._pooled(keras.ops.average_pool, inputs, 0.0)
+        if self._over == ((0, 0), (0, 0)) and (self._op.count_padding or not self._explicit):
+            return means
+        first = inputs[:1, :, :, :1] if self.data_format == "channels_last" else inputs[:1, :1]
+        ones, counts = keras.ops.ones_like(first), float(self._op.count_padding)
+        return means / self._pooled(keras.ops.average_pool, ones, counts)
+
+    def _pooled(self, function: Callable[..., Any], x: Any, outside: float | str) -> Any:
+        op = self._op
+        padding = op.padding
+        mode, value = (outside, 0.0) if isinstance(outside, str) else ("zeros", outside)
+        if self._explicit:
+            pads = _pool_pads(op, _map_size(x, self.data_format))
+            x, padding = pad(x, pads, mode, self.data_format, value), "valid"
+        # An average may count the padding, but never what lies over the edge behind it.
+        beyond = 0.0 if op.kind == "avg" else value
+        x = pad(x, self._over, mode, self.data_format, beyond)
+        return function(x, op.pool_size, op.strides, padding=padding, data_format=self.data_format)
+
+
+class AdaptivePool2D(keras.layers.AdaptiveAveragePooling2D):
+    """Keras' adaptive average, window by window.
+
+    Keras pools by two windows and picks from both; in a graph of TensorFlow the larger one does
+    not fit an axis that has one pixel or is to have one.
+    """
+
+    def call(self, inputs: Any) -> Any:
+        first = 1 if self.data_format == "channels_last" else 2
+        sizes = zip(_map_size(inputs, self.data_format), self.output_size, strict=True)
+        for axis, (n, wanted) in enumerate(sizes, start=first):
+            if n != wanted:
+                inputs = _means(inputs, axis, n, wanted)
+        return inputs
+
+
+def _means(x: Any, axis: int, n: int, wanted: int) -> Any:
+    """The means of `wanted` windows that cover the `n` pixels of an axis, and overlap by one."""
+    index: list[Any] = [slice(None)] * 4
+    means = []
+    for i in range(wanted):
+        index[axis] = slice(i * n // wanted, -(-(i + 1) * n // wanted))
+        means.append(keras.ops.mean(x[tuple(index)], axis, keepdims=True))
+    return keras.ops.concatenate(means, axis)
+
+
+class Blur2D(keras.layers.Layer):
+    """A binomial kernel on each channel, with reflected edges and strides."""
+
+    def __init__(self, op: ops.Blur, data_format: str, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._op = op
+        self.data_format = data_format
+        row = np.array([math.comb(op.size - 1, i) for i in range(op.size)], "float64")
+        self._kernel = np.outer(row, row) / row.sum() ** 2
+
+    def call(self, inputs: Any) -> Any:
+        channels = inputs.shape[-1 if self.data_format == "channels_last" else 1]
+        kernel = np.repeat(self._kernel[:, :, np.newaxis, np.newaxis], channels, axis=3)
+        kernel = keras.ops.convert_to_tensor(kernel, dtype=inputs.dtype)
+        side = self._op.size // 2
+        padded = pad(inputs, ((side, side), (side, side)), "reflect", self.data_format)
+        strides = self._op.strides
+        return convolve(padded, kernel, strides, "valid", (1, 1), channels, self.data_format)[0]
+
+
+class SpaceToDepth(keras.layers.Layer):
+    """Squares of pixels as channels."""
+
+    def __init__(self, block: int, data_format: str, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._block, self.data_format = block, data_format
+
+    def call(self, inputs: Any) -> Any:
+        block, last = self._block, self.data_format == "channels_last"
+        x: Any = inputs if last else keras.ops.transpose(inputs, (0, 2, 3, 1))
+        if any(size is None or size % block for size in x.shape[1:3]):
+            x = pad(x, ((0, block - 1), (0, block - 1)), "zeros", "channels_last")
+        shape: Any = keras.ops.shape(x)
+        _, height, width, channels = shape
+        rows, columns = height // block, width // block
+        x = x[:, : rows * block, : columns * block]
+        x = keras.ops.reshape(x, (-1, rows, block, columns, block, channels))
+        turned: Any = keras.ops.transpose(x, (0, 1, 3, 2, 4, 5))
+        x = keras.ops.reshape(turned, (-1, rows, columns, block * block * channels))
+        return x if last else keras.ops.transpose(x, (0, 3, 1, 2))
+
+
+class PadChannels(keras.layers.Layer):
+    """Zeros behind the last channel."""
+
+    def __init__(self, filters: int, axis: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._filters, self._axis = filters, axis
+
+    def call(self, inputs: Any) -> Any:
+        widths = [(0, 0)] * 4
+        widths[self._axis] = (0, self._filters - inputs.shape[self._axis])
+        return keras.ops.pad(inputs, widths)
+
+
+def _map_size(inputs: Any, data_format: str) -> tuple[Any, Any]:
+    shape = inputs.shape
+    return (shape[1], shape[2]) if data_format == "channels_last" else (shape[2], shape[3])
+
+
+def _symmetric_pads(kernel: Pair, padding: Any, dilation: Pair) -> Pads:
+    sides = padding if isinstance(padding, tuple) else (padding, padding)
+    rows, columns = (side(k, p, d) for k, p, d in zip(kernel, sides, dilation, strict=True))
+    return (rows, rows), (columns, columns)
+
+
+def _pool_pads(op: ops.Pool, size: tuple[Any, Any]) -> Pads:
+    if op.padding == "same":
+        return _same_pads(op, size, op.pool_size, (1, 1), "count_padding=True")
+    return _symmetric_pads(op.pool_size, op.padding, (1, 1))
+
+
+def _over_the_edge(op: ops.Pool) -> Pads:
+    """Room behind the padding for the windows that `ceil_mode` keeps."""
+    if not op.ceil_mode or op.padding == "same":
+        return (0, 0), (0, 0)
+    reached, within = pool_reach(op), op_reach(op, op.pool_size)
+    rows, columns = (w - r for w, r in zip(within, reached, strict=True))
+    return (0, rows), (0, columns)
+
+
+def _explicit_pads(op: ops.Conv) -> Callable[[Any], Pads] | None:
+    """How to pad before the convolution, from the map's size; None if Keras does it itself."""
+    if op.padding == "valid":
+        return None
+    if op.padding == "same":
+        if op.padding_mode == "zeros":
+            return None
+        reason = f"padding_mode={op.padding_mode!r}"
+        return lambda size: _same_pads(op, size, op.kernel_size, op.dilation_rate, reason)
+    pads = _symmetric_pads(op.kernel_size, op.padding, op.dilation_rate)
+    keeps_size = all(
+        2 * before == dilation * (kernel - 1)
+        for (before, _), kernel, dilation in zip(
+            pads, op.kernel_size, op.dilation_rate, strict=True
+        )
+    )
+    if keeps_size and op.strides == (1, 1) and op.padding_mode == "zeros":
+        return None  # Keras' "same" is the same here, and fused
+    return lambda size: pads
+
+
+def _same_pads(
+    op: Any, size: tuple[Any, Any], window: Pair, dilation_rate: Pair, reason: str
+) -> Pads:
+    amounts = []
+    for n, kernel, stride, dilation in zip(size, window, op.strides, dilation_rate, strict=True):
+        if n is None and stride > 1 and kernel > 1:
+            raise ValueError(
+                f"padding='same' with {reason} and strides={op.strides} "
+                "needs a known height and width; 'symmetric' does not. Received: unknown size"
+            )
+        amounts.append(same_padding(n or kernel * dilation, kernel, stride, dilation))
+    return amounts[0], amounts[1]
+
+
+def pad(x: Any, pads: Pads, mode: str, data_format: str, value: float = 0.0) -> Any:
+    """`x` with rows and columns added: "zeros" (or `value`), "reflect" or "replicate"."""
+    if pads == ((0, 0), (0, 0)):
+        return x
+    first = 1 if data_format == "channels_last" else 2
+    if mode == "replicate":
+        for axis, amounts in enumerate(pads, start=first):
+            x = _replicate(x, axis, amounts)
+        return x
+    widths = [(0, 0)] * 4
+    widths[first], widths[first + 1] = pads
+    if mode == "reflect":
+        return keras.ops.pad(x, widths, mode="reflect")
+    return keras.ops.pad(x, widths, constant_values=value)
+
+
+def _replicate(x: Any, axis: int, amounts: Pair) -> Any:
+    before, after = amounts
+    index: list[Any] = [slice(None)] * 4
+    pieces = [x]
+    if before:
+        index[axis] = slice(0, 1)
+        pieces.insert(0, keras.ops.repeat(x[tuple(index)], before, axis=axis))
+    if after:
+        index[axis] = slice(-1, None)
+        pieces.append(keras.ops.repeat(x[tuple(index)], after, axis=axis))
+    return keras.ops.concatenate(pieces, axis=axis) if len(pieces) > 1 else x
+
+
+def crop(x: Any, cut: Pads, data_format: str) -> Any:
+    """`x` with rows and columns cut off its edges."""
+    index: list[Any] = [slice(None)] * 4
+    first = 1 if data_format == "channels_last" else 2
+    for axis, (before, after) in enumerate(cut, start=first):
+        index[axis] = slice(before, -after if after else None)
+    return x[tuple(index)]

@@ -1,0 +1,103 @@
+"""Layers that heads need to say where something is: resizing, places of maxima, boxes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+
+from kblocks.layers.export_mode import written_as
+
+_ops: Any = keras.ops  # whose functions are typed as if they could return None
+
+
+class ResizeLike(keras.layers.Layer):
+    """Bilinear interpolation of the first input to the size of the second.
+
+    In training, for sizes that are unknown when it is traced, and in ONNX, whose sizes are rounded
+    products, by one matrix an axis; else by the backend's own, which LiteRT has too, in int8 as
+    well.
+    """
+
+    def __init__(self, data_format: str, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.data_format = data_format
+
+    def call(self, inputs: Any, training: bool | None = None) -> Any:
+        x, like = inputs
+        last = self.data_format == "channels_last"
+        if not last:
+            x = _ops.transpose(x, (0, 2, 3, 1))
+        size = like.shape[1:3] if last else like.shape[2:]
+        if training or written_as("onnx") or None in (*size, *x.shape[1:3]):
+            shape = _ops.shape(like)
+            x = _by_matrices(x, shape[1:3] if last else shape[2:])
+        else:
+            resized = _ops.image.resize(x, size, "bilinear", data_format="channels_last")
+            x = _ops.cast(resized, x.dtype)
+        return x if last else _ops.transpose(x, (0, 3, 1, 2))
+
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        x, like = input_shape
+        if self.data_format == "channels_last":
+            return (*like[:3], x[3])
+        return (*x[:2], *like[2:])
+
+
+def _by_matrices(x: Any, target: Any) -> Any:
+    """Maps of (batch, height, width, channels) at the target's height and width."""
+    _, height, width, _ = _ops.shape(x)
+    x = _ops.einsum("oh,bhwc->bowc", _interpolation(height, target[0], x.dtype), x)
+    return _ops.einsum("ow,bhwc->bhoc", _interpolation(width, target[1], x.dtype), x)
+
+
+def _interpolation(size: Any, target: Any, dtype: Any) -> Any:
+    """The weight of each of `size` pixels for each of `target`; centres lie at half pixels."""
+    pixels = _ops.cast(_ops.arange(size), "float32")
+    places = _ops.cast(_ops.arange(target), "float32") + 0.5
+    scale = _ops.cast(size, "float32") / _ops.cast(target, "float32")
+    last = _ops.cast(size, "float32") - 1.0
+    places = _ops.minimum(_ops.maximum(places * scale - 0.5, 0.0), last)
+    distances = _ops.abs(places[:, None] - pixels[None, :])
+    return _ops.cast(_ops.maximum(1.0 - distances, 0.0), dtype)
+
+
+class SoftArgmax(keras.layers.Layer):
+    """The mean place of each channel under its softmax over the map."""
+
+    def __init__(self, data_format: str, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.data_format = data_format
+
+    def call(self, inputs: Any) -> Any:
+        x = inputs
+        if self.data_format == "channels_last":
+            x = _ops.transpose(x, (0, 3, 1, 2))
+        shape = _ops.shape(x)
+        height, width = shape[2], shape[3]
+        flat = _ops.reshape(x, (-1, x.shape[1], height * width))
+        wide = _ops.cast(flat, "float32")  # places in float16 would be off by pixels
+        # Not `softmax`, whose steps in int8 are larger than most shares.
+        likely = _ops.exp(wide - _ops.max(wide, axis=-1, keepdims=True))
+        whole = _ops.sum(likely, axis=-1)
+        likely = _ops.reshape(likely, (-1, x.shape[1], height, width))
+        y = _ops.sum(_ops.sum(likely, 3) * _centres(height), -1) / whole
+        x = _ops.sum(_ops.sum(likely, 2) * _centres(width), -1) / whole
+        return _ops.cast(_ops.stack([y, x], -1), self.compute_dtype)
+
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        return input_shape[0], input_shape[3 if self.data_format == "channels_last" else 1], 2
+
+
+def _centres(size: Any) -> Any:
+    """The centres of pixels along an axis, as shares of it."""
+    places = _ops.cast(_ops.arange(size), "float32") + 0.5
+    return places / _ops.cast(size, "float32")
+
+
+class Corners(keras.layers.Layer):
+    """Centre and size to corners."""
+
+    def call(self, inputs: Any) -> Any:
+        centre, half = inputs[..., :2], 0.5 * inputs[..., 2:]
+        return _ops.concatenate([centre - half, centre + half], -1)

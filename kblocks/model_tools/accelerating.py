@@ -1,0 +1,75 @@
+"""Faster copies of models that use Keras' own layers."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+
+from kblocks.layers.grouped import Convolving
+
+
+def accelerate(model: keras.Model) -> keras.Model:
+    """A copy of a model with `GroupedConv2D` where it is quicker than Keras' layer, or right.
+
+    It stands for grouped convolutions, and for 1x1 ones with strides, of which the guide tells
+    what Keras' own may do to memory. Weights are kept.
+
+    Args:
+        model: of any layers that Keras can serialise, also nested and wrapped ones.
+
+    Returns:
+        A model of its own, compiled as `model` is, with a new optimizer; where the loss or metrics
+        are not registered with Keras it is not compiled, with a warning.
+
+    Raises:
+        ValueError: if a grouped convolution is out of reach, because a subclass of
+            `keras.Model` makes it itself, with its name.
+    """
+    described: Any = keras.saving.serialize_keras_object(model)
+    described.pop("compile_config", None)
+    copy: Any = keras.saving.deserialize_keras_object(_regrouped(described), safe_mode=False)
+    left = [layer.name for layer in _inside(copy) if _is_slow(layer)]
+    if left:
+        raise ValueError(
+            "`model` must be a functional or Sequential model, or its class use kb.GroupedConv2D "
+            f"itself. Received: model={model!r}, whose {left[0]!r} is out of reach"
+        )
+    copy.set_weights(model.get_weights())
+    if model.compiled:
+        try:
+            copy.compile_from_config(model.get_compile_config())
+        except (TypeError, ValueError) as error:
+            warnings.warn(f"The copy must be compiled by hand: {error}", stacklevel=2)
+    return copy
+
+
+def _regrouped(config: Any) -> Any:
+    """A serialised model with our class in place of Keras' where `accelerate` wants it."""
+    if isinstance(config, list):
+        return [_regrouped(item) for item in config]
+    if not isinstance(config, dict):
+        return config
+    found = {key: _regrouped(value) for key, value in config.items()}
+    ours = {"module": "kblocks.layers.grouped", "registered_name": "kblocks>GroupedConv2D"}
+    named = (found.get("module"), found.get("class_name"))
+    if named == ("keras.layers", "Conv2D") and _gains(found["config"]):
+        found |= {"class_name": "GroupedConv2D", **ours}
+    return found
+
+
+def _gains(config: Any) -> bool:
+    return config["groups"] > 1 or (max(config["kernel_size"]) == 1 < max(config["strides"]))
+
+
+def _inside(layer: Any) -> Iterator[Any]:
+    for part in getattr(layer, "layers", ()):
+        yield part
+        yield from _inside(part)
+
+
+def _is_slow(layer: Any) -> bool:
+    is_convolution = isinstance(layer, keras.layers.Conv2D)
+    return is_convolution and layer.groups > 1 and not isinstance(layer, Convolving)

@@ -1,0 +1,257 @@
+"""`export`: a finished model in the formats of other programs, written whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+
+from kblocks.common import backend
+from kblocks.common.atomic import whole
+from kblocks.layers.export_mode import writing
+
+_TORCH_OPTIMIZERS = "keras.src.backend.torch.optimizers"
+
+
+class Format(NamedTuple):
+    """A format by Keras' name for it, with the file's suffix, the packages and their extra."""
+
+    keras_name: str
+    suffix: str
+    packages: tuple[str, ...] = ()
+    extra: str = ""
+
+
+FORMATS = {
+    "keras": Format("keras", ".keras"),
+    "savedmodel": Format("tf_saved_model", "", ("tensorflow",), "tensorflow"),
+    "onnx": Format("onnx", ".onnx", ("onnxruntime", "tf2onnx"), "export"),
+    "litert": Format("litert", ".tflite", ("tensorflow",), "tensorflow"),
+}
+
+
+def export(
+    model: keras.Model,
+    path: str | os.PathLike[str],
+    format: str | None = None,
+    representative: Any = None,
+) -> Path:
+    """Writes a model for another program; what is there when it returns can be loaded.
+
+    LiteRT files need only the ops of the plain runtime, and every ONNX and LiteRT file is loaded in
+    its runtime before it gets its name: Keras writes invalid ones of some layers without an error.
+    Both compute in float32, also of a model that computes in float16 or bfloat16.
+
+    Args:
+        model: built, such as `Architecture.model` or `kb.fuse` gives.
+        path: the file, which is replaced, or for a SavedModel the folder, which must be new.
+        format: "keras", "onnx", "litert" (a `.tflite` file) or "savedmodel"; None tells it by the
+            suffix, which a SavedModel has not.
+        representative: inputs that are typical, for "litert" in int8: an array of a hundred or
+            more, or batches of them (with or without labels), as of `tf.data`. Inputs and
+            outputs of the file stay float32. For models of one input of a known size.
+
+    Returns:
+        The path.
+
+    Raises:
+        ValueError: if an argument is not of the form above, a weight is not finite, the backend
+            is not TensorFlow for another format than "keras", or the runtime cannot load what was
+            written.
+        ImportError: if a package is missing, with the extra that has it.
+        FileExistsError: if a SavedModel is to replace something.
+
+    Example:
+        >>> kb.export(kb.fuse(model), "digits.tflite", representative=images[:200])
+        PosixPath('digits.tflite')
+    """
+    if not isinstance(model, keras.Model) or not model.built:
+        raise ValueError(f"`model` must be a built Keras model. Received: model={model!r}")
+    wrong = not_finite(model)
+    if wrong is not None:
+        raise ValueError(f"`model` must have finite weights. Received: NaN or infinity in {wrong}")
+    path = Path(path)
+    name = _format_of(path, format)
+    if representative is not None and name != "litert":
+        raise ValueError(f"`representative` goes with format='litert'. Received: format={name!r}")
+    _refuse_missing(name)
+    if name in ("onnx", "litert"):
+        model = _in_float32(model)
+    if name == "savedmodel" and path.exists():
+        raise FileExistsError(f"`path` of a SavedModel must be new. Received: path={str(path)!r}")
+    options: dict[str, Any] = {}
+    if name == "litert":
+        samples = None if representative is None else _samples(model, representative)
+        options = backend.lite_options(samples)
+    with writing(name if representative is None else "int8"), whole(path) as written:
+        if name == "keras":
+            with portable(model):
+                model.save(written)
+        else:
+            model.export(
+                written,
+                format=FORMATS[name].keras_name,
+                verbose=False,
+                input_signature=_signature(model),
+                **options,
+            )
+        if name == "onnx":
+            _refuse_invalid(written)
+        if name == "litert":
+            _refuse_invalid_lite(model, written)
+    return path
+
+
+def not_finite(model: keras.Model) -> str | None:
+    """The path of the first weight that has NaN or infinity in it."""
+    for weight in model.weights:
+        if not bool(keras.ops.all(keras.ops.isfinite(weight))):
+            return str(weight.path)
+    return None
+
+
+@contextlib.contextmanager
+def portable(model: Any) -> Iterator[None]:
+    """While it lasts, the model says that it was compiled with Keras' optimizer of the same name.
+
+    Under PyTorch, Keras' optimizers are of classes that no other backend has. Their arguments and
+    variables are the same.
+    """
+
+    def named(config: Any) -> Any:
+        if isinstance(config, list):
+            return [named(inner) for inner in config]
+        if not isinstance(config, dict):
+            return config
+        found = {key: named(inner) for key, inner in config.items()}
+        if str(found.get("module")).startswith(_TORCH_OPTIMIZERS):
+            found |= {"module": "keras.optimizers", "registered_name": None}
+        return found
+
+    compile_config = model.get_compile_config
+    model.__dict__["get_compile_config"] = lambda: named(compile_config())
+    try:
+        yield
+    finally:
+        del model.__dict__["get_compile_config"]
+
+
+def _format_of(path: Path, name: str | None) -> str:
+    suffixes = {known.suffix: key for key, known in FORMATS.items()}
+    if name is None:
+        # A folder's name may have a dot that begins no suffix: `model-1.2`.
+        return suffixes.get(path.suffix, "savedmodel")
+    if name not in FORMATS:
+        raise ValueError(f"`format` must be one of {list(FORMATS)} or None. Received: {name!r}")
+    if suffixes.get(path.suffix, "savedmodel") != name:
+        wanted = f"end in {FORMATS[name].suffix!r}" if FORMATS[name].suffix else "be a folder"
+        raise ValueError(f"`path` must {wanted} for format={name!r}. Received: path={str(path)!r}")
+    return name
+
+
+def _refuse_missing(name: str) -> None:
+    wanted = FORMATS[name]
+    if name != "keras" and backend.name() != "tensorflow":
+        raise ValueError(
+            f"format={name!r} needs the TensorFlow backend: write a .keras file and export that "
+            f"under KERAS_BACKEND=tensorflow. Received: backend={backend.name()!r}"
+        )
+    for package in wanted.packages:
+        if importlib.util.find_spec(package) is None:
+            raise ImportError(
+                f"format={name!r} needs {package}: pip install 'kblocks[{wanted.extra}]'",
+                name=package,
+            )
+
+
+def _samples(model: Any, representative: Any) -> Callable[[], Iterator[list[np.ndarray]]]:
+    """A function that gives the inputs one by one, in lists, as the converter asks for them."""
+    inputs = getattr(model, "inputs", None) or ()
+    if len(inputs) != 1:
+        raise ValueError(
+            f"`representative` goes with models of one input. Received: {len(inputs)} inputs"
+        )
+    expected, dtype = tuple(inputs[0].shape[1:]), keras.backend.standardize_dtype(inputs[0].dtype)
+    if None in expected:
+        raise ValueError(
+            "`representative` goes with models of a known input size, as of "
+            f"kb.resize_input(model, (height, width)). Received: a model for {expected}"
+        )
+    batches = [representative] if hasattr(representative, "shape") else representative
+    found = []
+    for batch in batches:
+        inputs = batch[0] if isinstance(batch, (tuple, list)) else batch
+        inputs = np.asarray(inputs)
+        if not np.all(np.isfinite(inputs)):
+            raise ValueError("`representative` must hold finite values. Received: NaN or infinity")
+        if inputs.shape[1:] != expected:
+            raise ValueError(
+                f"`representative` must be a batch of inputs of shape {expected}, or several. "
+                f"Received: one of shape {inputs.shape}"
+            )
+        inputs = inputs.astype(dtype)
+        found.extend(inputs[i : i + 1] for i in range(len(inputs)))
+    if not found:
+        raise ValueError("`representative` must hold inputs. Received: none")
+    return lambda: ([sample] for sample in found)
+
+
+def _in_float32(model: Any) -> Any:
+    """The model, or a copy if it computes in halves, for which LiteRT and ONNX lack kernels."""
+
+    def layers(of: Any) -> Iterator[Any]:
+        for layer in of.layers:
+            yield from layers(layer) if isinstance(layer, keras.Model) else [layer]
+
+    if all(layer.compute_dtype not in ("float16", "bfloat16") for layer in layers(model)):
+        return model
+
+    def copied(layer: Any) -> Any:
+        return type(layer).from_config({**layer.get_config(), "dtype": "float32"})
+
+    copy: Any = keras.models.clone_model(model, clone_function=copied, recursive=True)
+    copy.set_weights(model.get_weights())
+    return copy
+
+
+def _signature(model: Any) -> Any:
+    """What Keras finds itself, but not to write ONNX of a model that was never called."""
+    inputs = getattr(model, "inputs", None)
+    if not inputs:
+        return None
+
+    def described(x: Any) -> Any:
+        return keras.InputSpec(shape=(None, *x.shape[1:]), dtype=x.dtype, name=x.name)
+
+    sequential = isinstance(model, keras.Sequential)
+    return [keras.tree.map_structure(described, inputs[0] if sequential else model.input)]
+
+
+def _refuse_invalid(path: Path) -> None:
+    import onnxruntime
+
+    session: Any = onnxruntime.InferenceSession
+    try:
+        session(path, providers=["CPUExecutionProvider"])
+    except Exception as error:  # its errors have no base of their own
+        raise ValueError(
+            "`model` has a layer that Keras does not write to ONNX rightly; of grouped "
+            f"convolutions of Keras, kb.accelerate(model) is a copy that can be written. {error}"
+        ) from error
+
+
+def _refuse_invalid_lite(model: Any, path: Path) -> None:
+    known = all(None not in x.shape[1:] for x in getattr(model, "inputs", None) or ())
+    try:
+        backend.load_lite(path, allocate=known)
+    except (RuntimeError, ValueError) as error:
+        raise ValueError(
+            "LiteRT cannot load what TensorFlow wrote of `model`; in int8 that is also so where "
+            f"`representative` leaves a layer without a range. {error}"
+        ) from error

@@ -1,0 +1,167 @@
+"""Batch normalisations folded into the convolutions and linear layers beside them, as data.
+
+`folded` is a pure function from a plan to the plan that inference needs, in which each part
+still knows the parts of the original whose work it does; `merged` is the arithmetic of its
+weights. Neither knows Keras.
+
+At inference a batch normalisation is a factor and an offset a channel, which a linear part
+takes up exactly: behind it always, before it only where nothing is padded with zeros, since
+the padding stands behind the normalisation (Jacob et al. 2017, arXiv:1712.05877, Sec. 3.2).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from kblocks.plans import ops
+from kblocks.plans.ops import Chain, Merge, Op
+
+_VANISHING = (ops.Dropout, ops.DropPath)
+
+
+class Part(NamedTuple):
+    """A primitive and what it does the work of, in the order in which that is done."""
+
+    op: Op
+    sources: tuple[Any, ...]
+
+
+class Linear(NamedTuple):
+    """A kernel of (..., inputs of a group, outputs) and a bias of (outputs,)."""
+
+    kernel: np.ndarray
+    bias: np.ndarray
+
+
+class Affine(NamedTuple):
+    """A factor and an offset a channel, or one for all of them."""
+
+    factor: np.ndarray
+    offset: np.ndarray
+
+
+# --- plans -----------------------------------------------------------------------------
+
+
+def parted(plan: Op, owner: Any) -> Chain:
+    """The plan with a `Part` for each primitive, of which the source is `(owner, path)`."""
+    return _parted(plan, iter(ops.parts(plan)), owner)
+
+
+def _parted(op: Op, paths: Iterator[tuple[str, Op]], owner: Any) -> Chain:
+    steps = []
+    for step in op if isinstance(op, Chain) else (op,):
+        if isinstance(step, Merge):
+            branches = {name: _parted(branch, paths, owner) for name, branch in step.branches}
+            steps.append(Merge(step.mode, **branches))
+        else:
+            steps.append(Part(step, ((owner, next(paths)[0]),)))
+    return Chain(*steps)
+
+
+def planned(steps: Chain) -> Chain:
+    """The plan of a tree of parts."""
+    return Chain(
+        *(
+            Merge(step.mode, **{name: planned(branch) for name, branch in step.branches})
+            if isinstance(step, Merge)
+            else step.op
+            for step in steps
+        )
+    )
+
+
+def leaves(steps: Chain) -> Iterator[Part]:
+    """The parts of a tree, in the order of `ops.parts` of its plan."""
+    for step in steps:
+        if isinstance(step, Merge):
+            for _, branch in step.branches:
+                yield from leaves(branch)
+        else:
+            yield step
+
+
+def folded(*chains: Chain) -> list[Chain]:
+    """Trees of parts that run one after another, each as inference needs it.
+
+    Batch normalisations and constant factors go into the linear part before them or, where
+    its padding allows, behind them, in whichever of the chains that stands; normalised
+    kernels become plain ones; dropout of all kinds goes. What remains is as it was.
+    """
+    done: list[tuple[int, Any]] = []
+    for index, chain in enumerate(chains):
+        for step in chain:
+            if isinstance(step, Merge):
+                branches = {name: folded(branch)[0] for name, branch in step.branches}
+                done.append((index, Merge(step.mode, **branches)))
+                continue
+            if isinstance(step.op, _VANISHING):
+                continue
+            place, part = index, step
+            if _is_linear(part.op):
+                while done and _is_affine(done[-1][1]) and takes_before(part.op, done[-1][1].op):
+                    part = _joined(part, done.pop()[1], part)
+                part = part._replace(op=_plain(part.op))
+            elif _is_affine(part) and done and _is_linear(getattr(done[-1][1], "op", None)):
+                place, before = done.pop()
+                part = _joined(before, before, part)
+            done.append((place, part))
+    return [Chain(*(step for place, step in done if place == i)) for i in range(len(chains))]
+
+
+def takes_before(op: Op, affine: Op) -> bool:
+    """Whether a linear part can do the work of a factor and offset that stand before it."""
+    if isinstance(op, ops.Dense) or isinstance(affine, ops.Scale) or op.padding_mode != "zeros":
+        return True  # what is reflected or repeated is padded with normalised pixels
+    if isinstance(op.padding, str):
+        return op.padding == "valid" or all(size == 1 for size in op.kernel_size)
+    return op.padding in (0, (0, 0))
+
+
+def _is_linear(op: Any) -> bool:
+    return isinstance(op, (ops.Conv, ops.Dense))
+
+
+def _is_affine(step: Any) -> bool:
+    op = getattr(step, "op", None)
+    return isinstance(op, ops.Scale) or (isinstance(op, ops.Norm) and op.kind == "batch")
+
+
+def _joined(linear: Part, first: Part, second: Part) -> Part:
+    offset = any(isinstance(part.op, ops.Norm) for part in (first, second))
+    op = linear.op._replace(use_bias=linear.op.use_bias or offset)
+    return Part(op, first.sources + second.sources)
+
+
+def _plain(op: Op) -> Op:
+    """Without what only training needs; its weights are given, so none is drawn."""
+    zeros = {"kernel_initializer": "zeros", "bias_initializer": "zeros"}
+    return op._replace(weight_norm=False, kernel_regularizer=None, bias_regularizer=None, **zeros)
+
+
+# --- weights ---------------------------------------------------------------------------
+
+
+def merged(pieces: Sequence[Linear | Affine]) -> Linear:
+    """One linear part that does the work of all, of which one is linear."""
+    at = next(i for i, piece in enumerate(pieces) if isinstance(piece, Linear))
+    kernel, bias = pieces[at]
+    for factor, offset in reversed(pieces[:at]):
+        shifted = kernel * _of_inputs(offset, kernel)
+        bias = bias + shifted.sum(tuple(range(kernel.ndim - 1)))
+        kernel = kernel * _of_inputs(factor, kernel)
+    for factor, offset in pieces[at + 1 :]:
+        kernel, bias = kernel * factor, bias * factor + offset
+    return Linear(kernel, bias)
+
+
+def _of_inputs(values: np.ndarray, kernel: np.ndarray) -> np.ndarray:
+    """A value for each input channel as a matrix (inputs of a group, outputs)."""
+    if not values.ndim:
+        return values
+    inputs, outputs = kernel.shape[-2:]
+    groups = values.reshape(-1, inputs)
+    return np.repeat(groups, outputs // len(groups), axis=0).T

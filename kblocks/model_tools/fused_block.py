@@ -1,0 +1,64 @@
+"""`FusedBlock`: a block that is nothing but its plan, which it keeps as data."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Annotated, Any
+
+from kblocks.blocks.block import Block
+from kblocks.blocks.fields import ActivationLike, Check, check_of
+from kblocks.plans import ops
+from kblocks.plans.ops import Chain, Merge, Op
+
+_ACTIVATION: Any = check_of(ActivationLike)[0]
+_PRIMITIVES = {
+    kind.__name__: kind
+    for kind in vars(ops).values()
+    if isinstance(kind, type) and hasattr(kind, "label")
+}
+
+
+def data_of(op: Op) -> Any:
+    """A plan in a form that JSON can hold; values at their default are left out."""
+    if isinstance(op, Chain):
+        return [data_of(step) for step in op]
+    if isinstance(op, Merge):
+        return {"merge": op.mode, "branches": [[name, data_of(b)] for name, b in op.branches]}
+    if isinstance(op, ops.Activation):
+        return {"op": "Activation", "function": _ACTIVATION.serialise(op.function)}
+    if isinstance(op, ops.Norm):
+        values, defaults = dataclasses.asdict(op), dataclasses.asdict(ops.Norm())
+    else:
+        values, defaults = op._asdict(), op._field_defaults
+    changed = {k: v for k, v in values.items() if k not in defaults or v != defaults[k]}
+    lists = {k: list(v) if isinstance(v, tuple) else v for k, v in changed.items()}
+    return {"op": type(op).__name__, **lists}
+
+
+def plan_of(data: Any) -> Op:
+    """The plan that `data_of` told; a plan itself stays."""
+    if isinstance(data, (Chain, Merge)):
+        return data
+    if isinstance(data, list):
+        return Chain(*map(plan_of, data))
+    if "merge" in data:
+        return Merge(data["merge"], **{name: plan_of(branch) for name, branch in data["branches"]})
+    values = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items() if k != "op"}
+    if data["op"] == "Activation":
+        values = {"function": _ACTIVATION.normalise(values["function"])}
+    return _PRIMITIVES[data["op"]](**values)
+
+
+class FusedBlock(Block):
+    """What `kb.fuse` leaves of a block: the steps of its plan that inference needs.
+
+    Args:
+        steps: a plan, or the data that `get_config` has.
+
+    Input shape and output shape: those of the block that it stands for.
+    """
+
+    steps: Annotated[Any, Check("a plan", plan_of, data_of)]
+
+    def plan(self, channels: Any) -> Op:
+        return self.steps

@@ -1,0 +1,279 @@
+"""`fuse`: a model for inference, its batch normalisations folded into what stands beside them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+import numpy as np
+from keras import layers
+
+from kblocks.blocks.block import Block
+from kblocks.common.keras_graph import calls_of, ends_of, is_graph
+from kblocks.layers.grouped import GroupedConv2D
+from kblocks.model_tools.folding import (
+    Affine,
+    Linear,
+    Part,
+    folded,
+    leaves,
+    merged,
+    parted,
+    planned,
+)
+from kblocks.model_tools.fused_block import FusedBlock
+from kblocks.plans import ops
+from kblocks.plans.ops import Chain, Op
+
+
+def fuse(model: keras.Model) -> keras.Model:
+    """The same model for inference: batch normalisations in the convolutions, no dropout.
+
+    Each batch normalisation that stands beside a convolution or linear layer goes into its
+    kernel and bias, inside of blocks, between them, and between Keras' own layers; so do
+    constant factors and weight normalisation. It stays where an activation, a merge or zero
+    padding stands between. Dropout and stochastic depth go.
+
+    Args:
+        model: functional or sequential, such as `Architecture.model` gives, whose layers may
+            be such models themselves. It is left as it is.
+
+    Returns:
+        A functional model with the same names of layers, inputs and outputs, which is saved,
+        exported and run as any. Blocks that changed are `FusedBlock`s, layers without a task
+        are left out, and layers of kinds that are neither ours nor a convolution, linear
+        layer or batch normalisation of Keras are shared with `model`, weights and all. A
+        layer that is told `training=True` in the graph stays. Fusing again changes nothing.
+
+    Raises:
+        ValueError: if `model` is not of the kind above or not built.
+
+    Example:
+        >>> model = kb.resnet50().model((224, 224, 3))
+        >>> model.count_params() - kb.fuse(model).count_params()
+        79680
+
+    Reference: Jacob et al. 2017, arXiv:1712.05877, Sec. 3.2.
+    """
+    if not is_graph(model) or not getattr(model, "inputs", None):
+        raise ValueError(
+            "`model` must be a functional or sequential Keras model with an input, such as "
+            f"Architecture.model(input_shape) gives. Received: model={model!r}"
+        )
+    graph = keras.Model(*ends_of(model), name=model.name)
+    plain = _plainly_called(graph)
+    chains = {id(layer): chain for run in _runs(graph, plain) for layer, chain in _folded(run)}
+    last = {id(x._keras_history.operation) for x in graph.outputs}
+    made: dict[int, Any] = {}
+
+    def counterpart(layer: Any) -> Any:
+        if id(layer) in plain and is_graph(layer):
+            return fuse(layer)
+        if id(layer) not in chains:
+            return layer
+        if chains[id(layer)]:
+            made[id(layer)] = _made(layer, chains[id(layer)])
+            return made[id(layer)]
+        if id(layer) not in last:
+            return None
+        return layers.Identity(name=layer.name, dtype=layer.dtype_policy.name)  # the output's name
+
+    def call(layer: Any, *args: Any, **kwargs: Any) -> Any:
+        if isinstance(layer, layers.Identity):
+            return layer(_only_input(args, kwargs))  # whatever its original was told besides
+        return _only_input(args, kwargs) if layer is None else layer(*args, **kwargs)
+
+    fused = keras.models.clone_model(graph, clone_function=counterpart, call_function=call)
+    for key, layer in made.items():
+        _fill(layer, chains[key])
+    return fused
+
+
+# --- the graph -----------------------------------------------------------------------------
+
+
+def _only_input(args: Any, kwargs: Any) -> Any:
+    """What a layer is called with, if that is all it is told; None if it is told more."""
+    given = [value for value in (*args, *kwargs.values()) if value is not None]
+    given = [value for value in given if value is not False]
+    return given[0] if len(given) == 1 and given[0] is not True else None
+
+
+def _plainly_called(graph: Any) -> set[int]:
+    """The layers of which every call names but the input: none is told to train."""
+    nodes = calls_of(graph)
+    told = {
+        id(node.operation)
+        for node in nodes
+        if _only_input(node.arguments.args, node.arguments.kwargs) is None
+    }
+    return {id(node.operation) for node in nodes} - told
+
+
+def _runs(graph: Any, plain: set[int]) -> Iterator[list[tuple[Any, Chain]]]:
+    """Layers that feed each other and nothing else, each with its parts: folded together."""
+    nodes = calls_of(graph)
+    calls = Counter(id(node.operation) for node in nodes)
+    readers = Counter(id(x) for node in nodes for x in node.input_tensors)
+    readers.update(id(x) for x in graph.outputs)
+    runs: dict[int, list[tuple[Any, Chain]]] = {}  # by the layer that ends each
+    for node in nodes:
+        layer, inputs = node.operation, node.input_tensors
+        chain = _chain_of(layer) if id(layer) in plain else None
+        if chain is None or id(layer) in runs:
+            continue
+        before = inputs[0]._keras_history.operation
+        goes_on = (
+            len(inputs) == readers[id(inputs[0])] == calls[id(layer)] == calls[id(before)] == 1
+            and id(before) in runs
+            and _axis_in(layer, inputs[0]) == _axis_out(inputs[0])
+            and layer.dtype_policy == before.dtype_policy
+        )
+        runs[id(layer)] = [*(runs.pop(id(before)) if goes_on else []), (layer, chain)]
+    yield from runs.values()
+
+
+def _folded(run: list[tuple[Any, Chain]]) -> Iterator[tuple[Any, Chain]]:
+    """Each layer with the parts that inference leaves it."""
+    of_layers = folded(*(chain for _, chain in run))
+    for (layer, _), chain in zip(run, of_layers, strict=True):
+        yield layer, chain
+
+
+# --- layers as parts -------------------------------------------------------------------------
+
+_CONVOLUTIONS = (layers.Conv1D, layers.Conv2D, layers.Conv3D, GroupedConv2D)
+_DEPTHWISE = (layers.DepthwiseConv1D, layers.DepthwiseConv2D)
+_SEPARABLE = (layers.SeparableConv1D, layers.SeparableConv2D)
+_TRANSPOSED = (layers.Conv1DTranspose, layers.Conv2DTranspose, layers.Conv3DTranspose)
+_VANISHING = (
+    *(layers.Dropout, layers.SpatialDropout1D, layers.SpatialDropout2D, layers.SpatialDropout3D),
+    *(layers.AlphaDropout, layers.GaussianDropout, layers.GaussianNoise, layers.Identity),
+)
+
+
+def _chain_of(layer: Any) -> Chain | None:
+    """A layer as parts; None if it is of a kind that stays as it is."""
+    kind, source = type(layer), ((layer, ""),)
+    if isinstance(layer, Block) and kind.call is Block.call:
+        return parted(layer._plan, layer)
+    if kind in _VANISHING:
+        return Chain()
+    if kind is layers.BatchNormalization and not getattr(layer, "renorm", False):
+        return Chain(Part(ops.Norm(), source))
+    if getattr(layer, "quantization_mode", None) or getattr(layer, "lora_enabled", False):
+        return None
+    if kind is layers.Dense:
+        op: Op = ops.Dense(layer.units, layer.use_bias)
+    elif kind in (*_CONVOLUTIONS, *_DEPTHWISE):
+        padding = "valid" if layer.padding == "valid" else "same"
+        op = ops.Conv(0, layer.kernel_size, padding=padding, use_bias=layer.use_bias)
+    elif kind in (*_SEPARABLE, *_TRANSPOSED):
+        # Nothing before them can go into their last kernel, as if they were padded.
+        op = ops.Conv(0, (0, 0), padding="same", use_bias=layer.use_bias)
+    else:
+        return None
+    linear = layer.activation is keras.activations.linear
+    return Chain(Part(op, source), None if linear else Part(ops.Activation("ending"), source))
+
+
+def _axis_in(layer: Any, x: Any) -> int:
+    """The axis of channels as a layer that reads `x` sees it."""
+    rank = len(x.shape)
+    if isinstance(layer, _VANISHING):
+        return _axis_out(x)
+    if isinstance(layer, layers.BatchNormalization):
+        return layer.axis % rank
+    return 1 if getattr(layer, "data_format", "") == "channels_first" and rank > 2 else rank - 1
+
+
+def _axis_out(x: Any) -> int:
+    """The axis of channels as the layer that puts out `x` sees it."""
+    layer, call, _ = x._keras_history
+    if isinstance(layer, (*_VANISHING, layers.BatchNormalization)):
+        return _axis_in(layer, layer._inbound_nodes[call].input_tensors[0])
+    return _axis_in(layer, x)
+
+
+def _made(layer: Any, chain: Chain) -> Any:
+    """The unbuilt layer that does what is left of one."""
+    if isinstance(layer, Block) and _changed(layer, chain):
+        own = {key: getattr(layer, key) for key in ("name", "trainable", "data_format")}
+        return FusedBlock(planned(chain), dtype=layer.dtype_policy, **own)
+    kind: Any = type(layer)
+    config = layer.get_config()
+    if not isinstance(layer, (Block, layers.BatchNormalization)):
+        config["use_bias"] = chain[0].op.use_bias
+    return kind.from_config(config)
+
+
+def _changed(layer: Any, chain: Chain) -> bool:
+    before = [part.sources for part in leaves(parted(layer._plan, layer))]
+    normed = any(getattr(op, "weight_norm", False) for _, op in ops.parts(layer._plan))
+    return normed or before != [part.sources for part in leaves(chain)]
+
+
+# --- weights ---------------------------------------------------------------------------------
+
+
+def _fill(layer: Any, chain: Chain) -> None:
+    """Gives a built layer the weights of what its parts do the work of."""
+    block = isinstance(layer, Block)
+    paths = [path for path, _ in ops.parts(planned(chain))] if block else [""]
+    for path, part in zip(paths, leaves(chain), strict=False):
+        target: Any = _layer_at(layer, path)
+        sources = [_layer_at(*source) for source in part.sources]
+        linear = [source for source in sources if _is_linear(source)]
+        if not linear:
+            target.set_weights(sources[0].get_weights())
+            continue
+        kernel, bias = merged([_piece(source) for source in sources])
+        if isinstance(target, _TRANSPOSED):
+            kernel = np.swapaxes(kernel, -1, -2)
+        variable = _kernel(target)
+        variable.assign(kernel.reshape(variable.shape))
+        if target.use_bias:
+            offset: Any = target.bias
+            offset.assign(bias)
+        if isinstance(target, _SEPARABLE):
+            depthwise: Any = target.depthwise_kernel
+            depthwise.assign(linear[0].depthwise_kernel)
+
+
+def _layer_at(owner: Any, path: str) -> Any:
+    return getattr(owner, path) if path else owner
+
+
+def _piece(layer: Any) -> Linear | Affine:
+    """The weights of a convolution, linear layer, normalisation or factor as numbers."""
+    if isinstance(layer, layers.Rescaling):
+        return Affine(np.array(layer.scale), np.array(0.0))
+    if isinstance(layer, layers.BatchNormalization):
+        factor = 1 / np.sqrt(_array(layer.moving_variance) + layer.epsilon)
+        factor = factor * _array(layer.gamma) if layer.scale else factor
+        offset = -_array(layer.moving_mean) * factor
+        return Affine(factor, offset + _array(layer.beta) if layer.center else offset)
+    kernel = _array(_kernel(layer))
+    if isinstance(layer, _TRANSPOSED):
+        kernel = np.swapaxes(kernel, -1, -2)
+    if isinstance(layer, _DEPTHWISE):  # one input channel a group
+        kernel = kernel.reshape(*kernel.shape[:-2], 1, -1)
+    return Linear(kernel, _array(layer.bias) if layer.use_bias else np.zeros(kernel.shape[-1]))
+
+
+def _is_linear(layer: Any) -> bool:
+    return hasattr(layer, "kernel") or isinstance(layer, _SEPARABLE)
+
+
+def _kernel(layer: Any) -> Any:
+    if isinstance(layer, _SEPARABLE):
+        return layer.pointwise_kernel
+    return layer.effective_kernel() if hasattr(layer, "effective_kernel") else layer.kernel
+
+
+def _array(variable: Any) -> np.ndarray:
+    # Widened by the backend, since NumPy has no bfloat16; JAX may stop at float32.
+    wide: Any = keras.ops.convert_to_numpy(keras.ops.cast(variable, "float64"))
+    return wide.astype("float64")

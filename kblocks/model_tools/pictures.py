@@ -1,0 +1,155 @@
+"""Feature maps and first-layer filters as pictures."""
+
+from __future__ import annotations
+
+import math
+import os
+import struct
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from kblocks.blocks.block import Block
+from kblocks.common.atomic import whole
+from kblocks.model_tools.surgery import extract
+
+_TILE = 64  # the least pixels of a tile's side
+_BETWEEN = 2
+
+
+def feature_maps(
+    model: keras.Model,
+    image: Any,
+    stage: str | None = None,
+    path: str | os.PathLike[str] | None = None,
+    *,
+    most: int = 64,
+) -> np.ndarray:
+    """What a stage makes of an image: its maps, and as a picture a grid of them.
+
+    Args:
+        model: such as `Architecture.model` gives.
+        image: (height, width, channels), as the model's own input is preprocessed.
+        stage: the name of a stage or layer that puts out a map; None is the first one.
+        path: a file ending in ".png" to write the grid to: the first `most` channels row by row,
+            each from black at its least value to white at its greatest.
+        most: tiles of the grid.
+
+    Returns:
+        The maps, (height, width, channels).
+
+    Raises:
+        ValueError: if the image does not fit, or there is no such stage or no map in it.
+    """
+    _check_path(path)
+    first = next(layer for layer in model.layers if not isinstance(layer, keras.layers.InputLayer))
+    part = extract(model, first.name if stage is None else stage)
+    if len(part.output_shape) != 4:
+        raise ValueError(
+            "`stage` must put out a map of (height, width, channels). "
+            f"Received: stage={stage!r}, which puts out {tuple(part.output_shape[1:])}"
+        )
+    flip = getattr(first, "data_format", None) == "channels_first"
+    pixels = np.asarray(image, "float32")
+    expected = tuple(part.input_shape[1:])
+    expected = (*expected[1:], expected[0]) if flip else expected
+    fits = pixels.ndim == 3 and all(
+        n in (None, found) for n, found in zip(expected, pixels.shape, strict=True)
+    )
+    if not fits:
+        raise ValueError(f"`image` must be of shape {expected}. Received: {pixels.shape}")
+    batch = (pixels.transpose(2, 0, 1) if flip else pixels)[None]
+    maps: Any = keras.ops.convert_to_numpy(
+        keras.ops.cast(part(batch, training=False)[0], "float32")
+    )
+    maps = maps.transpose(1, 2, 0) if flip else maps
+    if path is not None:
+        _write(path, [_stretched(maps[..., i]) for i in range(min(most, maps.shape[-1]))])
+    return maps
+
+
+def first_filters(model: keras.Model, path: str | os.PathLike[str] | None = None) -> np.ndarray:
+    """The kernels of the first convolution, and as a picture a grid of them.
+
+    Args:
+        model: a model with a convolution; the first one in the order of its layers is shown.
+        path: a file ending in ".png" to write the grid to, in colour for three input channels
+            and else as the mean over them, each filter from its least value to its greatest.
+
+    Returns:
+        The kernels, (filters, height, width, input channels).
+
+    Raises:
+        ValueError: if the model has no convolution.
+    """
+    _check_path(path)
+    kernel = next(_kernels(model), None)
+    if kernel is None:
+        raise ValueError(f"`model` must have a convolution. Received: model={model!r}")
+    filters = kernel.transpose(3, 0, 1, 2)
+    if path is not None:
+        color = filters.shape[-1] == 3
+        _write(path, [_stretched(one if color else one.mean(-1)) for one in filters])
+    return filters
+
+
+def _kernels(model: Any) -> Iterator[np.ndarray]:
+    for layer in model.layers:
+        if isinstance(layer, (Block, keras.Model)):
+            yield from _kernels(layer)
+            continue
+        kernel = getattr(layer, "kernel", None)
+        if kernel is not None and len(kernel.shape) == 4:
+            kernel = layer.effective_kernel() if hasattr(layer, "effective_kernel") else kernel
+            found: Any = keras.ops.convert_to_numpy(keras.ops.cast(kernel, "float32"))
+            yield found
+
+
+def _check_path(path: Any) -> None:
+    if path is not None and Path(path).suffix != ".png":
+        raise ValueError(f"`path` must end in .png. Received: path={str(path)!r}")
+
+
+def _stretched(tile: np.ndarray) -> np.ndarray:
+    """Values from their least to their greatest as 0 to 255; flat ones are black."""
+    low, high = float(tile.min()), float(tile.max())
+    span = high - low if high > low else 1.0
+    return np.round((tile - low) * (255 / span)).astype("uint8")
+
+
+def _write(path: str | os.PathLike[str], tiles: list[np.ndarray]) -> None:
+    """A grid of equal tiles on white, about square, as PNG."""
+    factor = math.ceil(_TILE / min(tiles[0].shape[:2]))
+    tiles = [tile.repeat(factor, 0).repeat(factor, 1) for tile in tiles]
+    height, width, *color = tiles[0].shape
+    columns = math.ceil(math.sqrt(len(tiles)))
+    rows = math.ceil(len(tiles) / columns)
+    down, right = height + _BETWEEN, width + _BETWEEN
+    page = np.full((rows * down + _BETWEEN, columns * right + _BETWEEN, *color), 255, "uint8")
+    for number, tile in enumerate(tiles):
+        top = _BETWEEN + number // columns * down
+        left = _BETWEEN + number % columns * right
+        page[top : top + height, left : left + width] = tile
+    with whole(Path(path)) as written:
+        written.write_bytes(_png(page))
+
+
+def _png(pixels: np.ndarray) -> bytes:
+    """Grey or RGB bytes as PNG (RFC 2083).
+
+    By hand, as `keras.utils.save_img` needs Pillow, which the core does without.
+    """
+    height, width, *color = pixels.shape
+    header = struct.pack(">IIBBBBB", width, height, 8, 2 if color else 0, 0, 0, 0)
+    rows = pixels.reshape(height, -1)
+    filtered = np.pad(rows, ((0, 0), (1, 0)))  # each row begins with its filter, none
+    parts = ((b"IHDR", header), (b"IDAT", zlib.compress(filtered.tobytes())), (b"IEND", b""))
+    chunks = (
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        for kind, data in parts
+    )
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)

@@ -1,0 +1,1 @@
+"""Architectures, and what is known of one without building it."""

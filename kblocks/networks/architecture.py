@@ -1,0 +1,496 @@
+"""`Architecture`: a network as data, from which come its cost, its Keras model and its JSON."""
+
+from __future__ import annotations
+
+import json
+import os
+import reprlib
+import warnings
+from collections.abc import Hashable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from kblocks.blocks.block import Block
+from kblocks.blocks.stages import replaced, stage_of
+from kblocks.heads import Features, Tasks
+from kblocks.heads.attaching import Attached, Place, attached, tasks_of_rows
+from kblocks.heads.classification import ClassLoss
+from kblocks.heads.segmenter import PixelLoss
+from kblocks.heads.shared_targets import model_of
+from kblocks.heads.task import task_of
+from kblocks.networks.canonical import of_rows
+from kblocks.networks.costs import costs_of, total, walked
+from kblocks.networks.published import WeightSet
+from kblocks.networks.pyramid import STRIDES, Level, Levels, chosen_levels
+from kblocks.networks.rows import (
+    INPUT,
+    Row,
+    arguments_from_json,
+    block_to_json,
+    check_prefix,
+    is_of_head,
+    origins_of,
+    refuse_bad_names,
+    rows_of,
+)
+from kblocks.networks.torch_weights import ADDRESSES, load_keras_weights, load_torch_weights
+from kblocks.plans.cost import Cost
+from kblocks.plans.geometry import InputTooSmallError, check_input_shape
+
+FORMAT = 1
+
+
+class Architecture:
+    """A network as rows of named blocks, made without any Keras layer.
+
+    Args:
+        rows: in order, each a block's Spec; a list of Specs, which is a stage of several
+            blocks; or a tuple `(name, spec)` or `(name, spec, inputs)`. Unnamed ones are
+            called `stage1`, `stage2`, ... and their blocks `stage1_block1`, ... A row
+            reads the row before it unless `inputs` names others.
+        head: what the network ends in: a block's Spec, such as `kb.Classifier(10)`, which
+            becomes the row `head` and the output `logits`; a head of several rows, such as
+            `kb.Segmenter(21)`; or a dict of heads by output, such as
+            `{"class": kb.Classifier(10), "points": kb.Keypoints(4)}`. It reads the last row that
+            is no auxiliary output.
+        outputs: names of outputs and the rows they come from; None is those of the head, or the
+            last row as `features` where there is none, and the rows that `auxiliary` names.
+        auxiliary: the outputs that only `aux=True` shows.
+        targets: the name of the target that an output is trained on, where it is not the
+            output's own: by default that of the first output for auxiliary ones.
+        name: of the Keras model.
+
+    `weights` are the published weight sets that fit: name, source, licence, top-1, preprocessing.
+
+    In place of a Spec a block itself may be given; its Spec is taken.
+
+    Raises:
+        ValueError: if names are no words, not unique or not known, with the row.
+
+    Example:
+        >>> net = kb.Architecture([kb.ConvBlock.Spec(32, pool="max")], head=kb.Classifier(10))
+        >>> net.cost((32, 32, 3)).macs
+        885056
+    """
+
+    def __init__(
+        self,
+        rows: Sequence[Any],
+        head: Any = None,
+        *,
+        outputs: Mapping[str, str] | None = None,
+        auxiliary: Sequence[str] = (),
+        targets: Mapping[str, str] | None = None,
+        name: str = "network",
+    ) -> None:
+        made = list(rows_of(rows))
+        aside = {(outputs or {}).get(output, output) for output in auxiliary}
+        body = [row.name for row in made if row.name not in aside]
+        ended = Attached([], {"features": body[-1]} if body else {})
+        if head is not None:
+            ended = attached(head, Place(body[-1] if body else INPUT, Levels(made, body)))
+            made += [Row(*row) for row in ended.rows]
+        if not made:
+            raise ValueError(f"`rows` must hold a block. Received: rows={rows!r}")
+        if outputs is None:
+            known = {row.name for row in made}
+            outputs = {**ended.outputs, **{name: name for name in auxiliary if name in known}}
+        self.rows = tuple(made)
+        self.outputs = dict(outputs)
+        self.auxiliary = tuple(auxiliary)
+        self.targets = {**ended.targets, **(targets or {})}
+        self.name = name
+        self.weights: tuple[WeightSet, ...] = ()
+        refuse_bad_names(self)
+
+    @property
+    def head(self) -> Tasks:
+        """What the outputs are trained on, auxiliary ones aside: losses, metrics, targets.
+
+        Empty where an output is no head of kblocks.
+
+        Example:
+            >>> model.compile("adam", **net.head.training())
+        """
+        specs = {name: row.spec for name, row in origins_of(self.rows).items()}
+        return tasks_of_rows(specs, Attached([], self._shown(aux=False), self.targets))
+
+    def cost(self, input_shape: Any, aux: bool = False) -> Cost:
+        """The cost for an input of (height, width, channels), with no Keras object made.
+
+        Args:
+            input_shape: three known sizes.
+            aux: whether auxiliary heads count.
+
+        Raises:
+            InputTooSmallError: (a ValueError) if a map would vanish, with the row and the
+                smallest input that fits.
+            ValueError: if blocks do not fit each other, with the row.
+        """
+        shown = self._shown(aux)
+        costs = self._costs(input_shape, shown)
+        shapes = {name: costs[row].output_shape for name, row in shown.items()}
+        return total(costs.values(), shapes if len(shapes) > 1 else next(iter(shapes.values())))
+
+    def cost_if_alive(self, input_shape: Any) -> Cost | None:
+        """`cost`, or None where a map would vanish: for a search, which needs no reason."""
+        check_input_shape(input_shape)
+        shown = self._shown(aux=False)
+        try:
+            costs = walked(self.rows, self.needed(shown.values()), input_shape)
+        except InputTooSmallError:
+            return None
+        return total(costs.values(), None)
+
+    def stages(self, input_shape: Any, aux: bool = False) -> list[tuple[str, Cost]]:
+        """Name and cost of each stage: `stem`, `stage1`, ..., `head`."""
+        stages: dict[str, list[Cost]] = {}
+        for name, row_cost in self.costs(input_shape, aux).items():
+            stages.setdefault(stage_of(name), []).append(row_cost)
+        return [(name, total(costs, costs[-1].output_shape)) for name, costs in stages.items()]
+
+    def costs(self, input_shape: Any, aux: bool = False) -> dict[str, Cost]:
+        """The cost of each row by its name; `cost` and `stages` are its sums."""
+        return self._costs(input_shape, self._shown(aux))
+
+    def replace(self, name: str, block: Any, input_shape: Any = None) -> Architecture:
+        """A copy with another block in place of a row, or others in place of a stage.
+
+        Args:
+            name: of a row, such as `stage2_block1`, or of a stage, such as `stage2`.
+            block: a block's Spec; for a stage also a list of Specs, one for each new block.
+            input_shape: (height, width, channels) that the new network has to fit, where given;
+                auxiliary heads need not.
+
+        Raises:
+            ValueError: if there is no such row or stage, a row is missed by another that reads it,
+                or the new network does not fit the input.
+        """
+        rows, renamed = replaced(self.rows, name, block)
+        outputs = {output: renamed.get(row, row) for output, row in self.outputs.items()}
+        options: dict[str, Any] = {"auxiliary": self.auxiliary, "targets": self.targets}
+        net = Architecture(rows, outputs=outputs, name=self.name, **options)
+        if input_shape is not None:
+            net.cost(input_shape)
+        return net
+
+    def model(
+        self,
+        input_shape: Any,
+        *,
+        include_top: bool = True,
+        pooling: Any = None,
+        weights: Any = None,
+        skip_head: bool = False,
+        input_tensor: Any = None,
+        classifier_activation: Any = None,
+        aux: bool = False,
+        remat: bool = False,
+        name: str | None = None,
+        prefix: str = "",
+    ) -> keras.Model:
+        """The network as a Keras model: one layer a block, ending in logits.
+
+        Args:
+            input_shape: (height, width, channels) whatever Keras' data format; height and
+                width may be None where the head pools globally.
+            include_top: whether the head is there; without it the model gives the last map.
+            pooling: "avg", "max" or "concat" of that map, or None.
+            weights: a file that `model.save_weights` wrote; the name of a published set (see
+                `weights` of the architecture); any source that `kb.load_torch_weights` takes;
+                or None for fresh weights.
+            skip_head: whether the head keeps its fresh weights, for other classes.
+            input_tensor: a Keras tensor to build on in place of a new input.
+            classifier_activation: put on the logits, such as "softmax".
+            aux: whether auxiliary heads are outputs too; then outputs are a dict by name.
+            remat: whether training computes each block again in the backward pass in place of
+                keeping its maps: less memory for more time. TensorFlow only; not saved.
+            name: of the model; None is the architecture's.
+            prefix: put before the names of all layers, such as "rgb_", for networks whose layers
+                stand side by side in one model; stages are then called "rgb_stage1".
+
+        Raises:
+            ValueError: if an argument is not of the form above or the network does not fit.
+        """
+        check_input_shape(input_shape, unknown=True)
+        check_prefix(prefix)
+        if pooling is not None and include_top:
+            raise ValueError(
+                f"`pooling` goes with include_top=False. Received: pooling={pooling!r}"
+            )
+        if skip_head and weights is None:
+            raise ValueError("`skip_head` goes with weights. Received: skip_head=True")
+        shown = self._shown(aux) if include_top else {"features": self._body()}
+        if None not in input_shape:
+            self._costs(input_shape, shown)  # refuses early what does not fit
+        if input_tensor is None:
+            input_tensor = keras.Input(_as_keras(tuple(input_shape)), name=f"{prefix}{INPUT}")
+        tensors = self._tensors(input_tensor, self.needed(shown.values()), prefix)
+        outputs = {output: tensors[row] for output, row in shown.items()}
+        if not include_top and pooling is not None:
+            pooled = Features(pooling, name=f"{prefix}pooling")
+            outputs = {"features": pooled(outputs["features"])}
+        if include_top and classifier_activation is not None:
+            outputs = {
+                output: keras.layers.Activation(
+                    classifier_activation, name=f"{prefix}{output}_activation"
+                )(x)
+                if self._gives_logits(output)
+                else x
+                for output, x in outputs.items()
+            }
+        start = keras.utils.get_source_inputs(input_tensor)[0]
+        hidden = [output for output in self.auxiliary if output in outputs]
+        copied = self._copied(hidden) if hidden else {}
+        model = model_of(start, outputs, self.targets, copied, name or self.name)
+        for layer in model.layers if remat else ():
+            if isinstance(layer, Block):
+                layer.remat = True
+        if weights is not None:
+            self._load(model, weights, prefix, skip_head)
+        return model
+
+    def _gives_logits(self, output: str) -> bool:
+        task = task_of(origins_of(self.rows)[self.outputs[output]].spec)
+        return task is None or isinstance(task.loss(), (ClassLoss, PixelLoss))
+
+    def _copied(self, hidden: Sequence[str]) -> dict[str, tuple[str, float]]:
+        """For auxiliary outputs the main output they are trained like, and the weight of it."""
+        main = list(self._shown(aux=False))
+        targets = {self.targets.get(output, output): output for output in reversed(main)}
+        found = {}
+        for output in hidden:
+            task = task_of(origins_of(self.rows)[self.outputs[output]].spec)
+            like = targets.get(self.targets.get(output, output)) or self._like(main, task)
+            found[output] = like, 1.0 if task is None else task.weight
+        return found
+
+    def _like(self, main: Sequence[str], task: Any) -> str:
+        """The main output that is told what an auxiliary one is to tell."""
+        tasks = {name: task_of(origins_of(self.rows)[self.outputs[name]].spec) for name in main}
+        if task is None or not any(tasks.values()):
+            return main[0]
+        wanted = type(task.loss())
+        like = [name for name, one in tasks.items() if one and type(one.loss()) is wanted]
+        if not like:
+            raise ValueError(
+                "`aux` needs a head that is trained on what the auxiliary outputs are trained on: "
+                f"{task.target}. Received: a head with {', '.join(main)}"
+            )
+        return like[0]
+
+    def _load(self, model: keras.Model, source: Any, prefix: str, skip_head: bool) -> None:
+        if isinstance(source, (str, os.PathLike)):
+            sets = {known.name: known.source for known in self.weights}
+            if str(source).endswith((".weights.h5", ".keras")):
+                load_keras_weights(model, source, skip_head, prefix)
+                return
+            if (
+                source not in sets
+                and not str(source).startswith(ADDRESSES)
+                and not Path(source).exists()
+            ):
+                raise ValueError(
+                    f"`weights` must be a file, a source or one of {list(sets)}. "
+                    f"Received: weights={source!r}"
+                )
+            source = sets.get(str(source), source)
+        load_torch_weights(model, source, skip_head=skip_head, prefix=prefix)
+
+    def pyramid(self, input_shape: Any, levels: Any = None) -> list[Level]:
+        """The maps before the head that `features` gives, with no Keras object made.
+
+        Args:
+            input_shape: (height, width, channels).
+            levels: strides, rows or stages, or one of them; None is those of the strides 4, 8,
+                16 and 32 that the network has. Of a stride or stage it is the last row.
+
+        Returns:
+            For each level the row's name, its stride and its shape, (height, width, channels).
+
+        Raises:
+            ValueError: if a level is not there, with those that are.
+        """
+        self._costs(input_shape, {"features": self._body()})  # refuses what does not fit
+        return list(self._levels(input_shape, levels)[0].values())
+
+    def features(
+        self,
+        input_shape: Any,
+        levels: Any = None,
+        *,
+        weights: Any = None,
+        input_tensor: Any = None,
+        name: str | None = None,
+        prefix: str = "",
+    ) -> keras.Model:
+        """The feature pyramid as a Keras model, for a head of one's own.
+
+        Args:
+            input_shape, weights, input_tensor, name, prefix: as of `model`.
+            levels: as of `pyramid`.
+
+        Returns:
+            A model whose outputs are a dict of maps: `stride4`, ... for strides, and the name
+            itself for rows and stages. With `levels` None a warning tells strides that lack.
+
+        Raises:
+            ValueError: if a level is not there, with those that are, or the input does not fit.
+        """
+        check_input_shape(input_shape, unknown=True)
+        check_prefix(prefix)
+        if None not in input_shape:
+            self._costs(input_shape, {"features": self._body()})
+        found, missing = self._levels(input_shape, levels)
+        if missing:
+            lacking = ", ".join(map(str, missing))
+            warnings.warn(f"{self.name} has no map at stride {lacking}", stacklevel=2)
+        if input_tensor is None:
+            input_tensor = keras.Input(_as_keras(tuple(input_shape)), name=f"{prefix}{INPUT}")
+        rows = {key: level.row for key, level in found.items()}
+        tensors = self._tensors(input_tensor, self.needed(rows.values()), prefix)
+        start = keras.utils.get_source_inputs(input_tensor)[0]
+        outputs = {key: tensors[row] for key, row in rows.items()}
+        model = keras.Model(start, outputs, name=name or f"{self.name}_features")
+        if weights is not None:
+            self._load(model, weights, prefix, skip_head=False)
+        return model
+
+    def _levels(self, input_shape: Any, levels: Any) -> tuple[dict[str, Level], list[int]]:
+        needed = self.needed([self._body()])
+
+        def chosen(wanted: Any) -> tuple[dict[str, Level], list[int]]:
+            return chosen_levels(self.rows, needed, input_shape, wanted)
+
+        if isinstance(levels, (str, int)):
+            levels = (levels,)
+        found, missing = chosen(STRIDES if levels is None else levels)
+        if not found or (missing and levels is not None):
+            there = chosen([2**power for power in range(10)])[0]
+            raise ValueError(
+                f"`levels` must be of {', '.join(there) or 'a network with maps'}. "
+                f"Received: levels={levels!r}"
+            )
+        return found, missing
+
+    def to_json(self, indent: int | None = None) -> str:
+        """Text that `from_json` reads; arguments at their default are left out."""
+        rows = []
+        before = INPUT
+        for row in self.rows:
+            inputs = {} if row.inputs == (before,) else {"inputs": list(row.inputs)}
+            rows.append({"name": row.name, **block_to_json(row.spec), **inputs})
+            before = row.name
+        described = {"format": FORMAT, "name": self.name, "rows": rows, "outputs": self.outputs}
+        if self.auxiliary:
+            described["auxiliary"] = list(self.auxiliary)
+        if self.targets:
+            described["targets"] = self.targets
+        return json.dumps(described, indent=indent)
+
+    @classmethod
+    def from_json(cls, text: str) -> Architecture:
+        """The architecture that `to_json` wrote.
+
+        Raises:
+            ValueError: if the text is anything else, of another format, or names a block that is
+                not known here (import the module that defines it first).
+        """
+        try:
+            data = json.loads(text)
+        except (ValueError, TypeError, RecursionError) as error:
+            raise ValueError(f"`text` must be an architecture's JSON. Received: {error}") from error
+        if not isinstance(data, dict) or data.get("format") != FORMAT:
+            found = reprlib.repr(data.get("format") if isinstance(data, dict) else data)
+            raise ValueError(f'`text` must have "format": {FORMAT}. Received: format={found}')
+        try:
+            return cls(**arguments_from_json(data))
+        except ValueError:
+            raise
+        except Exception as error:  # whatever else a text of another kind leads to
+            raise ValueError(f"`text` is not an architecture's JSON: {error!r}") from error
+
+    def canonical(self, input_shape: Any, aux: bool = False) -> Hashable:
+        """Equal for networks that compute the same on inputs of (height, width, channels).
+
+        Names do not count, nor what the sizes of maps leave without effect, such as a larger
+        kernel on a map of one pixel: only the number of its weights and how they start differ.
+        Auxiliary heads count with `aux`.
+
+        Raises:
+            InputTooSmallError, ValueError: as `cost`.
+        """
+        check_input_shape(input_shape)
+        shown = self._shown(aux)
+        needed = self.needed(shown.values())
+        rows = [row for row in self.rows if row.name in needed]
+        try:
+            return of_rows(rows, shown, tuple(input_shape))
+        except ValueError:
+            self._costs(input_shape, shown)  # says in which row
+            raise
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Architecture) and self._key() == other._key()
+
+    def __hash__(self) -> int:
+        return hash(self._key())
+
+    def __repr__(self) -> str:
+        return f"<Architecture {self.name!r} of {len(self.rows)} rows>"
+
+    def _key(self) -> Any:
+        targets = tuple(sorted(self.targets.items()))
+        return self.rows, tuple(self.outputs.items()), self.auxiliary, targets
+
+    def _shown(self, aux: bool) -> dict[str, str]:
+        return {k: row for k, row in self.outputs.items() if aux or k not in self.auxiliary}
+
+    def _body(self) -> str:
+        """The row that the head reads; the last row where there is no head."""
+        last = next(iter(self._shown(aux=False).values()))
+        if not is_of_head(last):
+            return last
+        if last == "head" and len(origins_of(self.rows)["head"].inputs) == 1:
+            read = next(row.inputs[0] for row in self.rows if row.name == "head")
+            if not is_of_head(read):
+                return read
+        aside = {self.outputs[output] for output in self.auxiliary}
+        first = next(i for i, row in enumerate(self.rows) if is_of_head(row.name))
+        before = [row.name for row in self.rows[:first] if row.name not in aside]
+        return before[-1] if before else INPUT
+
+    def needed(self, names: Any) -> set[str]:
+        """The names of the rows that these are made from, themselves among them."""
+        needed = set(names)
+        for row in reversed(self.rows):
+            if row.name in needed:
+                needed.update(row.inputs)
+        return needed
+
+    def _costs(self, input_shape: Any, shown: Mapping[str, str]) -> dict[str, Cost]:
+        """The cost of each row that the `shown` outputs need."""
+        check_input_shape(input_shape)
+        return costs_of(self.rows, self.needed(shown.values()), input_shape)
+
+    def _tensors(self, start: Any, needed: set[str], prefix: str) -> dict[str, Any]:
+        made: dict[str, Block] = {}
+        origins = origins_of(self.rows)
+        tensors = {INPUT: start}
+        for row in self.rows:
+            if row.name not in needed:
+                continue
+            origin, spec = origins[row.name][:2]
+            if origin not in made:
+                made[origin] = spec.layer(name=f"{prefix}{origin}")
+            inputs = [tensors[name] for name in row.inputs]
+            tensors[row.name] = made[origin](inputs if len(inputs) > 1 else inputs[0])
+        return tensors
+
+
+def _as_keras(shape: tuple[Any, ...]) -> tuple[Any, ...]:
+    if keras.config.image_data_format() == "channels_first":
+        return (shape[2], shape[0], shape[1])
+    return shape

@@ -1,0 +1,92 @@
+"""The published architectures by name."""
+
+from __future__ import annotations
+
+import difflib
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from kblocks.networks.architecture import Architecture
+from kblocks.networks.published import WEIGHT_SETS
+
+_KEEP_WEIGHTS = {"classes", "head", "name"}  # changes that leave the published weights' places
+_VARIANTS: dict[str, Callable[..., Architecture]] = {}
+
+
+def variant(
+    name: str, family: Callable[..., Architecture], **row: Any
+) -> Callable[..., Architecture]:
+    """A published member of a family: its row of arguments, any of which a call may replace.
+
+    Where both have a mapping (of a stem's or head's arguments), the call's replaces entries.
+    """
+
+    def build(*classes: Any, **changes: Any) -> Architecture:
+        if len(classes) > 1:
+            raise TypeError(f"{name} takes only `classes` by position. Received: {classes!r}")
+        if classes:
+            changes = {"classes": classes[0], **changes}
+        given = {
+            key: {**row[key], **value}
+            if isinstance(value, Mapping) and isinstance(row.get(key), Mapping)
+            else value
+            for key, value in changes.items()
+        }
+        net = family(**{"name": name, **row, **given})
+        if changes.keys() <= _KEEP_WEIGHTS:
+            net.weights = WEIGHT_SETS.get(name, ())
+        return net
+
+    build.__name__ = build.__qualname__ = name
+    build.__module__ = family.__module__
+    arguments = ", ".join(f"{key}={value!r}" for key, value in row.items())
+    build.__doc__ = f"`{family.__name__}({arguments})`; takes the arguments of `{family.__name__}`."
+    build.row = row  # type: ignore[attr-defined]
+    build.family = family  # type: ignore[attr-defined]
+    _VARIANTS[name] = build
+    return build
+
+
+def member(name: str, family: Callable[..., Architecture]) -> tuple[Any, dict[str, Any]]:
+    """A published member of a family, and its row of arguments.
+
+    Raises:
+        ValueError: if the family has no member of that name.
+    """
+    family = getattr(family, "family", family)  # of a namesake
+    names = [known for known, build in _VARIANTS.items() if build.family is family]  # type: ignore[attr-defined]
+    if name not in names:
+        raise ValueError(f"`name` must be one of {names}. Received: name={name!r}")
+    return _VARIANTS[name], dict(_VARIANTS[name].row)  # type: ignore[attr-defined]
+
+
+def namesake(family: Callable[..., Architecture]) -> Callable[..., Architecture]:
+    """A decorator for a family of which the default is the published network of its name."""
+    return functools.update_wrapper(variant(family.__name__, family), family)
+
+
+def architectures() -> list[str]:
+    """The names of all published architectures, in the order of their families."""
+    return list(_VARIANTS)
+
+
+def by_family() -> dict[str, list[str]]:
+    """The same for each family."""
+    found: dict[str, list[str]] = {}
+    for name, build in _VARIANTS.items():
+        found.setdefault(build.family.__name__, []).append(name)  # type: ignore[attr-defined]
+    return found
+
+
+def architecture(name: str, /, **arguments: Any) -> Architecture:
+    """The architecture of that name, such as `architecture("resnet50", classes=10)`.
+
+    Raises:
+        ValueError: if there is none of that name.
+    """
+    if name not in _VARIANTS:
+        close = difflib.get_close_matches(str(name), _VARIANTS, 3)
+        hint = f"Did you mean {' or '.join(map(repr, close))}?" if close else "See architectures()."
+        raise ValueError(f"`name` must be the name of an architecture. {hint} Received: {name!r}")
+    return _VARIANTS[name](**arguments)

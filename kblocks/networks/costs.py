@@ -1,0 +1,92 @@
+"""The cost of an architecture's rows: each row once, equal blocks on equal maps at one look."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Collection, Sequence
+from typing import Any
+
+from kblocks.networks.rows import INPUT, Row, origins_of
+from kblocks.plans.cost import Cost
+from kblocks.plans.geometry import InputTooSmallError, missing_pixels
+
+
+def costs_of(rows: Sequence[Row], needed: Collection[str], input_shape: Any) -> dict[str, Cost]:
+    """The cost of each row that is needed.
+
+    Raises:
+        InputTooSmallError: (a ValueError) if a map would vanish, with the smallest input.
+        ValueError: if blocks do not fit each other, with the row.
+    """
+    try:
+        return walked(rows, needed, input_shape)
+    except InputTooSmallError as error:
+        height, width, channels = input_shape
+        missing = missing_pixels(lambda n: walked(rows, needed, (height + n, width + n, channels)))
+        if math.isinf(missing):
+            raise
+        fits = (height + missing, width + missing, channels)
+        told = f"an input of {fits} would fit"
+        if height == width:
+            told = f"the smallest input that fits is {fits}"
+        raise InputTooSmallError(f"{error}; {told}", missing) from error
+
+
+def walked(rows: Sequence[Row], needed: Collection[str], input_shape: Any) -> dict[str, Cost]:
+    """`costs_of` without a word on the smallest input."""
+    origins = origins_of(rows)
+    params: dict[str, int] = {}
+    shapes: dict[str, Any] = {INPUT: tuple(input_shape)}
+    seen: dict[Any, Cost] = {}
+    costs: dict[str, Cost] = {}
+    for row in rows:
+        if row.name not in needed:
+            continue
+        origin, spec = origins[row.name][:2]
+        several = len(row.inputs) > 1
+        source = [shapes[n] for n in row.inputs] if several else shapes[row.inputs[0]]
+        key = (_price(spec), str(source) if several else source)
+        if key not in seen:
+            seen[key] = _located(row.name, spec, source)
+        found = seen[key]
+        if origin in params:
+            if found.params != params[origin]:
+                raise ValueError(
+                    f"{row.name} cannot share the weights of {origin}: on an input of {source} "
+                    f"it has {found.params} parameters, not {params[origin]}"
+                )
+            found = dataclasses.replace(found, params=0, trainable_params=0)
+        else:
+            params[origin] = found.params
+        costs[row.name] = found
+        shapes[row.name] = found.output_shape
+    return costs
+
+
+def _price(spec: Any) -> Any:
+    """Equal for Specs of one cost: for one and the same, and those of a stage's rising rates."""
+    values = spec.__dict__
+    if not values.get("stochastic_depth"):
+        return id(spec)
+    return type(spec), *(id(value) for name, value in values.items() if name != "stochastic_depth")
+
+
+def _located(name: str, spec: Any, shape: Any) -> Cost:
+    try:
+        return spec.cost(shape)
+    except InputTooSmallError as error:
+        raise InputTooSmallError(f"{name}: {error}", error.missing) from error
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
+
+
+def total(costs: Any, output_shape: Any) -> Cost:
+    """The sum of costs, with this output's shape."""
+    params = trainable = macs = activations = 0
+    for one in costs:
+        params += one.params
+        trainable += one.trainable_params
+        macs += one.macs
+        activations += one.activations
+    return Cost(output_shape, params, trainable, macs, activations)

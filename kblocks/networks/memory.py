@@ -1,0 +1,276 @@
+"""What a network needs of memory, estimated from its plans: in training and in use.
+
+A network is written down as steps in the order in which they run, each with the tensors
+that it reads and the one it makes. From that follow the tensors alive at any time, and
+those that the backward pass needs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from kblocks.networks.architecture import INPUT, Architecture, check_input_shape
+from kblocks.plans import ops
+from kblocks.plans.cost import Tally, walk
+from kblocks.plans.geometry import Shape, cropped, crops, of_axis, op_reach, pool_reach, side
+from kblocks.plans.ops import Chain, Merge, Op
+
+_FLOAT = 4  # bytes
+_UPDATE = 2  # copies of a kernel that its update takes
+# What converters make part of the step before, unless something else reads that step too.
+_FUSED = {
+    ops.Norm: (ops.Conv, ops.Dense),
+    ops.Activation: (ops.Conv, ops.Dense, ops.Norm, Merge),
+    ops.Flatten: (object,),
+}
+_FUSED_FUNCTIONS = ("relu", "relu6", "linear")
+_GATED = ("silu", "swish", "hard_silu", "hard_swish", "mish")  # x times a function of x
+
+
+@dataclass
+class Step:
+    """One operation: the tensors it reads, by number, and the one it makes."""
+
+    op: Any
+    inputs: tuple[int, ...]
+    output: int
+
+
+@dataclass
+class Steps:
+    """A network as steps, and the number of elements of each tensor for one image."""
+
+    steps: list[Step] = field(default_factory=list)
+    elements: list[int] = field(default_factory=list)
+    results: list[int] = field(default_factory=list)
+    params: int = 0
+    trainable_params: int = 0
+    largest_kernel: int = 0
+
+    def tensor(self, shape: Shape) -> int:
+        """A new tensor's number."""
+        self.elements.append(math.prod(shape))
+        return len(self.elements) - 1
+
+    def add(self, op: Any, inputs: Sequence[int], shape: Shape) -> int:
+        """A step that makes a tensor of this shape."""
+        output = self.tensor(shape)
+        self.steps.append(Step(op, tuple(inputs), output))
+        return output
+
+
+def inference_memory(net: Architecture, input_shape: Any, itemsize: int = _FLOAT) -> int:
+    """Bytes of the largest set of tensors alive at once for one image: what must be held in RAM.
+
+    Weights, which a microcontroller reads from flash, and the scratch space of kernels are
+    not counted. Normalizations and ReLUs are part of the convolution before them, as
+    converters make them, unless its output is needed elsewhere.
+
+    Args:
+        net: the architecture.
+        input_shape: (height, width, channels).
+        itemsize: bytes of an element: 4 for float32, 1 for int8.
+
+    Raises:
+        InputTooSmallError: (a ValueError) if a map would vanish.
+    """
+    traced = _traced(net, input_shape)
+    owner = list(range(len(traced.elements)))  # the tensor in whose place a tensor lies
+    last = _last_uses(traced)
+    ends = list(last)
+    makers: dict[int, Any] = {}
+    for time, step in enumerate(traced.steps):
+        source = step.inputs[0]
+        if last[source] == time and _is_fused(step.op, makers.get(source)):
+            owner[step.output] = owner[source]
+            ends[owner[source]] = last[step.output]
+        makers[step.output] = step.op
+    born = {step.output: time for time, step in enumerate(traced.steps)}
+    changes = [0] * (len(traced.steps) + 2)
+    for tensor, elements in enumerate(traced.elements):
+        if owner[tensor] == tensor:
+            changes[born.get(tensor, 0)] += elements
+            changes[ends[tensor] + 1] -= elements
+    most = alive = 0
+    for change in changes:
+        alive += change
+        most = max(most, alive)
+    return most * itemsize
+
+
+def _is_fused(op: Any, maker: Any) -> bool:
+    if isinstance(op, ops.Activation) and op.function not in _FUSED_FUNCTIONS:
+        return False
+    return isinstance(maker, _FUSED.get(type(op), ()))
+
+
+def training_memory(
+    net: Architecture,
+    input_shape: Any,
+    batch_size: int = 32,
+    slots: int = 2,
+    aux: bool = False,
+) -> int:
+    """Bytes that a training step needs in float32.
+
+    Weights, their gradients and the optimizer's slots; and, whichever is more, what the forward
+    pass keeps for the backward one with the largest gradients of maps at one time, or what
+    the optimizer needs to update the largest kernel. The framework itself is not counted.
+
+    Args:
+        net: the architecture.
+        input_shape: (height, width, channels).
+        batch_size: images in a step.
+        slots: numbers that the optimizer keeps for each weight: 2 of Adam, 1 of momentum.
+        aux: whether auxiliary heads are trained too.
+
+    Raises:
+        InputTooSmallError: (a ValueError) if a map would vanish.
+    """
+    traced = _traced(net, input_shape, training=True, aux=aux)
+    kept: set[int] = set()
+    flowing = 0
+    for step in traced.steps:
+        kept.update(_kept(step))
+        gradients = {*step.inputs, step.output}
+        flowing = max(flowing, sum(traced.elements[tensor] for tensor in gradients))
+    maps = batch_size * (sum(traced.elements[tensor] for tensor in kept) + flowing)
+    weights = traced.params + (1 + slots) * traced.trainable_params
+    return _FLOAT * (weights + max(maps, _UPDATE * traced.largest_kernel))
+
+
+def _kept(step: Step) -> tuple[int, ...]:
+    """The tensors that the gradient of a step asks for."""
+    op = step.op
+    if isinstance(op, (ops.Conv, ops.Dense, ops.Norm, ops.Blur)):
+        return step.inputs
+    if isinstance(op, ops.Activation):
+        return (step.output,) if op.function == "relu" else step.inputs
+    if isinstance(op, ops.Pool):
+        return (*step.inputs, step.output) if op.kind != "avg" else ()
+    if isinstance(op, Merge) and op.mode == "multiply":
+        return step.inputs
+    if isinstance(op, ops.Dropout):
+        return (step.output,)  # the mask, as large as what it masks
+    return ()
+
+
+def _last_uses(traced: Steps) -> list[int]:
+    last = [0] * len(traced.elements)
+    for time, step in enumerate(traced.steps):
+        last[step.output] = time
+        for tensor in step.inputs:
+            last[tensor] = time
+    for tensor in traced.results:
+        last[tensor] = len(traced.steps)
+    return last
+
+
+# --- a network as steps ------------------------------------------------------------------
+
+
+def _traced(
+    net: Architecture, input_shape: Any, training: bool = False, aux: bool = False
+) -> Steps:
+    check_input_shape(input_shape)
+    cost = net.cost(input_shape, aux)
+    traced = Steps(params=cost.params, trainable_params=cost.trainable_params)
+    shapes: dict[str, Shape] = {INPUT: tuple(input_shape)}
+    tensors = {INPUT: traced.tensor(shapes[INPUT])}
+    specs: dict[str, Any] = {}
+    shown = [row for name, row in net.outputs.items() if aux or name not in net.auxiliary]
+    needed = net.needed(shown)
+    for row in net.rows:
+        if row.name not in needed:
+            continue
+        specs[row.name] = spec = specs[row.spec] if isinstance(row.spec, str) else row.spec
+        sources = [(tensors[name], shapes[name]) for name in row.inputs]
+        channels = [shape[-1] for _, shape in sources]
+        plan = spec.plan(channels if len(channels) > 1 else channels[0])
+        run = _Trace(traced, training)
+        tensors[row.name], shapes[row.name] = run.op(plan, sources)
+    traced.results = [tensors[row] for row in shown]
+    return traced
+
+
+Placed = tuple[int, Shape]  # a tensor's number and its shape
+
+
+@dataclass
+class _Trace:
+    """Writes ops down as steps."""
+
+    traced: Steps
+    training: bool
+
+    def op(self, op: Op, sources: list[Placed]) -> Placed:
+        """The tensor that an op makes."""
+        match op:
+            case Chain():
+                for step in op:
+                    sources = [self.op(step, sources)]
+                return sources[0]
+            case Merge():
+                return self._merge(op, sources)
+            case ops.Dropout() | ops.DropPath() if not self.training:
+                return sources[0]
+            case ops.Conv() | ops.Pool() | ops.Blur():
+                source, shape = sources[0]
+                padded = _padded(op, shape)
+                if padded != shape:
+                    source = self.traced.add("pad", (source,), padded)
+                return self._add(op, source, shape)
+            case ops.ResizeLike():
+                made = walk(op, [shape for _, shape in sources])
+                return self.traced.add(op, [sources[0][0]], made), made
+        return self._add(op, *sources[0])
+
+    def _add(self, op: Op, source: int, shape: Shape) -> Placed:
+        tally = Tally()
+        made = walk(op, shape, tally)
+        self.traced.largest_kernel = max(self.traced.largest_kernel, tally.params)
+        if isinstance(op, ops.Activation) and op.function in _GATED and not self.training:
+            gate = self.traced.add("gate", (source,), made)
+            return self.traced.add("multiply", (source, gate), made), made
+        return self.traced.add(op, (source,), made), made
+
+    def _merge(self, op: Merge, sources: list[Placed]) -> Placed:
+        if len(sources) == 1:
+            sources = [self._cropped(sources[0], cut) for cut in crops(op)]
+        ends = [
+            self.op(branch, [source])
+            for (_, branch), source in zip(op.branches, sources, strict=True)
+        ]
+        made = walk(op, [shape for _, shape in sources])
+        return self.traced.add(op, [tensor for tensor, _ in ends], made), made
+
+    def _cropped(self, source: Placed, cut: Any) -> Placed:
+        if cut is None:
+            return source
+        tensor, whole = source
+        shape = cropped(whole, cut)
+        return self.traced.add("crop", (tensor,), shape), shape
+
+
+def _padded(op: Any, shape: Shape) -> Shape:
+    """The map with its padding, where that is a step of its own before the op."""
+    if isinstance(op, ops.Blur):
+        added = [2 * (op.size // 2)] * 2
+    elif op.padding == "same":
+        return shape
+    else:
+        pooled = isinstance(op, ops.Pool)
+        kernel = op.pool_size if pooled else op.kernel_size
+        dilation = (1, 1) if pooled else op.dilation_rate
+        sides = [side(kernel[i], of_axis(op.padding, i), dilation[i]) for i in (0, 1)]
+        keeps = all(2 * sides[i] == dilation[i] * (kernel[i] - 1) for i in (0, 1))
+        if not pooled and keeps and op.strides == (1, 1) and op.padding_mode == "zeros":
+            return shape
+        added = [2 * pixels for pixels in sides]
+        if pooled and op.ceil_mode:  # room for the windows that reach over the edge
+            reached = zip(op_reach(op, op.pool_size), pool_reach(op), strict=True)
+            added = [n + w - r for n, (w, r) in zip(added, reached, strict=True)]
+    return shape[0] + added[0], shape[1] + added[1], shape[2]

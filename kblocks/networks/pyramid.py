@@ -1,0 +1,118 @@
+"""Which rows of a network have a map at which stride: its feature pyramid."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from kblocks.blocks.spec import channels_of
+from kblocks.networks.rows import INPUT, Row, origins_of
+from kblocks.plans.cost import walk
+from kblocks.plans.geometry import geometry
+from kblocks.plans.ops import Pair
+
+STRIDES = (4, 8, 16, 32)
+_SIDE = 1 << 12  # of an input on which every map lives
+_CHANNELS = (3, 1, 4, 840)  # of which a network without a known input takes one at least
+
+
+class Level(NamedTuple):
+    """A map of a network: its row, the pixels of the input that it has one for, its shape."""
+
+    row: str
+    stride: Any  # an integer, or a pair where height and width differ
+    shape: Any
+
+
+def strides_of(
+    rows: Sequence[Row], needed: Collection[str], input_shape: Any
+) -> tuple[dict[str, Pair], dict[str, Any]]:
+    """Of the needed rows the pixels of the input that a map has one for, and the map's shape.
+
+    Rows without such strides, (height, width), as those behind a global pool, are left out.
+    """
+    origins = origins_of(rows)
+    shapes: dict[str, Any] = {INPUT: tuple(input_shape)}
+    strides: dict[str, Pair] = {INPUT: (1, 1)}
+    for row in rows:
+        if row.name not in needed or any(name not in strides for name in row.inputs):
+            continue
+        sources = [shapes[name] for name in row.inputs]
+        source = sources if len(sources) > 1 else sources[0]
+        try:
+            plan = origins[row.name].spec.plan(channels_of(source))
+            shapes[row.name], own = walk(plan, source), geometry(plan)
+        except ValueError:
+            continue
+        before = {strides[name] for name in row.inputs}
+        if own is not None and len(before) == 1:
+            down, right = before.pop()
+            strides[row.name] = (down * own[0], right * own[1])
+    strides.pop(INPUT)
+    return strides, shapes
+
+
+class Levels(Mapping[int, str]):
+    """The last of some rows at each stride that is one for height and width.
+
+    For an input that is not known yet; found out when it is first asked for.
+    """
+
+    def __init__(self, rows: Sequence[Row], needed: Collection[str]) -> None:
+        self._rows, self._needed = tuple(rows), needed
+        self._found: dict[int, str] | None = None
+
+    def _levels(self) -> dict[int, str]:
+        if self._found is None:
+            tried = [
+                strides_of(self._rows, self._needed, (_SIDE, _SIDE, channels))[0]
+                for channels in _CHANNELS
+            ]
+            strides = max(tried, key=len)
+            self._found = {down: name for name, (down, right) in strides.items() if down == right}
+        return self._found
+
+    def __getitem__(self, stride: int) -> str:
+        return self._levels()[stride]
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._levels())
+
+    def __len__(self) -> int:
+        return len(self._levels())
+
+
+def chosen_levels(
+    rows: Sequence[Row], needed: Collection[str], input_shape: Any, wanted: Any
+) -> tuple[dict[str, Level], list[int]]:
+    """The levels that are asked for, by `stride4` or by name, and the strides that are lacking.
+
+    Raises:
+        ValueError: if a name is unknown or a row has no stride, with those that there are.
+    """
+    strides, shapes = strides_of(rows, needed, input_shape)
+    by_stride = {down: name for name, (down, right) in strides.items() if down == right}
+    found: dict[str, Level] = {}
+    missing = []
+    for level in wanted:
+        if isinstance(level, str):
+            name = _row_named(level, strides)
+            down, right = strides[name]
+            found[level] = Level(name, down if down == right else (down, right), shapes[name])
+        elif level in by_stride:
+            name = by_stride[level]
+            found[f"stride{level}"] = Level(name, level, shapes[name])
+        else:
+            missing.append(level)
+    return found, missing
+
+
+def _row_named(name: str, strides: Mapping[str, Pair]) -> str:
+    """The row of that name, or the last one of the stage of that name."""
+    rows = [row for row in strides if row == name or row.startswith(f"{name}_")]
+    if not rows:
+        stages = dict.fromkeys(row.split("_")[0] for row in strides)
+        raise ValueError(
+            f"`levels` must be strides, rows or stages ({', '.join(stages)}). Received: {name!r}"
+        )
+    return rows[-1]

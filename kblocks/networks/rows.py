@@ -1,0 +1,142 @@
+"""The rows of an architecture, from all the forms they are given in, and as data."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import keras
+
+from kblocks.blocks.block import Block
+
+INPUT = "input"
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
+
+
+class Row(NamedTuple):
+    """One layer of a network: its name, its Spec and the rows it reads.
+
+    A string in place of the Spec is the name of an earlier row whose weights are used
+    again; "input" in `inputs` is the network's input.
+    """
+
+    name: str
+    spec: Any
+    inputs: tuple[str, ...]
+
+
+def rows_of(rows: Sequence[Any]) -> Iterator[Row]:
+    """Rows from all the forms that `Architecture` takes."""
+    before = INPUT
+    for index, item in enumerate(rows, start=1):
+        for row in _named(item, index):
+            name, spec, inputs = row if len(row) == 3 else (*row, (before,))
+            inputs = (inputs,) if isinstance(inputs, str) else tuple(inputs)
+            yield Row(name, spec if isinstance(spec, str) else spec_of(spec, name), inputs)
+            before = name
+
+
+def _named(item: Any, index: int) -> list[Any]:
+    if isinstance(item, list):
+        return [(f"stage{index}_block{number}", spec) for number, spec in enumerate(item, 1)]
+    if isinstance(item, tuple):
+        if len(item) not in (2, 3) or not isinstance(item[0], str):
+            raise ValueError(
+                "A row's tuple must be (name, spec) or (name, spec, inputs). "
+                f"Received: rows[{index - 1}]={item!r}"
+            )
+        return [item]
+    return [(f"stage{index}", item)]
+
+
+def spec_of(value: Any, place: str) -> Any:
+    spec = getattr(value, "spec", value)
+    if not isinstance(spec, Block.Spec) or isinstance(value, type):
+        raise ValueError(f"{place} must be a block's Spec or a block. Received: {value!r}")
+    return spec
+
+
+def refuse_bad_names(net: Any) -> None:
+    if not isinstance(net.name, str) or not net.name:
+        raise ValueError(f"`name` must be a word. Received: name={net.name!r}")
+    known = {INPUT}
+    for row in net.rows:
+        if not isinstance(row.name, str) or not _NAME.fullmatch(row.name) or row.name in known:
+            raise ValueError(
+                "A row's name must be a word of letters, digits and _, used once, and not "
+                f"'input'. Received: {row.name!r}"
+            )
+        if isinstance(row.spec, str) and row.spec not in known - {INPUT}:
+            raise ValueError(f"{row.name} must name an earlier row. Received: {row.spec!r}")
+        for name in row.inputs:
+            if name not in known:
+                raise ValueError(f"{row.name} must name an earlier row. Received: {name!r}")
+        known.add(row.name)
+    for output, name in net.outputs.items():
+        if name not in known - {INPUT}:
+            raise ValueError(f"`outputs` must name rows. Received: outputs[{output!r}]={name!r}")
+    for output in net.auxiliary:
+        if output not in net.outputs:
+            raise ValueError(f"`auxiliary` must name outputs. Received: {output!r}")
+    for output, target in net.targets.items():
+        if output not in net.outputs or not isinstance(target, str):
+            raise ValueError(
+                f"`targets` must be words, for outputs. Received: targets[{output!r}]={target!r}"
+            )
+    if len(net.auxiliary) == len(net.outputs):
+        raise ValueError(f"One output must not be auxiliary. Received: {net.auxiliary}")
+
+
+def check_prefix(prefix: Any) -> None:
+    """Refuses what cannot stand before the names of layers."""
+    if not isinstance(prefix, str) or (prefix and not prefix.isidentifier()):
+        raise ValueError(f"`prefix` must be a word, such as 'rgb_'. Received: prefix={prefix!r}")
+
+
+def origins_of(rows: Sequence[Row]) -> dict[str, Row]:
+    """For each row the one whose weights it uses: itself or an earlier one."""
+    origins: dict[str, Row] = {}
+    for row in rows:
+        origins[row.name] = origins[row.spec] if isinstance(row.spec, str) else row
+    return origins
+
+
+def is_of_head(name: str) -> bool:
+    """Whether a row of this name belongs to a head."""
+    return name == "head" or name.startswith("head_")
+
+
+# --- as data ---------------------------------------------------------------------------
+
+
+def block_to_json(spec: Any) -> dict[str, Any]:
+    """A row's block as data; arguments at their default are left out."""
+    if isinstance(spec, str):
+        return {"weights_of": spec}
+    name = keras.saving.get_registered_name(spec._block)
+    return {"block": name.removeprefix("kblocks>"), "arguments": spec.changes()}
+
+
+def arguments_from_json(data: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of the Architecture that its JSON describes."""
+    rows, before = [], INPUT
+    for row in data["rows"]:
+        inputs = tuple(row.get("inputs", (before,)))
+        rows.append(Row(row["name"], block_from_json(row), inputs))
+        before = row["name"]
+    named = {key: data[key] for key in ("name", "outputs", "auxiliary", "targets") if key in data}
+    return {"rows": rows, **named, "outputs": dict(data["outputs"]), "name": data["name"]}
+
+
+def block_from_json(row: Mapping[str, Any]) -> Any:
+    """The Spec, or the name of the row, that `block_to_json` told."""
+    if "weights_of" in row:
+        return row["weights_of"]
+    name = row["block"]
+    block = keras.saving.get_registered_object(name if ">" in name else f"kblocks>{name}")
+    if not (isinstance(block, type) and issubclass(block, Block)):
+        raise ValueError(
+            f"{row['name']}: no block is known as {name!r}; import the module that defines it first"
+        )
+    return block.Spec(**row["arguments"])

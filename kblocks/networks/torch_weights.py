@@ -1,0 +1,355 @@
+"""Published weights into a model of ours, and back: torch's names, torch's layouts."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import math
+import os
+import tempfile
+import zipfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from kblocks.blocks.block import Block
+from kblocks.heads import Classifier
+from kblocks.networks.rows import is_of_head
+from kblocks.plans import cost, ops
+
+_NORM = {
+    "gamma": "weight",
+    "beta": "bias",
+    "moving_mean": "running_mean",
+    "moving_variance": "running_var",
+}
+_IGNORED = "num_batches_tracked"
+_AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")
+_HEADS = ("fc.", "_fc.", "classifier.", "head.", "last_linear.", "classif.", "pre_logits.")
+
+ADDRESSES = ("hf://", "package://")  # of sources that are no path
+Names = Callable[[list[str]], dict[str, str]]
+_NAMINGS: dict[str, tuple[Names, frozenset[str]]] = {}
+
+
+def naming(source: str, as_convolutions: Sequence[str] = ()) -> Callable[[Names], Names]:
+    """Registers how published weights name the parts of a family.
+
+    The function gets the paths of all parts of a model in order, such as
+    "stage1_block1/main_conv1", and returns the published module of each that has weights.
+    It raises LookupError or ValueError, or names wrongly, for a model that is not of the family.
+    Modules in `as_convolutions` are linear here and convolutions there.
+    """
+
+    def register(function: Names) -> Names:
+        _NAMINGS[source] = function, frozenset(as_convolutions)
+        return function
+
+    return register
+
+
+@dataclass(frozen=True)
+class _Tensor:
+    """A variable of the model, its published name, and the layouts on both sides."""
+
+    name: str
+    variable: Any
+    from_torch: Callable[[np.ndarray], np.ndarray]
+    to_torch: Callable[[np.ndarray], np.ndarray]
+
+
+def load_torch_weights(
+    model: keras.Model, source: Any, *, skip_head: bool = False, prefix: str = ""
+) -> None:
+    """Puts published weights into a model that `Architecture.model` made.
+
+    Args:
+        model: of an architecture whose weights torchvision or timm publishes; their names are
+            both understood.
+        source: a mapping of torch's names to arrays; a `.safetensors` file; a `.pth` file (needs
+            torch); "hf://owner/repo" or "hf://owner/repo/file" on the Hugging Face hub;
+            "package://name/file" of an installed Python package.
+        skip_head: whether the classifier keeps its fresh weights, for other classes. A model
+            without a head, or with one of another kind, needs no word.
+        prefix: of the layers' names, where `Architecture.model` was given one; others stay as
+            they are.
+
+    Tensors of auxiliary heads that the model does not have are passed over.
+
+    Raises:
+        ValueError: if tensors are missing, left over, of another shape or no real numbers, with
+            their names; the model is then as it was.
+        ImportError: if the source needs a package that is not there, with its extra.
+        OSError: if it cannot be downloaded.
+    """
+    tensors = {str(n): a for n, a in opened(source).items() if not str(n).endswith(_IGNORED)}
+    table = _table(model, set(tensors), prefix=prefix)
+    heads = [layer for layer in model.layers if _is_classifier(layer, prefix)]
+    kept = {id(variable) for head in heads for variable in head.variables if skip_head}
+    known = {t.name for t in table}
+    passed = _AUXILIARY + (() if heads else _HEADS)
+    problems = [f"left over {n}" for n in tensors if n not in known and not n.startswith(passed)]
+    values = []
+    for tensor in table:
+        if id(tensor.variable) in kept:
+            continue
+        if tensor.name not in tensors:
+            problems.append(f"missing {tensor.name}")
+            continue
+        try:
+            values.append((tensor.variable, _value(tensor, _array(tensors[tensor.name]))))
+        except ValueError as error:
+            problems.append(f"{tensor.name} {error}")
+    if problems:
+        more = f"; and {len(problems) - 5} more" if problems[5:] else ""
+        raise ValueError(f"`source` does not fit {model.name}: {'; '.join(problems[:5])}{more}")
+    for variable, value in values:
+        variable.assign(value)
+
+
+def _value(tensor: _Tensor, given: np.ndarray) -> np.ndarray:
+    """What the variable is to hold; the ValueError says what is wrong with it."""
+    if given.dtype.kind not in "biuf" and not given.dtype.name.startswith(("bfloat", "float8")):
+        raise ValueError(f"holds no real numbers but {given.dtype}")
+    wanted = tuple(tensor.variable.shape)
+    told = f"is {given.shape}, which does not fit {tensor.variable.path} of {wanted}"
+    if math.prod(given.shape) != math.prod(wanted):
+        raise ValueError(told)
+    try:
+        value = tensor.from_torch(given)
+    except ValueError as error:  # of another number of axes
+        raise ValueError(told) from error
+    if tuple(value.shape) != wanted:
+        raise ValueError(told)
+    return value
+
+
+def _array(value: Any) -> np.ndarray:
+    """An array of NumPy, which has neither gradients nor, as torch has it, bfloat16."""
+    if hasattr(value, "detach"):
+        value = value.detach().cpu()
+        value = (value.float() if "bfloat16" in str(value.dtype) else value).numpy()
+    try:
+        return np.asarray(value)
+    except ValueError as error:
+        raise ValueError(f"is no array: {error}") from error
+
+
+def load_keras_weights(model: keras.Model, path: Any, skip_head: bool, prefix: str) -> None:
+    """`model.load_weights`; with `skip_head` the rows of the head keep their weights."""
+    if not skip_head:
+        model.load_weights(path)
+        return
+    heads = [layer for layer in model.layers if is_of_head(layer.name.removeprefix(prefix))]
+    with tempfile.TemporaryDirectory() as folder:
+        if str(path).endswith(".keras"):  # of which Keras skips no layers
+            with zipfile.ZipFile(path) as file:
+                file.extract("model.weights.h5", folder)
+            path = Path(folder) / "model.weights.h5"
+        model.load_weights(path, objects_to_skip=heads)
+
+
+def opened(source: Any) -> Mapping[str, Any]:
+    """The tensors of a source by name; see `load_torch_weights` for its forms."""
+    if isinstance(source, Mapping):
+        return source
+    if isinstance(source, (str, os.PathLike)):
+        path = os.fspath(source)
+        if path.startswith("hf://"):
+            return opened(_downloaded(path))
+        if path.startswith("package://"):
+            return opened(_packaged(path))
+        if path.endswith(".safetensors"):
+            return _needed("safetensors.numpy", "weights").load_file(path)
+        if path.endswith((".pth", ".pt", ".bin")):
+            return _from_torch(path)
+    raise ValueError(
+        "`source` must be a mapping of names to arrays, a .safetensors or .pth file, "
+        f"'hf://owner/repo' or 'package://name/file'. Received: source={source!r}"
+    )
+
+
+def _from_torch(path: str) -> dict[str, np.ndarray]:
+    torch = _needed("torch", "torch")
+    found = torch.load(path, map_location="cpu", weights_only=True)
+    if not isinstance(found, Mapping) or not all(map(torch.is_tensor, found.values())):
+        keys = list(found)[:5] if isinstance(found, Mapping) else type(found).__name__
+        raise ValueError(
+            f"`source` must hold a mapping of names to tensors (a state_dict). Received: {keys}"
+        )
+    return {name: _array(tensor) for name, tensor in found.items()}
+
+
+def _downloaded(address: str) -> str:
+    owner, _, rest = address.removeprefix("hf://").partition("/")
+    repo, _, file = rest.partition("/")
+    if not owner or not repo:
+        raise ValueError(f"`source` must be 'hf://owner/repo'. Received: source={address!r}")
+    hub = _needed("huggingface_hub", "weights")
+    try:
+        return hub.hf_hub_download(f"{owner}/{repo}", file or "model.safetensors")
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise OSError(
+            f"source={address!r} could not be downloaded, and is in no cache: {reason} "
+            "A .safetensors file given by its path needs no network."
+        ) from None
+
+
+def _packaged(address: str) -> str:
+    """A file of an installed package, which is not imported."""
+    package, _, file = address.removeprefix("package://").partition("/")
+    if not package.isidentifier() or not file:
+        raise ValueError(f"`source` must be 'package://name/file'. Received: source={address!r}")
+    spec = importlib.util.find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        raise ImportError(f"This source needs {package}: pip install {package}")
+    path = Path(spec.submodule_search_locations[0], file)
+    if not path.is_file():
+        raise ValueError(f"`source` must be a file of {package}. Received: source={address!r}")
+    return str(path)
+
+
+def _needed(module: str, extra: str) -> Any:
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        package = module.split(".")[0]
+        install = "torch" if extra == "torch" else f"'kblocks[{extra}]'"
+        raise ImportError(f"This source needs {package}: pip install {install}") from error
+
+
+def to_torch_state_dict(
+    model: keras.Model, source: str | None = None, *, prefix: str = ""
+) -> dict[str, np.ndarray]:
+    """The model's weights by the names and in the layouts of published ones, as copies.
+
+    Args:
+        model: of an architecture that torchvision or timm publishes.
+        source: whose names, "torchvision" or "timm"; None is torchvision where it has the network.
+            One of several names of a source is chosen by its label, such as
+            "torchvision densenet, files".
+        prefix: as of `load_torch_weights`.
+
+    Raises:
+        ValueError: if the source has no names for the model's parts.
+    """
+    # In C's order: safetensors writes an array's memory, whatever its strides.
+    return {
+        tensor.name: np.array(tensor.to_torch(np.asarray(tensor.variable)), order="C")
+        for tensor in _table(model, set(), source, prefix)
+    }
+
+
+def _table(
+    model: keras.Model, names: set[str], source: str | None = None, prefix: str = ""
+) -> list[_Tensor]:
+    """The naming that fits `names` best, spelled out for the model's variables."""
+    parts = list(_parts(model, prefix))
+    paths = [path for path, _, _ in parts]
+    best: list[_Tensor] = []
+    score = -1
+    for label, (naming, convolutions) in _NAMINGS.items():
+        if source not in (None, label, label.split()[0]):
+            continue
+        try:
+            modules = naming(paths)
+            table = [
+                tensor
+                for path, part, block in parts
+                if part.weights
+                for tensor in _tensors(part, block, modules[path], modules[path] in convolutions)
+            ]
+        except (LookupError, ValueError):
+            continue
+        hits = sum(tensor.name in names for tensor in table)
+        if hits > score:
+            best, score = table, hits
+    if not best:
+        known = ", ".join(_NAMINGS)
+        raise ValueError(
+            f"No published weights are known for the parts of {model.name!r}. "
+            f"`source` is None, 'torchvision', 'timm' or one of: {known}. "
+            f"Received: source={source!r}"
+        )
+    return best
+
+
+def _parts(model: keras.Model, prefix: str) -> Iterator[tuple[str, Any, Block]]:
+    """All but those of heads that nobody publishes."""
+    for layer in model.layers:
+        row = str(layer.name).removeprefix(prefix)
+        if not isinstance(layer, Block) or f"{prefix}{row}" != layer.name:
+            continue
+        if _is_classifier(layer, prefix) or not is_of_head(row):
+            for part in layer.layers:
+                yield f"{row}/{part.name}", part, layer
+
+
+def _is_classifier(layer: Any, prefix: str) -> bool:
+    return layer.name == f"{prefix}head" and isinstance(layer, Classifier)
+
+
+def _tensors(part: Any, block: Block, module: str, as_convolution: bool) -> Iterator[_Tensor]:
+    for variable in part.variables:
+        if variable.name not in ("kernel", "bias", *_NORM):
+            continue
+        if isinstance(part, keras.layers.BatchNormalization):
+            yield _Tensor(f"{module}.{_NORM[variable.name]}", variable, _as_is, _as_is)
+        elif variable.name == "bias":
+            yield _Tensor(f"{module}.bias", variable, _as_is, _as_is)
+        elif isinstance(part, keras.layers.Dense):
+            layouts = _dense_layouts(part, block, as_convolution)
+            yield _Tensor(f"{module}.weight", variable, *layouts)
+        else:
+            yield _Tensor(f"{module}.weight", variable, _conv_in, _conv_out)
+
+
+def _flattened(path: str, block: Block) -> Any:
+    """The (height, width, channels) that a Flatten before a linear part flattens, or None."""
+    channels_first = block.data_format == "channels_first"
+    _, *sizes = block.get_build_config()["input_shape"]
+    shape = (sizes[1], sizes[2], sizes[0]) if channels_first else tuple(sizes)
+    plan = ops.Chain(block.spec.plan(shape[-1]))
+    before = None
+    for (found, _), op in zip(ops.parts(plan), plan, strict=False):
+        if isinstance(op, ops.Merge):
+            return None
+        if found == path:
+            return before
+        if not isinstance(op, ops.Dropout):  # which AlexNet has between the two
+            before = shape if isinstance(op, ops.Flatten) else None
+        shape = cost.walk(op, shape)
+    return None
+
+
+def _as_is(value: np.ndarray) -> np.ndarray:
+    return value
+
+
+def _conv_in(value: np.ndarray) -> np.ndarray:
+    return value.transpose(2, 3, 1, 0)
+
+
+def _conv_out(value: np.ndarray) -> np.ndarray:
+    return value.transpose(3, 2, 0, 1)
+
+
+def _dense_layouts(part: Any, block: Block, as_convolution: bool) -> tuple[Any, Any]:
+    """Between torch's (out, in) and Keras' (in, out); behind a Flatten the maps' order differs."""
+    features = part.kernel.shape[0]
+    height, width, channels = _flattened(part.name, block) or (1, 1, features)
+
+    def inward(value: np.ndarray) -> np.ndarray:
+        maps = value.reshape(-1, channels, height, width)
+        return maps.transpose(2, 3, 1, 0).reshape(features, -1)
+
+    def outward(value: np.ndarray) -> np.ndarray:
+        maps = value.reshape(height, width, channels, -1).transpose(3, 2, 0, 1)
+        return maps if as_convolution else maps.reshape(-1, features)
+
+    return inward, outward

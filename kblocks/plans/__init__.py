@@ -1,0 +1,1 @@
+"""What a block computes, as data, and the arithmetic of it."""

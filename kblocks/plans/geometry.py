@@ -1,0 +1,308 @@
+"""The sizes of maps: the one arithmetic of padding and stride, which everything else uses.
+
+One formula serves all paddings: with `reach`, the pixels by which an axis would shrink at
+stride 1, the output has `(size - 1 - reach) // stride + 1` pixels. It composes, which is
+what lets `crops` say how to align branches without knowing the size of the input.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+from kblocks.plans import ops
+from kblocks.plans.ops import Chain, Merge, Op, Pair
+
+Shape = tuple[Any, ...]  # (height, width, channels) or (features,); None is an unknown size
+Geometry = tuple[int, int, int, int]  # strides (height, width), reach (height, width)
+Crop = tuple[Pair, Pair]  # pixels to cut: (top, bottom), (left, right)
+
+
+class InputTooSmallError(ValueError):
+    """A map that would vanish. `missing` is the number of pixels that it lacks, or, where an
+    architecture raises it, the input of the architecture."""
+
+    def __init__(self, message: str, missing: float) -> None:
+        super().__init__(message)
+        self.missing = missing
+
+    def __reduce__(self) -> Any:
+        return type(self), (str(self), self.missing)
+
+
+_LARGEST_INPUT = 1 << 14
+_MISFITS = 32  # neighbouring sizes that may be refused for not being a multiple of something
+
+
+# --- sizes -----------------------------------------------------------------------------
+
+
+def reach(kernel_size: int, padding: str | int, dilation_rate: int = 1) -> int:
+    """The pixels by which one axis shrinks at stride 1; negative where padding lets it grow."""
+    span = dilation_rate * (kernel_size - 1)
+    if padding == "valid":
+        return span
+    if padding == "same":
+        return 0
+    return span - 2 * side(kernel_size, padding, dilation_rate)
+
+
+def side(kernel_size: int, padding: str | int, dilation_rate: int = 1) -> int:
+    """The pixels that `padding` adds on each side of one axis; not for "same"."""
+    if padding == "symmetric":
+        return (dilation_rate * (kernel_size - 1) + 1) // 2
+    return 0 if padding == "valid" else int(padding)
+
+
+def same_padding(size: int, kernel_size: int, strides: int, dilation_rate: int = 1) -> Pair:
+    """The pixels that Keras' "same" adds (before, after) one axis."""
+    outputs = -(-size // strides)
+    total = max((outputs - 1) * strides + dilation_rate * (kernel_size - 1) + 1 - size, 0)
+    return total // 2, total - total // 2
+
+
+def conv_output_size(
+    size: Any,
+    kernel_size: Any,
+    strides: Any = 1,
+    padding: Any = "valid",
+    dilation_rate: Any = 1,
+) -> Any:
+    """The size of a map behind a convolution or pool.
+
+    Args:
+        size: pixels of one axis, or the pair (height, width). None passes through.
+        kernel_size, strides, dilation_rate: integers, or pairs for a pair of sizes.
+        padding: "same", "valid", "symmetric", or the pixels added on each side.
+
+    Returns:
+        The output's pixels: an integer, or a pair for a pair.
+
+    Raises:
+        InputTooSmallError: (a ValueError) if nothing would be left.
+        ValueError: if an argument is not of the form above.
+    """
+    if isinstance(size, (tuple, list)):
+        columns = []
+        for value in (kernel_size, strides, padding, dilation_rate):
+            pair = value if isinstance(value, (tuple, list)) else [value] * len(size)
+            if len(pair) != len(size):
+                raise ValueError(f"Expected one value for each of size={size}. Received: {value!r}")
+            columns.append(pair)
+        return tuple(conv_output_size(n, *(c[i] for c in columns)) for i, n in enumerate(size))
+    for name, value in (
+        ("size", 1 if size is None else size),
+        ("kernel_size", kernel_size),
+        ("strides", strides),
+        ("dilation_rate", dilation_rate),
+    ):
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise ValueError(f"`{name}` must be a positive integer. Received: {name}={value!r}")
+    pixels = isinstance(padding, int) and not isinstance(padding, bool) and padding >= 0
+    if not pixels and padding not in ("same", "valid", "symmetric"):
+        raise ValueError(
+            "`padding` must be 'same', 'valid', 'symmetric' or a number of pixels. "
+            f"Received: padding={padding!r}"
+        )
+    return _output_size(size, kernel_size, strides, padding, dilation_rate)
+
+
+def _output_size(size: Any, kernel_size: int, strides: int, padding: Any, dilation: int) -> Any:
+    if size is None:
+        return None
+    left = size - 1 - reach(kernel_size, padding, dilation)
+    if left < 0:
+        raise InputTooSmallError(
+            f"{size} pixels are too few for a kernel of {kernel_size} with padding={padding!r}, "
+            f"dilation_rate={dilation}: {-left} more are needed",
+            missing=-left,
+        )
+    return left // strides + 1
+
+
+def window(op: Op, height: Any, width: Any, kernel: Pair, dilation: Pair = (1, 1)) -> Shape:
+    """The output's (height, width) of an op with `strides` and `padding`."""
+    vertical, horizontal = op.strides
+    rows, columns = (0, 0) if op.padding == "same" else op_reach(op, kernel, dilation)
+    if height is None or width is None or height <= rows or width <= columns:
+        return tuple(
+            _output_size(
+                size, kernel[axis], op.strides[axis], of_axis(op.padding, axis), dilation[axis]
+            )
+            for axis, size in enumerate((height, width))
+        )
+    return (height - 1 - rows) // vertical + 1, (width - 1 - columns) // horizontal + 1
+
+
+def op_reach(op: Op, kernel: Pair, dilation: Pair = (1, 1)) -> Pair:
+    """`reach` of both axes of an op with `padding`."""
+    padding = op.padding
+    if padding == "same" or (padding == "symmetric" and kernel[0] % 2 and kernel[1] % 2):
+        return 0, 0
+    return (
+        reach(kernel[0], of_axis(padding, 0), dilation[0]),
+        reach(kernel[1], of_axis(padding, 1), dilation[1]),
+    )
+
+
+def of_axis(padding: Any, axis: int) -> Any:
+    return padding[axis] if type(padding) is tuple else padding
+
+
+def check_input_shape(shape: Any, unknown: bool = False) -> None:
+    """Refuses what is not (height, width, channels); `unknown` height and width may be None."""
+    sizes = shape if isinstance(shape, (tuple, list)) else ()
+    last = len(sizes) - 1
+    if len(sizes) != 3 or any(
+        not (unknown and size is None and axis != last) and not (isinstance(size, int) and size > 0)
+        for axis, size in enumerate(sizes)
+    ):
+        known = "" if unknown else " all known,"
+        raise ValueError(
+            f"`input_shape` must be (height, width, channels),{known} positive integers. "
+            f"Received: input_shape={shape!r}"
+        )
+
+
+# --- branches --------------------------------------------------------------------------
+
+
+def geometry(op: Op) -> Geometry | None:
+    """Total strides and reach of a plan; None where its output has a size of its own."""
+    down, right, rows, columns = 1, 1, 0, 0
+    for step in op if type(op) is Chain else (op,):
+        kind = type(step)
+        if kind in _KEEPS_SIZE:
+            continue
+        if kind is ops.Conv:
+            reached = op_reach(step, step.kernel_size, step.dilation_rate)
+        elif kind is ops.Pool:
+            reached = pool_reach(step)
+        elif kind is ops.Blur:
+            reached = (0, 0)
+        elif kind is ops.SpaceToDepth:
+            down, right = down * step.block, right * step.block
+            continue
+        else:
+            inner = _merged_geometry(step)[0] if kind is Merge else None
+            if inner is None:
+                return None
+            rows += down * inner[2]
+            columns += right * inner[3]
+            down *= inner[0]
+            right *= inner[1]
+            continue
+        rows += down * reached[0]
+        columns += right * reached[1]
+        down *= step.strides[0]
+        right *= step.strides[1]
+    return down, right, rows, columns
+
+
+_KEEPS_SIZE = frozenset(
+    {
+        ops.Activation,
+        ops.Dense,
+        ops.DropPath,
+        ops.Dropout,
+        ops.Norm,
+        ops.PadChannels,
+        ops.Scale,
+    }
+)
+
+
+def _merged_geometry(merge: Merge) -> tuple[Geometry | None, list[Geometry | None]]:
+    branches = [geometry(branch) for _, branch in merge.branches]
+    first = branches[0]
+    if branches.count(first) == len(branches):
+        return first, branches
+    known = [branch for branch in branches if branch is not None]
+    if merge.mode == "multiply" and len(known) == 1:
+        return known[0], [known[0]] * len(branches)  # gates of one pixel need no alignment
+    if len(known) < len(branches) or any(branch[:2] != known[0][:2] for branch in known):
+        described = ", ".join(
+            f"{name}: {'size of its own' if inner is None else inner[:2]}"
+            for (name, _), inner in zip(merge.branches, branches, strict=True)
+        )
+        raise ValueError(
+            f"Branches joined by {merge.mode!r} must have equal strides. Received: {described}"
+        )
+    rows, columns = max(branch[2] for branch in known), max(branch[3] for branch in known)
+    return (*known[0][:2], rows, columns), branches
+
+
+def crops(merge: Merge) -> list[Crop | None]:
+    """For each branch, how much to cut off its input so that all outputs lie centred."""
+    total, branches = _merged_geometry(merge)
+    if branches.count(total) == len(branches):
+        return [None] * len(branches)
+    cuts: list[Crop | None] = []
+    for branch in branches:
+        if branch is None or total is None or branch == total:
+            cuts.append(None)
+            continue
+        rows, columns = total[2] - branch[2], total[3] - branch[3]
+        cuts.append(((rows // 2, rows - rows // 2), (columns // 2, columns - columns // 2)))
+    return cuts
+
+
+def pool_reach(op: ops.Pool) -> Pair:
+    """`reach` of a pool; with `ceil_mode` a window over the edge counts if it begins before it."""
+    rows, columns = op_reach(op, op.pool_size)
+    if not op.ceil_mode or op.padding == "same":
+        return rows, columns
+    above, left = (side(op.pool_size[axis], of_axis(op.padding, axis)) for axis in (0, 1))
+    return max(rows - op.strides[0] + 1, -above), max(columns - op.strides[1] + 1, -left)
+
+
+def ceiled(size: int, reached: int, stride: int) -> int:
+    """The output's pixels of a pool in ceil mode, of which `pool_reach` tells the reach."""
+    if size <= reached:
+        raise InputTooSmallError(
+            f"{size} pixels are too few for a pool that reaches {reached} of them",
+            reached + 1 - size,
+        )
+    return (size - 1 - reached) // stride + 1
+
+
+def cropped(shape: Shape, cut: Crop) -> Shape:
+    height, width, channels = shape
+    sizes = []
+    for size, (before, after) in ((height, cut[0]), (width, cut[1])):
+        if size is not None and size <= before + after:
+            missing = before + after + 1 - size
+            raise InputTooSmallError(
+                f"{size} pixels are too few to cut {before + after} off for a branch that is "
+                f"joined to one with valid padding: {missing} more are needed",
+                missing,
+            )
+        sizes.append(None if size is None else size - before - after)
+    return (*sizes, channels)
+
+
+def missing_pixels(walk: Callable[[int], Any]) -> float:
+    """The fewest pixels that `walk` needs on top for every map to live."""
+
+    def fitting(least: int) -> float:
+        """The first number from `least` up that is not refused; 0 if it is still too few."""
+        for added in range(least, least + _MISFITS):
+            try:
+                walk(added)
+            except InputTooSmallError:
+                return 0
+            except ValueError:
+                continue
+            return added
+        return math.inf
+
+    low, high = 0, 1
+    while not fitting(high):
+        low, high = high, 2 * high
+        if high > _LARGEST_INPUT:
+            return math.inf
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if fitting(middle) else (middle, high)
+    return fitting(high)

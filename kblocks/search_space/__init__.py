@@ -1,0 +1,1 @@
+"""Choices, and the spaces that they span."""

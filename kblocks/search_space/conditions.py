@@ -1,0 +1,83 @@
+"""What a builder's plain arguments come to: its network, if a user's conditions allow it."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from kblocks.networks.architecture import Architecture
+
+_NETWORK = "network"  # the parameter of a condition that is given the architecture
+
+
+class Condition:
+    """A user's `where`: a function that names what it asks for.
+
+    Its parameters are arguments of the space, or `network` for the architecture itself.
+
+    Raises:
+        TypeError: if it is no function, or names what the space does not have.
+    """
+
+    def __init__(self, function: Callable[..., Any], arguments: Mapping[str, Any]) -> None:
+        if not callable(function):
+            raise TypeError(f"`where` must be a function. Received: where={function!r}")
+        self._function = function
+        self._names: list[str] = []
+        self._asks_network = self._asks_all = False
+        for name, parameter in inspect.signature(function).parameters.items():
+            if parameter.kind is parameter.VAR_KEYWORD:
+                self._asks_all = True
+            elif name in arguments:
+                self._names.append(name)
+            elif name == _NETWORK:
+                self._asks_network = True
+            elif parameter.default is parameter.empty:
+                raise TypeError(
+                    f"`where` asks for {name!r}, which is neither 'network' nor an argument of "
+                    f"this space ({', '.join(arguments) or 'it has none'})"
+                )
+
+    def holds(self, bound: Bound) -> bool:
+        """Whether it is true of these arguments, or of the network that they make."""
+        given = bound.arguments
+        asked = dict(given) if self._asks_all else {name: given[name] for name in self._names}
+        if self._asks_network:
+            asked[_NETWORK] = bound.network
+        return bool(self._function(**asked))
+
+
+@dataclass(frozen=True)
+class Bound:
+    """A builder, its plain arguments and the conditions on them."""
+
+    builder: Callable[..., Any]
+    arguments: dict[str, Any]
+    conditions: tuple[Condition, ...] = ()
+
+    @functools.cached_property
+    def network(self) -> Architecture:
+        """The network, whether the conditions hold or not."""
+        net = self.builder(**self.arguments)
+        if not isinstance(net, Architecture):
+            raise TypeError(f"The builder must return an Architecture. Received: {net!r}")
+        return net
+
+    def with_arguments(
+        self, arguments: Mapping[str, Any], conditions: tuple[Condition, ...]
+    ) -> Bound:
+        """With more arguments, which replace its own, and more conditions."""
+        every = {**self.arguments, **arguments}
+        return Bound(self.builder, every, (*self.conditions, *conditions))
+
+    def is_allowed(self) -> bool:
+        """Whether all conditions hold."""
+        return all(condition.holds(self) for condition in self.conditions)
+
+
+def name_of(builder: Any) -> str:
+    """What a builder is called."""
+    return str(getattr(builder, "__name__", type(builder).__name__))

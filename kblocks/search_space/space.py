@@ -1,0 +1,461 @@
+"""`Space`: an architecture builder with choices in its arguments."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from dataclasses import replace
+from random import Random
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from kblocks.networks.architecture import Architecture, check_input_shape
+from kblocks.plans.geometry import InputTooSmallError
+from kblocks.search_space import sampling
+from kblocks.search_space.budget import Budget
+from kblocks.search_space.choices import Call, Choice, Fixed, Real, Searchable
+from kblocks.search_space.conditions import Bound, Condition, name_of
+from kblocks.search_space.describing import table
+from kblocks.search_space.repair import Repair, Violation
+from kblocks.search_space.tree import Assignment, Tree
+
+NETWORK = "kblocks/network"  # the name under which a trial keeps the JSON of what it built
+_SUGGESTED: WeakKeyDictionary[Any, set[str | None]] = WeakKeyDictionary()  # names by trial
+_BUILDER = "builder"  # the name of the choice among several
+_CONTEXTS = 20  # random surroundings in which an option may prove that it works
+_TRIED = 100  # positions of an integer that have to prove it
+_REPEATS = 100  # samples in a row that bring nothing new before `samples` ends
+
+
+class Space:
+    """The networks that `builder` makes for all values of the choices in its arguments.
+
+    Args:
+        builder: a function that returns an Architecture, such as `kb.resnet`; another Space;
+            or a choice among such.
+        where: a condition of one's own: a function whose parameters are named as arguments of
+            the space are (`where=lambda filters: filters[0] <= filters[1]`), or `network` for
+            the architecture. What it is not true of does not fit.
+        arguments: for the builder; `kb.choice(...)` and its like may stand for an argument or
+            anywhere in its lists and dicts. They replace those of a Space in `builder`.
+
+    Raises:
+        ValueError: if choices of one name differ, an option makes every network fail, or
+            `where` is true of nothing that was found.
+        TypeError: if the builder does not take the arguments or returns something else.
+
+    Example:
+        >>> space = kb.Space(kb.resnet, classes=10, filters=kb.per_stage(4, kb.choice(16, 32)))
+        >>> space = space.within((32, 32, 3), kb.Budget(macs=20e6))
+        >>> space.build(space.sample(seed=0)).cost((32, 32, 3)).macs <= 20e6
+        True
+    """
+
+    def __init__(
+        self, builder: Any, *, where: Callable[..., Any] | None = None, **arguments: Any
+    ) -> None:
+        inherited: tuple[Condition, ...] = ()
+        if isinstance(builder, Space):
+            source, inherited = _unbounded(builder)._source, builder._conditions
+            arguments = {**builder._arguments, **arguments}
+        else:
+            source = builder
+        own = () if where is None else (Condition(where, arguments),)
+        self._span(source, arguments, (*inherited, *own))
+        self.builder = builder
+        self._refuse_dead_options()
+        self._prepare()
+
+    def _span(
+        self, source: Any, arguments: dict[str, Any], conditions: tuple[Condition, ...]
+    ) -> None:
+        """The choices, and nothing yet of what fits."""
+        self.builder = self._source = source
+        self._arguments, self._conditions = arguments, conditions
+        self._is_searched = isinstance(source, (Choice, Fixed))
+        searched = {}
+        if self._is_searched:
+            searched[_BUILDER] = _node(source, set(arguments))
+        elif not callable(source):
+            raise TypeError(f"`builder` must be a function. Received: builder={source!r}")
+        self.tree = Tree({**searched, **arguments})
+        self.input_shape: tuple[int, int, int] | None = None
+        self.budget = Budget()
+
+    def __reduce__(self) -> Any:
+        return _restored, (
+            self._source,
+            self._arguments,
+            self._conditions,
+            self.input_shape,
+            self.budget,
+        )
+
+    def _prepare(self) -> None:
+        """What follows from the input and the budget."""
+        self._law: sampling.Law | None = None
+        self._repair = Repair(self.tree, self.violation, grow=self.budget.has_least)
+        shortfall, self._anchor = self._repair.closest()
+        if shortfall is not None:
+            raise ValueError(self._nothing_fits())
+
+    def within(self, input_shape: Any, budget: Budget | None = None) -> Space:
+        """This space with the knowledge of what fits: maps that stay alive, costs in the budget.
+
+        Args:
+            input_shape: (height, width, channels).
+            budget: limits, or None.
+
+        Raises:
+            ValueError: if nothing in the space fits, with the nearest and the limit it breaks.
+        """
+        if budget is not None and not isinstance(budget, Budget):
+            raise ValueError(f"`budget` must be a kblocks.Budget. Received: budget={budget!r}")
+        check_input_shape(input_shape)
+        bounded = object.__new__(Space)
+        bounded.__dict__.update(self.__dict__)
+        bounded.input_shape = tuple(input_shape)
+        bounded.budget = budget or Budget()
+        bounded._prepare()
+        return bounded
+
+    def names(self) -> list[str]:
+        """The names of all choices: the paths of the arguments they stand for."""
+        return list(self.tree.dimensions)
+
+    def size(self) -> float:
+        """How many different values there are, whether they fit or not; `math.inf` with a real."""
+        return self.tree.size()
+
+    def describe(self, print_fn: Callable[[str], Any] = print) -> None:
+        """Prints a table of the choices and how many networks they make.
+
+        Args:
+            print_fn: what takes the text.
+        """
+        print_fn(table(self.tree))
+
+    def default(self) -> dict[str, Any]:
+        """The first option of every choice; repaired where that does not fit."""
+        return self.tree.values(self._fitted(self.tree.default()))
+
+    def sample(self, seed: int | Random) -> dict[str, Any]:
+        """Random values, the same for the same seed; after `within`, only such as fit.
+
+        Draws that do not fit are thrown away. Where nearly all are, later draws follow a law
+        learned once, under which more of them fit, and ranges of which the budget leaves little
+        are drawn from what it leaves: all that fits can come, but not everything equally often.
+
+        Args:
+            seed: an integer, or a `random.Random` to draw from.
+        """
+        random = seed if isinstance(seed, Random) else Random(seed)
+        found = sampling.drawn(self.tree, self._fits, self._learned, random)
+        if found is None:
+            found = self._anchor
+            if not self.tree.is_large:  # of wide ranges `redrawn` draws again
+                known = {name: found[name] for name in sampling.wide(self.tree)}
+                found = self._fitted({**self.tree.draw(random), **known})
+            found = sampling.redrawn(self.tree, self._fits, found, random)
+        return self.tree.values(found)
+
+    def samples(self, seed: int | Random) -> Iterator[dict[str, Any]]:
+        """The default first, then random values that fit, none with a network had before.
+
+        Ends when nothing new comes.
+        """
+        random = seed if isinstance(seed, Random) else Random(seed)
+        seen: set[Hashable] = set()
+        values, repeats = self.default(), 0
+        while repeats < _REPEATS:
+            key = self.key(values)
+            if key in seen:
+                repeats += 1
+            else:
+                seen.add(key)
+                repeats = 0
+                yield values
+            values = self.sample(random)
+
+    def build(self, values: Mapping[str, Any], name: str | None = None) -> Architecture:
+        """The network of these values, as they are.
+
+        Args:
+            values: as `sample` gives them, or as a tuner records them (Optuna's `best_params`,
+                Keras Tuner's `hp.values`, the values of a `kb.tuner.Record`): what it records of
+                a `Recipe`, of other spaces and of itself is passed over.
+            name: of this space in the trial, where `suggest` was given one.
+
+        Raises:
+            ValueError: if a value is missing, unknown or no option, or the builder refuses them.
+        """
+        return self._bound(self._read(values, name)).network
+
+    def suggest(self, trial: Any, name: str | None = None) -> Architecture:
+        """The network that a trial of Optuna stands for, or of what suggests as it does.
+
+        Asks for the active choices alone. Where `within` says what fits, values that do not are
+        repaired. What comes out is kept as JSON in the trial's user attribute "kblocks/network".
+
+        Args:
+            trial: that is asked; values given to it beforehand (`study.enqueue_trial`) may be as
+                `sample` gives them.
+            name: of this network, where a trial has several: its choices are then called
+                "name/choice", and its JSON "kblocks/network/name".
+
+        Raises:
+            ValueError: if the trial has a network of that name, a value given beforehand is no
+                option, or an integer goes beyond 2**53, which Optuna would not record exactly.
+        """
+        key = network_key(name)
+        _refuse_second(trial, name)
+        assignment = self.tree.suggest(trial, prefix_of(name))
+        net = self._bound(self._fitted(assignment)).network
+        trial.set_user_attr(key, net.to_json())
+        return net
+
+    def repair(self, values: Mapping[str, Any], name: str | None = None) -> dict[str, Any]:
+        """The nearest values that fit: the same if they do already.
+
+        Takes fewer filters first, then fewer blocks, smaller kernels, `same` padding, and
+        anything else last. The same values always give the same.
+
+        Args:
+            values, name: as of `build`.
+        """
+        return self.tree.values(self._fitted(self._read(values, name)))
+
+    def key(self, values: Mapping[str, Any]) -> Hashable:
+        """Equal for values of which the networks are equal, whatever way leads there.
+
+        After `within` also those that only differ where the input's size leaves no
+        difference: see `Architecture.canonical`.
+        """
+        net = self.build(values)
+        return net if self.input_shape is None else net.canonical(self.input_shape)
+
+    def _read(self, values: Mapping[str, Any], name: str | None = None) -> Assignment:
+        """The positions of values, from which what is not of this space is left out."""
+        start, known = prefix_of(name), self.tree.dimensions
+        named = {str(key): value for key, value in values.items()}
+        own = {
+            key.removeprefix(start): value
+            for key, value in named.items()
+            if key.startswith(start) and (start or key in known or not _is_of_others(key))
+        }
+        return self.tree.assignment(own)
+
+    def violation(self, assignment: Assignment) -> Violation | None:
+        """How far a point is from fitting; None if it fits."""
+        return self._shortfall(assignment, exactly=True)
+
+    def _shortfall(self, assignment: Assignment, exactly: bool = False) -> Violation | None:
+        """`violation`; how much larger an input would have to be is only told `exactly`."""
+        shape = self.input_shape
+        if shape is None and not self._has_conditions:
+            return None
+        try:
+            bound = self._bound(assignment)
+            if not bound.is_allowed():
+                return 3, 0.0
+            net = bound.network
+            if shape is None:
+                return None
+            cost = net.cost(shape) if exactly else net.cost_if_alive(shape)
+            if cost is None:
+                return 2, 0.0
+            broken = self.budget.exceeded(cost, self.budget.memory(net, shape))
+        except InputTooSmallError as error:
+            return 2, error.missing
+        except ValueError:
+            return 3, 0.0
+        return (1, sum(map(math.log, broken.values()))) if broken else None
+
+    def _fits(self, assignment: Assignment) -> bool:
+        return self._shortfall(assignment) is None
+
+    def _learned(self) -> sampling.Law:
+        if self._law is None:
+            self._law = sampling.learned(self.tree, self._shortfall)
+        return self._law
+
+    def _fitted(self, assignment: Assignment) -> Assignment:
+        return self._repair.nearest(assignment, self._anchor)
+
+    def _bound(self, assignment: Assignment) -> Bound:
+        arguments = self.tree.resolve(assignment)
+        if not self._is_searched:
+            return Bound(self._source, arguments, self._conditions)
+        inner = arguments.pop(_BUILDER)
+        return inner.with_arguments(arguments, self._conditions)
+
+    @property
+    def _has_conditions(self) -> bool:
+        return self._is_searched or bool(self._conditions)
+
+    def _nothing_fits(self) -> str:
+        nearest = self._anchor
+        told = f"Nothing in this space fits an input of {self.input_shape} and {self.budget}"
+        if self.input_shape is None:
+            told = "Nothing was found of which `where` is true"
+        values, reason = self.tree.values(nearest), self._reason(nearest)
+        return f"{told}. The nearest that was found, {values}, {reason}"
+
+    def _reason(self, assignment: Assignment) -> str:
+        bound = self._bound(assignment)
+        try:
+            if not bound.is_allowed():
+                return "is not what `where` asks for"
+            cost = bound.network.cost(self.input_shape)
+        except ValueError as error:
+            return f"fails: {error}"
+        memory = self.budget.memory(bound.network, self.input_shape)
+        told = []
+        for name, ratio in self.budget.exceeded(cost, memory).items():
+            kind = name.removeprefix("min_")
+            amount = memory[kind] if kind in memory else getattr(cost, kind)
+            times = f"{ratio:.2f} times its limit" if kind == name else f"1/{ratio:.2f} of {name}"
+            told.append(f"{kind}={amount:,} ({times})")
+        return "has " + ", ".join(told)
+
+    def _refuse_dead_options(self) -> None:
+        """Every option must work somewhere; else it is a mistake, told at the door."""
+        random = Random(0)
+        contexts = [self.tree.default(), *(self.tree.draw(random) for _ in range(_CONTEXTS))]
+        left = {(n, i) for n, d in self.tree.dimensions.items() for i in _tried(d.kind)}
+        for context in contexts:  # each network shows at once that all its options work
+            shown = {
+                (name, index)
+                for name, index in context.items()
+                if (name, index) in left and self.tree.dimensions[name].is_active(context)
+            }
+            try:
+                if shown and self._failure(context) is None:
+                    left -= shown
+            except Exception:  # which a builder may raise for options that do not go together
+                continue
+        for name, dimension in self.tree.dimensions.items():
+            for index in _tried(dimension.kind):
+                if (name, index) in left:
+                    self._refuse_dead(name, index, contexts)
+        if not self.tree.dimensions:
+            _ = self._bound({}).network
+
+    def _failure(self, point: Assignment) -> ValueError | None:
+        """Why no network can be made of a point, if none can."""
+        bound = self._bound(point)
+        try:
+            _ = bound.network
+        except ValueError as error:
+            return error
+        except TypeError as error:
+            raise TypeError(f"{name_of(bound.builder)}: {error}") from error
+        return None
+
+    def _refuse_dead(self, name: str, index: int, contexts: list[Assignment]) -> None:
+        dimension = self.tree.dimensions[name]
+        first: ValueError | None = None
+        for context in contexts:
+            point = {**context, name: index}
+            for parent, option in max(dimension.conditions, key=len):
+                point[parent] = option
+            failure = self._failure(point)
+            if failure is None or isinstance(failure, InputTooSmallError):
+                return
+            first = first or failure
+        label = dimension.kind.label(index)
+        raise ValueError(f"No network can be made with {name}={label!r}: {first}") from first
+
+
+def network_key(name: str | None) -> str:
+    """The name under which a trial keeps the JSON of a network of that name."""
+    return NETWORK if name is None else f"{NETWORK}/{name}"
+
+
+def prefix_of(name: str | None) -> str:
+    """What the choices of a space of that name begin with in a trial.
+
+    Raises:
+        ValueError: if it is no name.
+    """
+    if name is None:
+        return ""
+    if not isinstance(name, str) or not name or "/" in name or f"{name}/" in _TUNERS:
+        raise ValueError(
+            f"`name` must be a word without '/', not 'tuner' or 'kblocks'. Received: name={name!r}"
+        )
+    return f"{name}/"
+
+
+_TUNERS = ("tuner/", "kblocks/")  # what Keras Tuner's tuners and we record of a trial begin with
+
+
+def _is_of_others(key: str) -> bool:
+    """Whether a recorded value is of a recipe, of a space with a name, or of the tuner itself."""
+    return "/" in key or key.startswith("recipe.")
+
+
+def _refuse_second(trial: Any, name: str | None) -> None:
+    """Raises if a trial was asked for a network of this name, which would be the same again."""
+    try:
+        names = _SUGGESTED.setdefault(trial, set())
+    except TypeError:  # of what suggests as Optuna's trials do, but cannot be looked up
+        return
+    if name in names:
+        raise ValueError(
+            "Each network of a trial must have a name of its own: space.suggest(trial, "
+            f"name='teacher'). Received: name={name!r} again"
+        )
+    names.add(name)
+
+
+def _restored(
+    source: Any, arguments: Any, conditions: Any, input_shape: Any, budget: Budget
+) -> Space:
+    """A space that another process has sent, which has checked it."""
+    space = object.__new__(Space)
+    space._span(source, arguments, conditions)
+    space.input_shape, space.budget = input_shape, budget
+    space._prepare()
+    return space
+
+
+def _unbounded(space: Space) -> Space:
+    if space.input_shape is not None:
+        raise ValueError(
+            "`builder` must be a Space before `within`, which goes with the outer one. "
+            f"Received: a Space within {space.input_shape}"
+        )
+    return space
+
+
+def _node(source: Any, outer: set[str]) -> Any:
+    """What stands in the tree for a builder and its own arguments; resolves to a Bound.
+
+    `outer` are the arguments that replace its own.
+    """
+    match source:
+        case Choice(options):
+            return replace(source, options=tuple(_node(option, outer) for option in options))
+        case Fixed(value):
+            return Fixed(_node(value, outer))
+        case Space():
+            own = {k: v for k, v in _unbounded(source)._arguments.items() if k not in outer}
+            inner = {_BUILDER: _node(source._source, outer | set(own)), **own}
+
+            def bind(builder: Bound, **arguments: Any) -> Bound:
+                return builder.with_arguments(arguments, source._conditions)
+
+            return Call(bind, inner, name_of(source._source))
+    if not callable(source):
+        raise TypeError(f"`builder` must be functions or Spaces. Received: {source!r}")
+    return Call(lambda: Bound(source, {}), {}, name_of(source))
+
+
+def _tried(kind: Searchable) -> Iterable[Any]:
+    """Every option of a choice; both ends of a range and, of integers, some between."""
+    if isinstance(kind, Choice):
+        return range(kind.size)
+    if isinstance(kind, Real):
+        return kind.low, kind.high
+    return {*range(0, kind.size, max(kind.size // _TRIED, 1)), kind.size - 1}

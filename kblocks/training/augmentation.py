@@ -1,0 +1,127 @@
+"""Random changes to the images that a model is trained on, made inside its training step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+
+from kblocks.common import backend
+from kblocks.training.moving import Moved, check_moves, for_targets, kinds_of, moved, moves_targets
+
+_NAMES: dict[str, dict[str, bool]] = {
+    "flip": {"flip": True},
+    "shift": {"shift": True},
+    "flip+shift": {"flip": True, "shift": True},
+}
+_MIXING = (keras.layers.MixUp, keras.layers.CutMix)  # which would have to change the labels too
+_UNCOMPILED = (keras.layers.RandAugment, keras.layers.AugMix)  # by the layers in them
+_DRAWS = 1024  # random numbers that a layer may ask for in a step, without those of the next
+
+
+def is_augmentation(value: Any) -> bool:
+    """Whether `augment` takes it."""
+    if isinstance(value, (list, tuple)):
+        return all(map(is_augmentation, value))
+    if isinstance(value, keras.layers.Layer):
+        return not isinstance(value, _MIXING)
+    return value is None or (isinstance(value, str) and value in _NAMES)
+
+
+def augment(model: keras.Model, augmentation: Any) -> None:
+    """Changes the images of every training step of a compiled model, and what lies in them.
+
+    Masks, boxes and places are moved with the images, labels stay. As it is a part of the step
+    and not of the model, every form of data that `fit` takes will do, and evaluation, prediction,
+    saved files and costs know nothing of it. What is drawn depends on the seed
+    (`keras.utils.set_random_seed`) and on the number of the step alone.
+    Compiling the model again ends it.
+
+    Args:
+        model: compiled.
+        augmentation: None, "flip" (left to right, every second image), "shift" (by up to an
+            eighth of height and width, edges repeated), "flip+shift", one of Keras'
+            preprocessing layers, or a list of such, one after the other.
+
+    Raises:
+        ValueError: if a layer would move the images and cannot move the targets.
+    """
+    _end(model)
+    kinds = kinds_of(model)
+    has_places = any(kind.geometry != "class" for kind in kinds.values())
+    layers = list(_layers(augmentation, has_places))
+    for layer in layers:
+        check_moves(layer, kinds)
+    if not layers:
+        return
+    if backend.name() == "tensorflow" and not all(map(_compiles, layers)):
+        model.jit_compile = False  # else the step fails on a GPU
+    optimizer: Any = model.optimizer
+    plain_step, plain_make = model.train_step, model.make_train_function
+    variables: list[Any] = [variable for layer in layers for variable in layer.variables]
+    states = [variable for variable in variables if variable.name == "seed_generator_state"]
+    seeds: list[Any] = [keras.ops.convert_to_numpy(state) for state in states]
+    starts = [seed[0] for seed in seeds]
+
+    def augmented(data: Any, step: Any) -> Any:
+        batch = keras.utils.unpack_x_y_sample_weight(data)
+        # Without a state of their own that a backend would have to carry through its steps.
+        drawn = [
+            (state, keras.ops.stack([start, keras.ops.cast(step * _DRAWS, state.dtype)]))
+            for state, start in zip(states, starts, strict=True)
+        ]
+        with keras.StatelessScope(drawn):
+            for layer in layers:
+                batch = moved(batch, layer, kinds)
+        return keras.utils.pack_x_y_sample_weight(*batch)
+
+    def step(data: Any) -> Any:
+        return plain_step(augmented(data, keras.ops.convert_to_tensor(optimizer.iterations)))
+
+    def stateless_step(state: Any, data: Any) -> Any:
+        place = [v is optimizer.iterations for v in optimizer.variables].index(True)
+        return plain_step(state, augmented(data, state[2][place]))
+
+    def make_train_function(force: bool = False) -> Any:
+        if model.optimizer is not optimizer:  # compiled again
+            _end(model)
+        return plain_make(force)
+
+    model.train_step = stateless_step if backend.name() == "jax" else step
+    model.make_train_function = make_train_function
+
+
+def _end(model: keras.Model) -> None:
+    for name in ("train_step", "make_train_function"):
+        model.__dict__.pop(name, None)
+
+
+def _layers(augmentation: Any, has_places: bool) -> Iterator[keras.layers.Layer]:
+    """Fresh ones: the random numbers of one model are no other's."""
+    if isinstance(augmentation, str):
+        yield Moved(**_NAMES[augmentation])
+    elif isinstance(augmentation, (keras.Sequential, keras.layers.Pipeline)):
+        yield from _layers(augmentation.layers, has_places)
+    elif isinstance(augmentation, (list, tuple)):
+        for one in augmentation:
+            yield from _layers(one, has_places)
+    elif has_places and moves_targets(augmentation):
+        yield for_targets(augmentation)
+    elif augmentation is not None:
+        yield type(augmentation).from_config(_config(augmentation))
+
+
+def _config(layer: Any) -> dict[str, Any]:
+    """Of a layer; RandomShear refuses the factors that it writes itself."""
+    config = layer.get_config()
+    if isinstance(layer, keras.layers.RandomShear):
+        for name in ("x_factor", "y_factor"):
+            low, high = config[name]
+            config[name] = high if low < 0 else (low, high)
+    return config
+
+
+def _compiles(layer: Any) -> bool:
+    """Whether XLA compiles a layer of Keras, as far as that tells."""
+    return layer.supports_jit and not isinstance(layer, _UNCOMPILED)

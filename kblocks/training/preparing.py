@@ -1,0 +1,154 @@
+"""`prepare`: what shortens the wait for the first training step of a compiled model."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import keras
+
+from kblocks.common import backend
+
+_ADAMS = (keras.optimizers.Adam, keras.optimizers.AdamW)
+
+
+def prepare(model: keras.Model, labels: Any = None) -> keras.Model:
+    """Makes the first step of `fit` start several times sooner; its results stay the same.
+
+    Keras makes the variables of optimizer and metrics inside the first trace of the training
+    step, which it then traces again: they are made now. And on TensorFlow the step of Adam, AdamW
+    and SGD on a variable becomes one op in place of a dozen.
+
+    Args:
+        model: built and compiled. Compiling it again undoes this.
+        labels: some labels of the form that `fit` will get; None guesses their form from the loss,
+            and leaves metrics as they are where that does not work. Of a subclass of
+            `keras.Model` that is not functional, they and the optimizer's variables are made by
+            Keras in the first step.
+
+    Returns:
+        The same model.
+
+    Raises:
+        ValueError: if the model is not built or not compiled, or the labels do not fit.
+    """
+    if not model.built or not model.compiled:
+        raise ValueError(f"`model` must be built and compiled. Received: {model!r}")
+    sequential = isinstance(model, keras.Sequential)
+    output = model.outputs[0] if sequential else getattr(model, "output", None)
+    if model.optimizer is not None:
+        if output is not None:  # else weights may come as late as the first step
+            model.optimizer.build(model.trainable_variables)
+        _fuse_updates(getattr(model.optimizer, "inner_optimizer", model.optimizer))
+    if output is None:  # a class of one's own, which does not tell what it puts out
+        return model
+    outputs = keras.tree.map_structure(_zeros, output)
+    if labels is None:
+        try:
+            _build_metrics(model, _guessed_labels(model, outputs), outputs)
+        except Exception:  # of somebody's metrics, for which the labels are of another form
+            model.reset_metrics()
+    else:
+        first = keras.tree.map_structure(_first, labels)
+        _build_metrics(model, first, outputs)
+    return model
+
+
+def _zeros(tensor: Any) -> Any:
+    return keras.ops.zeros([size or 1 for size in tensor.shape], tensor.dtype)
+
+
+def _first(labels: Any) -> Any:
+    tensor: Any = keras.ops.convert_to_tensor(labels)
+    return tensor[:1]
+
+
+def _build_metrics(model: keras.Model, labels: Any, outputs: Any) -> None:
+    model.compute_loss(y=labels, y_pred=outputs)
+    model.compute_metrics(None, labels, outputs)
+    model.reset_metrics()
+
+
+def _guessed_labels(model: keras.Model, outputs: Any) -> Any:
+    """Zeros of the outputs' shape, without the classes where the loss takes their numbers."""
+    loss: Any = model.loss
+    if isinstance(loss, Mapping) and isinstance(outputs, Mapping):
+        return {name: _example(loss.get(name), x) for name, x in outputs.items()}
+    if hasattr(loss, "example") and not isinstance(outputs, Mapping):
+        return _example(loss, outputs)
+    maker = loss if inspect.isfunction(loss) else type(loss)
+    if maker.__module__.split(".")[0] not in ("builtins", "keras", "kblocks"):
+        raise ValueError("the form of the labels of somebody else's loss")
+    name = loss if isinstance(loss, str) else type(loss).__name__
+    name = getattr(loss, "__name__", name)
+    if "sparse" not in name.lower():
+        return outputs
+    return keras.tree.map_structure(lambda x: keras.ops.zeros(x.shape[:-1], "int32"), outputs)
+
+
+def _example(loss: Any, output: Any) -> Any:
+    return loss.example(output) if hasattr(loss, "example") else output
+
+
+def _fuse_updates(optimizer: Any) -> None:
+    """Past Keras' class, so that the optimizer is still saved and loaded as what it is."""
+    if not backend.has_update_kernels() or "update_step" in vars(optimizer):
+        return
+    kind: Any = getattr(optimizer, "plain", type(optimizer))  # of `learning_rate_multipliers`
+    if kind is keras.optimizers.SGD:
+        optimizer.update_step = _sgd_step(optimizer)
+    elif kind in _ADAMS and not optimizer.amsgrad:
+        _fuse_adam(optimizer)
+
+
+def _sgd_step(optimizer: Any) -> Callable[[Any, Any, Any], None]:
+    plain = optimizer.update_step
+
+    def update_step(gradient: Any, variable: Any, learning_rate: Any) -> None:
+        if not backend.updates_in_place(variable, gradient):
+            plain(gradient, variable, learning_rate)
+            return
+        learning_rate = learning_rate * _multiplier(optimizer, variable)
+        slot = None
+        if optimizer.momentum:
+            slot = optimizer.momentums[_index(optimizer, variable)]
+        backend.apply_sgd(
+            variable, slot, gradient, learning_rate, optimizer.momentum, optimizer.nesterov
+        )
+
+    return update_step
+
+
+def _fuse_adam(optimizer: Any) -> None:
+    plain_apply, plain_step = optimizer.apply, optimizer.update_step
+    powers: list[Any] = []  # of the betas: once a step, not once a variable
+
+    def apply(grads: Any, trainable_variables: Any = None) -> Any:
+        step = keras.ops.cast(optimizer.iterations + 1, "float32")
+        powers[:] = [keras.ops.power(beta, step) for beta in (optimizer.beta_1, optimizer.beta_2)]
+        try:
+            return plain_apply(grads, trainable_variables)
+        finally:
+            powers.clear()
+
+    def update_step(gradient: Any, variable: Any, learning_rate: Any) -> None:
+        if not powers or not backend.updates_in_place(variable, gradient):
+            plain_step(gradient, variable, learning_rate)
+            return
+        index = _index(optimizer, variable)
+        slots = optimizer._momentums[index], optimizer._velocities[index]
+        learning_rate = learning_rate * _multiplier(optimizer, variable)
+        rates = learning_rate, optimizer.beta_1, optimizer.beta_2
+        backend.apply_adam(variable, slots, gradient, powers, rates, optimizer.epsilon)
+
+    optimizer.apply, optimizer.update_step = apply, update_step
+
+
+def _multiplier(optimizer: Any, variable: Any) -> float:
+    return optimizer.multiplier_of(variable) if hasattr(optimizer, "plain") else 1.0
+
+
+def _index(optimizer: Any, variable: Any) -> int:
+    """The place of a variable's slots; Keras has no public name for it, nor for Adam's slots."""
+    return int(optimizer._get_variable_index(variable))

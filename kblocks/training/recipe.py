@@ -1,0 +1,385 @@
+"""`Recipe`: how a network is trained, with choices where arguments stand."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, fields
+from functools import partial
+from typing import Any
+
+import keras
+
+from kblocks.heads import Tasks, tasks_of
+from kblocks.heads.classification import ClassLoss
+from kblocks.heads.segmenter import PixelLoss
+from kblocks.heads.task import shape_of
+from kblocks.search_space.choices import Choice, Integer, Real
+from kblocks.search_space.tree import Tree
+from kblocks.training.augmentation import augment, is_augmentation
+from kblocks.training.preparing import prepare
+
+_OURS = ("head", "sparse", "categorical")  # losses
+_OF_SHARES = (  # functions of Keras that have no form for logits
+    *("categorical_generalized_cross_entropy", "dice", "kl_divergence", "poisson", "tversky"),
+)
+_UNDECAYED = ["bias", "gamma", "beta"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """What `compile` is given; each argument may be a choice, searched along with the network.
+
+    Args:
+        optimizer: the name of a Keras optimizer ("sgd" takes Nesterov momentum 0.9).
+        learning_rate: of the optimizer.
+        weight_decay: decoupled decay a step of all kernels; norms and biases have none. None is
+            the optimizer's own.
+        schedule: "cosine" lowers the learning rate to zero along a half cosine over the epochs
+            (Loshchilov & Hutter 2016, arXiv:1608.03983); None keeps it.
+        label_smoothing: from 0 up to but not including 1.
+        augmentation: of the training images, in the training step alone: "flip" (left to right,
+            every second image), "shift" (by up to an eighth of height and width, edges
+            repeated), "flip+shift", one of Keras' preprocessing layers such as
+            `keras.layers.RandomRotation(0.1)` that leaves labels as they are, or a list of
+            such; None changes nothing. Masks, boxes and points move with the images, and so do
+            weights of pixels; a layer that cannot move them is refused by `compile`. An object
+            that has left the image is none any more, a point is not to be seen. Points keep
+            their order: a left and a right eye have changed sides after a "flip".
+        loss: "head" is that of the model's head (see `kb.Tasks`), and "sparse" for a classifier or
+            a model without one of kblocks; "sparse" for integer labels, "categorical" for one-hot
+            ones, both on logits; or the name of a loss of Keras, on logits where it knows them, a
+            `keras.losses.Loss`, a function of targets and outputs, or a dict of such by output.
+        metrics: as `compile` takes them, each model gets its own; "head" is those of the head.
+        loss_weights: in place of the head's own, by output: `{"box": kb.real(0.1, 10, log=True)}`.
+
+    Raises:
+        ValueError: if an argument, or an option of its choice, is not of the form above.
+    """
+
+    optimizer: Any = "adam"
+    learning_rate: Any = 1e-3
+    weight_decay: Any = None
+    schedule: Any = None
+    label_smoothing: Any = 0.0
+    augmentation: Any = None
+    loss: Any = "head"
+    metrics: Any = "head"
+    loss_weights: Any = None
+
+    def __post_init__(self) -> None:
+        for name, (expected, fits) in _FORMS.items():
+            for option in _options(getattr(self, name)):
+                if not fits(option):
+                    raise ValueError(f"`{name}` must be {expected}. Received: {name}={option!r}")
+
+    def tree(self) -> Tree:
+        """The choices in this recipe, named `recipe.learning_rate` and so on."""
+        return Tree({f.name: getattr(self, f.name) for f in fields(self)}, prefix="recipe.")
+
+    def compile(self, model: keras.Model, **chosen: Any) -> None:
+        """Compiles `model`; `chosen` are plain values in place of choices.
+
+        They may be as a tuner records them: `compile(model, **study.best_params)`. What belongs
+        to a space is then passed over.
+        """
+        plain = self._with(chosen)
+        left = next(iter(plain.tree().dimensions), None)
+        if left is not None:
+            name = left.removeprefix("recipe.")
+            raise ValueError(f"Every choice must be given a value. Received: none for `{name}`")
+        model.compile(optimizer=plain._made_optimizer(), **plain._objective(model))
+        augment(model, plain.augmentation)
+        prepare(model)
+
+    def check(self, tasks: Tasks, targets: Any) -> None:
+        """Refuses targets that no model with these heads can be trained on by this recipe.
+
+        Nothing is said of what its own losses take, nor where the loss is a choice.
+
+        Args:
+            tasks: of the heads, `Architecture.head`.
+            targets: an array, or a dict of arrays by target; of what has a shape alone, as the
+                `element_spec` of a dataset, that is looked at.
+
+        Raises:
+            ValueError: with the form that fits, or the loss.
+        """
+        if not tasks or not _is_one_of(self.loss, _OURS):
+            return
+        has_values = all(
+            not hasattr(leaf, "shape") or hasattr(leaf, "__array__")
+            for leaf in keras.tree.flatten(targets)
+        )
+        if not _is_classifier(tasks):
+            if self.loss == "head" and has_values:
+                tasks.check(targets)
+            return
+        shape = shape_of(targets) if hasattr(targets, "shape") else None
+        if shape is not None:
+            is_one_hot = len(shape) == 2 and shape[1] != 1
+            if is_one_hot and self.loss != "categorical":
+                told = 'One-hot labels need kb.Recipe(loss="categorical")'
+                raise ValueError(f"{told}. Received: labels of shape {shape}, loss={self.loss!r}")
+            if not is_one_hot and self.loss == "categorical":
+                told = 'Integer labels need kb.Recipe(loss="sparse")'
+                raise ValueError(f"{told}. Received: labels of shape {shape}, loss={self.loss!r}")
+        if has_values:
+            tasks.check(targets)
+
+    def suggest(self, trial: Any) -> dict[str, Any]:
+        """Plain arguments from a trial of Optuna, for `compile` and `callbacks`.
+
+        Asks for the active choices alone, under the names that `tree` gives them.
+        """
+        tree = self.tree()
+        return tree.resolve(tree.suggest(trial))
+
+    def callbacks(self, epochs: int, **chosen: Any) -> list[keras.callbacks.Callback]:
+        """What `fit` needs for the schedule; `chosen` are plain values in place of choices."""
+        plain = self._with(chosen)
+        if plain.schedule is None:
+            return []
+        start = plain.learning_rate
+        return [keras.callbacks.LearningRateScheduler(partial(_cosine, start, epochs))]
+
+    def _with(self, chosen: Mapping[str, Any]) -> Recipe:
+        """This recipe with plain values, read in every form that a tuner records."""
+        own = {f.name: getattr(self, f.name) for f in fields(self)}
+        plain = {k: _option(own[k], v) if k in own else v for k, v in chosen.items()}
+        names = self.tree().dimensions
+        if any(name in names or name.startswith("recipe.") for name in chosen):  # as recorded
+            plain = {k: v for k, v in plain.items() if k in own}
+            tree = Tree({k: v for k, v in own.items() if k not in plain}, prefix="recipe.")
+            of_tree = {k: v for k, v in chosen.items() if k in tree.dimensions}
+            plain |= tree.resolve(tree.assignment(of_tree))
+        return Recipe(**{**own, **plain})
+
+    def _objective(self, model: keras.Model) -> dict[str, Any]:
+        """Loss, metrics and weights of losses."""
+        tasks = tasks_of(model)
+        is_own = not _is_one_of(self.loss, _OURS)
+        told: dict[str, Any] = {"loss": self._made_loss(), "metrics": ["accuracy"]}
+        if not _is_classifier(tasks) and (is_own or self.loss == "head"):
+            if self.label_smoothing:
+                raise ValueError(
+                    "`label_smoothing` is for classifiers. "
+                    f"Received: label_smoothing={self.label_smoothing} for {', '.join(tasks)}"
+                )
+            told = tasks.training(self.loss_weights)
+        elif self.loss_weights is not None:
+            raise ValueError(
+                "`loss_weights` are for models of several outputs. "
+                f"Received: loss_weights={self.loss_weights!r}"
+            )
+        if is_own:
+            if self.label_smoothing:
+                raise ValueError(
+                    "`label_smoothing` goes with loss='head', 'sparse' or 'categorical'; give it "
+                    f"to the loss. Received: label_smoothing={self.label_smoothing}, "
+                    f"loss={self.loss!r}"
+                )
+            told["loss"] = _own_loss(self.loss, tasks, told["loss"])
+            if not tasks and isinstance(told["loss"], Mapping):
+                told["metrics"] = None  # of outputs that nothing is known of
+        if self.metrics != "head":
+            named = [self.metrics] if isinstance(self.metrics, str) else self.metrics
+            told["metrics"] = fresh(named)
+        return told
+
+    def _made_optimizer(self) -> Any:
+        config: dict[str, Any] = {"learning_rate": self.learning_rate}
+        if self.weight_decay is not None:
+            config["weight_decay"] = self.weight_decay
+        if self.optimizer.lower() == "sgd":
+            config |= {"momentum": 0.9, "nesterov": True}
+        made: Any = keras.optimizers.get({"class_name": self.optimizer, "config": config})
+        made.exclude_from_weight_decay(var_names=_UNDECAYED)
+        return made
+
+    def _made_loss(self) -> Any:
+        smoothing = self.label_smoothing
+        if self.loss == "categorical":
+            return keras.losses.CategoricalCrossentropy(True, label_smoothing=smoothing)
+        if not smoothing:
+            return keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        return SmoothedSparseCrossentropy(smoothing)
+
+
+def _cosine(start: float, epochs: int, epoch: int, rate: float = 0.0) -> float:
+    """The learning rate of an epoch, whatever the last one's was."""
+    return start * 0.5 * (1 + math.cos(math.pi * epoch / epochs))
+
+
+def _own_loss(given: Any, tasks: Tasks, head: Any) -> Any:
+    """A loss of the user's, in place of the head's.
+
+    Raises:
+        ValueError: if it is not on logits, or is for other outputs than there are.
+    """
+    if isinstance(given, Mapping) or len(tasks) > 1:
+        if not isinstance(given, Mapping) or (
+            tasks and (len(tasks) < 2 or set(given) - set(tasks))
+        ):
+            form = f"a dict by output, of {', '.join(tasks)}" if len(tasks) > 1 else "one loss"
+            raise ValueError(f"`loss` must be {form}. Received: loss={given!r}")
+        own = {name: Tasks({name: tasks[name]} if tasks else {}) for name in given}
+        made = {name: _own_loss(loss, own[name], None) for name, loss in given.items()}
+        return {**head, **made} if tasks else made
+    if inspect.isfunction(given) and getattr(keras.losses, given.__name__, None) is given:
+        given = given.__name__
+    loss = _named_loss(given) if isinstance(given, str) else given
+    on_logits = any(isinstance(task.loss(), (ClassLoss, PixelLoss)) for task in tasks.values())
+    of_shares = getattr(getattr(loss, "fn", loss), "__name__", None) in _OF_SHARES
+    if on_logits and (of_shares or getattr(loss, "from_logits", True) is False):
+        raise ValueError(
+            f"`loss` must be on logits, which {', '.join(tasks)} are: one with from_logits=True. "
+            f"Received: loss={given!r}"
+        )
+    return loss
+
+
+def _named_loss(name: str) -> Any:
+    """A loss of Keras by its name; on logits where it could be."""
+    found: Any = keras.losses.get(name)
+    if not isinstance(found, keras.losses.Loss):  # a function, whose class has the same name
+        name = "".join(part.title() for part in name.split("_"))
+    kind = getattr(keras.losses, name, None)
+    if isinstance(kind, type) and "from_logits" in inspect.signature(kind).parameters:
+        return kind(from_logits=True)
+    return found
+
+
+def _is_one_of(value: Any, names: Collection[str]) -> bool:
+    return isinstance(value, str) and value in names
+
+
+def _is_classifier(tasks: Tasks) -> bool:
+    """Whether one class is right, or nothing is known, which is taken for the same."""
+    if not tasks:
+        return True
+    losses = list(tasks.losses().values())
+    return len(losses) == 1 and isinstance(losses[0], ClassLoss) and not losses[0].multi_label
+
+
+def fresh(metrics: Any) -> Any:
+    """The same metrics with variables of their own: those of one model are no other's."""
+    if isinstance(metrics, keras.Metric):
+        return type(metrics).from_config(metrics.get_config())
+    if isinstance(metrics, Mapping):
+        return {name: fresh(metric) for name, metric in metrics.items()}
+    if isinstance(metrics, (list, tuple)):
+        return [fresh(metric) for metric in metrics]
+    return metrics
+
+
+def _option(argument: Any, value: Any) -> Any:
+    """The option of a choice that a recorded value names; else the value itself."""
+    if not isinstance(argument, Choice):
+        return value
+    try:
+        option = Tree({"option": argument.options[argument.index(value)]})
+    except ValueError:
+        return value
+    return value if option.dimensions else option.resolve({})["option"]
+
+
+def _options(value: Any) -> Iterator[Any]:
+    """What may come to stand for an argument; of a range its ends."""
+    if isinstance(value, Choice):
+        for option in value.options:
+            yield from _options(option)
+    elif isinstance(value, (Integer, Real)):
+        yield from (value.low, value.high)
+    elif isinstance(value, (list, tuple)):
+        yield [option for inner in value for option in _options(inner)]
+    else:
+        yield value
+
+
+def _is_number(value: Any, least: float) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and value >= least
+
+
+def _are_weights(value: Any) -> bool:
+    return isinstance(value, Mapping) and all(
+        _is_number(option, 0) for weight in value.values() for option in _options(weight)
+    )
+
+
+def _is_optimizer(value: Any) -> bool:
+    try:
+        return isinstance(value, str) and bool(keras.optimizers.get(value))
+    except (ValueError, TypeError):
+        return False
+
+
+def _is_loss(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return bool(value) and all(
+            not isinstance(one, Mapping) and not _is_one_of(one, _OURS) and _is_loss(one)
+            for loss in value.values()
+            for one in _options(loss)
+        )
+    if not isinstance(value, str):
+        return isinstance(value, keras.losses.Loss) or inspect.isfunction(value)
+    try:
+        return value in _OURS or bool(keras.losses.get(value))
+    except ValueError:
+        return False
+
+
+def _is_rate(value: Any) -> bool:
+    schedule = keras.optimizers.schedules.LearningRateSchedule
+    return isinstance(value, schedule) or (_is_number(value, 0) and value > 0)
+
+
+_FORMS: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "optimizer": ("the name of a Keras optimizer", _is_optimizer),
+    "learning_rate": ("a positive number", _is_rate),
+    "weight_decay": ("a number of 0 or more, or None", lambda v: v is None or _is_number(v, 0)),
+    "schedule": ("'cosine' or None", lambda v: v in ("cosine", None)),
+    "label_smoothing": (
+        "a number from 0 up to but not including 1",
+        lambda v: _is_number(v, 0) and v < 1,
+    ),
+    "augmentation": (
+        "None, 'flip', 'shift', 'flip+shift', a Keras layer that keeps labels, or a list of such",
+        is_augmentation,
+    ),
+    "loss": (
+        "'head', 'sparse', 'categorical', a loss of Keras or its name, a function, or a dict of "
+        "losses by output",
+        _is_loss,
+    ),
+    "loss_weights": (
+        "a dict of numbers of 0 or more by output, or None",
+        lambda v: v is None or _are_weights(v),
+    ),
+}
+
+
+@keras.saving.register_keras_serializable("kblocks")
+class SmoothedSparseCrossentropy(keras.losses.Loss):
+    """Cross-entropy of logits with integer labels, smoothed.
+
+    Args:
+        label_smoothing: the weight of the even distribution in the target.
+
+    Reference: Szegedy et al. 2015, arXiv:1512.00567, Sec. 7.
+    """
+
+    def __init__(self, label_smoothing: float = 0.1, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.label_smoothing = label_smoothing
+
+    def call(self, y_true: Any, y_pred: Any) -> Any:
+        labels = keras.ops.cast(keras.ops.reshape(y_true, (-1,)), "int32")
+        one_hot = keras.ops.one_hot(labels, y_pred.shape[-1], dtype=y_pred.dtype)
+        return keras.losses.categorical_crossentropy(
+            one_hot, y_pred, from_logits=True, label_smoothing=self.label_smoothing
+        )
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "label_smoothing": self.label_smoothing}
