@@ -1,317 +1,43 @@
 """kblocks: convolutional blocks and architectures for Keras, every argument open to a search.
 
-Three uses of one definition: a block is a Keras layer (`kb.ResidualBlock(64)(x)`), a part of
-an architecture that costs nothing to analyse (`kb.resnet50().cost((224, 224, 3))`), and a
-point of a search space (`kb.Space(kb.resnet, filters=kb.choice(16, 32))`).
+One definition of a block has three uses: it is a Keras layer (`kb.ResidualBlock(64)(x)`), a part
+of an architecture whose cost is known without building it (`kb.resnet50().cost((224, 224, 3))`),
+and a point of a search space (`kb.Space(kb.resnet, filters=kb.choice(16, 32))`).
 """
 
-# ruff: noqa: E402
+from __future__ import annotations
+
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from kblocks.command.hiding import hide as _hide
+from kblocks.command.hiding import is_command
 
-_hide()  # before the imports below, which take seconds
-
-from kblocks.blocks.anti_aliased import (
-    SpaceToDepthStem,
-    TResNetBasicBlock,
-    TResNetBottleneckBlock,
-)
-from kblocks.blocks.block import Block
-from kblocks.blocks.convolution import ConvBlock, NormAct
-from kblocks.blocks.dense import ResidualDense
-from kblocks.blocks.dense_block import DenseBlock, TransitionBlock
-from kblocks.blocks.inception import InceptionBlock, InceptionResNetBlock
-from kblocks.blocks.mbconv import MBConvBlock
-from kblocks.blocks.pooling import BlurPooling2D, GlobalConcatPooling2D, MinPooling2D
-from kblocks.blocks.residual import BottleneckBlock, ResidualBlock, ResNeXtBlock
-from kblocks.blocks.squeeze_excite import SqueezeExcite
-from kblocks.drawing.figures import draw
-from kblocks.drawing.tables import summary
-from kblocks.families import ready_spaces as spaces
-from kblocks.families.alexnets import alexnet
-from kblocks.families.densenets import (
-    densenet,
-    densenet40_12,
-    densenet121,
-    densenet161,
-    densenet169,
-    densenet201,
-    densenet_bc100_12,
-)
-from kblocks.families.efficientnets import (
-    efficientnet,
-    efficientnet_b0,
-    efficientnet_b1,
-    efficientnet_b2,
-    efficientnet_b3,
-    efficientnet_b4,
-    efficientnet_b5,
-    efficientnet_b6,
-    efficientnet_b7,
-    efficientnet_lite0,
-    efficientnet_lite1,
-    efficientnet_lite2,
-    efficientnet_lite3,
-    efficientnet_lite4,
-)
-from kblocks.families.googlenets import googlenet
-from kblocks.families.inception_resnets import (
-    inception_resnet,
-    inception_resnet_v1,
-    inception_resnet_v2,
-)
-from kblocks.families.inceptions_v3 import inception_v3
-from kblocks.families.inceptions_v4 import inception_v4
-from kblocks.families.preresnets import (
-    preresnet,
-    preresnet50,
-    preresnet101,
-    preresnet110,
-    preresnet152,
-    preresnet164,
-    preresnet1001,
-    resnet1001,
-    wrn28_10,
-)
-from kblocks.families.resnets import (
-    resnet,
-    resnet18,
-    resnet20,
-    resnet32,
-    resnet34,
-    resnet44,
-    resnet50,
-    resnet56,
-    resnet101,
-    resnet110,
-    resnet152,
-    wide_resnet50_2,
-    wide_resnet101_2,
-)
-from kblocks.families.resnexts import (
-    resnext,
-    resnext29_8x64d,
-    resnext50_32x4d,
-    resnext50_64x4d,
-    resnext101_32x4d,
-    resnext101_32x8d,
-    resnext101_64x4d,
-)
-from kblocks.families.tresnets import tresnet, tresnet_l, tresnet_m, tresnet_xl
-from kblocks.families.vggs import (
-    vgg,
-    vgg11,
-    vgg11_bn,
-    vgg13,
-    vgg13_bn,
-    vgg16,
-    vgg16_bn,
-    vgg19,
-    vgg19_bn,
-)
-from kblocks.heads import (
-    AuxiliaryClassifier,
-    BoxRegressor,
-    Classifier,
-    DetectionMap,
-    Detector,
-    Features,
-    KeypointMaps,
-    KeypointRegressor,
-    Keypoints,
-    Localizer,
-    Segmenter,
-    Tasks,
-    detections,
-    mean_average_precision,
-    non_maximum_suppression,
-    tasks_of,
-)
-from kblocks.heads.shared_targets import SharedTargets, strip_aux
-from kblocks.layers.grouped import GroupedConv2D
-from kblocks.model_tools.accelerating import accelerate
-from kblocks.model_tools.convolutionizing import convolutionize
-from kblocks.model_tools.exporting import export
-from kblocks.model_tools.fusion import fuse
-from kblocks.model_tools.pictures import feature_maps, first_filters
-from kblocks.model_tools.surgery import adapt_input, extract, resize_input
-from kblocks.model_tools.timing import latency
-from kblocks.networks.architecture import Architecture, Row
-from kblocks.networks.catalog import architecture, architectures
-from kblocks.networks.memory import inference_memory, training_memory
-from kblocks.networks.published import Preprocessing, WeightSet
-from kblocks.networks.torch_weights import load_torch_weights, to_torch_state_dict
-from kblocks.plans.cost import Cost
-from kblocks.plans.geometry import InputTooSmallError, conv_output_size
-from kblocks.plans.ops import Norm
-from kblocks.search_space.budget import Budget
-from kblocks.search_space.choices import boolean, choice, fixed, integer, per_stage, real
-from kblocks.search_space.space import Space
-from kblocks.training.finetuning import freeze, learning_rate_multipliers
-from kblocks.training.preparing import prepare
-from kblocks.training.recipe import Recipe
-
+if TYPE_CHECKING or not is_command():
+    # Loading a saved model needs every class of ours registered with Keras. The command line alone
+    # does without until it touches a name: Keras takes seconds, and `kblocks --help` needs none.
+    from kblocks.exports import *  # noqa: F403
 if TYPE_CHECKING:
     from kblocks import tuner
 
 __version__ = "0.1.0"
 
-__all__ = [
-    "Architecture",
-    "AuxiliaryClassifier",
-    "Block",
-    "BlurPooling2D",
-    "BottleneckBlock",
-    "BoxRegressor",
-    "Budget",
-    "Classifier",
-    "ConvBlock",
-    "Cost",
-    "DenseBlock",
-    "DetectionMap",
-    "Detector",
-    "Features",
-    "GlobalConcatPooling2D",
-    "GroupedConv2D",
-    "InceptionBlock",
-    "InceptionResNetBlock",
-    "InputTooSmallError",
-    "KeypointMaps",
-    "KeypointRegressor",
-    "Keypoints",
-    "Localizer",
-    "MBConvBlock",
-    "MinPooling2D",
-    "Norm",
-    "NormAct",
-    "Preprocessing",
-    "Recipe",
-    "ResNeXtBlock",
-    "ResidualBlock",
-    "ResidualDense",
-    "Row",
-    "Segmenter",
-    "SharedTargets",
-    "Space",
-    "SpaceToDepthStem",
-    "SqueezeExcite",
-    "TResNetBasicBlock",
-    "TResNetBottleneckBlock",
-    "Tasks",
-    "TransitionBlock",
-    "WeightSet",
-    "accelerate",
-    "adapt_input",
-    "alexnet",
-    "architecture",
-    "architectures",
-    "boolean",
-    "choice",
-    "conv_output_size",
-    "convolutionize",
-    "densenet",
-    "densenet40_12",
-    "densenet121",
-    "densenet161",
-    "densenet169",
-    "densenet201",
-    "densenet_bc100_12",
-    "detections",
-    "draw",
-    "efficientnet",
-    "efficientnet_b0",
-    "efficientnet_b1",
-    "efficientnet_b2",
-    "efficientnet_b3",
-    "efficientnet_b4",
-    "efficientnet_b5",
-    "efficientnet_b6",
-    "efficientnet_b7",
-    "efficientnet_lite0",
-    "efficientnet_lite1",
-    "efficientnet_lite2",
-    "efficientnet_lite3",
-    "efficientnet_lite4",
-    "export",
-    "extract",
-    "feature_maps",
-    "first_filters",
-    "fixed",
-    "freeze",
-    "fuse",
-    "googlenet",
-    "inception_resnet",
-    "inception_resnet_v1",
-    "inception_resnet_v2",
-    "inception_v3",
-    "inception_v4",
-    "inference_memory",
-    "integer",
-    "latency",
-    "learning_rate_multipliers",
-    "load_torch_weights",
-    "mean_average_precision",
-    "non_maximum_suppression",
-    "per_stage",
-    "prepare",
-    "preresnet",
-    "preresnet50",
-    "preresnet101",
-    "preresnet110",
-    "preresnet152",
-    "preresnet164",
-    "preresnet1001",
-    "real",
-    "resize_input",
-    "resnet",
-    "resnet18",
-    "resnet20",
-    "resnet32",
-    "resnet34",
-    "resnet44",
-    "resnet50",
-    "resnet56",
-    "resnet101",
-    "resnet110",
-    "resnet152",
-    "resnet1001",
-    "resnext",
-    "resnext29_8x64d",
-    "resnext50_32x4d",
-    "resnext50_64x4d",
-    "resnext101_32x4d",
-    "resnext101_32x8d",
-    "resnext101_64x4d",
-    "spaces",
-    "strip_aux",
-    "summary",
-    "tasks_of",
-    "to_torch_state_dict",
-    "training_memory",
-    "tresnet",
-    "tresnet_l",
-    "tresnet_m",
-    "tresnet_xl",
-    "tuner",
-    "vgg",
-    "vgg11",
-    "vgg11_bn",
-    "vgg13",
-    "vgg13_bn",
-    "vgg16",
-    "vgg16_bn",
-    "vgg19",
-    "vgg19_bn",
-    "wide_resnet50_2",
-    "wide_resnet101_2",
-    "wrn28_10",
-]
-
 
 def __getattr__(name: str) -> Any:
-    """`kblocks.tuner` loads when first touched (PEP 562): composing layers needs no tuner."""
+    """Loads what is loaded late (PEP 562): `tuner`, and in the command line's process all else."""
     if name == "tuner":
         return importlib.import_module("kblocks.tuner")
+    if name == "__all__":
+        return sorted([*_public(), "tuner"])
+    if not name.startswith("_") and name in (public := _public()):
+        return public[name]
     raise AttributeError(f"module 'kblocks' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """The public names alone, so that completion shows no modules."""
+    return __getattr__("__all__")
+
+
+def _public() -> dict[str, Any]:
+    exports = importlib.import_module("kblocks.exports")
+    return {name: value for name, value in vars(exports).items() if not name.startswith("_")}

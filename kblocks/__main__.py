@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import sys
 
+from kblocks.command.hiding import hide
+
 
 def main() -> int:
-    """Runs the command line; tells which extra to install where it is not there."""
+    """Runs the command line; names the extra to install where a package is missing."""
+    hide()  # before the imports below, which take seconds
     try:
         from kblocks.command.cli import main as run
     except ImportError as error:

@@ -1,4 +1,4 @@
-"""The rooms of kblocks: which may import which, and what `import kblocks` brings along."""
+"""Which package of kblocks may import which, and what `import kblocks` loads."""
 
 from __future__ import annotations
 
@@ -16,139 +16,56 @@ import kblocks as kb
 PACKAGE = Path(kb.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
 
-# From the ground up; an arrow only ever points down. A room is a module or a folder.
-ROOMS: dict[str, set[str]] = {
-    "hiding": set(),
-    "files": set(),
-    "quantities": set(),
-    "stages": set(),
-    "ops": set(),
-    "geometry": {"ops"},
-    "cost": {"geometry", "ops"},
-    "fields": {"ops"},
-    "spec": {"cost", "fields", "geometry", "ops"},
-    "backend": set(),
-    "grouped": {"backend"},
-    "normalization": {"backend"},
-    "writing": set(),
-    "places": {"writing"},
-    "layers": {"cost", "geometry", "grouped", "normalization", "ops", "places", "writing"},
-    "block": {"backend", "cost", "geometry", "layers", "ops", "spec"},
-    "folding": {"ops"},
-    "fused": {"block", "fields", "ops"},
-    "graph": set(),
-    "exporting": {"backend", "files", "writing"},
-    "finetuning": {"stages"},
-    "fusion": {"block", "folding", "fused", "graph", "grouped", "ops"},
-    "convolutionizing": {"block", "cost", "fused", "geometry", "graph", "ops"},
-    "blocks": {"block", "fields", "ops"},
-    "heads": {"backend", "block", "blocks", "fields", "ops"},
-    "published": set(),
-    "canonical": {"cost", "geometry", "ops", "spec"},
-    "rows": {"block"},
-    "weights": {"block", "cost", "heads", "ops", "rows"},
-    "row_costs": {"cost", "geometry", "rows"},
-    "strides": {"cost", "geometry", "ops", "rows", "spec"},
-    "shared": {"heads"},
-    "network": {
-        *("block", "canonical", "cost", "geometry", "heads", "published", "row_costs", "rows"),
-        *("shared", "stages", "strides", "weights"),
-    },
-    "drawing": {
-        *("block", "cost", "files", "geometry", "graph", "network", "ops", "quantities", "spec"),
-        "stages",
-    },
-    "parts": {"block", "graph", "shared", "stages"},
-    "looking": {"block", "files", "parts"},
-    "catalog": {"network", "published"},
-    "memory": {"cost", "geometry", "network", "ops"},
-    "budget": {"cost", "memory"},
-    "timing": set(),
-    "choices": set(),
-    "tree": {"choices"},
-    "describing": {"choices", "tree"},
-    "sampling": {"choices", "tree"},
-    "repair": {"choices", "tree"},
-    "conditions": {"network"},
-    "space": {
-        *("budget", "choices", "conditions", "describing", "geometry", "network", "repair"),
-        *("sampling", "tree"),
-    },
-    "families": {
-        *("blocks", "catalog", "choices", "fields", "heads", "network", "ops", "space", "weights"),
-    },
-    "spaces": {"families"},
-    "training": {"backend"},
-    "moving": {"backend", "heads"},
-    "augmentation": {"backend", "moving"},
-    "recipe": {"augmentation", "choices", "heads", "training", "tree"},
-    "tuner": {
-        *("backend", "budget", "catalog", "choices", "conditions", "cost", "describing"),
-        *(
-            "exporting",
-            "files",
-            "hiding",
-            "network",
-            "quantities",
-            "recipe",
-            "space",
-            "spaces",
-            "stages",
-            "timing",
-        ),
-        *("training", "tree"),
-    },
-    "__main__": {"tuner"},
+# From the ground up: the packages that each package may import, and so what these import.
+PACKAGES: dict[str, set[str]] = {
+    "common": set(),
+    "plans": set(),
+    "layers": {"common", "plans"},
+    "blocks": {"layers", "plans"},
+    "heads": {"blocks"},
+    "networks": {"heads", "blocks"},
+    "search_space": {"networks"},
+    "model_tools": {"networks"},
+    "training": {"search_space"},
+    "families": {"search_space", "networks"},
+    "drawing": {"model_tools", "networks"},
+    "tuner": {"drawing", "training"},
+    "command": {"families", "tuner"},
 }
-# The same inside the tuner's room.
-TUNER_ROOMS: dict[str, set[str]] = {
+# What lies beside the packages.
+ROOT = {"__init__", "__main__", "exports", "fields", "ops"}
+# The same inside the tuner.
+IN_TUNER: dict[str, set[str]] = {
     "files": set(),
     "terminal": set(),
     "records": set(),
     "bridge": set(),
     "images": set(),
     "choosing": {"bridge", "records"},
-    "storing": {"bridge", "choosing", "records", "terminal"},
+    "storing": {"choosing", "terminal"},
     "reporting": {"records"},
-    "running": {"bridge", "choosing", "records", "reporting", "storing", "terminal"},
+    "running": {"reporting", "storing"},
     "stock": {"bridge", "files", "terminal"},
-    "oracle": {"choosing", "records"},
-    "arguments": {"bridge", "records"},
-    "tuner": {
-        "arguments",
-        "bridge",
-        "choosing",
-        "oracle",
-        "records",
-        "running",
-        "storing",
-        "terminal",
-    },
-    "command": {
-        *("bridge", "files", "images", "records", "reporting", "running", "storing", "terminal"),
-        "tuner",
-    },
+    "oracle": {"choosing"},
+    "arguments": {"records", "bridge"},
+    "tuner": {"arguments", "oracle", "running"},
 }
-KERAS = {"keras"}
+# Packages of others, each beside those of the packages below.
 OUTSIDE: dict[str, set[str]] = {
-    "fields": {"keras", "numpy"},
-    **dict.fromkeys(
-        ("backend", "block", "drawing", "graph", "grouped", "network", "normalization"), KERAS
-    ),
-    **dict.fromkeys(("augmentation", "places", "published", "recipe", "rows", "shared"), KERAS),
-    "moving": KERAS,
-    **dict.fromkeys(("convolutionizing", "finetuning", "spec", "training"), KERAS),
-    "exporting": {"keras", "numpy", "onnxruntime"},
-    "folding": {"numpy"},
-    **{
-        room: {"keras", "numpy"}
-        for room in ("fusion", "heads", "layers", "looking", "parts", "timing", "weights")
-    },
+    "common": {"keras"},
+    "layers": {"keras", "numpy"},
+    "model_tools": {"onnxruntime"},
     "tuner": {
-        *("PIL", "altair", "fsspec", "keras", "keras_tuner", "numpy", "optuna"),
-        *("psutil", "ray", "rich", "sklearn", "sqlalchemy", "tensorboard", "typer", "vl_convert"),
+        *("PIL", "altair", "fsspec", "keras_tuner", "optuna", "psutil", "ray", "rich", "sklearn"),
+        *("sqlalchemy", "tensorboard", "vl_convert"),
     },
+    "command": {"typer"},
 }
+
+
+def below(table: dict[str, set[str]], name: str) -> set[str]:
+    """The packages that one may import: those of its row, and theirs."""
+    return set().union(*({other} | below(table, other) for other in table[name]))
 
 
 def room_of(path: Path) -> str:
@@ -178,50 +95,66 @@ def imports(path: Path, inside_functions: bool = False) -> Iterator[str]:
     yield from visit(ast.parse(path.read_text()))
 
 
-INSIDE = [path for path in FILES if path != PACKAGE / "__init__.py"]
+INSIDE = [path for path in FILES if room_of(path) not in ROOT]
 
 
 @pytest.mark.parametrize("path", INSIDE, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_arrows_point_down(path: Path) -> None:
     room = room_of(path)
-    assert room in ROOMS, "a new room: give it a place in ROOMS"
+    assert room in PACKAGES, "a new package: give it a row in PACKAGES"
     named = [name.split(".") for name in imports(path, inside_functions=True)]
     inside = {parts[1] for parts in named if parts[0] == "kblocks"}
-    assert inside - ROOMS[room] - {room} == set()
+    assert inside - below(PACKAGES, room) - {room} == set()
     outside = {parts[0] for parts in named} - {"kblocks", "__future__"} - sys.stdlib_module_names
-    backends = {"jax", "tensorflow"} if room == "backend" else set()  # asked in one place
-    assert outside - OUTSIDE.get(room, set()) - backends == set()
+    allowed = set().union(*(OUTSIDE.get(name, set()) for name in {room} | below(PACKAGES, room)))
+    backends = {"jax", "tensorflow"} if path.stem == "backend" else set()  # asked in one place
+    assert outside - allowed - backends == set()
 
 
 TUNER = PACKAGE / "tuner"
-IN_TUNER = [path for path in INSIDE if TUNER in path.parents and path != TUNER / "__init__.py"]
+TUNER_FILES = [path for path in INSIDE if TUNER in path.parents and path != TUNER / "__init__.py"]
 
 
-@pytest.mark.parametrize("path", IN_TUNER, ids=lambda path: str(path.relative_to(TUNER)))
+@pytest.mark.parametrize("path", TUNER_FILES, ids=lambda path: str(path.relative_to(TUNER)))
 def test_arrows_point_down_in_the_tuner(path: Path) -> None:
     room = path.relative_to(TUNER).parts[0].removesuffix(".py")
     named = [name.split(".") for name in imports(path, inside_functions=True)]
     inside = {parts[2] for parts in named if parts[:2] == ["kblocks", "tuner"]}
-    assert inside - TUNER_ROOMS[room] - {room} == set()
+    assert inside - below(IN_TUNER, room) - {room} == set()
 
 
-@pytest.mark.parametrize("rooms", [ROOMS, TUNER_ROOMS], ids=["kblocks", "tuner"])
-def test_the_rooms_are_in_order(rooms: dict[str, set[str]]) -> None:
-    order = list(rooms)
-    for room, below in rooms.items():
-        assert all(order.index(other) < order.index(room) for other in below), room
+@pytest.mark.parametrize("table", [PACKAGES, IN_TUNER], ids=["kblocks", "tuner"])
+def test_the_packages_are_in_order(table: dict[str, set[str]]) -> None:
+    order = list(table)
+    for name, others in table.items():
+        assert all(order.index(other) < order.index(name) for other in others), name
 
 
-@pytest.mark.parametrize("room", ROOMS)
-def test_every_room_is_there(room: str) -> None:
-    assert room in {room_of(path) for path in INSIDE}
+def test_every_package_is_there() -> None:
+    assert {room_of(path) for path in FILES} == {*PACKAGES, *ROOT}
+    names = {path.relative_to(TUNER).parts[0].removesuffix(".py") for path in TUNER_FILES}
+    assert names == set(IN_TUNER)
+
+
+def test_no_modules_import_each_other() -> None:
+    """There is no circle, within a package either."""
+    modules = {
+        ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts): path for path in FILES
+    }
+    arrows = {
+        name: {target for target in imports(path) if target in modules and target != name}
+        for name, path in modules.items()
+    }
+    while free := {name for name, targets in arrows.items() if not targets & set(arrows)}:
+        arrows = {name: targets for name, targets in arrows.items() if name not in free}
+    assert set(arrows) == set()
 
 
 def test_the_reader_of_imports_sees_them() -> None:
-    found = set(imports(PACKAGE / "network.py"))
+    found = set(imports(PACKAGE / "networks" / "architecture.py"))
     assert {"keras", "kblocks.plans.geometry", "kblocks.blocks.block", "json"} <= found
-    assert "tensorflow" in set(imports(PACKAGE / "backend.py", inside_functions=True))
-    assert "tensorflow" not in set(imports(PACKAGE / "backend.py"))
+    assert "tensorflow" in set(imports(PACKAGE / "common" / "backend.py", inside_functions=True))
+    assert "tensorflow" not in set(imports(PACKAGE / "common" / "backend.py"))
     assert "kblocks.tuner" not in set(imports(PACKAGE / "__init__.py"))
 
 
@@ -255,7 +188,7 @@ def test_unknown_names_are_refused() -> None:
 
 def test_no_module_bears_the_name_of_a_public_function() -> None:
     """`from kblocks import x` must not depend on what was imported before."""
-    modules = {path.stem for path in FILES} | {path.name for path in PACKAGE.iterdir()}
+    modules = {path.stem for path in PACKAGE.iterdir()} - {"tuner"}
     functions = {name for name in kb.__all__ if callable(getattr(kb, name))}
     assert len(functions) > 20
     assert functions & modules == set()
@@ -265,12 +198,7 @@ def test_no_module_bears_the_name_of_a_public_function() -> None:
 
 def test_all_names_what_is_public() -> None:
     assert sorted(set(kb.__all__)) == sorted(kb.__all__)
-    public = {
-        name
-        for name, value in vars(kb).items()
-        if not name.startswith("_") and str(getattr(value, "__module__", "")).startswith("kblocks")
-    }
-    assert public <= set(kb.__all__)
+    assert dir(kb) == kb.__all__
     assert all(hasattr(kb, name) for name in kb.__all__)
     assert {re.sub(r"\W", "", name) for name in kb.architectures()} <= set(kb.__all__)
 

@@ -1,4 +1,4 @@
-"""Passwords in what was typed: everyone on a machine sees a process's command line."""
+"""Hides typed passwords: everyone on a machine can read the command line of a process."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import sys
+from pathlib import Path
 
 from kblocks.common.masking import masked
 
@@ -13,32 +14,36 @@ _HANDED = "KBLOCKS_ARGUMENTS"  # the environment, which only its own user sees
 
 
 def hide() -> None:
-    """Takes passwords out of this process's command line, if it is the command `kblocks`.
+    """Masks passwords in the command line of this process, if it is the command `kblocks`.
 
-    The process begins anew, under its own number, with the arguments masked; the true ones come
-    along in the environment, and are taken out of it. On Windows, which cannot do that and shows
-    command lines to their own user, nothing is done.
+    The process starts again under the same number with masked arguments, and finds the real ones
+    in its environment, from which it removes them. Windows cannot replace a process and shows a
+    command line only to its own user, so there nothing is done.
     """
     handed = os.environ.pop(_HANDED, None)
-    with contextlib.suppress(ValueError, TypeError):  # it may be another's
+    with contextlib.suppress(ValueError, TypeError):  # it may be another program's
         given = json.loads(handed or "[]")
         if list(map(masked, given)) == sys.argv[1:]:
             sys.argv[1:] = given
     arguments = sys.argv[1:]
     shown = list(map(masked, arguments))
-    if os.name != "posix" or shown == arguments or not _is_command():
+    if os.name != "posix" or shown == arguments or not is_command():
         return
     typed = [*sys.orig_argv[: -len(arguments)], *shown]
-    with contextlib.suppress(OSError):  # then it goes on as it is
+    with contextlib.suppress(OSError):  # then the process goes on as it is
         os.execve(sys.executable, typed, {**os.environ, _HANDED: json.dumps(arguments)})
 
 
-def _is_command() -> bool:
-    """Whether this process was begun as `kblocks` or `python -m kblocks`, not by such a one."""
+def is_command() -> bool:
+    """Whether this process was started as `kblocks` or `python -m kblocks`.
+
+    Worker processes of a search have other command lines, so it is False in them.
+    """
     arguments = sys.argv[1:]
-    if not sys.executable or sys.orig_argv[-len(arguments) :] != arguments:
+    before = sys.orig_argv[: len(sys.orig_argv) - len(arguments)]
+    if not sys.executable or [*before, *arguments] != sys.orig_argv or not sys.argv:
         return False
-    if sys.argv[0] == "-m":  # as long as what it names is being imported
-        before = sys.orig_argv[: -len(arguments)]
-        return before[-2:] == ["-m", "kblocks"] or before[-1] == "-mkblocks"
+    if before[-2:] == ["-m", "kblocks"] or before[-1:] == ["-mkblocks"]:
+        main = str(Path(__file__).parents[1] / "__main__.py")
+        return sys.argv[0] in ("-m", main)  # the first while Python looks for what `-m` names
     return os.path.basename(sys.argv[0]) == "kblocks"
