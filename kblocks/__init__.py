@@ -17,7 +17,7 @@ if TYPE_CHECKING or not is_command():
     # does without until it touches a name: Keras takes seconds, and `kblocks --help` needs none.
     from kblocks.exports import *  # noqa: F403
 if TYPE_CHECKING:
-    from kblocks import tuner
+    from kblocks import tuner as tuner
 
 __version__ = "0.1.0"
 

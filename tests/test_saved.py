@@ -11,9 +11,9 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
+from saved.make import outputs_of, search, tuner
 
 import kblocks as kb
-from saved.make import outputs_of, search, tuner
 
 SAVED = Path(__file__).parent / "saved"
 NETWORKS: dict[str, Any] = json.loads((SAVED / "networks.json").read_text())

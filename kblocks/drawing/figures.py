@@ -36,7 +36,7 @@ def draw(thing: Any, path: str | os.PathLike[str] | None = None, *, input_shape:
     beside them the inside of one block of each kind.
 
     Args:
-        thing: a block or its Spec, a plan of `kblocks.plans.ops`, an `Architecture`, or a Keras model:
+        thing: a block or its Spec, a plan of `kblocks.ops`, an `Architecture`, or a Keras model:
             blocks are drawn as blocks, Keras' own layers as a box each.
         path: a file to write, ending in ".svg" or ".png" (which needs the extra `report`); it is
             written whole or not at all.

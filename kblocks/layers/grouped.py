@@ -68,8 +68,8 @@ class GroupedConv2D(Convolving, keras.layers.Conv2D):
     Args:
         ...: those of `keras.layers.Conv2D`.
 
-    After a call, `way` tells how it was computed; `kblocks.layers.grouped.way_of` lists the ways. Where
-    it is "split", a value that is not finite may spread to neighbouring groups.
+    After a call, `way` tells how it was computed; `way_of` in this module lists the ways. Where it
+    is "split", a value that is not finite may spread to neighbouring groups.
 
     Input shape: (batch, height, width, channels), or channels first.
     Output shape: as of `keras.layers.Conv2D`.
