@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import pickle
 from collections.abc import Callable
@@ -896,3 +897,13 @@ def test_a_subclass_keeps_its_parents_fields() -> None:
     assert wide.act.activation is keras.activations.tanh
     config = wide.get_config()
     assert WideFire.from_config(config).get_config() == config
+
+
+@pytest.mark.parametrize("name", kb.architectures())
+def test_signatures_show_the_arguments(name: str) -> None:
+    """And the defaults that they show are those of the published network."""
+    build = getattr(kb, name)
+    shown = inspect.signature(build).parameters.values()
+    given = {one.name: one.default for one in shown if one.kind is not one.VAR_KEYWORD}
+    assert {"classes", "name"} <= given.keys()
+    assert build(**given) == build()

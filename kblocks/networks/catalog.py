@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import functools
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -40,12 +41,30 @@ def variant(
 
     build.__name__ = build.__qualname__ = name
     build.__module__ = family.__module__
+    build.__signature__ = _signature(family, {"name": name, **row})  # type: ignore[attr-defined]
     arguments = ", ".join(f"{key}={value!r}" for key, value in row.items())
     build.__doc__ = f"`{family.__name__}({arguments})`; takes the arguments of `{family.__name__}`."
     build.row = row  # type: ignore[attr-defined]
     build.family = family  # type: ignore[attr-defined]
     _VARIANTS[name] = build
     return build
+
+
+def _signature(family: Callable[..., Architecture], row: Mapping[str, Any]) -> inspect.Signature:
+    """That of the family with a row's values as defaults, for `help` and completion."""
+    signature = inspect.signature(family, eval_str=True)
+    known = {
+        key: parameter.replace(default=row.get(key, parameter.default))
+        for key, parameter in signature.parameters.items()
+    }
+    further = [
+        inspect.Parameter(key, inspect.Parameter.KEYWORD_ONLY, default=value)
+        for key, value in row.items()
+        if key not in known
+    ]
+    rest = [p for p in known.values() if p.kind is inspect.Parameter.VAR_KEYWORD]
+    listed = [p for p in known.values() if p not in rest]
+    return signature.replace(parameters=[*listed, *further, *rest])
 
 
 def member(name: str, family: Callable[..., Architecture]) -> tuple[Any, dict[str, Any]]:
