@@ -76,7 +76,7 @@ BAD_VALUES: list[tuple[str, Any, str]] = [
     *(("kernel_regularizer", value, "a Keras regularizer") for value in ("l3", 0.1, object())),
 ]
 OF_CONV_BLOCKS = [
-    ("convolutions", 0, "a positive integer"),
+    ("convolutions", 0, "an integer from 1 to 10,000"),
     ("order", "act_norm_conv", "'conv_norm_act', 'norm_act_conv', 'norm_last'"),
     ("pool", "median", "'max', 'avg' or 'min' or None"),
     ("pool_size", 0, "a positive integer or a pair"),
