@@ -27,7 +27,31 @@ def as_functional(model: Any) -> Any:
     return model
 
 
+# Keras has no public way to walk a model's graph. The functions below are the only users of its
+# private attributes; `tests/test_keras_graph.py` fails when Keras changes them.
+
+
 def calls_of(model: Any) -> list[Any]:
     """The calls of a functional model's layers, in order: Keras' nodes."""
+    return [node for node in depths_of(model) if not node.is_input]
+
+
+def depths_of(model: Any) -> dict[Any, int]:
+    """All calls of a functional model, inputs first, each with its distance from the outputs."""
     depths = sorted(model._nodes_by_depth, reverse=True)
-    return [node for depth in depths for node in model._nodes_by_depth[depth] if not node.is_input]
+    return {node: depth for depth in depths for node in model._nodes_by_depth[depth]}
+
+
+def calls_to(layer: Any) -> list[Any]:
+    """The calls of one layer, in any model, in the order in which they were made."""
+    return layer._inbound_nodes
+
+
+def maker_of(tensor: Any) -> Any:
+    """The layer that puts out a Keras tensor."""
+    return tensor._keras_history.operation
+
+
+def call_number(tensor: Any) -> int:
+    """Which of the calls of its layer puts out a Keras tensor."""
+    return tensor._keras_history.node_index

@@ -11,7 +11,15 @@ import keras
 from kblocks.blocks.block import Block
 from kblocks.blocks.spec import channels_of
 from kblocks.blocks.stages import stage_of
-from kblocks.common.keras_graph import as_functional, calls_of, is_graph
+from kblocks.common.keras_graph import (
+    as_functional,
+    call_number,
+    calls_of,
+    calls_to,
+    depths_of,
+    is_graph,
+    maker_of,
+)
 from kblocks.drawing.labels import Label, by, function_name
 from kblocks.drawing.rows import Chip, DrawnRow, alike, chips_of
 from kblocks.networks.architecture import INPUT
@@ -62,7 +70,7 @@ def _as_chain(model: keras.Model) -> list[DrawnRow]:
 def _nodes(model: Any) -> list[Any]:
     """The calls of layers, each behind those it reads, the longest path first."""
     waiting = calls_of(model)
-    depths = {_key(n): depth for depth, nodes in model._nodes_by_depth.items() for n in nodes}
+    depths = {_key(node): depth for node, depth in depths_of(model).items()}
     there = set(map(_key, waiting))
     placed: list[Any] = []
     done: set[Any] = set()
@@ -78,11 +86,11 @@ def _nodes(model: Any) -> list[Any]:
 
 
 def _key(node: Any) -> tuple[int, int]:
-    return id(node.operation), node.operation._inbound_nodes.index(node)
+    return id(node.operation), calls_to(node.operation).index(node)
 
 
 def _source(x: Any) -> tuple[int, int]:
-    return id(x._keras_history.operation), x._keras_history.node_index
+    return id(maker_of(x)), call_number(x)
 
 
 def _names(nodes: Sequence[Any]) -> dict[tuple[int, int], str]:

@@ -11,6 +11,7 @@ import keras
 import numpy as np
 
 from kblocks.common import backend
+from kblocks.common.keras_graph import maker_of
 
 LOGITS = "logits"
 
@@ -298,7 +299,7 @@ def tasks_of(model: keras.Model) -> Tasks:
         outputs = dict(zip(model.output_names, tensors, strict=True))
     hidden = getattr(model, "auxiliary", {})
     found = {
-        name: task_of(getattr(tensor._keras_history.operation, "spec", None))
+        name: task_of(getattr(maker_of(tensor), "spec", None))
         for name, tensor in outputs.items()
         if name not in hidden
     }

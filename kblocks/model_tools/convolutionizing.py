@@ -9,7 +9,7 @@ import keras
 from keras import layers
 
 from kblocks.blocks.block import Block
-from kblocks.common.keras_graph import ends_of
+from kblocks.common.keras_graph import ends_of, maker_of
 from kblocks.model_tools.fused_block import FusedBlock
 from kblocks.plans import ops
 from kblocks.plans.cost import walk
@@ -162,10 +162,10 @@ def _convolution(layer: Any, common: dict[str, Any]) -> Any:
 
 def _flattened(x: Any) -> Any:
     """The height and width of the map that a tensor is the flattened form of; None of one pixel."""
-    before: Any = x._keras_history.operation
+    before: Any = maker_of(x)
     while isinstance(before, _ELEMENTWISE):
         source: Any = before.input
-        before = source._keras_history.operation
+        before = maker_of(source)
     if not isinstance(before, layers.Flatten):
         return None
     flattened: Any = before.input

@@ -11,7 +11,7 @@ import numpy as np
 from keras import layers
 
 from kblocks.blocks.block import Block
-from kblocks.common.keras_graph import calls_of, ends_of, is_graph
+from kblocks.common.keras_graph import call_number, calls_of, calls_to, ends_of, is_graph, maker_of
 from kblocks.layers.grouped import GroupedConv2D
 from kblocks.model_tools.folding import (
     Affine,
@@ -65,7 +65,7 @@ def fuse(model: keras.Model) -> keras.Model:
     graph = keras.Model(*ends_of(model), name=model.name)
     plain = _plainly_called(graph)
     chains = {id(layer): chain for run in _runs(graph, plain) for layer, chain in _folded(run)}
-    last = {id(x._keras_history.operation) for x in graph.outputs}
+    last = {id(maker_of(x)) for x in graph.outputs}
     made: dict[int, Any] = {}
 
     def counterpart(layer: Any) -> Any:
@@ -124,7 +124,7 @@ def _runs(graph: Any, plain: set[int]) -> Iterator[list[tuple[Any, Chain]]]:
         chain = _chain_of(layer) if id(layer) in plain else None
         if chain is None or id(layer) in runs:
             continue
-        before = inputs[0]._keras_history.operation
+        before = maker_of(inputs[0])
         goes_on = (
             len(inputs) == readers[id(inputs[0])] == calls[id(layer)] == calls[id(before)] == 1
             and id(before) in runs
@@ -191,9 +191,9 @@ def _axis_in(layer: Any, x: Any) -> int:
 
 def _axis_out(x: Any) -> int:
     """The axis of channels as the layer that puts out `x` sees it."""
-    layer, call, _ = x._keras_history
+    layer = maker_of(x)
     if isinstance(layer, (*_VANISHING, layers.BatchNormalization)):
-        return _axis_in(layer, layer._inbound_nodes[call].input_tensors[0])
+        return _axis_in(layer, calls_to(layer)[call_number(x)].input_tensors[0])
     return _axis_in(layer, x)
 
 

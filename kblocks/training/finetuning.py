@@ -8,6 +8,7 @@ from typing import Any
 import keras
 
 from kblocks.blocks.stages import stage_of, unknown_stage
+from kblocks.common.keras_graph import calls_to, maker_of
 
 _KINDS = (
     *("SGD", "RMSprop", "Adam", "AdamW", "Adadelta", "Adagrad", "Adamax", "Adafactor"),
@@ -70,8 +71,8 @@ def _add_sources(layers: list[Any], found: set[int]) -> None:
 
 
 def _read_by(layer: Any) -> Iterator[Any]:
-    for node in layer._inbound_nodes:
-        yield from (x._keras_history.operation for x in node.input_tensors)
+    for node in calls_to(layer):
+        yield from map(maker_of, node.input_tensors)
 
 
 def learning_rate_multipliers(

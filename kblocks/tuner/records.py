@@ -259,6 +259,11 @@ def failure_of(trial: FrozenTrial) -> Failure | None:
     return Failure(**found) if found and has_failed else None
 
 
+def identity_of(trial: Any) -> int:
+    """The number by which a storage knows a trial, which Optuna keeps in a private attribute."""
+    return trial._trial_id
+
+
 def record(trial: FrozenTrial) -> Record:
     """A trial of Optuna as ours."""
     attributes = trial.user_attrs

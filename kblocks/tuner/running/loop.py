@@ -37,6 +37,7 @@ from kblocks.tuner.records import (
     SURPLUS,
     Objective,
     ended,
+    identity_of,
     record,
 )
 from kblocks.tuner.running.surroundings import restored
@@ -237,14 +238,14 @@ def _next(search: Search) -> optuna.Trial | None:
 def _drop(search: Search, number: int) -> None:
     """Takes a trial that nobody needs out of the count."""
     trial = search.study.get_trials(deepcopy=False)[number]
-    search.storage.set_trial_user_attr(trial._trial_id, SURPLUS, True)
+    search.storage.set_trial_user_attr(identity_of(trial), SURPLUS, True)
     search.study.tell(number, state=TrialState.FAIL, skip_if_finished=True)
     with contextlib.suppress(OSError):
         search.checkpoints.drop(number)  # it may have been begun when more were wanted
 
 
 def _run(search: Search, trial: optuna.Trial, fit: Any) -> None:
-    identity = trial._trial_id
+    identity = identity_of(trial)
     attributes = trial.user_attrs
     search.storage.set_trial_user_attr(identity, ATTEMPTS, attributes.get(ATTEMPTS, 0) + 1)
     watch = _Telling(search, trial, attributes.get(HISTORY, {}))
@@ -373,7 +374,7 @@ class _Telling(Watch):
         self, search: Search, trial: optuna.Trial, history: Mapping[str, Sequence[float]]
     ) -> None:
         self._search, self._trial = search, trial
-        self._identity = trial._trial_id
+        self._identity = identity_of(trial)
         self._history = {name: list(values) for name, values in history.items()}
         self._costs: dict[str, float] = {}
         self._left_out = set(COST_NAMES) - {o.name for o in search.objectives}
@@ -427,6 +428,6 @@ class _Telling(Watch):
 
 def _mine(search: Search, trial: optuna.Trial) -> FrozenTrial | None:
     """A trial as the storage has it; None if it has been given to another process."""
-    known = search.storage.get_trial(trial._trial_id)
+    known = search.storage.get_trial(identity_of(trial))
     is_mine = known.user_attrs.get(OWNER) == search.storage.owner
     return known if known.state is TrialState.RUNNING and is_mine else None

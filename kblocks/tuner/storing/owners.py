@@ -18,7 +18,7 @@ import psutil
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
-from kblocks.tuner.records import ATTEMPTS, BEAT, FAILURE, OWNER, Failure, Record, Run
+from kblocks.tuner.records import ATTEMPTS, BEAT, FAILURE, OWNER, Failure, Record, Run, identity_of
 from kblocks.tuner.storing.patience import PatientStorage
 
 BEAT_SECONDS = 5.0
@@ -171,7 +171,7 @@ class Watchman:
     @staticmethod
     def _is_left(trial: FrozenTrial, name: str) -> bool:
         """Whether nobody runs it: its process has ended, or is this one and does something else."""
-        return is_gone(name) or (name == owner() and trial._trial_id not in _RUNS)
+        return is_gone(name) or (name == owner() and identity_of(trial) not in _RUNS)
 
 
 def give_back(
@@ -191,7 +191,7 @@ def give_back(
     if not counts or begun < BEGINNINGS:
         return storage.release(trial, begun if counts else max(begun - 1, 0))
     message = f"its process ended {begun} times without a word, as by a signal"
-    if storage.get_trial(trial._trial_id).user_attrs.get(OWNER) != trial.user_attrs.get(OWNER):
+    if storage.get_trial(identity_of(trial)).user_attrs.get(OWNER) != trial.user_attrs.get(OWNER):
         return False
     return fail(study, storage, trial, Failure("killed", message))
 
@@ -201,7 +201,7 @@ def fail(
 ) -> bool:
     """Fails a trial that is running; False if it has ended in the meantime."""
     try:
-        storage.set_trial_user_attr(trial._trial_id, FAILURE, asdict(failure))
+        storage.set_trial_user_attr(identity_of(trial), FAILURE, asdict(failure))
         study.tell(trial.number, state=TrialState.FAIL)
     except (UpdateFinishedTrialError, ValueError):
         return False

@@ -21,7 +21,7 @@ from sqlalchemy.exc import (
     ProgrammingError,
 )
 
-from kblocks.tuner.records import ATTEMPTS, OWNER
+from kblocks.tuner.records import ATTEMPTS, OWNER, identity_of
 from kblocks.tuner.storing.claims import once, release, take
 from kblocks.tuner.storing.interrupts import held
 from kblocks.tuner.terminal import log
@@ -108,7 +108,7 @@ class PatientStorage(BaseStorage):
             trial: as it was seen running.
             attempts: how often it counts as begun.
         """
-        engine, identity = self._engine, trial._trial_id
+        engine, identity = self._engine, identity_of(trial)
         if engine is None:
             self.inner.set_trial_user_attr(identity, OWNER, "")
             self.inner.set_trial_user_attr(identity, ATTEMPTS, attempts)

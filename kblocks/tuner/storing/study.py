@@ -83,7 +83,9 @@ def find(storage: BaseStorage, name: str) -> optuna.Study:
 
 def identity(storage: PatientStorage, study: optuna.Study) -> str:
     """What the checkpoints of a search bear, in all its extensions, and of no other search."""
-    return str(storage.once(study._study_id, IDENTITY, uuid.uuid4().hex))
+    return str(
+        storage.once(storage.get_study_id_from_name(study.study_name), IDENTITY, uuid.uuid4().hex)
+    )
 
 
 def names(storage: BaseStorage) -> list[str]:
