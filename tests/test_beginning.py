@@ -189,7 +189,7 @@ def test_what_stops_a_worker_is_said_first() -> None:
     event, value = told(work)
     reason = r"^A worker process cannot go on: KeyError: 'KBLOCKS_TEST_OF_WHAT_LACKS'\nTraceback"
     with pytest.raises(RuntimeError, match=reason):
-        raise_told(event, value, "")
+        raise_told(event, value)
 
 
 def test_a_clock_that_was_set_back_gives_no_time() -> None:

@@ -602,3 +602,13 @@ def test_a_bad_value_of_a_family_or_head_is_refused_at_the_door(
 def test_bad_strides_of_a_detector_are_refused_at_the_door(strides: Any) -> None:
     words = ["`strides`", f"Received: strides={strides!r}"]
     refused(lambda: kb.Detector(2, strides), ValueError, words)
+
+
+def test_a_pool_that_counts_unknown_padding_is_refused_when_it_is_called() -> None:
+    """Keras' "same" pads by the size of the map, which is not known here."""
+    pool = kb.InceptionBlock(["avg", 4], [2, 1], 2, pool_count_padding=True)
+    words = ["count_padding=True", "known height and width"]
+    refused(lambda: pool(keras.Input((None, None, 3))), ValueError, words)
+    assert pool.spec.replace(padding="symmetric", kernel_size=[3, 1]).layer()(
+        keras.Input((None, None, 3))
+    ).shape == (None, None, None, 7)

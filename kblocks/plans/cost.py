@@ -171,10 +171,7 @@ def _check_padding_mode(op: ops.Conv, height: Any, width: Any) -> None:
         padding = of_axis(op.padding, axis)
         if size is None:
             if padding == "same" and kernel > 1 and op.strides[axis] > 1:
-                raise ValueError(
-                    f"padding='same' with padding_mode={op.padding_mode!r} and strides="
-                    f"{op.strides} needs a known height and width; 'symmetric' does not"
-                )
+                raise _unknown_size(op, f"padding_mode={op.padding_mode!r}")
             continue
         added = (
             same_padding(size, kernel, op.strides[axis], dilation)[1]
@@ -189,9 +186,22 @@ def _check_padding_mode(op: ops.Conv, height: Any, width: Any) -> None:
             )
 
 
+def _unknown_size(op: Any, reason: str) -> ValueError:
+    return ValueError(
+        f"padding='same' with {reason} and strides={op.strides} needs a known height and width; "
+        "'symmetric' does not"
+    )
+
+
 @_rule(ops.Pool)
 def _pool(op: ops.Pool, shape: Shape, tally: Tally | None) -> Shape:
     height, width, channels = _map(op, shape)
+    if op.kind == "avg" and op.count_padding and op.padding == "same":
+        for size, window_size, stride in zip(
+            (height, width), op.pool_size, op.strides, strict=True
+        ):
+            if size is None and window_size > 1 and stride > 1:
+                raise _unknown_size(op, "count_padding=True")
     if op.ceil_mode:
         sizes = (height, width)
         rows, columns = (
