@@ -143,7 +143,20 @@ def _activation(function: Any, x: np.ndarray) -> np.ndarray:
     if isinstance(function, dict):
         config = {**function, "config": {**function["config"], "dtype": "float64"}}
         return np.asarray(keras.saving.deserialize_keras_object(config)(x))
+    if function == "sparsemax":
+        return sparsemax(x)
     return np.asarray(keras.activations.get(function)(keras.ops.convert_to_tensor(x, "float64")))
+
+
+def sparsemax(x: np.ndarray) -> np.ndarray:
+    """max(x - t, 0) with the t at which the channels sum to 1 (arXiv:1602.02068, Eq. 2), bisected."""
+    x = x.astype("float64")
+    low, high = x.max(-1, keepdims=True) - 1, x.max(-1, keepdims=True)
+    for _ in range(60):
+        middle = (low + high) / 2
+        over = np.maximum(x - middle, 0).sum(-1, keepdims=True) > 1
+        low, high = np.where(over, middle, low), np.where(over, high, middle)
+    return np.maximum(x - low, 0)
 
 
 def _pool(op: ops.Pool, x: np.ndarray) -> np.ndarray:

@@ -127,9 +127,19 @@ def _activation(function: Any, axis: int, common: dict[str, Any]) -> Any:
 
 
 def _sparsemax(x: Any, axis: int) -> Any:
-    """Keras' own counts channels in the dtype of `x`: not at all in float16, to 256 in bfloat16."""
-    wide = keras.ops.cast(x, keras.backend.result_type(x.dtype, "float32"))
-    return keras.ops.cast(keras.activations.sparsemax(wide, axis=axis), x.dtype)
+    """The nearest point of the simplex (Martins & Astudillo 2016, arXiv:1602.02068, Alg. 1).
+
+    Keras 3.15 sums the wrong terms for its threshold, and counts channels in the dtype of `x`.
+    """
+    ops: Any = keras.ops
+    wide = ops.cast(x, keras.backend.result_type(x.dtype, "float32"))
+    falling = ops.negative(ops.sort(ops.negative(wide), axis=axis))
+    above = ops.cumsum(falling, axis=axis) - 1
+    numbers = ops.cumsum(ops.ones_like(wide), axis=axis)
+    support = ops.cast(falling * numbers > above, wide.dtype)
+    size = ops.sum(support, axis=axis, keepdims=True)
+    threshold = (ops.sum(falling * support, axis=axis, keepdims=True) - 1) / size
+    return ops.cast(ops.relu(wide - threshold), x.dtype)
 
 
 def _softplus(x: Any) -> Any:
