@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import reprlib
@@ -21,7 +22,7 @@ from kblocks.heads.segmenter import PixelLoss
 from kblocks.heads.shared_targets import model_of
 from kblocks.heads.task import task_of
 from kblocks.networks.canonical import of_rows
-from kblocks.networks.costs import costs_of, total, walked
+from kblocks.networks.costs import costs_of, walked
 from kblocks.networks.published import WeightSet
 from kblocks.networks.pyramid import STRIDES, Level, Levels, chosen_levels
 from kblocks.networks.rows import (
@@ -34,6 +35,7 @@ from kblocks.networks.rows import (
     origins_of,
     refuse_bad_names,
     rows_of,
+    walk_rows,
 )
 from kblocks.networks.torch_weights import ADDRESSES, load_keras_weights, load_torch_weights
 from kblocks.plans.cost import Cost
@@ -130,9 +132,7 @@ class Architecture:
             ValueError: if blocks do not fit each other, with the row.
         """
         shown = self._shown(aux)
-        costs = self._costs(input_shape, shown)
-        shapes = {name: costs[row].output_shape for name, row in shown.items()}
-        return total(costs.values(), shapes if len(shapes) > 1 else next(iter(shapes.values())))
+        return _sum(self._costs(input_shape, shown), shown)
 
     def cost_if_alive(self, input_shape: Any) -> Cost | None:
         """`cost`, or None where a map would vanish: for a search, which needs no reason."""
@@ -142,14 +142,14 @@ class Architecture:
             costs = walked(self.rows, self.needed(shown.values()), input_shape)
         except InputTooSmallError:
             return None
-        return total(costs.values(), None)
+        return _sum(costs, shown)
 
     def stages(self, input_shape: Any, aux: bool = False) -> list[tuple[str, Cost]]:
         """Name and cost of each stage: `stem`, `stage1`, ..., `head`."""
         stages: dict[str, list[Cost]] = {}
         for name, row_cost in self.costs(input_shape, aux).items():
             stages.setdefault(stage_of(name), []).append(row_cost)
-        return [(name, total(costs, costs[-1].output_shape)) for name, costs in stages.items()]
+        return [(name, sum(costs, Cost(None))) for name, costs in stages.items()]
 
     def costs(self, input_shape: Any, aux: bool = False) -> dict[str, Cost]:
         """The cost of each row by its name; `cost` and `stages` are its sums."""
@@ -477,17 +477,19 @@ class Architecture:
 
     def _tensors(self, start: Any, needed: set[str], prefix: str) -> dict[str, Any]:
         made: dict[str, Block] = {}
-        origins = origins_of(self.rows)
         tensors = {INPUT: start}
-        for row in self.rows:
-            if row.name not in needed:
-                continue
-            origin, spec = origins[row.name][:2]
+        for row, origin, spec, inputs in walk_rows(self.rows, tensors, needed):
             if origin not in made:
                 made[origin] = spec.layer(name=f"{prefix}{origin}")
-            inputs = [tensors[name] for name in row.inputs]
-            tensors[row.name] = made[origin](inputs if len(inputs) > 1 else inputs[0])
+            tensors[row.name] = made[origin](inputs)
         return tensors
+
+
+def _sum(costs: Mapping[str, Cost], shown: Mapping[str, str]) -> Cost:
+    """The cost of a network from those of its rows, with the shapes of the `shown` outputs."""
+    shapes = {name: costs[row].output_shape for name, row in shown.items()}
+    shape = shapes if len(shapes) > 1 else next(iter(shapes.values()))
+    return dataclasses.replace(sum(costs.values(), Cost(None)), output_shape=shape)
 
 
 def _as_keras(shape: tuple[Any, ...]) -> tuple[Any, ...]:

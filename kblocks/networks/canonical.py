@@ -14,6 +14,7 @@ from dataclasses import replace
 from typing import Any
 
 from kblocks.blocks.spec import channels_of
+from kblocks.networks.rows import INPUT, walk_rows
 from kblocks.plans import ops
 from kblocks.plans.cost import walk
 from kblocks.plans.geometry import Shape, cropped, crops, of_axis, same_padding, side
@@ -155,16 +156,11 @@ def of_rows(rows: Sequence[Any], outputs: Mapping[str, str], input_shape: Shape)
     uses.update(outputs.values())
     sharing = {row.spec for row in rows if isinstance(row.spec, str)}
     sharing |= {row.name for row in rows if isinstance(row.spec, str)}
-    specs: dict[str, Any] = {}
-    shapes: dict[str, Shape] = {}
+    shapes: dict[str, Shape] = {INPUT: input_shape}
     nodes: list[tuple[Form, tuple[int, ...], int | None]] = [((), (), None)]
     places: dict[str, int] = {}
-    for row in rows:
-        specs[row.name] = specs[row.spec] if isinstance(row.spec, str) else row.spec
-        sources = [shapes.get(name, input_shape) for name in row.inputs]
-        source: Any = sources if len(sources) > 1 else sources[0]
-        plan = specs[row.name].plan(channels_of(source))
-        steps, shapes[row.name] = form(plan, source)
+    for row, _, spec, source in walk_rows(rows, shapes):
+        steps, shapes[row.name] = form(spec.plan(channels_of(source)), source)
         before = [places.get(name, 0) for name in row.inputs]
         alone = len(before) == 1 and row.name not in sharing
         if alone and not steps:

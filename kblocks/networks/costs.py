@@ -7,7 +7,7 @@ import math
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from kblocks.networks.rows import INPUT, Row, origins_of
+from kblocks.networks.rows import INPUT, Row, walk_rows
 from kblocks.plans.cost import Cost
 from kblocks.plans.geometry import InputTooSmallError, missing_pixels
 
@@ -35,18 +35,12 @@ def costs_of(rows: Sequence[Row], needed: Collection[str], input_shape: Any) -> 
 
 def walked(rows: Sequence[Row], needed: Collection[str], input_shape: Any) -> dict[str, Cost]:
     """`costs_of` without a word on the smallest input."""
-    origins = origins_of(rows)
     params: dict[str, int] = {}
     shapes: dict[str, Any] = {INPUT: tuple(input_shape)}
     seen: dict[Any, Cost] = {}
     costs: dict[str, Cost] = {}
-    for row in rows:
-        if row.name not in needed:
-            continue
-        origin, spec = origins[row.name][:2]
-        several = len(row.inputs) > 1
-        source = [shapes[n] for n in row.inputs] if several else shapes[row.inputs[0]]
-        key = (_price(spec), str(source) if several else source)
+    for row, origin, spec, source in walk_rows(rows, shapes, needed):
+        key = (_price(spec), str(source) if isinstance(source, list) else source)
         if key not in seen:
             seen[key] = _located(row.name, spec, source)
         found = seen[key]
@@ -79,14 +73,3 @@ def _located(name: str, spec: Any, shape: Any) -> Cost:
         raise InputTooSmallError(f"{name}: {error}", error.missing) from error
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from error
-
-
-def total(costs: Any, output_shape: Any) -> Cost:
-    """The sum of costs, with this output's shape."""
-    params = trainable = macs = activations = 0
-    for one in costs:
-        params += one.params
-        trainable += one.trainable_params
-        macs += one.macs
-        activations += one.activations
-    return Cost(output_shape, params, trainable, macs, activations)

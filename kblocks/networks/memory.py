@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from kblocks.networks.architecture import INPUT, Architecture, check_input_shape
+from kblocks.networks.rows import walk_rows
 from kblocks.plans import ops
 from kblocks.plans.cost import Tally, walk
 from kblocks.plans.geometry import Shape, cropped, crops, of_axis, op_reach, pool_reach, side
@@ -178,21 +179,15 @@ def _traced(
     check_input_shape(input_shape)
     cost = net.cost(input_shape, aux)
     traced = Steps(params=cost.params, trainable_params=cost.trainable_params)
-    shapes: dict[str, Shape] = {INPUT: tuple(input_shape)}
-    tensors = {INPUT: traced.tensor(shapes[INPUT])}
-    specs: dict[str, Any] = {}
+    start = tuple(input_shape)
+    made: dict[str, Placed] = {INPUT: (traced.tensor(start), start)}
     shown = [row for name, row in net.outputs.items() if aux or name not in net.auxiliary]
-    needed = net.needed(shown)
-    for row in net.rows:
-        if row.name not in needed:
-            continue
-        specs[row.name] = spec = specs[row.spec] if isinstance(row.spec, str) else row.spec
-        sources = [(tensors[name], shapes[name]) for name in row.inputs]
+    for row, _, spec, placed in walk_rows(net.rows, made, net.needed(shown)):
+        sources = placed if isinstance(placed, list) else [placed]
         channels = [shape[-1] for _, shape in sources]
         plan = spec.plan(channels if len(channels) > 1 else channels[0])
-        run = _Trace(traced, training)
-        tensors[row.name], shapes[row.name] = run.op(plan, sources)
-    traced.results = [tensors[row] for row in shown]
+        made[row.name] = _Trace(traced, training).op(plan, sources)
+    traced.results = [made[row][0] for row in shown]
     return traced
 
 

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from kblocks.blocks.spec import channels_of
-from kblocks.networks.rows import INPUT, Row, origins_of
+from kblocks.networks.rows import INPUT, Row, walk_rows
 from kblocks.plans.cost import walk
 from kblocks.plans.geometry import geometry
 from kblocks.plans.ops import Pair
@@ -31,16 +31,13 @@ def strides_of(
 
     Rows without such strides, (height, width), as those behind a global pool, are left out.
     """
-    origins = origins_of(rows)
     shapes: dict[str, Any] = {INPUT: tuple(input_shape)}
     strides: dict[str, Pair] = {INPUT: (1, 1)}
-    for row in rows:
-        if row.name not in needed or any(name not in strides for name in row.inputs):
+    for row, _, spec, source in walk_rows(rows, shapes, needed):
+        if any(name not in strides for name in row.inputs):
             continue
-        sources = [shapes[name] for name in row.inputs]
-        source = sources if len(sources) > 1 else sources[0]
         try:
-            plan = origins[row.name].spec.plan(channels_of(source))
+            plan = spec.plan(channels_of(source))
             shapes[row.name], own = walk(plan, source), geometry(plan)
         except ValueError:
             continue

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import keras
@@ -100,6 +100,22 @@ def origins_of(rows: Sequence[Row]) -> dict[str, Row]:
     for row in rows:
         origins[row.name] = origins[row.spec] if isinstance(row.spec, str) else row
     return origins
+
+
+def walk_rows(
+    rows: Sequence[Row], values: Mapping[str, Any], needed: Collection[str] | None = None
+) -> Iterator[tuple[Row, str, Any, Any]]:
+    """Yields each needed row with its origin's name, its Spec and the values of its inputs.
+
+    The caller stores the value of each row in `values` before it takes the next row. A row that
+    reads several rows gets a list of their values; a row without a value counts as None.
+    """
+    origins = origins_of(rows)
+    for row in rows:
+        if needed is None or row.name in needed:
+            origin, spec = origins[row.name][:2]
+            inputs = [values.get(name) for name in row.inputs]
+            yield row, origin, spec, inputs if len(inputs) > 1 else inputs[0]
 
 
 def is_of_head(name: str) -> bool:
