@@ -1,4 +1,4 @@
-"""The cost of an architecture's rows: each row once, equal blocks on equal maps at one look."""
+"""The cost of an architecture's rows; equal blocks on equal input shapes are computed once."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from kblocks.plans.geometry import InputTooSmallError, missing_pixels
 
 
 def costs_of(rows: Sequence[Row], needed: Collection[str], input_shape: Any) -> dict[str, Cost]:
-    """The cost of each row that is needed.
+    """The cost of each row in `needed`, by name.
 
     Raises:
-        InputTooSmallError: (a ValueError) if a map would vanish, with the smallest input.
-        ValueError: if blocks do not fit each other, with the row.
+        InputTooSmallError: (a ValueError) if a map would vanish; the message names the row and the
+            smallest input that fits.
+        ValueError: if blocks do not fit each other; the message names the row.
     """
     try:
         return walked(rows, needed, input_shape)
@@ -34,7 +35,7 @@ def costs_of(rows: Sequence[Row], needed: Collection[str], input_shape: Any) -> 
 
 
 def walked(rows: Sequence[Row], needed: Collection[str], input_shape: Any) -> dict[str, Cost]:
-    """`costs_of` without a word on the smallest input."""
+    """`costs_of`, whose error does not name the smallest input that fits."""
     params: dict[str, int] = {}
     shapes: dict[str, Any] = {INPUT: tuple(input_shape)}
     seen: dict[Any, Cost] = {}
@@ -59,7 +60,7 @@ def walked(rows: Sequence[Row], needed: Collection[str], input_shape: Any) -> di
 
 
 def _price(spec: Any) -> Any:
-    """Equal for Specs of one cost: for one and the same, and those of a stage's rising rates."""
+    """A key for Specs of equal cost: the same Spec, or copies with other stochastic depth."""
     values = spec.__dict__
     if not values.get("stochastic_depth"):
         return id(spec)

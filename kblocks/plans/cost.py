@@ -43,7 +43,7 @@ class Cost:
     activations: int = 0
 
     def __add__(self, other: Cost) -> Cost:
-        """The sum, with the second's output shape; `sum` starts at `Cost(None)`."""
+        """The sum, with the output shape of the second; for `sum`, start with `Cost(None)`."""
         return Cost(
             other.output_shape,
             self.params + other.params,
