@@ -43,7 +43,7 @@ def alexnet(
 
     Args:
         classes: number of logits.
-        blocks: number of convolutions in each stage; its length is the number of stages.
+        blocks: number of convolutions in each stage, one entry a stage.
         filters, kernel_size, strides, padding: those of the convolutions, one value or one a
             stage (a tuple of two is a (height, width) for all stages unless there are two
             stages). None is the published values, for up to four stages: 192, 384, 256, 256

@@ -46,7 +46,7 @@ def densenet(
 
     Args:
         classes: number of logits.
-        blocks: number of layers in each stage's dense block; its length is the number of stages.
+        blocks: number of layers in each stage's dense block, one entry a stage.
         growth_rate, bottleneck, kernel_size, padding: those of the dense blocks, one value or one
             a stage (a tuple of two is a (height, width) for all stages unless there are two
             stages).

@@ -65,7 +65,7 @@ def efficientnet(
         classes: number of logits.
         width: factor of all filters, which are rounded to multiples of 8; 1 does not round.
         depth: factor of all `blocks`, which are rounded up.
-        blocks: number of blocks in each stage; its length is the number of stages.
+        blocks: number of blocks in each stage, one entry a stage.
         filters, kernel_size, strides, expansion, padding: those of the blocks, one value or one a
             stage (a tuple of two is a (height, width) for all stages unless there are two
             stages). None is the published values, for up to seven stages. Strides apply to a

@@ -81,7 +81,7 @@ def inception_resnet(
     Args:
         classes: number of logits.
         version: "v1" or "v2": which published values replace arguments that are None.
-        blocks: number of residual blocks in each stage; its length is the number of stages.
+        blocks: number of residual blocks in each stage, one entry a stage.
         branches: for each stage a sequence with the `branches` of each of its blocks (see
             `kb.InceptionResNetBlock`); the last also serves further blocks.
         kernel_size: kernel of each stage's spatial branches: an integer for the first stage, the n

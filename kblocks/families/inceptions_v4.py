@@ -68,7 +68,7 @@ def inception_v4(
 
     Args:
         classes: number of logits.
-        blocks: number of modules in each stage; its length is the number of stages.
+        blocks: number of modules in each stage, one entry a stage.
         branches: for each stage a sequence with the `branches` of each of its modules (see
             `kb.InceptionBlock`); the last also serves further modules. None is the published
             values, for up to three stages.

@@ -52,7 +52,7 @@ def resnet(
         classes: number of logits.
         block: "basic" (`kb.ResidualBlock`), "bottleneck" (`kb.BottleneckBlock`) or "resnext"
             (`kb.ResNeXtBlock`).
-        blocks: number of blocks in each stage; its length is the number of stages.
+        blocks: number of blocks in each stage, one entry a stage.
         filters, kernel_size, strides, padding: those of the blocks, one value or one a stage (a
             tuple of two is a (height, width) for all stages unless there are two stages).
             `filters` None is 64, doubled with each stage. Strides apply to a stage's first block;

@@ -25,7 +25,7 @@ def resnext(
 
     Args:
         classes: number of logits.
-        blocks: number of blocks in each stage; its length is the number of stages.
+        blocks: number of blocks in each stage, one entry a stage.
         filters: output channels, one value or one a stage; None is 256, doubled with each stage.
         cardinality: groups of the spatial convolutions, one value or one a stage.
         group_width: channels of a group; an integer is the first stage's and doubles with each

@@ -37,7 +37,7 @@ def vgg(
 
     Args:
         classes: number of logits.
-        blocks: number of convolutions in each stage; its length is the number of stages.
+        blocks: number of convolutions in each stage, one entry a stage.
         filters, kernel_size, strides, padding: those of the convolutions, one value or one a
             stage (a tuple of two is a (height, width) for all stages unless there are two
             stages). `filters` None is 64, doubled with each stage up to 512. Strides apply to a
