@@ -124,6 +124,6 @@ def _timm_names(paths: list[str]) -> dict[str, str]:
         if f"{place.row}/branch2_row_conv" in paths and place.branch in (1, 2):
             branch = f"branch{place.branch}_{place.step}{place.side}"
         elif place.row.startswith("stem") and place.steps == 1:
-            branch = "conv"  # beside a pool
+            branch = "conv"  # the other branch is a pool
         names[path] = f"{modules[place.row]}.{branch}.{place.leaf}"
     return names

@@ -86,9 +86,9 @@ def made(block: Any, place: str, arguments: Mapping[str, Any]) -> Any:
 def stage_specs(
     block: Any, place: str, arguments: Mapping[str, Any], depths: Sequence[float]
 ) -> list[Any]:
-    """The Specs of a stage, one for each of `depths`, the rates of their stochastic depth.
+    """The Specs of a stage, one for each stochastic-depth rate in `depths`.
 
-    The first has the stage's strides; equal ones are made once.
+    Only the first has the stage's strides. Equal Specs are one object unless a rate is set.
     """
     first = made(block, place, arguments)
     rest = first.replace(strides=1)

@@ -41,7 +41,7 @@ from kblocks.plans.ops import (
     Op,
 )
 
-_ops: Any = keras.ops  # whose functions are typed as if they could return None
+_ops: Any = keras.ops  # its functions are annotated as if they could return None
 
 _HALF = -0.43275  # softplus(_HALF) = 0.5
 BoxKind = Literal["smooth_l1", "giou"]
@@ -222,7 +222,8 @@ class BoxRegressor(Regressor):
     Args:
         box_loss: "giou" (generalized IoU) or "smooth_l1" of the corners.
         pool, pool_size, hidden, activation, dropout, loss_weight, kernel_initializer,
-            kernel_regularizer: as in `kb.Classifier`; the default pool "flatten" keeps positions.
+            kernel_regularizer: as in `kb.Classifier`, but dropout only follows hidden layers, and
+            the default pool "flatten" keeps positions.
 
     Input shape: (batch, height, width, channels).
     Output shape: (batch, 4): (y1, x1, y2, x2) as fractions of the image; corners may lie outside.

@@ -10,7 +10,7 @@ import numpy as np
 
 from kblocks.heads.task import TargetLoss, TargetMetric, Task, agree, outside
 
-_ops: Any = keras.ops  # whose functions are typed as if they could return None
+_ops: Any = keras.ops  # its functions are annotated as if they could return None
 
 
 _ALONE = "; one class alone is always right: give it multi_label=True, or the head two classes"

@@ -11,7 +11,7 @@ import numpy as np
 from kblocks.heads.boxes import box_problem, in_shares, overlap
 from kblocks.heads.task import TargetLoss, agree
 
-_ops: Any = keras.ops  # whose functions are typed as if they could return None
+_ops: Any = keras.ops  # its functions are annotated as if they could return None
 
 _ALPHA, _GAMMA = 0.25, 2.0  # arXiv:1708.02002, Sec. 5.1
 
@@ -56,7 +56,7 @@ class _Cells:
         self.found = _around(places, sides)
 
         size = ops.cast(ops.stack([height, width, height, width]), "float32")
-        if not y_true.shape[1]:  # no object in a whole batch, or an unknown number
+        if not y_true.shape[1]:  # a batch without objects, or an unknown number of them
             y_true = ops.pad(y_true, ((0, 0), (0, 1), (0, 0)), constant_values=-1)
         boxes, kinds = y_true[..., 1:] * size, y_true[..., 0]
         self.objects = ops.sum(ops.cast(kinds >= 0, "float32"), -1)

@@ -30,7 +30,8 @@ class DetectionMap(Block):
         classes: number of classes.
         smallest, largest: which objects this map detects: those whose longer side, in cells, is
             over `smallest` and at most `largest`; `largest` 0 is no bound.
-        radius: an object belongs to the cells less than this from its centre, in cells.
+        radius: an object belongs to the cells in its box whose centres are less than this from
+            its own, in cells, and to the cell of its centre.
         box_weight: factor of the box loss, which is added to the focal loss.
         loss_weight: factor of this output's loss in the total of several outputs.
         kernel_initializer: initializer of both convolutions.
@@ -95,7 +96,8 @@ class Detector(Head):
             detects larger ones, the last level all that remain.
         filters: filters of the pyramid and of the shared convolutions.
         depth: number of shared convolutions.
-        radius: an object belongs to the cells less than this from its centre, in cells.
+        radius: an object belongs to the cells in its box whose centres are less than this from
+            its own, in cells, and to the cell of its centre.
         box_weight: factor of the box loss, which is added to the focal loss.
         loss_weight: factor of the loss in the total of several outputs.
 

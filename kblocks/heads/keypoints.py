@@ -17,7 +17,7 @@ from kblocks.heads.pyramid import top_down
 from kblocks.heads.task import TargetLoss, TargetMetric, Task, agree, outside
 from kblocks.plans.ops import Chain, Conv, Op, Reshape, SoftArgmax
 
-_ops: Any = keras.ops  # whose functions are typed as if they could return None
+_ops: Any = keras.ops  # its functions are annotated as if they could return None
 
 POINTS = "points"
 
@@ -145,7 +145,8 @@ class KeypointRegressor(Regressor):
         points: number of points.
         tolerance: largest error that the metric `within` accepts, as a fraction of the image.
         pool, pool_size, hidden, activation, dropout, loss_weight, kernel_initializer,
-            kernel_regularizer: as in `kb.Classifier`; the default pool "flatten" keeps positions.
+            kernel_regularizer: as in `kb.Classifier`, but dropout only follows hidden layers, and
+            the default pool "flatten" keeps positions.
 
     Input shape: (batch, height, width, channels).
     Output shape: (batch, points, 2): (y, x) as fractions of the image.
@@ -161,7 +162,7 @@ class KeypointRegressor(Regressor):
     tolerance: Positive = 0.05
 
     def task(self) -> Task:
-        """Smooth L1 of places and their distance."""
+        """The task: smooth L1 and the mean distance of positions."""
         return keypoint_task(self)
 
     def plan(self, channels: int) -> Op:
@@ -198,7 +199,7 @@ class KeypointMaps(Convolutional):
     loss_weight: Positive = 1.0
 
     def task(self) -> Task:
-        """Smooth L1 of places and their distance."""
+        """The task: smooth L1 and the mean distance of positions."""
         return keypoint_task(self)
 
     def plan(self, channels: int) -> Op:

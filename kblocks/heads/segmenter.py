@@ -17,7 +17,7 @@ from kblocks.heads.pyramid import raised, strides_down_to
 from kblocks.heads.task import FunctionLoss, TargetLoss, Task, agree, outside, shape_of
 from kblocks.plans.ops import Op, ResizeLike
 
-_ops: Any = keras.ops  # whose functions are typed as if they could return None
+_ops: Any = keras.ops  # its functions are annotated as if they could return None
 
 MASK = "mask"
 

@@ -118,7 +118,7 @@ class SharedTargets(keras.Model):
         return {name: given[name] if name in given else given[t] for name, t in targets.items()}
 
     def _refusal(self, targets: Mapping[str, str], given: str) -> ValueError:
-        self.train_function = self.test_function = None  # else Keras reuses a half-traced one
+        self.train_function = self.test_function = None  # else TensorFlow uses a half-traced one
         names = ", ".join(dict.fromkeys(targets.values()))
         return ValueError(f"Targets must be a dict of {names}. Received: {given}")
 

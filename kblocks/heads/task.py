@@ -75,7 +75,7 @@ class TargetLoss(keras.losses.Loss):
         ops: Any = keras.ops
         kinds = ops.cast(labels, "int32")
         known = ops.logical_and(kinds >= 0, kinds < classes)
-        one_of_them = ops.where(known, kinds, ops.zeros_like(kinds))  # PyTorch counts no others
+        one_of_them = ops.where(known, kinds, ops.zeros_like(kinds))  # for PyTorch's one_hot
         if labels.dtype != kinds.dtype:
             known = ops.logical_and(known, ops.cast(kinds, labels.dtype) == labels)
         if counts is not None:

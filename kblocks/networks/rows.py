@@ -105,10 +105,11 @@ def origins_of(rows: Sequence[Row]) -> dict[str, Row]:
 def walk_rows(
     rows: Sequence[Row], values: Mapping[str, Any], needed: Collection[str] | None = None
 ) -> Iterator[tuple[Row, str, Any, Any]]:
-    """Yields each needed row with its origin's name, its Spec and the values of its inputs.
+    """Yields each needed row, the row whose weights it uses (by name), its Spec and its inputs.
 
-    The caller stores the value of each row in `values` before it takes the next row. A row that
-    reads several rows gets a list of their values; a row without a value counts as None.
+    Inputs are taken from `values` by the names of the rows that a row reads. The caller stores
+    the value of each row there before it takes the next. Several inputs come as a list; an input
+    without a value is None.
     """
     origins = origins_of(rows)
     for row in rows:
