@@ -38,8 +38,8 @@ def draw(thing: Any, path: str | os.PathLike[str] | None = None, *, input_shape:
     Args:
         thing: a block, a Spec, a plan of `kblocks.ops`, an `Architecture`, or a Keras model, in
             which each of Keras' own layers is one box.
-        path: a file to write, ending in ".svg" or ".png" (which needs the extra `report`), whole
-            or not at all; None writes no file.
+        path: a file to write, ending in ".svg" or ".png" (which needs the extra `report`); None
+            writes none. A file is written whole or not at all.
         input_shape: (height, width, channels), which shapes and costs need. None takes that of a
             built block or a model; a model accepts no other. Other blocks are then drawn with as
             many input channels as they output, if possible, and networks with three, without

@@ -44,7 +44,7 @@ def _place(canvas: Canvas, figures: Sequence[Piece], x: float, y: float) -> None
 
 
 def _packed(figures: Sequence[Piece], left: float, height: float) -> list[list[Piece]]:
-    """Packs figures into shelves beside a table of width `left`, for the smallest page."""
+    """Packs figures into shelves beside a table of `left` by `height`, for the smallest page."""
 
     def paper(shelves: list[list[Piece]]) -> float:
         width = left + max(sum(map(_width, shelf)) for shelf in shelves)

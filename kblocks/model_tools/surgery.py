@@ -107,8 +107,9 @@ def adapt_input(model: keras.Model, channels: int) -> keras.Model:
         A new model with its own weights.
 
     Raises:
-        ValueError: if `model` or `channels` is not of the form above, or weights other than the
-            kernels of convolutions would change their shape.
+        ValueError: if `model` or `channels` is not of the form above, weights other than the
+            kernels of convolutions would change their shape, or a layer subtracts a mean for each
+            of the old channels.
 
     Example:
         >>> grey = kb.adapt_input(kb.resnet18().model((64, 64, 3)), 1)

@@ -157,7 +157,7 @@ class Space:
         found = sampling.drawn(self.tree, self._fits, self._learned, random)
         if found is None:
             found = self._anchor
-            if not self.tree.is_large:  # of wide ranges `redrawn` draws again
+            if not self.tree.is_large:  # `redrawn` samples wide ranges again
                 known = {name: found[name] for name in sampling.wide(self.tree)}
                 found = self._fitted({**self.tree.draw(random), **known})
             found = sampling.redrawn(self.tree, self._fits, found, random)

@@ -139,7 +139,7 @@ class _Scaled:
 
     def build(self: Any, variables: Any) -> None:
         super().build(variables)  # type: ignore[misc]
-        if len(self._factors) == len(variables):  # loaded: in the order of variables, as slots
+        if len(self._factors) == len(variables):  # loaded: ordered as the variables are
             return
         places = _placed(variables, self.__dict__["_places"], self.multipliers)
         for name in self.multipliers:

@@ -246,7 +246,7 @@ def _as_map(leaf: Any, kind: Kind) -> Any:
 
 def _from_map(values: Any, leaf: Any, kind: Kind) -> Any:
     if kind.geometry == "mask":
-        values = _ops.round(values)  # adding and subtracting has rounded them
+        values = _ops.round(values)  # undoes rounding errors of `_filling`
     if len(leaf.shape) == 3:
         return _ops.squeeze(values, 1 if _is_first() else 3)
     turned = _is_first() and kind.geometry != "map"
@@ -359,7 +359,7 @@ class Moved(keras.layers.Layer):
 
 
 def _places(by: Any, size: Any) -> Any:
-    """From which row each row of a shifted image is taken; likewise for columns."""
+    """The row from which each row of a shifted image is taken; likewise for columns."""
     places = _ops.expand_dims(_ops.arange(size, dtype="int32"), 0)
     return _ops.clip(places + by, 0, size - 1)
 
