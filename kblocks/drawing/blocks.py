@@ -1,4 +1,4 @@
-"""A block's plan as a figure in the manner of the papers."""
+"""Draws a block's plan as a figure, as papers do."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from kblocks.plans.cost import walk
 from kblocks.plans.geometry import Crop, crops
 from kblocks.plans.ops import Chain, Merge, Op
 
-_FOLDED = 3  # equal steps in a row that are drawn once, with their number
+_FOLDED = 3  # from so many equal forks in a row on, one is drawn with their number
 
 
 def figure(plan: Op, shape: Any, *titles: str) -> Titled:
-    """The figure of a plan; `shape` is of its input, None where nothing is known of it."""
+    """The figure of a plan; `shape` is its input shape, None if unknown."""
     shapes = Shapes(plan, shape)
     before = "input" if shape is None else _told(shape)
     after = "output" if shapes.output is None else _told(shapes.output)
@@ -34,7 +34,7 @@ def _told(shape: Any) -> str:
 
 
 class Shapes:
-    """What is known of the maps in a plan: the output's shape and each op's input channels."""
+    """The known shapes in a plan: its output shape and the input channels of each op."""
 
     def __init__(self, plan: Op, shape: Any) -> None:
         self.channels: dict[int, Any] = {}  # by the number of the op in its plan
@@ -55,12 +55,12 @@ class Shapes:
             self.channels[next(self._number)] = None if shape is None else shape[-1]
         try:
             return None if shape is None else walk(op, shape)
-        except ValueError:  # where it needs sizes that are not known
+        except ValueError:  # it needs sizes that are unknown
             return None
 
 
 def straightened(plan: Op) -> Chain:
-    """A plan as a chain in which what joins a single branch is that branch."""
+    """A plan as a chain, in which a merge of a single branch is replaced by that branch."""
     if isinstance(plan, Merge) and len(plan.branches) == 1:
         plan = plan.branches[0][1]
     if not isinstance(plan, Chain):
@@ -69,7 +69,7 @@ def straightened(plan: Op) -> Chain:
 
 
 class _Step(NamedTuple):
-    """A primitive with its path in the plan and what its box says."""
+    """A primitive's path in the plan and the label of its box."""
 
     path: str
     label: Label
@@ -90,14 +90,14 @@ def _pieces(chain: Chain, steps: Iterator[_Step]) -> list[Piece]:
             continue
         for _, equal in itertools.groupby(members, key=_nameless):
             same = list(equal)
-            forks = [_fork(merge, steps) for merge in same]  # each takes its steps
+            forks = [_fork(merge, steps) for merge in same]  # each consumes its steps
             folds = len(forks) >= _FOLDED
             pieces.extend([Repeat(forks[0], len(forks))] if folds else forks)
     return pieces
 
 
 def _nameless(op: Op) -> Any:
-    """Equal for plans that differ in the names of branches only."""
+    """A key, equal for plans that differ only in the names of branches."""
     if isinstance(op, Merge):
         return op.mode, tuple(_nameless(branch) for _, branch in op.branches)
     return tuple(map(_nameless, op)) if isinstance(op, Chain) else op
@@ -123,10 +123,10 @@ def _cropping(cut: Crop) -> str:
 
 
 def _stacks(steps: list[_Step]) -> list[Piece]:
-    """Steps as stacks of one large box each.
+    """Groups steps into stacks with one large box each.
 
-    What is small follows the large box before it, but precedes the one behind it in a chain
-    that begins with what is small, as pre-activation does.
+    Small boxes belong to the large box before them. In a chain that begins with small ones, as
+    with pre-activation, they belong to the one behind them.
     """
     leading = steps[0].label.small
     stacks: list[list[_Step]] = [[]]

@@ -1,4 +1,4 @@
-"""Shapes at coordinates, as SVG."""
+"""Draws shapes at coordinates as SVG."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ Point = tuple[float, float]
 
 INK, FAINT, LINE = "#1f2933", "#64748b", "#475569"
 _FONT = "Helvetica, Arial, 'Liberation Sans', sans-serif"
-# Thousandths of the font's size, from Helvetica's public metrics; bold ones are wider.
+# Widths of characters in thousandths of the font size, from Helvetica's public metrics.
 _WIDTHS = {
     **dict.fromkeys("'", 191),
     **dict.fromkeys("ijl", 222),
@@ -32,13 +32,13 @@ _OTHER, _WIDEST, _BOLD = 556, 1000, 1.08
 
 
 def text_width(text: str, size: float, bold: bool = False) -> float:
-    """The width of a text in pixels; characters beyond ASCII count as wide ones."""
+    """The width of a text in pixels; assumes that characters beyond ASCII are wide."""
     total = sum(_WIDTHS.get(c, _OTHER if c.isascii() else _WIDEST) for c in text)
     return total * size / 1000 * (_BOLD if bold else 1)
 
 
 class Canvas:
-    """Shapes in the order in which they are drawn, and the space that they take."""
+    """Collects shapes in drawing order, and the space that they take."""
 
     def __init__(self) -> None:
         self._shapes: list[str] = []
@@ -57,7 +57,7 @@ class Canvas:
         dashed: bool = False,
         **named: Any,
     ) -> None:
-        """A rectangle; `named` are attributes of its element, `kind` its class."""
+        """Draws a rectangle; `named` are data attributes of its element, `kind` its class."""
         self._reach((left, top), (left + width, top + height))
         dash = {"stroke-dasharray": "4 3"} if dashed else {}
         data = {"class" if n == "kind" else f"data-{n}": v for n, v in named.items()}
@@ -83,7 +83,7 @@ class Canvas:
         color: str = INK,
         bold: bool = False,
     ) -> None:
-        """A line of text of which `y` is the middle; `anchor` is "start", "middle" or "end"."""
+        """Draws a line of text with its middle at `y`; `anchor` is "start", "middle" or "end"."""
         width = text_width(text, size, bold)
         left = x - {"start": 0, "middle": width / 2, "end": width}[anchor]
         self._reach((left, y - size / 2), (left + width, y + size / 2))
@@ -92,7 +92,7 @@ class Canvas:
         self._add("text", {**place, "fill": color, **weight}, escape(text))
 
     def line(self, points: Sequence[Point], *, radius: float = 8, arrow: bool = False) -> None:
-        """A line through points, its corners round."""
+        """Draws a line through points, with rounded corners."""
         self._reach(*points)
         kept = [p for i, p in enumerate(points) if i == 0 or p != points[i - 1]]
         steps = [f"M{_at(kept[0])}"]
@@ -104,7 +104,7 @@ class Canvas:
         self._add("path", {"d": " ".join(steps), "fill": "none", "stroke": LINE, **end})
 
     def svg(self, margin: float = 12) -> str:
-        """The whole picture on white."""
+        """The whole picture as SVG text, on white."""
         left = min(x for x, _ in self._corners) - margin
         top = min(y for _, y in self._corners) - margin
         width = max(x for x, _ in self._corners) + margin - left
@@ -147,7 +147,7 @@ def _at(point: Point) -> str:
 
 
 def _towards(corner: Point, other: Point, radius: float) -> Point:
-    """The point at `radius` from a corner, at most halfway to the next one."""
+    """The point at `radius` from a corner towards another, at most halfway there."""
     across, down = other[0] - corner[0], other[1] - corner[1]
     length = max(abs(across), abs(down))
     share = min(radius, length / 2) / length

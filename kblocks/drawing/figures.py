@@ -22,27 +22,28 @@ from kblocks.plans.cost import walk
 from kblocks.plans.geometry import check_input_shape
 from kblocks.plans.ops import Op
 
-_PIXELS = 2.0  # of a PNG for one of the SVG
+_PIXELS = 2.0  # pixels of a PNG for each pixel of the SVG
 _SUFFIXES = (".svg", ".png")
 _PRIMITIVES = tuple(kind for kind in vars(ops).values() if hasattr(kind, "label"))
 
 
 def draw(thing: Any, path: str | os.PathLike[str] | None = None, *, input_shape: Any = None) -> str:
-    """A figure in the manner of the papers.
+    """Draws a block, a network or a model as papers do.
 
-    A block has its branches side by side, a circle where they are joined, a box for each
-    convolution with kernel, filters and strides, and what repeats once in a frame. A network has
-    its stages with their blocks, output shapes, parameters and share of the multiply-adds, and
-    beside them the inside of one block of each kind.
+    The figure of a block has its branches side by side, a circle where they merge, a box for each
+    convolution with kernel, filters and strides, and a frame around repeated parts. The figure of
+    a network has its stages with their blocks, output shapes, parameters and shares of the
+    multiply-adds, and beside them the inside of one block of each kind.
 
     Args:
-        thing: a block or its Spec, a plan of `kblocks.ops`, an `Architecture`, or a Keras model:
-            blocks are drawn as blocks, Keras' own layers as a box each.
-        path: a file to write, ending in ".svg" or ".png" (which needs the extra `report`); it is
-            written whole or not at all.
-        input_shape: (height, width, channels), which shapes and costs need. None takes a built
-            layer's or a model's own. A block is then drawn as for as many channels as it puts
-            out, where it can have them, and a network as for three, without costs.
+        thing: a block, a Spec, a plan of `kblocks.ops`, an `Architecture`, or a Keras model, in
+            which each of Keras' own layers is one box.
+        path: a file to write, ending in ".svg" or ".png" (which needs the extra `report`); None
+            writes none. A file is written whole or not at all.
+        input_shape: (height, width, channels), which shapes and costs need. None takes that of a
+            built block or a model; a model accepts no other. Other blocks are then drawn with as
+            many input channels as they output, if possible, and networks with three, without
+            costs.
 
     Returns:
         The SVG as text.
@@ -50,7 +51,7 @@ def draw(thing: Any, path: str | os.PathLike[str] | None = None, *, input_shape:
     Raises:
         ValueError: if `path` ends otherwise or `thing` does not take `input_shape`.
         TypeError: if `thing` is none of the above.
-        ImportError: if a PNG is asked for without vl-convert.
+        ImportError: if `path` ends in ".png" and vl-convert is missing.
 
     Example:
         >>> svg = kb.draw(kb.BottleneckBlock.Spec(64, strides=2), input_shape=(56, 56, 256))
@@ -96,7 +97,7 @@ def _canvas(thing: Any, input_shape: Any) -> Canvas:
 
 def _canvas_of_plan(plan: Op, shape: Any, *titles: str) -> Canvas:
     if shape is not None and None not in shape:
-        walk(plan, shape)  # refuses what does not fit
+        walk(plan, shape)  # raises if the shape does not fit
     canvas = Canvas()
     figure(plan, shape, *titles).draw(canvas, 0, 0)
     return canvas
@@ -116,9 +117,9 @@ def _canvas_of_model(model: keras.Model, input_shape: Any) -> Canvas:
 
 
 def _usual_shape(spec: Any) -> tuple[Any, ...]:
-    """An input of unknown size with as many channels as the block then puts out, if there is one.
+    """An input shape of unknown size with as many channels as the block outputs, if there is one.
 
-    So a residual block without strides has a plain shortcut, as the papers draw it.
+    With it a residual block without strides has an identity shortcut, as papers draw it.
     """
     for channels in (64, *range(1, 513)):
         shape = (None, None, channels)

@@ -1,4 +1,4 @@
-"""The rows of any Keras model: blocks as blocks, other layers by their configuration."""
+"""The rows to draw for any Keras model: blocks by their plans, other layers by their arguments."""
 
 from __future__ import annotations
 
@@ -35,21 +35,21 @@ _KINDS = (
 
 
 def rows_of_model(model: keras.Model) -> tuple[list[DrawnRow], list[str]]:
-    """The rows of a model and the names of those that it puts out."""
+    """The rows of a model, and the names of its outputs among them."""
     if not is_graph(model) or not model.built:
         return _as_chain(model), []
     model = as_functional(model)
     nodes = _nodes(model)
     names = _names(nodes)
     rows: list[DrawnRow] = []
-    for start in model.inputs if len(model.inputs) > 1 else ():  # which of them goes where
+    for start in model.inputs if len(model.inputs) > 1 else ():  # show which goes where
         names[_source(start)] = name = f"{INPUT}_1" if start.name == INPUT else start.name
         rows.append(_row_of_input(start, name))
     for node in nodes:
         layer, name = node.operation, names[_key(node)]
         inputs = dict.fromkeys(names.get(_source(x), INPUT) for x in node.input_tensors)
         row = _row(layer, name, tuple(inputs), node)
-        if name != layer.name and row.cost is not None:  # its weights are there already
+        if name != layer.name and row.cost is not None:  # its weights are counted already
             row = replace(row, cost=replace(row.cost, params=0, trainable_params=0))
         rows.append(row)
     outputs = [names.get(_source(x), INPUT) for x in model.outputs]
@@ -57,7 +57,7 @@ def rows_of_model(model: keras.Model) -> tuple[list[DrawnRow], list[str]]:
 
 
 def _as_chain(model: keras.Model) -> list[DrawnRow]:
-    """The layers of a model whose graph is not known, in their order."""
+    """The layers of a model whose graph is not known, as a chain in their order."""
     rows: list[DrawnRow] = []
     for layer in model.layers:
         name = layer.name
@@ -68,7 +68,7 @@ def _as_chain(model: keras.Model) -> list[DrawnRow]:
 
 
 def _nodes(model: Any) -> list[Any]:
-    """The calls of layers, each behind those it reads, the longest path first."""
+    """The calls of layers, each behind those it reads: readers of the last one first."""
     waiting = calls_of(model)
     depths = {_key(node): depth for node, depth in depths_of(model).items()}
     there = set(map(_key, waiting))
@@ -94,7 +94,7 @@ def _source(x: Any) -> tuple[int, int]:
 
 
 def _names(nodes: Sequence[Any]) -> dict[tuple[int, int], str]:
-    """A name for each call: that of its layer, numbered where it is called again."""
+    """A name for each call: its layer's, numbered from the second call of a layer on."""
     seen: dict[int, int] = {}
     names = {}
     for node in nodes:
@@ -130,7 +130,7 @@ def _row(layer: Any, name: str, inputs: tuple[str, ...], node: Any) -> DrawnRow:
 
 
 def _shape(layer: Any, x: Any) -> tuple[Any, ...]:
-    """(height, width, channels), or whatever sizes there are, without the batch."""
+    """The shape of a tensor without the batch; of a map (height, width, channels)."""
     sizes = tuple(x.shape[1:])
     if len(sizes) == 3 and getattr(layer, "data_format", None) == "channels_first":
         return sizes[1], sizes[2], sizes[0]
@@ -152,7 +152,7 @@ def _kind(layer: Any) -> str:
 
 
 def _text(layer: Any) -> str:
-    """A layer in the words of the figures: kernel, filters, strides."""
+    """The label of a layer: its kernel, kind, filters and strides."""
     kind = type(layer).__name__
     kernel = getattr(layer, "kernel_size", None) or getattr(layer, "pool_size", None)
     filters = getattr(layer, "filters", None) or getattr(layer, "units", None)

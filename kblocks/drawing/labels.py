@@ -1,4 +1,4 @@
-"""What a figure says of an op, a shape and a number, and the colour of each kind."""
+"""The labels of ops in figures, the colours of their boxes, and shapes as text."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from kblocks.plans.ops import Op, Pair
 
 
 class Label(NamedTuple):
-    """What stands in a box. Small boxes are drawn close to a large one."""
+    """The text and kind of a box. Small boxes are drawn close to a large one."""
 
     text: str
     kind: str
@@ -31,7 +31,7 @@ COLORS = {
 
 
 def label_of(op: Op, channels: Any = None) -> Label:
-    """The label of a primitive; `channels` of its input, where known, tell depthwise ones."""
+    """The label of a primitive; known input `channels` identify depthwise convolutions."""
     match op:
         case ops.Conv():
             return Label(_conv(op, channels), "conv")
@@ -77,7 +77,7 @@ def _conv(op: ops.Conv, channels: Any) -> str:
 
 
 def _padding(padding: Any, usual: str) -> str:
-    """Named where it is neither usual nor of the same output size."""
+    """The padding as text; empty if it is the usual one or keeps the size."""
     if padding in (usual, "same", "symmetric"):
         return ""
     return f", {padding}" if isinstance(padding, str) else f", pad {by(padding)}"
@@ -95,7 +95,7 @@ def by(pair: Any) -> str:
 
 
 def function_name(function: Any) -> str:
-    """Of an activation: its Keras name, that of a function or that of a layer's config."""
+    """The name of an activation: of Keras' own, of a function, or of a layer's config."""
     if isinstance(function, Mapping):
         function = function.get("class_name", "function")
     name = function if isinstance(function, str) else getattr(function, "__name__", "function")

@@ -1,7 +1,7 @@
-"""Boxes, chains and forks laid out around an axis: each knows its size, then draws itself.
+"""Lays out boxes, chains and forks around an axis: each knows its size, then draws itself.
 
-The axis is the vertical line by which the data enters at the top and leaves at the bottom.
-`left` and `right` are how far a piece reaches to the sides of it.
+The axis is the vertical line on which the data enters at the top and leaves at the bottom.
+`left` and `right` are how far a piece reaches to either side of it.
 """
 
 from __future__ import annotations
@@ -11,29 +11,29 @@ from collections.abc import Sequence
 from kblocks.drawing.canvas import FAINT, INK, LINE, Canvas, text_width
 from kblocks.drawing.labels import COLORS, Label
 
-GAP, TIGHT = 18.0, 2.0  # between boxes with an arrow, and between those that belong together
+GAP, TIGHT = 18.0, 2.0  # between boxes joined by an arrow, and in a stack
 _LARGE, _SMALL = 26.0, 15.0
 _NARROWEST, _PADDING = 92.0, 9.0
-_BETWEEN = 20.0  # branches side by side
+_BETWEEN = 20.0  # between branches side by side
 _FORK, _JOIN = 20.0, 18.0
 _CURVE = 26.0
-_LINE = 20.0  # of a title
+_LINE = 20.0  # the height of a title
 _RADII = {"add": 10.0, "multiply": 10.0, "concat": 18.0}
 _SIGNS = {"add": "+", "multiply": "×", "concat": "concat"}
 
 
 class Piece:
-    """Something on an axis; `entered` tells whether an arrow may end at its top."""
+    """A part of a figure, on an axis; `entered` is whether an arrow may end at its top."""
 
     left = right = height = 0.0
     entered = True
 
     def draw(self, canvas: Canvas, x: float, y: float) -> None:
-        """Draws it with its axis at `x` and its top at `y`."""
+        """Draws the piece with its axis at `x` and its top at `y`."""
 
 
 class Stack(Piece):
-    """Boxes that belong together, one under the other: an op and what is small around it."""
+    """Boxes that belong together, one under the other: an op and small boxes around it."""
 
     def __init__(self, boxes: Sequence[tuple[Label, str]]) -> None:
         self.boxes = boxes
@@ -54,7 +54,7 @@ class Stack(Piece):
 def draw_box(
     canvas: Canvas, x: float, y: float, width: float, height: float, label: Label, path: str
 ) -> None:
-    """A labelled box, its axis at `x` and its top at `y`."""
+    """Draws a labelled box with its axis at `x` and its top at `y`."""
     fill, stroke = COLORS[label.kind]
     kind = f"op {label.kind}"
     canvas.box(x - width / 2, y, width, height, fill, stroke, kind=kind, path=path)
@@ -62,11 +62,11 @@ def draw_box(
 
 
 class Line(Piece):
-    """Nothing: the data goes on as it is."""
+    """A plain line: the data passes unchanged."""
 
 
 class Series(Piece):
-    """Pieces one after another, their boxes equally wide."""
+    """Pieces one below another, with boxes of equal width."""
 
     def __init__(self, pieces: Sequence[Piece]) -> None:
         stacks = [piece for piece in pieces if isinstance(piece, Stack)]
@@ -89,7 +89,7 @@ class Series(Piece):
 
 
 class Repeat(Piece):
-    """A frame around what is there several times in a row."""
+    """A frame around a piece that repeats, with the number of times."""
 
     _PAD = 12.0
 
@@ -114,11 +114,11 @@ class Repeat(Piece):
 
 
 class Fork(Piece):
-    """Branches side by side from one point to the joint that ends them.
+    """Branches side by side, from one point to the joint that merges them.
 
-    Where branches are concatenated they stand in their order, their ends in a row. Else, or
-    where one of them is the input itself, the longest is on the axis (the input itself, where
-    a gate multiplies it) and the others at its sides.
+    Concatenated branches keep their order and end at the same height. Otherwise, or if a branch
+    is the input itself, the longest branch is on the axis (for a gate the input itself), and the
+    others are at its sides.
     """
 
     entered = False
@@ -181,7 +181,7 @@ def _spread(branches: Sequence[Piece]) -> list[float]:
 
 
 def _beside(branches: Sequence[Piece], straight: Piece | None) -> list[float]:
-    """Offsets with one branch on the axis and the others at the side that reaches less far."""
+    """Offsets with one branch on the axis, each other one at the side that reaches less far."""
     center = straight or max(branches, key=lambda branch: branch.height)
     left, right = (max(side, 10.0) for side in (center.left, center.right))
     offsets = []
@@ -198,7 +198,7 @@ def _beside(branches: Sequence[Piece], straight: Piece | None) -> list[float]:
 
 
 class Titled(Piece):
-    """A piece below its title, between what goes in and what comes out."""
+    """A piece below its titles, between the labels of its input and output."""
 
     def __init__(self, titles: Sequence[str], inner: Piece, before: str, after: str) -> None:
         self.titles, self.inner, self.before, self.after = titles, inner, before, after

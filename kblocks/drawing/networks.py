@@ -1,4 +1,4 @@
-"""A network as a table of stages: their blocks, shapes and costs, and blocks in detail."""
+"""Draws a network as a table of stages with blocks, shapes and costs, beside blocks in detail."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from kblocks.networks.architecture import INPUT
 _CHIP, _STEP, _PAD, _BAND = 24.0, 14.0, 9.0, 6.0  # heights
 _LANE, _SPACE = 11.0, 22.0  # between lines beside the chips, and between columns
 _BAR, _PERCENT = 90.0, 42.0
-_ASPECT = 2.0  # a page is no wider, for its height, where that can be
-_DETAILS = 8  # blocks that are drawn beside the table
+_ASPECT = 2.0  # the largest width of a page by its height, if possible
+_DETAILS = 8  # the most blocks that are drawn beside the table
 
 
 def page(title: str, rows: Sequence[DrawnRow], input_shape: Any, outputs: Sequence[str]) -> Canvas:
@@ -44,7 +44,7 @@ def _place(canvas: Canvas, figures: Sequence[Piece], x: float, y: float) -> None
 
 
 def _packed(figures: Sequence[Piece], left: float, height: float) -> list[list[Piece]]:
-    """Shelves of figures beside a table that ends at `left` and `height`: the smallest page."""
+    """Packs figures into shelves beside a table of `left` by `height`, for the smallest page."""
 
     def paper(shelves: list[list[Piece]]) -> float:
         width = left + max(sum(map(_width, shelf)) for shelf in shelves)
@@ -157,7 +157,7 @@ class _Table(Piece):
     def _draw_chips(
         self, canvas: Canvas, row: DrawnRow, x: float, y: float
     ) -> tuple[tuple[float, float], float]:
-        """Where lines beside the chips may begin and end, and the bottom of the last chip."""
+        """Draws a row's chips; returns where lines beside them end and begin, and their bottom."""
         first = y + _CHIP / 2
         for number, (label, times) in enumerate(row.chips):
             if number:
@@ -188,7 +188,7 @@ class _Table(Piece):
                 canvas.text(x + column, y, told, 10, anchor="start", color=FAINT)
 
     def _draw_lanes(self, canvas: Canvas, x: float, marks: dict[str, tuple[float, float]]) -> None:
-        """Lines from a row to one that is not the next, to the left of the chips."""
+        """Draws lines from a row to one that is not the next, to the left of the chips."""
         edge = x - self.half
         for (source, target), lane in self.lanes.items():
             side = edge - 12 - _LANE * lane
@@ -220,7 +220,7 @@ def _output(band: Sequence[DrawnRow]) -> str:
 
 
 def _lanes(rows: Sequence[DrawnRow]) -> dict[tuple[str, str], int]:
-    """For each line that skips rows the lane it runs in, such that none cross in one lane."""
+    """The lane of each line that skips rows, such that lines in a lane do not overlap."""
     place = {INPUT: -1, **{row.name: number for number, row in enumerate(rows)}}
     before = INPUT
     skips = []

@@ -1,4 +1,4 @@
-"""What a figure of a network is made of: rows of chips, from an architecture."""
+"""The rows of an architecture as a figure shows them: chips, which are boxes with labels."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from kblocks.plans.cost import Cost
 from kblocks.plans.geometry import InputTooSmallError, geometry
 from kblocks.plans.ops import Chain, Merge, Op
 
-Chip = tuple[Label, int]  # and how many times it is there in a row
+Chip = tuple[Label, int]  # the label and the number of times that it repeats
 
 
 @dataclass(frozen=True)
@@ -27,16 +27,16 @@ class DrawnRow:
     """One layer of a network, or several equal ones in a row.
 
     Attributes:
-        name: of the layer, the last of several; it is what other rows' `inputs` name.
-        stage: the rows of one stage that follow each other share a band.
-        chips: what stands in its boxes.
-        inputs: names of the rows that it reads.
-        kind: the name of the block's class, or of the layer's.
-        cost: None where it is not known; of all where there are several.
-        worked_out: whether the cost has more than parameters.
-        counted: whether the totals have it, which auxiliary heads are not part of.
-        plan, shape: of the block and its input, for the figure of its inside.
-        key: equal for rows that are drawn as one.
+        name: the name of the layer, or of the last of several; `inputs` of other rows refer to it.
+        stage: its stage; rows of a stage that follow each other share a band.
+        chips: its boxes.
+        inputs: the names of the rows that it reads.
+        kind: the name of the block's or layer's class.
+        cost: its cost, or the sum of several layers; None if unknown.
+        worked_out: whether the cost is complete, not just the parameters.
+        counted: whether the totals include it; not so for auxiliary heads.
+        plan, shape: the plan and the input shape of the block, for the figure of its inside.
+        key: equal for rows that can be drawn as one.
     """
 
     name: str
@@ -53,9 +53,9 @@ class DrawnRow:
 
 
 def rows_of(net: Architecture, input_shape: Any = None) -> list[DrawnRow]:
-    """The rows of an architecture, auxiliary heads last; without a shape with no costs.
+    """The rows of an architecture, auxiliary heads last; they have no costs without a shape.
 
-    Nor have auxiliary heads costs that the shape is too small for: a model has them if asked.
+    Auxiliary heads for which the shape is too small have no costs either.
     """
     costs = {} if input_shape is None else net.costs(input_shape)
     for output in () if input_shape is None else net.auxiliary:
@@ -73,7 +73,7 @@ def rows_of(net: Architecture, input_shape: Any = None) -> list[DrawnRow]:
 
 
 def _drawn(row: Row, spec: Any, shape: Any) -> tuple[DrawnRow, Any]:
-    """The row, and the shape that it puts out, None where it is not known."""
+    """The row to draw, and its output shape, None if unknown."""
     kind = type(spec)._block.__name__
     drawn = DrawnRow(row.name, stage_of(row.name), (), row.inputs, kind)
     chip = Label(kind, "block")
@@ -91,12 +91,12 @@ def _drawn(row: Row, spec: Any, shape: Any) -> tuple[DrawnRow, Any]:
 
 
 def alike(spec: Any) -> Any:
-    """Equal for Specs that differ at most in a stage's rising rate."""
+    """A key, equal for Specs that differ at most in the rate of stochastic depth."""
     return spec.replace(stochastic_depth=0.0) if getattr(spec, "stochastic_depth", 0) else spec
 
 
 def chips_of(chip: Label, plan: Op, shape: Any, output: Any) -> tuple[Chip, ...]:
-    """A chain as its large boxes, anything else as one chip that tells filters and strides."""
+    """The large boxes of a chain; for other plans one chip with filters and strides."""
     chain = straightened(plan)
     if any(isinstance(op, Merge) for op in chain):
         filters = "" if output is None else f", {output[-1]}"
@@ -122,7 +122,7 @@ def _strides(plan: Op) -> str:
 
 
 def folded(rows: Sequence[DrawnRow], outputs: Sequence[str] = ()) -> list[DrawnRow]:
-    """Rows of which those that are equal, of one stage and one after another, are one."""
+    """Rows with successive equal ones of a stage folded into one."""
     read: dict[str, int] = {}
     for row in rows:
         for name in row.inputs:
@@ -159,7 +159,7 @@ def _sum(first: Cost | None, second: Cost | None) -> Cost | None:
 def kinds_of(rows: Sequence[DrawnRow]) -> list[DrawnRow]:
     """The first row of each kind of block that is more than a chain.
 
-    Blocks are of one kind where they differ in widths, strides and the number of repeats only.
+    Blocks are of one kind if they differ only in widths, strides, dropout and numbers of repeats.
     """
     found: dict[Any, DrawnRow] = {}
     for row in rows:

@@ -1,4 +1,4 @@
-"""`summary`: a network's stages and their cost as a table of text."""
+"""`summary`: the stages of a network and their costs as a table of text."""
 
 from __future__ import annotations
 
@@ -16,12 +16,13 @@ def summary(net: Architecture, input_shape: Any, print_fn: Callable[[str], Any] 
     """Prints the stages of a network: blocks, output, cost and share of the multiply-adds.
 
     Args:
-        net: an architecture; its auxiliary heads do not count.
+        net: an architecture; its auxiliary heads are left out.
         input_shape: (height, width, channels).
-        print_fn: is given each line.
+        print_fn: receives each line.
 
     Raises:
-        InputTooSmallError, ValueError: if the network does not fit the input, as `net.cost` does.
+        InputTooSmallError, ValueError: if the network does not fit the input.
+        TypeError: if `net` is not an Architecture.
     """
     if not isinstance(net, Architecture):
         raise TypeError(f"`net` must be an Architecture. Received: net={net!r}")
@@ -49,7 +50,7 @@ def summary(net: Architecture, input_shape: Any, print_fn: Callable[[str], Any] 
 
 
 def _line(row: tuple[str, ...], widths: list[int]) -> str:
-    """Names and shapes to the left, numbers to the right."""
+    """A line of the table: names and shapes aligned left, numbers right."""
     left = (0, 2, 6)
     cells = (
         f"{cell:<{width}}" if column in left else f"{cell:>{width}}"

@@ -1,1 +1,1 @@
-"""What is done to a finished Keras model."""
+"""Tools that change, export or measure a finished Keras model."""

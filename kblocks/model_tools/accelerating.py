@@ -12,21 +12,21 @@ from kblocks.layers.grouped import Convolving
 
 
 def accelerate(model: keras.Model) -> keras.Model:
-    """A copy of a model with `GroupedConv2D` where it is quicker than Keras' layer, or right.
+    """A copy of a model in which `GroupedConv2D` replaces slow or faulty convolutions of Keras.
 
-    It stands for grouped convolutions, and for 1x1 ones with strides, of which the guide tells
-    what Keras' own may do to memory. Weights are kept.
+    It replaces grouped convolutions, and 1x1 ones with strides, whose gradient may write over
+    memory on a CPU (see the guide). The weights are copied.
 
     Args:
-        model: of any layers that Keras can serialise, also nested and wrapped ones.
+        model: any layers that Keras can serialise, also nested and wrapped ones.
 
     Returns:
-        A model of its own, compiled as `model` is, with a new optimizer; where the loss or metrics
-        are not registered with Keras it is not compiled, with a warning.
+        A new model, compiled as `model` is but with a new optimizer. If the loss or metrics are
+        not registered with Keras, it warns and does not compile the copy.
 
     Raises:
-        ValueError: if a grouped convolution is out of reach, because a subclass of
-            `keras.Model` makes it itself, with its name.
+        ValueError: if it cannot replace a grouped convolution, because a subclass of
+            `keras.Model` creates it itself; the message names it.
     """
     described: Any = keras.saving.serialize_keras_object(model)
     described.pop("compile_config", None)
@@ -47,7 +47,7 @@ def accelerate(model: keras.Model) -> keras.Model:
 
 
 def _regrouped(config: Any) -> Any:
-    """A serialised model with our class in place of Keras' where `accelerate` wants it."""
+    """A serialised model with `GroupedConv2D` in place of Keras' class where it helps."""
     if isinstance(config, list):
         return [_regrouped(item) for item in config]
     if not isinstance(config, dict):

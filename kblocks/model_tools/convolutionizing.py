@@ -1,4 +1,4 @@
-"""`convolutionize`: a classifier for one size of image as one for images of any size."""
+"""`convolutionize`: turns a classifier of fixed input size into one for images of any size."""
 
 from __future__ import annotations
 
@@ -18,25 +18,26 @@ from kblocks.plans.ops import Chain, Merge, Op
 
 
 def convolutionize(model: keras.Model) -> keras.Model:
-    """The fully convolutional form of a classifier, which gives a map of logits.
+    """The fully convolutional form of a classifier, which outputs a map of logits.
 
-    The first linear layer behind a flattened map becomes a convolution as large as that map, the
-    others become 1x1 convolutions, and global pools become windows of the map they pooled. An
-    adaptive pool becomes the equal windows that it has at the input's size; where the map has
-    the wanted size already it goes.
+    The first dense layer behind a flattened map becomes a convolution with a kernel as large as
+    that map; the others become 1x1 convolutions. A global pool without `keepdims` becomes a pool
+    with strides 1 whose window has the size of its map. An adaptive pool becomes a pool with the
+    windows that it has at the model's input size, and is dropped if the map has the output size.
 
     Args:
-        model: functional or sequential, for inputs of a known size, of blocks of kblocks or of
-            Keras' own layers, such as `kb.vgg16().model((224, 224, 3))` or
+        model: a functional or sequential model with a known input size, made of blocks of kblocks
+            or Keras' own layers, such as `kb.vgg16().model((224, 224, 3))` or
             `keras.applications.VGG16()`.
 
     Returns:
-        A model with copies of the weights whose input has no fixed height and width. On images
-        of the size of `model` it gives the same logits, (batch, 1, 1, classes); on larger ones
+        A model with copies of the weights, whose input has no fixed height and width. On images
+        of the original size it outputs the same logits, (batch, 1, 1, classes); on larger ones
         (batch, rows, columns, classes).
 
     Raises:
-        ValueError: if the model is not of that kind, with the layer that does not fit.
+        ValueError: if the model is not of that kind, or a layer, which the message names, has no
+            convolutional form.
 
     Example:
         >>> model = kb.convolutionize(kb.vgg16().model((224, 224, 3)))
@@ -81,7 +82,7 @@ def _called(layer: Any, *args: Any, **kwargs: Any) -> Any:
 
 
 class _Nothing(layers.Layer):
-    """Stands for a layer that goes."""
+    """Replaces a layer that is dropped; `_called` skips it."""
 
     def call(self, inputs: Any) -> Any:
         return inputs
@@ -135,7 +136,7 @@ _ELEMENTWISE = (
 
 def _window(layer: Any, shape: Any, common: dict[str, Any]) -> Any:
     average = isinstance(layer, layers.GlobalAveragePooling2D)
-    if layer.keepdims:  # of a gate, which looks at the whole image
+    if layer.keepdims:  # the pool of a gate, which sees the whole image
         return type(layer).from_config(layer.get_config())
     kind = layers.AveragePooling2D if average else layers.MaxPooling2D
     last = layer.data_format == "channels_last"
@@ -144,7 +145,7 @@ def _window(layer: Any, shape: Any, common: dict[str, Any]) -> Any:
 
 
 def _convolution(layer: Any, common: dict[str, Any]) -> Any:
-    """A linear layer as a convolution over the map that it reads flattened, or of one pixel."""
+    """A dense layer as a convolution over the map that it reads flattened, or of 1x1."""
     flat = _flattened(layer.input)
     return layers.Conv2D(
         layer.units,
@@ -161,7 +162,7 @@ def _convolution(layer: Any, common: dict[str, Any]) -> Any:
 
 
 def _flattened(x: Any) -> Any:
-    """The height and width of the map that a tensor is the flattened form of; None of one pixel."""
+    """Height and width of the map that was flattened to `x`; None if none was, or of 1x1."""
     before: Any = maker_of(x)
     while isinstance(before, _ELEMENTWISE):
         source: Any = before.input
@@ -175,7 +176,7 @@ def _flattened(x: Any) -> Any:
 
 
 def _weights(layer: Any, other: Any) -> list[Any]:
-    """A layer's weights in the shapes of its counterpart's: kernels run over the map's pixels."""
+    """A layer's weights in the shapes of its counterpart: dense kernels become windows."""
     return [
         value.reshape(weight.shape)
         for value, weight in zip(layer.get_weights(), other.weights, strict=True)
@@ -186,7 +187,7 @@ def _weights(layer: Any, other: Any) -> list[Any]:
 
 
 def _block(layer: Any) -> Any:
-    """A block with what pools and flattens in its plan replaced; others as they are."""
+    """The convolutional form of a block; a plain copy if nothing in its plan changes."""
     if isinstance(layer.input, list):
         return type(layer).from_config(layer.get_config())
     shape = layer._spatial_last(layer.input.shape)
@@ -207,10 +208,13 @@ def _block(layer: Any) -> Any:
 
 
 def _convolved(op: Op, shape: Any, whole: Any) -> tuple[Op, Any]:
-    """A plan in convolutional form, and the shape of the map that its output would flatten.
+    """A plan in convolutional form, and the shape of the map that its output is the flat form of.
 
-    `shape` is what it reads at the model's size; `whole` the map which that is the flat form of,
-    or (1, 1, features) once linear layers have seen it.
+    Args:
+        op: the plan.
+        shape: the shape of its input at the model's input size.
+        whole: the shape of the map that was flattened to the input; (1, 1, features) behind
+            linear layers.
     """
     match op:
         case Chain():
@@ -262,7 +266,7 @@ def _linear(op: ops.Dense, whole: Any) -> ops.Conv:
 
 
 def _windows(op: ops.AdaptivePool, shape: Any) -> Op:
-    """The windows of an adaptive pool where they are equal."""
+    """An adaptive pool as a pool with equal windows; raises if its windows are not equal."""
     steps = [size / wanted for size, wanted in zip(shape[:2], op.output_size, strict=True)]
     if all(step == 1 for step in steps):
         return Chain()

@@ -1,4 +1,4 @@
-"""`export`: a finished model in the formats of other programs, written whole or not at all."""
+"""`export`: writes a model in the formats of other programs, whole or not at all."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _TORCH_OPTIMIZERS = "keras.src.backend.torch.optimizers"
 
 
 class Format(NamedTuple):
-    """A format by Keras' name for it, with the file's suffix, the packages and their extra."""
+    """An export format: Keras' name for it, its suffix, and the packages and extra it needs."""
 
     keras_name: str
     suffix: str
@@ -42,30 +42,30 @@ def export(
     format: str | None = None,
     representative: Any = None,
 ) -> Path:
-    """Writes a model for another program; what is there when it returns can be loaded.
+    """Writes a model to a file or folder for another program.
 
-    LiteRT files need only the ops of the plain runtime, and every ONNX and LiteRT file is loaded in
-    its runtime before it gets its name: Keras writes invalid ones of some layers without an error.
-    Both compute in float32, also of a model that computes in float16 or bfloat16.
+    LiteRT files need only the runtime's built-in ops. An ONNX or LiteRT file is loaded in its
+    runtime before it gets its name, since Keras writes invalid files for some layers without an
+    error. Both formats compute in float32, even if the model computes in float16 or bfloat16.
 
     Args:
-        model: built, such as `Architecture.model` or `kb.fuse` gives.
+        model: a built model, such as `Architecture.model` or `kb.fuse` returns.
         path: the file, which is replaced, or for a SavedModel the folder, which must be new.
-        format: "keras", "onnx", "litert" (a `.tflite` file) or "savedmodel"; None tells it by the
-            suffix, which a SavedModel has not.
-        representative: inputs that are typical, for "litert" in int8: an array of a hundred or
-            more, or batches of them (with or without labels), as of `tf.data`. Inputs and
-            outputs of the file stay float32. For models of one input of a known size.
+        format: "keras", "onnx", "litert" (a `.tflite` file) or "savedmodel"; None takes the
+            format of the suffix, and a SavedModel for any other path.
+        representative: typical inputs, which make "litert" write an int8 model: an array of a
+            hundred or more, or batches of them (with or without labels), such as a
+            `tf.data.Dataset`. Inputs and outputs of the file stay float32. The model must have
+            one input of known size.
 
     Returns:
         The path.
 
     Raises:
         ValueError: if an argument is not of the form above, a weight is not finite, the backend
-            is not TensorFlow for another format than "keras", or the runtime cannot load what was
-            written.
-        ImportError: if a package is missing, with the extra that has it.
-        FileExistsError: if a SavedModel is to replace something.
+            is not TensorFlow for another format than "keras", or the runtime cannot load the file.
+        ImportError: if a package is missing; the message names its extra.
+        FileExistsError: if the folder of a SavedModel exists.
 
     Example:
         >>> kb.export(kb.fuse(model), "digits.tflite", representative=images[:200])
@@ -109,7 +109,7 @@ def export(
 
 
 def not_finite(model: keras.Model) -> str | None:
-    """The path of the first weight that has NaN or infinity in it."""
+    """The path of the first weight that contains NaN or infinity; None if there is none."""
     for weight in model.weights:
         if not bool(keras.ops.all(keras.ops.isfinite(weight))):
             return str(weight.path)
@@ -118,9 +118,9 @@ def not_finite(model: keras.Model) -> str | None:
 
 @contextlib.contextmanager
 def portable(model: Any) -> Iterator[None]:
-    """While it lasts, the model says that it was compiled with Keras' optimizer of the same name.
+    """A context in which a model is saved with the class of its optimizer that all backends have.
 
-    Under PyTorch, Keras' optimizers are of classes that no other backend has. Their arguments and
+    Under PyTorch, Keras' optimizers have classes that no other backend has; their arguments and
     variables are the same.
     """
 
@@ -145,7 +145,7 @@ def portable(model: Any) -> Iterator[None]:
 def _format_of(path: Path, name: str | None) -> str:
     suffixes = {known.suffix: key for key, known in FORMATS.items()}
     if name is None:
-        # A folder's name may have a dot that begins no suffix: `model-1.2`.
+        # The dot in a folder's name need not begin a suffix: `model-1.2`.
         return suffixes.get(path.suffix, "savedmodel")
     if name not in FORMATS:
         raise ValueError(f"`format` must be one of {list(FORMATS)} or None. Received: {name!r}")
@@ -171,7 +171,7 @@ def _refuse_missing(name: str) -> None:
 
 
 def _samples(model: Any, representative: Any) -> Callable[[], Iterator[list[np.ndarray]]]:
-    """A function that gives the inputs one by one, in lists, as the converter asks for them."""
+    """A function that yields the inputs one by one, each in a list, as the converter needs them."""
     inputs = getattr(model, "inputs", None) or ()
     if len(inputs) != 1:
         raise ValueError(
@@ -203,7 +203,7 @@ def _samples(model: Any, representative: Any) -> Callable[[], Iterator[list[np.n
 
 
 def _in_float32(model: Any) -> Any:
-    """The model, or a copy if it computes in halves, for which LiteRT and ONNX lack kernels."""
+    """The model, or a float32 copy if it computes in 16 bits: LiteRT and ONNX lack such kernels."""
 
     def layers(of: Any) -> Iterator[Any]:
         for layer in of.layers:
@@ -221,7 +221,7 @@ def _in_float32(model: Any) -> Any:
 
 
 def _signature(model: Any) -> Any:
-    """What Keras finds itself, but not to write ONNX of a model that was never called."""
+    """The input signature, which Keras does not find itself for ONNX of a model never called."""
     inputs = getattr(model, "inputs", None)
     if not inputs:
         return None
@@ -239,7 +239,7 @@ def _refuse_invalid(path: Path) -> None:
     session: Any = onnxruntime.InferenceSession
     try:
         session(path, providers=["CPUExecutionProvider"])
-    except Exception as error:  # its errors have no base of their own
+    except Exception as error:  # its errors have no common base class
         raise ValueError(
             "`model` has a layer that Keras does not write to ONNX rightly; of grouped "
             f"convolutions of Keras, kb.accelerate(model) is a copy that can be written. {error}"

@@ -1,12 +1,12 @@
-"""Batch normalisations folded into the convolutions and linear layers beside them, as data.
+"""Folds batch normalisations into the convolutions and dense layers beside them, as data.
 
-`folded` is a pure function from a plan to the plan that inference needs, in which each part
-still knows the parts of the original whose work it does; `merged` is the arithmetic of its
-weights. Neither knows Keras.
+`folded` is a pure function from plans to the plans that inference needs, in which each part
+lists the original parts that it replaces; `merged` computes its weights. Neither knows Keras.
 
-At inference a batch normalisation is a factor and an offset a channel, which a linear part
-takes up exactly: behind it always, before it only where nothing is padded with zeros, since
-the padding stands behind the normalisation (Jacob et al. 2017, arXiv:1712.05877, Sec. 3.2).
+At inference a batch normalisation multiplies each channel by a factor and adds an offset. A linear
+part (convolution or dense layer) can do this exactly: always for a normalisation behind it, and
+for one before it only without zero padding, since the zeros are added behind the normalisation
+(Jacob et al. 2017, arXiv:1712.05877, Sec. 3.2).
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ _VANISHING = (ops.Dropout, ops.DropPath)
 
 
 class Part(NamedTuple):
-    """A primitive and what it does the work of, in the order in which that is done."""
+    """A primitive and the original parts that it replaces, in the order of their work."""
 
     op: Op
     sources: tuple[Any, ...]
 
 
 class Linear(NamedTuple):
-    """A kernel of (..., inputs of a group, outputs) and a bias of (outputs,)."""
+    """A kernel of shape (..., inputs of a group, outputs) and a bias of shape (outputs,)."""
 
     kernel: np.ndarray
     bias: np.ndarray
 
 
 class Affine(NamedTuple):
-    """A factor and an offset a channel, or one for all of them."""
+    """A factor and an offset for each channel, or one of each for all channels."""
 
     factor: np.ndarray
     offset: np.ndarray
@@ -47,7 +47,7 @@ class Affine(NamedTuple):
 
 
 def parted(plan: Op, owner: Any) -> Chain:
-    """The plan with a `Part` for each primitive, of which the source is `(owner, path)`."""
+    """The plan as a tree with a `Part` for each primitive, whose source is `(owner, path)`."""
     return _parted(plan, iter(ops.parts(plan)), owner)
 
 
@@ -85,11 +85,11 @@ def leaves(steps: Chain) -> Iterator[Part]:
 
 
 def folded(*chains: Chain) -> list[Chain]:
-    """Trees of parts that run one after another, each as inference needs it.
+    """Trees of parts that run one after another, each reduced to what inference needs.
 
-    Batch normalisations and constant factors go into the linear part before them or, where
-    its padding allows, behind them, in whichever of the chains that stands; normalised
-    kernels become plain ones; dropout of all kinds goes. What remains is as it was.
+    Merges batch normalisations and constant factors into the linear part before them or, if its
+    padding allows, behind them, even if that is in another of the trees. Turns weight-normalised
+    kernels into plain ones and drops dropout of all kinds. Other parts stay as they are.
     """
     done: list[tuple[int, Any]] = []
     for index, chain in enumerate(chains):
@@ -113,9 +113,9 @@ def folded(*chains: Chain) -> list[Chain]:
 
 
 def takes_before(op: Op, affine: Op) -> bool:
-    """Whether a linear part can do the work of a factor and offset that stand before it."""
+    """Whether a linear part can take over the factor and offset that stand before it."""
     if isinstance(op, ops.Dense) or isinstance(affine, ops.Scale) or op.padding_mode != "zeros":
-        return True  # what is reflected or repeated is padded with normalised pixels
+        return True  # reflected or repeated padding consists of normalised pixels
     if isinstance(op.padding, str):
         return op.padding == "valid" or all(size == 1 for size in op.kernel_size)
     return op.padding in (0, (0, 0))
@@ -137,7 +137,7 @@ def _joined(linear: Part, first: Part, second: Part) -> Part:
 
 
 def _plain(op: Op) -> Op:
-    """Without what only training needs; its weights are given, so none is drawn."""
+    """The op without what only training needs; zero initializers, as its weights are set later."""
     zeros = {"kernel_initializer": "zeros", "bias_initializer": "zeros"}
     return op._replace(weight_norm=False, kernel_regularizer=None, bias_regularizer=None, **zeros)
 
@@ -146,7 +146,7 @@ def _plain(op: Op) -> Op:
 
 
 def merged(pieces: Sequence[Linear | Affine]) -> Linear:
-    """One linear part that does the work of all, of which one is linear."""
+    """The linear part that replaces a sequence of pieces, one of which is linear."""
     at = next(i for i, piece in enumerate(pieces) if isinstance(piece, Linear))
     kernel, bias = pieces[at]
     for factor, offset in reversed(pieces[:at]):
@@ -159,7 +159,7 @@ def merged(pieces: Sequence[Linear | Affine]) -> Linear:
 
 
 def _of_inputs(values: np.ndarray, kernel: np.ndarray) -> np.ndarray:
-    """A value for each input channel as a matrix (inputs of a group, outputs)."""
+    """Values by input channel as a matrix of shape (inputs of a group, outputs)."""
     if not values.ndim:
         return values
     inputs, outputs = kernel.shape[-2:]

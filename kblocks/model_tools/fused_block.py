@@ -1,4 +1,4 @@
-"""`FusedBlock`: a block that is nothing but its plan, which it keeps as data."""
+"""`FusedBlock`: a block whose only argument is its plan, which it saves as data."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _PRIMITIVES = {
 
 
 def data_of(op: Op) -> Any:
-    """A plan in a form that JSON can hold; values at their default are left out."""
+    """A plan as data for JSON; leaves out fields at their default."""
     if isinstance(op, Chain):
         return [data_of(step) for step in op]
     if isinstance(op, Merge):
@@ -36,7 +36,7 @@ def data_of(op: Op) -> Any:
 
 
 def plan_of(data: Any) -> Op:
-    """The plan that `data_of` told; a plan itself stays."""
+    """The plan of what `data_of` returned; returns a plan unchanged."""
     if isinstance(data, (Chain, Merge)):
         return data
     if isinstance(data, list):
@@ -50,12 +50,12 @@ def plan_of(data: Any) -> Op:
 
 
 class FusedBlock(Block):
-    """What `kb.fuse` leaves of a block: the steps of its plan that inference needs.
+    """What `kb.fuse` makes of a block: the steps of its plan that inference needs.
 
     Args:
-        steps: a plan, or the data that `get_config` has.
+        steps: a plan, or its data as in `get_config`.
 
-    Input shape and output shape: those of the block that it stands for.
+    Input shape and output shape: those of the block that it replaces.
     """
 
     steps: Annotated[Any, Check("a plan", plan_of, data_of)]

@@ -1,4 +1,4 @@
-"""`fuse`: a model for inference, its batch normalisations folded into what stands beside them."""
+"""`fuse`: a model for inference, with batch normalisations folded into the layers beside them."""
 
 from __future__ import annotations
 
@@ -29,23 +29,23 @@ from kblocks.plans.ops import Chain, Op
 
 
 def fuse(model: keras.Model) -> keras.Model:
-    """The same model for inference: batch normalisations in the convolutions, no dropout.
+    """The same model for inference: batch normalisations folded into convolutions, no dropout.
 
-    Each batch normalisation that stands beside a convolution or linear layer goes into its
-    kernel and bias, inside of blocks, between them, and between Keras' own layers; so do
-    constant factors and weight normalisation. It stays where an activation, a merge or zero
-    padding stands between. Dropout and stochastic depth go.
+    Merges each batch normalisation beside a convolution or dense layer into its kernel and bias:
+    inside blocks, between blocks, and between Keras' own layers. Merges constant factors and
+    weight normalisation likewise. A normalisation stays if an activation, a merge or zero padding
+    lies between. Dropout and stochastic depth are dropped.
 
     Args:
-        model: functional or sequential, such as `Architecture.model` gives, whose layers may
-            be such models themselves. It is left as it is.
+        model: a functional or sequential model, such as `Architecture.model` returns, also with
+            such models as layers. It is not changed.
 
     Returns:
-        A functional model with the same names of layers, inputs and outputs, which is saved,
-        exported and run as any. Blocks that changed are `FusedBlock`s, layers without a task
-        are left out, and layers of kinds that are neither ours nor a convolution, linear
-        layer or batch normalisation of Keras are shared with `model`, weights and all. A
-        layer that is told `training=True` in the graph stays. Fusing again changes nothing.
+        A functional model with the same names of layers, inputs and outputs, which can be saved,
+        exported and run like any other. Changed blocks become `FusedBlock`s, and layers with
+        nothing left to do are dropped. Layers other than blocks and Keras' convolutions, dense
+        layers and batch normalisations are shared with `model`, weights included, and so are
+        layers called with `training=True` in the graph. Fusing again changes nothing.
 
     Raises:
         ValueError: if `model` is not of the kind above or not built.
@@ -82,7 +82,7 @@ def fuse(model: keras.Model) -> keras.Model:
 
     def call(layer: Any, *args: Any, **kwargs: Any) -> Any:
         if isinstance(layer, layers.Identity):
-            return layer(_only_input(args, kwargs))  # whatever its original was told besides
+            return layer(_only_input(args, kwargs))  # without `training=False` and the like
         return _only_input(args, kwargs) if layer is None else layer(*args, **kwargs)
 
     fused = keras.models.clone_model(graph, clone_function=counterpart, call_function=call)
@@ -95,14 +95,14 @@ def fuse(model: keras.Model) -> keras.Model:
 
 
 def _only_input(args: Any, kwargs: Any) -> Any:
-    """What a layer is called with, if that is all it is told; None if it is told more."""
+    """The input of a call whose other arguments are all None or False; None for other calls."""
     given = [value for value in (*args, *kwargs.values()) if value is not None]
     given = [value for value in given if value is not False]
     return given[0] if len(given) == 1 and given[0] is not True else None
 
 
 def _plainly_called(graph: Any) -> set[int]:
-    """The layers of which every call names but the input: none is told to train."""
+    """The layers of which no call has arguments besides the input, such as `training=True`."""
     nodes = calls_of(graph)
     told = {
         id(node.operation)
@@ -113,7 +113,7 @@ def _plainly_called(graph: Any) -> set[int]:
 
 
 def _runs(graph: Any, plain: set[int]) -> Iterator[list[tuple[Any, Chain]]]:
-    """Layers that feed each other and nothing else, each with its parts: folded together."""
+    """Runs of layers to fold together: each feeds the next and nothing else; with their parts."""
     nodes = calls_of(graph)
     calls = Counter(id(node.operation) for node in nodes)
     readers = Counter(id(x) for node in nodes for x in node.input_tensors)
@@ -136,7 +136,7 @@ def _runs(graph: Any, plain: set[int]) -> Iterator[list[tuple[Any, Chain]]]:
 
 
 def _folded(run: list[tuple[Any, Chain]]) -> Iterator[tuple[Any, Chain]]:
-    """Each layer with the parts that inference leaves it."""
+    """Each layer of a run with the parts that inference needs of it."""
     of_layers = folded(*(chain for _, chain in run))
     for (layer, _), chain in zip(run, of_layers, strict=True):
         yield layer, chain
@@ -155,7 +155,7 @@ _VANISHING = (
 
 
 def _chain_of(layer: Any) -> Chain | None:
-    """A layer as parts; None if it is of a kind that stays as it is."""
+    """The parts of a layer; None if its kind stays as it is."""
     kind, source = type(layer), ((layer, ""),)
     if isinstance(layer, Block) and kind.call is Block.call:
         return parted(layer._plan, layer)
@@ -171,7 +171,7 @@ def _chain_of(layer: Any) -> Chain | None:
         padding = "valid" if layer.padding == "valid" else "same"
         op = ops.Conv(0, layer.kernel_size, padding=padding, use_bias=layer.use_bias)
     elif kind in (*_SEPARABLE, *_TRANSPOSED):
-        # Nothing before them can go into their last kernel, as if they were padded.
+        # As if padded: their last kernel cannot take over a normalisation before them.
         op = ops.Conv(0, (0, 0), padding="same", use_bias=layer.use_bias)
     else:
         return None
@@ -180,7 +180,7 @@ def _chain_of(layer: Any) -> Chain | None:
 
 
 def _axis_in(layer: Any, x: Any) -> int:
-    """The axis of channels as a layer that reads `x` sees it."""
+    """The channel axis of `x` for a layer that reads it."""
     rank = len(x.shape)
     if isinstance(layer, _VANISHING):
         return _axis_out(x)
@@ -190,7 +190,7 @@ def _axis_in(layer: Any, x: Any) -> int:
 
 
 def _axis_out(x: Any) -> int:
-    """The axis of channels as the layer that puts out `x` sees it."""
+    """The channel axis of `x` for the layer that outputs it."""
     layer = maker_of(x)
     if isinstance(layer, (*_VANISHING, layers.BatchNormalization)):
         return _axis_in(layer, calls_to(layer)[call_number(x)].input_tensors[0])
@@ -198,7 +198,7 @@ def _axis_out(x: Any) -> int:
 
 
 def _made(layer: Any, chain: Chain) -> Any:
-    """The unbuilt layer that does what is left of one."""
+    """A new, unbuilt layer that computes what is left of `layer`."""
     if isinstance(layer, Block) and _changed(layer, chain):
         own = {key: getattr(layer, key) for key in ("name", "trainable", "data_format")}
         return FusedBlock(planned(chain), dtype=layer.dtype_policy, **own)
@@ -219,7 +219,7 @@ def _changed(layer: Any, chain: Chain) -> bool:
 
 
 def _fill(layer: Any, chain: Chain) -> None:
-    """Gives a built layer the weights of what its parts do the work of."""
+    """Sets the weights of a built layer from the parts that its own parts replace."""
     block = isinstance(layer, Block)
     paths = [path for path, _ in ops.parts(planned(chain))] if block else [""]
     for path, part in zip(paths, leaves(chain), strict=False):
@@ -247,7 +247,7 @@ def _layer_at(owner: Any, path: str) -> Any:
 
 
 def _piece(layer: Any) -> Linear | Affine:
-    """The weights of a convolution, linear layer, normalisation or factor as numbers."""
+    """The weights of a convolution, dense layer, normalisation or factor as arrays."""
     if isinstance(layer, layers.Rescaling):
         return Affine(np.array(layer.scale), np.array(0.0))
     if isinstance(layer, layers.BatchNormalization):
@@ -274,6 +274,6 @@ def _kernel(layer: Any) -> Any:
 
 
 def _array(variable: Any) -> np.ndarray:
-    # Widened by the backend, since NumPy has no bfloat16; JAX may stop at float32.
+    # The backend casts, since NumPy has no bfloat16; JAX may stop at float32.
     wide: Any = keras.ops.convert_to_numpy(keras.ops.cast(variable, "float64"))
     return wide.astype("float64")

@@ -17,7 +17,7 @@ from kblocks.blocks.block import Block
 from kblocks.common.atomic import whole
 from kblocks.model_tools.surgery import extract
 
-_TILE = 64  # the least pixels of a tile's side
+_TILE = 64  # the least height and width of a tile in pixels
 _BETWEEN = 2
 
 
@@ -29,21 +29,22 @@ def feature_maps(
     *,
     most: int = 64,
 ) -> np.ndarray:
-    """What a stage makes of an image: its maps, and as a picture a grid of them.
+    """The feature maps that a stage computes for an image; writes them as a picture if asked.
 
     Args:
-        model: such as `Architecture.model` gives.
-        image: (height, width, channels), as the model's own input is preprocessed.
-        stage: the name of a stage or layer that puts out a map; None is the first one.
-        path: a file ending in ".png" to write the grid to: the first `most` channels row by row,
-            each from black at its least value to white at its greatest.
-        most: tiles of the grid.
+        model: such as `Architecture.model` returns.
+        image: (height, width, channels), preprocessed for the model.
+        stage: the name of a stage or layer that outputs a map; None is the first layer.
+        path: a file ending in ".png" for a grid of the first `most` channels, row by row, each
+            from black at its smallest value to white at its largest; None writes nothing.
+        most: the largest number of tiles in the grid.
 
     Returns:
         The maps, (height, width, channels).
 
     Raises:
-        ValueError: if the image does not fit, or there is no such stage or no map in it.
+        ValueError: if the image does not fit, there is no such stage, its output is not a map, or
+            `path` does not end in ".png".
     """
     _check_path(path)
     first = next(layer for layer in model.layers if not isinstance(layer, keras.layers.InputLayer))
@@ -73,18 +74,19 @@ def feature_maps(
 
 
 def first_filters(model: keras.Model, path: str | os.PathLike[str] | None = None) -> np.ndarray:
-    """The kernels of the first convolution, and as a picture a grid of them.
+    """The kernels of the first convolution; writes them as a picture if asked.
 
     Args:
-        model: a model with a convolution; the first one in the order of its layers is shown.
-        path: a file ending in ".png" to write the grid to, in colour for three input channels
-            and else as the mean over them, each filter from its least value to its greatest.
+        model: a model with a convolution, of which it takes the first in the order of layers.
+        path: a file ending in ".png" for a grid of the filters: in colour for three input
+            channels, else as the mean over them, each filter from black at its smallest value to
+            white at its largest; None writes nothing.
 
     Returns:
         The kernels, (filters, height, width, input channels).
 
     Raises:
-        ValueError: if the model has no convolution.
+        ValueError: if the model has no convolution, or `path` does not end in ".png".
     """
     _check_path(path)
     kernel = next(_kernels(model), None)
@@ -115,14 +117,14 @@ def _check_path(path: Any) -> None:
 
 
 def _stretched(tile: np.ndarray) -> np.ndarray:
-    """Values from their least to their greatest as 0 to 255; flat ones are black."""
+    """Scales a tile's smallest to largest value to 0 to 255; a constant tile is black."""
     low, high = float(tile.min()), float(tile.max())
     span = high - low if high > low else 1.0
     return np.round((tile - low) * (255 / span)).astype("uint8")
 
 
 def _write(path: str | os.PathLike[str], tiles: list[np.ndarray]) -> None:
-    """A grid of equal tiles on white, about square, as PNG."""
+    """Writes equal tiles as a PNG: an about square grid on white."""
     factor = math.ceil(_TILE / min(tiles[0].shape[:2]))
     tiles = [tile.repeat(factor, 0).repeat(factor, 1) for tile in tiles]
     height, width, *color = tiles[0].shape
@@ -141,12 +143,12 @@ def _write(path: str | os.PathLike[str], tiles: list[np.ndarray]) -> None:
 def _png(pixels: np.ndarray) -> bytes:
     """Grey or RGB bytes as PNG (RFC 2083).
 
-    By hand, as `keras.utils.save_img` needs Pillow, which the core does without.
+    Encoded here because `keras.utils.save_img` needs Pillow, which the core does without.
     """
     height, width, *color = pixels.shape
     header = struct.pack(">IIBBBBB", width, height, 8, 2 if color else 0, 0, 0, 0)
     rows = pixels.reshape(height, -1)
-    filtered = np.pad(rows, ((0, 0), (1, 0)))  # each row begins with its filter, none
+    filtered = np.pad(rows, ((0, 0), (1, 0)))  # each row begins with its filter type, 0
     parts = ((b"IHDR", header), (b"IDAT", zlib.compress(filtered.tobytes())), (b"IEND", b""))
     chunks = (
         struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))

@@ -1,4 +1,4 @@
-"""Parts of a finished model, and the same weights for another input."""
+"""Extracts parts of a model, and adapts a model to another input with the same weights."""
 
 from __future__ import annotations
 
@@ -15,15 +15,20 @@ from kblocks.heads.shared_targets import SharedTargets
 
 
 def extract(model: keras.Model, stage: str) -> keras.Model:
-    """The model from its input to the end of a stage; its layers and weights are shared.
+    """The model from its input to the end of a stage, with shared layers and weights.
 
     Args:
-        model: such as `Architecture.model` gives.
-        stage: `stem`, `stage1`, ..., `head`, or the name of a layer, such as `stage2_block1`, or
-            behind it that of a part of it, such as `stage2_block1/main_act1`.
+        model: a functional or sequential model with one input, such as `Architecture.model`
+            returns.
+        stage: a stage (`stem`, `stage1`, ..., `head`), a layer, such as `stage2_block1`, or a
+            part of a block, such as `stage2_block1/main_act1`.
+
+    Returns:
+        A functional model that outputs what the stage, layer or part outputs.
 
     Raises:
-        ValueError: if the model has no such stage, or the block no such part, with those it has.
+        ValueError: if the model has no such stage or layer, or the block no such part; the
+            message lists those that it has.
 
     Example:
         >>> model = kb.resnet50().model((224, 224, 3))
@@ -48,14 +53,15 @@ def extract(model: keras.Model, stage: str) -> keras.Model:
 
 @keras.saving.register_keras_serializable("kblocks")
 class Inside(keras.layers.Layer):
-    """A block up to one of its parts, whose map it puts out; the weights are the block's.
+    """Runs a block up to one of its parts and outputs that part's map; shares its weights.
 
     Args:
         block: the block.
         part: the path of a part, such as `main_conv2`.
 
     Raises:
-        ValueError: if the block is built and has no such part, with those it has.
+        ValueError: if `block` is not a block of kblocks, or is built and has no such part; the
+            message lists those that it has.
     """
 
     def __init__(self, block: Any, part: str, **kwargs: Any) -> None:
@@ -86,22 +92,24 @@ class Inside(keras.layers.Layer):
 
 
 def adapt_input(model: keras.Model, channels: int) -> keras.Model:
-    """The same model for images of other channels, its first kernels made from those it has.
+    """The same model for images with another number of channels.
 
-    One channel takes the sum of a kernel over its channels, so that a grey image gives what its
-    copy in all channels gave. More than one take the channels again and again, scaled by the
-    old number of them over the new. This is timm's rule (`adapt_input_conv`).
+    Adapts the first kernels by timm's rule (`adapt_input_conv`). For one channel it sums a kernel
+    over its channels, so that a grey image gives the output of its copy in all channels. For more
+    it repeats the channels in turn and scales them by old over new number of channels.
 
     Args:
-        model: functional or sequential, with an image as its one input; left as it is. Models in
-            it are taken likewise.
-        channels: of the new input.
+        model: a functional or sequential model whose one input is an image, also with such models
+            as layers. It is not changed.
+        channels: the number of channels of the new input.
 
     Returns:
-        A new model with weights of its own.
+        A new model with its own weights.
 
     Raises:
-        ValueError: if more than the input channels of convolutions would change.
+        ValueError: if `model` or `channels` is not of the form above, weights other than the
+            kernels of convolutions would change their shape, or a layer subtracts a mean for each
+            of the old channels.
 
     Example:
         >>> grey = kb.adapt_input(kb.resnet18().model((64, 64, 3)), 1)
@@ -118,16 +126,17 @@ def resize_input(model: keras.Model, size: Any) -> keras.Model:
     """The same model and weights for images of another size.
 
     Args:
-        model: functional or sequential, with an image as its one input; left as it is. Models in
-            it are taken likewise.
-        size: (height, width), or an integer for both; None is an unknown size, which only
-            models that pool globally take.
+        model: a functional or sequential model whose one input is an image, also with such models
+            as layers. It is not changed.
+        size: (height, width), or an integer for both; None is an unknown size, which only models
+            that pool globally take.
 
     Returns:
-        A new model with weights of its own, equal to those of `model`.
+        A new model with its own copy of the weights.
 
     Raises:
-        ValueError: if weights belong to one size, as those behind a flattened map do.
+        ValueError: if `model` or `size` is not of the form above, or the shape of a weight
+            depends on the input size, as that of a dense layer behind a flattened map does.
 
     Example:
         >>> kb.resize_input(kb.resnet18().model((64, 64, 3)), 96).input_shape
@@ -150,7 +159,7 @@ def _checked(model: Any) -> Any:
 
 
 def _channels_first(graph: Any) -> bool:
-    """Whether the first layer that tells where its channels are, in a model too, has them first."""
+    """Whether the first layer with a `data_format`, also in a nested model, has channels first."""
     for call in calls_of(graph):
         layer = call.operation
         if is_graph(layer):
@@ -169,7 +178,7 @@ def _image_shape(graph: Any) -> tuple[Any, ...]:
 
 
 def _rebuilt(graph: Any, shape: tuple[Any, ...]) -> keras.Model:
-    """The model on an input of (height, width, channels), with the weights of the old one."""
+    """A copy of the model for an input of (height, width, channels), with its weights."""
     height, width, channels = shape
     before = _image_shape(graph)[2]
     for layer in graph.layers if channels != before else ():
@@ -182,7 +191,7 @@ def _rebuilt(graph: Any, shape: tuple[Any, ...]) -> keras.Model:
     sizes = (channels, height, width) if _channels_first(graph) else shape
     old = graph.inputs[0]
     start = keras.Input(sizes, name=old.name, dtype=old.dtype)
-    inner: dict[int, keras.Model] = {}  # the models in it on what they are now given
+    inner: dict[int, keras.Model] = {}  # nested models, rebuilt for their new inputs
 
     def called(layer: Any, *args: Any, **kwargs: Any) -> Any:
         if not is_graph(layer):
@@ -203,7 +212,7 @@ def _rebuilt(graph: Any, shape: tuple[Any, ...]) -> keras.Model:
 
 
 def _on_input(model: Any, given: Any) -> keras.Model:
-    """A model in the model, on maps of the size and channels that it is now given."""
+    """A copy of a nested model for the size and channels of its new input."""
     graph = _checked(model)
     before, now = tuple(graph.inputs[0].shape[1:]), tuple(given.shape[1:])
     if len(now) != 3:
@@ -219,7 +228,7 @@ def _on_input(model: Any, given: Any) -> keras.Model:
 
 
 def _copied(layer: Any) -> Any:
-    if is_graph(layer):  # which `called` of `_rebuilt` copies when it knows the input
+    if is_graph(layer):  # `called` in `_rebuilt` copies it once its input is known
         return layer
     copy = layer.__class__.from_config(layer.get_config())
     if isinstance(layer, Block):
@@ -228,12 +237,12 @@ def _copied(layer: Any) -> Any:
 
 
 def _fill(source: Any, target: Any, before: int, channels: int) -> None:
-    """Gives a layer the weights of its original, the first kernels for their new channels."""
+    """Copies a layer's weights to its copy; adapts first kernels to the new channels."""
     gains: dict[str, np.ndarray] = {}
     for old, new in zip(source.variables, target.variables, strict=True):
         value: Any = keras.ops.convert_to_numpy(old)
         owner = old.path.rpartition("/")[0]
-        if old.name == "gain" and owner in gains:  # of weight normalisation
+        if old.name == "gain" and owner in gains:  # weight normalisation: follows the kernel's norm
             value = value * gains[owner]
         elif tuple(old.shape) != tuple(new.shape):
             adapted = _adapted(value, before, channels) if old.name == "kernel" else value
@@ -249,7 +258,7 @@ def _fill(source: Any, target: Any, before: int, channels: int) -> None:
 
 
 def _adapted(kernel: np.ndarray, before: int, channels: int) -> np.ndarray:
-    """timm's rule; a space-to-depth stem has the channels of several pixels one after another."""
+    """Adapts a kernel by timm's rule; that of a space-to-depth stem pixel by pixel."""
     if kernel.ndim != 4 or kernel.shape[2] % before:
         return kernel
     height, width, inputs, filters = kernel.shape

@@ -1,4 +1,4 @@
-"""How long a model takes, measured here and now."""
+"""Measures how long a model takes on this machine."""
 
 from __future__ import annotations
 
@@ -17,17 +17,18 @@ def latency(
     repeats: int = 30,
     warm: int = 3,
 ) -> float:
-    """Seconds that `model` takes for one batch, as `predict_on_batch` runs it: the median.
+    """The median time in seconds that `predict_on_batch` takes for one batch of random images.
 
     Args:
-        model: with one input.
+        model: a model with one input.
         batch_size: images in a batch.
-        input_shape: of one image, as the model takes it, where the model leaves sizes open.
-        repeats: runs that are measured.
-        warm: runs before, which compile and warm up; not measured.
+        input_shape: the shape of one image without the batch; None takes the model's own, in
+            which all sizes must be known.
+        repeats: runs to measure.
+        warm: runs before these, to compile and warm up; may be 0.
 
     Raises:
-        ValueError: if a count is not positive, or the input's size is not known.
+        ValueError: if a count is not an integer in range, or the input's size is not known.
     """
     for name, value, least in (
         ("batch_size", batch_size, 1),

@@ -1,4 +1,4 @@
-"""`Budget`: what a network may cost."""
+"""`Budget`: limits on what a network costs."""
 
 from __future__ import annotations
 
@@ -16,21 +16,23 @@ _MEMORY = ("training_memory", "inference_memory")
 
 @dataclass(frozen=True, kw_only=True)
 class Budget:
-    """Limits that a network must keep, each in the unit of the `Cost` it is held against.
+    """Upper and lower limits on the cost of a network, in the units of `kb.Cost`.
 
     Args:
-        params: the most parameters.
-        macs: the most multiply-adds, batch 1.
-        activations: the most elements that convolutions and linear layers put out, batch 1.
-        training_memory: the most bytes in training, by `kb.training_memory`'s estimate.
-        inference_memory: the most bytes of tensors alive at once, batch 1, by
-            `kb.inference_memory`'s estimate.
+        params: the largest number of parameters.
+        macs: the largest number of multiply-adds, batch 1.
+        activations: the largest number of elements that convolutions and linear layers output,
+            batch 1.
+        training_memory: the most bytes in training, as `kb.training_memory` estimates them.
+        inference_memory: the most bytes of tensors alive at once, batch 1, as
+            `kb.inference_memory` estimates them.
         min_params, min_macs, min_activations, min_training_memory, min_inference_memory: the
-            least of each.
-        batch_size: that `training_memory` is for.
+            lower limits.
+        batch_size: the images in a batch for `training_memory`.
 
     Raises:
-        ValueError: if a limit is not a positive number, or a least is over its most.
+        ValueError: if a limit is not a positive number, a lower limit exceeds its upper one, or
+            `batch_size` is not a positive integer.
     """
 
     params: float | None = None
@@ -79,7 +81,7 @@ class Budget:
         return [kind for kind in _MEMORY if {kind, f"min_{kind}"} & set(self._limits)]
 
     def memory(self, net: Any, input_shape: Any) -> dict[str, int]:
-        """The bytes that a network needs, of those kinds that are limited."""
+        """The estimated bytes of each kind of memory that the budget limits."""
         found = {}
         for kind in self._memory_limits:
             if kind == "training_memory":
@@ -89,11 +91,14 @@ class Budget:
         return found
 
     def exceeded(self, cost: Cost, memory: Mapping[str, int] | None = None) -> dict[str, float]:
-        """How many times each broken limit is missed, by its name; empty where all are kept.
+        """By what factor a network misses each limit that it breaks; empty if it keeps all.
 
         Args:
-            cost: of the network.
-            memory: what `memory` gives; limits of memory are not asked where it is None.
+            cost: the network's cost.
+            memory: what `memory` returns; None skips the limits on memory.
+
+        Returns:
+            Factors above 1 by the names of the limits.
         """
         broken = {}
         for name, limit in self._limits.items():
@@ -112,5 +117,5 @@ class Budget:
 
     @property
     def has_least(self) -> bool:
-        """Whether a network can be too small."""
+        """Whether there is a lower limit, so that a network can be too small."""
         return any(name.startswith("min_") for name in self.limits())

@@ -1,4 +1,4 @@
-"""Choices that stand where an argument stands; `tree` finds them and names them."""
+"""The choices that stand in place of arguments; `tree` finds and names them."""
 
 from __future__ import annotations
 
@@ -24,10 +24,11 @@ class Choice:
 
     @functools.cached_property
     def labels(self) -> tuple[Any, ...]:
-        """What names each option in a dict of values.
+        """The label of each option in a dict of values.
 
-        Itself where it is short; a list as a tuple; a function or block by what it is called;
-        the position of what holds choices of its own, or would be called as another is.
+        Numbers, strings and None label themselves; a list becomes a tuple; a function or block
+        goes by its name. An option without a label, such as a dict, or with the same label as
+        another goes by its position: "#2".
         """
         labels = [label_of(option) for option in self.options]
         counts = Counter(map(_keyed, labels))
@@ -38,7 +39,7 @@ class Choice:
 
     @functools.cached_property
     def written(self) -> tuple[Any, ...]:
-        """The labels as tuners can hold them: all integers, all floats or all strings."""
+        """The labels in a form that tuners can store: all integers, all floats or all strings."""
         labels = self.labels
         if len({type(label) for label in labels}) == 1 and type(labels[0]) in (int, float, str):
             return labels
@@ -48,11 +49,11 @@ class Choice:
         return tuple(written)
 
     def at(self, share: float) -> int:
-        """The position at a share of all from 0 up to 1: every option has an equal part."""
+        """The position at `share`, in [0, 1), of a range that all options divide equally."""
         return int(share * len(self.options))
 
     def share(self, position: int, within: float) -> float:
-        """What `at` takes: a share of the option's own part, from 0 up to 1."""
+        """The inverse of `at`: the share at `within`, in [0, 1), of the option's own part."""
         return (position + within) / self.size
 
     @functools.cached_property
@@ -64,14 +65,14 @@ class Choice:
         return self.labels[index]
 
     def index(self, value: Any) -> int:
-        """The position of an option by its label or by what tuners record for it.
+        """The position of the option with this label, or for which tuners record this value.
 
         Raises:
-            ValueError: if it is neither.
+            ValueError: if there is none.
         """
         try:
             return self._positions[_keyed(_plain(value))]
-        except (KeyError, TypeError) as error:  # TypeError: what has no hash is no option either
+        except (KeyError, TypeError) as error:  # TypeError: not hashable, so no option
             raise ValueError(f"one of {list(self.labels)}") from error
 
 
@@ -90,7 +91,7 @@ class Integer:
         return (self.high - self.low) // self.step + 1
 
     def at(self, share: float) -> int:
-        """The position at a share of the range, in logarithm where it is drawn so."""
+        """The position at `share`, in [0, 1), of the range, or of its logarithm with `log`."""
         if not self.log:
             return int(share * self.size)
         low, high = math.log(self.low - 0.5), math.log(self.high + 0.5)
@@ -98,7 +99,7 @@ class Integer:
         return min(max(drawn, self.low), self.high) - self.low
 
     def share(self, position: int, within: float) -> float:
-        """What `at` takes: a share of the number's own part, from 0 up to 1."""
+        """The inverse of `at`: the share at `within`, in [0, 1), of the number's own part."""
         if not self.log:
             return (position + within) / self.size
         low, high = math.log(self.low - 0.5), math.log(self.high + 0.5)
@@ -111,7 +112,7 @@ class Integer:
         value = _plain(value)
         whole = isinstance(value, int) and not isinstance(value, bool)
         if whole and self.log and value == self.high + 1:
-            value = self.high  # Keras Tuner draws up to `high + 1` in logarithm, and rounds down
+            value = self.high  # Keras Tuner samples the log up to `high + 1` and rounds down
         if not whole or not self.low <= value <= self.high or (value - self.low) % self.step:
             raise ValueError(f"an integer from {self.low} to {self.high} by {self.step}")
         return (value - self.low) // self.step
@@ -133,14 +134,14 @@ class Real:
         return self.low if self.default is None else self.default
 
     def at(self, share: float) -> float:
-        """The position at a share of the range, in logarithm where it is drawn so."""
+        """The position at `share`, in [0, 1), of the range, or of its logarithm with `log`."""
         if not self.log:
             return self.low + share * (self.high - self.low)
         low, high = math.log(self.low), math.log(self.high)
         return min(max(math.exp(low + share * (high - low)), self.low), self.high)
 
     def share(self, position: float, within: float) -> float:
-        """What `at` takes; a number has no part of the range, and `within` is not used."""
+        """The inverse of `at`; `within` has no effect, as a number has no part of the range."""
         if not self.log:
             return (position - self.low) / (self.high - self.low)
         return math.log(position / self.low) / math.log(self.high / self.low)
@@ -151,7 +152,7 @@ class Real:
     def index(self, value: Any) -> float:
         value = _plain(value)
         number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        # Keras Tuner goes past the end of a range by what it rounds.
+        # Keras Tuner exceeds the end of a range by a rounding error.
         if number and self.high < value <= self.high + 1e-9 * (self.high - self.low):
             value = self.high
         if not number or not self.low <= value <= self.high:
@@ -161,8 +162,8 @@ class Real:
 
 Searchable = Choice | Integer | Real
 
-_LARGEST = 2**62  # an integer's bound and number of values, which Python can count
-_EXACT = 2**53  # up to which floats, in which Optuna keeps its numbers, hold every integer
+_LARGEST = 2**62  # limit on an integer's bounds and number of values, which `len` can count
+_EXACT = 2**53  # floats, in which Optuna stores numbers, hold every integer up to here
 
 
 def recorded(kind: Searchable, position: Any) -> Any:
@@ -171,7 +172,7 @@ def recorded(kind: Searchable, position: Any) -> Any:
 
 
 def check_recordable(name: str, kind: Searchable) -> None:
-    """Refuses integers that a tuner would record as another value than was built.
+    """Refuses a choice of integers too large for a tuner to record exactly.
 
     Raises:
         ValueError: if a bound is beyond 2**53.
@@ -185,14 +186,14 @@ def check_recordable(name: str, kind: Searchable) -> None:
 
 @dataclass(frozen=True)
 class Fixed:
-    """A part that is not searched; made by `fixed`."""
+    """An argument, or a part of one, that is not searched; made by `fixed`."""
 
     value: Any
 
 
 @dataclass(frozen=True)
 class Stages:
-    """A list as long as a choice says; made by `per_stage`."""
+    """A list whose length is a choice; made by `per_stage`."""
 
     number: Choice | Integer
     values: tuple[Any, ...]
@@ -200,7 +201,7 @@ class Stages:
 
 @dataclass(frozen=True)
 class Call:
-    """What `function` returns for arguments that may hold choices; `name` labels it."""
+    """A call of `function` whose arguments may hold choices; `name` is its label."""
 
     function: Callable[..., Any]
     arguments: Mapping[str, Any]
@@ -208,16 +209,17 @@ class Call:
 
 
 def choice(*options: Any, name: str | None = None) -> Any:
-    """One of `options`, the first being the default.
+    """A choice between `options`; the first is the default.
 
     Args:
-        options: numbers, strings, pairs, None, or anything that a builder takes; also lists
-            and dicts that contain further choices, which are then conditional on this one.
-        name: None names the choice by the path of the argument it stands for, and every place
-            it stands in is a choice of its own; choices of one name are one choice.
+        options: numbers, strings, pairs, None, or anything that a builder takes. Lists and dicts
+            may contain further choices, which are active only when their option is chosen.
+        name: choices with the same name are one choice. None names the choice by the path of
+            its argument, such as "filters[0]", so that each place has its own.
 
     Raises:
-        ValueError: if there are no options, two are equal, or they cannot be compared.
+        ValueError: if there are no options, two are equal, they cannot be compared, or `name` is
+            not a non-empty string.
     """
     if not options:
         raise ValueError("`choice` must have options. Received: none")
@@ -226,16 +228,28 @@ def choice(*options: Any, name: str | None = None) -> Any:
 
 
 def boolean(name: str | None = None) -> Any:
-    """False or True."""
+    """A choice between False, the default, and True.
+
+    Args:
+        name: as in `kb.choice`.
+    """
     return Choice((False, True), _checked_name(name))
 
 
 def integer(low: int, high: int, step: int = 1, log: bool = False, name: str | None = None) -> Any:
-    """A whole number from `low` (the default) to `high` by `step`, drawn evenly or in logarithm.
+    """A choice of an integer.
+
+    Args:
+        low: the smallest value and the default.
+        high: the upper bound, included where `step` reaches it.
+        step: the distance between neighbouring values.
+        log: whether to sample uniformly in the logarithm; needs `step=1`.
+        name: as in `kb.choice`.
 
     Raises:
-        ValueError: if the bounds are not whole, not in order or beyond 2**62, or `log` has a
-            bound below 1. Tuners take no bound beyond 2**53.
+        ValueError: if a number is not an integer or beyond 2**62, `low` exceeds `high`, `step` is
+            below 1, or `log` has `low` below 1 or another `step`. Tuners refuse bounds beyond
+            2**53.
     """
     for label, value in (("low", low), ("high", high), ("step", step)):
         if not isinstance(value, int) or isinstance(value, bool):
@@ -261,17 +275,17 @@ def real(
     name: str | None = None,
     default: float | None = None,
 ) -> Any:
-    """A number from `low` to `high`, drawn evenly or in logarithm.
+    """A choice of a real number.
 
     Args:
         low, high: the bounds, both included.
-        log: whether it is drawn in logarithm.
-        name: as of `choice`.
-        default: None is `low`.
+        log: whether to sample uniformly in the logarithm.
+        name: as in `kb.choice`.
+        default: a number between the bounds; None is `low`.
 
     Raises:
-        ValueError: if the bounds or their difference are not finite, the bounds are not in order,
-            `log` has a bound of 0 or less, or the default is not a number between them.
+        ValueError: if the bounds or their difference are not finite, `low` is not below `high`,
+            `log` has a bound of 0 or less, or the default is not a number between the bounds.
     """
     for label, value in (("low", low), ("high", high)):
         if not _is_finite(value):
@@ -296,25 +310,31 @@ def _is_finite(value: Any) -> bool:
             and not isinstance(value, bool)
             and math.isfinite(float(value))
         )
-    except OverflowError:  # an integer that no float holds
+    except OverflowError:  # an integer too large for a float
         return False
 
 
 def fixed(value: Any) -> Any:
-    """`value` with every choice in it at its default, and out of the search."""
+    """Takes `value` out of the search: every choice in it keeps its default.
+
+    Args:
+        value: an argument of a space, or a part of one.
+    """
     return Fixed(value)
 
 
 def per_stage(stages: Any, *values: Any) -> Any:
-    """A list with one value a stage; a choice in it is made anew for each, unless it is named.
+    """A list with one value for each stage, and a separate choice for each unless it is named.
 
     Args:
-        stages: how many, or a choice of that number. All lists follow one choice: it is named
-            `stages` if it has no name. What lies beyond the number is inactive.
-        values: one for all stages, or as many as there are stages at most.
+        stages: the number of stages, or a choice of it. A choice without a name is called
+            "stages", so that all lists of a space share it. Choices of stages beyond the number
+            chosen are inactive.
+        values: one value for all stages, or as many as the largest number of stages.
 
     Raises:
-        ValueError: if `stages` is neither, or there are not that many values.
+        ValueError: if `stages` is neither a positive integer nor a choice of such, or the number
+            of values is wrong.
 
     Example:
         >>> n = kb.choice(4, 3, 5)
@@ -340,7 +360,7 @@ def per_stage(stages: Any, *values: Any) -> Any:
 
 
 def _most_stages(stages: Any) -> int | None:
-    """The largest number; None if it is no number of stages."""
+    """The largest number of stages; None if an option is not a positive integer."""
     options: tuple[Any, ...] = (stages,)
     if isinstance(stages, Choice):
         options = stages.options
@@ -357,7 +377,7 @@ def _checked_name(name: str | None) -> str | None:
 
 
 def _plain(value: Any) -> Any:
-    """NumPy's numbers as Python's, and lists as tuples, of which JSON makes lists."""
+    """Turns NumPy scalars into Python numbers, and lists into tuples, since JSON has no tuples."""
     if getattr(value, "shape", None) == () and hasattr(value, "item"):
         return value.item()
     return tuple(map(_plain, value)) if isinstance(value, list) else value
@@ -367,11 +387,11 @@ _UNNAMED = object()
 
 
 def label_of(option: Any) -> Any:
-    """What an option is called, if it can be called anything."""
+    """The label of an option; `_UNNAMED` if it has none."""
     if isinstance(option, Fixed):
         return label_of(option.value)
     if isinstance(option, str):
-        return _UNNAMED if option.startswith("#") else option  # which is how positions are written
+        return _UNNAMED if option.startswith("#") else option  # as positions are written
     if option is None or isinstance(option, (int, float)):
         return option
     if isinstance(option, Call):
@@ -394,7 +414,7 @@ def _is_pair(label: Any) -> bool:
 
 
 def _keyed(value: Any) -> Any:
-    """True and 1 are options of their own, though Python holds them equal."""
+    """A key that distinguishes True from 1, which are equal in Python."""
     return isinstance(value, bool), value
 
 
@@ -403,7 +423,7 @@ def _equal(first: Any, second: Any) -> bool:
 
 
 def _refuse_equal(options: tuple[Any, ...]) -> None:
-    """Compares by hash; what has none is compared with all others that have none."""
+    """Raises if two options are equal: compares hashes, and unhashable options pairwise."""
     seen: set[Any] = set()
     unhashable: list[Any] = []
     for option in options:
@@ -419,7 +439,7 @@ def _refuse_equal(options: tuple[Any, ...]) -> None:
 
 
 def _hashable(option: Any) -> Any:
-    """Equal for equal options; lists and dicts as what has a hash if all that they hold has one."""
+    """A key, equal for equal options; that of a list or dict has a hash if all its items have."""
     if isinstance(option, (list, tuple)):
         return isinstance(option, list), tuple(map(_hashable, option))
     if isinstance(option, Mapping):
@@ -433,7 +453,7 @@ def _hashable(option: Any) -> Any:
 
 
 def alike(first: Searchable, second: Searchable) -> bool:
-    """Whether two choices of one name have the same options."""
+    """Whether two choices with the same name also have the same options."""
     if isinstance(first, Choice) and isinstance(second, Choice):
         same = map(_equal, first.options, second.options)
         return first.size == second.size and all(same)

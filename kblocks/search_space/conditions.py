@@ -1,4 +1,4 @@
-"""What a builder's plain arguments come to: its network, if a user's conditions allow it."""
+"""A builder with its bound arguments, and the `where` conditions on them."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from typing import Any
 
 from kblocks.networks.architecture import Architecture
 
-_NETWORK = "network"  # the parameter of a condition that is given the architecture
+_NETWORK = "network"  # a condition's parameter of this name receives the architecture
 
 
 class Condition:
-    """A user's `where`: a function that names what it asks for.
+    """A user's `where` function.
 
-    Its parameters are arguments of the space, or `network` for the architecture itself.
+    Its parameters have the names of the space's arguments, or `network` for the architecture.
 
     Raises:
-        TypeError: if it is no function, or names what the space does not have.
+        TypeError: if it is not a function, or has a parameter of another name and no default.
     """
 
     def __init__(self, function: Callable[..., Any], arguments: Mapping[str, Any]) -> None:
@@ -42,7 +42,7 @@ class Condition:
                 )
 
     def holds(self, bound: Bound) -> bool:
-        """Whether it is true of these arguments, or of the network that they make."""
+        """Whether the function returns true for these arguments and their network."""
         given = bound.arguments
         asked = dict(given) if self._asks_all else {name: given[name] for name in self._names}
         if self._asks_network:
@@ -52,7 +52,7 @@ class Condition:
 
 @dataclass(frozen=True)
 class Bound:
-    """A builder, its plain arguments and the conditions on them."""
+    """A builder with its plain arguments and the conditions on them."""
 
     builder: Callable[..., Any]
     arguments: dict[str, Any]
@@ -60,7 +60,7 @@ class Bound:
 
     @functools.cached_property
     def network(self) -> Architecture:
-        """The network, whether the conditions hold or not."""
+        """The network that the builder makes, whether the conditions hold or not."""
         net = self.builder(**self.arguments)
         if not isinstance(net, Architecture):
             raise TypeError(f"The builder must return an Architecture. Received: {net!r}")
@@ -69,7 +69,7 @@ class Bound:
     def with_arguments(
         self, arguments: Mapping[str, Any], conditions: tuple[Condition, ...]
     ) -> Bound:
-        """With more arguments, which replace its own, and more conditions."""
+        """A copy with more conditions and arguments; new arguments replace old ones."""
         every = {**self.arguments, **arguments}
         return Bound(self.builder, every, (*self.conditions, *conditions))
 
@@ -79,5 +79,5 @@ class Bound:
 
 
 def name_of(builder: Any) -> str:
-    """What a builder is called."""
+    """The name of a builder, or of its type if it has none."""
     return str(getattr(builder, "__name__", type(builder).__name__))

@@ -29,7 +29,7 @@ def _short(text: str) -> str:
 
 
 def options_of(kind: Searchable) -> str:
-    """What a choice is between, in words."""
+    """The options or the range of a choice, in words."""
     match kind:
         case Choice(labels=labels):
             return ", ".join(map(str, labels))
@@ -40,7 +40,7 @@ def options_of(kind: Searchable) -> str:
 
 
 def _when(tree: Tree, dimension: Dimension) -> str:
-    """The parents and their options; those above a parent are told in its own line."""
+    """The direct parents of a choice and the options at which it is active."""
     if dimension.always:
         return ""
     asked = sorted({condition[-1] for condition in dimension.conditions})

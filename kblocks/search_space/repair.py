@@ -1,11 +1,11 @@
-"""From a point of a space that does not fit to the nearest one that does.
+"""Repairs a point of a space that does not fit: searches for a point near it that does.
 
-A point fits if its network can be built for the input and keeps the budget. Steps go one
-option at a time in the order in which they hurt least: fewer filters, fewer blocks,
-smaller kernels, `same` padding, anything else. Wide ranges are gone down in large steps
-first. At the end what was changed more than needed is changed back. Where choices are so
-many that each step would try too many networks, those that help most become at once what
-they are in a point that fits, as many as needed.
+A point fits if its network can be built for the input and keeps the budget. The search changes
+one choice at a time, in the order in which changes hurt least: fewer filters, fewer blocks,
+smaller kernels, `same` padding, anything else. It descends long ranges in large steps first.
+Finally it undoes what it changed more than needed. In a space with so many choices that each step
+would try too many networks, it instead copies choices from a point that fits: as few as needed,
+those that help most.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from typing import Any
 from kblocks.search_space.choices import Choice, Integer, Real
 from kblocks.search_space.tree import Assignment, Dimension, Tree
 
-# (kind, amount): kind 1 breaks the budget, 2 needs a larger input, 3 cannot be built.
+# (kind, amount): kind 1 breaks the budget, 2 needs a larger input, 3 is no allowed network.
 Violation = tuple[int, float]
 Measure = Callable[[Assignment], Violation | None]
 
-_STARTS = 100  # that are tried until one leads to a point that fits
-_ALIKE = 8  # where all of them lack the same
-_ENOUGH = 20  # where all that is missing is budget
-_LONG = 16  # options from which a choice is gone down in steps of more than one
-_SHARES = (1 / 8, 1 / 64, 1 / 512)  # of its length, and so on; at last one option at a time
+_STARTS = 100  # random starts to try until one leads to a point that fits
+_ALIKE = 8  # starts to try where all of them need the same larger input
+_ENOUGH = 20  # starts to try where the best point only breaks the budget
+_LONG = 16  # a choice of more options is descended in steps of more than one
+_SHARES = (1 / 8, 1 / 64, 1 / 512)  # such steps as shares of its length, and so on; at last 1
 
 _ORDER = (
     re.compile(r"filters|branches|width|units|hidden|expansion|growth"),
@@ -41,17 +41,24 @@ _ALL = range(len(_ORDER) + 1)
 
 @dataclass(frozen=True)
 class Ladder:
-    """How steps go along one dimension: its place in their order, and its positions in theirs.
+    """The steps along one dimension.
 
-    `order` has positions from small to large; it is empty where they have no such order.
+    Attributes:
+        rank: the dimension's place in the order in which choices are changed.
+        order: the positions from small to large; empty if they have no such order.
+        positions: all positions; none of a real, which steps leave alone.
     """
 
     rank: int
     order: Sequence[int]
-    positions: Sequence[int]  # none of a real, which is left alone
+    positions: Sequence[int]
 
     def steps(self, position: Any, share: float, grow: bool) -> list[Any]:
-        """Where one step may lead: down, up too if things may grow, anywhere if unordered."""
+        """The positions that one step may lead to.
+
+        That is down, with `grow` up too; any other position if there is no order or the rank is
+        the last one. In a long dimension a step covers `share` of it, or leads to a random sample.
+        """
         is_long = len(self.positions) > _LONG
         anywhere = self.rank == len(_ORDER) or not self.order
         if anywhere and not is_long:
@@ -76,11 +83,11 @@ class Ladder:
 
 
 class Repair:
-    """Steps through a tree by what `measure` says of its points.
+    """Searches a tree for points that fit.
 
     Args:
-        tree: whose points are repaired.
-        measure: how far a point is from fitting; None if it fits.
+        tree: the tree of the points.
+        measure: returns how far a point is from fitting; None if it fits.
         grow: whether a network can be too small, so that steps may enlarge it.
     """
 
@@ -90,9 +97,10 @@ class Repair:
         self._shares = _shares(max((len(one.order) for one in self._ladders.values()), default=0))
 
     def nearest(self, start: Assignment, anchor: Assignment) -> Assignment:
-        """A fitting point near `start`: the way back to it from where steps lead, or from `anchor`.
+        """A fitting point near `start`.
 
-        `anchor` is a point that fits for certain, for where no step brings a point nearer.
+        Descends to a point that fits, or falls back to `anchor`, a point known to fit, and then
+        undoes changes that are not needed. Of a large tree it copies choices from `anchor`.
         """
         if self._measure(start) is None:
             return start
@@ -102,10 +110,10 @@ class Repair:
         return self._restore(start, found if self._measure(found) is None else anchor)
 
     def _towards(self, start: Assignment, anchor: Assignment) -> Assignment:
-        """The start with as few choices as needed changed to what they are in `anchor`.
+        """`start` with as few choices as needed copied from `anchor`.
 
-        Cheaper ones first, and of these the ones that bring it nearer; fewer of them do if more
-        of them would.
+        Copies choices of low rank first, and among these the ones that bring the point nearest.
+        Bisection finds their number; it assumes that copying more choices never breaks the fit.
         """
 
         def after(name: str) -> tuple[int, Violation]:
@@ -130,7 +138,7 @@ class Repair:
         return _changed(start, anchor, order[:many])
 
     def closest(self) -> tuple[Violation | None, Assignment]:
-        """A point that fits, or, where none is found, the one that lacks least."""
+        """The best point found, behind how far it is from fitting: None if it fits."""
         if self._tree.is_large:
             for start in self._starts():
                 if self._measure(start) is None:
@@ -141,7 +149,7 @@ class Repair:
             if number >= _ENOUGH and best and best[0][0] == 1:
                 break
             if number >= _ALIKE and len(lacking) == 1 and best and best[0][0] == 2:
-                break  # pixels of the input, which no choice changes
+                break  # the input is too small, which no choice changes
             found = self._descend(start)
             amount = self._measure(found)
             if amount is None:
@@ -163,9 +171,9 @@ class Repair:
             yield self._tree.draw(random)
 
     def _descend(self, start: Assignment, ranks: range = _ALL) -> Assignment:
-        """Greedy steps, each the best of its rank, as long as they bring the point nearer.
+        """Takes greedy steps, each the best of its rank, as long as they bring the point nearer.
 
-        Where a large step leads to a point that fits, smaller ones take over before it.
+        A large step that leads to a point that fits is taken back, and smaller ones go on.
         """
         point, now = start, self._measure(start)
         if now is None:
@@ -204,7 +212,7 @@ class Repair:
         return best
 
     def _restore(self, start: Assignment, found: Assignment) -> Assignment:
-        """Back towards `start`, dearest changes first, wherever cheaper ones do in their place."""
+        """Undoes changes, those of the highest rank first, where lower ranks can replace them."""
         point = found
         for name in sorted(self._ladders, key=lambda name: -self._ladders[name].rank):
             ladder = self._ladders[name]
@@ -220,7 +228,7 @@ class Repair:
         return point
 
     def _bisected(self, point: Assignment, name: str, way: Sequence[Any]) -> Assignment:
-        """The point with the first position of a long way that does, if the later ones do too."""
+        """`point` with the first position of `way` that fits, if all later ones fit too."""
         low, high, best = 0, len(way), point
         while low < high:
             middle = (low + high) // 2
@@ -232,7 +240,7 @@ class Repair:
         return best
 
     def _with(self, point: Assignment, name: str, position: Any) -> Assignment:
-        """A point with one change, and what cheaper changes make of it if these are few."""
+        """`point` with one change, and unless the tree is large a descent in lower ranks."""
         if self._tree.is_large:
             return {**point, name: position}
         return self._descend({**point, name: position}, range(self._ladders[name].rank))
@@ -243,7 +251,7 @@ def _changed(start: Assignment, anchor: Assignment, names: Sequence[str]) -> Ass
 
 
 def _shares(longest: int) -> list[float]:
-    """Of a choice's length, how far steps go: ever less, until one option at a time."""
+    """The lengths of steps as shares of a choice's length, ever smaller; 0 for single steps."""
     if longest <= _LONG:
         return [0.0]
     shares = list(_SHARES)
@@ -259,7 +267,7 @@ def _ladder(dimension: Dimension) -> Ladder:
 
 
 def _rank(dimension: Dimension) -> int:
-    """The place of a choice in the order of steps, by the arguments it stands for."""
+    """The place of a choice in the order of steps, by the names of its arguments."""
     ranks = [
         next((i for i, pattern in enumerate(_ORDER) if pattern.search(path)), len(_ORDER))
         for path in dimension.paths
@@ -268,7 +276,7 @@ def _rank(dimension: Dimension) -> int:
 
 
 def _ranked(kind: Any) -> Sequence[int]:
-    """The positions of a choice from small to large; empty where it has no such order."""
+    """The positions of a choice from small to large; empty if it has no such order."""
     if isinstance(kind, Integer):
         return range(kind.size)
     if not isinstance(kind, Choice):
@@ -283,7 +291,7 @@ def _ranked(kind: Any) -> Sequence[int]:
 
 
 def _extent(option: Any) -> float | None:
-    """A pair is as large as the square of equal area: (1, 3) is less than 3, which is (3, 3)."""
+    """How large an option is, None if it is no size; a pair counts as the square of its area."""
     if isinstance(option, (int, float)) and not isinstance(option, bool):
         return float(option)
     if isinstance(option, tuple) and option and all(isinstance(item, int) for item in option):

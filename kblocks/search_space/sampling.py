@@ -1,13 +1,14 @@
-"""Random points of a tree of which only few fit: a law is learned under which more do.
+"""Samples points that fit from a tree in which only few points do.
 
-Every dimension is drawn on its own, from equal parts of its range with weights. The
-weights move towards those points of a round that fit, or that come nearest to fitting,
-until a good share of what is drawn fits: the cross-entropy method (Rubinstein 1999,
-"The Cross-Entropy Method for Combinatorial and Continuous Optimization").
+A distribution is learned under which more points fit, the `Law`. It draws each dimension
+independently, from equal parts of its range with weights. Each round moves the weights towards
+the points that fit, or come nearest to fitting, until a good share of the draws fits: the
+cross-entropy method (Rubinstein 1999, "The Cross-Entropy Method for Combinatorial and Continuous
+Optimization").
 
-A range of which the budget leaves less than such a part is drawn from by slice sampling (Neal
-2003, "Slice Sampling"): from all of the range, then from what lies between the last draw that
-did not fit and a point that does. So are all choices where these are too many for a law.
+A range of which the budget leaves less than one part is sampled by slice sampling (Neal 2003,
+"Slice Sampling"): first from the whole range, then from between the last draw that did not fit
+and a point that does. So are all choices of a tree that has too many of them for a law.
 """
 
 from __future__ import annotations
@@ -23,20 +24,21 @@ from kblocks.search_space.tree import Assignment, Tree
 
 Shortfall = Callable[[Assignment], tuple[int, float] | None]
 
-_PARTS = 16  # of a range; a choice of no more options has a part for each
+_PARTS = 16  # of a range of numbers; a choice between options has a part for each
 _ROUNDS, _DRAWN, _ELITE = 12, 200, 30
-_ENOUGH = 0.2  # the share that fits with which learning ends
-_KEPT, _EVEN = 0.3, 0.1  # of the old weights, and of even ones: nothing becomes impossible
-_PLAIN, _BY_LAW = 8, 200  # draws that may fail
-_ALONE = 64  # choices of a large tree that are redrawn alone
-_SHRUNK = 100  # draws from a range that becomes smaller
+_ENOUGH = 0.2  # learning ends when this share of the draws fits
+_KEPT, _EVEN = 0.3, 0.1  # shares of the old and of equal weights: no part becomes impossible
+_PLAIN, _BY_LAW = 8, 200  # draws to try without and with a law
+_ALONE = 64  # choices of a large tree to redraw one by one
+_SHRUNK = 100  # draws to try while slice sampling shrinks the range
 
 
 class Law:
-    """Weights of equal parts of each dimension's range.
+    """A distribution over points: weights of equal parts of each dimension's range.
 
     Attributes:
-        helps: whether points drawn by it were seen to fit.
+        weights: by dimension, one for each part.
+        helps: whether any point fitted in the last round of learning.
     """
 
     def __init__(self, weights: dict[str, list[float]]) -> None:
@@ -57,11 +59,11 @@ class Law:
 
 
 def learned(tree: Tree, shortfall: Shortfall) -> Law:
-    """The law under which a good share of the points of a tree fits, if one is found.
+    """Learns a law under which a good share of the points fits; the last one tried if none does.
 
     Args:
-        tree: whose points are drawn.
-        shortfall: how far a point is from fitting; None if it fits.
+        tree: the tree of the points.
+        shortfall: returns how far a point is from fitting; None if it fits.
     """
     random = Random(0)
     law = Law({name: [1.0] * _parts(d.kind) for name, d in tree.dimensions.items()})
@@ -103,7 +105,7 @@ def drawn(
     law: Callable[[], Law],
     random: Random,
 ) -> Any:
-    """A random point that fits: plain draws first, then draws by the law; None if all failed."""
+    """A random point that fits: from plain draws, then from draws by the law; None if all fail."""
     for _ in range(_PLAIN):
         point = tree.draw(random)
         if fits(point):
@@ -119,7 +121,7 @@ def drawn(
 
 
 def wide(tree: Tree) -> list[str]:
-    """The choices of which a law draws parts that hold more than one position."""
+    """The choices of so many positions that a part in a law holds more than one."""
 
     def is_wide(kind: Searchable) -> bool:
         return isinstance(kind, Real) or (isinstance(kind, Integer) and kind.size > _PARTS)
@@ -130,10 +132,10 @@ def wide(tree: Tree) -> list[str]:
 def redrawn(
     tree: Tree, fits: Callable[[Assignment], bool], start: Assignment, random: Random
 ) -> Assignment:
-    """A random point that fits, from one that does.
+    """A random point that fits, made from another one by slice sampling.
 
-    Redraws what the parts of a law do not tell apart: of a large tree everything, first at once
-    and then some choices alone, else each wide range.
+    Of a large tree it redraws all choices at once and then some one by one. Of others it redraws
+    the wide ranges, since a law does not distinguish the positions in a part.
     """
     kinds = {name: dimension.kind for name, dimension in tree.dimensions.items()}
     if tree.is_large:
@@ -154,7 +156,7 @@ def _sliced(
     start: Assignment,
     random: Random,
 ) -> Assignment:
-    """The start with these dimensions redrawn at once, by slice sampling with shrinkage."""
+    """`start` with these dimensions redrawn together, by slice sampling with shrinkage."""
     own = {name: kind.share(start[name], random.random()) for name, kind in kinds.items()}
     bounds = dict.fromkeys(kinds, (0.0, 1.0))
     for _ in range(_SHRUNK):
@@ -170,4 +172,4 @@ def _sliced(
     return start
 
 
-_LAST = 1 - 2**-53  # the largest share
+_LAST = 1 - 2**-53  # the largest float below 1

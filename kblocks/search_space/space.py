@@ -19,30 +19,32 @@ from kblocks.search_space.describing import table
 from kblocks.search_space.repair import Repair, Violation
 from kblocks.search_space.tree import Assignment, Tree
 
-NETWORK = "kblocks/network"  # the name under which a trial keeps the JSON of what it built
+NETWORK = "kblocks/network"  # the trial's user attribute that holds the network as JSON
 _SUGGESTED: WeakKeyDictionary[Any, set[str | None]] = WeakKeyDictionary()  # names by trial
-_BUILDER = "builder"  # the name of the choice among several
-_CONTEXTS = 20  # random surroundings in which an option may prove that it works
-_TRIED = 100  # positions of an integer that have to prove it
-_REPEATS = 100  # samples in a row that bring nothing new before `samples` ends
+_BUILDER = "builder"  # the name of the choice between builders
+_CONTEXTS = 20  # random points at which to check that an option works
+_TRIED = 100  # about how many positions of an integer to check
+_REPEATS = 100  # `samples` ends after so many samples in a row without a new network
 
 
 class Space:
-    """The networks that `builder` makes for all values of the choices in its arguments.
+    """A search space: the networks that `builder` makes with choices among its arguments.
 
     Args:
         builder: a function that returns an Architecture, such as `kb.resnet`; another Space;
-            or a choice among such.
-        where: a condition of one's own: a function whose parameters are named as arguments of
-            the space are (`where=lambda filters: filters[0] <= filters[1]`), or `network` for
-            the architecture. What it is not true of does not fit.
-        arguments: for the builder; `kb.choice(...)` and its like may stand for an argument or
-            anywhere in its lists and dicts. They replace those of a Space in `builder`.
+            or a choice between such.
+        where: a condition that networks must meet: a function that returns true or false. Its
+            parameters have the names of arguments of the space
+            (`where=lambda filters: filters[0] <= filters[1]`), or `network` for the architecture.
+        arguments: the builder's arguments. `kb.choice(...)` and the other choices may stand in
+            place of an argument or anywhere in its lists and dicts. If `builder` is a Space, they
+            replace its arguments of the same names.
 
     Raises:
-        ValueError: if choices of one name differ, an option makes every network fail, or
-            `where` is true of nothing that was found.
-        TypeError: if the builder does not take the arguments or returns something else.
+        ValueError: if choices with the same name differ, an option makes every network fail, or
+            no network was found that meets `where`.
+        TypeError: if the builder does not take the arguments or returns no Architecture, or
+            `where` is not a function of them.
 
     Example:
         >>> space = kb.Space(kb.resnet, classes=10, filters=kb.per_stage(4, kb.choice(16, 32)))
@@ -69,7 +71,7 @@ class Space:
     def _span(
         self, source: Any, arguments: dict[str, Any], conditions: tuple[Condition, ...]
     ) -> None:
-        """The choices, and nothing yet of what fits."""
+        """Sets up the choices, but not what fits."""
         self.builder = self._source = source
         self._arguments, self._conditions = arguments, conditions
         self._is_searched = isinstance(source, (Choice, Fixed))
@@ -92,7 +94,7 @@ class Space:
         )
 
     def _prepare(self) -> None:
-        """What follows from the input and the budget."""
+        """Sets up what depends on the input and the budget; raises if no point fits."""
         self._law: sampling.Law | None = None
         self._repair = Repair(self.tree, self.violation, grow=self.budget.has_least)
         shortfall, self._anchor = self._repair.closest()
@@ -100,14 +102,16 @@ class Space:
             raise ValueError(self._nothing_fits())
 
     def within(self, input_shape: Any, budget: Budget | None = None) -> Space:
-        """This space with the knowledge of what fits: maps that stay alive, costs in the budget.
+        """A copy of this space limited to networks that fit an input and a budget.
+
+        A network fits if none of its feature maps vanishes and its cost keeps the budget.
 
         Args:
             input_shape: (height, width, channels).
-            budget: limits, or None.
+            budget: limits on the cost; None sets none.
 
         Raises:
-            ValueError: if nothing in the space fits, with the nearest and the limit it breaks.
+            ValueError: if no network is found that fits, with the nearest and what it breaks.
         """
         if budget is not None and not isinstance(budget, Budget):
             raise ValueError(f"`budget` must be a kblocks.Budget. Received: budget={budget!r}")
@@ -120,49 +124,52 @@ class Space:
         return bounded
 
     def names(self) -> list[str]:
-        """The names of all choices: the paths of the arguments they stand for."""
+        """The names of all choices: their own, or the paths of their arguments."""
         return list(self.tree.dimensions)
 
     def size(self) -> float:
-        """How many different values there are, whether they fit or not; `math.inf` with a real."""
+        """The number of points, whether they fit or not; `math.inf` with a `kb.real`."""
         return self.tree.size()
 
     def describe(self, print_fn: Callable[[str], Any] = print) -> None:
         """Prints a table of the choices and how many networks they make.
 
         Args:
-            print_fn: what takes the text.
+            print_fn: receives the text.
         """
         print_fn(table(self.tree))
 
     def default(self) -> dict[str, Any]:
-        """The first option of every choice; repaired where that does not fit."""
+        """The point with the default of every choice, repaired if it does not fit."""
         return self.tree.values(self._fitted(self.tree.default()))
 
     def sample(self, seed: int | Random) -> dict[str, Any]:
-        """Random values, the same for the same seed; after `within`, only such as fit.
+        """A random point that fits: the value of each active choice by its name.
 
-        Draws that do not fit are thrown away. Where nearly all are, later draws follow a law
-        learned once, under which more of them fit, and ranges of which the budget leaves little
-        are drawn from what it leaves: all that fits can come, but not everything equally often.
+        Draws that do not fit are discarded. If nearly all are, later draws follow a distribution
+        learned once, under which more fit, and ranges of which the budget leaves little are
+        sampled within what it leaves. Every point that fits can occur, but not equally often.
 
         Args:
-            seed: an integer, or a `random.Random` to draw from.
+            seed: an integer, which always gives the same point, or a `random.Random`.
         """
         random = seed if isinstance(seed, Random) else Random(seed)
         found = sampling.drawn(self.tree, self._fits, self._learned, random)
         if found is None:
             found = self._anchor
-            if not self.tree.is_large:  # of wide ranges `redrawn` draws again
+            if not self.tree.is_large:  # `redrawn` samples wide ranges again
                 known = {name: found[name] for name in sampling.wide(self.tree)}
                 found = self._fitted({**self.tree.draw(random), **known})
             found = sampling.redrawn(self.tree, self._fits, found, random)
         return self.tree.values(found)
 
     def samples(self, seed: int | Random) -> Iterator[dict[str, Any]]:
-        """The default first, then random values that fit, none with a network had before.
+        """Yields the default, then random points that fit, each with a new network.
 
-        Ends when nothing new comes.
+        Ends after 100 samples in a row without a new one.
+
+        Args:
+            seed: as in `sample`.
         """
         random = seed if isinstance(seed, Random) else Random(seed)
         seen: set[Hashable] = set()
@@ -178,13 +185,13 @@ class Space:
             values = self.sample(random)
 
     def build(self, values: Mapping[str, Any], name: str | None = None) -> Architecture:
-        """The network of these values, as they are.
+        """The network at a point, without repair.
 
         Args:
-            values: as `sample` gives them, or as a tuner records them (Optuna's `best_params`,
-                Keras Tuner's `hp.values`, the values of a `kb.tuner.Record`): what it records of
-                a `Recipe`, of other spaces and of itself is passed over.
-            name: of this space in the trial, where `suggest` was given one.
+            values: a point as `sample` returns it, or as a tuner records it (Optuna's
+                `best_params`, Keras Tuner's `hp.values`, the values of a `kb.tuner.Record`).
+                Entries of a `Recipe`, of other spaces and of the tuner itself are ignored.
+            name: the name that `suggest` got for the network.
 
         Raises:
             ValueError: if a value is missing, unknown or no option, or the builder refuses them.
@@ -192,20 +199,20 @@ class Space:
         return self._bound(self._read(values, name)).network
 
     def suggest(self, trial: Any, name: str | None = None) -> Architecture:
-        """The network that a trial of Optuna stands for, or of what suggests as it does.
+        """The network at a point that an Optuna trial suggests.
 
-        Asks for the active choices alone. Where `within` says what fits, values that do not are
-        repaired. What comes out is kept as JSON in the trial's user attribute "kblocks/network".
+        Asks the trial for active choices only, repairs a point that does not fit, and stores the
+        network as JSON in the trial's user attribute "kblocks/network".
 
         Args:
-            trial: that is asked; values given to it beforehand (`study.enqueue_trial`) may be as
-                `sample` gives them.
-            name: of this network, where a trial has several: its choices are then called
+            trial: an Optuna trial, or an object with the same methods. Values enqueued for it
+                (`study.enqueue_trial`) may have the form that `sample` returns.
+            name: a name for the network if the trial has several; its choices are then called
                 "name/choice", and its JSON "kblocks/network/name".
 
         Raises:
-            ValueError: if the trial has a network of that name, a value given beforehand is no
-                option, or an integer goes beyond 2**53, which Optuna would not record exactly.
+            ValueError: if the trial has a network with that name, an enqueued value is no option,
+                or an integer goes beyond 2**53, which Optuna would not record exactly.
         """
         key = network_key(name)
         _refuse_second(trial, name)
@@ -215,27 +222,30 @@ class Space:
         return net
 
     def repair(self, values: Mapping[str, Any], name: str | None = None) -> dict[str, Any]:
-        """The nearest values that fit: the same if they do already.
+        """A point that fits, near the given one; that one itself if it fits already.
 
-        Takes fewer filters first, then fewer blocks, smaller kernels, `same` padding, and
-        anything else last. The same values always give the same.
+        Reduces filters first, then blocks, then kernel sizes, then takes `same` padding, and
+        changes anything else last. The same point always has the same repair.
 
         Args:
-            values, name: as of `build`.
+            values, name: as in `build`.
         """
         return self.tree.values(self._fitted(self._read(values, name)))
 
     def key(self, values: Mapping[str, Any]) -> Hashable:
-        """Equal for values of which the networks are equal, whatever way leads there.
+        """A hashable key, equal for points that have equal networks.
 
-        After `within` also those that only differ where the input's size leaves no
-        difference: see `Architecture.canonical`.
+        After `within` it is also equal for networks that differ only in arguments without effect
+        on an input of that size: see `Architecture.canonical`.
+
+        Args:
+            values: a point, as in `build`.
         """
         net = self.build(values)
         return net if self.input_shape is None else net.canonical(self.input_shape)
 
     def _read(self, values: Mapping[str, Any], name: str | None = None) -> Assignment:
-        """The positions of values, from which what is not of this space is left out."""
+        """The point with these values; entries that do not belong to this space are ignored."""
         start, known = prefix_of(name), self.tree.dimensions
         named = {str(key): value for key, value in values.items()}
         own = {
@@ -250,7 +260,7 @@ class Space:
         return self._shortfall(assignment, exactly=True)
 
     def _shortfall(self, assignment: Assignment, exactly: bool = False) -> Violation | None:
-        """`violation`; how much larger an input would have to be is only told `exactly`."""
+        """`violation`; finds how much larger the input would have to be only if `exactly`."""
         shape = self.input_shape
         if shape is None and not self._has_conditions:
             return None
@@ -319,11 +329,11 @@ class Space:
         return "has " + ", ".join(told)
 
     def _refuse_dead_options(self) -> None:
-        """Every option must work somewhere; else it is a mistake, told at the door."""
+        """Raises if an option works at none of the points tried, since that is a mistake."""
         random = Random(0)
         contexts = [self.tree.default(), *(self.tree.draw(random) for _ in range(_CONTEXTS))]
         left = {(n, i) for n, d in self.tree.dimensions.items() for i in _tried(d.kind)}
-        for context in contexts:  # each network shows at once that all its options work
+        for context in contexts:  # one network proves that all its options work
             shown = {
                 (name, index)
                 for name, index in context.items()
@@ -332,7 +342,7 @@ class Space:
             try:
                 if shown and self._failure(context) is None:
                     left -= shown
-            except Exception:  # which a builder may raise for options that do not go together
+            except Exception:  # builders may raise anything for incompatible options
                 continue
         for name, dimension in self.tree.dimensions.items():
             for index in _tried(dimension.kind):
@@ -342,7 +352,7 @@ class Space:
             _ = self._bound({}).network
 
     def _failure(self, point: Assignment) -> ValueError | None:
-        """Why no network can be made of a point, if none can."""
+        """The error that the builder raises at a point; None if it makes a network."""
         bound = self._bound(point)
         try:
             _ = bound.network
@@ -368,15 +378,15 @@ class Space:
 
 
 def network_key(name: str | None) -> str:
-    """The name under which a trial keeps the JSON of a network of that name."""
+    """The user attribute of a trial that holds the network called `name` as JSON."""
     return NETWORK if name is None else f"{NETWORK}/{name}"
 
 
 def prefix_of(name: str | None) -> str:
-    """What the choices of a space of that name begin with in a trial.
+    """What the names of choices begin with in a trial if their network is called `name`.
 
     Raises:
-        ValueError: if it is no name.
+        ValueError: if the name is not a word, has a "/" or is reserved.
     """
     if name is None:
         return ""
@@ -387,19 +397,19 @@ def prefix_of(name: str | None) -> str:
     return f"{name}/"
 
 
-_TUNERS = ("tuner/", "kblocks/")  # what Keras Tuner's tuners and we record of a trial begin with
+_TUNERS = ("tuner/", "kblocks/")  # prefixes of what Keras Tuner and kblocks record of a trial
 
 
 def _is_of_others(key: str) -> bool:
-    """Whether a recorded value is of a recipe, of a space with a name, or of the tuner itself."""
+    """Whether a recorded entry belongs to a recipe, a named network, or the tuner itself."""
     return "/" in key or key.startswith("recipe.")
 
 
 def _refuse_second(trial: Any, name: str | None) -> None:
-    """Raises if a trial was asked for a network of this name, which would be the same again."""
+    """Raises if a trial suggested a network of this name already: it would be the same again."""
     try:
         names = _SUGGESTED.setdefault(trial, set())
-    except TypeError:  # of what suggests as Optuna's trials do, but cannot be looked up
+    except TypeError:  # an Optuna-like trial that cannot be a weak key
         return
     if name in names:
         raise ValueError(
@@ -412,7 +422,7 @@ def _refuse_second(trial: Any, name: str | None) -> None:
 def _restored(
     source: Any, arguments: Any, conditions: Any, input_shape: Any, budget: Budget
 ) -> Space:
-    """A space that another process has sent, which has checked it."""
+    """Unpickles a space, whose options were checked when it was made."""
     space = object.__new__(Space)
     space._span(source, arguments, conditions)
     space.input_shape, space.budget = input_shape, budget
@@ -430,9 +440,9 @@ def _unbounded(space: Space) -> Space:
 
 
 def _node(source: Any, outer: set[str]) -> Any:
-    """What stands in the tree for a builder and its own arguments; resolves to a Bound.
+    """The tree node of a builder and its own arguments, which resolves to a `Bound`.
 
-    `outer` are the arguments that replace its own.
+    `outer` has the names of arguments that replace the builder's own.
     """
     match source:
         case Choice(options):
@@ -453,7 +463,7 @@ def _node(source: Any, outer: set[str]) -> Any:
 
 
 def _tried(kind: Searchable) -> Iterable[Any]:
-    """Every option of a choice; both ends of a range and, of integers, some between."""
+    """The positions to check: all of a choice, the ends of a range, some integers between."""
     if isinstance(kind, Choice):
         return range(kind.size)
     if isinstance(kind, Real):

@@ -1,4 +1,4 @@
-"""The named dimensions that a tree of arguments with choices spans."""
+"""Finds and names the choices in a tree of arguments: the dimensions of a space."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ from kblocks.search_space.choices import (
     recorded,
 )
 
-_MANY = 64  # choices of a tree, above which looking at each of them at every step takes too long
-Condition = tuple[tuple[str, int], ...]  # (name of a choice, position of its option), all true
-Assignment = dict[str, Any]  # the position of every dimension, active or not
+_MANY = 64  # with more choices a tree is large: to try each of them at every step takes too long
+Condition = tuple[tuple[str, int], ...]  # (choice, position of its option): all must hold
+Assignment = dict[str, Any]  # a point: the position of every dimension, active or not
 Resolve = Callable[[Assignment], Any]
 
 
 @dataclass
 class Dimension:
-    """One choice of a tree: its name, the paths it stands at, and when it is active."""
+    """One choice of a tree: its name, the paths of its arguments, and when it is active."""
 
     name: str
     kind: Searchable
     paths: list[str] = field(default_factory=list)
-    conditions: list[Condition] = field(default_factory=list)  # any of them
+    conditions: list[Condition] = field(default_factory=list)  # one must hold
 
     def is_active(self, assignment: Mapping[str, Any]) -> bool:
         return any(
@@ -45,15 +45,15 @@ class Dimension:
 
     @property
     def always(self) -> bool:
-        """Whether it is active whatever the others are."""
+        """Whether it is active at every point."""
         return () in self.conditions
 
 
 class Tree:
-    """Arguments with choices anywhere in them, and the dimensions these span.
+    """A builder's arguments with choices anywhere in them, and the dimensions that these span.
 
-    A dict of values has the plain value of each active dimension by its name. Parents come
-    before the choices that depend on them.
+    A point has two forms: an `Assignment`, and a dict with the plain value of each active
+    dimension. Dimensions come behind those that they depend on.
     """
 
     def __init__(self, arguments: Mapping[str, Any], prefix: str = "") -> None:
@@ -73,7 +73,7 @@ class Tree:
         ]
 
     def _collect(self, node: Any, path: str, condition: Condition) -> Resolve | None:
-        """How to resolve a node, whose choices become dimensions; None if it has none."""
+        """Adds the choices in a node; returns how to resolve it, None if it stays as it is."""
         match node:
             case Choice() | Integer() | Real():
                 return self._collect_choice(node, path, condition)
@@ -153,21 +153,21 @@ class Tree:
 
     @property
     def is_large(self) -> bool:
-        """Whether it has so many choices that not each can be looked at at every step."""
+        """Whether it has too many choices to try each of them at every step."""
         return len(self.dimensions) > _MANY
 
     def default(self) -> Assignment:
-        """The first option of every dimension; of a real its default."""
+        """The point with the default of every dimension."""
         return {
             n: d.kind.first if isinstance(d.kind, Real) else 0 for n, d in self.dimensions.items()
         }
 
     def draw(self, random: Random) -> Assignment:
-        """A random option of every dimension, each on its own."""
+        """A random point; each dimension is drawn independently."""
         return {name: d.kind.at(random.random()) for name, d in self.dimensions.items()}
 
     def values(self, assignment: Mapping[str, Any]) -> dict[str, Any]:
-        """The plain values of the active dimensions."""
+        """The plain values of a point's active dimensions."""
         return {
             name: label(assignment[name])
             for name, label, is_active in self._rows
@@ -175,9 +175,9 @@ class Tree:
         }
 
     def assignment(self, values: Mapping[str, Any]) -> Assignment:
-        """The positions of all dimensions from the values of the active ones.
+        """The point with these values of its active dimensions; others take their default.
 
-        Each value may be as `values` gives it or as a tuner records it.
+        Each value may have the form that `values` returns or the one that a tuner records.
 
         Raises:
             ValueError: if a value is unknown, missing or no option of its choice.
@@ -197,15 +197,15 @@ class Tree:
         return found
 
     def resolve(self, assignment: Assignment) -> dict[str, Any]:
-        """The arguments with plain values in place of choices."""
+        """The builder's arguments at a point, with plain values in place of choices."""
         varied = {key: resolve(assignment) for key, resolve in self._varied.items()}
         return {**self.fixed, **varied}
 
     def suggest(self, trial: Any, prefix: str = "") -> Assignment:
-        """Positions from a trial that is asked define-by-run, as Optuna's are.
+        """The point that a trial suggests through Optuna's define-by-run methods.
 
-        Only active choices are asked for, by their names after `prefix`. Options are suggested
-        as `Choice.written` has them.
+        Asks for active choices only, by their names after `prefix`; options have the form of
+        `Choice.written`.
         """
         found = self.default()
         for name, dimension in self.dimensions.items():
@@ -214,13 +214,13 @@ class Tree:
         return found
 
     def size(self) -> float:
-        """How many different dicts of values there are; infinite with a real among them."""
+        """The number of different dicts of values; infinite if there is a real among them."""
         kinds = {name: d.kind for name, d in self.dimensions.items()}
         return _count(kinds, {n: _shortest(d.conditions) for n, d in self.dimensions.items()})
 
 
 def _called(node: Choice, index: int) -> Any:
-    """An option in a path: its name if it is called by one, else its position."""
+    """How a path shows an option: by the name of a `Call`, else by its position."""
     option, label = node.options[index], node.labels[index]
     return label if isinstance(option, Call) and not label.startswith("#") else index
 
@@ -237,7 +237,7 @@ def _collected(
 
 
 def _parents_first(dimensions: dict[str, Dimension]) -> dict[str, Dimension]:
-    """In the order of the arguments, but for names shared by places whose parents come later."""
+    """Sorts dimensions so that each comes behind its parents, else keeps their order."""
     ordered: dict[str, Dimension] = {}
 
     def add(name: str) -> None:
@@ -272,11 +272,11 @@ def _suggested(trial: Any, name: str, kind: Searchable) -> Any:
 
 
 def record_given(trial: Any, name: str, kind: Searchable) -> None:
-    """Changes a value that a trial was given beforehand to the form in which it is suggested.
+    """Converts a value that was enqueued for a trial to the form in which it is suggested.
 
-    `study.enqueue_trial` and `optuna.trial.FixedTrial` may be given values as a space has them,
-    such as 3 and (1, 7), where Optuna looks for what it records, "3" and "1x7". It has no public
-    way to change them.
+    Users give `study.enqueue_trial` and `optuna.trial.FixedTrial` values as a space has them, such
+    as 3 and (1, 7), but Optuna expects the recorded form, "3" and "1x7". It has no public way to
+    change them.
     """
     for attribute in ("_fixed_params", "_params"):  # of a Trial; of a FixedTrial or FrozenTrial
         given = getattr(trial, attribute, None)
@@ -291,7 +291,7 @@ Conditions = Mapping[str, tuple[Condition, ...]]
 
 
 def _count(kinds: Mapping[str, Searchable], conditions: Conditions) -> float:
-    """Points of the dimensions that can still be active, by groups that know nothing of others."""
+    """The number of points of these dimensions: the product over independent groups."""
     total: float = 1
     for group in _groups(conditions):
         total *= _count_group(kinds, group)
@@ -311,7 +311,7 @@ def _count_group(kinds: Mapping[str, Searchable], group: Conditions) -> float:
 
 
 def _given(conditions: Conditions, name: str, index: int | None) -> Conditions:
-    """What is left of conditions when a choice is made; what can no more be active is left out."""
+    """The conditions left once `name` takes option `index`; drops what cannot be active then."""
     left = {}
     for other, own in conditions.items():
         kept = {
@@ -325,12 +325,12 @@ def _given(conditions: Conditions, name: str, index: int | None) -> Conditions:
 
 
 def _shortest(conditions: Collection[Condition]) -> tuple[Condition, ...]:
-    """Where one of them asks for nothing it is the only one that counts."""
+    """The conditions, or the empty one alone if it is among them: it always holds."""
     return ((),) if () in conditions else tuple(conditions)
 
 
 def _groups(conditions: Conditions) -> list[Conditions]:
-    """Dimensions that depend on each other, directly or through others."""
+    """Groups of dimensions that depend on each other, directly or through others."""
     joined: list[set[str]] = []
     for name, own in conditions.items():
         bound = {name, *(parent for c in own for parent, _ in c)}

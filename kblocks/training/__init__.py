@@ -1,1 +1,1 @@
-"""Compiling and fitting."""
+"""Compiling and training models."""

@@ -1,4 +1,4 @@
-"""Random changes to the images that a model is trained on, made inside its training step."""
+"""Random changes to training images, made inside the training step."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ _NAMES: dict[str, dict[str, bool]] = {
     "shift": {"shift": True},
     "flip+shift": {"flip": True, "shift": True},
 }
-_MIXING = (keras.layers.MixUp, keras.layers.CutMix)  # which would have to change the labels too
-_UNCOMPILED = (keras.layers.RandAugment, keras.layers.AugMix)  # by the layers in them
-_DRAWS = 1024  # random numbers that a layer may ask for in a step, without those of the next
+_MIXING = (keras.layers.MixUp, keras.layers.CutMix)  # would have to change labels too
+_UNCOMPILED = (keras.layers.RandAugment, keras.layers.AugMix)  # contain layers that do not compile
+_DRAWS = 1024  # states of the generator for each step, so that steps do not share any
 
 
 def is_augmentation(value: Any) -> bool:
-    """Whether `augment` takes it."""
+    """Whether `augment` accepts this value."""
     if isinstance(value, (list, tuple)):
         return all(map(is_augmentation, value))
     if isinstance(value, keras.layers.Layer):
@@ -30,19 +30,19 @@ def is_augmentation(value: Any) -> bool:
 
 
 def augment(model: keras.Model, augmentation: Any) -> None:
-    """Changes the images of every training step of a compiled model, and what lies in them.
+    """Makes the training steps of a compiled model change the images, and targets with them.
 
-    Masks, boxes and places are moved with the images, labels stay. As it is a part of the step
-    and not of the model, every form of data that `fit` takes will do, and evaluation, prediction,
-    saved files and costs know nothing of it. What is drawn depends on the seed
-    (`keras.utils.set_random_seed`) and on the number of the step alone.
-    Compiling the model again ends it.
+    Masks, boxes and points move with the images; labels stay. Since augmentation is part of the
+    training step and not of the model, it works with every form of data that `fit` takes and does
+    not affect evaluation, prediction, saved files or costs. The random numbers depend only on the
+    seed (`keras.utils.set_random_seed`) and the number of the step. Compiling the model again
+    removes the augmentation.
 
     Args:
-        model: compiled.
-        augmentation: None, "flip" (left to right, every second image), "shift" (by up to an
+        model: a compiled model.
+        augmentation: None, "flip" (left to right, with probability 0.5), "shift" (by up to an
             eighth of height and width, edges repeated), "flip+shift", one of Keras'
-            preprocessing layers, or a list of such, one after the other.
+            preprocessing layers, or a list of these, applied in order.
 
     Raises:
         ValueError: if a layer would move the images and cannot move the targets.
@@ -66,7 +66,7 @@ def augment(model: keras.Model, augmentation: Any) -> None:
 
     def augmented(data: Any, step: Any) -> Any:
         batch = keras.utils.unpack_x_y_sample_weight(data)
-        # Without a state of their own that a backend would have to carry through its steps.
+        # So no backend has to carry the layers' random state from step to step.
         drawn = [
             (state, keras.ops.stack([start, keras.ops.cast(step * _DRAWS, state.dtype)]))
             for state, start in zip(states, starts, strict=True)
@@ -98,7 +98,7 @@ def _end(model: keras.Model) -> None:
 
 
 def _layers(augmentation: Any, has_places: bool) -> Iterator[keras.layers.Layer]:
-    """Fresh ones: the random numbers of one model are no other's."""
+    """New copies of the layers, so that models do not share random numbers."""
     if isinstance(augmentation, str):
         yield Moved(**_NAMES[augmentation])
     elif isinstance(augmentation, (keras.Sequential, keras.layers.Pipeline)):
@@ -113,7 +113,7 @@ def _layers(augmentation: Any, has_places: bool) -> Iterator[keras.layers.Layer]
 
 
 def _config(layer: Any) -> dict[str, Any]:
-    """Of a layer; RandomShear refuses the factors that it writes itself."""
+    """A layer's configuration; that of RandomShear is changed to one that the layer accepts."""
     config = layer.get_config()
     if isinstance(layer, keras.layers.RandomShear):
         for name in ("x_factor", "y_factor"):
@@ -123,5 +123,5 @@ def _config(layer: Any) -> dict[str, Any]:
 
 
 def _compiles(layer: Any) -> bool:
-    """Whether XLA compiles a layer of Keras, as far as that tells."""
+    """Whether XLA compiles a layer of Keras, as far as is known."""
     return layer.supports_jit and not isinstance(layer, _UNCOMPILED)

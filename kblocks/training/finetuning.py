@@ -1,4 +1,4 @@
-"""`freeze`, and learning rates that differ by stage: for networks that have learned already."""
+"""Fine-tuning of trained networks: `freeze`, and learning rates by stage."""
 
 from __future__ import annotations
 
@@ -14,29 +14,29 @@ _KINDS = (
     *("SGD", "RMSprop", "Adam", "AdamW", "Adadelta", "Adagrad", "Adamax", "Adafactor"),
     *("Nadam", "Ftrl", "Lion", "Lamb"),
 )
-# Where Keras keeps what `exclude_from_weight_decay` was told, which no configuration holds.
+# Where Keras keeps the arguments of `exclude_from_weight_decay`, which `get_config` leaves out.
 _UNDECAYED = ("_exclude_from_weight_decay", "_exclude_from_weight_decay_pattern")
 
 
 def freeze(model: keras.Model, upto: str | None, *, norms: bool = False) -> keras.Model:
-    """Lets only what comes after a stage learn.
+    """Freezes a stage and all layers that it depends on.
 
-    The stage and all layers that it is made from keep their weights, and their batch
-    normalisations the statistics that they have. All other layers learn, also those that were
-    frozen before: a network thaws by one call after another. Compile afterwards.
+    These layers keep their weights, and their batch normalisations keep their statistics. All
+    other layers become trainable, also those that were frozen before, so that a network can be
+    unfrozen step by step. Compile the model afterwards.
 
     Args:
-        model: functional, such as `Architecture.model` gives.
-        upto: a stage (`"stage3"`) or a layer of the model; None freezes nothing.
-        norms: whether the batch normalisations that come after keep their statistics and weights
-            too: with few images, those of a batch are a worse guess. A saved model does not
-            remember it.
+        model: a functional model, such as `Architecture.model` returns.
+        upto: the last stage (`"stage3"`) or layer to freeze; None freezes no layer.
+        norms: whether to freeze the statistics and weights of all other batch normalisations too:
+            with few images, the statistics of a batch are worse estimates. A saved model does not
+            store this.
 
     Returns:
         The same model.
 
     Raises:
-        ValueError: if the model has no such stage or layer, with the names of those it has.
+        ValueError: if the model has no such stage or layer; the message lists those it has.
     """
     names = [layer.name for layer in model.layers if layer.weights]
     last = [layer for layer in model.layers if upto in (layer.name, stage_of(layer.name))]
@@ -44,18 +44,18 @@ def freeze(model: keras.Model, upto: str | None, *, norms: bool = False) -> kera
         raise unknown_stage("upto", upto, names)
     frozen: set[int] = set()
     _add_sources(last, frozen)
-    model.trainable = False  # to what is True already, Keras would not say it again inside
+    model.trainable = False  # Keras passes True on to inner layers only if it was False
     model.trainable = True
     for layer in model.layers:
         layer.trainable = id(layer) not in frozen
     for norm in _norms_of(model) if norms else ():
         norm.trainable = False
-    model.train_function = None  # else `fit` would go on with the step it has traced
+    model.train_function = None  # else `fit` would reuse the step it traced
     return model
 
 
 def _norms_of(layer: Any) -> Iterator[keras.layers.BatchNormalization]:
-    """Those of a block or model, and of the blocks and models in it."""
+    """The batch normalisations of a block or model, and of the blocks and models in it."""
     for part in getattr(layer, "layers", ()):
         if isinstance(part, keras.layers.BatchNormalization):
             yield part
@@ -63,7 +63,7 @@ def _norms_of(layer: Any) -> Iterator[keras.layers.BatchNormalization]:
 
 
 def _add_sources(layers: list[Any], found: set[int]) -> None:
-    """Adds layers and all that they read to what was found."""
+    """Adds the ids of layers, and of all layers that they depend on, to `found`."""
     for layer in layers:
         if id(layer) not in found:
             found.add(id(layer))
@@ -78,24 +78,27 @@ def _read_by(layer: Any) -> Iterator[Any]:
 def learning_rate_multipliers(
     optimizer: Any, multipliers: Mapping[str, float], model: keras.Model | None = None
 ) -> Any:
-    """The same optimizer with steps of another length for some stages.
+    """A copy of an optimizer with other learning rates for some stages.
 
-    The learning rate of each weight is multiplied, decoupled weight decay with it. Everything
-    else stays one: the learning rate, which callbacks and schedules set, clipping, averages.
-    (`keras.optimizers.MultiOptimizer` has none that a callback could set.)
+    Multiplies the learning rate of each weight, and with it decoupled weight decay. The optimizer
+    keeps one base learning rate, which callbacks and schedules set (that of
+    `keras.optimizers.MultiOptimizer` cannot be set), and clips and averages all weights alike.
 
     Args:
-        optimizer: of Keras, or its name; not yet used.
-        multipliers: by stage (`"stage1"`), layer (`"stage1_block2"`) or start of a weight's path
-            (`"head/dense/bias"`), 0 or more; the longest name that fits counts, and 1 where none
-            does.
-        model: that will be trained, whose layers are then asked for their weights. Those of a
-            model in it are named with it: `"backbone/stage1"`. None goes by the weights' paths,
-            which do not tell two models in one apart.
+        optimizer: a new Keras optimizer, or its name.
+        multipliers: factors of 0 or more by stage (`"stage1"`), layer (`"stage1_block2"`) or start
+            of a weight's path (`"head/dense/bias"`). The longest name that fits a weight counts;
+            other weights have factor 1.
+        model: the model to train, in which the weights are found by their layers; those of a
+            nested model are named with it: `"backbone/stage1"`. None finds weights by their
+            paths, which do not distinguish two nested models.
+
+    Returns:
+        A Keras optimizer, of a subclass of the class of `optimizer`.
 
     Raises:
-        ValueError: if an argument is not of the form above; and when training starts, if no
-            weight that learns belongs to a name, or those of several models do.
+        ValueError: if an argument is not of the form above; when training starts, if a name fits
+            no trainable weight, or weights of several models.
 
     Example:
         >>> rates = kb.learning_rate_multipliers("adam", {"stem": 0.1, "stage1": 0.3})
@@ -115,7 +118,7 @@ def learning_rate_multipliers(
                 f"`multipliers` must be numbers of 0 or more. Received: {name!r}: {value!r}"
             )
     made = kind.from_config({**optimizer.get_config(), "multipliers": dict(multipliers)})
-    # Past Keras' tracking, which would take the weights for the optimizer's own.
+    # Bypasses Keras' tracking, which would take the weights for the optimizer's own.
     made.__dict__["_places"] = None if model is None else _places_in(model)
     for name in _UNDECAYED:
         if hasattr(optimizer, name):
@@ -124,7 +127,7 @@ def learning_rate_multipliers(
 
 
 class _Scaled:
-    """What makes an optimizer of Keras multiply its learning rate by the weight's place."""
+    """A mixin for Keras optimizers that multiplies the learning rate of each weight."""
 
     def __init__(
         self: Any, *args: Any, multipliers: Mapping[str, float], factors: Any = None, **kwargs: Any
@@ -137,7 +140,7 @@ class _Scaled:
 
     def build(self: Any, variables: Any) -> None:
         super().build(variables)  # type: ignore[misc]
-        if len(self._factors) == len(variables):  # loaded: they go by the order, as the slots do
+        if len(self._factors) == len(variables):  # loaded: ordered as the variables are
             return
         places = _placed(variables, self.__dict__["_places"], self.multipliers)
         for name in self.multipliers:
@@ -153,7 +156,7 @@ class _Scaled:
         self._factors = tuple(_factor(self.multipliers, place) for place in places)
 
     def multiplier_of(self: Any, variable: Any) -> float:
-        """By what the learning rate of a weight is multiplied."""
+        """The factor of a weight's learning rate."""
         return self._factors[self._get_variable_index(variable)]
 
     def update_step(self: Any, gradient: Any, variable: Any, learning_rate: Any) -> None:
@@ -176,7 +179,7 @@ class _Scaled:
 
 
 def _places_in(model: keras.Model, around: str = "") -> dict[int, tuple[Any, str]]:
-    """By its id each weight and its place: the models and the layer that it is in, its name."""
+    """Each weight and its place, by the weight's id; a place is "model/layer/part/weight"."""
     found: dict[int, tuple[Any, str]] = {}
     for layer in model.layers:
         if isinstance(layer, keras.Model):
@@ -186,7 +189,7 @@ def _places_in(model: keras.Model, around: str = "") -> dict[int, tuple[Any, str
             path = weight.path.split("/")
             inside = path[path.index(layer.name) + 1 :] if layer.name in path else path[-1:]
             found[id(weight)] = weight, "/".join([f"{around}{layer.name}", *inside])
-    for weight in model.weights:  # of a class of one's own, which may have some outside its layers
+    for weight in model.weights:  # a subclassed model may have weights outside its layers
         found.setdefault(id(weight), (weight, f"{around}{weight.name}"))
     return found
 
@@ -194,9 +197,9 @@ def _places_in(model: keras.Model, around: str = "") -> dict[int, tuple[Any, str
 def _placed(
     variables: Any, known: Mapping[int, tuple[Any, str]] | None, names: Collection[str]
 ) -> list[str]:
-    """The places of weights; without a model their paths, from where the names fit on.
+    """The places of weights; without a model, their paths from the part on that names fit.
 
-    The paths of a sequential model and those of layers made under a name scope begin with its name.
+    For paths may begin with the name of a sequential model or of a name scope.
     """
     if known is not None:
         if any(id(variable) not in known for variable in variables):
@@ -215,7 +218,7 @@ def _placed(
 
 
 def _fits(name: str, place: str) -> bool:
-    """Whether a name is the start of a place, or that of a stage in it."""
+    """Whether a name is the start of a place, where a stage may stand for its layers."""
     *around, last = place.split("/")[: name.count("/") + 1]
     return name in ("/".join([*around, last]), "/".join([*around, stage_of(last)]))
 

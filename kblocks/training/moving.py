@@ -1,4 +1,4 @@
-"""Moves images, and with them what lies in them: masks, boxes, places and weights of pixels."""
+"""Moves images together with their targets: masks, boxes, points and weights of pixels."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from kblocks.common import backend
 from kblocks.heads import tasks_of
 from kblocks.heads.task import agree
 
-_ops: Any = keras.ops  # whose functions are typed as if they could return None
+_ops: Any = keras.ops  # its functions are annotated as if they could return None
 _layers: Any = keras.layers
-# Keras' layers that change values and leave everything where it is.
+# Keras' layers that change values and move no pixels.
 _KEEPING = tuple(
     getattr(_layers, name)
     for name in (
@@ -26,20 +26,20 @@ _KEEPING = tuple(
     )
     if hasattr(_layers, name)
 )
-# Those that move masks and boxes rightly with the images; a test compares them with the images.
+# Keras' layers that move masks and boxes correctly with the images, as a test verifies.
 _MOVING = ("RandomFlip", "RandomRotation", "RandomTranslation", "RandomZoom")
 _MOVES = tuple(getattr(_layers, name) for name in _MOVING)
-# Keras moves corners as if 0 were the middle of the first pixel and not its edge: where that is not
-# the same, half a pixel is taken away before and given back after.
+# These take 0 for the middle of the first pixel and not for its edge, so half a pixel is
+# subtracted from corners before the call and added after it.
 _BY_MIDDLES = (_layers.RandomRotation, _layers.RandomZoom)
-_INSIDE = 0.01  # pixels that a place keeps from the edge, so that one on it is known to have left
+_INSIDE = 0.01  # pixels between a point and the edge, so that a point on the edge has left
 
 
 class Kind(NamedTuple):
-    """What a target is in an image.
+    """How a target lies in an image.
 
     Attributes:
-        geometry: as `TargetLoss` has it, or "weights" of pixels; None is for its shape to tell.
+        geometry: as in `TargetLoss`, or "weights" of pixels; None leaves it to the target's shape.
         void: the label of pixels that do not count, or None.
     """
 
@@ -48,10 +48,10 @@ class Kind(NamedTuple):
 
 
 def kinds_of(model: keras.Model) -> dict[Any, Kind]:
-    """What the targets of a model are, by its outputs (their places in a list) and by their names.
+    """The kinds of a model's targets, by output (its name or index) and by target.
 
-    Of a model without a head of ours, a target for one vector a sample is a label; empty where the
-    model does not tell its outputs.
+    Without heads of kblocks, the target of an output with one vector per sample is a label. Empty
+    for a model whose outputs are not known.
     """
     tasks = tasks_of(model)
     found: dict[Any, Kind] = {}
@@ -68,10 +68,10 @@ def kinds_of(model: keras.Model) -> dict[Any, Kind]:
 
 
 def check_moves(layer: Any, kinds: Mapping[Any, Kind]) -> None:
-    """Refuses a layer that moves pixels, or may, and cannot move the targets with them.
+    """Refuses a layer that may move pixels and cannot move the targets with them.
 
     Raises:
-        ValueError: with the layers that can.
+        ValueError: if it is such a layer; the message lists layers that can.
     """
     lying = [str(name) for name, kind in kinds.items() if kind.geometry != "class"]
     if lying and not keeps_places(layer) and not moves_targets(layer):
@@ -85,33 +85,33 @@ def check_moves(layer: Any, kinds: Mapping[Any, Kind]) -> None:
 
 
 def keeps_places(layer: Any) -> bool:
-    """Whether a layer only changes values."""
+    """Whether a layer only changes values and moves no pixels."""
     return isinstance(layer, _KEEPING) or getattr(layer, "moves_pixels", True) is False
 
 
 def moves_targets(layer: Any) -> bool:
-    """Whether a layer takes a dict of images, masks and boxes and moves them alike."""
+    """Whether a layer takes a dict of images, masks and boxes and moves all of them alike."""
     if backend.name() == "torch" and isinstance(layer, _layers.RandomRotation):
-        return False  # where its masks are not those of its images
+        return False  # it moves masks and images differently there
     return isinstance(layer, (Moved, *_MOVES))
 
 
 def for_targets(layer: Any) -> Any:
-    """A fresh copy of a layer of Keras that moves targets, boxes as corners in pixels.
+    """A new copy of a Keras layer that moves targets, with boxes as corners in pixels.
 
-    In single precision, as halves would round both boxes and classes.
+    It computes in float32, as 16 bits would round both boxes and classes.
     """
     config = {**layer.get_config(), "dtype": "float32", "bounding_box_format": "xyxy"}
     return type(layer).from_config(config)
 
 
 def moved(batch: Any, layer: Any, kinds: Mapping[Any, Kind]) -> Any:
-    """A batch (x, y, weights) whose images a layer has changed, and what lies in them with them.
+    """A batch (x, y, weights) after a layer has changed its images and moved the targets.
 
-    Images are all inputs of rank 4; those of one sample are moved alike.
+    Images are all inputs of rank 4; those of one sample move alike.
 
     Raises:
-        ValueError: if there are none, or a target cannot be moved.
+        ValueError: if there are no images, or a target cannot be moved.
     """
     found = keras.tree.flatten_with_path(batch)
     leaves = [leaf for _, leaf in found]
@@ -149,7 +149,7 @@ def _is_first() -> bool:
 
 
 def _size(images: Sequence[Any]) -> tuple[Any, Any]:
-    """Height and width, None where they are not known."""
+    """The height and width that all images have; None for an unknown one."""
     start = 2 if _is_first() else 1
     sizes = [tuple(image.shape[start : start + 2]) for image in images]
     for size in sizes:
@@ -162,7 +162,7 @@ def _size(images: Sequence[Any]) -> tuple[Any, Any]:
 
 
 def _kind(kinds: Mapping[Any, Kind], path: Any, leaf: Any, size: tuple[Any, Any]) -> Kind:
-    """What a target or a weight is in the images."""
+    """The kind of a target or of sample weights; raises if it is unknown."""
     shape = tuple(leaf.shape)
     if path[0] == 2:
         of_pixels = len(shape) > 2 and all(map(agree, shape[1:3], size))
@@ -185,7 +185,7 @@ def _kind(kinds: Mapping[Any, Kind], path: Any, leaf: Any, size: tuple[Any, Any]
 
 
 def _move(layer: Any, leaves: list[Any], images: list[int], lying: Mapping[int, Kind]) -> None:
-    """Moves all that lies in the images by one call, as Keras' layers take it."""
+    """Replaces images and targets in `leaves` by moved ones, with one call of the layer."""
     axis = 1 if _is_first() else 3
     pictures = [_ops.convert_to_tensor(leaves[i]) for i in images]
     height, width = (_ops.shape(pictures[0])[place] for place in ((2, 3) if axis == 1 else (1, 2)))
@@ -212,7 +212,7 @@ def _move(layer: Any, leaves: list[Any], images: list[int], lying: Mapping[int, 
             leaves[i] = _from_map(part + _filling(layer, kind), leaves[i], kind)
     if boxed:
         counts = [_ops.shape(boxes)[1] for boxes, _ in pairs]
-        boxes = data["bounding_boxes"]["boxes"]  # which do not go past the edges
+        boxes = data["bounding_boxes"]["boxes"]  # clipped at the edges
         boxes = _ops.where(boxes <= 0, 0.0, _ops.minimum(boxes + half, size))
         boxes = _parted(boxes / size, counts, 1)
         labels = _parted(data["bounding_boxes"]["labels"], counts, 1)
@@ -236,7 +236,7 @@ def _parted(whole: Any, lengths: Sequence[Any], axis: int) -> list[Any]:
 
 
 def _as_map(leaf: Any, kind: Kind) -> Any:
-    """Masks and weights, (batch, height, width) with or without a last axis of 1, as images."""
+    """Masks or weights, (batch, height, width) with or without a last axis of 1, as images."""
     values = _ops.cast(leaf, "float32")
     if len(values.shape) == 3:
         return _ops.expand_dims(values, 1 if _is_first() else 3)
@@ -246,7 +246,7 @@ def _as_map(leaf: Any, kind: Kind) -> Any:
 
 def _from_map(values: Any, leaf: Any, kind: Kind) -> Any:
     if kind.geometry == "mask":
-        values = _ops.round(values)  # after what was added and taken away
+        values = _ops.round(values)  # undoes rounding errors of `_filling`
     if len(leaf.shape) == 3:
         return _ops.squeeze(values, 1 if _is_first() else 3)
     turned = _is_first() and kind.geometry != "map"
@@ -254,9 +254,10 @@ def _from_map(values: Any, leaf: Any, kind: Kind) -> Any:
 
 
 def _filling(layer: Any, kind: Kind) -> float:
-    """What masks and weights lack while a layer moves them that fills what it uncovers.
+    """What to subtract from masks and weights before a layer moves them, and to add again after.
 
-    It fills with what it fills images with: so masks become void or 0 there, and weights 0.
+    A layer with constant filling fills masks with the same value as images. This turns it into
+    void (or 0) for masks, and 0 for weights.
     """
     if kind.geometry == "map" or getattr(layer, "fill_mode", None) != "constant":
         return 0.0
@@ -264,7 +265,7 @@ def _filling(layer: Any, kind: Kind) -> float:
 
 
 def _as_boxes(leaf: Any, kind: Kind, size: Any) -> tuple[Any, Any]:
-    """Corners (x1, y1, x2, y2) in pixels, (batch, boxes, 4), and their labels."""
+    """Targets as corners (x1, y1, x2, y2) in pixels, (batch, boxes, 4), and their labels."""
     values = _ops.cast(leaf, "float32")
     if kind.geometry == "box":
         boxes = values[:, None, :]
@@ -280,7 +281,7 @@ def _as_boxes(leaf: Any, kind: Kind, size: Any) -> tuple[Any, Any]:
 
 
 def _from_boxes(boxes: Any, labels: Any, leaf: Any, kind: Kind) -> Any:
-    """The targets of the form that they had, from corners in shares."""
+    """Targets in their original form, from corners as fractions of the image's size."""
     boxes = _turned(boxes)
     if kind.geometry == "box":
         return boxes[:, 0]
@@ -300,16 +301,16 @@ def _turned(boxes: Any) -> Any:
 
 
 class Moved(keras.layers.Layer):
-    """Images flipped and shifted at random, each in its own way, by one gather of their pixels.
+    """Flips and shifts each image at random, by one gather of the batch's pixels.
 
     Takes images, or a dict as Keras' preprocessing layers do: `images`, `segmentation_masks` and
-    `bounding_boxes`, with corners (x1, y1, x2, y2) in pixels. As edges are repeated, a box that
-    reaches an edge goes on to reach it where it is moved inwards.
+    `bounding_boxes`, with corners (x1, y1, x2, y2) in pixels. Since edges are repeated, a box that
+    reaches an edge still reaches it after a shift inwards.
 
     Args:
-        flip: whether every second image is flipped left to right.
-        shift: whether images are shifted by up to an eighth of their height and width, at
-            least one pixel, with their edges repeated.
+        flip: whether to flip each image left to right with probability 0.5.
+        shift: whether to shift each image by up to an eighth of its height and width, or one pixel
+            if that is more, and repeat its edges.
     """
 
     def __init__(self, flip: bool = False, shift: bool = False) -> None:
@@ -319,7 +320,7 @@ class Moved(keras.layers.Layer):
         self.generator = keras.random.SeedGenerator()
 
     def call(self, data: Any) -> Any:
-        """The same, of the same shapes and dtypes."""
+        """The moved data, of the same shapes and dtypes."""
         if not isinstance(data, Mapping):
             return self.call({"images": data})["images"]
         shape = _ops.shape(data["images"])
@@ -350,7 +351,7 @@ class Moved(keras.layers.Layer):
         return made
 
     def _drawn(self, number: Any, size: Any) -> Any:
-        """How far from where it was each row is taken; or each column."""
+        """A random shift of each image in rows or columns; 0 without `shift`."""
         if not self.shift:
             return _ops.zeros((number, 1), dtype="int32")
         most = max(size // 8, 1) if isinstance(size, int) else _ops.maximum(size // 8, 1)
@@ -358,13 +359,13 @@ class Moved(keras.layers.Layer):
 
 
 def _places(by: Any, size: Any) -> Any:
-    """Where each row of each image is taken from; or each column."""
+    """The row from which each row of a shifted image is taken; likewise for columns."""
     places = _ops.expand_dims(_ops.arange(size, dtype="int32"), 0)
     return _ops.clip(places + by, 0, size - 1)
 
 
 def _gathered(images: Any, pixels: Any) -> Any:
-    """The pixels of images by their numbers in the whole batch, (batch, height, width)."""
+    """Images of the `pixels` (batch, height, width), numbered through the whole batch."""
     if _is_first():
         images = _ops.transpose(images, (0, 2, 3, 1))
     found = _ops.take(_ops.reshape(images, (-1, images.shape[-1])), pixels, axis=0)
@@ -372,9 +373,9 @@ def _gathered(images: Any, pixels: Any) -> Any:
 
 
 def _along(start: Any, end: Any, by: Any, size: Any) -> tuple[Any, Any]:
-    """Where boxes begin and end that are moved along an axis, within the image."""
+    """Starts and ends of boxes after a shift along an axis, clipped to the image."""
     by, last = _ops.cast(by, start.dtype), _ops.cast(size, start.dtype)
-    is_box = end > start  # and no place
+    is_box = end > start  # and not a point
     at_start = _ops.logical_and(is_box, start < 0.5)
     at_end = _ops.logical_and(is_box, end > last - 0.5)
     start = _ops.where(at_start, 0.0, _ops.clip(start - by, 0.0, last))

@@ -1,4 +1,4 @@
-"""`prepare`: what shortens the wait for the first training step of a compiled model."""
+"""`prepare`: shortens the wait for the first training step of a compiled model."""
 
 from __future__ import annotations
 
@@ -14,18 +14,17 @@ _ADAMS = (keras.optimizers.Adam, keras.optimizers.AdamW)
 
 
 def prepare(model: keras.Model, labels: Any = None) -> keras.Model:
-    """Makes the first step of `fit` start several times sooner; its results stay the same.
+    """Makes the first step of `fit` start several times sooner, with the same results.
 
-    Keras makes the variables of optimizer and metrics inside the first trace of the training
-    step, which it then traces again: they are made now. And on TensorFlow the step of Adam, AdamW
-    and SGD on a variable becomes one op in place of a dozen.
+    Keras creates the variables of optimizer and metrics while it traces the training step, and
+    then has to trace it again; this creates them beforehand. On TensorFlow, Adam, AdamW and SGD
+    also update a variable by one op instead of a dozen.
 
     Args:
-        model: built and compiled. Compiling it again undoes this.
-        labels: some labels of the form that `fit` will get; None guesses their form from the loss,
-            and leaves metrics as they are where that does not work. Of a subclass of
-            `keras.Model` that is not functional, they and the optimizer's variables are made by
-            Keras in the first step.
+        model: a built and compiled model. Compiling it again undoes this.
+        labels: some labels in the form that `fit` will get. None guesses the form from the loss,
+            and leaves the metrics to Keras if the guess fails. In a subclass of `keras.Model` that
+            is not functional, metrics and optimizer variables are always left to Keras.
 
     Returns:
         The same model.
@@ -38,16 +37,16 @@ def prepare(model: keras.Model, labels: Any = None) -> keras.Model:
     sequential = isinstance(model, keras.Sequential)
     output = model.outputs[0] if sequential else getattr(model, "output", None)
     if model.optimizer is not None:
-        if output is not None:  # else weights may come as late as the first step
+        if output is not None:  # else the first step may add weights
             model.optimizer.build(model.trainable_variables)
         _fuse_updates(getattr(model.optimizer, "inner_optimizer", model.optimizer))
-    if output is None:  # a class of one's own, which does not tell what it puts out
+    if output is None:  # a subclassed model, whose outputs are not known
         return model
     outputs = keras.tree.map_structure(_zeros, output)
     if labels is None:
         try:
             _build_metrics(model, _guessed_labels(model, outputs), outputs)
-        except Exception:  # of somebody's metrics, for which the labels are of another form
+        except Exception:  # third-party metrics may need labels of another form
             model.reset_metrics()
     else:
         first = keras.tree.map_structure(_first, labels)
@@ -71,7 +70,7 @@ def _build_metrics(model: keras.Model, labels: Any, outputs: Any) -> None:
 
 
 def _guessed_labels(model: keras.Model, outputs: Any) -> Any:
-    """Zeros of the outputs' shape, without the classes where the loss takes their numbers."""
+    """Zeros of the outputs' shape, without the axis of classes if the loss takes integers."""
     loss: Any = model.loss
     if isinstance(loss, Mapping) and isinstance(outputs, Mapping):
         return {name: _example(loss.get(name), x) for name, x in outputs.items()}
@@ -92,7 +91,7 @@ def _example(loss: Any, output: Any) -> Any:
 
 
 def _fuse_updates(optimizer: Any) -> None:
-    """Past Keras' class, so that the optimizer is still saved and loaded as what it is."""
+    """Replaces methods of the instance, so that the optimizer keeps its class when saved."""
     if not backend.has_update_kernels() or "update_step" in vars(optimizer):
         return
     kind: Any = getattr(optimizer, "plain", type(optimizer))  # of `learning_rate_multipliers`
@@ -122,7 +121,7 @@ def _sgd_step(optimizer: Any) -> Callable[[Any, Any, Any], None]:
 
 def _fuse_adam(optimizer: Any) -> None:
     plain_apply, plain_step = optimizer.apply, optimizer.update_step
-    powers: list[Any] = []  # of the betas: once a step, not once a variable
+    powers: list[Any] = []  # of the betas, computed once per step and not per variable
 
     def apply(grads: Any, trainable_variables: Any = None) -> Any:
         step = keras.ops.cast(optimizer.iterations + 1, "float32")
@@ -150,5 +149,5 @@ def _multiplier(optimizer: Any, variable: Any) -> float:
 
 
 def _index(optimizer: Any, variable: Any) -> int:
-    """The place of a variable's slots; Keras has no public name for it, nor for Adam's slots."""
+    """The index of a variable's slots; Keras has no public name for it, nor for Adam's slots."""
     return int(optimizer._get_variable_index(variable))

@@ -1,4 +1,4 @@
-"""`Recipe`: how a network is trained, with choices where arguments stand."""
+"""`Recipe`: how to train a network, with choices among its arguments."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from kblocks.training.augmentation import augment, is_augmentation
 from kblocks.training.preparing import prepare
 
 _OURS = ("head", "sparse", "categorical")  # losses
-_OF_SHARES = (  # functions of Keras that have no form for logits
+_OF_SHARES = (  # Keras' losses of probabilities that have no form for logits
     *("categorical_generalized_cross_entropy", "dice", "kl_divergence", "poisson", "tversky"),
 )
 _UNDECAYED = ["bias", "gamma", "beta"]
@@ -29,30 +29,33 @@ _UNDECAYED = ["bias", "gamma", "beta"]
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """What `compile` is given; each argument may be a choice, searched along with the network.
+    """How to compile and train a network; any argument may be a choice, searched with the network.
 
     Args:
-        optimizer: the name of a Keras optimizer ("sgd" takes Nesterov momentum 0.9).
-        learning_rate: of the optimizer.
-        weight_decay: decoupled decay a step of all kernels; norms and biases have none. None is
-            the optimizer's own.
+        optimizer: the name of a Keras optimizer ("sgd" has Nesterov momentum 0.9).
+        learning_rate: a positive number, or a Keras schedule.
+        weight_decay: decoupled weight decay per step; biases and the weights of norms have none.
+            None is the optimizer's default.
         schedule: "cosine" lowers the learning rate to zero along a half cosine over the epochs
             (Loshchilov & Hutter 2016, arXiv:1608.03983); None keeps it.
-        label_smoothing: from 0 up to but not including 1.
-        augmentation: of the training images, in the training step alone: "flip" (left to right,
-            every second image), "shift" (by up to an eighth of height and width, edges
-            repeated), "flip+shift", one of Keras' preprocessing layers such as
-            `keras.layers.RandomRotation(0.1)` that leaves labels as they are, or a list of
-            such; None changes nothing. Masks, boxes and points move with the images, and so do
-            weights of pixels; a layer that cannot move them is refused by `compile`. An object
-            that has left the image is none any more, a point is not to be seen. Points keep
-            their order: a left and a right eye have changed sides after a "flip".
-        loss: "head" is that of the model's head (see `kb.Tasks`), and "sparse" for a classifier or
-            a model without one of kblocks; "sparse" for integer labels, "categorical" for one-hot
-            ones, both on logits; or the name of a loss of Keras, on logits where it knows them, a
-            `keras.losses.Loss`, a function of targets and outputs, or a dict of such by output.
-        metrics: as `compile` takes them, each model gets its own; "head" is those of the head.
-        loss_weights: in place of the head's own, by output: `{"box": kb.real(0.1, 10, log=True)}`.
+        label_smoothing: the weight of the uniform distribution in the targets of a classifier,
+            from 0 up to but not including 1.
+        augmentation: random changes to the images in the training step: "flip" (left to right,
+            with probability 0.5), "shift" (by up to an eighth of height and width, edges
+            repeated), "flip+shift", one of Keras' preprocessing layers that keep labels, such as
+            `keras.layers.RandomRotation(0.1)`, or a list of these; None changes nothing. Masks,
+            boxes, points and weights of pixels move with the images; `compile` refuses a layer
+            that cannot move them. Objects that leave the image are dropped, and points that leave
+            it count as invisible. Points keep their order: after a "flip" the left eye is on the
+            right.
+        loss: "head" is the loss of the model's head (see `kb.Tasks`), or "sparse" for a classifier
+            and for a model without a head of kblocks. "sparse" takes integer labels and
+            "categorical" one-hot labels, both with logits. Also the name of a Keras loss (on
+            logits if it supports them), a `keras.losses.Loss`, a function of targets and outputs,
+            or a dict of these by output.
+        metrics: metrics as `compile` takes them, copied for each model; "head" is the head's own.
+        loss_weights: weights by output that replace the head's:
+            `{"box": kb.real(0.1, 10, log=True)}`.
 
     Raises:
         ValueError: if an argument, or an option of its choice, is not of the form above.
@@ -79,10 +82,15 @@ class Recipe:
         return Tree({f.name: getattr(self, f.name) for f in fields(self)}, prefix="recipe.")
 
     def compile(self, model: keras.Model, **chosen: Any) -> None:
-        """Compiles `model`; `chosen` are plain values in place of choices.
+        """Compiles a model, adds the augmentation, and shortens its first step (`kb.prepare`).
 
-        They may be as a tuner records them: `compile(model, **study.best_params)`. What belongs
-        to a space is then passed over.
+        Args:
+            model: a built model.
+            chosen: plain values for the choices, by argument or as a tuner records them:
+                `compile(model, **study.best_params)`. Entries of a space are then ignored.
+
+        Raises:
+            ValueError: if a choice has no value, or the recipe does not fit the model's heads.
         """
         plain = self._with(chosen)
         left = next(iter(plain.tree().dimensions), None)
@@ -94,17 +102,17 @@ class Recipe:
         prepare(model)
 
     def check(self, tasks: Tasks, targets: Any) -> None:
-        """Refuses targets that no model with these heads can be trained on by this recipe.
+        """Refuses targets on which this recipe cannot train models with these heads.
 
-        Nothing is said of what its own losses take, nor where the loss is a choice.
+        Checks nothing if the loss is a choice, or not "head", "sparse" or "categorical".
 
         Args:
-            tasks: of the heads, `Architecture.head`.
-            targets: an array, or a dict of arrays by target; of what has a shape alone, as the
-                `element_spec` of a dataset, that is looked at.
+            tasks: the tasks of the heads: `Architecture.head`.
+            targets: an array, or a dict of arrays by target. Of objects that only have a shape,
+                such as the `element_spec` of a dataset, it checks the shape.
 
         Raises:
-            ValueError: with the form that fits, or the loss.
+            ValueError: if the targets do not fit, with the form or the loss that does.
         """
         if not tasks or not _is_one_of(self.loss, _OURS):
             return
@@ -129,15 +137,23 @@ class Recipe:
             tasks.check(targets)
 
     def suggest(self, trial: Any) -> dict[str, Any]:
-        """Plain arguments from a trial of Optuna, for `compile` and `callbacks`.
+        """The plain arguments that an Optuna trial suggests, for `compile` and `callbacks`.
 
-        Asks for the active choices alone, under the names that `tree` gives them.
+        Asks the trial for active choices only, named as in `tree`.
+
+        Args:
+            trial: an Optuna trial, or an object with the same methods.
         """
         tree = self.tree()
         return tree.resolve(tree.suggest(trial))
 
     def callbacks(self, epochs: int, **chosen: Any) -> list[keras.callbacks.Callback]:
-        """What `fit` needs for the schedule; `chosen` are plain values in place of choices."""
+        """The callbacks that `fit` needs for the schedule.
+
+        Args:
+            epochs: the number of epochs of the whole training.
+            chosen: plain values for the choices, as in `compile`.
+        """
         plain = self._with(chosen)
         if plain.schedule is None:
             return []
@@ -145,11 +161,11 @@ class Recipe:
         return [keras.callbacks.LearningRateScheduler(partial(_cosine, start, epochs))]
 
     def _with(self, chosen: Mapping[str, Any]) -> Recipe:
-        """This recipe with plain values, read in every form that a tuner records."""
+        """This recipe with plain values in place of choices, in any form that a tuner records."""
         own = {f.name: getattr(self, f.name) for f in fields(self)}
         plain = {k: _option(own[k], v) if k in own else v for k, v in chosen.items()}
         names = self.tree().dimensions
-        if any(name in names or name.startswith("recipe.") for name in chosen):  # as recorded
+        if any(name in names or name.startswith("recipe.") for name in chosen):  # in recorded form
             plain = {k: v for k, v in plain.items() if k in own}
             tree = Tree({k: v for k, v in own.items() if k not in plain}, prefix="recipe.")
             of_tree = {k: v for k, v in chosen.items() if k in tree.dimensions}
@@ -157,7 +173,7 @@ class Recipe:
         return Recipe(**{**own, **plain})
 
     def _objective(self, model: keras.Model) -> dict[str, Any]:
-        """Loss, metrics and weights of losses."""
+        """The arguments of `model.compile` for loss, metrics and loss weights."""
         tasks = tasks_of(model)
         is_own = not _is_one_of(self.loss, _OURS)
         told: dict[str, Any] = {"loss": self._made_loss(), "metrics": ["accuracy"]}
@@ -182,7 +198,7 @@ class Recipe:
                 )
             told["loss"] = _own_loss(self.loss, tasks, told["loss"])
             if not tasks and isinstance(told["loss"], Mapping):
-                told["metrics"] = None  # of outputs that nothing is known of
+                told["metrics"] = None  # nothing is known of the outputs
         if self.metrics != "head":
             named = [self.metrics] if isinstance(self.metrics, str) else self.metrics
             told["metrics"] = fresh(named)
@@ -208,15 +224,15 @@ class Recipe:
 
 
 def _cosine(start: float, epochs: int, epoch: int, rate: float = 0.0) -> float:
-    """The learning rate of an epoch, whatever the last one's was."""
+    """The learning rate of an epoch; the current one, `rate`, has no effect."""
     return start * 0.5 * (1 + math.cos(math.pi * epoch / epochs))
 
 
 def _own_loss(given: Any, tasks: Tasks, head: Any) -> Any:
-    """A loss of the user's, in place of the head's.
+    """The user's loss, or a dict by output, in place of the head's.
 
     Raises:
-        ValueError: if it is not on logits, or is for other outputs than there are.
+        ValueError: if a loss does not take the logits of the head, or is for an unknown output.
     """
     if isinstance(given, Mapping) or len(tasks) > 1:
         if not isinstance(given, Mapping) or (
@@ -241,7 +257,7 @@ def _own_loss(given: Any, tasks: Tasks, head: Any) -> Any:
 
 
 def _named_loss(name: str) -> Any:
-    """A loss of Keras by its name; on logits where it could be."""
+    """A Keras loss by its name, with `from_logits=True` if it has that argument."""
     found: Any = keras.losses.get(name)
     if not isinstance(found, keras.losses.Loss):  # a function, whose class has the same name
         name = "".join(part.title() for part in name.split("_"))
@@ -256,7 +272,7 @@ def _is_one_of(value: Any, names: Collection[str]) -> bool:
 
 
 def _is_classifier(tasks: Tasks) -> bool:
-    """Whether one class is right, or nothing is known, which is taken for the same."""
+    """Whether the only task is to predict one class; models of unknown tasks count as such."""
     if not tasks:
         return True
     losses = list(tasks.losses().values())
@@ -264,7 +280,7 @@ def _is_classifier(tasks: Tasks) -> bool:
 
 
 def fresh(metrics: Any) -> Any:
-    """The same metrics with variables of their own: those of one model are no other's."""
+    """Copies of metrics, so that models do not share their variables."""
     if isinstance(metrics, keras.Metric):
         return type(metrics).from_config(metrics.get_config())
     if isinstance(metrics, Mapping):
@@ -286,7 +302,7 @@ def _option(argument: Any, value: Any) -> Any:
 
 
 def _options(value: Any) -> Iterator[Any]:
-    """What may come to stand for an argument; of a range its ends."""
+    """The values that an argument can take; of a range its ends."""
     if isinstance(value, Choice):
         for option in value.options:
             yield from _options(option)
@@ -362,10 +378,10 @@ _FORMS: dict[str, tuple[str, Callable[[Any], bool]]] = {
 
 @keras.saving.register_keras_serializable("kblocks")
 class SmoothedSparseCrossentropy(keras.losses.Loss):
-    """Cross-entropy of logits with integer labels, smoothed.
+    """Cross-entropy of logits with integer labels and label smoothing.
 
     Args:
-        label_smoothing: the weight of the even distribution in the target.
+        label_smoothing: the weight of the uniform distribution in the target.
 
     Reference: Szegedy et al. 2015, arXiv:1512.00567, Sec. 7.
     """
