@@ -1,4 +1,4 @@
-"""The arguments of `Tuner`: refused at the door, or brought to the form that it works with."""
+"""Checks the arguments of `Tuner` and converts them to the form that it works with."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from kblocks.tuner.bridge import HyperModel
 from kblocks.tuner.records import COST_NAMES, Objective
 
 PRUNERS = ("hyperband", "median")
-_LONGEST = 200  # bytes of a name; file systems take 255 of a file's
+_LONGEST = 200  # bytes of `project_name`; file systems allow 255 for a file name
 
 
 def objectives_of(objective: Any) -> tuple[Objective, ...]:
-    """Objectives from their names or from Keras Tuner's form.
+    """Objectives from names or Keras Tuner objectives.
 
     Raises:
-        ValueError: if which direction is better is not known.
+        ValueError: if there is none, a name occurs twice, or a direction is not known.
     """
     given = list(objective) if isinstance(objective, (list, tuple)) else [objective]
     found = [_objective(one) for one in given]
@@ -47,10 +47,10 @@ def _objective(one: Any) -> Objective:
 
 
 def pruner_of(pruner: Any) -> optuna.pruners.BasePruner:
-    """One of Optuna's pruners by its name, or itself.
+    """The Optuna pruner of that name; a pruner is returned as it is, and None never prunes.
 
     Raises:
-        ValueError: if the name is unknown.
+        ValueError: if it is none of these.
     """
     match pruner:
         case None:
@@ -68,7 +68,7 @@ def pruner_of(pruner: Any) -> optuna.pruners.BasePruner:
 
 
 class _Function(keras_tuner.HyperModel):
-    """A HyperModel of a function."""
+    """A HyperModel that builds by a function of `hp`."""
 
     def __init__(self, function: Any) -> None:
         super().__init__()
@@ -108,7 +108,7 @@ def check_numbers(**given: float | None) -> None:
 
 
 def check_name(name: Any) -> None:
-    """Refuses what is no name of a folder below another, on any system."""
+    """Raises ValueError unless `name` can name a folder below another on every system."""
     parts = re.split(r"[/\\]", name) if isinstance(name, str) else [""]
     is_name = all(part.strip() not in ("", ".", "..") and part.isprintable() for part in parts)
     if not is_name or PureWindowsPath(name).drive:

@@ -1,4 +1,4 @@
-"""A Space's choices as Keras Tuner's hyperparameters, and the network of a trial."""
+"""Declares a Space's choices as Keras Tuner hyperparameters, and builds the network of a trial."""
 
 from __future__ import annotations
 
@@ -24,26 +24,28 @@ from kblocks.training.recipe import Recipe, fresh
 
 
 class HyperModel(keras_tuner.HyperModel):
-    """The networks of a space, for any tuner of Keras Tuner.
+    """Builds and trains the networks of a space, for any tuner of Keras Tuner.
 
-    A point that a tuner draws and that does not fit is repaired before anything is built;
-    the drawn values stay as they are, and what was built is kept as JSON under
-    `hp.values["kblocks/network"]`.
+    If a tuner draws a point that does not fit, `build` repairs it first. `hp` keeps the drawn
+    values, and `hp.values["kblocks/network"]` holds the JSON of the network that was built.
 
     Args:
-        space: a `kb.Space` that knows its input: `space.within(input_shape, budget)`.
-        recipe: a `kb.Recipe`; its choices are searched too. None is `kb.Recipe()`.
-        compile: in place of a recipe, the arguments of `model.compile` as a dict, or a
-            function of the model and `hp` that compiles it.
-        latency: whether each trial's model is timed too, which takes about a second.
-        name: of the hypermodel.
+        space: a `kb.Space` with an input shape: `space.within(input_shape, budget)`.
+        recipe: a `kb.Recipe`, whose choices are searched too; None means `kb.Recipe()`.
+        compile: replaces the recipe: a dict of arguments for `model.compile`, or a function
+            of the model and `hp` that compiles the model.
+        latency: whether to measure the latency of each trial's model, which takes about a
+            second.
+        name: the name of the hypermodel.
 
-    The logs of every epoch have `params`, `macs`, `activations` and, where it is measured,
-    `latency` (seconds for one image, `kb.latency`): `keras_tuner.Objective("macs", "min")`.
+    The logs of every epoch contain `params`, `macs`, `activations` and, if measured, `latency`
+    (seconds for one image, see `kb.latency`). Each can be an objective:
+    `keras_tuner.Objective("macs", "min")`.
 
     Raises:
-        ValueError: if the space does not know its input, both recipe and compile are given, or
-            an integer goes beyond 2**53, which tuners do not record exactly.
+        ValueError: if the space has no input shape, `recipe` is no `kb.Recipe`, both `recipe`
+            and `compile` are given, or a bound of an integer choice is beyond 2**53, up to
+            which tuners record integers exactly.
     """
 
     def __init__(
@@ -72,29 +74,29 @@ class HyperModel(keras_tuner.HyperModel):
             check_recordable(own, kind)
 
     def declare_hyperparameters(self, hp: Any) -> None:
-        """All choices at once, so that no model is built to find them."""
+        """Declares all choices at once, so that no model is built to find them."""
         _declare(hp, self.space.tree)
         if self.compile is None:
             _declare(hp, self.recipe.tree())
 
     def within(self, budget: Budget) -> HyperModel:
-        """The same over the networks of a budget."""
+        """A copy of this hypermodel over the networks within a `kb.Budget`."""
         other = copy.copy(self)
         other.space = self.space.within(self.space.input_shape, budget)
         return other
 
     def dimensions(self) -> dict[str, Searchable]:
-        """All choices by name: those of the space and of the recipe."""
+        """The choices of the space and, unless `compile` replaces it, of the recipe, by name."""
         trees = [self.space.tree] + ([self.recipe.tree()] if self.compile is None else [])
         return {name: d.kind for tree in trees for name, d in tree.dimensions.items()}
 
     def build(self, hp: Any) -> keras.Model:
-        """The compiled model of the values in `hp`, repaired where they do not fit."""
+        """Builds and compiles the model of the point in `hp`, repaired if it does not fit."""
         model = suggest(hp, self.space).model(self.space.input_shape)
         if self.compile is None:
             tree = self.recipe.tree()
             self.recipe.compile(model, **tree.resolve(_read(hp, tree)))
-            return model  # which the recipe has prepared
+            return model  # already prepared by the recipe
         if isinstance(self.compile, Mapping):
             model.compile(**_fresh(self.compile))
         else:
@@ -102,12 +104,16 @@ class HyperModel(keras_tuner.HyperModel):
         return prepare(model) if model.compiled else model
 
     def check_targets(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
-        """Refuses arguments of `fit` whose targets no trial could be trained on.
+        """Checks that trials can be trained on the targets among the arguments of `fit`.
 
-        Looks at arrays, and at the shapes of TensorFlow's datasets.
+        Looks at arrays, and at the shapes of TensorFlow datasets. Nothing is checked where
+        `compile` replaces the recipe, or a subclass replaces `build` or `fit`.
+
+        Args:
+            args, kwargs: the positional and keyword arguments of `fit`.
 
         Raises:
-            ValueError: with the argument, the form that fits and what came.
+            ValueError: with the argument, the form that was expected and what was received.
         """
         kind = type(self)
         if self.compile is not None or (kind.build, kind.fit) != (HyperModel.build, HyperModel.fit):
@@ -125,7 +131,7 @@ class HyperModel(keras_tuner.HyperModel):
                     raise ValueError(f"`{name}` of fit: {error}") from error
 
     def fit(self, hp: Any, model: keras.Model, *args: Any, **kwargs: Any) -> Any:
-        """`model.fit`, with the recipe's schedule and what the network costs in its logs."""
+        """Calls `model.fit` with the recipe's schedule and the network's costs in the logs."""
         net = network_of(hp)
         added: list[Any] = []
         if self.compile is None:
@@ -140,24 +146,27 @@ class HyperModel(keras_tuner.HyperModel):
 
 
 def named(args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments of `model.fit` by their names."""
+    """The arguments of `model.fit` by name, positional ones too."""
     names = [name for name in inspect.signature(keras.Model.fit).parameters if name != "self"]
     return {**dict(zip(names, args, strict=False)), **kwargs}
 
 
 def costs_of(net: Architecture, input_shape: Any) -> dict[str, int]:
-    """What a network costs, by the names that logs and records have for it."""
+    """The costs of a network, under the names that they have in logs and records."""
     cost = net.cost(input_shape)
     return {"params": cost.params, "macs": cost.macs, "activations": cost.activations}
 
 
 class CostLogs(keras.callbacks.Callback):
-    """Adds what a network costs to the logs of every epoch.
+    """A Keras callback that adds the costs of a network to the logs of every epoch.
+
+    The logs get `params`, `macs`, `activations` and, if measured, `latency` (seconds for one
+    image).
 
     Args:
-        net: the architecture that is trained.
+        net: the `kb.Architecture` of the model that is trained.
         input_shape: (height, width, channels).
-        latency: whether its model is timed, once before training.
+        latency: whether to measure the model's latency, once before training.
     """
 
     def __init__(self, net: Architecture, input_shape: Any, latency: bool = True) -> None:
@@ -166,31 +175,32 @@ class CostLogs(keras.callbacks.Callback):
         self._timed = latency
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
-        """Times the model."""
+        """Measures the latency of the model."""
         model: Any = self.model
         if self._timed:
             self._costs["latency"] = measured_latency(model)
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Adds the costs."""
+        """Adds the costs to the logs."""
         if logs is not None:
             logs.update(self._costs)
 
 
 def suggest(hp: Any, space: Space, name: str | None = None) -> Architecture:
-    """The network that a trial's values stand for, for a `build(hp)` of one's own.
+    """The network of a trial's point, for use in your own `build(hp)`.
 
-    Declares the space's choices in `hp`. Where `space.within` says what fits, values that do
-    not are repaired. What comes out is kept as JSON under `hp.values["kblocks/network"]`.
+    Declares the space's choices in `hp`. A point that does not fit (see `space.within`) is
+    repaired. `hp.values["kblocks/network"]` holds the JSON of the network.
 
     Args:
-        hp: the trial's hyperparameters.
-        space: of the network.
-        name: of this network, where a trial has several: its choices are then called
-            "name/choice", and its JSON "kblocks/network/name".
+        hp: the trial's `keras_tuner.HyperParameters`.
+        space: a `kb.Space`.
+        name: the name of this network, needed if a trial has several: its choices are then
+            called "name/choice", and its JSON "kblocks/network/name".
 
     Raises:
-        ValueError: if another space has given this trial a network of that name.
+        ValueError: if this trial has a network of that name from another space, or `hp` holds a
+            value that the space does not have.
     """
     key, scoped = network_key(name), prefix_of(name) != ""
     with hp.name_scope(name) if scoped else contextlib.nullcontext():
@@ -202,7 +212,7 @@ def suggest(hp: Any, space: Space, name: str | None = None) -> Architecture:
     return net
 
 
-# What was suggested under each name: of which choices, of which values, and the network.
+# By a network's name: the names of its space's choices, their values, and the network's JSON.
 _Suggested = dict[str | None, tuple[list[str], dict[str, Any], str]]
 _SUGGESTED: WeakKeyDictionary[Any, _Suggested] = WeakKeyDictionary()
 
@@ -210,9 +220,9 @@ _SUGGESTED: WeakKeyDictionary[Any, _Suggested] = WeakKeyDictionary()
 def _refuse_other(
     hp: Any, name: str | None, space: Space, values: dict[str, Any], net: str
 ) -> None:
-    """Raises if another space was asked for a network of this name.
+    """Raises if another space has already suggested a network of this name.
 
-    The same space may be asked again: Keras Tuner builds a trial's model several times.
+    The same space may do so again: Keras Tuner builds a trial's model several times.
     """
     earlier = _SUGGESTED.setdefault(hp, {})
     now = space.names(), values, net
@@ -226,10 +236,10 @@ def _refuse_other(
 
 
 class _Values(dict[str, Any]):
-    """A trial's values and its networks, which `keys` leaves out.
+    """A trial's values and networks; `keys` leaves out the networks.
 
-    Keras Tuner knows a point that it has drawn before by a hash over `keys`, taken anew at
-    the end of a trial: with the network in it every point could be drawn again and again.
+    Keras Tuner recognizes a point that it has drawn before by a hash over `keys`, which it takes
+    again at the end of a trial. If the networks were in it, a point could be drawn repeatedly.
     """
 
     def keys(self) -> Any:
@@ -237,14 +247,14 @@ class _Values(dict[str, Any]):
 
 
 def network_of(hp: Any, name: str | None = None) -> Architecture:
-    """The network that was built for a trial, whatever became of the space since.
+    """The network that was built for a trial, even if its space has changed since.
 
     Args:
-        hp: the trial's hyperparameters, or their dict of values.
-        name: of the network, where `suggest` was given one.
+        hp: the trial's `keras_tuner.HyperParameters`, or their dict of values.
+        name: the name of the network, if `suggest` was given one.
 
     Raises:
-        ValueError: if no network of ours, or none of that name, was built for them.
+        ValueError: if `hp` holds no network of that name.
     """
     values = hp if isinstance(hp, Mapping) else hp.values
     key = network_key(name)
@@ -255,7 +265,7 @@ def network_of(hp: Any, name: str | None = None) -> Architecture:
 
 
 def _fresh(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """compile's arguments for one trial: optimizers and metrics cannot be used twice."""
+    """Copies the arguments of `compile`, since an optimizer or a metric serves one model only."""
     made = dict(arguments)
     optimizer: Any = made.get("optimizer")
     if isinstance(optimizer, keras.optimizers.Optimizer):
@@ -266,7 +276,7 @@ def _fresh(arguments: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _read(hp: Any, tree: Tree) -> Assignment:
-    """The positions of a tree's dimensions from `hp`, where they are declared if they are not."""
+    """The point of a tree that `hp` holds; declares the choices that `hp` lacks."""
     assignment = _found(hp, tree)
     if any(name not in hp for name in tree.values(assignment)):
         _declare(hp, tree)
@@ -289,10 +299,10 @@ def _found(hp: Any, tree: Tree) -> Assignment:
 
 
 def _declare(hp: Any, tree: Tree) -> None:
-    """Every dimension under its conditions.
+    """Declares every choice of a tree in the scopes of its conditions.
 
-    Keras Tuner notes each conditional scope it sees in order to build the model once more for
-    it. We have declared what is inside already, so these notes are taken away again.
+    Keras Tuner notes each conditional scope that it meets, in order to build the model once more
+    for it. All choices inside are declared here, so these notes are removed again.
     """
     seen = len(hp.active_scopes), len(hp.inactive_scopes)
     for name, dimension in tree.dimensions.items():
@@ -304,11 +314,11 @@ def _declare(hp: Any, tree: Tree) -> None:
 
 
 def _scopes(tree: Tree, name: str) -> list[tuple[str, list[Any]]]:
-    """The scopes that a dimension is declared in, each a parent and some of its values.
+    """The conditional scopes in which a choice is declared, each a parent and some of its values.
 
-    Keras Tuner loses the value of a name that it meets under two stacks of scopes, so that
-    there is one for all places of a choice. Where these have different parents it is what
-    their stacks begin with in common: the choice is then active more often than needed.
+    Keras Tuner loses the value of a name declared under two stacks of scopes, so all places of a
+    choice share one stack. If they have different parents, it is the common beginning of their
+    stacks: the choice is then active more often than needed.
     """
     positions: dict[str, set[int]] = {}
     for condition in tree.dimensions[name].conditions:
@@ -325,7 +335,7 @@ def _scopes(tree: Tree, name: str) -> list[tuple[str, list[Any]]]:
 
 
 def _written(kind: Any) -> list[Any]:
-    """What a parent's options are in Keras Tuner."""
+    """The options of a parent choice, as Keras Tuner knows them."""
     if isinstance(kind, Choice):
         return list(kind.written)
     return [kind.label(index) for index in range(kind.size)]

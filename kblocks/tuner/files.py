@@ -1,4 +1,4 @@
-"""Models and tables, written whole or not at all."""
+"""Writes models and tables, each whole or not at all."""
 
 from __future__ import annotations
 
@@ -19,19 +19,23 @@ from kblocks.common.atomic import whole
 from kblocks.model_tools.exporting import not_finite, portable
 
 _METADATA = "metadata.json"  # of a `.keras` file: Keras' version and the date
-_OURS = "kblocks"  # the key of our facts in it
+_OURS = "kblocks"  # the key of `facts` in it
 
 
 def save(
     model: keras.Model, path: str | os.PathLike[str], facts: Mapping[str, Any] | None = None
 ) -> None:
-    """`model.save`, whole or not at all, into a file that every backend loads.
+    """Saves a model, whole or not at all, in a file that every backend can load.
 
-    Warns of weights that are not finite.
+    Warns if a weight is NaN or infinite.
 
     Args:
-        model, path: as of `model.save`; the path ends in `.keras`.
-        facts: what is to be known of the model, as JSON has it: for `facts_of`.
+        model: a Keras model.
+        path: the file to write, which ends in `.keras`.
+        facts: facts about the model, as JSON can hold them; `facts_of` reads them back.
+
+    Raises:
+        OSError: if the file cannot be written.
     """
     wrong = not_finite(model)
     if wrong is not None:
@@ -43,7 +47,7 @@ def save(
 
 
 def facts_of(path: Path) -> dict[str, Any]:
-    """What `save` was given beside a model; nothing where the file does not say."""
+    """The facts that `save` stored in a file; {} if there are none or the file is unreadable."""
     try:
         with zipfile.ZipFile(path) as archive:
             found = json.loads(archive.read(_METADATA)).get(_OURS)
@@ -53,7 +57,7 @@ def facts_of(path: Path) -> dict[str, Any]:
 
 
 def _note(path: Path, facts: Mapping[str, Any]) -> None:
-    """Adds facts to the metadata of a `.keras` file, which Keras reads past."""
+    """Adds facts to the metadata of a `.keras` file, where Keras ignores them."""
     plain = path.with_name(f"plain-{path.name}")
     path.rename(plain)
     with zipfile.ZipFile(plain) as before, zipfile.ZipFile(path, "w") as after:
@@ -69,15 +73,15 @@ def _note(path: Path, facts: Mapping[str, Any]) -> None:
                     shutil.copyfileobj(source, to, 1 << 20)
 
 
-# What a spreadsheet takes for the beginning of a formula, by OWASP's page "CSV Injection".
+# What a spreadsheet takes for the beginning of a formula (OWASP, "CSV Injection").
 _FORMULA = tuple("=+-@\t\r\n\0\uff1d\uff0b\uff0d\uff20")
 
 
 def write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Rows as CSV; the columns are all keys in the order in which they first appear.
+    """Writes rows as CSV; the columns are all keys in the order in which they first appear.
 
-    Names and messages may be anybody's: text that a spreadsheet would take for a formula has a
-    quotation mark before it, and all text is in double quotes.
+    Names and messages may come from anybody: text that a spreadsheet would take for a formula gets
+    an apostrophe before it, and all text is in double quotes.
     """
     columns = list(dict.fromkeys(key for row in rows for key in row))
     with whole(path) as written, written.open("w", newline="", encoding="utf-8") as file:

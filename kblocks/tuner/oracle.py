@@ -1,4 +1,4 @@
-"""What Keras Tuner's users look up in `tuner.oracle`, read from the storage."""
+"""`tuner.oracle`: the trials in the storage, in Keras Tuner's form."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from kblocks.tuner.records import Objective, Record
 
 
 class Oracle(keras_tuner.Oracle):
-    """What Keras Tuner's users look up in `tuner.oracle`, read from the storage."""
+    """The trials in the storage, for code that reads `tuner.oracle`."""
 
     def __init__(self, tuner: Any) -> None:
         theirs = [keras_tuner.Objective(one.name, one.direction) for one in tuner.objectives]
@@ -22,28 +22,28 @@ class Oracle(keras_tuner.Oracle):
 
     @property
     def trials(self) -> dict[str, Trial]:
-        """All trials by their id, the number as text."""
+        """All trials by id, which is the trial's number as text."""
         run = self._tuner.run()
         return {str(record.number): _trial(record, run.objectives) for record in run.trials}
 
     @trials.setter
     def trials(self, value: Any) -> None:
-        """Keras Tuner starts with none."""
+        """Ignores the empty dict that Keras Tuner's constructor sets."""
 
     def get_trial(self, trial_id: str) -> Trial:
         """A trial by its id."""
         return self.trials[trial_id]
 
     def get_best_trials(self, num_trials: int = 1) -> list[Trial]:
-        """The best completed trials."""
+        """The best completed trials; with several objectives the Pareto front comes first."""
         run = self._tuner.run()
         return [_trial(record, run.objectives) for record in run.ranked()[:num_trials]]
 
     def save(self, fname: Any = None) -> None:
-        """Nothing: the storage has everything."""
+        """Does nothing: the storage has everything."""
 
     def reload(self, fname: Any = None) -> None:
-        """Nothing: the storage has everything."""
+        """Does nothing: the storage has everything."""
 
 
 def hyperparameters(record: Record) -> keras_tuner.HyperParameters:
@@ -63,7 +63,7 @@ def _trial(record: Record, objectives: tuple[Objective, ...]) -> Trial:
     for name, values in record.history.items():
         for step, value in enumerate(values):
             if not made.metrics.exists(name):
-                made.metrics.register(name, directions.get(name))  # others as Keras Tuner knows
+                made.metrics.register(name, directions.get(name))  # if None, Keras Tuner infers it
             made.metrics.update(name, value, step=step)
             if record.scores and value == record.scores[0] and made.best_step in (None, 0):
                 made.best_step = step

@@ -1,8 +1,8 @@
-"""The one door to the terminal: what a search shows goes through it, and cannot act there.
+"""Prints everything that a search shows, as harmless text.
 
 Names, values and messages may come from data, or from a storage of unknown origin. None of them
-moves the cursor, colours or hides text, turns its direction, or is read as markup; and passwords
-of URLs are masked.
+can move the cursor, colour or hide text, reverse its direction, or act as markup. Passwords in URLs
+are masked.
 """
 
 from __future__ import annotations
@@ -17,28 +17,28 @@ from kblocks.common.masking import masked
 
 
 def plain(value: Any) -> str:
-    """Any value as text on one line; what is not to be printed is a space."""
+    """A value as one line of text; unprintable characters become spaces."""
     return "".join(c if c.isprintable() else " " for c in masked(str(value)))
 
 
 def lines(value: Any) -> str:
-    """The same with its lines and tabs."""
+    """Like `plain`, but keeps line breaks and tabs."""
     parts = str(value).replace("\r\n", "\n").split("\n")
     return "\n".join("\t".join(map(plain, part.split("\t"))) for part in parts)
 
 
 def cell(value: Any, style: str = "") -> Text:
-    """`plain`, for rich's tables and groups."""
+    """`plain` text for rich's tables and groups."""
     return Text(plain(value), style=style)
 
 
 def tell(text: Any, console: Console | None = None, file: Any = None) -> None:
-    """Lines that stay.
+    """Prints lines that stay.
 
     Args:
         text: any text.
-        console: of rich, where something live is shown; None prints.
-        file: where to print; None is the standard output.
+        console: the rich console on which something live is shown; None calls `print`.
+        file: where `print` writes; None is the standard output.
     """
     if console is None:
         print(lines(text), file=file, flush=True)

@@ -1,4 +1,4 @@
-"""`Tuner`: a search that lasts, on one machine or many, over any HyperModel."""
+"""`Tuner`: a resumable search over any HyperModel, on one machine or many."""
 
 from __future__ import annotations
 
@@ -41,42 +41,48 @@ from kblocks.tuner.terminal import log, plain, tell
 
 
 class Tuner(keras_tuner.Tuner):
-    """Searches with Optuna's samplers, in processes of its own, and goes on after anything.
+    """Runs Optuna samplers in worker processes and resumes after crashes and outages.
 
-    The default point is tried first. Of a `kb.tuner.HyperModel` only networks that fit are
-    tried, and none twice. All that is known of the search is in its storage.
+    The default point is tried first. For a `kb.tuner.HyperModel`, only points that fit are
+    tried, and no network twice with the same recipe. The storage holds the whole search.
 
     Args:
-        hypermodel: a `keras_tuner.HyperModel`, ours or any other, or a function of `hp` that
-            returns a compiled model.
-        objective: the name of a figure in the logs, a `keras_tuner.Objective`, or a list of
-            them, for which the Pareto front is sought.
-        sampler: "tpe", "random", "grid", "nsga2", or a sampler of Optuna.
-        pruner: "hyperband", "median", a pruner of Optuna, or None. Ends trials that look bad;
-            for one objective only.
-        budget: what a network may cost. Models that a HyperModel of another's builds are
-            held to its `params` alone.
-        trials: how many are run in all, those of earlier runs included; None goes on.
-        hours: after which no trial is begun, and running ones end with their epoch.
-        workers: processes that train. 0 trains in this one, which a trial can then end.
-        storage: a URL of SQLAlchemy; None is SQLite in the run's folder.
+        hypermodel: a `kb.tuner.HyperModel`, another `keras_tuner.HyperModel`, or a function of
+            `hp` that returns a compiled model.
+        objective: the name of a metric or cost in the logs, a `keras_tuner.Objective`, or a list
+            of them; with several, the search looks for the Pareto front.
+        sampler: "tpe", "random", "grid", "nsga2", or an Optuna sampler.
+        pruner: "hyperband", "median", an Optuna pruner, or None. Ends unpromising trials early;
+            only with one objective.
+        budget: a `kb.Budget` for the networks. For a HyperModel that is not ours, it can limit
+            only the number of parameters.
+        trials: the total number of trials, those of earlier runs included; None sets no limit.
+        hours: time after which no trial begins, and running ones end with their epoch; None
+            sets no limit.
+        workers: the number of processes that train. 0 trains in this process, which a crashing
+            trial then ends.
+        storage: an SQLAlchemy URL of the database; None means an SQLite file in the run's folder.
         directory, project_name: the run's folder is `directory/project_name`.
-        trial_seconds: that a trial may take.
-        checkpoints: of how many of the best trials weights are kept, and so how many models
-            `get_best_models` can give; with several objectives also of those that no other
-            beats, which may rise.
-        tensorboard: a folder that TensorBoard shows, with a run and its values (HParams) for
-            each trial; None writes nothing.
-        checkpoint_directory: a folder or any URL of fsspec, in which `project_name` has its own;
-            None is in the run's folder. On several machines one that all of them see.
+        trial_seconds: seconds after which a trial fails; None sets no limit.
+        checkpoints: how many of the best trials keep their weights, and so how many models
+            `get_best_models` can return. With several objectives, those of the Pareto front
+            keep theirs too.
+        tensorboard: a folder for TensorBoard, with a run and its values (HParams) for each
+            trial; None writes nothing.
+        checkpoint_directory: a folder or an fsspec URL, in which the search uses the subfolder
+            `project_name`; None means a folder in the run's folder. If the search runs on
+            several machines, all of them must reach it.
         seed: of the sampler; None is random.
-        extend: whether a search goes on if choices were added to its space.
-        overwrite: whether an earlier search of that name is deleted.
-        ray: what each worker needs of a Ray cluster on which they run (extra `ray`), as Ray's
-            tasks are told: {"num_cpus": 4, "num_gpus": 1}; None is this machine without Ray.
+        extend: whether to resume an earlier search although choices were added to its space.
+        overwrite: whether to delete an earlier search of that name.
+        ray: the resources of each worker, as options of a Ray task, such as
+            {"num_cpus": 4, "num_gpus": 1}; the workers then run on a Ray cluster (extra `ray`).
+            None runs them on this machine without Ray.
 
     Raises:
-        ValueError: if an argument is not of this form.
+        ValueError: if an argument is invalid.
+        ImportError: if fsspec needs another package for `checkpoint_directory`.
+        ConnectionError: if `checkpoint_directory` cannot be reached.
 
     Example:
         >>> tuner = kb.tuner.Tuner(hypermodel, trials=50, workers=2, project_name="cifar")
@@ -119,7 +125,7 @@ class Tuner(keras_tuner.Tuner):
         self.budget, self.trials, self.hours, self.workers = budget, trials, hours, workers
         self.trial_seconds, self.checkpoints, self.seed = trial_seconds, checkpoints, seed
         self.sampler, self.pruner, self.ray = sampler, pruner, on_ray.checked(ray, workers)
-        _ = sampler_of(sampler, seed), pruner_of(pruner)  # which refuse what they do not know
+        _ = sampler_of(sampler, seed), pruner_of(pruner)  # both raise on unknown names
         if pruner is not None and len(self.objectives) > 1:
             raise ValueError("`pruner` is for one objective. Received: several")
         self.extend, self.overwrite = extend, overwrite
@@ -136,30 +142,30 @@ class Tuner(keras_tuner.Tuner):
             )
         self._joins = False
         self._storage: Any = None
-        self.worker = 0  # which of a search's processes this is; each draws its own points
+        self.worker = 0  # number of this process in the search; each draws its own points
         self._serves = False
-        self._until: float | None = None  # when its `hours` began elsewhere: their end, as a time
-        self.patience = PATIENCE  # seconds that the storage may be away
-        self.growth = float(1 << 30)  # bytes that a worker process may grow by, then it is replaced
+        self._until: float | None = None  # end of `hours` as `time.time()`, if they began elsewhere
+        self.patience = PATIENCE  # seconds for which the storage may be unusable
+        self.growth = float(1 << 30)  # bytes; a worker process that grows by more is replaced
 
     # --- running -------------------------------------------------------------------------
 
     def search(self, *fit_args: Any, verbose: int = 1, **fit_kwargs: Any) -> Any:
-        """Runs trials until there are enough; goes on where an earlier run ended.
+        """Runs trials until `trials` or `hours` is reached; resumes an earlier run of the search.
 
         Args:
-            fit_args, fit_kwargs: for `fit`, as `model.fit` takes them.
+            fit_args, fit_kwargs: the arguments of `model.fit`.
             verbose: 0 shows nothing.
 
         Returns:
-            The `Run`: all that is known of the search.
+            A `kb.tuner.Run`: the settings and all trials of the search.
 
         Raises:
-            ValueError: if the search in the storage is another one, with the differences; or if no
-                trial could be trained on the targets, as far as they tell.
-            RuntimeError: if the first five trials raise, or no trial was completed, with the last
-                error; if this process runs this search already, in another thread; or in a
-                script without `if __name__ == "__main__":` that a worker process imports.
+            ValueError: if the storage has a different search of this name, with the differences;
+                or if trials cannot be trained on the targets, as far as these can be checked.
+            RuntimeError: if the first five trials all raise, or some trials failed and none was
+                completed, with the last error; if another thread of this process runs this search;
+                or if worker processes import a script without `if __name__ == "__main__":`.
             ConnectionError: if the storage or the checkpoints cannot be reached.
         """
         from kblocks.tuner.running.jobs import ObjectJob
@@ -167,7 +173,7 @@ class Tuner(keras_tuner.Tuner):
         return self.run_job(ObjectJob(self, fit_args, fit_kwargs), verbose=verbose)
 
     def run_job(self, job: Any, verbose: int = 1) -> Run:
-        """`search` with a job that worker processes make their tuner and data of."""
+        """Runs the search of a `Job`, which creates the tuner and the data in worker processes."""
         from kblocks.tuner.running.supervising import alone, supervise
 
         with alone(self.storage_url, self.project_name):
@@ -177,19 +183,19 @@ class Tuner(keras_tuner.Tuner):
                 self.hypermodel.check_targets(*fit)
             if self._joins:
                 before = studies.find(self._opened(), self.project_name).user_attrs.get(RUN)
-                if before is not None:  # else it has begun this moment
+                if before is not None:  # else another process is just creating it
                     check_joining(before, self._settings(fit, job.named()))
             else:
                 self._prepare(fit, job.named())
             supervise(self, job, fit, verbose)
         run = self.run()
-        helps = self._joins or self._serves  # others may yet complete a trial
+        helps = self._joins or self._serves  # other processes may still complete a trial
         if not helps and not run.completed() and any(trial.failure for trial in run.trials):
             raise HopelessError(_without_result(run))
         return run
 
     def join(self) -> None:
-        """From now on `search` works for the search in the storage, which must be the same."""
+        """Makes `search` work for the search in the storage, which must have the same settings."""
         self._joins = True
         self.worker = zlib.crc32(owner().encode())  # other machines' processes count from 0 too
 
@@ -208,7 +214,7 @@ class Tuner(keras_tuner.Tuner):
         if self.overwrite:
             studies.delete(storage, self.project_name)
             checkpoints.clear()
-            self.overwrite = False  # what it finds next is its own
+            self.overwrite = False  # the next call resumes this search
         settings = self._settings(fit, named or {})
         study = studies.begin(
             storage, self.project_name, self.objectives, settings, self._asks, self.extend
@@ -248,10 +254,10 @@ class Tuner(keras_tuner.Tuner):
         )
 
     def make_search(self, deadline: float | None = None) -> Search:
-        """The search as a process works for it.
+        """What this process needs to work for the search: study, sampler, pruner, limits.
 
         Args:
-            deadline: on the clock of `time.monotonic`.
+            deadline: when the search ends, in seconds of `time.monotonic`; None without a limit.
         """
         storage = self._opened()
         found = studies.find(storage, self.project_name)
@@ -271,7 +277,7 @@ class Tuner(keras_tuner.Tuner):
         )
 
     def deadline(self) -> float | None:
-        """When `hours` are over, on the clock of `time.monotonic`."""
+        """When `hours` are over, in seconds of `time.monotonic`; None without a limit."""
         if self._until is not None:
             return time.monotonic() + self._until - time.time()
         return None if self.hours is None else time.monotonic() + 3600 * self.hours
@@ -282,7 +288,7 @@ class Tuner(keras_tuner.Tuner):
         return self.hypermodel.fit(trial.hyperparameters, model, *args, **kwargs)
 
     def how_to_resume(self) -> str:
-        """What a person does to go on."""
+        """A message that tells the user how to resume the search."""
         return (
             "Nothing that was finished is lost; run the same again to go on with "
             f"{self.project_name!r} in {shown(self.storage_url)}."
@@ -290,12 +296,12 @@ class Tuner(keras_tuner.Tuner):
 
     def _opened(self) -> Any:
         if self._storage is None:
-            create = not self._serves  # else the storage that it finds missing is away
+            create = not self._serves  # to a worker, a missing storage is an outage
             self._storage = open_storage(self.storage_url, self.patience, create)
         return self._storage
 
     def __getstate__(self) -> dict[str, Any]:
-        # A process that it is sent to opens the storage itself.
+        # A process that receives this tuner opens the storage itself.
         return {**vars(self), "_storage": None, "oracle": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -305,10 +311,11 @@ class Tuner(keras_tuner.Tuner):
     # --- results -------------------------------------------------------------------------
 
     def run(self) -> Run:
-        """All that is known of the search.
+        """The search as the storage has it: its settings and all trials.
 
         Raises:
-            KeyError: if it has not begun.
+            KeyError: if the search has not begun.
+            ConnectionError: if the storage cannot be reached.
         """
         url = self.storage_url
         if self._storage is None and (is_missing(url) or is_blank(url)):
@@ -316,7 +323,7 @@ class Tuner(keras_tuner.Tuner):
         return as_it_is(read(studies.find(self._opened(), self.project_name)))
 
     def get_best_hyperparameters(self, num_trials: int = 1) -> list[keras_tuner.HyperParameters]:
-        """Of the best completed trials; with several objectives the Pareto front comes first.
+        """The hyperparameters of the best trials; with several objectives the Pareto front first.
 
         Raises:
             RuntimeError: if no trial was completed, with the reason of the last failure.
@@ -324,13 +331,14 @@ class Tuner(keras_tuner.Tuner):
         return [hyperparameters(record) for record in self._ranked()[:num_trials]]
 
     def get_best_models(self, num_models: int = 1) -> list[keras.Model]:
-        """The models of the best trials with the weights of their best epochs, compiled.
+        """The compiled models of the best trials, with the weights of their best epochs.
 
-        Weights are kept of the `checkpoints` best trials: where more models are asked for, those
-        that are there are returned, and a warning in the log says how many.
+        Only the `checkpoints` best trials keep their weights. If more models are asked for, fewer
+        are returned, and a warning in the log says how many.
 
         Raises:
-            ValueError: if weights are kept of none of them.
+            ValueError: if none of these trials has kept its weights, or `build` now makes a model
+                that they do not fit.
             RuntimeError: if no trial was completed, with the reason of the last failure.
         """
         records = self._ranked()[:num_models]
@@ -352,7 +360,15 @@ class Tuner(keras_tuner.Tuner):
         return run.ranked()
 
     def model_of(self, record: Record) -> keras.Model:
-        """A trial's model with the weights of its best epoch."""
+        """A trial's model with the weights of its best epoch.
+
+        Args:
+            record: one of the trials of `run()`.
+
+        Raises:
+            ValueError: if the trial has not kept its weights, or `build` now makes a model that
+                they do not fit.
+        """
         weights = self._own_checkpoints().best(record.number)
         if weights is None:
             raise ValueError(self._unkept(record))
@@ -385,12 +401,12 @@ class Tuner(keras_tuner.Tuner):
         return checkpoints
 
     def load_model(self, trial: Any) -> keras.Model:
-        """The model of a trial of Keras Tuner's form."""
+        """The model of a Keras Tuner trial, with the weights of its best epoch."""
         number = int(trial.trial_id)
         return self.model_of(next(t for t in self.run().trials if t.number == number))
 
     def results_summary(self, num_trials: int = 10) -> None:
-        """Prints the best trials with their values."""
+        """Prints the best trials: their scores and hyperparameters."""
         run = self.run()
         tell(f"Search {plain(run.name)} in {shown(self.storage_url)}")
         for record in run.ranked()[:num_trials]:
@@ -401,7 +417,7 @@ class Tuner(keras_tuner.Tuner):
                 tell(plain(f"  {name} = {value}"))
 
     def search_space_summary(self, extended: bool = False) -> None:
-        """Prints the choices."""
+        """Prints the choices of the search."""
         if isinstance(self.hypermodel, HyperModel):
             self.hypermodel.space.describe(tell)
         else:
@@ -412,7 +428,7 @@ class Tuner(keras_tuner.Tuner):
 
     @property
     def remaining_trials(self) -> int | None:
-        """How many are still to be run; None if there is no number."""
+        """How many trials are still to be run; None without a limit."""
         if self.trials is None:
             return None
         try:
@@ -422,14 +438,14 @@ class Tuner(keras_tuner.Tuner):
         return max(self.trials - finished, 0)
 
     def save(self) -> None:
-        """Nothing: the storage has everything."""
+        """Does nothing: the storage has everything."""
 
     def reload(self) -> None:
-        """Nothing: the storage has everything."""
+        """Does nothing: the storage has everything."""
 
 
 def _without_result(run: Run) -> str:
-    """Why there is nothing to choose from."""
+    """The message for a search without a completed trial."""
     failure = next((t.failure for t in reversed(run.trials) if t.failure is not None), None)
     told = f"None of the {len(run.trials)} trials of the search {run.name!r} was completed"
     if failure is None:

@@ -1,1 +1,1 @@
-"""Which values a trial gets: Optuna's samplers, held to what fits and to what is new."""
+"""Chooses the point of each trial: Optuna samplers, limited to points that fit and are new."""

@@ -1,4 +1,4 @@
-"""Keras Tuner's hyperparameters, answered define-by-run by a trial of Optuna."""
+"""Keras Tuner hyperparameters whose values an Optuna trial suggests (define-by-run)."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from optuna.distributions import (
 
 from kblocks.search_space.space import NETWORK
 
-_PLAIN = (bool, int, float, str, type(None))  # what Keras Tuner lets a hyperparameter be
-_GRID = 10  # values of a range without a step, where all have to be listed
+_PLAIN = (bool, int, float, str, type(None))  # value types that Keras Tuner allows
+_GRID = 10  # values into which a grid splits a range without a step
 
 
 class Asking(keras_tuner.HyperParameters):
-    """Hyperparameters whose values a trial suggests when they are first asked for.
+    """Hyperparameters whose values are suggested when `build` or `fit` first asks for them.
 
-    Ranges may differ from call to call and be asked for in loops; nothing has to be built
-    before the search to find them. What is inside an inactive scope is not asked for.
+    The calls may stand in loops and conditions; no model is built beforehand to find them.
+    Hyperparameters in an inactive scope are not suggested.
 
     Args:
-        ask: gives a value for a name, its distribution and its default.
-        listed: whether ranges are turned into lists of values, for a grid.
+        ask: called with a name, its distribution and its default; returns the value.
+        listed: whether ranges without a step become lists of values, for a grid.
     """
 
     def __init__(
@@ -41,23 +41,23 @@ class Asking(keras_tuner.HyperParameters):
         self.asked: dict[str, BaseDistribution] = {}
 
     def Int(self, *args: Any, **kwargs: Any) -> Any:  # noqa: N802
-        """As Keras Tuner's."""
+        """Takes the arguments of `keras_tuner.HyperParameters.Int`."""
         return self._chosen(super().Int, args, kwargs)
 
     def Float(self, *args: Any, **kwargs: Any) -> Any:  # noqa: N802
-        """As Keras Tuner's."""
+        """Takes the arguments of `keras_tuner.HyperParameters.Float`."""
         return self._chosen(super().Float, args, kwargs)
 
     def Choice(self, *args: Any, **kwargs: Any) -> Any:  # noqa: N802
-        """As Keras Tuner's."""
+        """Takes the arguments of `keras_tuner.HyperParameters.Choice`."""
         return self._chosen(super().Choice, args, kwargs)
 
     def Boolean(self, *args: Any, **kwargs: Any) -> Any:  # noqa: N802
-        """As Keras Tuner's."""
+        """Takes the arguments of `keras_tuner.HyperParameters.Boolean`."""
         return self._chosen(super().Boolean, args, kwargs)
 
     def unasked(self) -> dict[str, Any]:
-        """What `build` and `fit` have noted beside what was asked for, as `Fixed` does."""
+        """Values that `build` and `fit` set without a suggestion, as `hp.Fixed` does."""
         return {
             name: value
             for name, value in self.values.items()
@@ -71,23 +71,23 @@ class Asking(keras_tuner.HyperParameters):
             return None  # inactive
         alone = _alone(declare.__name__, args, kwargs)
         name = alone.name if len(self.space) == known else self.space[-1].name
-        if name not in self.asked:  # else the first range holds, as in Keras Tuner
+        if name not in self.asked:  # otherwise the first range holds, as in Keras Tuner
             if len(self.space) == known:
-                return value  # asked for before, in a scope of names
+                return value  # declared before, under a name scope
             self.asked[name] = distribution = distribution_of(alone, self._listed)
             self.values[name] = self._ask(name, distribution, alone.default)
         return self.values[name]
 
 
 def asked_by(hypermodel: keras_tuner.HyperModel, listed: bool) -> Asking:
-    """What a HyperModel asks for where every answer is the default; builds its model."""
+    """The hyperparameters that a HyperModel asks for at its default point; builds that model."""
     asking = Asking(lambda name, distribution, default: default, listed)
     hypermodel.build(asking)
     return asking
 
 
 def _alone(kind: str, args: Any, kwargs: Mapping[str, Any]) -> Any:
-    """What a call declares, whatever is around it."""
+    """The hyperparameter that a call declares, without the scopes around it."""
     free = {k: v for k, v in kwargs.items() if k not in ("parent_name", "parent_values")}
     scratch = keras_tuner.HyperParameters()
     getattr(scratch, kind)(*args, **free)
@@ -95,14 +95,14 @@ def _alone(kind: str, args: Any, kwargs: Mapping[str, Any]) -> Any:
 
 
 def given(values: Mapping[str, Any]) -> keras_tuner.HyperParameters:
-    """Hyperparameters of a trial that is over: `build` finds its values in them."""
+    """Hyperparameters with known values, from which `build` rebuilds a finished trial's model."""
     hp = keras_tuner.HyperParameters()
     hp.values = dict(values)
     return hp
 
 
 def distribution_of(declared: Any, listed: bool = False) -> BaseDistribution:
-    """A hyperparameter of Keras Tuner as Optuna has it."""
+    """The Optuna distribution of a Keras Tuner hyperparameter."""
     match declared:
         case kinds.Choice():
             return CategoricalDistribution(list(declared.values))

@@ -1,4 +1,4 @@
-"""The points of a space as Optuna knows them."""
+"""Converts the points of a space to Optuna's parameters and back."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from kblocks.tuner.records import SURPLUS
 
 
 def distributions_of(hypermodel: HyperModel) -> dict[str, BaseDistribution]:
-    """The distribution of every choice of a hypermodel of ours, active or not."""
+    """The Optuna distribution of every choice of a `kb.tuner.HyperModel`, active or not."""
     asking = Asking(lambda name, distribution, default: default)
     for name, kind in hypermodel.dimensions().items():
         declare(asking, name, kind)
@@ -28,25 +28,25 @@ def distributions_of(hypermodel: HyperModel) -> dict[str, BaseDistribution]:
 
 
 class Points:
-    """The points of our hypermodel: the assignments of its space and its recipe as one."""
+    """The points of a `kb.tuner.HyperModel`, over the choices of its space and its recipe."""
 
     def __init__(self, hypermodel: HyperModel) -> None:
         self._space = hypermodel.space
         self._recipe = Tree({}) if hypermodel.compile is not None else hypermodel.recipe.tree()
-        # Where `compile` is a function it may ask for more, which no point knows.
+        # A `compile` function may ask for more hyperparameters, which no point contains.
         self._is_whole = not callable(hypermodel.compile)
         self.kinds = hypermodel.dimensions()
         self.distributions = distributions_of(hypermodel)
-        self._keys: dict[Hashable, int] = {}  # each with the first trial that has it
-        self._keyed: set[int] = set()  # trials whose keys are there
-        self._ended = 0  # trials from the first on that have ended, which are not looked at again
+        self._keys: dict[Hashable, int] = {}  # by key: the first trial with it
+        self._keyed: set[int] = set()  # trials from `_ended` on whose keys are in `_keys`
+        self._ended = 0  # so many leading trials have ended and are not read again
 
     def knows(self, name: str) -> bool:
-        """Whether a choice of that name is one of its dimensions."""
+        """Whether the space or the recipe has a choice of that name."""
         return name in self.distributions
 
     def default(self) -> Assignment:
-        """The space's default, repaired where it does not fit, with the recipe's."""
+        """The default point of space and recipe, repaired if it does not fit."""
         own = self._space.tree.assignment(self._space.default())
         return {**own, **self._recipe.default()}
 
@@ -56,7 +56,7 @@ class Points:
         return {**own, **self._recipe.draw(random)}
 
     def fits(self, point: Assignment) -> bool:
-        """Whether its network fits."""
+        """Whether the network of a point fits."""
         return self._space.violation(self._of_space(point)) is None
 
     def repaired(self, point: Assignment) -> Assignment:
@@ -65,14 +65,14 @@ class Points:
         return {**point, **self._space.tree.assignment(values)}
 
     def all(self) -> Iterator[Assignment]:
-        """All points that fit, ranges without steps by ten values."""
+        """All points that fit; a real-valued choice takes ten values of its range."""
         for own in _all(self._space.tree):
             if self.fits(own):
                 for recipe in _all(self._recipe):
                     yield {**own, **recipe}
 
     def drawn(self, sampler: BaseSampler, study: Any, trial: FrozenTrial) -> Assignment:
-        """A point as a sampler of Optuna draws it, fitting or not."""
+        """A point drawn by an Optuna sampler; it may not fit."""
         together = sampler.infer_relative_search_space(study, trial)
         drawn = sampler.sample_relative(study, trial, together) if together else {}
         point: Assignment = {}
@@ -90,7 +90,7 @@ class Points:
         return point
 
     def written(self, point: Assignment) -> dict[str, Any]:
-        """Its active values as a storage keeps them."""
+        """The active values of a point, as the storage records them."""
         found = {}
         for tree in (self._space.tree, self._recipe):
             for name in tree.values(point):
@@ -98,7 +98,7 @@ class Points:
         return found
 
     def key(self, point: Assignment) -> Hashable:
-        """Equal for points of equal networks and recipes; None where that is not known."""
+        """Equal for points with equal networks and recipes; unique if `compile` is a function."""
         if not self._is_whole:
             return object()
         values = self._space.tree.values(self._of_space(point))
@@ -106,23 +106,23 @@ class Points:
         return self._space.key(values), str(recipe)
 
     def first(self, trials: list[FrozenTrial], params: Mapping[str, Any]) -> int | None:
-        """The number of the first trial with a point's network and recipe, if that is known."""
+        """The number of the first trial with the same network and recipe; None without one."""
         return self.tried(trials, -1).get(self.key(self._read(params)))
 
     def open_before(self, trials: list[FrozenTrial], number: int) -> Iterator[FrozenTrial]:
-        """The trials before one whose processes may still be about to write their points."""
+        """The running trials before trial `number` whose points are not fully written yet."""
         for trial in trials[self._ended : number]:
             runs = trial.state is TrialState.RUNNING and SURPLUS not in trial.user_attrs
             if runs and not self.is_whole(trial.params):
                 yield trial
 
     def tried(self, trials: list[FrozenTrial], but: int) -> dict[Hashable, int]:
-        """The keys of what was tried, but by one trial; each is computed once."""
+        """By key, the first trial with it, leaving out trial `but`; computes each key once."""
         for trial in trials[self._ended :]:
             if trial.number not in self._keyed and trial.number != but and trial.params:
                 try:
                     key = self.key(self._read(trial.params))
-                except (KeyError, ValueError):  # interrupted while its values were written
+                except (KeyError, ValueError):  # not all of its values are written
                     continue
                 self._keys[key] = min(trial.number, self._keys.get(key, trial.number))
                 self._keyed.add(trial.number)
@@ -132,7 +132,7 @@ class Points:
         return self._keys
 
     def is_whole(self, params: Mapping[str, Any]) -> bool:
-        """Whether a storage has all values of a point."""
+        """Whether `params` has all active values of a point."""
         try:
             self._read(params)
         except KeyError:
@@ -156,7 +156,7 @@ class Points:
 
 
 def _all(tree: Tree, found: Assignment | None = None, left: Any = None) -> Iterator[Assignment]:
-    """Every assignment of the active dimensions; the others stay at their first."""
+    """Every point of a tree; inactive choices stay at their default."""
     found = tree.default() if found is None else found
     names = list(tree.dimensions) if left is None else left
     if not names:

@@ -1,4 +1,4 @@
-"""Which values a trial gets: Optuna's samplers, held to what fits and to what is new."""
+"""Chooses the point of each trial: Optuna samplers, limited to points that fit and are new."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ from kblocks.tuner.bridge import HyperModel
 from kblocks.tuner.choosing.points import Points
 from kblocks.tuner.records import EXHAUSTED, OWNER
 
-_STARTUP = 10  # trials at random before a sampler that learns is asked
-_TRIES = 4  # of a sampler's points; what does not fit then is repaired
-_FRESH = 200  # random points that fit and may be new
+_STARTUP = 10  # random trials before a sampler that learns is asked
+_TRIES = 4  # points drawn from the sampler, then the last one is repaired
+_FRESH = 200  # random points that are drawn in search of a new one
 _POPULATION = 16
-_SETTLED = 10.0  # seconds in which a process that has begun a trial writes its values
+_SETTLED = 10.0  # seconds to wait until other processes have written their points
 
 SAMPLERS = ("tpe", "random", "grid", "nsga2")
 
 
 class ExhaustedError(Exception):
-    """Every network of the space has been tried: there is none for the trial of that number."""
+    """No untried network was found in the space for trial `number`."""
 
     def __init__(self, number: int) -> None:
         super().__init__(f"every network of the space has been tried, for trial {number}")
@@ -42,7 +42,7 @@ class ExhaustedError(Exception):
 
 
 class TornError(Exception):
-    """A process has ended while it wrote the values of the trial of that number."""
+    """A process ended while it wrote the values of trial `number`."""
 
     def __init__(self, number: int) -> None:
         super().__init__(f"the values of trial {number} were not all written")
@@ -50,7 +50,7 @@ class TornError(Exception):
 
 
 def sampler_of(sampler: str | BaseSampler, seed: int | None) -> BaseSampler:
-    """One of Optuna's samplers by its name, or itself.
+    """The Optuna sampler of that name; a sampler is returned as it is.
 
     Raises:
         ValueError: if the name is unknown.
@@ -81,16 +81,17 @@ def sampler_of(sampler: str | BaseSampler, seed: int | None) -> BaseSampler:
 
 
 def is_grid(sampler: BaseSampler) -> bool:
-    """Whether a sampler goes through all points, of which it asks for a list."""
+    """Whether a sampler enumerates all points."""
     return isinstance(sampler, optuna.samplers.BruteForceSampler)
 
 
 def chooser(
     sampler: str | BaseSampler, seed: int | None, worker: int, hypermodel: Any, study: optuna.Study
 ) -> Choosing:
-    """The sampler of one of a search's processes, of which each draws its own points.
+    """The sampler of one process of a search.
 
-    One that goes on after some trials does not draw the same points again.
+    Its seed depends on the process and on the number of trials so far: processes draw different
+    points, and a resumed search does not repeat its draws.
     """
     begun = len(study.get_trials(deepcopy=False))
     own = None if seed is None else (seed + 100_003 * worker + 101 * begun) % 2**32
@@ -101,18 +102,18 @@ def chooser(
 
 
 class Choosing(BaseSampler):
-    """A sampler whose first trial is the default and whose points fit a space of ours.
+    """Wraps an Optuna sampler: the default point comes first, and all points fit the space.
 
-    All values of our HyperModel are chosen when the trial begins: a point that the inner
-    sampler draws and that does not fit is drawn again, and repaired in the end. A point whose
-    network and recipe were tried is not chosen again. What the storage keeps as the trial's
-    values is what is built, so the sampler learns from points that fit alone.
+    For a `kb.tuner.HyperModel`, all values are chosen when a trial begins. If the inner sampler
+    draws a point that does not fit, it draws again; the last draw is repaired. A point whose
+    network and recipe were tried is skipped. The storage records the values that are built, so
+    the inner sampler learns only from points that fit.
 
     Args:
-        inner: of Optuna.
-        hypermodel: any; of one that is not ours only the default comes first.
-        study: all of it, of which a pruner may show its sampler a part.
-        seed: of random points.
+        inner: the Optuna sampler.
+        hypermodel: any; if it is not ours, only the default point of the first trial is chosen.
+        study: the whole study; a pruner may show its sampler only a part of it.
+        seed: of the random points; None is random.
     """
 
     def __init__(
@@ -124,28 +125,28 @@ class Choosing(BaseSampler):
         ours = isinstance(hypermodel, HyperModel)
         self._points = Points(hypermodel) if ours else None
         self._grid: Iterator[Assignment] | None = None
-        self._chosen: dict[int, dict[str, Any]] = {}  # by the trial's number
-        self._unsure: set[int] = set()  # trials begun while others had not yet written theirs
+        self._chosen: dict[int, dict[str, Any]] = {}  # values by trial number
+        self._unsure: set[int] = set()  # trials begun before earlier ones had written their points
         self._defaults: dict[str, Any] = {}
         self._lock = threading.Lock()
 
     @property
     def is_grid(self) -> bool:
-        """Whether it goes through all points."""
+        """Whether the inner sampler enumerates all points."""
         return is_grid(self.inner)
 
     @property
     def is_listed(self) -> bool:
-        """Whether all its points were given to it."""
+        """Whether the user gave the inner sampler all of its points."""
         return isinstance(self.inner, optuna.samplers.GridSampler)
 
     @property
     def needs_lists(self) -> bool:
-        """Whether ranges have to be lists of values: for Optuna's grid, not for our own points."""
+        """Whether ranges must become lists of values: in a grid over a third-party HyperModel."""
         return self.is_grid and self._points is None
 
     def ask(self, trial: optuna.Trial, name: str, distribution: Any, default: Any) -> Any:
-        """The value of a hyperparameter, as `Asking` wants it."""
+        """Suggests the value of a hyperparameter to `Asking`."""
         self._defaults[name] = default
         return _suggested(trial, name, distribution)
 
@@ -159,13 +160,13 @@ class Choosing(BaseSampler):
                 self._chosen[trial.number] = self._choose(self._points, study, trial)
 
     def infer_relative_search_space(self, study: Any, trial: Any) -> dict[str, Any]:
-        """What the inner sampler draws together; nothing, where points were chosen before."""
+        """What the inner sampler draws jointly; nothing where the point is chosen already."""
         if self._points is not None or trial.number == 0:
             return {}
         return self.inner.infer_relative_search_space(study, trial)
 
     def sample_relative(self, study: Any, trial: Any, search_space: Any) -> dict[str, Any]:
-        """As the inner sampler."""
+        """Asks the inner sampler."""
         if not search_space:
             return {}
         return self.inner.sample_relative(study, trial, search_space)
@@ -173,7 +174,7 @@ class Choosing(BaseSampler):
     def sample_independent(
         self, study: Any, trial: FrozenTrial, param_name: str, param_distribution: Any
     ) -> Any:
-        """The value of the chosen point, the default in the first trial, or what is drawn."""
+        """The chosen point's value, the default in the first trial, or a draw."""
         chosen = self._chosen.get(trial.number, {})
         if param_name in chosen:
             return chosen[param_name]
@@ -186,7 +187,7 @@ class Choosing(BaseSampler):
         return self.inner.sample_independent(study, trial, param_name, param_distribution)
 
     def after_trial(self, study: Any, trial: FrozenTrial, state: Any, values: Any) -> None:
-        """As the inner sampler."""
+        """Forgets the trial's point and tells the inner sampler how the trial ended."""
         self._chosen.pop(trial.number, None)
         self._unsure.discard(trial.number)
         if self.is_grid and self._points is not None:
@@ -194,31 +195,32 @@ class Choosing(BaseSampler):
         try:
             self.inner.after_trial(study, trial, state, values)
         except RuntimeError as error:
-            if "Study.stop" not in str(error):  # which ends a loop of Optuna's own
+            if "Study.stop" not in str(error):  # at its end, a grid stops Optuna's own loop
                 raise
             self._study.set_user_attr(EXHAUSTED, True)
 
     def reseed_rng(self) -> None:
-        """As the inner sampler."""
+        """Reseeds the inner sampler and the random points."""
         self.inner.reseed_rng()
         self._random = Random()
 
     def settle(self, trial: optuna.Trial, is_gone: Callable[[str], bool]) -> bool:
-        """Writes the point chosen for a trial; False if a trial before it has the same.
+        """Writes the point chosen for a trial; False if an earlier trial has the same point.
 
-        Another process may choose it before this one has written it. Of two trials the first
-        keeps it, so the second waits until all before it are written.
+        Another process may choose the same point before this one has written it. The earlier
+        trial keeps it, so the later one waits, for ten seconds at most, until the processes of
+        all earlier trials have written their points or ended.
 
         Args:
-            trial: that has begun.
-            is_gone: whether the process of that name has ended.
+            trial: a trial that has begun.
+            is_gone: called with an owner; whether that process has ended.
         """
         points = self._points
-        if points is None or trial.params:  # the latter is gone on with
+        if points is None or trial.params:  # a resumed trial keeps its params
             return True
         for name in self._chosen[trial.number]:
             record_given(trial, name, points.kinds[name])
-            _suggested(trial, name, points.distributions[name])  # of `sample_independent`
+            _suggested(trial, name, points.distributions[name])  # calls `sample_independent`
         if trial.number not in self._unsure:
             return True
         until = time.monotonic() + _SETTLED
@@ -232,7 +234,7 @@ class Choosing(BaseSampler):
             time.sleep(0.02)
 
     def _choose(self, points: Points, study: Any, trial: FrozenTrial) -> dict[str, Any]:
-        if trial.params:  # interrupted in an earlier process: it goes on with what it had
+        if trial.params:  # resumed after an interruption: it keeps its point
             if not points.is_whole(trial.params):
                 raise TornError(trial.number)
             return dict(trial.params)
@@ -252,7 +254,7 @@ class Choosing(BaseSampler):
             yield points.default()
         if self.is_grid:
             self._grid = self._grid or points.all()
-            # Not `yield from`, which would end the grid with this generator.
+            # Not `yield from`, which would close the grid along with this generator.
             while (point := next(self._grid, None)) is not None:
                 yield point
             return

@@ -1,1 +1,1 @@
-"""A search at work: one trial, the loop of a process, the processes, what they show."""
+"""Runs a search: one trial, the loop of a process, the worker processes, and their display."""

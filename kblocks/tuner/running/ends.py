@@ -1,4 +1,4 @@
-"""How a process's work for a search ended: told there, and raised where the search was begun."""
+"""Reports how a worker's part of a search ended, and raises its errors in the first process."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from kblocks.tuner.storing.patience import why
 
 
 class AwayError(Exception):
-    """A worker process could not use the search's database any more; with what that said."""
+    """A worker process could no longer use the search's database; with the database's error."""
 
 
-OVER = "over"  # there is nothing left to do
+OVER = "over"  # the work ended without an error
 
 
 def told(work: Callable[[], object]) -> tuple[str, str]:
-    """Works, and returns how that ended, in words that another process can be sent."""
+    """Calls `work` and returns how it ended: an event, and a text for another process to raise."""
     try:
         work()
     except HopelessError as error:
@@ -39,10 +39,10 @@ def told(work: Callable[[], object]) -> tuple[str, str]:
 
 
 def raise_told(event: str, value: str) -> None:
-    """Raises what `told` has caught.
+    """Raises the error that `told` has reported, if there was one.
 
     Raises:
-        HopelessError, ChangedError: as there.
+        HopelessError, ChangedError: as raised by the work.
         AwayError: if the database could not be used.
         ConnectionError: if the checkpoints could not be reached.
         RuntimeError: for anything else.

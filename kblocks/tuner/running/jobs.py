@@ -1,4 +1,4 @@
-"""Jobs: how a process that works for a search gets at its tuner and its data."""
+"""Jobs: how a process that works for a search gets its tuner and its data."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from kblocks.tuner.running.trial import Fit
 
 
 class Job:
-    """What a worker process is sent: it makes the tuner and the data there."""
+    """An object that is sent to a worker process and creates the tuner and the data there."""
 
     def __init__(self) -> None:
-        # What a script has set in the process that it runs in, and nobody would set in another.
+        # Settings of Keras that a script has made in this process, which a new one does not have.
         self.policy = keras.config.dtype_policy().name
         self.floatx = keras.config.floatx()
         self.data_format = keras.config.image_data_format()
 
     def enter(self) -> None:
-        """Sets Keras up as it is where the job comes from."""
+        """Sets up Keras as in the process that made the job."""
         keras.config.set_floatx(self.floatx)
         keras.config.set_image_data_format(self.data_format)
         keras.config.set_dtype_policy(self.policy)
@@ -39,16 +39,16 @@ class Job:
         raise NotImplementedError
 
     def obstacle(self) -> str | None:
-        """Why it cannot be sent to another process; None if it can."""
+        """Why the job cannot be sent to another process; None if it can."""
         return None
 
     def named(self) -> dict[str, Any]:
-        """What a process that joins the search would have to be told again, as JSON."""
+        """Settings that the storage keeps for processes that join the search, as JSON."""
         return {}
 
 
 class ObjectJob(Job):
-    """A tuner and data of this process, which another process gets a copy of."""
+    """A tuner and data of this process; other processes get copies."""
 
     def __init__(self, made: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         super().__init__()
@@ -63,7 +63,7 @@ class ObjectJob(Job):
         return self.args, self.kwargs
 
     def obstacle(self) -> str | None:
-        """What cannot be imported or copied: a lambda, a function in a function, a dataset."""
+        """The pickling error, as for a lambda, a function in a function or a dataset."""
         try:
             pickle.Pickler(_Nowhere(), protocol=5).dump((self.made, self.args, dict(self.kwargs)))
         except Exception as error:  # anything may be among a user's objects
@@ -72,14 +72,14 @@ class ObjectJob(Job):
 
 
 class FileJob(Job):
-    """A run file: a Python file with `tuner(**settings)` and `data()`.
+    """A run file: a Python file with the functions `tuner(**settings)` and `data()`.
 
     Args:
         path: of the file.
-        settings: of `kb.tuner.Tuner`, over those of the file.
+        settings: keyword arguments for the file's `tuner`.
 
     Raises:
-        ValueError: if the file lacks one of the two.
+        ValueError: on use, if the file lacks one of the two functions.
     """
 
     def __init__(self, path: str, settings: Mapping[str, Any] | None = None) -> None:
@@ -91,7 +91,7 @@ class FileJob(Job):
         return self._function("tuner")(**self.settings)
 
     def fit(self) -> Fit:
-        """What the file's `data` returns, for `fit`."""
+        """The arguments of `fit`, from what the file's `data` returns."""
         return (), self.data().fit_arguments()
 
     def data(self) -> Any:
@@ -109,10 +109,10 @@ class FileJob(Job):
 
 
 def imported(path: Path) -> Any:
-    """The module of a Python file, imported once in a process.
+    """The module of a Python file, imported once per process.
 
     Raises:
-        FileNotFoundError: if it is not there.
+        FileNotFoundError: if the file does not exist.
     """
     path = path.resolve()
     name = f"kblocks_run_{path.stem}"
@@ -138,7 +138,7 @@ def imported(path: Path) -> Any:
 
 
 class _Nowhere(io.RawIOBase):
-    """Takes what is written to it, and keeps nothing."""
+    """A file that discards what is written to it."""
 
     def writable(self) -> bool:
         return True

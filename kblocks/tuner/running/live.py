@@ -1,4 +1,4 @@
-"""What a search shows while it runs: a live table in a terminal, plain lines elsewhere."""
+"""Shows a running search: a live table in a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from kblocks.tuner.records import EXHAUSTED, Objective, Record, Run, read
 from kblocks.tuner.running.loop import Search
 from kblocks.tuner.terminal import cell, plain, tell
 
-_EVERY = 1.0  # seconds between two looks at the storage
-_LEAVE = 5.0  # seconds that are waited for the last of them
-_SHARE = 20  # a look, which reads all trials, may take a twentieth of the time
+_EVERY = 1.0  # seconds between two readings of the storage
+_LEAVE = 5.0  # seconds to wait for the last reading
+_SHARE = 20  # reading all trials may take a twentieth of the time
 
 
 class Live:
-    """Follows a search in its storage, whoever works for it, until the block ends.
+    """Shows the progress of a search, whichever processes work for it, until the block ends.
 
     Args:
-        search: that is followed.
-        tuner: whose it is.
+        search: the search, whose storage is read.
+        tuner: the tuner of the search.
         verbose: 0 shows nothing.
         console: where to write; None is the standard output.
     """
@@ -44,7 +44,7 @@ class Live:
         self._is_shown = bool(verbose)
         self._started = time.monotonic()
         self._told: set[int] = set()
-        self._before = 0  # trials that an earlier run has finished
+        self._before = 0  # trials finished by earlier runs
         self._live: RichLive | None = None
         self._ends = threading.Event()
         self._thread = threading.Thread(target=self._follow, daemon=True, name="kblocks-live")
@@ -79,7 +79,7 @@ class Live:
                 raise
 
     def say(self, text: str) -> None:
-        """A line that stays."""
+        """Prints a line that stays."""
         tell(text, self.console)
 
     def _follow(self) -> None:
@@ -88,7 +88,7 @@ class Live:
             started = time.monotonic()
             try:
                 self._look()
-            except Exception as error:  # the search goes on without being shown
+            except Exception as error:  # the search goes on without a display
                 with contextlib.suppress(Exception):  # the trial may have closed the output
                     self.say(f"(progress cannot be read: {type(error).__name__})")
             took = time.monotonic() - started
@@ -108,7 +108,7 @@ class Live:
         seconds = "" if trial.seconds is None else f"  {trial.seconds:.0f} s"
         left = self._left(run)
         told = ended(run.objectives, trial)
-        if is_best:  # by its number, which counts from 0 and in the order of beginning
+        if is_best:  # its number counts from 0, in the order in which trials began
             told += f" (best: trial {trial.number})"
         return plain(f"trial {done}  {told}{seconds}{f'  {left} left' if left else ''}")
 
@@ -145,7 +145,7 @@ class Live:
 
 
 def scored(objectives: Sequence[Objective], trial: Record) -> str:
-    """A completed trial's scores and costs."""
+    """A completed trial's scores and costs, in one line."""
     pairs = zip(objectives, trial.scores, strict=True)
     parts = [f"{o.name} {score:.4f}" for o, score in pairs if o.name not in trial.costs]
     named = (("params", "parameters"), ("macs", "MACs"))
@@ -164,22 +164,22 @@ def ended(objectives: Sequence[Objective], trial: Record) -> str:
 
 
 def running(objective: Objective, trial: Record) -> tuple[str, str, str]:
-    """A running trial: its epoch, its objective so far, what it costs."""
+    """A running trial: its epoch, its latest value of the objective, its number of parameters."""
     values = trial.history.get(objective.name, [])
     shown = f"{objective.name} {values[-1]:.4f}" if values else "starting"
     costs = f"{quantity(trial.costs['params'])} parameters" if "params" in trial.costs else ""
-    # How many epochs there are is known with the first.
+    # The number of epochs is known once the first is done.
     return f"epoch {len(values)}/{trial.epochs}" if values else "", shown, costs
 
 
 def failures_of(run: Run) -> str:
-    """The failures by kind."""
+    """How many trials failed, by kind of failure."""
     kinds = Counter(trial.failure.kind for trial in run.trials if trial.failure is not None)
     return ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
 
 
 def duration(seconds: float) -> str:
-    """Seconds as a person says them."""
+    """A duration as text, such as "2 h 05 min" or "3:20"."""
     minutes, seconds = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes:02d} min" if hours else f"{minutes}:{seconds:02d}"

@@ -1,4 +1,4 @@
-"""The loop of a process that works for a search: ask for a trial, train it, tell how it ended."""
+"""The loop of a process that works for a search: ask for a trial, train it, record its end."""
 
 from __future__ import annotations
 
@@ -50,30 +50,31 @@ from kblocks.tuner.storing.owners import Watchman, beating, give_back, is_busy, 
 from kblocks.tuner.storing.patience import PatientStorage
 from kblocks.tuner.terminal import log
 
-_POLL = 1.0  # seconds between two looks at what others do
-_REFREEZE = 200  # trials
-_HOPELESS = 5  # trials that raise, with none that does not, after which a search gives up
+_POLL = 1.0  # seconds between two looks at the trials of other processes
+_REFREEZE = 200  # trials between two garbage collections of all objects
+_HOPELESS = 5  # trials; a search gives up when so many have ended, all with an error
 
 
 class HopelessError(RuntimeError):
-    """All trials have failed, or the first of them: the search itself is at fault."""
+    """All trials have failed, or the first few: the fault lies in the search itself."""
 
 
 @dataclass
 class Search:
-    """A search as a process sees it that works for it.
+    """What a process needs to work for a search.
 
     Attributes:
-        study: with its sampler and pruner.
-        storage: of the study.
-        hypermodel: what builds and fits.
+        study: Optuna's study, with sampler and pruner.
+        storage: the storage of the study.
+        hypermodel: builds and fits the models.
         objectives: one or several.
-        checkpoints: where weights are kept.
-        kept: of how many trials they are kept.
-        trials: how many are run in all, or None.
+        checkpoints: the files of weights.
+        kept: how many of the best trials keep their weights.
+        trials: the total number of trials, or None.
+        limits: what ends a trial early.
         tensorboard: a folder for TensorBoard, or None.
-        limits: of a trial.
-        is_worker: whether this process is a worker, whose trial the first process gives back.
+        is_worker: whether this is a worker process, whose trial the first process releases.
+        ledger: running totals over the trials.
     """
 
     study: optuna.Study
@@ -93,17 +94,18 @@ class Search:
 
     @property
     def sampler(self) -> Choosing:
-        """The sampler of the study, which is ours."""
+        """The sampler of the study, always a `Choosing`."""
         sampler: Any = self.study.sampler
         return sampler
 
 
 @contextlib.contextmanager
 def frozen() -> Iterator[Callable[[], None]]:
-    """What lives already is left out when garbage is collected after each trial.
+    """Leaves existing objects out of the garbage collection after each trial.
 
     Yields:
-        What collects; of the trials, which are more and more, it looks at the last ones alone.
+        A function that collects. Every 200 trials it goes through everything and then leaves out
+        what has survived, so the time for a collection does not grow with the trials.
     """
     count = 0
     known = set(custom_gradients())
@@ -111,7 +113,7 @@ def frozen() -> Iterator[Callable[[], None]]:
     def collect() -> None:
         nonlocal count
         count += 1
-        if not is_busy():  # else another thread's trial may need its own
+        if not is_busy():  # a trial in another thread may still need its gradients
             forget_gradients(known)
         if count % _REFREEZE == 0:
             gc.unfreeze()
@@ -138,13 +140,14 @@ def work(
     """Runs trials until there are enough.
 
     Args:
-        search: what is worked for.
+        search: the search to work for.
         fit: the arguments of `fit`.
-        tell: hears of ("begin", number) and ("end", number).
-        stop: whether to end before the next trial.
+        tell: called with ("begin", number) and ("end", number) of each trial.
+        stop: called before each trial; whether to end there.
 
     Raises:
         HopelessError: if the first trials have all raised.
+        SpaceChangedError: if the HyperModel asks for other hyperparameters than before.
     """
     watchman = Watchman(search.study, search.storage)
     with interrupts.remembered(), frozen() as collect:
@@ -162,7 +165,7 @@ def _work(
         if trial is None:
             if _is_over(search):
                 return
-            time.sleep(_POLL)  # others run the last trials, which may come back
+            time.sleep(_POLL)  # others run the last trials, which may be released again
             continue
         tell("begin", trial.number)
         try:
@@ -174,7 +177,7 @@ def _work(
 
 
 def _look_at_space(search: Search) -> None:
-    """Refuses a HyperModel of another's that asks otherwise than it did in the first trial.
+    """Raises if a third-party HyperModel declares other hyperparameters than in trial 0.
 
     Raises:
         SpaceChangedError: with the first difference.
@@ -184,12 +187,12 @@ def _look_at_space(search: Search) -> None:
         return
     try:
         now = asked_by(search.hypermodel, search.sampler.needs_lists)
-    except BaseException as error:  # which its trials will tell
+    except BaseException as error:  # the trials will report it
         interrupts.check(error)
         return
     then = trials[0].params
     if FAILURE in trials[0].user_attrs or any(then.get(k, v) != v for k, v in now.values.items()):
-        return  # it did not ask for all, or others: the default is not what it had
+        return  # trial 0 failed before it had asked for all, or was not the default point
     ranges = {name: str(distribution) for name, distribution in now.asked.items()}
     known = search.study.user_attrs.get(RANGES, {})
     builds_alone = type(search.hypermodel).fit is keras_tuner.HyperModel.fit
@@ -207,7 +210,7 @@ def _is_over(search: Search) -> bool:
 
 
 def _next(search: Search) -> optuna.Trial | None:
-    """A trial to run: one that waits, or a new one if there are not enough; else None."""
+    """A trial to run: a waiting one, or a new one if there are too few; else None."""
     ledger = search.ledger
     ledger.look()
     waiting = any(t.state is TrialState.WAITING for t in ledger.open)
@@ -227,7 +230,7 @@ def _next(search: Search) -> optuna.Trial | None:
     if search.trials is not None and trial.number >= search.trials:
         ledger.look()
         if ledger.counted_before(trial.number) >= search.trials:
-            _drop(search, trial.number)  # another process was first
+            _drop(search, trial.number)  # other processes were first
             return None
     if not search.sampler.settle(trial, is_gone):
         _drop(search, trial.number)
@@ -236,12 +239,12 @@ def _next(search: Search) -> optuna.Trial | None:
 
 
 def _drop(search: Search, number: int) -> None:
-    """Takes a trial that nobody needs out of the count."""
+    """Ends a trial that nobody needs, so that it no longer counts, and removes its files."""
     trial = search.study.get_trials(deepcopy=False)[number]
     search.storage.set_trial_user_attr(identity_of(trial), SURPLUS, True)
     search.study.tell(number, state=TrialState.FAIL, skip_if_finished=True)
     with contextlib.suppress(OSError):
-        search.checkpoints.drop(number)  # it may have been begun when more were wanted
+        search.checkpoints.drop(number)  # it may have trained while more trials were wanted
 
 
 def _run(search: Search, trial: optuna.Trial, fit: Any) -> None:
@@ -265,12 +268,13 @@ def _run(search: Search, trial: optuna.Trial, fit: Any) -> None:
                     watch,
                 )
             if os.getpid() != process:
-                os._exit(1)  # the trial has forked, and its child has come out of it as well
+                os._exit(1)  # the trial has forked, and this is the child
         except LostError:
             log.warning("Trial %s is another process's by now: it is left to it", trial.number)
             return
-        except BaseException:  # told to stop, which is not the trial's fault
-            # A worker that others than its first process have told so counts as ended by its trial.
+        except BaseException:  # told to stop: not the trial's fault
+            # The first process releases the trials of workers that it ends. Any other end of a
+            # worker counts as an attempt.
             with contextlib.suppress(Exception):
                 mine = None if search.is_worker else _mine(search, trial)
                 if mine is not None:
@@ -286,7 +290,7 @@ def _run(search: Search, trial: optuna.Trial, fit: Any) -> None:
 
 
 def _asks(search: Search, trial: optuna.Trial) -> Callable[[str, Any, Any], Any]:
-    """Where a hyperparameter's value comes from; the ranges of other's HyperModels are kept."""
+    """Suggests values for `Asking`; records the ranges that a third-party HyperModel asks for."""
     ours = isinstance(search.hypermodel, HyperModel)
     known = {} if ours else dict(search.study.user_attrs.get(RANGES, {}))
 
@@ -302,7 +306,7 @@ def _asks(search: Search, trial: optuna.Trial) -> Callable[[str, Any, Any], Any]
 
 
 def _finish(search: Search, trial: optuna.Trial, outcome: Outcome) -> None:
-    """Tells the storage how a trial ended."""
+    """Records in the storage how a trial ended."""
     failure = outcome.failure
     state = ended(outcome.scores, failure, several=len(search.objectives) > 1)
     if _mine(search, trial) is None:
@@ -315,7 +319,7 @@ def _finish(search: Search, trial: optuna.Trial, outcome: Outcome) -> None:
 
 
 def _keep(search: Search, number: int, outcome: Outcome, weights: list[np.ndarray]) -> None:
-    """Keeps the weights if the trial is among the best, before its end is told."""
+    """Saves the weights if the trial is among the best, before its end is recorded."""
     if not outcome.scores:
         return
     search.ledger.look()
@@ -327,9 +331,9 @@ def _keep(search: Search, number: int, outcome: Outcome, weights: list[np.ndarra
 
 
 def tidy(search: Search) -> None:
-    """Removes all weights but those of the best trials, and where finished trials stood.
+    """Removes the weights of all but the best trials, and the states of finished trials.
 
-    After the end of a trial is told: a process may end between any two steps.
+    Called after a trial's end is recorded, since a process may end between any two steps.
     """
     ledger = search.ledger
     ledger.look()
@@ -347,12 +351,12 @@ def _log_for_tensorboard(search: Search, trial_id: int) -> None:
     found = record(search.storage.get_trial(trial_id))
     try:
         Log(search.tensorboard).trial(found, search.objectives)
-    except Exception as error:  # the trial has logged what TensorBoard does not take
+    except Exception as error:  # the trial has logged something that TensorBoard refuses
         log.warning("TensorBoard's log of trial %s: %s", found.number, error)
 
 
 def _forget(collect: Callable[[], None]) -> None:
-    with restored():  # Keras forgets its dtype policy as well
+    with restored():  # `clear_session` resets the dtype policy as well
         keras.utils.clear_session(free_memory=False)
     collect()
 
@@ -368,7 +372,7 @@ def _check_hope(ledger: Ledger) -> None:
 
 
 class _Telling(Watch):
-    """Tells the storage what a trial does."""
+    """Records the progress of a trial in the storage."""
 
     def __init__(
         self, search: Search, trial: optuna.Trial, history: Mapping[str, Sequence[float]]
@@ -380,7 +384,7 @@ class _Telling(Watch):
         self._left_out = set(COST_NAMES) - {o.name for o in search.objectives}
 
     def built(self, network: str | None, costs: Mapping[str, float]) -> None:
-        """Keeps the network and what it costs."""
+        """Records the network and its costs."""
         self._check_owner()
         self._costs = dict(costs)
         if network is not None:
@@ -388,19 +392,19 @@ class _Telling(Watch):
         self._trial.set_user_attr(COSTS, self._costs)
 
     def shapes(self) -> Mapping[str, Any] | None:
-        """What an earlier process has built the model of."""
+        """The input shapes with which an earlier process built the model."""
         return self._trial.user_attrs.get(SHAPES)
 
     def built_of(self, shapes: Mapping[str, Any]) -> None:
-        """Keeps it."""
+        """Records the input shapes with which `fit` has built the model."""
         self._trial.set_user_attr(SHAPES, dict(shapes))
 
     def resumed(self) -> Mapping[str, list[float]]:
-        """The history of an earlier process."""
+        """The history that earlier processes have recorded."""
         return self._history
 
     def epoch(self, progress: Progress, epochs: int) -> bool:
-        """Keeps the figures, and asks the pruner where there is one objective."""
+        """Records the history and, with one objective, asks the pruner."""
         known = self._check_owner()
         history = {k: v for k, v in progress.history.items() if k not in self._left_out}
         latency = progress.history.get("latency")
@@ -414,12 +418,12 @@ class _Telling(Watch):
         found = progress.best(objectives)
         if len(objectives) > 1 or found is None:
             return False
-        if progress.epochs not in known.intermediate_values:  # else trained once more
-            self._trial.report(found[1][0], progress.epochs)  # what its score would be
+        if progress.epochs not in known.intermediate_values:  # else it is trained once more
+            self._trial.report(found[1][0], progress.epochs)  # the score that it would end with now
         return self._trial.should_prune()
 
     def _check_owner(self) -> FrozenTrial:
-        """The trial as the storage has it, if it is still this process's."""
+        """The trial as the storage has it; raises LostError if it is no longer this process's."""
         known = _mine(self._search, self._trial)
         if known is None:
             raise LostError
@@ -427,7 +431,7 @@ class _Telling(Watch):
 
 
 def _mine(search: Search, trial: optuna.Trial) -> FrozenTrial | None:
-    """A trial as the storage has it; None if it has been given to another process."""
+    """A trial as the storage has it; None if it has ended or belongs to another process."""
     known = search.storage.get_trial(identity_of(trial))
     is_mine = known.user_attrs.get(OWNER) == search.storage.owner
     return known if known.state is TrialState.RUNNING and is_mine else None

@@ -1,7 +1,7 @@
-"""A search on a Ray cluster: Ray begins its processes on the machines, and begins them again.
+"""Runs a search on a Ray cluster: Ray starts tasks on its machines, and dead tasks start again.
 
-All else is as on one machine: a task of Ray's is `Tuner.run_job` there, with a worker process of
-its own under it, so that a trial that ends its process, hangs or grows is met by what meets it
+Everything else works as on one machine: a Ray task calls `Tuner.run_job`, which starts a worker
+process of its own. So a trial that ends its process, hangs or uses too much memory is handled as
 everywhere.
 """
 
@@ -31,19 +31,19 @@ OPTIONS = (
     *("num_cpus", "num_gpus", "memory", "resources", "accelerator_type", "label_selector"),
     *("scheduling_strategy", "runtime_env"),
 )
-_POLL = 0.5  # seconds
+_POLL = 0.5  # seconds between two looks at the tasks
 _LEAVE = 10.0  # seconds in which tasks may end by themselves
-_FALSE_STARTS = 5  # of a task in a row, which dies before any trial is begun
-_APART = 1000  # the numbers of two tasks' worker processes, each of which draws its own points
-# What of this process's environment a worker must have: the names that a database's client reads.
+_FALSE_STARTS = 5  # the search ends when a task dies so often in a row before a trial begins
+_APART = 1000  # between the worker numbers of two tasks; each worker draws its own points
+# Prefixes of the environment variables that workers inherit: ours, and those of PostgreSQL.
 _TAKEN_ALONG = ("KBLOCKS_", "PG")
 
 
 def checked(options: Mapping[str, Any] | None, workers: int) -> dict[str, Any] | None:
-    """The options of `Tuner(ray=...)`.
+    """Checks and copies the options of `Tuner(ray=...)`.
 
     Raises:
-        ValueError: if Ray's tasks have no such options, or there are no workers.
+        ValueError: if an option is unknown, or there are no workers.
     """
     if options is None:
         return None
@@ -61,10 +61,10 @@ class Cluster:
     """The tasks of a search on a Ray cluster.
 
     Args:
-        tuner: whose search it is; its `ray` are the options of a task.
-        job: what a task makes its tuner and data of.
-        search: as this process sees it.
-        say: shows a line.
+        tuner: the tuner of the search; its `ray` has the options of a task.
+        job: creates the tuner and the data of a task.
+        search: the search, of which this process reads the storage.
+        say: prints a line.
     """
 
     def __init__(self, tuner: Any, job: Job, search: Search, say: Callable[[str], None]) -> None:
@@ -72,17 +72,17 @@ class Cluster:
         left = None if search.limits.deadline is None else search.limits.deadline - time.monotonic()
         self._until = None if left is None else time.time() + left
         self._watchman = Watchman(search.study, search.storage)
-        self._before: dict[int, int] = {}  # by task: trials that were begun before it was
+        self._before: dict[int, int] = {}  # by task: attempts at trials before it began
         self._false_starts: dict[int, int] = {}
 
     def run(self) -> None:
-        """Works until the search is over.
+        """Runs tasks until the search is over.
 
         Raises:
             ImportError: if Ray is missing.
             ConnectionError: if there is no cluster at RAY_ADDRESS.
-            ValueError: if the job cannot be sent, or the storage is not for several machines.
-            RuntimeError: if tasks die before they begin.
+            ValueError: if the job cannot be sent, or other machines cannot reach the storage.
+            RuntimeError: if tasks cannot begin, or keep dying before they begin a trial.
         """
         with _connected() as ray:
             self._look(ray)
@@ -96,7 +96,7 @@ class Cluster:
                 _end(ray, running)
 
     def _look(self, ray: Any) -> None:
-        """Tells which cluster this is; the search may be meant for another."""
+        """Prints the cluster's size, and raises if its machines cannot reach the storage."""
         nodes = [node for node in ray.nodes() if node["Alive"]]
         hosts = {node["NodeManagerHostname"] for node in nodes}
         if self._tuner.storage_url.startswith("sqlite") and hosts != {socket.gethostname()}:
@@ -115,13 +115,13 @@ class Cluster:
             self._say(f"No node has as yet what a worker needs, {options}: waiting for one")
 
     def _beginner(self, ray: Any) -> Callable[[int], Any]:
-        """What begins a task by its index."""
+        """A function that starts the task of an index."""
         sent = Sent(self._job, self._tuner, self._until)
-        # The store may be written to the disk: nothing is put there that tells a password.
+        # Ray may write its store to disk, so nothing with a password is put there.
         content, secret = ray.put(sent.content), sent.apart
         folder, environment = os.getcwd(), _environment(self._tuner.ray)
-        # No actor, whose arguments Ray keeps in its database, and no retries of Ray's own, which
-        # never end. The process ends with its task, and so does what it holds.
+        # No actor, since Ray keeps an actor's arguments in its database, and no retries by Ray,
+        # which never end. The process ends with its task (`max_calls`) and releases all it holds.
         fixed = {"max_retries": 0, "max_calls": 1, "name": "kblocks worker"}
         task = ray.remote(**self._tuner.ray, **fixed)(_by_value())
 
@@ -134,7 +134,7 @@ class Cluster:
     def _follow(self, ray: Any, begin: Callable[[int], Any], running: dict[Any, int]) -> None:
         is_over = False
         while running:
-            time.sleep(_POLL)  # here, where a signal keeps its exit code: `ray.wait` makes it 1
+            time.sleep(_POLL)  # not in `ray.wait`, which turns the exit code of a signal into 1
             ended, _ = ray.wait(list(running), num_returns=len(running), timeout=0)
             for one in ended:
                 index = running.pop(one)
@@ -145,15 +145,15 @@ class Cluster:
                     self._count(index, death)
                     running[begin(index)] = index
             if is_over and not self._is_running():
-                return  # tasks that still wait for a machine are not needed any more
+                return  # tasks that still wait for a machine are no longer needed
             self._watchman.look()
 
     def _heard(self, ray: Any, task: Any) -> str | None:
-        """How a task ended: None if there is nothing left to do, else what it died of."""
+        """How a task ended: None if nothing is left to do, else the cause of its death."""
         refused = (ray.exceptions.RuntimeEnvSetupError, ray.exceptions.TaskUnschedulableError)
         try:
             event, value = ray.get(task)
-        except ray.exceptions.RayTaskError as error:  # before there was anything of kblocks
+        except ray.exceptions.RayTaskError as error:  # before kblocks was running there
             last = str(error).strip().splitlines()[-1]
             raise RuntimeError(f"A worker on Ray cannot begin: {last}\n{error}") from None
         except refused:
@@ -172,7 +172,7 @@ class Cluster:
         self._say(f"A worker on Ray has died and is begun again ({death})")
 
     def _begun(self) -> int:
-        """How often trials have been begun."""
+        """How many attempts at trials have begun."""
         trials = self._search.study.get_trials(deepcopy=False)
         return sum(trial.user_attrs.get(ATTEMPTS, 0) for trial in trials)
 
@@ -183,9 +183,9 @@ class Cluster:
 
 @contextlib.contextmanager
 def _connected() -> Iterator[Any]:
-    """Ray, connected to the cluster that `ray.init` finds: by RAY_ADDRESS, or on this machine.
+    """Connects Ray to the cluster that `ray.init` finds: at RAY_ADDRESS, or on this machine.
 
-    Where there is none, it begins one of this machine, which ends with the search.
+    If there is none, Ray starts one on this machine, which ends with the search.
     """
     try:
         import ray
@@ -198,23 +198,23 @@ def _connected() -> Iterator[Any]:
     _find(os.environ.get("RAY_ADDRESS", ""))
     is_main = threading.current_thread() is threading.main_thread()
     before = signal.getsignal(signal.SIGTERM)
-    # Ray would tell its makers of each cluster that is begun.
+    # Ray would report each cluster that it starts to its makers.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
         ray.init(log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False)
         if is_main:
-            signal.signal(signal.SIGTERM, before)  # which Ray has taken for itself
+            signal.signal(signal.SIGTERM, before)  # Ray has replaced the handler
         yield ray
     finally:
         ray.shutdown()
 
 
 def _find(address: str, seconds: float = _LEAVE) -> None:
-    """Looks whether a cluster may be there, for which Ray itself would wait for minutes.
+    """Checks that a cluster may be there, since Ray itself would wait for minutes.
 
     Args:
-        address: RAY_ADDRESS; one without a port is Ray's to understand.
-        seconds: in which a cluster that begins at the same time may come up.
+        address: RAY_ADDRESS; one without a port is not checked.
+        seconds: to wait for a cluster that is just starting.
 
     Raises:
         ConnectionError: if nothing listens there.
@@ -236,7 +236,7 @@ def _find(address: str, seconds: float = _LEAVE) -> None:
 
 
 def _end(ray: Any, running: Mapping[Any, int]) -> None:
-    """Ends all tasks as Ctrl-C would, then those that do not listen."""
+    """Cancels all tasks as Ctrl-C would, then kills those that do not react."""
     if not running:
         return
     for task in running:
@@ -247,7 +247,7 @@ def _end(ray: Any, running: Mapping[Any, int]) -> None:
 
 
 def _environment(options: Mapping[str, Any]) -> dict[str, str]:
-    """What a worker's environment has from this one, beside what its machine gives it."""
+    """The variables that a worker's environment gets in addition to those of its machine."""
     made = {k: v for k, v in os.environ.items() if k.startswith(_TAKEN_ALONG)}
     made |= {"KERAS_BACKEND": keras.backend.backend(), "TF_CPP_MIN_LOG_LEVEL": "3"}
     cores = str(max(1, int(options.get("num_cpus") or 1)))  # as Ray does for OMP_NUM_THREADS
@@ -258,8 +258,8 @@ def _environment(options: Mapping[str, Any]) -> dict[str, str]:
 def _by_value() -> Callable[..., tuple[str, str]]:
     """The function of a task.
 
-    It comes as its code, since its module, and with it Keras, may only be imported when the
-    environment is set; and it is told that in its arguments, which no dashboard shows.
+    Ray sends it as code, since its module, and with it Keras, may only be imported once the
+    environment is set. The environment comes as an argument, which no dashboard shows.
     """
 
     def begin(
@@ -274,7 +274,7 @@ def _by_value() -> Callable[..., tuple[str, str]]:
         import os
 
         os.environ.update(environment)
-        with contextlib.suppress(OSError):  # a machine may have what is named by paths elsewhere
+        with contextlib.suppress(OSError):  # the machine may not have this folder
             os.chdir(folder)
         from kblocks.tuner.running.on_ray import serve
         from kblocks.tuner.running.sending import Sent
@@ -285,7 +285,7 @@ def _by_value() -> Callable[..., tuple[str, str]]:
 
 
 def serve(job: Sent, index: int) -> tuple[str, str]:
-    """A task, from its beginning to its end; how that was, as `told` tells it."""
+    """Runs a task to its end; returns how it ended, as `told` does."""
 
     def work() -> None:
         job.enter()

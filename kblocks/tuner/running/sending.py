@@ -1,4 +1,4 @@
-"""A job on its way to another machine: all that it needs there, and no password on any disk."""
+"""Sends a job to another machine: everything that it needs there, and no password on any disk."""
 
 from __future__ import annotations
 
@@ -9,32 +9,32 @@ from typing import Any
 from kblocks.tuner.running.jobs import Job
 from kblocks.tuner.running.trial import Fit
 
-# What the machine's tuner has from the one here: its own environment may tell it otherwise.
+# Attributes that a tuner there takes from the one here, as its own environment may differ.
 _SAME = ("storage_url", "checkpoint_directory", "patience", "growth", "_joins")
 
 
 class Sent(Job):
-    """A job as other machines get it, with the storage and the checkpoints of this one's tuner.
+    """A job for other machines, with the storage and the checkpoints of the tuner here.
 
     Attributes:
-        content: the job, which anyone may see.
-        apart: texts that were left out of it, since they may tell a password.
-        own: settings of the tuner, the storage's URL among them.
+        content: the pickled job, which anyone may see.
+        apart: URLs that were left out of it, since they may contain a password.
+        own: attributes of the tuner, among them the storage's URL.
 
     Args:
-        job: that is sent, with what a script has defined itself.
-        tuner: what it has made here.
-        until: when `hours` are over, in seconds since the epoch.
+        job: the job to send, with the classes and functions of its script.
+        tuner: the tuner of the search on this machine.
+        until: when `hours` are over, in seconds since the epoch; None without a limit.
 
     Raises:
-        ValueError: if it cannot be sent.
+        ValueError: if the job cannot be pickled.
     """
 
     def __init__(self, job: Job, tuner: Any, until: float | None) -> None:
         from ray import cloudpickle
 
         class Pickler(cloudpickle.Pickler):
-            """Leaves out URLs, which may tell a password."""
+            """Leaves out URLs, which may contain a password."""
 
             def persistent_id(self, found: Any) -> int | None:
                 if not isinstance(found, str) or "://" not in found:
@@ -60,7 +60,7 @@ class Sent(Job):
 
     @classmethod
     def received(cls, content: bytes, apart: list[str], own: dict[str, Any]) -> Sent:
-        """The same on another machine."""
+        """The job as it arrives on another machine."""
         made = cls.__new__(cls)
         made.content, made.apart, made.own, made._job = content, apart, own, None
         return made
@@ -82,15 +82,15 @@ class Sent(Job):
         return job
 
     def enter(self) -> None:
-        """As the job does."""
+        """Sets up Keras as in the process that made the job."""
         self._opened().enter()
 
     def tuner(self) -> Any:
-        """The job's tuner for a worker."""
+        """The job's tuner, with the attributes for a worker."""
         made = self._opened().tuner()
         vars(made).update(self.own)
         return made
 
     def fit(self) -> Fit:
-        """The job's."""
+        """The job's arguments of `fit`."""
         return self._opened().fit()

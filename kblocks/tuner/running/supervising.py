@@ -1,4 +1,4 @@
-"""The processes of a search: begun, watched, replaced, and ended."""
+"""Starts, watches, replaces and ends the worker processes of a search."""
 
 from __future__ import annotations
 
@@ -34,31 +34,31 @@ from kblocks.tuner.storing.patience import why
 from kblocks.tuner.storing.storage import is_in_memory, shown
 
 _AWAY = (AwayError, StorageInternalError, SQLAlchemyError)
-_POLL = 0.5  # seconds
-_LEAVE = 5.0  # seconds in which a worker may end by itself, and the storage may still answer
-_SLACK = 10.0  # seconds in which a trial over its time may end itself
-_FALSE_STARTS = 2  # workers that end before they have begun, after which none is begun
-_SIGNALLED = 10  # of those that a signal has ended
+_POLL = 0.5  # seconds between two looks at the workers
+_LEAVE = 5.0  # seconds to wait for a worker, or for the storage, when the search ends
+_SLACK = 10.0  # seconds for a trial over its limit to end itself
+_FALSE_STARTS = 2  # no more workers start after so many that end before they are ready
+_SIGNALLED = 10  # the same for workers that a signal has ended
 
 _LOCK = threading.Lock()
-_SEARCHED: set[tuple[str, str]] = set()  # the searches that this process works for
+_SEARCHED: set[tuple[str, str]] = set()  # storage and name of the searches of this process
 
 
 @contextlib.contextmanager
 def alone(url: str, name: str) -> Iterator[None]:
-    """Lets a process work for a search once at a time, and only in a script that it may begin.
+    """Lets one thread at a time run a search, and no worker process that is still starting.
 
-    Two threads would be one to all that is kept of a search, and take each other's trials.
+    Two threads would have the same owner in the storage, and take each other's trials.
 
     Args:
         url: of the search's storage.
         name: of the search.
 
     Raises:
-        RuntimeError: if another thread works for it, or this process is about to become a worker.
+        RuntimeError: if another thread runs it, or this is a worker that imports its script.
     """
     is_child = multiprocessing.current_process().name != "MainProcess"
-    if is_child and multiprocessing.parent_process() is None:  # which is set after the import
+    if is_child and multiprocessing.parent_process() is None:  # set after the import
         raise RuntimeError(
             "A process that a search has begun imports this script, which would begin the search "
             "again. It needs `if __name__ == '__main__':` around what it does"
@@ -78,13 +78,13 @@ def alone(url: str, name: str) -> Iterator[None]:
 
 
 def supervise(tuner: Any, job: Job, fit: Fit, verbose: int) -> None:
-    """Runs a search to its end, in worker processes where that is possible.
+    """Runs a search to its end, in worker processes if that is possible.
 
     Raises:
-        RuntimeError: if the first trials have all raised, or a worker has met what it cannot mend.
-        ConnectionError: if the storage was away for too long.
-        KeyboardInterrupt: if it was interrupted; it can go on later.
-        SystemExit: if it was told to end, by SIGTERM or SIGHUP.
+        RuntimeError: if the first trials have all raised, or a worker cannot go on.
+        ConnectionError: if the storage could not be used for too long.
+        KeyboardInterrupt: after Ctrl-C; the search can be resumed.
+        SystemExit: after SIGTERM or SIGHUP; the search can be resumed.
     """
     search = tuner.make_search(tuner.deadline())
     try:
@@ -92,7 +92,7 @@ def supervise(tuner: Any, job: Job, fit: Fit, verbose: int) -> None:
             try:
                 _searched(tuner, job, fit, search, live)
             except BaseException as error:
-                # What is asked of the storage from here on is not worth much waiting.
+                # From here on, the storage is not worth waiting for.
                 search.storage.patience = min(search.storage.patience, _LEAVE)
                 if isinstance(error, (KeyboardInterrupt, SystemExit)):
                     with contextlib.suppress(OSError):  # the terminal is closed
@@ -108,7 +108,7 @@ def supervise(tuner: Any, job: Job, fit: Fit, verbose: int) -> None:
 
 
 def _unusable(tuner: Any, search: Search, error: Exception) -> str | None:
-    """What is wrong with the search's database and what to do; None if it is nothing of that."""
+    """What is wrong with the search's database and what to do; None if it is not the cause."""
     seen, kept = search.storage.seen, search.checkpoints.shown
     found = diagnosis(tuner.storage_url, search.study.study_name, seen, kept)
     if found is None and not isinstance(error, _AWAY):
@@ -138,7 +138,7 @@ def _searched(tuner: Any, job: Job, fit: Fit, search: Search, live: Live) -> Non
 
 @contextlib.contextmanager
 def _ended_by_request() -> Iterator[None]:
-    """Lets SIGTERM and SIGHUP end this process as Ctrl-C does, unless the program minds them."""
+    """Lets SIGTERM and SIGHUP end this process as Ctrl-C does, unless the program handles them."""
     here = threading.current_thread() is threading.main_thread()
     free = [n for n in REQUESTS if here and signal.getsignal(n) is signal.SIG_DFL]
 
@@ -161,8 +161,8 @@ class _Member:
     began: float | None = None  # when its trial began
     number: int | None = None  # of its trial
     is_ready: bool = False
-    errand: Errand | None = None  # which sends its job
-    until: float | None = None  # when it is killed, having told that it ends
+    errand: Errand | None = None  # sends its job
+    until: float | None = None  # when it is killed, after it has announced its end
 
 
 class _Crew:
@@ -180,7 +180,7 @@ class _Crew:
         self._watchman = Watchman(search.study, search.storage)
 
     def run(self) -> str | None:
-        """Works until the search is over; returns why not, if no process could begin."""
+        """Works until the search is over; returns the reason if no process could start."""
         try:
             while not self._is_over or self._members:
                 if not self._is_over and not self._obstacle:
@@ -223,7 +223,7 @@ class _Crew:
                 if not member.connection.poll():
                     return
                 event, value = member.connection.recv()
-            except Exception:  # its end is closed, or its trial has written to it
+            except Exception:  # the pipe is closed, or a trial has written to it
                 member.connection.close()
                 return
             self._heard(member, event, value)
@@ -249,18 +249,18 @@ class _Crew:
                 raise_told(event, value)
 
     def _clock(self) -> float:
-        """Seconds; they do not pass while the storage is away, when no trial can go on."""
+        """A clock in seconds that stands still while the storage is unusable, as trials do."""
         return time.monotonic() - self._search.storage.waited
 
     def _check_time(self) -> None:
         limit = self._search.limits.seconds
         for member in self._members:
             if member.until is not None and time.monotonic() > member.until:
-                self._stop(member)  # a thread that its trials have left keeps it
+                self._stop(member)  # a thread left by a trial keeps it alive
             if limit is None or member.began is None or member.number is None:
                 continue
             if self._clock() - member.began > limit + _SLACK:
-                # First: other processes would take the trial of one that has ended.
+                # Before it is killed, since others would claim the trial of a dead process.
                 self._fail(member.number, f"took longer than {limit:g} s, and did not react")
                 self._stop(member)
 
@@ -271,12 +271,12 @@ class _Crew:
             fail(study, self._search.storage, trial, Failure("timeout", message))
 
     def _collect(self) -> None:
-        """Takes leave of those that have ended, and gives their trials back."""
+        """Removes workers that have ended, and releases their trials."""
         for member in self._members:
             errand = member.errand
             if errand is not None and errand.error and member.process.is_alive():
                 self._reason, errand.error = errand.error, None
-                member.process.terminate()  # it waits for the rest of its job
+                member.process.terminate()  # it still waits for the rest of its job
         ended = [member for member in self._members if not member.process.is_alive()]
         for member in ended:
             self._drain(member)
@@ -298,7 +298,7 @@ class _Crew:
             )
 
     def _end(self) -> None:
-        """Ends all processes; their trials wait for the next run."""
+        """Ends all processes and releases their trials for the next run."""
         if not self._members:
             return
         names = tuple(f"{node()}|{member.process.pid}|" for member in self._members)
@@ -323,10 +323,10 @@ class _Crew:
 
 
 def _serve(connection: Any, index: int) -> None:
-    """A worker process, from its beginning to its end."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the first process tells what to do
+    """Runs a worker process to its end."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the first process decides
     for number in REQUESTS:
-        # The first process sends SIGTERM; a terminal's end is not to be heard under `nohup`.
+        # The first process sends SIGTERM; SIGHUP stays ignored under `nohup`.
         if number == signal.SIGTERM or signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, lambda *_: _exit())
     searches: list[Search] = []
@@ -340,7 +340,7 @@ def _serve(connection: Any, index: int) -> None:
         tuner.serve(index)
         searches.append(tuner.make_search(None if left is None else time.monotonic() + left))
         searches[0].is_worker = True
-    except (Exception, SystemExit) as error:  # a run file may end Python
+    except (Exception, SystemExit) as error:  # a run file may call `sys.exit`
         line.tell("unable", reason(error))
         raise SystemExit(1) from None
     line.tell("ready")
@@ -349,7 +349,7 @@ def _serve(connection: Any, index: int) -> None:
     def tell(event: str, number: int) -> None:
         try:
             line.tell(event, number)
-        except OSError:  # nobody hears this process any more: another one goes on in its place
+        except OSError:  # no event arrives any more: another process takes this one's place
             os._exit(1)
         if event == "end":
             memory.look()
@@ -363,7 +363,7 @@ def _exit() -> None:
 
 
 def _follow(searches: list[Search]) -> None:
-    """Ends this process when the one that began it has ended, which is not its trial's fault."""
+    """Ends this process once its parent has ended; its trial is released, and not blamed."""
     parent = multiprocessing.parent_process()
     if parent is None:
         return
@@ -378,10 +378,10 @@ def _follow(searches: list[Search]) -> None:
 
 
 class _Memory:
-    """Whether this process has grown too large to go on.
+    """Measures whether this process has grown too large to go on.
 
     Args:
-        most: bytes that it may grow by after its first trial.
+        most: bytes by which it may grow after its first trial.
     """
 
     def __init__(self, most: float) -> None:
@@ -390,7 +390,7 @@ class _Memory:
         self.has_grown = False
 
     def look(self) -> None:
-        """Called after each trial."""
+        """Measures the process; called after each trial."""
         size = psutil.Process().memory_info().rss
         self._first = size if self._first is None else self._first
         self.has_grown = size - self._first > self._most
@@ -398,17 +398,17 @@ class _Memory:
 
 @contextlib.contextmanager
 def _uninterrupted() -> Iterator[None]:
-    """What is begun here is begun whole, and a process never hears Ctrl-C from its first moment.
+    """Starts a process without interruption, and blocks Ctrl-C in it from its first moment.
 
-    The mask is what that process inherits. It keeps the signal from this thread alone: any other
-    may take it, and this one would still raise.
+    The process inherits the signal mask. The mask alone would not protect this process: another
+    thread may receive the signal, and the main thread would still raise.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     blocks = hasattr(signal, "pthread_sigmask")
     if blocks:
-        resource_tracker.ensure_running()  # which would lift the mask when it is first needed
+        resource_tracker.ensure_running()  # its start lifts the mask
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT}) if blocks else set()
     try:
         with held():
@@ -420,7 +420,7 @@ def _uninterrupted() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _environment(workers: int) -> Iterator[None]:
-    """What worker processes find: a share of the cores each, and less noise from TensorFlow."""
+    """Sets the environment of workers: a share of the cores each, less output of TensorFlow."""
     wanted = {"TF_CPP_MIN_LOG_LEVEL": "3"}
     if workers > 1:
         share = str(max(1, (os.cpu_count() or 1) // workers))

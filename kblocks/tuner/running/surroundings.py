@@ -1,4 +1,4 @@
-"""What all trials of a process share, and what one of them may have changed for the others."""
+"""Restores the process-wide state that one trial may have changed for the next."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _STREAMS = ("stdin", "stdout", "stderr")
 
 @contextlib.contextmanager
 def restored() -> Iterator[None]:
-    """Afterwards all is as before: the folder, Python's streams, signals, Keras' settings."""
+    """Restores the working directory, standard streams, signal handlers and Keras' settings."""
     with _folder(), _descriptors(), _streams(), _signals(), _keras():
         yield
 
@@ -37,18 +37,18 @@ def _folder() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _descriptors() -> Iterator[None]:
-    """The standard ones, in whose place a trial's next file would be written to by `print`."""
+    """Restores descriptors 0 to 2; if they stayed closed, `print` could write to a trial's file."""
     with contextlib.ExitStack() as copies:
         before: dict[int, int] = {}
         for number in range(len(_STREAMS)):
-            with contextlib.suppress(OSError):  # of a process without a console
+            with contextlib.suppress(OSError):  # a process without a console has none
                 before[number] = os.dup(number)
                 copies.callback(_close, before[number])
         try:
             yield
         finally:
             for number, copy in before.items():
-                with contextlib.suppress(OSError):  # the trial has closed all there were
+                with contextlib.suppress(OSError):  # the trial has closed the copy too
                     os.dup2(copy, number)
 
 
@@ -71,12 +71,12 @@ def _streams() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _signals() -> Iterator[None]:
-    """The handlers of the main thread, and no alarm that would ring in the next trial."""
+    """Restores the handlers of the main thread, and cancels an alarm that the trial has set."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     before = {number: signal.getsignal(number) for number in signal.valid_signals()}
-    has_timer = hasattr(signal, "setitimer")  # which Windows has not
+    has_timer = hasattr(signal, "setitimer")  # not on Windows
     rings = has_timer and signal.getitimer(signal.ITIMER_REAL)[0] > 0
     try:
         yield

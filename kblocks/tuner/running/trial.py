@@ -1,4 +1,4 @@
-"""One trial: its model is built, trained epoch by epoch under watch, and its score told."""
+"""One trial: builds its model, trains it epoch by epoch, and returns its scores."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from kblocks.tuner.storing import interrupts
 from kblocks.tuner.storing.checkpoints import Checkpoints, State
 from kblocks.tuner.terminal import log
 
-_SHARE = 10  # a checkpoint may take a tenth of the time between two
+_SHARE = 10  # saving checkpoints may take a tenth of the time
 _NO_MEMORY = ("ResourceExhaustedError", "OutOfMemoryError", "XlaRuntimeError")
 
 
@@ -39,15 +39,15 @@ class PrunedError(Exception):
 
 
 class LostError(Exception):
-    """Another process has the trial by now: this one was still for too long."""
+    """Another process has claimed the trial, as this one was silent for too long."""
 
 
 class TimeoutError(Exception):
-    """The trial took longer than it may."""
+    """The trial took longer than its limit."""
 
 
 class OverBudgetError(Exception):
-    """The model is larger than the budget allows."""
+    """The model has more or fewer parameters than the budget allows."""
 
 
 @dataclass(frozen=True)
@@ -55,10 +55,10 @@ class Limits:
     """What ends the training of a trial early.
 
     Attributes:
-        budget: of a model that a HyperModel of another's makes; ours keeps to it by itself.
-        seconds: that a trial may take.
-        deadline: on the clock of `time.monotonic`, after which the running epoch is the last.
-        waited: seconds that this thread has waited for the storage: no trial's fault.
+        budget: for the models of a third-party HyperModel; ours keeps to its budget by itself.
+        seconds: how long a trial may take; None without a limit.
+        deadline: in seconds of `time.monotonic`; the epoch that runs then is the last.
+        waited: returns the seconds that this thread has waited for the storage; they do not count.
     """
 
     budget: Budget | None = None
@@ -69,7 +69,7 @@ class Limits:
 
 @dataclass
 class Progress:
-    """What the epochs of a trial have brought so far."""
+    """The logged figures of a trial's epochs so far."""
 
     history: dict[str, list[float]] = field(default_factory=dict)
 
@@ -79,9 +79,9 @@ class Progress:
         return max(map(len, self.history.values()), default=0)
 
     def best(self, objectives: Sequence[Objective]) -> tuple[int, tuple[float, ...]] | None:
-        """The best epoch, and all objectives there; None without one that has them all.
+        """The best epoch and its objectives; None if no epoch has them all.
 
-        By the first objective that may change from epoch to epoch, which a cost does not.
+        Epochs are compared by the first objective that is not a cost, as costs never change.
         """
         names = [objective.name for objective in objectives]
         place = next((i for i, name in enumerate(names) if name not in COST_NAMES), 0)
@@ -113,10 +113,10 @@ def train(
     limits: Limits,
     watch: Watch,
 ) -> tuple[Outcome, list[np.ndarray]]:
-    """Builds and trains the model of a trial, from where it stood if it was interrupted.
+    """Builds and trains the model of a trial; an interrupted one resumes from its checkpoint.
 
     Returns:
-        How it ended, and the weights of its best epoch.
+        How the trial ended, and the weights of its best epoch.
     """
     started = time.monotonic() - limits.waited()
     epoch: _Epochs | None = None
@@ -149,35 +149,35 @@ def train(
         return Outcome(), []
     except (keras_tuner.errors.FatalError, LostError):
         raise
-    except BaseException as error:  # `sys.exit` of an `argparse` among them
+    except BaseException as error:  # `sys.exit` among them, as `argparse` calls it
         interrupts.check(error)
         return Outcome(failure=_failure(error)), []
 
 
 class Watch:
-    """What the storage is told while a trial runs; this one tells nothing."""
+    """Receives the progress of a trial; this base class ignores it."""
 
     def built(self, network: str | None, costs: Mapping[str, float]) -> None:
-        """The model is there."""
+        """Called when the model is built."""
 
     def shapes(self) -> Mapping[str, Any] | None:
-        """What a model was built of before an interruption, where `fit` has built it."""
+        """The input shapes with which `fit` built the model before an interruption, or None."""
         return None
 
     def built_of(self, shapes: Mapping[str, Any]) -> None:
-        """What `fit` has built the model of."""
+        """Called with the input shapes with which `fit` has built the model."""
 
     def resumed(self) -> Mapping[str, list[float]]:
         """The history of the epochs before an interruption."""
         return {}
 
     def epoch(self, progress: Progress, epochs: int) -> bool:
-        """An epoch is done; whether the pruner ends the trial."""
+        """Called after each epoch; returns whether the pruner ends the trial."""
         return False
 
 
 class _Epochs(keras.callbacks.Callback):
-    """Watches the epochs of a trial."""
+    """Records, checkpoints and ends the training of a trial."""
 
     def __init__(
         self,
@@ -195,14 +195,14 @@ class _Epochs(keras.callbacks.Callback):
         self._saved, self._took = time.monotonic(), 0.0
         self.progress = Progress()
         self.weights: list[np.ndarray] = []
-        self.first = 0  # the epoch that training goes on with
-        self.when_built: Callable[[], None] | None = None  # of a model that `fit` builds
+        self.first = 0  # the epoch with which training begins
+        self.when_built: Callable[[], None] | None = None  # called once `fit` has built the model
 
     def __deepcopy__(self, memo: Any) -> _Epochs:
-        return self  # who copies callbacks gets this one
+        return self  # a copied list of callbacks keeps this one
 
     def resume(self, model: Any) -> None:
-        """Goes on where the trial stood, if that is kept."""
+        """Restores the last checkpoint of the trial, if there is one."""
         try:
             state = self._checkpoints.state(self.number)
         except OSError as error:
@@ -212,7 +212,7 @@ class _Epochs(keras.callbacks.Callback):
             return
         try:
             state.restore(model)
-        except ValueError:  # of another model, or cut off
+        except ValueError:  # truncated, or of another model
             log.warning("The checkpoint of trial %s does not fit: it starts anew", self.number)
             return
         known = self._watch.resumed()
@@ -220,7 +220,7 @@ class _Epochs(keras.callbacks.Callback):
         self.weights, self.first = state.best, state.epoch
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Notes the logs, prunes, and keeps where the trial stands."""
+        """Records the logs, asks the pruner, and saves a checkpoint."""
         interrupts.check()
         model: Any = self.model
         if self.when_built is not None:
@@ -250,7 +250,7 @@ class _Epochs(keras.callbacks.Callback):
         self.check_time()
 
     def finish(self, results: Any) -> None:
-        """Takes what `fit` returned where it did not call back."""
+        """Records what `fit` returned, if it has not called this callback."""
         if self.progress.history:
             return
         if isinstance(results, keras.callbacks.History):
@@ -267,7 +267,7 @@ class _Epochs(keras.callbacks.Callback):
             self._watch.epoch(self.progress, self.progress.epochs)
 
     def check_time(self) -> None:
-        """Raises if the trial has taken longer than it may."""
+        """Raises TimeoutError if the trial has taken longer than its limit."""
         limit = self._limits.seconds
         if limit is None:
             return
@@ -287,10 +287,10 @@ class _Epochs(keras.callbacks.Callback):
 
 
 class _TimedEpochs(_Epochs):
-    """Looks at the clock after each batch too; without a limit that would be for nothing."""
+    """Checks the time after each batch too; used only where there is a limit."""
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        """Holds the trial to its time."""
+        """Raises TimeoutError if the trial has taken longer than its limit."""
         self.check_time()
 
 
@@ -317,16 +317,19 @@ def _fitted(hypermodel: Any, hp: Any, model: Any, fit: Fit, epoch: _Epochs) -> A
 def _copied(callback: Any) -> Any:
     try:
         return copy.deepcopy(callback)
-    except Exception:  # what cannot be copied serves all trials itself
+    except Exception:  # all trials share a callback that cannot be copied
         return callback
 
 
 def build_as(model: Any, shapes: Mapping[str, Any] | None) -> bool:
-    """Builds a model that `fit` would build; whether it is built.
+    """Builds a model that `fit` would build, if its input shapes are known.
 
     Args:
-        model: of a HyperModel.
-        shapes: what `fit` built it of before, as JSON, if that is known.
+        model: from a HyperModel.
+        shapes: the input shapes with which `fit` built it before, as JSON holds them; or None.
+
+    Returns:
+        Whether the model is built.
     """
     if not model.built and shapes:
         model.build_from_config({name: _tuples(shape) for name, shape in shapes.items()})
@@ -335,7 +338,7 @@ def build_as(model: Any, shapes: Mapping[str, Any] | None) -> bool:
 
 
 def _tuples(shape: Any) -> Any:
-    """Shapes as they were before JSON, which has no tuples."""
+    """Restores the tuples of shapes, which JSON turns into lists."""
     if isinstance(shape, Mapping):
         return {name: _tuples(one) for name, one in shape.items()}
     is_shape = isinstance(shape, list) and all(n is None or isinstance(n, int) for n in shape)
@@ -358,7 +361,7 @@ def _costs(hypermodel: Any, hp: Any, model: Any) -> dict[str, float]:
 
 
 def _params(model: Any) -> int:
-    """As `count_params`, which asks models of some inputs to be built that are."""
+    """Like `model.count_params`, which takes some built models for unbuilt."""
     return sum(math.prod(weight.shape) for weight in model.weights)
 
 
@@ -369,7 +372,7 @@ def reason(error: BaseException) -> str:
 
 
 def _text(error: BaseException) -> str:
-    """What an exception says; its `__str__` is the user's, and may raise."""
+    """The message of an exception; its `__str__` may be a user's, and raise."""
     try:
         return str(error)
     except BaseException as another:
@@ -380,7 +383,7 @@ def _text(error: BaseException) -> str:
 def _trace(error: BaseException) -> str:
     try:
         return "".join(traceback.format_exception(error))
-    except Exception:  # attributes that are not what Python's own exceptions have
+    except Exception:  # its attributes are not those of Python's own exceptions
         return ""
 
 
@@ -396,22 +399,23 @@ def _failure(error: BaseException) -> Failure:
         type(error).__name__ in _NO_MEMORY or "out of memory" in _text(error).lower()
     ):
         kind = "memory"
-    # Half a surrogate pair is text to Python, but neither to a database nor to a terminal.
+    # Python strings may have lone surrogates, but databases and terminals refuse them.
     message, trace = (t.encode(errors="replace").decode() for t in (message, _trace(error)))
     return Failure(kind, message[:500], trace[-8000:])
 
 
 def _line_that_helps(text: str) -> str:
-    """The first line of an error; of one in a graph of TensorFlow the first that tells what it is.
+    """The first line of an error message that says what is wrong.
 
-    Before that stands where in the graph and in the code it came up, indented.
+    In an error of a TensorFlow graph, indented lines before it say where in the graph and in the
+    code it arose.
     """
     lines = text.splitlines() or [""]
     if lines[0] != "Graph execution error:":
         return lines[0]
     where = (" ", "\t", "Detected at", "<stack traces", "defined at")
     telling = [line for line in lines[1:] if line and not line.startswith(where)]
-    if telling and "root error(s) found" in telling[0]:  # and the first of them next, numbered
+    if telling and "root error(s) found" in telling[0]:  # then take the first of a numbered list
         telling = [line.strip() for line in lines if line.startswith("  (0)")] or telling
     return (telling or lines)[0]
 

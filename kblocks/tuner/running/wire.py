@@ -1,7 +1,7 @@
 """The pipe between the first process of a search and a worker: the job goes down, events come up.
 
-`multiprocessing` would send the job while a process begins, through a pipe whose other end it holds
-itself: if that process ends before it has read all, nobody is told, and the sender waits for ever.
+`multiprocessing` would send the job while a process starts, through a pipe whose other end it holds
+itself: if that process ends before it has read everything, the sender waits for ever.
 """
 
 from __future__ import annotations
@@ -17,30 +17,30 @@ _PART = 1 << 20  # bytes that are sent at once
 
 
 class Errand(threading.Thread):
-    """Sends an object to a process, which may end at any moment, while the caller does other work.
+    """A thread that sends an object to a process, which may end at any moment.
 
     Args:
         connection: to the process, which calls `received`.
-        content: what is sent.
+        content: the object.
     """
 
     def __init__(self, connection: Connection, content: Any) -> None:
         super().__init__(daemon=True, name="kblocks-errand")
         self._connection, self._content = connection, content
-        self.error: str | None = None  # why it could not be sent
+        self.error: str | None = None  # why sending has failed
 
     def run(self) -> None:
-        """Sends it; an end of the process is seen by who waits for it."""
+        """Sends the object; whoever waits for the process notices its end."""
         try:
             pickle.Pickler(_Parts(self._connection), protocol=5).dump(self._content)
-        except Exception as error:  # the pipe is closed, or an object cannot be copied
+        except Exception as error:  # the pipe is closed, or an object cannot be pickled
             self.error = f"{type(error).__name__}: {error}"
         finally:
             self._content = None
 
 
 class _Parts(io.RawIOBase):
-    """A pipe as a file that is written, or read, in parts: nothing is in memory twice."""
+    """A pipe as a file, written or read in parts, so that no object is in memory twice."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection, self._left = connection, memoryview(b"")
@@ -66,7 +66,7 @@ class _Parts(io.RawIOBase):
 
 
 def received(connection: Connection) -> Any:
-    """What `Errand` sends.
+    """The object that an `Errand` sends.
 
     Raises:
         EOFError: if the other process ends meanwhile.
@@ -75,7 +75,9 @@ def received(connection: Connection) -> Any:
 
 
 class Line:
-    """A worker's end of the pipe, which its trials may close, and give its number to another file.
+    """A worker's end of the pipe.
+
+    A trial may close it, and another file that is opened then may get its descriptor.
 
     Args:
         connection: to the first process.
@@ -89,7 +91,7 @@ class Line:
         """Sends an event.
 
         Raises:
-            OSError: if the pipe is closed.
+            OSError: if the pipe is closed or its descriptor belongs to another file.
         """
         if self._identity() != self._file:
             raise OSError("a trial has closed the pipe to the first process")

@@ -1,1 +1,1 @@
-"""What a search keeps, who has which trial, and whether it is still the same search."""
+"""The storage of a search: database, checkpoints, owners of trials, and checks of its identity."""

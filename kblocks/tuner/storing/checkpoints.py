@@ -1,4 +1,4 @@
-"""What a search keeps of the models it trains: the best weights, and where a trial stood."""
+"""Checkpoints of trials: the weights of the best epochs, and the state of training."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ import fsspec
 import keras
 import numpy as np
 
-_BEARS = "search"  # the file that says whose checkpoints they are
+_BEARS = "search"  # the file with the identity of the search that owns them
 _Method = TypeVar("_Method", bound=Callable[..., Any])
 
 
 @dataclass
 class State:
-    """Where the training of a model stands.
+    """The training state of a model.
 
     Attributes:
         epoch: how many epochs are done.
-        weights, optimizer: the values of the variables.
+        weights, optimizer: the values of the model's and the optimizer's variables.
         best: the weights of the best epoch.
     """
 
@@ -38,16 +38,16 @@ class State:
 
     @classmethod
     def of(cls, model: keras.Model, epoch: int, best: list[np.ndarray]) -> State:
-        """The state of a model after some epochs."""
+        """The state of a model after `epoch` epochs, with the weights of the best one."""
         optimizer = getattr(model, "optimizer", None)
         variables = [] if optimizer is None else optimizer.variables
         return cls(epoch, model.get_weights(), [_array(v) for v in variables], best)
 
     def restore(self, model: keras.Model) -> None:
-        """Puts the variables back.
+        """Restores the variables of a model and its optimizer.
 
         Raises:
-            ValueError: if the model is another.
+            ValueError: if the model has other variables.
         """
         model.set_weights(self.weights)
         optimizer: Any = getattr(model, "optimizer", None)
@@ -59,7 +59,7 @@ class State:
 
 
 def _as_oserror(method: _Method) -> _Method:
-    """Packages of fsspec raise errors of their own when a network or a service is away."""
+    """Turns the errors of fsspec's packages, which have their own types, into OSError."""
 
     @functools.wraps(method)
     def call(self: Checkpoints, *args: Any, **kwargs: Any) -> Any:
@@ -74,15 +74,15 @@ def _as_oserror(method: _Method) -> _Method:
 
 
 class Checkpoints:
-    """Files of weights, each written whole or not at all, on any file system of fsspec.
+    """Files of weights on any fsspec file system, each written whole or not at all.
 
     Args:
-        location: a folder or a URL such as s3://bucket/run, which needs fsspec's package for it.
+        location: a folder, or a URL such as s3://bucket/run, which needs a package of fsspec's.
 
     Raises:
         ImportError: if that package is missing.
         ValueError: if fsspec does not know the URL.
-        ConnectionError: if it cannot be reached.
+        ConnectionError: if the location cannot be reached.
     """
 
     def __init__(self, location: str | Path) -> None:
@@ -98,25 +98,25 @@ class Checkpoints:
                 "`checkpoint_directory` must be a folder or a URL of fsspec. "
                 f"Received: {self.shown}"
             ) from None
-        except Exception as error:  # some connect at once, each with errors of its own
+        except Exception as error:  # some file systems connect here, each with its own errors
             raise ConnectionError(f"{self.shown} cannot be reached: {error}") from error
         self._root = root.rstrip("/")
 
     @property
     def shown(self) -> str:
-        """Where they are, without a password."""
+        """The location without user name and password."""
         return re.sub(r"://[^/@]*@", "://***@", self.location)
 
     @property
     def is_shared(self) -> bool:
-        """Whether other processes see them too."""
+        """Whether other processes can read the files."""
         return self._files.protocol != "memory"
 
     def check(self) -> None:
-        """Writes, reads and removes a file.
+        """Writes, reads and removes a test file.
 
         Raises:
-            ConnectionError: if one of them fails.
+            ConnectionError: if one of these steps fails.
         """
         path = f"{self._root}/.check-{uuid.uuid4().hex}"
         expected = np.arange(3)
@@ -133,14 +133,14 @@ class Checkpoints:
 
     @_as_oserror
     def clear(self) -> None:
-        """Removes all that is kept of any trial, and whose it is."""
+        """Removes the files of all trials and the identity of their search."""
         for number in self.numbers():
             self.drop(number)
         self._remove([f"{self._root}/{_BEARS}"])
 
     @_as_oserror
     def bears(self) -> str | None:
-        """The identity of the search whose they are; None if that is not said."""
+        """The identity of the search that owns the files; None if none is recorded."""
         try:
             with self._files.open(f"{self._root}/{_BEARS}", "rb") as file:
                 return str(file.read(100).decode("ascii", "replace").strip())
@@ -148,26 +148,26 @@ class Checkpoints:
             return None
 
     def are_of(self, identity: str) -> bool:
-        """Whether they are of the search of that identity, as far as is said."""
+        """Whether that search owns the files; True also if no identity is recorded."""
         return self.bears() in (None, identity)
 
     @_as_oserror
     def mark(self, identity: str) -> None:
-        """Says whose they are."""
+        """Records the identity of the search that owns the files."""
         self._files.makedirs(self._root, exist_ok=True)
         with self._written(f"{self._root}/{_BEARS}") as file:
             file.write(identity.encode())
 
     @_as_oserror
     def save_state(self, number: int, state: State) -> None:
-        """Keeps where a trial stands, in place of what was kept of it before."""
+        """Saves the state of a trial and removes its older states."""
         groups = {"w": state.weights, "o": state.optimizer, "b": state.best}
         self._write(self._path(number, f"epoch-{state.epoch:06d}.npz"), groups)
         self._remove(path for path in self._states(number)[:-1])
 
     @_as_oserror
     def state(self, number: int) -> State | None:
-        """Where a trial stood; None if nothing usable was kept."""
+        """The newest readable state of a trial; None without one."""
         for path in reversed(self._states(number)):
             groups = self._read(path)
             if groups is not None:
@@ -177,24 +177,24 @@ class Checkpoints:
 
     @_as_oserror
     def save_best(self, number: int, weights: list[np.ndarray]) -> None:
-        """Keeps the weights of a trial's best epoch."""
+        """Saves the weights of a trial's best epoch."""
         self._write(self._path(number, "best.npz"), {"w": weights})
 
     @_as_oserror
     def best(self, number: int) -> list[np.ndarray] | None:
-        """The weights of a trial's best epoch; None if they are not kept."""
+        """The weights of a trial's best epoch; None if there are none or they are unreadable."""
         groups = self._read(self._path(number, "best.npz"))
         return None if groups is None else groups["w"]
 
     @_as_oserror
     def drop(self, number: int) -> None:
-        """Removes all that is kept of a trial."""
+        """Removes the files of a trial."""
         with contextlib.suppress(FileNotFoundError):
             self._files.rm(self._path(number), recursive=True)
 
     @_as_oserror
     def keep(self, numbers: Iterable[int], is_finished: Callable[[int], bool]) -> None:
-        """Removes what is kept of the finished trials, except the best weights of some numbers."""
+        """Removes the files of finished trials, except the best weights of those in `numbers`."""
         kept = set(numbers)
         for number in self.numbers():
             if not is_finished(number):
@@ -206,7 +206,7 @@ class Checkpoints:
             self._remove(path for path in self._listed(self._path(number)) if path != best)
 
     def numbers(self) -> list[int]:
-        """The trials of which something is kept."""
+        """The numbers of the trials that have files."""
         names = [path.rsplit("/", 1)[-1] for path in self._listed(self._root)]
         found = (name.removeprefix("trial-") for name in names if name.startswith("trial-"))
         return sorted(int(number) for number in found if number.isdigit())
@@ -241,7 +241,7 @@ class Checkpoints:
 
     @contextlib.contextmanager
     def _written(self, path: str) -> Iterator[Any]:
-        """A file that is there whole, or not at all."""
+        """A temporary file, which becomes `path` if the block ends without an error."""
         unfinished = f"{path.rsplit('/', 1)[0]}/.{uuid.uuid4().hex}.part"
         try:
             with self._files.open(unfinished, "wb") as file:
@@ -263,7 +263,7 @@ class Checkpoints:
             with np.load(content, allow_pickle=False) as arrays:
                 return _groups(arrays)
         except (ValueError, OSError, EOFError, zipfile.BadZipFile):
-            return None  # of unknown origin, or cut off
+            return None  # truncated, or no checkpoint
 
 
 def _groups(arrays: Any) -> dict[str, list[np.ndarray]]:

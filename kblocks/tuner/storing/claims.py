@@ -1,7 +1,7 @@
-"""What only one process may do, in one step of the database: take a trial, give it back, say first.
+"""Atomic steps on the storage: claim a trial, release it, set a study attribute once.
 
-Optuna reads a trial's state and writes it in a second step, between which on SQLite another
-process can do the same; and who runs the trial it does not write at all.
+Optuna reads a trial's state and writes it in two steps; on SQLite another process can claim the
+same trial in between. Nor does Optuna record which process runs a trial.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from sqlalchemy.exc import IntegrityError
 
 from kblocks.tuner.records import ATTEMPTS, OWNER
 
-# Of Optuna's schema what is written here. States are literals: PostgreSQL has a type for them.
+# The part of Optuna's schema written here. States are literals: PostgreSQL has a type for them.
 _TRIALS = table("trials", column("trial_id"), column("state"), column("datetime_start", DateTime))
 _ATTRIBUTES = table(
     "trial_user_attributes", column("trial_id"), column("key"), column("value_json")
@@ -40,7 +40,7 @@ _WAITING, _RUNNING = literal_column("'WAITING'"), literal_column("'RUNNING'")
 
 
 def take(engine: Engine, trial_id: int, owner: str) -> bool:
-    """Makes a process the owner of a trial that waits; False if it does not wait any more."""
+    """Claims a waiting trial for a process; False if it is no longer waiting."""
     waits = and_(_TRIALS.c.trial_id == trial_id, _TRIALS.c.state == _WAITING)
     with engine.begin() as connection:
         taken = _TRIALS.update().where(waits).values(state=_RUNNING, datetime_start=_now())
@@ -51,13 +51,13 @@ def take(engine: Engine, trial_id: int, owner: str) -> bool:
 
 
 def release(engine: Engine, trial_id: int, owner: str, attempts: int) -> bool:
-    """Lets another process take a trial; False if it has not that owner any more.
+    """Puts a running trial back to waiting; False if it no longer runs or has another owner.
 
     Args:
         engine: of the database.
-        trial_id: of a trial that is running.
-        owner: the process that has it.
-        attempts: how often the trial counts as begun.
+        trial_id: of the trial.
+        owner: the process that the trial must belong to; "" stands for none.
+        attempts: the number of attempts to record for the trial.
     """
     mine = and_(_ATTRIBUTES.c.trial_id == trial_id, _ATTRIBUTES.c.key == OWNER)
     named = _ATTRIBUTES.c.value_json == json.dumps(owner)
@@ -72,7 +72,7 @@ def release(engine: Engine, trial_id: int, owner: str, attempts: int) -> bool:
 
 
 def once(engine: Engine, study_id: int, key: str, value: Any) -> Any:
-    """Sets a study's attribute that nobody has set before; returns the one that it has then."""
+    """Sets a study attribute if it is not set yet; returns the stored value."""
     row = and_(_OF_STUDIES.c.study_id == study_id, _OF_STUDIES.c.key == key)
     new = _OF_STUDIES.insert().values(study_id=study_id, key=key, value_json=json.dumps(value))
     with contextlib.suppress(IntegrityError), engine.begin() as connection:
@@ -92,6 +92,6 @@ def _write(connection: Connection, trial_id: int, key: str, value: Any) -> None:
 
 
 def _now() -> datetime:
-    """As Optuna keeps times: without a zone, in UTC since its version 5."""
+    """The time as Optuna stores it: without a time zone, in UTC since Optuna 5."""
     is_utc = int(optuna.__version__.split(".")[0]) >= 5
     return datetime.now(UTC).replace(tzinfo=None) if is_utc else datetime.now()

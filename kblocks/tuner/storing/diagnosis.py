@@ -1,4 +1,4 @@
-"""What is known of a search's database that cannot be used, and what a person can do."""
+"""Explains why a search's database cannot be used, and what the user can do about it."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ _ALONE = "the trials are known nowhere else"
 
 
 def diagnosis(url: str, name: str = "", seen: int = 0, checkpoints: str = "") -> str | None:
-    """What has happened to the file of a search; None if nothing is wrong with it, or it is none.
+    """What is wrong with the SQLite file of a search; None if nothing is, or for other databases.
 
     Args:
         url: of the storage.
         name: of the search's study; "" does not look for one.
-        seen: how many trials it was seen to have.
-        checkpoints: where the weights are, if that is known.
+        seen: how many trials this process has seen in the study.
+        checkpoints: the location of the weights, for the message; "" if it is unknown.
     """
     path = file_of(url)
     if path is None:
@@ -35,7 +35,7 @@ def diagnosis(url: str, name: str = "", seen: int = 0, checkpoints: str = "") ->
         _check(path)
         has = _trials(path, name)
     except sqlite3.OperationalError as error:
-        if "no such table" not in str(error):  # locked, or no file can be opened at all
+        if "no such table" not in str(error):  # locked, or too many files are open
             return None
         has = None
     except sqlite3.DatabaseError as error:
@@ -54,7 +54,7 @@ def diagnosis(url: str, name: str = "", seen: int = 0, checkpoints: str = "") ->
 
 
 def file_of(url: str) -> Path | None:
-    """The file of a storage that is one of SQLite."""
+    """The file that an SQLite URL names; None for other URLs, and for URLs with options."""
     made = sqlalchemy.make_url(url)
     is_file = made.get_backend_name() == "sqlite" and made.database and not made.query
     return Path(str(made.database)) if is_file and made.database != ":memory:" else None
@@ -69,7 +69,7 @@ def _check(path: Path) -> None:
 
 
 def _trials(path: Path, name: str) -> int | None:
-    """How many trials the study of that name has; None without such a study."""
+    """The number of trials in the study of that name; None without such a study."""
     with _read(path) as connection:
         study = "SELECT study_id FROM studies WHERE study_name = ?"
         found = connection.execute(study, (name,)).fetchone()

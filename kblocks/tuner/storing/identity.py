@@ -1,4 +1,4 @@
-"""What a search is, as JSON: so that it goes on only where it is still the same search."""
+"""The settings of a search as JSON, compared before a process resumes or joins it."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ from kblocks.tuner.bridge import HyperModel, named
 from kblocks.tuner.records import Objective
 
 _FORMAT = 1
-_HASHED = 1 << 26  # bytes of an array; of a larger one as many, evenly from all of it
-# What must be the same for trials to be compared; anything else may change between two runs.
+_HASHED = 1 << 26  # bytes of an array that are hashed, evenly spaced in a larger one
+# Settings that must stay the same for trials to be comparable; others may change between runs.
 _BINDING = ("objectives", "input_shape", "builder", "space", "fixed", "budget", "recipe", "data")
-_GROWING = ("space", "recipe")  # of these, where choices may be added
+_GROWING = ("space", "recipe")  # those of them to which choices may be added
 _WAYS_OUT = "Give it another `project_name`, undo the change, or start anew with overwrite=True"
 _EXTENDABLE = " (added choices can be allowed: extend=True, or --extend)"
 _PASSING = {"callbacks", "verbose", "validation_freq"}  # arguments of `fit` that may change
 
 
 class ChangedError(ValueError):
-    """A search would go on as another than it began."""
+    """The settings differ from those with which the search began."""
 
 
 def settings_of(
@@ -41,13 +41,12 @@ def settings_of(
     fit: tuple[Sequence[Any], Mapping[str, Any]],
     **others: Any,
 ) -> dict[str, Any]:
-    """What a search is.
+    """The settings of a search.
 
     Args:
-        hypermodel: what is searched.
-        objectives: what for.
+        hypermodel, objectives: of the search.
         fit: the arguments of `fit`.
-        others: that only inform.
+        others: further settings, which are recorded but never compared.
     """
     made: dict[str, Any] = {
         "format": _FORMAT,
@@ -68,13 +67,13 @@ def settings_of(
         "fixed": {name: text_of(value) for name, value in space.tree.fixed.items()},
         "budget": {k: v for k, v in asdict(space.budget).items() if v is not None},
         "recipe": text_of(training),
-        # In it, no choices.
+        # The arguments of the recipe that contain no choice.
         "plain": {k: text_of(v, isinstance(training, Recipe)) for k, v in plain.items()},
     }
 
 
 def versions() -> dict[str, str]:
-    """What a search is made with; it may be others' when the search goes on."""
+    """The versions of the packages in use; they may differ when the search is resumed."""
     backend = keras.config.backend()
     loaded = {
         name: getattr(sys.modules.get(name), "__version__", "") for name in ("kblocks", backend)
@@ -89,10 +88,10 @@ def versions() -> dict[str, str]:
 
 
 def check(before: Mapping[str, Any], now: Mapping[str, Any], extend: bool = False) -> None:
-    """Refuses to go on with a search as another.
+    """Raises if the settings of a search have changed since it began.
 
     Args:
-        before, now: its settings, as they were and as they are.
+        before, now: the recorded and the current settings.
         extend: whether choices may have been added.
 
     Raises:
@@ -101,7 +100,7 @@ def check(before: Mapping[str, Any], now: Mapping[str, Any], extend: bool = Fals
     differences = _all_differences(before, now, _GROWING if extend else ())
     if extend:
         was, found = before.get("plain", {}), now.get("plain", {})
-        both = [name for name in was if name in found]  # others have become choices
+        both = [name for name in was if name in found]  # the others have become choices
         for name in both:
             differences += _differences(f"recipe: {name}", was[name], found[name])
     if differences:
@@ -112,10 +111,10 @@ def check(before: Mapping[str, Any], now: Mapping[str, Any], extend: bool = Fals
 
 
 def check_joining(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Refuses to work for a search as if it were another.
+    """Raises if a process has other settings than the search that it joins.
 
     Args:
-        before, now: the settings of the search, and those that the process has.
+        before, now: the settings of the search and of the process.
 
     Raises:
         ChangedError: with the differences.
@@ -133,7 +132,7 @@ def _list(lines: Sequence[str]) -> str:
 
 
 def has_changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
-    """Whether the choices are others."""
+    """Whether the choices of the space or the recipe differ."""
     return any(before.get(key) != now.get(key) for key in _GROWING)
 
 
@@ -165,8 +164,8 @@ def text_of(value: Any, losses: bool = False) -> str:
     """A value as text that is the same in every process.
 
     Args:
-        value: of any kind.
-        losses: whether losses are told by their configuration, as those of a recipe are.
+        value: any object.
+        losses: whether a loss is written with its configuration, as always in a recipe.
     """
     losses = losses or isinstance(value, Recipe)
     if isinstance(value, Mapping):
@@ -174,14 +173,14 @@ def text_of(value: Any, losses: bool = False) -> str:
     if isinstance(value, (list, tuple)):
         return "[" + ", ".join(text_of(v, losses) for v in value) + "]"
     if is_dataclass(value) and not isinstance(value, type):
-        # `Choice.written` is there once something has asked for it, which changes nothing.
+        # `Choice.written` is cached on first use, which does not change the choice.
         own = {k: v for k, v in vars(value).items() if not k.startswith("_") and k != "written"}
         parts = (f"{k}={text_of(v, losses)}" for k, v in own.items())
         return f"{type(value).__name__}({', '.join(parts)})"
     told: Any = (keras.layers.Layer, keras.optimizers.Optimizer, *[keras.losses.Loss] * losses)
     if isinstance(value, told):
         configured: Any = value
-        # Whose name counts up within a process.
+        # Without the name, which counts up within a process.
         config = {k: v for k, v in configured.get_config().items() if k != "name"}
         return f"{type(value).__name__}({text_of(config, losses)})"
     if callable(value) and hasattr(value, "__qualname__"):
@@ -202,7 +201,7 @@ def _data(fit: tuple[Sequence[Any], Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def fingerprint(value: Any) -> Any:
-    """What tells one set of data from another: form and content of arrays, the form of datasets."""
+    """Identifies data: type, shape and hash of an array, size and element types of a dataset."""
     if isinstance(value, (bool, int, float, str)):
         return value
     if isinstance(value, np.ndarray):
@@ -211,11 +210,11 @@ def fingerprint(value: Any) -> Any:
         return [fingerprint(item) for item in value]
     if isinstance(value, Mapping):
         return {str(key): fingerprint(item) for key, item in value.items()}
-    if hasattr(value, "element_spec"):  # of TensorFlow, whose `fingerprint` is a tensor
+    if hasattr(value, "element_spec"):  # a TensorFlow dataset, whose `fingerprint` is a tensor
         size = int(value.cardinality()) if hasattr(value, "cardinality") else "unknown"
         return f"dataset of {size} x {value.element_spec}"
     if isinstance(value, keras.utils.PyDataset):
-        own: Any = getattr(value, "fingerprint", None)  # of image files: their names and sizes
+        own: Any = getattr(value, "fingerprint", None)  # image files: names and sizes
         if own is not None:
             return own()
         return f"{type(value).__qualname__} of {value.num_batches}"
@@ -234,25 +233,29 @@ def _hash(array: np.ndarray) -> str:
 
 
 class SpaceChangedError(keras_tuner.errors.FatalError, ChangedError):
-    """A HyperModel asks for other ranges than it did when its search began."""
+    """A HyperModel asks for other hyperparameters or ranges than when its search began."""
 
 
 def compare_range(known: Mapping[str, str], name: str, now: str) -> None:
-    """Refuses a hyperparameter that has another range than in the trials before.
+    """Raises if a hyperparameter has another range than in earlier trials.
+
+    Args:
+        known: the ranges in earlier trials, by name.
+        name, now: the hyperparameter and its present range.
 
     Raises:
-        SpaceChangedError: if it has.
+        SpaceChangedError: if the range differs.
     """
     if known.get(name, now) != now:
         raise _changed(name, known[name], now)
 
 
 def compare_ranges(known: Mapping[str, str], now: Mapping[str, str], first: set[str]) -> None:
-    """Refuses more, fewer and other hyperparameters than in the trials before.
+    """Raises if hyperparameters were added, removed or changed since the first trial.
 
     Args:
-        known: the ranges of the trials before.
-        now: those of the default point.
+        known: the ranges in earlier trials, by name.
+        now: the ranges that the default point asks for at present.
         first: the names that the first trial asked for, at the same point.
 
     Raises:

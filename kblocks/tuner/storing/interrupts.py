@@ -1,4 +1,4 @@
-"""Signals that end a process: held back while a step is done whole, and kept in mind."""
+"""Signals that end a process: deferred during a database call, and remembered."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
-# What ends a search from outside: a request, a closed terminal (which Windows has not), Ctrl-C.
+# Signals that end a search: SIGTERM, a closed terminal (SIGHUP, not on Windows), and Ctrl-C.
 REQUESTS = [signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
 _ENDING = (signal.SIGINT, *REQUESTS)
-_raised: list[BaseException] = []  # what signals have raised in `remembered`
+_raised: list[BaseException] = []  # exceptions of signal handlers in `remembered`
 
 
 @contextlib.contextmanager
 def held() -> Iterator[None]:
-    """Ctrl-C and SIGTERM are heard when this is over; who insists is heard at once.
+    """Defers Ctrl-C, SIGTERM and SIGHUP to the end of the block; a second signal acts at once.
 
-    A call of SQLAlchemy that an exception leaves at any point may keep its lock on the database.
+    If an exception interrupts SQLAlchemy at an arbitrary point, its lock on the database may stay.
     """
     heard: list[int] = []
 
@@ -39,7 +39,7 @@ def held() -> Iterator[None]:
 
 @contextlib.contextmanager
 def remembered() -> Iterator[None]:
-    """What Ctrl-C and SIGTERM raise is kept for `check`."""
+    """Records the exceptions that signal handlers raise, for `check`."""
 
     def keep(handler: Callable[..., Any], number: int, frame: Any) -> None:
         try:
@@ -56,14 +56,14 @@ def remembered() -> Iterator[None]:
 
 
 def check(error: BaseException | None = None) -> None:
-    """Raises what a signal has raised, if this process goes on all the same.
+    """Raises again what a signal handler has raised, in case other code has swallowed it.
 
     Args:
-        error: what a trial has raised. It is raised too if it is a KeyboardInterrupt, unless this
-            is a worker process, which Ctrl-C never reaches.
+        error: the exception of a trial. A KeyboardInterrupt is raised too, unless this is a
+            worker process, which Ctrl-C never reaches.
 
-    An exception that a signal raises in the midst of C++ may be lost there, or come out as another:
-    TensorFlow has made a RuntimeError of it.
+    C++ code that a signal interrupts may swallow the exception or turn it into another: TensorFlow
+    has turned one into a RuntimeError.
     """
     if _raised:
         raise _raised[-1]
@@ -73,9 +73,9 @@ def check(error: BaseException | None = None) -> None:
 
 @contextlib.contextmanager
 def _heard_by(hear: Callable[[Callable[..., Any], int, Any], None]) -> Iterator[None]:
-    """In the main thread `hear(handler, number, frame)` stands before the handlers that there are.
+    """In the main thread, calls `hear(handler, number, frame)` in place of each Python handler.
 
-    One that is not Python's ends the process, and with it all that it holds.
+    Other handlers stay: the default one ends the process, which releases all that it holds.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

@@ -1,4 +1,4 @@
-"""What the loop has to know of all trials, without looking at all of them after each trial."""
+"""Counts and ranks the trials of a study without reading all of them after each trial."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from kblocks.tuner.records import SURPLUS, Objective, Record, Run, failure_of
 
 
 class Ledger:
-    """A study's trials, of which each is looked at until all before it and itself have ended.
+    """Running totals over a study: the finished prefix is summed once and not read again.
 
-    What has ended stays as it is, so its part of every figure is added once.
+    Surplus trials, which were begun when there were enough, are not counted.
 
     Args:
-        study: whose trials.
-        objectives: by which they are ranked.
-        kept: how many of the best are asked for.
+        study: the study of the trials.
+        objectives: the objectives by which trials are ranked.
+        kept: how many of the best trials are remembered.
     """
 
     def __init__(self, study: optuna.Study, objectives: tuple[Objective, ...], kept: int) -> None:
         self._study, self._objectives, self._kept = study, objectives, kept
-        self._done = 0  # trials from the first on that have ended and are in the figures below
+        self._done = 0  # so many leading trials have ended and are in the totals below
         self._surplus: list[int] = []
         self._best: tuple[Record, ...] = ()
         self._errors: list[FrozenTrial] | None = []
         self._tail: list[FrozenTrial] = []
 
     def look(self) -> None:
-        """Reads the storage."""
+        """Reads the storage and updates the totals."""
         trials = self._study.get_trials(deepcopy=False)
         done = self._done
         while done < len(trials) and trials[done].state.is_finished():
@@ -52,11 +52,11 @@ class Ledger:
 
     @property
     def counted(self) -> int:
-        """How many trials there are, without those that nobody needs."""
+        """How many trials there are."""
         return self.counted_before(self._done + len(self._tail))
 
     def counted_before(self, number: int) -> int:
-        """How many of them were begun before that one."""
+        """How many trials were begun before trial `number`."""
         surplus = [*self._surplus, *(t.number for t in self._tail if SURPLUS in t.user_attrs)]
         return number - sum(other < number for other in surplus)
 
@@ -69,13 +69,14 @@ class Ledger:
     def best(
         self, count: int, number: int | None = None, scores: tuple[float, ...] = ()
     ) -> list[int]:
-        """The completed trials that are, or may yet become, the `count` best.
+        """The numbers of the completed trials that are, or may yet become, the `count` best.
 
-        With several objectives a new trial can take others off the front, and older ones rise.
+        With several objectives these are the Pareto front and the best by the first objective: a
+        new trial can push others off the front, and older trials then move up in the ranking.
 
         Args:
             count: how many are wanted.
-            number, scores: of a trial that is about to be completed with these scores.
+            number, scores: a trial that is about to be completed, and its scores.
         """
         own = [] if number is None else [Record(number, "completed", scores)]
         ranked = self._ranked([*self._best, *_completed(self._tail), *own])
@@ -83,14 +84,14 @@ class Ledger:
         return [record.number for record in (ranked if several else ranked[:count])]
 
     def errors(self) -> list[FrozenTrial] | None:
-        """All trials that have ended, if all of them have raised; else None."""
+        """The trials that have ended, if every one of them raised an error; else None."""
         ended = [t for t in self._tail if t.state.is_finished() and SURPLUS not in t.user_attrs]
         if self._errors is None or not all(map(_is_error, ended)):
             return None
         return [*self._errors, *ended]
 
     def _ranked(self, records: Sequence[Record]) -> tuple[Record, ...]:
-        """The best, in order, and with several objectives all that no other beats."""
+        """The `kept` best, in order; with several objectives also the whole Pareto front."""
         run = Run("", self._objectives, {}, tuple(sorted(records, key=lambda r: r.number)))
         if len(self._objectives) == 1:
             return tuple(run.ranked()[: self._kept])

@@ -1,4 +1,4 @@
-"""Who runs a trial, and whether that process still lives: what was left behind is run again."""
+"""Which process owns a trial and whether it still lives; abandoned trials are run again."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from kblocks.tuner.records import ATTEMPTS, BEAT, FAILURE, OWNER, Failure, Recor
 from kblocks.tuner.storing.patience import PatientStorage
 
 BEAT_SECONDS = 5.0
-GRACE_SECONDS = 60.0  # without a beat after which a process counts as dead
-BEGINNINGS = 3  # of a trial: once, and twice again after its process has died
+GRACE_SECONDS = 60.0  # without a heartbeat, after which a process counts as dead
+BEGINNINGS = 3  # attempts at a trial: one, and two more after its process has died
 
 
 @functools.cache
 def node() -> str:
-    """This machine, and its processes' name space: a container has one of its own."""
+    """The host name; on Linux also boot and PID namespace, since a container has its own PIDs."""
     space = ""
     with contextlib.suppress(OSError):
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
@@ -37,17 +37,17 @@ def node() -> str:
 
 
 def owner() -> str:
-    """This process, as no other was or will be called."""
+    """A name of this process that no other process has or will have."""
     return f"{node()}|{os.getpid()}|{_began(os.getpid())[0]}"
 
 
 def _began(pid: int) -> tuple[str, bool]:
-    """When a process began, and whether it has ended since without being taken leave of.
+    """When a process began, and whether it is a zombie: ended, but not yet waited for.
 
-    On Linux in ticks since the start of the machine: a time of day moves with its clock.
+    On Linux the time counts in ticks since boot, since a time of day moves with the clock.
 
     Raises:
-        psutil.NoSuchProcess: if it is not there.
+        psutil.NoSuchProcess: if there is no such process.
     """
     stat = Path(f"/proc/{pid}/stat")
     if Path("/proc/self/stat").exists():
@@ -61,7 +61,7 @@ def _began(pid: int) -> tuple[str, bool]:
 
 
 def is_gone(name: str) -> bool:
-    """Whether an owner is known to have ended: it is of this machine, and not there."""
+    """Whether an owner is known to have ended: it was a process of this machine and is gone."""
     pid, _, began = name.partition("|")[2].partition("|")
     if not is_here(name) or not pid.isdigit():
         return False
@@ -75,12 +75,12 @@ def is_gone(name: str) -> bool:
 
 
 def is_here(name: str) -> bool:
-    """Whether an owner is of this machine."""
+    """Whether an owner is a process of this machine."""
     return name.partition("|")[0] == node()
 
 
 def as_it_is(run: Run) -> Run:
-    """A run in which trials wait that run no more, as their process was killed with all others."""
+    """The run, with running trials of dead processes of this machine shown as waiting."""
 
     def now(trial: Record) -> Record:
         is_left = trial.state == "running" and is_gone(trial.owner)
@@ -89,19 +89,19 @@ def as_it_is(run: Run) -> Run:
     return replace(run, trials=tuple(map(now, run.trials)))
 
 
-_RUNS: set[int] = set()  # the trials that this process runs
+_RUNS: set[int] = set()  # the ids of the trials that this process runs
 
 
 @contextlib.contextmanager
 def beating(storage: PatientStorage, trial_id: int) -> Iterator[None]:
-    """Lets others see that the trial is being run."""
+    """Updates a trial's heartbeat while the block runs, so that others see the trial running."""
     done = threading.Event()
 
     def beat() -> None:
         count = 0
         while not done.wait(BEAT_SECONDS):
             count += 1
-            with contextlib.suppress(Exception):  # the trial itself will meet what is wrong
+            with contextlib.suppress(Exception):  # the trial itself will meet the error
                 storage.set_trial_user_attr(trial_id, BEAT, count)
 
     thread = threading.Thread(target=beat, daemon=True, name="kblocks-beat")
@@ -122,20 +122,21 @@ def is_busy() -> bool:
 @dataclass
 class _Seen:
     beat: Any
-    still: float = 0.0  # seconds that it was watched without a change
+    still: float = 0.0  # seconds watched without a new heartbeat
 
 
 @dataclass
 class Watchman:
-    """Gives the trials of dead processes back to the search.
+    """Releases the trials of dead processes.
 
-    A process of this machine is looked up, and this process knows what it runs; of another
-    machine the beats are watched by this one's own clock, and only while the storage can be read.
-    To be called by the thread that takes trials.
+    Processes of this machine are looked up by PID, and this process knows its own trials. The
+    heartbeats of other machines are timed by the clock here, and only while the storage answers.
+    The thread that claims trials must call `look`.
 
     Args:
-        study: the search.
-        grace: seconds without a beat.
+        study, storage: of the search.
+        grace: seconds without a heartbeat after which a process elsewhere counts as dead.
+        clock: returns the time in seconds.
     """
 
     study: optuna.Study
@@ -146,10 +147,10 @@ class Watchman:
     _looked: float | None = None
 
     def look(self) -> list[int]:
-        """Returns the numbers of the trials that were given back or have failed for good."""
+        """Releases or fails the trials of dead processes; returns their numbers."""
         running = self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
         now = self.clock()
-        # A gap between two looks is no silence of the others: it may have been the storage's.
+        # A long gap between two looks may be an outage of the storage; it counts as two beats.
         passed = 0.0 if self._looked is None else min(now - self._looked, 2 * BEAT_SECONDS)
         self._looked = now
         freed = []
@@ -170,19 +171,19 @@ class Watchman:
 
     @staticmethod
     def _is_left(trial: FrozenTrial, name: str) -> bool:
-        """Whether nobody runs it: its process has ended, or is this one and does something else."""
+        """Whether nobody runs it: its process has ended, or is this one, which does not run it."""
         return is_gone(name) or (name == owner() and identity_of(trial) not in _RUNS)
 
 
 def give_back(
     study: optuna.Study, storage: PatientStorage, trial: FrozenTrial, counts: bool = True
 ) -> bool:
-    """Lets another process go on with a trial; fails it if it has killed too many.
+    """Releases a trial for another process, or fails it after too many attempts.
 
     Args:
         study, storage: of the search.
-        trial: one that is running, and whose process has ended.
-        counts: whether its end counts as the trial's fault.
+        trial: a running trial whose process has ended or stops working on it.
+        counts: whether the attempt counts; False if the trial is not to blame for its end.
 
     Returns:
         False if the trial has ended or has another owner in the meantime.
@@ -199,7 +200,7 @@ def give_back(
 def fail(
     study: optuna.Study, storage: PatientStorage, trial: FrozenTrial, failure: Failure
 ) -> bool:
-    """Fails a trial that is running; False if it has ended in the meantime."""
+    """Fails a running trial; returns False if it has ended in the meantime."""
     try:
         storage.set_trial_user_attr(identity_of(trial), FAILURE, asdict(failure))
         study.tell(trial.number, state=TrialState.FAIL)

@@ -1,4 +1,4 @@
-"""Patience with a database that is away, locked or on a full disk."""
+"""Retries while a database is unreachable, locked or on a full disk."""
 
 from __future__ import annotations
 
@@ -26,24 +26,24 @@ from kblocks.tuner.storing.claims import once, release, take
 from kblocks.tuner.storing.interrupts import held
 from kblocks.tuner.terminal import log
 
-PATIENCE = 900.0  # seconds that a database may be away
-_LONGEST = 10.0  # seconds between two tries
+PATIENCE = 900.0  # seconds for which a database may be unusable
+_LONGEST = 10.0  # seconds between two tries, at most
 _AWAY = (StorageInternalError, DBAPIError)
-_WRONG = (DataError, IntegrityError, NotSupportedError, ProgrammingError)  # not by waiting
+_WRONG = (DataError, IntegrityError, NotSupportedError, ProgrammingError)  # waiting does not help
 _REFUSED = ("password authentication failed", "no password supplied", "does not exist")
 _SPOILT = ("malformed", "not a database")
 
 
 class PatientStorage(BaseStorage):
-    """A storage that tries again while its database is away, locked or on a full disk.
+    """A storage that retries while its database is unreachable, locked or on a full disk.
 
-    A trial that runs has an owner from its first moment on: the process that asked for it.
+    A running trial has an owner from its first moment on: the process that asked for it.
 
     Args:
-        inner: the storage that is asked.
-        engine: of its database, if it has one.
-        owner: the process, as others know it.
-        patience: seconds after which it gives up and raises what the database says.
+        inner: Optuna's storage.
+        engine: the engine of its database; None if it has none.
+        owner: the name of this process.
+        patience: seconds after which it gives up and raises the error of the database.
     """
 
     def __init__(
@@ -54,10 +54,10 @@ class PatientStorage(BaseStorage):
         patience: float = PATIENCE,
     ) -> None:
         self.inner = inner
-        self.patience = patience  # which may be lowered while others wait
+        self.patience = patience  # may be lowered while other threads wait
         self._engine = engine
         self.owner = owner
-        self.seen = 0  # trials that the study was seen to have at least
+        self.seen = 0  # the most trials seen in a study so far
         self._thread = threading.local()
 
     @property
@@ -66,7 +66,7 @@ class PatientStorage(BaseStorage):
         return getattr(self._thread, "waited", 0.0)
 
     def patiently(self, function: Callable[[], Any]) -> Any:
-        """What `function` returns, tried again while the database cannot be used."""
+        """The result of `function`, which is retried while the database cannot be used."""
         began, failed = time.monotonic(), False
 
         def called() -> Any:
@@ -85,14 +85,14 @@ class PatientStorage(BaseStorage):
                 self._thread.waited = self.waited + time.monotonic() - began
 
     def take(self, trial_id: int) -> bool:
-        """Makes this process the owner of a trial that waits, if it still waits."""
+        """Claims a waiting trial for this process; False if it is no longer waiting."""
         engine = self._engine
         if engine is None:
             return self.inner.set_trial_state_values(trial_id, TrialState.RUNNING)
         return self.patiently(lambda: take(engine, trial_id, self.owner))
 
     def once(self, study_id: int, key: str, value: Any) -> Any:
-        """A study's attribute, which is `value` where it had none: the first to ask sets it."""
+        """Sets a study attribute if it is not set yet; returns the stored value."""
         engine = self._engine
         if engine is None:
             found = self.inner.get_study_user_attrs(study_id).get(key)
@@ -102,11 +102,11 @@ class PatientStorage(BaseStorage):
         return self.patiently(lambda: once(engine, study_id, key, value))
 
     def release(self, trial: FrozenTrial, attempts: int) -> bool:
-        """Lets another process take a trial; False if it has another owner by now.
+        """Puts a running trial back to waiting; False if it has another owner by now.
 
         Args:
-            trial: as it was seen running.
-            attempts: how often it counts as begun.
+            trial: the running trial, as it was read.
+            attempts: the number of attempts to record for it.
         """
         engine, identity = self._engine, identity_of(trial)
         if engine is None:
@@ -131,7 +131,7 @@ def _patient(name: str) -> Callable[..., Any]:
 def _create_new_trial(
     self: PatientStorage, study_id: int, template_trial: FrozenTrial | None = None
 ) -> int:
-    """As the inner storage; a trial that is not given otherwise is this process's."""
+    """Creates a trial; without a template it is running and owned by this process."""
     template = template_trial
     if template is None:
         template = create_trial(state=TrialState.RUNNING, user_attrs={OWNER: self.owner})
@@ -141,7 +141,7 @@ def _create_new_trial(
 def _set_trial_state_values(
     self: PatientStorage, trial_id: int, state: TrialState, values: Any = None
 ) -> bool:
-    """As the inner storage; that a trial begins only one process is told."""
+    """Sets a trial's state; of several processes that set RUNNING, one gets True."""
     if state is TrialState.RUNNING:
         return self.take(trial_id)
     return self.patiently(lambda: self.inner.set_trial_state_values(trial_id, state, values))
@@ -150,7 +150,7 @@ def _set_trial_state_values(
 def _get_all_trials(
     self: PatientStorage, study_id: int, deepcopy: bool = True, states: Any = None
 ) -> list[FrozenTrial]:
-    """As the inner storage."""
+    """Reads the trials and notes how many there are."""
     found = self.patiently(lambda: self.inner.get_all_trials(study_id, deepcopy, states))
     self.seen = max(self.seen, *(trial.number + 1 for trial in found[-1:]), 0)
     return found
@@ -166,21 +166,21 @@ PatientStorage.__abstractmethods__ = frozenset()
 
 
 class _Outage:
-    """Tells of an outage once in a process, whichever threads wait, and that it is over."""
+    """Logs the start and the end of an outage once, however many threads wait."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._began: float | None = None  # of the outage that was told
+        self._began: float | None = None  # start of the outage that was logged
 
     def goes_on(self, began: float, error: BaseException) -> None:
-        """The database cannot be used since `began`."""
+        """Logs that the database cannot be used since `began`."""
         with self._lock:
             if self._began is None:
                 self._began = began
                 log.warning("The search's database cannot be used, trying again: %s", why(error))
 
     def is_over(self) -> None:
-        """The database has answered."""
+        """Logs that the database has answered again."""
         with self._lock:
             if self._began is not None:
                 seconds = time.monotonic() - self._began
@@ -192,19 +192,24 @@ _outage = _Outage()
 
 
 def patiently(function: Callable[[], Any], patience: Callable[[], float]) -> Any:
-    """What `function` returns, tried again while its database cannot be used."""
+    """The result of `function`, which is retried while its database cannot be used.
+
+    Args:
+        function: a call of the database.
+        patience: returns the seconds after which the error is raised; asked at every try.
+    """
     began, wait, is_told = time.monotonic(), 0.1, False
     while True:
         try:
             found = function()
-            if is_told:  # on a full disk others can go on reading
+            if is_told:  # only then, as reading succeeds on a full disk
                 _outage.is_over()
             return found
         except _AWAY as error:
             left = began + patience() - time.monotonic()
             if left <= 0 or _is_wrong(error):
                 raise
-            if wait > 1:  # a lock that is held for a moment is no news
+            if wait > 1:  # short locks are not logged
                 is_told = True
                 _outage.goes_on(began, error)
             _sleep(min(wait, left), patience)
@@ -212,20 +217,20 @@ def patiently(function: Callable[[], Any], patience: Callable[[], float]) -> Any
 
 
 def _sleep(seconds: float, patience: Callable[[], float]) -> None:
-    """Sleeps, until the patience is at its end at most."""
+    """Sleeps, but no longer than until the patience changes."""
     until, before = time.monotonic() + seconds, patience()
     while time.monotonic() < until and patience() == before:
         time.sleep(min(0.2, max(until - time.monotonic(), 0)))
 
 
 def _is_wrong(error: BaseException) -> bool:
-    """Whether the database has answered, and would answer the same again."""
+    """Whether the database has answered with an error that would come again."""
     cause = error if isinstance(error, DBAPIError) else error.__cause__
     return isinstance(cause, _WRONG) or any(words in why(error) for words in _REFUSED + _SPOILT)
 
 
 def why(error: BaseException) -> str:
-    """What a database says, in one line."""
+    """The error message of the database, in one line."""
     cause = error.__cause__ or error
     origin = getattr(cause, "orig", None) or cause
     return str(origin).strip().splitlines()[0] if str(origin).strip() else type(origin).__name__

@@ -1,4 +1,4 @@
-"""The storage of a search: Optuna's tables in a database, and patience with that database."""
+"""Opens the storage of a search: Optuna's tables in a database, with retries."""
 
 from __future__ import annotations
 
@@ -30,25 +30,25 @@ from kblocks.tuner.storing.interrupts import held
 from kblocks.tuner.storing.owners import owner
 from kblocks.tuner.storing.patience import PATIENCE, PatientStorage, patiently, why
 
-_BUSY = 5.0  # seconds that SQLite waits for a lock by itself, when no signal is heard
+_BUSY = 5.0  # seconds for which SQLite waits for a lock by itself, deaf to signals
 
 
 class EmptyError(ValueError):
-    """A database has no tables of a search."""
+    """The database has no tables of a search."""
 
 
 def url_of(storage: str | None, folder: Path) -> str:
-    """The URL of a search's storage: SQLite in the run's folder unless one is given.
+    """The URL of a search's storage; without one, that of an SQLite file in the run's folder.
 
     Raises:
-        ValueError: if it is no URL of SQLAlchemy's.
+        ValueError: if it is no SQLAlchemy URL, or has a user or password that must be quoted.
     """
     if storage is None:
         path = str((folder / "study.db").resolve())
         return sqlalchemy.URL.create("sqlite", database=path).render_as_string(False)
-    # `postgresql://` alone means another driver from version to version of SQLAlchemy.
+    # The driver that `postgresql://` stands for depends on the version of SQLAlchemy.
     storage = re.sub(r"^postgres(ql)?://", "postgresql+psycopg://", storage)
-    # Nothing is chained or quoted here: it may hold a password.
+    # The errors neither show the URL nor chain another error: both may contain a password.
     before, at, _ = storage.partition("://")[2].rpartition("@")
     if at and not storage.startswith("sqlite") and set("/?@") & set(before):
         raise ValueError(
@@ -67,39 +67,40 @@ def url_of(storage: str | None, folder: Path) -> str:
 
 
 def is_in_memory(url: str) -> bool:
-    """Whether each that opens it has another one."""
+    """Whether it is an SQLite database in memory: each opening creates another one."""
     return url.startswith("sqlite") and sqlalchemy.make_url(url).database in (None, "", ":memory:")
 
 
 def is_missing(url: str) -> bool:
-    """Whether it is of a file that is not there, and that opening it would make."""
-    path = (sqlalchemy.make_url(url).database or "").removeprefix("file:")  # as `uri=true` has it
+    """Whether it names an SQLite file that does not exist."""
+    path = (sqlalchemy.make_url(url).database or "").removeprefix("file:")  # with `uri=true`
     return url.startswith("sqlite") and path != ":memory:" and not Path(path).is_file()
 
 
 def is_blank(url: str) -> bool:
-    """Whether it is of a file that is not there, or has nothing in it."""
+    """Whether it names an SQLite file that does not exist or is empty."""
     path = file_of(url)
     return path is not None and (not path.is_file() or path.stat().st_size == 0)
 
 
 def shown(url: str) -> str:
-    """A storage's URL without its password, and without its options, which may hold one."""
+    """A storage's URL without its password and its options, which may contain one."""
     return sqlalchemy.make_url(url).set(query={}).render_as_string(hide_password=True)
 
 
 def open_storage(url: str, patience: float = PATIENCE, create: bool = True) -> PatientStorage:
-    """The storage behind a URL.
+    """Opens the storage at a URL.
 
     Args:
-        url: of SQLAlchemy.
-        patience: seconds that its database may be away.
-        create: whether a file of SQLite and tables that are not there are made; else nothing is
-            written by opening it, and the file may be read-only.
+        url: an SQLAlchemy URL.
+        patience: seconds for which the database may be unusable; while opening, 60 at most.
+        create: whether to create a missing SQLite file and missing tables; otherwise the file
+            may be read-only, and opening writes nothing.
 
     Raises:
-        ConnectionError: if the database cannot be reached, after `patience` seconds.
-        EmptyError: if it has no tables, and they are not to be made.
+        ConnectionError: if the database still cannot be used after that time.
+        EmptyError: if it has no tables and `create` is False.
+        ImportError: if the package for this kind of database is missing.
     """
     arguments: dict[str, Any] = {"pool_pre_ping": True, "pool_events": _CLOSED_BY_OTHERS}
     made = sqlalchemy.make_url(url)
@@ -121,17 +122,17 @@ def open_storage(url: str, patience: float = PATIENCE, create: bool = True) -> P
             f"{shown(url)} needs {missing}; for PostgreSQL: pip install 'kblocks[postgresql]'",
             name=missing,
         ) from error
-    made: Any = PatientStorage  # whose methods are made below its class
+    made: Any = PatientStorage  # its methods are set below its class
     return made(inner, engine, owner(), patience)
 
 
 def _file(path: Path, create: bool) -> dict[str, Any]:
-    """How a file of SQLite is opened: never made anew, and left when another is in its place.
+    """The engine's arguments for an SQLite file, which is created only here, never on connecting.
 
-    A connection goes on with the file that it has opened, wherever that is moved and even when
-    it is deleted: what was written to it would be lost.
+    A connection keeps using the file that it has opened even after that is moved or deleted, and
+    its writes would be lost; so it is dropped once another file, or none, has the path.
     """
-    path = path.absolute()  # a trial may change the folder
+    path = path.absolute()  # a trial may change the working directory
     if create and not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
@@ -159,7 +160,7 @@ def _identity(path: Path | int) -> tuple[int, int] | None:
 
 
 def _marked(connection: Any, record: Any) -> None:
-    mark, other = os.pipe()  # whose identity no other file of this process has
+    mark, other = os.pipe()  # no other file of this process has its device and inode
     os.close(other)
     record.info["mark"] = mark, _identity(mark)
 
@@ -176,8 +177,8 @@ def _not_closed(connection: Any, record: Any, proxy: Any) -> None:
         raise DisconnectionError("a trial has closed the descriptors of its process")
 
 
-# A trial may close all descriptors, as what makes a daemon does. A connection that goes on with its
-# own finds none behind it, or the file that has been opened next.
+# A trial may close all file descriptors, as code that starts a daemon does. A connection would then
+# use a closed descriptor, or the file that was opened next under the same number.
 _CLOSED_BY_OTHERS = [(_marked, "connect"), (_not_closed, "checkout"), (_unmarked, "close")]
 
 
@@ -195,7 +196,7 @@ def _made(
         with held():
             own = RDBStorage(url, engine_kwargs=arguments)
     except (IntegrityError, ProgrammingError):
-        time.sleep(0.5)  # another process makes the same tables
+        time.sleep(0.5)  # another process is creating the same tables
         own = RDBStorage(url, engine_kwargs=arguments)
     return optuna.storages.get_storage(own), own.engine
 
@@ -211,7 +212,7 @@ def _quiet() -> Iterator[None]:
 
 
 def created(storage: BaseStorage, name: str, objectives: tuple[Objective, ...]) -> optuna.Study:
-    """The study of that name, made if it is not there."""
+    """The study of that name, created if it does not exist."""
     directions: Any = ["maximize" if o.direction == "max" else "minimize" for o in objectives]
     with _quiet():
         return optuna.create_study(
@@ -223,7 +224,7 @@ def loaded(storage: BaseStorage, name: str) -> optuna.Study:
     """The study of that name.
 
     Raises:
-        KeyError: if there is none; with the names that there are.
+        KeyError: if there is none, with the names of the others.
     """
     try:
         with _quiet():

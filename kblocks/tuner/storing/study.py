@@ -1,4 +1,4 @@
-"""The study of a search: begun once, found again, and continued with more choices."""
+"""The study of a search: created once, found again, and extended by choices."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ def begin(
     asks: Callable[[], Mapping[str, BaseDistribution]],
     extend: bool,
 ) -> optuna.Study:
-    """The study of a search: made, or found and seen to be of the same search.
+    """Creates the study of a search, or finds it and checks that the search is the same.
 
     Args:
         storage, name, objectives, settings: of the search.
-        asks: gives the distributions of all its choices, or those that are asked for at the
-            default point.
+        asks: returns the distributions of all its choices; for a third-party HyperModel, those
+            of the hyperparameters that it asks for at its default point.
         extend: whether choices may have been added.
 
     Raises:
-        ValueError: if it is another one, with the differences.
+        ChangedError: if the search is another one, with the differences.
     """
     if not is_there(storage, name):
         study = created(storage, name, objectives)
@@ -43,19 +43,19 @@ def begin(
         return study
     study = find(storage, name)
     before = study.user_attrs.get(RUN)
-    if before is None:  # its process ended between the two steps above
+    if before is None:  # a process ended between the two steps above
         study.set_user_attr(RUN, dict(settings))
         return study
     check(before, settings, extend)
     changed = has_changed(before, settings)
-    ranges = study.user_attrs.get(RANGES, {})  # of a HyperModel of another's, which asks as it goes
+    ranges = study.user_attrs.get(RANGES, {})  # only of a third-party HyperModel
     known = dict(asks()) if extend and (changed or ranges) else {}
     asked = {name: str(one) for name, one in known.items()} if ranges else {}
     if not changed and {**ranges, **asked} == ranges:
         study.set_user_attr(RUN, {**before, **settings})
         return study
     for trial in study.get_trials(deepcopy=False) if ranges else ():
-        known = {**trial.distributions, **known}  # what the default point does not ask for
+        known = {**trial.distributions, **known}  # adds what the default point does not ask for
     study = _extend(storage, study, objectives, settings, known)
     if ranges:
         study.set_user_attr(RANGES, {**ranges, **asked})
@@ -63,12 +63,12 @@ def begin(
 
 
 def is_there(storage: BaseStorage, name: str) -> bool:
-    """Whether a search of that name has begun."""
+    """Whether the storage has a search of that name."""
     return name in optuna.get_all_study_names(storage)
 
 
 def find(storage: BaseStorage, name: str) -> optuna.Study:
-    """The study of a search under its name, in its newest extension.
+    """The study of a search, in its newest extension.
 
     Raises:
         KeyError: if there is none.
@@ -82,10 +82,9 @@ def find(storage: BaseStorage, name: str) -> optuna.Study:
 
 
 def identity(storage: PatientStorage, study: optuna.Study) -> str:
-    """What the checkpoints of a search bear, in all its extensions, and of no other search."""
-    return str(
-        storage.once(storage.get_study_id_from_name(study.study_name), IDENTITY, uuid.uuid4().hex)
-    )
+    """The unique id of a search, in all its extensions; its checkpoints are marked with it."""
+    number = storage.get_study_id_from_name(study.study_name)
+    return str(storage.once(number, IDENTITY, uuid.uuid4().hex))
 
 
 def names(storage: BaseStorage) -> list[str]:
@@ -101,7 +100,7 @@ def delete(storage: BaseStorage, name: str) -> None:
 
 
 def _studies(storage: BaseStorage) -> dict[str, str]:
-    """Of each study the name under which its search began."""
+    """By study, the name under which its search began."""
     studies = optuna.get_all_study_summaries(storage, include_best_trial=False)
     return {one.study_name: one.user_attrs.get(EXTENDS, one.study_name) for one in studies}
 
@@ -113,9 +112,9 @@ def _extend(
     settings: Mapping[str, Any],
     known: Mapping[str, BaseDistribution],
 ) -> optuna.Study:
-    """A study with the same trials under more choices; the old one then points to it.
+    """Copies a study's trials to a new study with more choices; the old one then points to it.
 
-    Optuna keeps the options of a choice with its study for good.
+    Optuna does not let the options of a choice change within a study.
     """
     first = study.user_attrs.get(EXTENDS, study.study_name)
     taken = _studies(storage)
@@ -134,7 +133,7 @@ def _extend(
 def _moved(
     trial: optuna.trial.FrozenTrial, known: Mapping[str, BaseDistribution]
 ) -> optuna.trial.FrozenTrial:
-    """A trial as it is under other distributions; a running one waits to be gone on with."""
+    """A copy of a trial under other distributions; an unfinished one becomes a waiting one."""
     for name, value in trial.params.items():
         try:
             known[name].to_internal_repr(value)
