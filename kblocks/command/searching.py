@@ -84,7 +84,7 @@ def run_or_join(
     ] = None,
     verbose: Annotated[bool, typer.Option("--verbose/--quiet")] = True,
 ) -> None:
-    """A run file, or a family on data."""
+    """Runs `kblocks search` and `kblocks worker`: a run file, or a family on data."""
     size = None if image_size is None else sizes("--image-size", image_size, 2)
     limits = _given(macs=macs, params=params)
     settings = _given(

@@ -48,7 +48,12 @@ _STATES = {
 
 @dataclass(frozen=True)
 class Objective:
-    """A metric in a trial's logs and its direction: "max" or "min"."""
+    """A metric in a trial's logs and its direction.
+
+    Attributes:
+        name: the metric's name in the logs, such as "val_accuracy" or "macs".
+        direction: "max" or "min".
+    """
 
     name: str
     direction: str
@@ -140,7 +145,7 @@ class Record:
 
     @property
     def seconds(self) -> float | None:
-        """Duration of the last attempt; None until it has ended, or if the clock was set back."""
+        """Seconds of the last attempt; None until it has ended, or if the clock was set back."""
         if self.started is None or self.ended is None or self.ended < self.started:
             return None
         return (self.ended - self.started).total_seconds()
@@ -241,7 +246,7 @@ def ended(scores: Sequence[float], failure: Failure | None, several: bool) -> Tr
     Args:
         scores: those of a completed trial, else empty.
         failure: why the trial failed, or None.
-        several: whether there are several objectives, with which Optuna cannot prune.
+        several: whether there are several objectives; Optuna cannot prune then.
     """
     if failure is None:
         return TrialState.COMPLETE if scores else TrialState.PRUNED

@@ -44,7 +44,7 @@ class Data:
                 _check(name, *part)
 
     def parts(self) -> dict[str, Any]:
-        """{"train", "validation" and, if there is one, "test": the part}."""
+        """The parts by name, without "test" if there is no test part."""
         parts = {"train": self.train, "validation": self.validation, "test": self.test}
         return {name: part for name, part in parts.items() if part is not None}
 

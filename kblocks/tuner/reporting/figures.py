@@ -110,7 +110,7 @@ def _scaled(name: str, value: float) -> float:
 
 
 def tooltip() -> list[Any]:
-    """The tooltip with the texts of `told`. Titles are fixed words: Vega interprets some."""
+    """The tooltip with `told`'s texts. Titles are constants, since Vega interprets some words."""
     shown = {"n": "trial", **_TEXTS}
     return [alt.Tooltip(field=f, type="nominal", title=title) for f, title in shown.items()]
 

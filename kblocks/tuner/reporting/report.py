@@ -14,7 +14,7 @@ def report(run: Run, folder: str | os.PathLike[str], *, png: bool = True) -> Pat
     """Writes `report.html` and, with `png`, a PNG of each group of plots into a folder.
 
     Each file is written whole or not at all. The report executes nothing from the run and escapes
-    all text from it. Of many trials the plots and the table show a part, and say so.
+    all text from it. With many trials the plots and the table leave some out, and say so.
 
     Args:
         run: the run, such as `kb.tuner.Tuner.search` returns.

@@ -63,7 +63,7 @@ def short(value: Any) -> str:
 
 
 def score(value: Any) -> str:
-    """A metric as text: four decimals, three digits below 0.001, `short` from 100 on."""
+    """A metric as text: four decimals; three digits below 0.001; `short` from 100 on."""
     found = number(value)
     if found is None:
         return "–"
