@@ -1,9 +1,8 @@
 """python benchmarks/analysis.py    (about 1 minute)
 
-How fast a candidate of the size of ResNet-50 is weighed: sampled from a space, made and
-analysed, against building the Keras model of the same candidate and counting. Every
-candidate is another one, and nothing is kept from one to the next. Rounds are interleaved;
-medians are told.
+How long kblocks takes to sample, make and analyse a candidate of the size of ResNet-50, against
+building the Keras model of the same candidate and counting. All candidates differ, and nothing
+is cached from one to the next. Rounds are interleaved; the table shows medians.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """python benchmarks/first_step.py [--trials]    (about 6 minutes, 10 with --trials)
 
-From a compiled model to the end of its first `fit` step (Adam, one metric, batch 64 of 32x32):
-`kb.prepare` on a network of ours against plain Keras with the same network written by hand. Each
-side is a process of its own, warmed by another small model, and the sides take turns; medians are
-told. `--trials`: 20 trials of a small network, kblocks under Keras Tuner against Keras Tuner with
-the same network written by hand, from begin to end.
+Time from a compiled model to the end of its first `fit` step (Adam, one metric, batch 64 of 32x32):
+`kb.prepare` on a kblocks network against plain Keras with the same network written by hand. Each
+side is a process of its own, warmed up by another small model; the sides take turns, and the table
+shows medians. `--trials`: a whole search of 20 trials of a small network, kblocks under Keras Tuner
+against Keras Tuner with the same network written by hand.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ NETWORKS = {
 
 
 def main() -> None:
-    """Each side in a process of its own."""
+    """Measures each side in a process of its own and prints the table."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--side", nargs=2)
     parser.add_argument("--trials", action="store_true")
@@ -59,7 +59,7 @@ def in_a_process(what: str, side: str) -> float:
 
 
 def first_step(what: str, side: str) -> float:
-    """Seconds from the compile to the end of the first step."""
+    """Seconds from `compile` to the end of the first step."""
     import keras
 
     import kblocks as kb
@@ -101,7 +101,7 @@ def images(number: int) -> tuple[Any, Any]:
 
 
 def by_hand(network: dict[str, Any]) -> Any:
-    """`kb.resnet` as somebody writes it with Keras alone."""
+    """The network of `kb.resnet`, written with Keras alone."""
     import keras
     from keras import layers
 

@@ -1,8 +1,8 @@
 """python benchmarks/grouped.py    (about 4 minutes)
 
-Grouped convolutions by kblocks against Keras' own layer: single layers, and a training step of
-ResNeXt-50 32x4d, each as TensorFlow runs it and under `jit_compile=True`. Both sides in turn in
-one process; medians are told.
+Grouped convolutions of kblocks against Keras' own layer: single layers, and a training step of
+ResNeXt-50 32x4d, each as TensorFlow runs it and under `jit_compile=True`. Both sides run in turn in
+one process; the table shows medians.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def told(what: str, jit: bool, sides: list[Callable[[], Any]]) -> None:
 
 
 def layers(size: int, channels: int, jit: bool, gradients: bool = False) -> list[Callable[[], Any]]:
-    """A call of each layer, traced."""
+    """A traced call of each side's layer."""
     x = tf.random.normal((BATCH, size, size, channels), seed=0)
     sides = []
     for kind in (kb.GroupedConv2D, keras.layers.Conv2D):
@@ -77,7 +77,7 @@ def layers(size: int, channels: int, jit: bool, gradients: bool = False) -> list
 
 
 def steps(jit: bool) -> list[Callable[[], Any]]:
-    """A training step of each model; Keras' side is the same network by Keras' convolution."""
+    """A training step of each side's model: the same network with Keras' convolution."""
     x = np.random.default_rng(0).normal(size=(8, 64, 64, 3)).astype("float32")
     y = np.zeros(8, "int32")
     sides = []
@@ -98,7 +98,7 @@ def ours() -> Iterator[None]:
 
 @contextmanager
 def by_keras() -> Iterator[None]:
-    """Every convolution of kblocks by `keras.ops.conv`, as Keras' layer computes it."""
+    """Makes every kblocks convolution use `keras.ops.conv`, as Keras' layer does."""
     kept = grouped.way_of
     grouped.way_of = lambda *about: "keras"
     try:

@@ -1,9 +1,9 @@
 """python benchmarks/growth.py    (about 1 minute; with --steps about 3)
 
 How time and memory grow with depth and width: to analyse a network (`cost`), to build its Keras
-model, and with `--steps` to take the first training step. Each point runs in a process of its
-own, so that its peak memory is its own, after a block was built once for what Keras loads late.
-`--plot FILE` draws it (needs matplotlib). The exponent between neighbours, in brackets, is
+model, and with `--steps` to take the first training step. Each point runs in a process of its own,
+so that its peak memory is its own; it first builds one block, since Keras loads some parts late.
+`--plot FILE` draws the result (needs matplotlib). The exponent between neighbours, in brackets, is
 log(ratio of values) / log(ratio of layers, or of parameters): 1 is linear, more is worse.
 """
 
@@ -26,7 +26,7 @@ BATCH = 8
 
 
 def measured(name: str, width: int, steps: bool) -> dict[str, Any]:
-    """What this process, which has done nothing else, finds for one network."""
+    """Measures one network in this process, which has done nothing else."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     import keras
     import numpy as np
@@ -36,7 +36,7 @@ def measured(name: str, width: int, steps: bool) -> dict[str, Any]:
     def peak() -> float:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
-    keras.Model(x := keras.Input((8, 8, 3)), kb.ConvBlock(2)(x))  # what Keras loads late
+    keras.Model(x := keras.Input((8, 8, 3)), kb.ConvBlock(2)(x))  # Keras loads parts late
     start_memory = peak()
     filters = tuple(width * n for n in (16, 32, 64))
     own = {} if width == 1 else {"filters": filters, "stem": {"filters": filters[0]}}
@@ -81,7 +81,7 @@ def in_own_process(name: str, width: int, steps: bool) -> dict[str, Any]:
 
 
 def exponent(first: dict[str, Any], second: dict[str, Any], key: str, size: str) -> str:
-    """By which power of `size` the value grows from one point to the next."""
+    """The power of `size` with which the value grows from one point to the next."""
     if first[key] <= 0 or second[key] <= 0:
         return ""
     power = math.log(second[key] / first[key]) / math.log(second[size] / first[size])
@@ -119,7 +119,7 @@ def table(points: list[dict[str, Any]], size: str) -> None:
 
 
 def plot(deep: list[dict[str, Any]], wide: list[dict[str, Any]], file: str) -> None:
-    """Both tables on logarithmic axes, a linear growth dotted beside."""
+    """Plots both tables on logarithmic axes, with linear growth as a dotted line."""
     import matplotlib
 
     matplotlib.use("Agg")

@@ -1,11 +1,11 @@
 """python benchmarks/inference.py    (about 6 minutes; needs tf2onnx and onnxruntime for ONNX)
 
-What `kb.fuse` brings at inference: our model as it is, fused, and the counterpart of
+How much `kb.fuse` speeds up inference: the kblocks model as it is and fused, and its counterpart in
 `keras.applications`, at 224x224 and batch 1 and 8, eagerly (`model(x, training=False)`), as a
 `tf.function` and in ONNX Runtime (`model.export(format="onnx")`). All sides of a network run in
-turn in one process; medians are told. Weights are random: time does not depend on them. VGG-16
-has no batch normalisation, so there is nothing to fold; it shows how far two equal sides differ,
-and is left out of ONNX, where a run over all three sides was killed for want of memory.
+turn in one process; the table shows medians. Weights are random, as time does not depend on them.
+VGG-16 has no batch normalisation to fold: it shows how far two equal sides differ. ONNX leaves it
+out, since a run over all three sides ran out of memory.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ NETWORKS: dict[str, Any] = {
     "inception_v3": keras.applications.InceptionV3,
     "efficientnet_b0": keras.applications.EfficientNetB0,
 }
-SECONDS = 1.0  # for all rounds of one side at one batch in one way
-ROUNDS = 3, 15  # at least, at most
+SECONDS = 1.0  # of measurement for one side at one batch in one way
+ROUNDS = 3, 15  # the fewest and the most
 Run = Callable[[Any], Any]
 
 
 def sides(name: str, size: int) -> dict[str, keras.Model]:
-    """The models that are compared; a network without batch norm has nothing to fuse."""
+    """The models to compare; without batch norm there is no fused one."""
     ours = kb.architecture(name).model((size, size, 3))
     made = {"kblocks": ours, "fused": kb.fuse(ours)}
     theirs = NETWORKS[name](
@@ -72,7 +72,7 @@ def onnx(model: keras.Model) -> Run | None:
         path = str(Path(folder) / "model.onnx")
         model.export(path, format="onnx", verbose=False)
         session = onnxruntime.InferenceSession(path, options, ["CPUExecutionProvider"])
-    if len(session.get_inputs()) > 1:  # of Keras' EfficientNet, which normalises its input
+    if len(session.get_inputs()) > 1:  # as in Keras' EfficientNet, which normalises its input
         return None
     name = session.get_inputs()[0].name
     return lambda x: session.run(None, {name: np.asarray(x)})[0]
@@ -86,7 +86,7 @@ WAYS: dict[str, Callable[[keras.Model], Run | None]] = {
 
 
 def interleaved(runs: dict[str, Run], x: Any, seconds: float) -> dict[str, float]:
-    """The median milliseconds of each, all run in turn."""
+    """Runs all sides in turn; returns the median milliseconds of each."""
     times: dict[str, list[float]] = {side: [] for side in runs}
     for run in runs.values():
         run(x)
@@ -103,7 +103,7 @@ def interleaved(runs: dict[str, Run], x: Any, seconds: float) -> dict[str, float
 
 
 def check(models: dict[str, keras.Model], runs: dict[str, Any], x: Any) -> None:
-    """Each run gives what its model gives, and the fused model what ours does."""
+    """Checks that each way computes what its model does, and the fused model what ours does."""
     for side, run in runs.items():
         compared = models["kblocks" if side == "fused" else side]
         expected = np.asarray(compared(x, training=False))
@@ -112,14 +112,14 @@ def check(models: dict[str, keras.Model], runs: dict[str, Any], x: Any) -> None:
 
 
 def main() -> None:
-    """Prints a row a network, batch and way."""
+    """Prints a row for each network, batch and way."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--seconds", type=float, default=SECONDS)
     parser.add_argument("--networks", nargs="+", default=list(NETWORKS), choices=list(NETWORKS))
     given = parser.parse_args()
     columns = ("network", "batch", "way", "kblocks, ms", "fused, ms", "keras.applications, ms")
-    if len(given.networks) > 1:  # each in a process of its own, for the memory's sake
+    if len(given.networks) > 1:  # each in a process of its own, to free the memory
         print("|", " | ".join((*columns, "fused / kblocks", "fused / Keras")), "|")
         print("|---" * 8 + "|", flush=True)
         options = ["--size", str(given.size), "--seconds", str(given.seconds)]

@@ -1,12 +1,12 @@
 """python benchmarks/memory.py    (about 6 minutes)
 
-How close the estimates of memory come to what is measured, each network in a process of its own.
+How close the estimates of memory come to measurements, each network in a process of its own.
 
 In use: `kb.inference_memory` against the largest set of tensors alive at once in the LiteRT
-graph that TensorFlow's converter makes of the model, followed operation by operation. In
-training: `kb.training_memory` against how far the peak of resident memory lies above what
-the process has before the model is made, after a small one has been trained to warm it up;
-and what the batch adds to a batch of 1, where what the framework takes for itself cancels.
+graph that TensorFlow's converter makes of the model, found operation by operation. In
+training: `kb.training_memory` against the rise of the peak of resident memory over the process
+before the model is made (a small model has been trained as a warm-up), and what the batch adds to
+a batch of 1, in which the framework's own memory cancels.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ def in_training(net: Any, shape: Any, batch_size: int) -> int:
 
 
 def measure(name: str, size: str, batch_size: str) -> None:
-    """One network, in this process: prints what is estimated and what is measured."""
+    """Prints estimate and measurement of one network in this process."""
     import kblocks as kb
 
     net, shape = kb.architecture(name, classes=10), (int(size), int(size), 3)
@@ -104,7 +104,7 @@ def measure(name: str, size: str, batch_size: str) -> None:
 
 
 def child(name: str, size: int, batch: int) -> tuple[int, int]:
-    """What is estimated and what is measured, in a process of its own."""
+    """Estimate and measurement from a process of its own."""
     command = [sys.executable, __file__, name, str(size), str(batch)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
@@ -114,13 +114,13 @@ def child(name: str, size: int, batch: int) -> tuple[int, int]:
 
 
 def told(estimated: int, measured: int) -> str:
-    """Cells of a table."""
+    """Estimate, measurement and ratio as table cells."""
     ratio = estimated / measured
     return f"{estimated / 1e6:.3g} MB | {measured / 1e6:.3g} MB | {ratio:.2f}"
 
 
 def main() -> None:
-    """Both tables; with arguments one measurement."""
+    """Prints both tables; with arguments makes one measurement."""
     if len(sys.argv) > 1:
         measure(*sys.argv[1:])
         return

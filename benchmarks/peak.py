@@ -1,8 +1,8 @@
 """python benchmarks/peak.py [--depth]    (about 4 minutes, 15 with --depth)
 
-Peak memory of a training step (SGD, batch 8) and its time: our networks as they are and with
-`remat=True` against `keras.applications`. Each side is a process of its own; memory is its largest
-resident size less that before the first step (Linux). `--depth` adds preresnet1001 at 32x32, which
+Peak memory and time of a training step (SGD, batch 8): kblocks' networks as they are and with
+`remat=True`, against `keras.applications`. Each side is a process of its own; memory is its largest
+resident size minus that before the first step (Linux). `--depth` adds preresnet1001 at 32x32, which
 has no counterpart in Keras: build, first step, save.
 """
 
@@ -26,12 +26,12 @@ NETWORKS = {
     "EfficientNet-B0": ("efficientnet_b0", "EfficientNetB0", 224),
     "VGG-16": ("vgg16", "VGG16", 128),
 }
-AS_KERAS = {"vgg16": {"head": {"pool_size": None, "dropout": 0.0}}}  # its head at any input
+AS_KERAS = {"vgg16": {"head": {"pool_size": None, "dropout": 0.0}}}  # its head, at any input size
 BATCH, STEPS = 8, 4
 
 
 def main() -> None:
-    """Each side in a process of its own."""
+    """Measures each side in a process of its own and prints the table."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--side", nargs=3)
     parser.add_argument("--depth", action="store_true")
@@ -68,13 +68,13 @@ def peak() -> float:
 
 
 def forget_peak() -> float:
-    """From here on; the size now, in MB."""
+    """Restarts the measurement of the peak; returns the present size in MB."""
     Path("/proc/self/clear_refs").write_text("5")
     return peak()
 
 
 def step(side: str, name: str, size: int) -> tuple[float, float]:
-    """Megabytes, and the median of seconds, of a training step."""
+    """Peak megabytes and median seconds of a training step."""
     import keras
     import numpy as np
 
@@ -100,7 +100,7 @@ def step(side: str, name: str, size: int) -> tuple[float, float]:
 
 
 def deep() -> None:
-    """What preresnet1001 takes to build, to train a step and to save."""
+    """Prints the time and memory to build, train a step of and save preresnet1001."""
     import keras
     import numpy as np
 

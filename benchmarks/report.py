@@ -1,11 +1,11 @@
 """python benchmarks/report.py    (about 2 minutes for 1,000 and 10,000 trials)
 
-What the report of a large search takes: seconds of `kb.tuner.report` without and with its PNGs (in
-brackets those of the processor, which other work does not lengthen), the size of the HTML file, how
-far the peak of resident memory rises, and, where Chromium is installed, seconds until a headless
-one has drawn the page, with what its console says. The trials are written and not run: real
-networks of a small space with invented scores, of which some failed, were pruned or have no place
-in the drawings. Each size has a process of its own.
+What the report of a large search costs: seconds of `kb.tuner.report` without and with its PNGs (CPU
+seconds in brackets, which other work does not lengthen), the size of the HTML file, the rise of the
+peak of resident memory, and, if Chromium is installed, seconds until a headless one has drawn the
+page, with its console output. The trials are invented, not trained: real networks of a small space
+with invented scores; some failed, were pruned or are left out of the plots. Each size has a process
+of its own.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ import kblocks as kb
 from kblocks.tuner.records import Failure, Objective, Record, Run
 
 INPUT, EPOCHS = (32, 32, 3), 20
-NETWORKS = 1000  # different ones; trials of one differ in their learning rates
+NETWORKS = 1000  # different networks; trials of equal networks differ in the learning rate
 LENGTHS = {"completed": EPOCHS, "pruned": 5, "failed": 3}
 OBJECTIVES = (
     Objective("val_accuracy", "max"),
@@ -55,7 +55,7 @@ SPACE = kb.Space(
 
 
 def run(count: int, objectives: int = 1) -> Run:
-    """A finished search of that many trials, as it is read from its storage."""
+    """Makes the run of a finished search with `count` trials."""
     random = Random(0)
     settings = {"input_shape": list(INPUT), "trials": count, "epochs": EPOCHS}
     drawn = list(islice(SPACE.samples(random), min(count, NETWORKS)))
@@ -68,7 +68,7 @@ def run(count: int, objectives: int = 1) -> Run:
 def trial(
     random: Random, number: int, values: dict[str, Any], cost: kb.Cost, net: str, objectives: int
 ) -> Record:
-    """One in twenty has failed, one in ten was pruned."""
+    """Makes a trial; one in twenty has failed, one in ten was pruned."""
     rate = 10 ** random.uniform(-4, -1)
     best = 0.93 - 0.35 * math.exp(-cost.macs / 9e6) - 0.06 * math.log10(rate / 3e-3) ** 2
     best += 0.012 * random.gauss(0, 1)
@@ -99,12 +99,12 @@ def trial(
 
 
 def peak() -> float:
-    """Megabytes."""
+    """The peak of resident memory in megabytes."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def loaded(path: Path) -> tuple[float, str]:
-    """Seconds until a headless Chromium has drawn a page, and what its console says."""
+    """Seconds until a headless Chromium has drawn a page, and its console output."""
     with tempfile.TemporaryDirectory() as profile:
         own = ("--headless=new", "--no-sandbox", "--disable-gpu", f"--user-data-dir={profile}")
         own = (*own, "--window-size=1200,3000", "--virtual-time-budget=60000")  # of idle seconds
@@ -122,9 +122,9 @@ def loaded(path: Path) -> tuple[float, str]:
 
 
 def measure(count: int, objectives: int, folder: Path) -> None:
-    """A row of the table."""
+    """Measures one size and prints its row of the table."""
     found = run(count, objectives)
-    kb.tuner.report(run(20), folder / "first")  # imports, and the first start of the renderer
+    kb.tuner.report(run(20), folder / "first")  # warm-up: imports, and the renderer's first start
     before, took = peak(), []
     for png in (False, True):
         start, busy = time.perf_counter(), time.process_time()

@@ -1,9 +1,8 @@
 """python benchmarks/sampling.py    (about 3 minutes)
 
-Candidates a second that fit a budget which 50 %, 1 % and 0.1 % of plain draws keep:
-`space.sample`, against drawing and weighing plainly until one fits. Both in turn in the
-same rounds; medians are told. What `sample` learns it learns in the first call, which is
-told apart.
+How many fitting points a second `space.sample` gives, against drawing random points until one fits,
+under budgets that 50 %, 1 % and 0.1 % of random points keep. Both run in turn in the same rounds;
+the table shows medians. `sample` learns in its first call, which is timed separately.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ DRAWS, ROUNDS, SECONDS = 20_000, 5, 3.0
 
 
 def main() -> None:
-    """One row a share."""
+    """Prints a row for each share."""
     space = kb.spaces.resnet(classes=10).within(INPUT)
     random = Random(1)
     macs = []

@@ -2,9 +2,9 @@
 
 What a trial costs outside `build` and `fit`, as a search grows: after 100, 1,000 and 10,000
 trials, for `kb.tuner.Tuner` on SQLite, for Optuna alone with the same sampler on the same kind
-of storage (the yardstick: no loop can cost less), and for Keras Tuner's own tuners. `build`
-returns one small model that was made before and `fit` a number. Earlier trials are written into
-the storage, or into Keras Tuner's oracle, and not run; then some are, medians are told.
+of storage (the lower bound for any loop), and for Keras Tuner's own tuners. `build` returns one
+small model made before, and `fit` a number. Earlier trials are written into the storage, or into
+Keras Tuner's oracle, without running; then some trials run, and the table shows medians.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ SPACE = {f"x{i}": optuna.distributions.FloatDistribution(0, 1) for i in range(VA
 
 
 class Cached(keras_tuner.HyperModel):
-    """Ten numbers, no work; notes when each trial begins to build and ends to fit."""
+    """A HyperModel of ten numbers that does no work; it notes when each `fit` ends."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -52,13 +52,13 @@ class Cached(keras_tuner.HyperModel):
         return {"val_loss": sum((value - 0.3) ** 2 for value in self.values)}
 
     def median(self) -> float:
-        """Seconds from the end of one `fit` to the next: all that is no training."""
+        """The median of the seconds from the end of one `fit` to the next: all but training."""
         gaps = [b - a for a, b in zip(self.ends, self.ends[1:], strict=False)]
         return statistics.median(gaps)
 
 
 def fill(url: str, name: str, count: int) -> None:
-    """Completed trials, written and not run, as many as are missing."""
+    """Writes completed trials into the storage, without running, up to the wanted number."""
     study = optuna.load_study(study_name=name, storage=optuna.storages.RDBStorage(url))
     random = Random(count)
     for _ in range(count - len(study.get_trials(deepcopy=False))):
@@ -79,7 +79,7 @@ def fill(url: str, name: str, count: int) -> None:
 
 
 def ours(sampler: str, folder: Path, count: int) -> float:
-    """Seconds a trial of our tuner after `count` trials."""
+    """Seconds for a trial of `kb.tuner.Tuner` after `count` trials."""
     hypermodel = Cached()
     tuner = kb.tuner.Tuner(
         hypermodel,
@@ -102,7 +102,7 @@ def ours(sampler: str, folder: Path, count: int) -> float:
 
 
 def alone(sampler: str, folder: Path, count: int) -> float:
-    """Seconds a trial of Optuna's own: ask, suggest, tell."""
+    """Seconds for a trial of Optuna alone: ask, suggest, tell."""
     url = f"sqlite:///{folder / f'{sampler}-alone.db'}"
     study = optuna.create_study(
         storage=url, study_name=sampler, sampler=sampler_of(sampler, 1), load_if_exists=True
@@ -119,7 +119,7 @@ def alone(sampler: str, folder: Path, count: int) -> float:
 
 
 def theirs(make: Callable[..., Any], runs: int) -> Callable[[str, Path, int], float]:
-    """Seconds a trial of a stock tuner."""
+    """Seconds for a trial of one of Keras Tuner's tuners."""
 
     def measure(sampler: str, folder: Path, count: int) -> float:
         hypermodel = Cached()
@@ -158,7 +158,7 @@ SIDES: list[tuple[str, str, Callable[[str, Path, int], float], int]] = [
 
 
 def overhead(steps: tuple[int, ...]) -> None:
-    """The table of what a trial costs."""
+    """Prints the table of the cost of a trial."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     print(f"| sampler | side | {' | '.join(f'{n:,} trials' for n in steps)} |", flush=True)
     print("|---" * (2 + len(steps)) + "|")
@@ -174,7 +174,7 @@ def overhead(steps: tuple[int, ...]) -> None:
 
 
 def digits() -> tuple[np.ndarray, np.ndarray]:
-    """The digits of scikit-learn."""
+    """Loads scikit-learn's digits."""
     from sklearn.datasets import load_digits
 
     images, labels = load_digits(return_X_y=True)
@@ -182,7 +182,7 @@ def digits() -> tuple[np.ndarray, np.ndarray]:
 
 
 def build(hp: Any) -> keras.Model:
-    """A small network whose size is searched in narrow bounds, so that trials take alike."""
+    """A small network whose size varies within narrow bounds, so that trials take equally long."""
     net = kb.resnet(
         classes=10,
         blocks=(1, 1),
@@ -196,7 +196,7 @@ def build(hp: Any) -> keras.Model:
 
 
 def speedup(rounds: int, trials: int) -> None:
-    """Seconds for as many trials with one worker and with two, in turn."""
+    """Prints the seconds for equally many trials with one worker and with two, in turn."""
     x, y = digits()
     took: dict[int, list[float]] = {1: [], 2: []}
     for turn in range(rounds):

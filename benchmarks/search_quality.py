@@ -1,9 +1,9 @@
 """python benchmarks/search_quality.py --minutes 15 --seeds 1 2 3    (about 5 hours)
 
-How good a network each search has found after how long: Fashion-MNIST with 12,000 images to train
-on and 2,000 for validation; the 10,000 test images are used once, for the winner of a run. All
-systems have the same wall time on the same cores, from the start of their process on, imports
-included, and run one after the other.
+How good a network each search finds in how much time: Fashion-MNIST with 12,000 images to train on
+and 2,000 for validation; the 10,000 test images are used once, for the winner of a run. All systems
+get the same wall time on the same cores, from the start of their process on (imports included), and
+run one after the other.
 
 - ours: `kb.tuner.Tuner` as it is, over `network_space` and `recipe`
 - same-bayesian: the same HyperModel under Keras Tuner's BayesianOptimization
@@ -12,9 +12,9 @@ included, and run one after the other.
   3.0.0 runs with keras 3.12.4 at the newest (`pip install autokeras keras==3.12.4
   tensorflow-cpu==2.21.0 six tensorboard`)
 
-Each run leaves its log and a CSV, with a line whenever validation accuracy gets better, in
-`--folder`; a test accuracy of 0: no epoch ended in time. A run whose CSV is complete is not
-repeated: stop it at any time and go on later.
+Each run writes its log and a CSV, with a line whenever validation accuracy improves, to `--folder`;
+a test accuracy of 0 means that no epoch ended in time. A run whose CSV is complete is not repeated,
+so you can stop the benchmark at any time and continue later.
 Needs Debian's package dataset-fashion-mnist, and matplotlib for the drawing.
 """
 
@@ -39,7 +39,7 @@ COLOURS = {
     "hyperresnet-hyperband": "tab:cyan",
     "autokeras": "tab:red",
 }
-MARKS = (1, 3, 5, 10, 15, 30, 60)  # minutes that the table tells
+MARKS = (1, 3, 5, 10, 15, 30, 60)  # the minutes of the table's columns
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Row:
 
 
 def rows(path: Path) -> list[Row]:
-    """What a run has noted so far."""
+    """The lines of a run's CSV so far."""
     if not path.exists():
         return []
     with path.open(newline="", encoding="utf-8") as file:
@@ -60,13 +60,13 @@ def rows(path: Path) -> list[Row]:
 
 
 def note(path: Path, kind: str, seconds: float, accuracy: float) -> None:
-    """Adds a line."""
+    """Adds a line to a run's CSV."""
     with path.open("a", newline="", encoding="utf-8") as file:
         csv.writer(file).writerow([kind, f"{seconds:.2f}", f"{accuracy:.4f}"])
 
 
 def main() -> None:
-    """Runs what is missing, then draws and prints what is there."""
+    """Runs the missing runs, then draws and prints all results."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -89,15 +89,15 @@ def main() -> None:
 
 
 def complete(path: Path, python: str, system: str, minutes: float, seed: int) -> None:
-    """Runs a system unless that was done before.
+    """Runs a system unless its CSV is complete.
 
     Raises:
-        RuntimeError: if it ends without a result, with where its log is.
+        RuntimeError: if the run ends without a result; the message names its log.
     """
     if any(row.kind == "test" for row in rows(path)):
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.unlink(missing_ok=True)  # of a run that was broken off
+    path.unlink(missing_ok=True)  # left by an interrupted run
     started = time.time()
     command = [python, HERE / "search_systems.py", system, path.resolve()]
     command += ["--minutes", minutes, "--seed", seed, "--started", started]
@@ -119,13 +119,13 @@ def complete(path: Path, python: str, system: str, minutes: float, seed: int) ->
 
 
 def best_at(run: list[Row], seconds: float) -> float:
-    """The best validation accuracy until then; 0 if there was none."""
+    """The best validation accuracy up to a time; 0 if there was none."""
     found = [r.accuracy for r in run if r.kind == "validation" and r.seconds <= seconds]
     return max(found, default=0.0)
 
 
 def table(found: dict[str, list[list[Row]]], minutes: float) -> None:
-    """Medians over the seeds, the least and the most in brackets."""
+    """The table of medians over the seeds, with least and greatest in brackets."""
     marks = [mark for mark in MARKS if mark < minutes] + [minutes]
     print("| system | " + " | ".join(f"{mark:g} min" for mark in marks) + " | test |")
     print("|---" * (len(marks) + 2) + "|")
@@ -140,7 +140,7 @@ def table(found: dict[str, list[list[Row]]], minutes: float) -> None:
 
 
 def draw(found: dict[str, list[list[Row]]], minutes: float, path: Path) -> None:
-    """Best validation accuracy over time, one line a seed."""
+    """Plots the best validation accuracy over time, one line for each seed."""
     import matplotlib
 
     matplotlib.use("Agg")

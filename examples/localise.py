@@ -1,6 +1,6 @@
 """python examples/localise.py    (about 3 minutes; --short 15 seconds)
 
-One shape an image: its kind and its box, by a network with two outputs trained together.
+A network with two outputs, trained together, finds the kind and the box of an image's one shape.
 """
 
 import sys
@@ -17,7 +17,7 @@ train, test = scenes(300 if SHORT else 9000, seed=1), scenes(60 if SHORT else 50
 
 
 def targets(made):
-    """What the head asks for: `kb.Localizer`'s docstring says it, `net.head.check` checks it."""
+    """The targets of `kb.Localizer`, in the form that its docstring gives."""
     return {"class": made.objects[:, 0, 0], "box": made.objects[:, 0, 1:]}
 
 
@@ -27,7 +27,7 @@ net = kb.Architecture(
         kb.ResidualBlock.Spec(32, strides=2),
         kb.ResidualBlock.Spec(64, strides=2),
         kb.ResidualBlock.Spec(64),
-        kb.ConvBlock.Spec(16, 1),  # few channels where every pixel has a weight of its own
+        kb.ConvBlock.Spec(16, 1),  # few channels, as the head has a weight for every pixel
     ],
     head=kb.Localizer(
         len(KINDS), box_weight=2.0, classifier={"hidden": (32,)}, regressor={"hidden": (64,)}

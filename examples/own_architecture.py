@@ -1,6 +1,6 @@
 """python examples/own_architecture.py    (about 5 seconds)
 
-A block of one's own, in an architecture of one's own: its cost, its stages, its JSON, its model.
+Your own block in your own architecture: its cost, its stages, its JSON, its model.
 """
 
 import kblocks as kb
@@ -9,10 +9,10 @@ from kblocks.ops import Activation, Chain, Conv, Merge, Norm, Op
 
 
 class FireBlock(kb.Block):
-    """Squeeze to few channels, expand by two kernels (Iandola et al. 2016, arXiv:1602.07360).
+    """Squeezes to few channels, expands with two kernels (Iandola et al. 2016, arXiv:1602.07360).
 
     Args:
-        squeeze: channels between.
+        squeeze: channels after the squeeze.
         filters: output channels, half of them by each kernel.
     """
 

@@ -1,6 +1,6 @@
 """python examples/own_hypermodel.py    (about 1 minute)
 
-A space inside a `build(hp)` of one's own: the network comes from kblocks, all else is yours.
+A space inside your own `build(hp)`: the network comes from kblocks, everything else is yours.
 """
 
 import keras
@@ -26,7 +26,7 @@ space = kb.Space(
 
 
 def build(hp: keras_tuner.HyperParameters) -> keras.Model:
-    """An augmented input, a network of the space, a choice of optimizer."""
+    """Builds a network of the space behind an augmentation; the optimizer is a choice."""
     inputs = keras.Input((8, 8, 1))
     shifted = keras.layers.RandomTranslation(0.1, 0.1)(inputs)
     model = kb.tuner.suggest(hp, space).model((8, 8, 1), input_tensor=shifted)

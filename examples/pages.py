@@ -1,6 +1,6 @@
-"""Figures and charts as SVG and PNG files: several on one page, and few bytes a picture.
+"""Writes figures and charts as small SVG and PNG files, several on one page.
 
-What the examples with charts share; run, it shows a page of two blocks:
+The examples with charts share this file; run by itself, it writes a page of two blocks:
     python examples/pages.py    (about 5 seconds)
 """
 
@@ -16,11 +16,11 @@ from PIL import Image
 
 import kblocks as kb
 
-COLOURS = 128  # of a PNG: flat shapes and text need no more
+COLOURS = 128  # in a PNG: flat shapes and text need no more
 
 
 def page_of(figures: dict[str, str], width: float, gap: float = 24, title: float = 40) -> str:
-    """Figures of `kb.draw` under their titles, in as many lines as they need, as one SVG."""
+    """Puts figures of `kb.draw` under their titles on one SVG, in as many lines as needed."""
     lines: list[list[tuple[str, str, float, float]]] = [[]]
     for text, svg in figures.items():
         wide, high = (float(size) for size in re.findall(r' (?:width|height)="(.*?)"', svg)[:2])
@@ -48,7 +48,7 @@ def page_of(figures: dict[str, str], width: float, gap: float = 24, title: float
 
 
 def save_png(picture: Any, file: str | Path, scale: float = 1.5) -> None:
-    """A PNG of an SVG's text, or of a chart of Altair's."""
+    """Writes a PNG of an SVG's text or of an Altair chart."""
     svg = picture if isinstance(picture, str) else vl_convert.vegalite_to_svg(picture.to_dict())
     image = Image.open(io.BytesIO(vl_convert.svg_to_png(svg, scale=scale))).convert("RGB")
     Path(file).parent.mkdir(parents=True, exist_ok=True)

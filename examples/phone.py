@@ -1,8 +1,9 @@
 """python examples/phone.py    (about 1 minute; --short 15 seconds)
 
-A classifier for a phone: trained, folded, written as a LiteRT file in float32 and in int8, and both
-run in LiteRT's interpreter on images that neither training nor calibration saw. Fashion-MNIST where
-Debian's package dataset-fashion-mnist is installed; else, and with --short, scikit-learn's digits.
+A classifier for a phone: trains it, folds batch normalisations, writes LiteRT files in float32 and
+int8, and runs both in LiteRT's interpreter on images that neither training nor calibration saw.
+Data: Fashion-MNIST if Debian's package dataset-fashion-mnist is installed, else and with --short
+scikit-learn's digits.
 """
 
 import importlib.util
@@ -27,13 +28,13 @@ CLOTHES = (
     *("T-shirt", "trouser", "pullover", "dress", "coat"),
     *("sandal", "shirt", "sneaker", "bag", "ankle boot"),
 )
-# MobileNet-v2's form of the block: eight bits suit an activation with bounds, and no gate.
+# MobileNet-v2's form of the block: int8 suits a bounded activation and no gate.
 PLAIN = {"expansion": 4, "activation": "relu6", "squeeze_ratio": None}
 GREEN, RED = (20, 130, 60), (200, 40, 40)
 
 
 def interpreter(file: Path) -> Any:
-    """LiteRT's, of its own package if that is installed, else of TensorFlow."""
+    """LiteRT's interpreter, from its own package if that is installed, else from TensorFlow."""
     if importlib.util.find_spec("ai_edge_litert"):
         from ai_edge_litert.interpreter import Interpreter
 
@@ -42,7 +43,7 @@ def interpreter(file: Path) -> Any:
 
 
 def run_on_phone(file: Path, images: np.ndarray) -> tuple[np.ndarray, float]:
-    """Logits of the images, one after the other, and the median seconds of one."""
+    """Runs the images one by one; returns their logits and the median seconds of one."""
     lite = interpreter(file)
     lite.allocate_tensors()
     taken, given = lite.get_input_details()[0]["index"], lite.get_output_details()[0]["index"]

@@ -1,6 +1,6 @@
 """python examples/segment.py    (about 2 minutes; --short 15 seconds)
 
-A class for each pixel, by scores at four strides that are brought up to the image's size.
+Finds a class for each pixel from scores at four strides, which are resized to the image's size.
 """
 
 import sys

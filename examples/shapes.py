@@ -1,7 +1,7 @@
-"""Images of coloured circles, squares and triangles on noise, made with NumPy, and a brush.
+"""Makes images of coloured circles, squares and triangles on noise with NumPy, and draws on them.
 
-What `localise.py`, `keypoints.py`, `segment.py` and `detect.py` share; run, it shows a page of
-them:    python examples/shapes.py    (about 5 seconds)
+`localise.py`, `keypoints.py`, `segment.py` and `detect.py` share this file; run by itself, it
+writes a page of images:    python examples/shapes.py    (about 5 seconds)
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ OUTSIDE = -1
 
 
 class Scenes(NamedTuple):
-    """Images and the truth about them.
+    """Images and their true objects, masks and corners.
 
     Attributes:
         images: (n, size, size, 3) from 0 to 1.
-        objects: (n, most, 5): kind, y1, x1, y2, x2 as shares of the image; -1 fills up.
-        masks: (n, size, size): 0 where there is nothing, else the kind plus one.
+        objects: (n, most, 5): kind, y1, x1, y2, x2 as shares of the image; kind -1 fills up.
+        masks: (n, size, size): 0 for background, else the kind plus one.
         corners: (n, most, 3, 2): the corners (y, x) of triangles: top, left, right.
     """
 
@@ -37,7 +37,7 @@ class Scenes(NamedTuple):
 def scenes(
     number: int, size: int = 64, most: int = 1, kinds: tuple[int, ...] = (0, 1, 2), seed: int = 0
 ) -> Scenes:
-    """That many images with 1 to `most` shapes each that do not touch."""
+    """Makes images with 1 to `most` shapes each that do not touch."""
     random = np.random.default_rng(seed)
     made = [_scene(random, size, most, kinds) for _ in range(number)]
     images, objects, masks, corners = (np.stack(one) for one in zip(*made, strict=True))
@@ -67,7 +67,7 @@ def _scene(random: np.random.Generator, size: int, most: int, kinds: tuple[int, 
 def _free_place(
     random: np.random.Generator, size: int, taken: list[tuple[float, float, float]]
 ) -> tuple[float, float, float] | None:
-    """Centre (y, x) and radius of a shape that keeps clear of the edge and of others."""
+    """Centre (y, x) and radius of a shape that touches neither the edge nor other shapes."""
     for _ in range(30):
         radius = random.uniform(0.1, 0.25) * size
         y, x = random.uniform(radius + 1, size - radius - 1, 2)
@@ -79,7 +79,7 @@ def _free_place(
 def _shape(
     kind: int, y: float, x: float, radius: float, random: np.random.Generator, size: int
 ) -> tuple[np.ndarray, tuple[float, ...], np.ndarray]:
-    """The pixels inside, the box (y1, x1, y2, x2) and, of a triangle, its corners."""
+    """The pixels inside a shape, its box (y1, x1, y2, x2) and, for a triangle, its corners."""
     rows, columns = np.mgrid[:size, :size] + 0.5
     corners = np.zeros((3, 2))
     if kind == 0:
@@ -104,14 +104,14 @@ def _shape(
 
 
 def enlarged(image: np.ndarray, factor: int = 3) -> np.ndarray:
-    """An image of 0 to 1 as bytes, each pixel a square."""
+    """Enlarges an image from 0 to 1 and converts it to bytes; each pixel becomes a square."""
     return np.repeat(np.repeat((image * 255).astype("uint8"), factor, 0), factor, 1)
 
 
 def draw_box(
     canvas: np.ndarray, box: np.ndarray, colour: tuple[int, int, int], words: str = ""
 ) -> None:
-    """The edge of a box (y1, x1, y2, x2), shares of the canvas, two pixels thick; words above."""
+    """Draws the outline of a box (y1, x1, y2, x2; shares of the canvas), with words above it."""
     height, width = canvas.shape[:2]
     scale = (height - 2, width - 2, height - 2, width - 2)
     y1, x1, y2, x2 = (np.clip(box, 0, 1) * scale).astype(int)
@@ -125,7 +125,7 @@ def draw_box(
 
 
 def draw_cross(canvas: np.ndarray, place: np.ndarray, colour: tuple[int, int, int]) -> None:
-    """A cross at (y, x), shares of the canvas, with an edge that shows on any ground."""
+    """Draws a cross at (y, x), shares of the canvas, with an outline for contrast."""
     height, width = canvas.shape[:2]
     y, x = (np.clip(np.asarray(place), 0, 1) * (height - 1, width - 1)).astype(int)
     for paint, thick, long in (((0, 0, 0), 3, 9), (colour, 1, 7)):
@@ -135,7 +135,7 @@ def draw_cross(canvas: np.ndarray, place: np.ndarray, colour: tuple[int, int, in
 
 
 def save_page(canvases: list[np.ndarray], file: str | Path, columns: int = 6) -> None:
-    """The pictures side by side in one PNG file, as many rows as are full."""
+    """Writes the pictures side by side to one PNG file; drops a last row that is not full."""
     rows = len(canvases) // columns
     framed = [np.pad(one, ((3, 3), (3, 3), (0, 0)), constant_values=255) for one in canvases]
     page = np.stack(framed[: rows * columns]).reshape(rows, columns, *framed[0].shape)

@@ -1,9 +1,9 @@
 """python examples/tf_data_pipeline.py    (about 2 minutes; --short 20 seconds)
 
-A team's TensorFlow pipeline, from image files to a saved model, and a kblocks network where their
-own was: nothing but the line that makes the model changes. The files are PNGs of Fashion-MNIST
-where Debian's package dataset-fashion-mnist is installed; else, and with --short, of scikit-learn's
-digits. One class has fewer images than the others.
+A team's TensorFlow pipeline, from image files to a saved model, with a kblocks network in place of
+their own: only the line that makes the model changes. The files are PNGs of Fashion-MNIST if
+Debian's package dataset-fashion-mnist is installed, else and with --short of scikit-learn's digits.
+One class has fewer images than the others.
 """
 
 import statistics
@@ -32,7 +32,7 @@ EPOCHS = 2 if SHORT else 10
 
 
 def write_files(folder: Path) -> None:
-    """train/, validation/ and test/, in each one folder a class."""
+    """Writes train/, validation/ and test/, each with one folder for each class."""
     data = kb.tuner.load(FASHION if WHOLE else "digits", limit=7_500 if WHOLE else None)
     most = {"train": 60 if SHORT else None, "validation": 20 if SHORT else None}
     for part, (images, labels) in data.parts().items():
@@ -50,7 +50,7 @@ def scale(image: tf.Tensor, label: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
 
 
 def augment(image: tf.Tensor, label: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Moved by up to two pixels; clothes, but no digits, are turned round as well."""
+    """Moves an image by up to two pixels; flips clothes, but not digits."""
     padded = tf.pad(image, ((2, 2), (2, 2), (0, 0)))
     image = tf.image.random_crop(padded, (*SIZE, 1))
     return (tf.image.random_flip_left_right(image) if WHOLE else image), label
@@ -67,7 +67,7 @@ def pipeline(folder: Path, training: bool = False) -> tf.data.Dataset:
 
 
 def class_weights(folder: Path) -> dict[int, float]:
-    """Rare classes count more, so that all count alike together."""
+    """Weights that make all classes count equally in total."""
     counts = {int(own.name): len(list(own.iterdir())) for own in sorted(folder.iterdir())}
     return {kind: sum(counts.values()) / len(counts) / count for kind, count in counts.items()}
 
@@ -89,7 +89,7 @@ def their_model() -> keras.Model:
 
 
 class EpochTimes(keras.callbacks.Callback):
-    """The seconds of each epoch, validation included."""
+    """Measures the seconds of each epoch, validation included."""
 
     def on_train_begin(self, logs: dict | None = None) -> None:
         self.seconds: list[float] = []
@@ -102,7 +102,7 @@ class EpochTimes(keras.callbacks.Callback):
 
 
 def train(model: keras.Model, images: Path, kept: Path) -> tuple[keras.callbacks.History, float]:
-    """Their training, which leaves its best model in the file `kept`."""
+    """The team's training, which saves its best model to the file `kept`."""
     model.compile(
         keras.optimizers.Adam(2e-3),
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
@@ -122,14 +122,14 @@ def train(model: keras.Model, images: Path, kept: Path) -> tuple[keras.callbacks
         ],
         verbose=2,
     )
-    return history, statistics.median(times.seconds[1:])  # the first traces and fills the cache
+    return history, statistics.median(times.seconds[1:])  # the first one traces and fills the cache
 
 
 # --- the one change ----------------------------------------------------------------------
 
 
 def our_model() -> keras.Model:
-    norm = kb.Norm("batch", momentum=0.9)  # an epoch here has few steps to average over
+    norm = kb.Norm("batch", momentum=0.9)  # an epoch here has few steps for the moving averages
     net = kb.Architecture(
         [
             kb.ConvBlock.Spec(32, pool="max", normalization=norm),

@@ -1,9 +1,9 @@
 """kblocks worker tuning/cluster.py    (a full trial: by estimate 3 hours on 2 cores)
 
-Searches a ResNet for CIFAR-10 on many machines: KBLOCKS_STORAGE is the URL of a PostgreSQL
-database that all of them reach, CHECKPOINTS a folder or URL that all of them share. One of them
-begins with `kblocks search tuning/cluster.py`, the others join with the line above.
-tuning/cluster/ has this for Slurm and Kubernetes.
+Searches a ResNet for CIFAR-10 on many machines. KBLOCKS_STORAGE is the URL of a PostgreSQL
+database that all machines reach, CHECKPOINTS a folder or URL that they share. One machine starts
+with `kblocks search tuning/cluster.py`, the others join with the line above. tuning/cluster/ has
+the files for Slurm and Kubernetes.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ INPUT = (32, 32, 3)
 
 
 def tuner(**settings: Any) -> kb.tuner.Tuner:
-    """200 trials around ResNet-20, under twice its multiply-adds."""
+    """200 trials around ResNet-20, with at most twice its multiply-adds."""
     space = kb.Space(
         kb.resnet20,
         blocks=kb.per_stage(3, kb.choice(3, 1, 2, 5)),
@@ -45,6 +45,6 @@ def tuner(**settings: Any) -> kb.tuner.Tuner:
 
 
 def data() -> kb.tuner.Data:
-    """CIFAR-10 or, for another place of the files, an `.npz` of it that DATA names."""
+    """CIFAR-10 from Keras, or from the `.npz` file that the variable DATA names."""
     source = os.environ.get("DATA", "cifar10")
     return replace(kb.tuner.load(source), fit={"epochs": 40, "batch_size": 128})

@@ -2,9 +2,9 @@
 
 Searches a residual network for scikit-learn's digits (1,797 images of 8x8) under a budget of
 1.5 million multiply-adds, and writes the best model, its architecture and a table of all
-trials to runs/digits/. A fifth of the images is kept away from the search for the last figure.
-The best trial's network is trained once more, on the validation images too and on all images
-moved by a pixel.
+trials to runs/digits/. The search never sees a fifth of the images, which give the final accuracy.
+The best trial's network is trained once more, on the validation images too and on copies of all
+images moved by a pixel.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ SEED = 7
 
 
 def space() -> kb.Space:
-    """Depth, filters, kernels, strides, padding and pooling of a residual network."""
+    """A residual network with choices of depth, filters, kernels, strides, padding and pooling."""
     return kb.Space(
         kb.resnet,
         classes=10,
@@ -55,7 +55,7 @@ def data() -> kb.tuner.Data:
 
 
 def final(data: kb.tuner.Data) -> kb.tuner.Data:
-    """For the last training: all images but those of the test, and each moved by one pixel."""
+    """Data of the last training: all but the test images, and copies moved by one pixel."""
     images = np.concatenate([data.train[0], data.validation[0]])
     labels = np.concatenate([data.train[1], data.validation[1]])
     padded = np.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)))

@@ -2,9 +2,8 @@
 
 Searches a residual network for Fashion-MNIST (60,000 images of 28x28; Xiao et al. 2017,
 arXiv:1708.07747) under a budget of 6 million multiply-adds, on 12,000 of its training images; its
-own 10,000 test images are only looked at in the end. Where Debian's package
-dataset-fashion-mnist is installed, FASHION_MNIST=/usr/share/datasets/fashion-mnist spares the
-download.
+own 10,000 test images are used only at the end. With Debian's package dataset-fashion-mnist,
+FASHION_MNIST=/usr/share/datasets/fashion-mnist avoids the download.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ INPUT = (28, 28, 1)
 
 
 def tuner(**settings: Any) -> kb.tuner.Tuner:
-    """Twelve trials of a residual network in three stages; bad ones are ended early."""
+    """Twelve trials of a residual network in three stages; a pruner ends bad ones early."""
     space = kb.Space(
         kb.resnet,
         classes=10,
@@ -41,6 +40,6 @@ def tuner(**settings: Any) -> kb.tuner.Tuner:
 
 
 def data() -> kb.tuner.Data:
-    """Keras' own copy, or a folder of idx files."""
+    """Keras' own copy, or the folder of idx files that FASHION_MNIST names."""
     source = os.environ.get("FASHION_MNIST", "fashion_mnist")
     return replace(kb.tuner.load(source, limit=12_000), fit={"epochs": 8, "batch_size": 64})

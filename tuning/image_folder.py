@@ -1,9 +1,9 @@
 """IMAGES=FOLDER kblocks search tuning/image_folder.py --workers 2    (1,000 images: 4 minutes)
 
-Searches a pre-activation residual network for your own images: FOLDER has one folder a class, and
-in it that class's images (BMP, GIF, JPEG, PNG). They are resized to SIDE by SIDE pixels (64 unless
-the variable says otherwise) and read while training, so that they need not fit into memory. A
-fifth is kept for the test.
+Searches a pre-activation residual network for your own images. FOLDER has one folder for each
+class, with that class's images (BMP, GIF, JPEG, PNG). They are resized to SIDE by SIDE pixels (an
+environment variable, 64 by default) and read while training, so that they need not fit into memory.
+A fifth is the test part.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def data() -> kb.tuner.Data:
 
 
 def tuner(**settings: Any) -> kb.tuner.Tuner:
-    """Twelve trials in the ready space, under 20,000 multiply-adds a pixel."""
+    """Twelve trials in the ready space, with at most 20,000 multiply-adds a pixel."""
     images = data()
     height, width, _ = images.input_shape
     space = kb.spaces.preresnet(classes=images.classes)

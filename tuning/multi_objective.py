@@ -1,8 +1,8 @@
 """kblocks search tuning/multi_objective.py    (about 2 minutes on 2 cores)
 
-Searches for digits with two objectives, accuracy on validation images and multiply-adds, by
-NSGA-II (Deb et al. 2002). The result is a front: of each size of network the most accurate that
-was found. `kblocks status runs/multi_objective` lists it.
+Searches networks for digits with two objectives, validation accuracy and multiply-adds, by NSGA-II
+(Deb et al. 2002). The result is a Pareto front: the most accurate network found at each cost.
+`kblocks status runs/multi_objective` lists it.
 """
 
 from __future__ import annotations

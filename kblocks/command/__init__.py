@@ -1,1 +1,1 @@
-"""The command line: its commands, the searches they run, what a search leaves."""
+"""The command line: the commands, the searches they run, and a search's final files."""

@@ -38,7 +38,7 @@ app = typer.Typer(
     no_args_is_help=True,
     help="Convolutional architectures and searches over them.",
 )
-_WIDTH = 160  # where the output is no terminal
+_WIDTH = 160  # columns, if the output is not a terminal
 
 RunName = Annotated[str, typer.Argument(help="A run's folder; with --storage its name.")]
 Storage = Annotated[
@@ -156,7 +156,7 @@ def best(
 def _export(
     run: Run, folder: Path, format: str, output: Path | None, checkpoints: str | None
 ) -> None:
-    """Writes the model that the search delivered; before it has, that of the best trial."""
+    """Exports the delivered model, or the best trial's if there is none or an outdated one."""
     delivered = folder / final.MODEL
     target = output or folder / f"best{FORMATS[format].suffix or f'_{format}'}"
     best, known = best_of(run), facts_of(delivered)
@@ -188,7 +188,7 @@ def _export(
 
 
 def _trained(run: Run, folder: Path, checkpoints: str | None) -> keras.Model:
-    """The best trial's network with the weights that were kept of it."""
+    """The best trial's network with the weights from its checkpoint."""
     trial, net = best_network(run)
     assert run.input_shape is not None
     own = str(folder / "checkpoints")
@@ -220,10 +220,10 @@ def _console() -> Console:
 
 
 def main(arguments: list[str]) -> int:
-    """Runs a command; an error is one line on stderr.
+    """Runs a command; writes an error as one line to stderr.
 
     Returns:
-        0, 1 if it failed, 2 for bad arguments, 130 if it was interrupted.
+        The exit status: 0, 1 on failure, 2 for bad arguments, 130 if it was interrupted.
     """
     try:
         return app(arguments or ["--help"], prog_name="kblocks", standalone_mode=False) or 0
@@ -239,6 +239,6 @@ def main(arguments: list[str]) -> int:
 def _told(error: Exception) -> str:
     described: Any = getattr(error, "format_message", lambda: error)
     told = described()
-    if isinstance(error, KeyError):  # which quotes its text
+    if isinstance(error, KeyError):  # str() of it would quote the text
         told = error.args[0]
     return " ".join(str(told).split()) or type(error).__name__

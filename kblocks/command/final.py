@@ -1,4 +1,4 @@
-"""What a search leaves when it is over: its best model, how good that is, and a table of trials."""
+"""Finishes a search: saves its best model and a table of trials, and tests the model."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from kblocks.tuner.images.image_files import ImageFiles
 from kblocks.tuner.records import Record, Run
 from kblocks.tuner.terminal import plain
 
-MODEL = "best.keras"  # the model that a search delivers, in its run's folder
-_NEIGHBOURS = 5_000  # the most images that a nearest neighbour is looked for among
+MODEL = "best.keras"  # the file of the delivered model, in the run's folder
+_NEIGHBOURS = 5_000  # the most images for the nearest-neighbour baseline
 
 
 def finish(
@@ -29,18 +29,18 @@ def finish(
     tell: Callable[[str], None],
     keep: bool = False,
 ) -> None:
-    """Writes `trials.csv`, `best.json` and `best.keras` to the run's folder, and tells how good.
+    """Writes `trials.csv`, `best.json` and `best.keras` to the run's folder, and tests the model.
 
-    Both files of the best say which trial it is, and whether it was trained once more.
+    `best.json` and `best.keras` record the trial's number and whether the model was retrained.
 
     Args:
-        tuner: whose search is over.
-        data: of the search; only here its test part is looked at.
-        retrain: makes the data of one last training of the best network, which starts anew; None
-            keeps the best trial's weights.
-        tell: takes what is to be shown, line by line.
-        keep: whether, without `retrain`, a best network that an earlier call has trained once more
-            stays the one that is delivered.
+        tuner: the tuner of the finished search.
+        data: the search's data; the test part is used only here.
+        retrain: a function that makes the data for a last training of the best network from fresh
+            weights; None keeps the best trial's weights.
+        tell: is called with each line of output.
+        keep: whether, without `retrain`, a `best.keras` that an earlier call retrained from the
+            same trial stays.
 
     Raises:
         ValueError: if no trial was completed.
@@ -77,11 +77,11 @@ def finish(
 
 
 def facts(run: Run, trial: Record, data: Data | None = None) -> dict[str, Any]:
-    """What a file says of the model in it.
+    """The facts about a model that its file stores: run, trial, whether it was retrained.
 
     Args:
-        run, trial: where the model comes from.
-        data: what it was trained on once more; None if it has the trial's own weights.
+        run, trial: the source of the model.
+        data: the data of the last training; None if the model has the trial's own weights.
     """
     images = {} if data is None else {"images": _count(data)}
     own = {"run": run.name, "search": run.identity, "trial": trial.number}
@@ -89,12 +89,12 @@ def facts(run: Run, trial: Record, data: Data | None = None) -> dict[str, Any]:
 
 
 def is_of(known: Mapping[str, Any], run: Run, trial: Record) -> bool:
-    """Whether a file's facts are of that trial of that search."""
+    """Whether a file's facts name this trial of this search."""
     return (known.get("search"), known.get("trial")) == (run.identity, trial.number)
 
 
 def origin(known: Mapping[str, Any]) -> str:
-    """A file's facts in words."""
+    """A file's facts as text."""
     if "trial" not in known:
         return "a trial that the file does not name"
     if not known.get("retrained"):
@@ -104,12 +104,12 @@ def origin(known: Mapping[str, Any]) -> str:
 
 
 def load(path: Path, compile: bool = True) -> Any:
-    """The model of a `.keras` file."""
+    """Loads the model of a `.keras` file."""
     return keras.models.load_model(path, compile=compile)
 
 
 def _write_network(folder: Path, best: Record, known: Mapping[str, Any]) -> None:
-    """The architecture as JSON, with the facts of the model where there is one."""
+    """Writes `best.json`: the architecture, with the facts of the model unless they are empty."""
     if best.network is None:
         return
     with whole(folder / "best.json") as path:
@@ -118,10 +118,10 @@ def _write_network(folder: Path, best: Record, known: Mapping[str, Any]) -> None
 
 
 def together(data: Data) -> Data:
-    """The same with the validation images among those that are trained on.
+    """The data with the validation images added to the training part.
 
     Raises:
-        ValueError: if they are neither arrays nor a folder of images.
+        ValueError: if the data are neither arrays nor a folder of images.
     """
     train, validation = data.train, data.validation
     if isinstance(train, ImageFiles) and isinstance(validation, ImageFiles):
@@ -136,7 +136,7 @@ def together(data: Data) -> Data:
 
 
 def write_trials(run: Run, path: Path) -> None:
-    """A row for each trial: how it ended, its scores, its costs and its values."""
+    """Writes a CSV row for each trial: status, failure, scores, costs, seconds and values."""
     rows = []
     for trial in run.trials:
         scores = dict(zip((o.name for o in run.objectives), trial.scores, strict=False))
@@ -162,7 +162,7 @@ def _retrained(tuner: Any, data: Data, tell: Callable[[str], None]) -> keras.Mod
 
 
 def _count(data: Data) -> int | None:
-    """How many images are trained on, where that is known."""
+    """The number of training images, or None if it is unknown."""
     images = data.fit_arguments()["x"]
     if isinstance(images, ImageFiles):
         return len(images.names)
@@ -170,7 +170,7 @@ def _count(data: Data) -> int | None:
 
 
 def _judge(model: keras.Model, data: Data, tell: Callable[[str], None]) -> None:
-    """On the test part, and a nearest neighbour beside it where that is quickly found."""
+    """Evaluates the model on the test part, and a nearest-neighbour baseline on small data."""
     pair = isinstance(data.test, (tuple, list))
     given = dict(zip("xy", data.test, strict=True)) if pair else {"x": data.test}
     judged: Any = model

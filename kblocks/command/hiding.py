@@ -1,4 +1,4 @@
-"""Hides typed passwords: everyone on a machine can read the command line of a process."""
+"""Hides typed passwords: every user of a machine can read a process's command line."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from pathlib import Path
 
 from kblocks.common.masking import masked
 
-_HANDED = "KBLOCKS_ARGUMENTS"  # the environment, which only its own user sees
+_HANDED = "KBLOCKS_ARGUMENTS"  # an environment variable: only the process's own user sees these
 
 
 def hide() -> None:
     """Masks passwords in the command line of this process, if it is the command `kblocks`.
 
-    The process starts again under the same number with masked arguments, and finds the real ones
-    in its environment, from which it removes them. Windows cannot replace a process and shows a
-    command line only to its own user, so there nothing is done.
+    The process restarts itself under the same process id with masked arguments, then takes the
+    real ones from its environment and removes them there. On Windows it does nothing: Windows
+    cannot replace a process, and shows a command line only to its own user.
     """
     handed = os.environ.pop(_HANDED, None)
-    with contextlib.suppress(ValueError, TypeError):  # it may be another program's
+    with contextlib.suppress(ValueError, TypeError):  # another program may have set the variable
         given = json.loads(handed or "[]")
         if list(map(masked, given)) == sys.argv[1:]:
             sys.argv[1:] = given
@@ -30,14 +30,14 @@ def hide() -> None:
     if os.name != "posix" or shown == arguments or not is_command():
         return
     typed = [*sys.orig_argv[: -len(arguments)], *shown]
-    with contextlib.suppress(OSError):  # then the process goes on as it is
+    with contextlib.suppress(OSError):  # on failure the process continues unmasked
         os.execve(sys.executable, typed, {**os.environ, _HANDED: json.dumps(arguments)})
 
 
 def is_command() -> bool:
     """Whether this process was started as `kblocks` or `python -m kblocks`.
 
-    Worker processes of a search have other command lines, so it is False in them.
+    It is False in the worker processes of a search, which have other command lines.
     """
     arguments = sys.argv[1:]
     before = sys.orig_argv[: len(sys.orig_argv) - len(arguments)]
@@ -45,5 +45,5 @@ def is_command() -> bool:
         return False
     if before[-2:] == ["-m", "kblocks"] or before[-1:] == ["-mkblocks"]:
         main = str(Path(__file__).parents[1] / "__main__.py")
-        return sys.argv[0] in ("-m", main)  # the first while Python looks for what `-m` names
+        return sys.argv[0] in ("-m", main)  # "-m" while Python still looks for the module
     return os.path.basename(sys.argv[0]) == "kblocks"

@@ -1,4 +1,4 @@
-"""A good search by name: of a family's ready space, for images of a given size."""
+"""Searches by the name of a family: its ready space, adapted to the size of the images."""
 
 from __future__ import annotations
 
@@ -22,24 +22,24 @@ from kblocks.tuner.running.trial import Fit
 from kblocks.tuner.tuner import Tuner
 
 FAMILIES = tuple(spaces.__all__)
-TRIALS, EPOCHS, BATCH = 20, 15, 64  # where nothing else is said
-_SMALL = 64  # pixels a side, up to which stems keep the size
-_MACS = 40_000  # a pixel: what ResNet-20 takes of an image of 32x32
+TRIALS, EPOCHS, BATCH = 20, 15, 64  # the defaults
+_SMALL = 64  # pixels; up to this side length images count as small
+_MACS = 40_000  # per pixel, as ResNet-20 on 32x32
 
 
 def space(
     family: str, input_shape: tuple[int, ...], classes: int, budget: Budget | None = None
 ) -> Space:
-    """The ready space of a family, with a stem that suits the images, under a budget.
+    """The ready space of a family, with a stem for the images' size, under a budget.
 
     Args:
-        family: one of `kb.spaces`.
-        input_shape: (height, width, channels).
-        classes: of the classifier.
-        budget: None is 40,000 MACs a pixel, as many as ResNet-20 takes of an image of 32x32.
+        family: the name of a function in `kb.spaces`.
+        input_shape: (height, width, channels) of the images.
+        classes: the number of classes.
+        budget: the budget; None allows 40,000 MACs a pixel, as many as ResNet-20 needs at 32x32.
 
     Raises:
-        ValueError: if there is no such family, or nothing in it fits the images.
+        ValueError: if there is no such family, or no network in it fits images and budget.
     """
     if family not in FAMILIES:
         raise ValueError(f"--family must be one of {', '.join(FAMILIES)}. Received: {family}")
@@ -50,12 +50,12 @@ def space(
 
 
 def tuner(family: str, data: Data, *, budget: Budget | None = None, **settings: Any) -> Tuner:
-    """A search of that space: Adam with its learning rate searched, along a cosine.
+    """A search of `space`: Adam with a searched learning rate and cosine decay.
 
     Args:
         family, budget: as for `space`.
-        data: what it is for.
-        settings: of `kb.tuner.Tuner`.
+        data: the data, which give input shape and classes.
+        settings: arguments of `kb.tuner.Tuner`.
     """
     made = space(family, data.input_shape, data.classes, budget)
     recipe = Recipe(learning_rate=real(5e-4, 1e-2, log=True), schedule="cosine")
@@ -64,12 +64,12 @@ def tuner(family: str, data: Data, *, budget: Budget | None = None, **settings: 
 
 
 class NamedJob(Job):
-    """What the command line names: settings and arguments of `fit` go over its own.
+    """A job from the command line, whose options override the job's own.
 
-    The data are loaded once in a process, and not taken along to another.
+    Each process loads the data once; they are not pickled.
 
     Args:
-        settings: of `kb.tuner.Tuner`.
+        settings: arguments of `kb.tuner.Tuner`.
         fitting: arguments of `model.fit`.
     """
 
@@ -84,14 +84,14 @@ class NamedJob(Job):
         return {**vars(self), "_loaded": None}
 
     def named(self) -> dict[str, Any]:
-        """The arguments of `fit` that were named."""
+        """The arguments of `fit` that the user gave."""
         return {"fitting": self.fitting}
 
     def joining(self, known: Mapping[str, Any]) -> Self:
-        """The same over what the search to be joined was begun with.
+        """A copy that takes what was not typed from the search to join.
 
         Args:
-            known: the settings of its run.
+            known: the settings of that search's run.
         """
         made = copy.copy(self)
         made.settings = {"trials": known.get("trials"), **self.settings}
@@ -100,27 +100,27 @@ class NamedJob(Job):
         return made
 
     def data(self) -> Data:
-        """The data."""
+        """The data with the arguments of `fit`; loaded on the first call."""
         if self._loaded is None:
             self._loaded = self.load()
         return replace(self._loaded, fit={**self._loaded.fit, **self.fitting})
 
     def load(self) -> Data:
-        """Loads them."""
+        """Loads the data."""
         raise NotImplementedError
 
     def fit(self) -> Fit:
-        """All but the test part."""
+        """The arguments of `model.fit`, without the test part."""
         return (), self.data().fit_arguments()
 
 
 class FamilyJob(NamedJob):
-    """A family on data, both by name: what `--family F --data D` stand for.
+    """A family on data, both by name: the job of `--family F --data D`.
 
     Args:
         family: as for `space`.
-        source, options: of `kb.tuner.load`.
-        settings, fitting: as for `NamedJob`; the former may have `budget`.
+        source, options: arguments of `kb.tuner.load`.
+        settings, fitting: as for `NamedJob`; `settings` may also have `budget`.
     """
 
     def __init__(
@@ -135,19 +135,19 @@ class FamilyJob(NamedJob):
         self.family, self.source, self.options = family, source, dict(options or {})
 
     def load(self) -> Data:
-        """Those of the source."""
+        """Loads the data of the source, with default epochs and batch size."""
         data = load(self.source, **self.options)
         batch = {} if isinstance(data.train, ImageFiles) else {"batch_size": BATCH}
         return replace(data, fit={"epochs": EPOCHS, **batch})
 
     def named(self) -> dict[str, Any]:
-        """How the data were loaded, and the rest that the name of the family leaves open."""
+        """The user's options that a joining worker needs: for `fit`, `load` and the tuner."""
         free = ("sampler", "pruner", "trial_seconds", "checkpoints")
         settings = {name: self.settings[name] for name in free if name in self.settings}
         return {**super().named(), "options": self.options, "settings": settings}
 
     def joining(self, known: Mapping[str, Any]) -> Self:
-        """With its objectives and its budget too."""
+        """A copy that also takes options of `load`, objectives and budget from the search."""
         made = super().joining(known)
         job = known.get("job", {})
         made.options = {**job.get("options", {}), **self.options}
@@ -161,15 +161,15 @@ class FamilyJob(NamedJob):
         return made
 
     def tuner(self) -> Tuner:
-        """The search."""
+        """The family's search on the data."""
         return tuner(self.family, self.data(), **self.settings)
 
 
 class RunFile(NamedJob):
-    """A run file, and what was typed beside it.
+    """A run file, with the options that were typed beside it.
 
     Args:
-        path: of the file.
+        path: the path of the run file.
         settings, fitting: as for `NamedJob`.
     """
 
@@ -183,14 +183,14 @@ class RunFile(NamedJob):
         self.path = path
 
     def load(self) -> Data:
-        """What the file's `data` returns."""
+        """Calls the run file's `data`."""
         data = FileJob(self.path).data()
         if not isinstance(data, Data):
             raise ValueError(f"`data` of a run file must return kb.tuner.Data. Received: {data!r}")
         return data
 
     def tuner(self) -> Tuner:
-        """What the file's `tuner` returns."""
+        """Calls the run file's `tuner` with the typed settings."""
         made = FileJob(self.path, self.settings).tuner()
         if not isinstance(made, Tuner):
             raise ValueError(
@@ -200,7 +200,7 @@ class RunFile(NamedJob):
 
 
 def _for_small(family: str, side: int) -> Mapping[str, Any]:
-    """What replaces the choices of a space for large images."""
+    """Arguments that adapt a family's ready space to small images."""
     filters = choice(32, 16, 64)
     match family:
         case "resnet" | "preresnet" | "resnext" | "densenet":

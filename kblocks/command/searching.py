@@ -1,4 +1,4 @@
-"""`kblocks search` and `kblocks worker`: their options, and the job that these stand for."""
+"""`kblocks search` and `kblocks worker`: their options, and the job made from these."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from kblocks.search_space.budget import Budget
 from kblocks.tuner.running.jobs import imported
 from kblocks.tuner.terminal import tell
 
-Job = FamilyJob | RunFile  # what can be typed
+Job = FamilyJob | RunFile  # what the options can ask for
 
 
 class BadArgumentError(ValueError):
-    """What was typed cannot be done, whatever happens."""
+    """The typed arguments are wrong."""
 
 
 def say(text: str) -> None:
-    """A line on the standard output, without passwords."""
+    """Writes a line to the standard output, with passwords masked."""
     tell(masked(text))
 
 
@@ -84,7 +84,7 @@ def run_or_join(
     ] = None,
     verbose: Annotated[bool, typer.Option("--verbose/--quiet")] = True,
 ) -> None:
-    """A run file, or a family on data."""
+    """Runs `kblocks search` and `kblocks worker`: a run file, or a family on data."""
     size = None if image_size is None else sizes("--image-size", image_size, 2)
     limits = _given(macs=macs, params=params)
     settings = _given(
@@ -118,7 +118,7 @@ def run_or_join(
 
 
 def join(job: Job, tuner: Any, verbose: bool) -> None:
-    """Works for a search that is there; what is not typed is taken from it."""
+    """Joins a search as a worker; settings that were not typed come from the search."""
     job = job.joining(opened(tuner.project_name, tuner.storage_url).settings)
     tuner = job.tuner()
     tuner.join()
@@ -126,7 +126,11 @@ def join(job: Job, tuner: Any, verbose: bool) -> None:
 
 
 def sizes(option: str, text: str, count: int) -> tuple[Any, ...]:
-    """`224x224x3` as numbers."""
+    """Parses `224x224x3` to numbers.
+
+    Raises:
+        BadArgumentError: if there are not `count` positive numbers.
+    """
     parts = text.lower().split("x")
     if len(parts) != count or not all(part.isdecimal() and int(part) > 0 for part in parts):
         form = "x".join(("HEIGHT", "WIDTH", "CHANNELS")[:count])
@@ -145,7 +149,7 @@ def _job(
     if (run is None) == (family is None) or (family is None) != (data is None):
         raise BadArgumentError("give either a run file RUN.py, or --family with --data")
     if family is not None and data is not None:
-        if "batch_size" in fitting and Path(data).is_dir():  # which is batched as it is read
+        if "batch_size" in fitting and Path(data).is_dir():  # batched while it is read
             loading = {**loading, "batch_size": fitting.pop("batch_size")}
         name = f"{family}_{Path(data).stem}"
         return FamilyJob(family, data, loading, {"project_name": name, **settings}, fitting)
@@ -155,7 +159,10 @@ def _job(
 
 
 def _retraining(job: Job, wanted: bool | None) -> Callable[..., Any] | None:
-    """The run file's own `final` unless it is not wanted; another's only if it is."""
+    """The function that makes the data of the last training, or None for no such training.
+
+    A run file's `final` is used unless `wanted` is False, `together` only if `wanted` is True.
+    """
     own = getattr(imported(Path(job.path)), "final", None) if isinstance(job, RunFile) else None
     if wanted is False:
         return None
@@ -177,7 +184,7 @@ def _objective(text: str) -> Any:
 
 
 def _needs(text: str) -> dict[str, float]:
-    """`num_cpus=4,num_gpus=0.5` as numbers."""
+    """Parses `num_cpus=4,num_gpus=0.5` to numbers."""
     form = r"(num_cpus|num_gpus|memory)=(\d+(?:\.\d+)?)"
     found = [re.fullmatch(form, part) for part in text.split(",")]
     made = {match[1]: float(match[2]) for match in found if match}

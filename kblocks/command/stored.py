@@ -1,4 +1,4 @@
-"""Runs as they lie in a folder or a storage, found for the command line."""
+"""Finds runs in a folder or a storage for the command line."""
 
 from __future__ import annotations
 
@@ -14,37 +14,37 @@ from kblocks.tuner.storing.owners import as_it_is
 from kblocks.tuner.storing.storage import is_missing, open_storage, shown, url_of
 from kblocks.tuner.storing.study import find, names
 
-DATABASE = "study.db"  # of a run folder
-STORAGE = "KBLOCKS_STORAGE"  # the environment's variable with the URL of a storage
-_PATIENCE = 10.0  # seconds for a database to answer a person
+DATABASE = "study.db"  # the database in a run's folder
+STORAGE = "KBLOCKS_STORAGE"  # the environment variable with a storage's URL
+_PATIENCE = 10.0  # seconds that a command waits for a database
 
 
 def masked(text: str) -> str:
-    """The same without the passwords of URLs, and without the environment's in any form."""
+    """Masks the passwords of URLs, and that of KBLOCKS_STORAGE wherever it stands."""
     text = masking.masked(text)
     found = re.search(r"://[^:/?#\s]*:(\S*)@", os.environ.get(STORAGE, ""))
     for secret in {found[1], unquote(found[1])} if found else ():
-        if len(secret) > 3:  # shorter ones stand in ordinary words
+        if len(secret) > 3:  # shorter ones occur in ordinary words
             text = text.replace(secret, "***")
     return text
 
 
 def folder_of(run: str, storage: str | None) -> Path | None:
-    """The run's folder, where it is named by one."""
+    """The run's folder; None if `run` names no folder with a study.db or `storage` is given."""
     folder = Path(run)
     return folder if not storage and (folder / DATABASE).is_file() else None
 
 
 def opened(run: str, storage: str | None = None) -> Run:
-    """A run by its folder, or by its name in a storage.
+    """Reads a run by its folder, or by its name in a storage.
 
     Args:
-        run: the folder; with a storage, the name.
-        storage: a SQLAlchemy URL. None is the folder's own, or that of the environment's
-            KBLOCKS_STORAGE where `run` is no folder of a run.
+        run: the folder, or with a storage the name.
+        storage: a SQLAlchemy URL. None is the database in the folder `run`, or, if `run` is no
+            run's folder, the URL in the environment variable KBLOCKS_STORAGE.
 
     Raises:
-        ValueError: if there is no such run, with those that are there.
+        ValueError: if there is no such run; the message lists the existing ones.
         ConnectionError: if the storage does not answer.
     """
     folder = folder_of(run, storage)
@@ -65,7 +65,7 @@ def _read(url: str, name: str) -> Run:
     storage = open_storage(url, _PATIENCE, create=False)
     known = names(storage)
     if name not in known and len(known) == 1 and url.startswith("sqlite"):
-        name = known[0]  # its folder has been renamed
+        name = known[0]  # the run's folder was renamed
     if name not in known:
         if not known:
             raise ValueError(f"There is no search in {shown(url)}")
@@ -86,10 +86,10 @@ def best_of(run: Run) -> Record:
 
 
 def best_network(run: Run) -> tuple[Record, Architecture]:
-    """The best completed trial of a run and its network, rebuilt from the record's JSON.
+    """The best completed trial of a run, and its network rebuilt from the record's JSON.
 
     Raises:
-        ValueError: if no trial was completed, or it was not built by kblocks.
+        ValueError: if no trial was completed, or kblocks did not build the network.
     """
     best = best_of(run)
     if best.network is None or run.input_shape is None:

@@ -1,4 +1,4 @@
-"""Architectures and runs as tables for a terminal."""
+"""Tables of architectures and runs for a terminal."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from kblocks.networks.catalog import architecture
 from kblocks.tuner.records import Failure, Record, Run
 from kblocks.tuner.terminal import cell
 
-_FAILURES = 10  # the newest
-_BAR = 20  # characters of a whole
-# The sides that were published for networks of which no weights are known here: Szegedy et al.
-# (arXiv:1602.07261, Fig. 10), and for Tan & Le (arXiv:1905.11946) their code's table.
+_FAILURES = 10  # the most failures that are shown, newest last
+_BAR = 20  # characters of a full bar
+# Published input sizes of networks for which kblocks has no weights: Szegedy et al.
+# (arXiv:1602.07261, Fig. 10), and Tan & Le (arXiv:1905.11946; from the table in their code).
 _SIDES = {
     "inception_resnet_v1": 299,
     **{f"efficientnet_b{i}": side for i, side in enumerate((224, 240, 260, 300))},
@@ -27,7 +27,7 @@ _CIFAR, _IMAGENET = 32, 224
 
 
 def native_input(net: Architecture) -> tuple[int, int, int]:
-    """(height, width, channels) that a published network was made for."""
+    """(height, width, channels) of the images for which a network was published."""
     if net.weights:
         side = net.weights[0].size
     else:
@@ -37,7 +37,7 @@ def native_input(net: Architecture) -> tuple[int, int, int]:
 
 
 def of_architectures(families: Mapping[str, list[str]]) -> Table:
-    """A row for each architecture: its size on the input it was made for, and its weights."""
+    """A table row for each architecture: input, parameters, MACs and weights."""
     table = _table("architecture", "family", "input", ">parameters", ">MACs", "weights")
     for family, names in families.items():
         for name in names:
@@ -53,7 +53,7 @@ def of_architectures(families: Mapping[str, list[str]]) -> Table:
 
 
 def of_stages(net: Architecture, input_shape: tuple[int, ...]) -> Table:
-    """A row for each stage: what comes out, what it costs, and its share of the whole."""
+    """A table row for each stage: output shape, cost, and share of the MACs."""
     total = net.cost(input_shape)
     table = _table("stage", "output", ">parameters", ">MACs", ">share", "of the MACs")
     for name, cost in net.stages(input_shape):
@@ -67,7 +67,7 @@ def of_stages(net: Architecture, input_shape: tuple[int, ...]) -> Table:
 
 
 def of_run(run: Run) -> RenderableType:
-    """Where a run stands: how many trials of each kind, what runs, what is best, what failed."""
+    """A run's status: the number of trials by state, the running, the best and the failed ones."""
     wanted = run.settings.get("trials")
     ended = sum(trial.is_finished for trial in run.trials)
     states = Counter(trial.status for trial in run.trials)
@@ -94,7 +94,7 @@ def of_run(run: Run) -> RenderableType:
     if failed:
         table = _table(">failed", "kind", "why")
         for trial in failed[-_FAILURES:]:
-            why = trial.failure or Failure("unknown", "")  # of a study that another program made
+            why = trial.failure or Failure("unknown", "")  # another program made the study
             table.add_row(str(trial.number), why.kind, why.message)
         parts.append(table)
     return Group(*parts)
@@ -104,20 +104,20 @@ _COSTS = {">parameters": "params", ">MACs": "macs"}
 
 
 def bar(share: float) -> str:
-    """A bar of which the whole is twenty characters wide."""
+    """A bar; a share of 1 is twenty characters wide."""
     eighths = round(share * _BAR * 8)
     return "█" * (eighths // 8) + ["", *"▏▎▍▌▋▊▉"][eighths % 8]
 
 
 def sizes(shape: Any) -> str:
-    """`(224, 224, 3)` as 224x224x3; of several outputs each with its name."""
+    """`(224, 224, 3)` as 224x224x3; a dict of outputs with their names."""
     if isinstance(shape, Mapping):
         return ", ".join(f"{name} {sizes(one)}" for name, one in shape.items())
     return "x".join(map(str, shape))
 
 
 def file_name(name: str) -> str:
-    """A run's name as that of a folder, whatever is in it."""
+    """A run's name as a valid folder name; other characters become "_"."""
     return "".join(c if c.isalnum() or c in "-_ ." else "_" for c in name).lstrip(".") or "run"
 
 
@@ -133,7 +133,7 @@ def _cost(trial: Record, name: str) -> str:
 
 
 def _table(*columns: str) -> Table:
-    """Columns of which those that begin with > are figures. Cells are text, never markup."""
+    """A table; columns whose name begins with > are right-aligned figures. Cells are plain text."""
     table = _PlainTable(box=None, pad_edge=False, header_style="bold")
     for column in columns:
         figures = column.startswith(">")

@@ -1,4 +1,4 @@
-"""The bridge to Keras Tuner: the only room that imports it (extra `tune`)."""
+"""Searches over spaces: Keras Tuner, Optuna, data and reports (extra `tune`)."""
 
 try:
     import keras_tuner as _keras_tuner  # noqa: F401

@@ -1,6 +1,6 @@
-"""What a search leaves in its storage, read back as plain data: the only truth about a run.
+"""Reads a search from its storage as plain data: `Run`, `Record`, `Objective` and `Failure`.
 
-Nothing here loads Keras or runs what it reads: a storage of unknown origin is only data.
+Nothing here loads Keras or executes what it reads, so a storage of unknown origin is safe.
 """
 
 from __future__ import annotations
@@ -15,26 +15,26 @@ from optuna.trial import FrozenTrial, TrialState
 
 from kblocks.search_space.space import NETWORK
 
-# The names of user attributes in Optuna's storage: of a trial,
+# Keys of user attributes in Optuna's storage. Of a trial:
 COSTS = "kblocks/costs"  # {"params": ..., "macs": ..., "activations": ..., "latency": ...}
-SHAPES = "kblocks/shapes"  # what `fit` built the model of, where `build` had not
+SHAPES = "kblocks/shapes"  # the build config of a model that `fit` built because `build` had not
 HISTORY = "kblocks/history"  # {metric: [value of each epoch]}
-EPOCHS = "kblocks/epochs"  # how many the trial was to train for
-FIXED = "kblocks/fixed"  # {name: value} of what was not searched: `hp.Fixed`, further networks
+EPOCHS = "kblocks/epochs"  # how many epochs the trial was to train for
+FIXED = "kblocks/fixed"  # {name: value} that was not searched: `hp.Fixed`, JSON of further networks
 FAILURE = "kblocks/failure"  # {"kind": ..., "message": ..., "traceback": ...}
-ATTEMPTS = "kblocks/attempts"  # how often it was begun
-OWNER = "kblocks/owner"  # the process that runs it
-BEAT = "kblocks/beat"  # counts up while it runs
-SURPLUS = "kblocks/surplus"  # that nobody needs it: it was begun when there were enough
-# and of the study.
-IDENTITY = "kblocks/identity"  # that its checkpoints bear, drawn at random
-RUN = "kblocks/run"  # what the search is: objectives, space, recipe, data
-RANGES = "kblocks/ranges"  # of the hyperparameters that a HyperModel of another's has asked for
-EXHAUSTED = "kblocks/exhausted"  # that a grid of them was gone through
-EXTENDED = "kblocks/extended"  # the name of the study that goes on with more choices
-EXTENDS = "kblocks/extends"  # of that study: the name under which the search began
+ATTEMPTS = "kblocks/attempts"  # how many times the trial was begun
+OWNER = "kblocks/owner"  # the process that runs the trial
+BEAT = "kblocks/beat"  # a counter that the running process raises as its heartbeat
+SURPLUS = "kblocks/surplus"  # true of a trial that was begun although there were enough
+# Of the study:
+IDENTITY = "kblocks/identity"  # a random name, which the study's checkpoints carry too
+RUN = "kblocks/run"  # the settings of the search: objectives, space, recipe, data
+RANGES = "kblocks/ranges"  # {name: range} of the hyperparameters of a third-party HyperModel
+EXHAUSTED = "kblocks/exhausted"  # true once every point of a grid or a finite space was tried
+EXTENDED = "kblocks/extended"  # the name of the study that continues this one with more choices
+EXTENDS = "kblocks/extends"  # the name of the first study, of which this one is an extension
 
-# What a network costs, in a trial's costs and logs; as objectives all are to be small.
+# Costs of a network, as a trial's costs and logs name them. As objectives all are minimized.
 COST_NAMES = ("params", "macs", "activations", "latency")
 
 _STATES = {
@@ -48,7 +48,12 @@ _STATES = {
 
 @dataclass(frozen=True)
 class Objective:
-    """A figure of a trial's logs, and whether it is to be large ("max") or small ("min")."""
+    """A metric in a trial's logs and its direction.
+
+    Attributes:
+        name: the metric's name in the logs, such as "val_accuracy" or "macs".
+        direction: "max" or "min".
+    """
 
     name: str
     direction: str
@@ -58,7 +63,7 @@ class Objective:
         return one > other if self.direction == "max" else one < other
 
 
-# Why a trial failed, by kind, in words that follow "3 trials".
+# The kinds of failure, each with words that complete "3 trials ...".
 KINDS = {
     "error": "raised an error",
     "memory": "ran out of memory",
@@ -75,8 +80,8 @@ class Failure:
 
     Attributes:
         kind: one of KINDS.
-        message: one line.
-        traceback: where, if it is known.
+        message: the error in one line.
+        traceback: the Python traceback, or "".
     """
 
     kind: str
@@ -86,25 +91,25 @@ class Failure:
 
 @dataclass(frozen=True)
 class Record:
-    """A trial.
+    """A trial of a search.
 
     Attributes:
         number: from 0, in the order in which trials were begun.
-        state: "completed", "pruned", "failed", "running" or "waiting", as the sampler is told it:
-            a failure that it is to learn from is "pruned". `status` is what people are told.
-        scores: its objectives, of its best epoch; empty unless it is completed.
-        values: of its hyperparameters, by name.
+        state: "completed", "pruned", "failed", "running" or "waiting", as the sampler sees it. A
+            failure that the sampler should learn from is "pruned" here; `status` says "failed".
+        scores: the objectives at the best epoch; empty unless the trial is completed.
+        values: {hyperparameter: value}.
         network: the JSON of the architecture that was built, or None.
-        costs: params, macs, activations and latency (seconds for an image), where known.
-        history: every logged figure by epoch.
-        epochs: how many it was to train for.
-        failure: why it failed, or None.
-        attempts: how often it was begun.
-        owner: the process that runs or ran it.
-        started, ended: when.
-        shapes: what `fit` built its model of, where `build` had not.
-        fixed: values of hyperparameters that are not searched (`hp.Fixed`), by name, and the
-            JSON of networks with names of their own.
+        costs: params, macs, activations and latency (seconds for one image), where known.
+        history: {metric: its value after each epoch}.
+        epochs: how many epochs the trial was to train for.
+        failure: why the trial failed, or None.
+        attempts: how many times the trial was begun.
+        owner: the process that runs or ran the trial.
+        started, ended: when, or None.
+        shapes: the build config of a model that `fit` built because `build` had not.
+        fixed: {name: value} of hyperparameters that are not searched (`hp.Fixed`), and the JSON
+            of further networks by their names.
     """
 
     number: int
@@ -125,25 +130,22 @@ class Record:
 
     @property
     def is_finished(self) -> bool:
-        """Whether it has ended, in whatever way."""
+        """Whether the trial is completed, pruned or failed."""
         return self.state in ("completed", "pruned", "failed")
 
     @property
     def has_failed(self) -> bool:
-        """Whether it has failed, for a reason that may not be known."""
+        """Whether the trial failed, for a known reason or not."""
         return self.failure is not None or self.state == "failed"
 
     @property
     def status(self) -> str:
-        """Its state, and "failed" for every failure."""
+        """`state`, but "failed" for every failure, also one that the sampler sees as pruned."""
         return "failed" if self.has_failed else self.state
 
     @property
     def seconds(self) -> float | None:
-        """How long it took, of its last attempt; None while it runs.
-
-        None too where the clock was set back meanwhile.
-        """
+        """Seconds of the last attempt; None until it has ended, or if the clock was set back."""
         if self.started is None or self.ended is None or self.ended < self.started:
             return None
         return (self.ended - self.started).total_seconds()
@@ -151,14 +153,14 @@ class Record:
 
 @dataclass(frozen=True)
 class Run:
-    """A search: what it looks for, and its trials in the order of their numbers.
+    """A search with its settings and trials.
 
     Attributes:
-        name: of the search.
+        name: the search's name.
         objectives: one or several.
-        settings: what it is: "space", "recipe", "data", "input_shape" and so on, as JSON has it.
-        trials: all of them.
-        identity: what its checkpoints bear; "" where they bear nothing.
+        settings: what was asked for, in JSON types: "space", "recipe", "data", "input_shape", ...
+        trials: all trials in the order of their numbers.
+        identity: the random name that the search's checkpoints carry; "" if they carry none.
     """
 
     name: str
@@ -169,12 +171,12 @@ class Run:
 
     @property
     def input_shape(self) -> tuple[int, ...] | None:
-        """(height, width, channels) of the networks, where the search knows it."""
+        """(height, width, channels) of the networks; None if the search does not know it."""
         shape = self.settings.get("input_shape")
         return tuple(shape) if shape else None
 
     def told(self, trial: Record) -> str:
-        """A completed trial's scores in words."""
+        """A completed trial's scores as text: "val_accuracy 0.9100"."""
         pairs = zip(self.objectives, trial.scores, strict=True)
         return ", ".join(f"{objective.name} {score:.4f}" for objective, score in pairs)
 
@@ -183,7 +185,7 @@ class Run:
         return [trial for trial in self.trials if trial.state == "completed"]
 
     def ranked(self) -> list[Record]:
-        """The completed trials, best first; with several objectives those of the front first."""
+        """The completed trials, best first; with several objectives the Pareto front first."""
         objective = self.objectives[0]
         sign = -1 if objective.direction == "max" else 1
         found = sorted(self.completed(), key=lambda trial: sign * trial.scores[0])
@@ -193,13 +195,13 @@ class Run:
         return sorted(found, key=lambda trial: trial.number not in front)
 
     def best(self) -> Record | None:
-        """The best completed trial."""
+        """The best completed trial, or None."""
         return next(iter(self.ranked()), None)
 
     def front(self) -> list[Record]:
-        """The Pareto front: the completed trials that no other beats in every objective.
+        """The Pareto front: the completed trials that no other trial dominates.
 
-        By the first objective, best first. Of equal trials the earliest is there.
+        Best first by the first objective. Of trials with equal scores only the earliest is kept.
         """
         signs = [-1 if objective.direction == "max" else 1 for objective in self.objectives]
         points = {
@@ -208,7 +210,7 @@ class Run:
         }
         ordered = sorted(self.completed(), key=lambda t: (points[t.number], t.number))
         front: list[Record] = []
-        for trial in ordered:  # whatever beats a trial comes before it
+        for trial in ordered:  # a trial that dominates another comes before it
             point = points[trial.number]
             rivals = (points[other.number] for other in front)
             if not any(all(a <= b for a, b in zip(r, point, strict=True)) for r in rivals):
@@ -217,10 +219,10 @@ class Run:
 
 
 def read(study: optuna.Study) -> Run:
-    """The run that a study of Optuna keeps."""
+    """Reads the run that an Optuna study stores."""
     settings = study.user_attrs.get(RUN, {})
     objectives = [Objective(o["name"], o["direction"]) for o in settings.get("objectives", ())]
-    if not objectives:  # of a study that another program made
+    if not objectives:  # another program made the study
         names = study.metric_names or [f"objective {i}" for i in range(len(study.directions))]
         directions = ["max" if d.name == "MAXIMIZE" else "min" for d in study.directions]
         objectives = [Objective(n, d) for n, d in zip(names, directions, strict=True)]
@@ -231,20 +233,20 @@ def read(study: optuna.Study) -> Run:
 
 
 def folder_name(number: int) -> str:
-    """Of a trial for TensorBoard, which is its name there."""
+    """The folder of a trial for TensorBoard, which shows it as the trial's name."""
     return f"trial-{number:05d}"
 
 
 def ended(scores: Sequence[float], failure: Failure | None, several: bool) -> TrialState:
-    """The state in which Optuna is told that a trial ended.
+    """The state that Optuna gets for a trial that ended.
 
-    A model that diverged is to the sampler what a pruned one is, worse than all that were
-    completed: a plain failure would teach it nothing, and a score would be invented.
+    A diverged model counts as pruned, which samplers rank below every completed trial: they ignore
+    failed trials, and any score would be invented.
 
     Args:
-        scores: of a completed trial, else empty.
-        failure: why it failed, if it did.
-        several: whether there are several objectives, for which nothing can be pruned.
+        scores: those of a completed trial, else empty.
+        failure: why the trial failed, or None.
+        several: whether there are several objectives; Optuna cannot prune then.
     """
     if failure is None:
         return TrialState.COMPLETE if scores else TrialState.PRUNED
@@ -253,7 +255,7 @@ def ended(scores: Sequence[float], failure: Failure | None, several: bool) -> Tr
 
 
 def failure_of(trial: FrozenTrial) -> Failure | None:
-    """Why a trial failed; None of one that is run again since, or was completed then."""
+    """Why a trial failed; None if it now runs again or was completed afterwards."""
     found = trial.user_attrs.get(FAILURE)
     has_failed = trial.state in (TrialState.FAIL, TrialState.PRUNED)
     return Failure(**found) if found and has_failed else None
@@ -265,7 +267,7 @@ def identity_of(trial: Any) -> int:
 
 
 def record(trial: FrozenTrial) -> Record:
-    """A trial of Optuna as ours."""
+    """Converts a trial of Optuna to a `Record`."""
     attributes = trial.user_attrs
     return Record(
         number=trial.number,

@@ -1,1 +1,1 @@
-"""The images of a search: where they come from, and how they are split."""
+"""The images of a search: loading and splitting."""

@@ -1,4 +1,4 @@
-"""`Data`: the images of a search, split; and `load`, which gets them by name or from a path."""
+"""`Data`: the images of a search in three parts; `load` makes it from a name or a path."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from kblocks.tuner.images.splits import drawn
 
 @dataclass(frozen=True)
 class Data:
-    """What a search trains and is judged on, and what it never sees.
+    """Training, validation and test data of a search, which never sees the test part.
 
     Args:
-        train: `(x, y)` arrays, images with the channels last and integer or one-hot labels; or
-            anything else that `model.fit` takes as `x` alone, such as a tf.data.Dataset.
-        validation: likewise.
-        test: likewise, or None. `fit_arguments` leaves it out.
+        train: `(x, y)` arrays: channels-last images and integer or one-hot labels; or anything else
+            that `model.fit` takes as `x` alone, such as a tf.data.Dataset.
+        validation: data in one of the same forms.
+        test: data in one of the same forms, or None. `fit_arguments` leaves it out.
         fit: further arguments of `model.fit`, such as epochs and batch_size.
-        class_names: in the order of the labels, or None.
+        class_names: the names of the classes in the order of the labels, or None.
 
     Raises:
-        ValueError: if arrays do not go together, have no images or the wrong rank, hold NaN or
-            infinity, or if channels stand first or integer labels do not count from 0.
+        ValueError: if x and y differ in length, x is empty or not of rank 4, holds NaN or
+            infinity or has its channels first, or if an integer label is negative or too large.
     """
 
     train: Any
@@ -44,12 +44,12 @@ class Data:
                 _check(name, *part)
 
     def parts(self) -> dict[str, Any]:
-        """The parts that there are, by name."""
+        """The parts by name, without "test" if there is no test part."""
         parts = {"train": self.train, "validation": self.validation, "test": self.test}
         return {name: part for name, part in parts.items() if part is not None}
 
     def fit_arguments(self) -> dict[str, Any]:
-        """What `tuner.search` and `model.fit` take: all but the test part."""
+        """Keyword arguments for `tuner.search` and `model.fit`, without the test part."""
         x = dict(zip("xy", self.train, strict=True)) if _is_pair(self.train) else {"x": self.train}
         return {**x, "validation_data": self.validation, **self.fit}
 
@@ -64,10 +64,10 @@ class Data:
 
     @property
     def classes(self) -> int:
-        """How many classes there are.
+        """The number of classes.
 
         Raises:
-            ValueError: of a dataset without names of classes.
+            ValueError: if no part is arrays and there are no `class_names`.
         """
         if self.class_names is not None:
             return len(self.class_names)
@@ -79,7 +79,7 @@ class Data:
         return int(max(some.max() for some in labels)) + 1
 
     def fingerprint(self) -> dict[str, Any]:
-        """What tells these data from others, as JSON has it: shapes and hashes by part."""
+        """Shape, dtype and hash of each part in JSON types, to identify these data."""
         return {name: _fingerprint(part) for name, part in self.parts().items()}
 
 
@@ -93,23 +93,26 @@ def load(
     limit: int | None = None,
     batch_size: int = 32,
 ) -> Data:
-    """Images by name or from a path, as float32 in [0, 1] with the channels last, split.
+    """Loads and splits images by name or from a path: channels-last float32 in [0, 1].
 
     Args:
         source: "digits"; a built-in set of Keras ("mnist", "fashion_mnist", "cifar10",
-            "cifar100"); an `.npz` of x and y, or of x_train and y_train with or without those of
-            `val` and `test`; a folder of `.idx` files as MNIST has them; or a folder with one
+            "cifar100"); an `.npz` file of x and y, or of x_train and y_train with or without x_val,
+            y_val, x_test and y_test; a folder of idx files in MNIST's format; or a folder with one
             folder of images a class, which are read while training.
-        seed: of the split; every class is split alike.
-        validation: the share of the images that are not for the test.
-        test: the share of all images. A source's own test part is taken in its place.
-        image_size: (height, width) that images are resized to; folders of images need it (256 by
-            256 if None).
-        limit: the most images in training and validation together; the test part stays as it is.
-        batch_size: of images that are read while training; others are batched by `model.fit`.
+        seed: the seed of the split, which is stratified by class.
+        validation: the share of the non-test images that becomes the validation part. A source's
+            own validation part is used instead if it has one.
+        test: the share of all images that becomes the test part. A source's own test part is
+            used instead if it has one.
+        image_size: (height, width) to resize to. None keeps the size of arrays, and is (256, 256)
+            for a folder of images.
+        limit: the most images in training and validation together; the test part stays whole.
+        batch_size: the batch size of a folder of images; `model.fit` batches arrays.
 
     Raises:
-        ValueError: if the source is not of these, or its images or labels cannot be used.
+        ValueError: if the source is unknown, its images or labels cannot be used, or `validation`,
+            `test` or `limit` is out of range.
     """
     for name, share in (("validation", validation), ("test", test)):
         if not 0 < share < 1:
@@ -130,7 +133,7 @@ def load(
 def _split(
     own: dict[str, Any], seed: int, validation: float, test: float, limit: int | None
 ) -> dict[str, Any]:
-    """Train, validation and test part of what a source has as its own."""
+    """Adds the parts that a source lacks by splitting its training part."""
     pool = own["train"]
     labels = pool.labels if isinstance(pool, ImageFiles) else pool[1]
     kept = 1 if "validation" in own else 2  # of each class, once the test part is drawn
@@ -175,7 +178,7 @@ def _check(name: str, x: Any, y: Any) -> None:
     labels = np.asarray(y)
     if labels.ndim == 1 and labels.dtype.kind in "iu":
         sources.check_labels(name, labels)
-    low, high = float(np.min(x)), float(np.max(x))  # NaN goes through both
+    low, high = float(np.min(x)), float(np.max(x))  # min and max both pass on NaN
     if not np.isfinite((low, high)).all():
         raise ValueError(
             f"`{name}` must have images of finite numbers. Received: values from {low} to {high}"
@@ -197,7 +200,7 @@ def _fingerprint(part: Any) -> dict[str, Any]:
 
 
 def digest(*arrays: Any) -> str:
-    """Sixteen letters that differ where the bytes do."""
+    """A hash of the arrays' bytes: sixteen hexadecimal digits."""
     found = hashlib.blake2b(digest_size=8)
     for array in arrays:
         found.update(array)

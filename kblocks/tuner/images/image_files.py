@@ -1,4 +1,4 @@
-"""A folder with one folder of images a class, read while training."""
+"""`ImageFiles`: a folder with one folder of images a class, read while training."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ from typing import Any
 import keras
 import numpy as np
 
-_ENDINGS = (".bmp", ".gif", ".jpeg", ".jpg", ".png")  # those of image_dataset_from_directory
+_ENDINGS = (".bmp", ".gif", ".jpeg", ".jpg", ".png")  # as image_dataset_from_directory reads
 _READERS = 4  # threads
-_BILINEAR = 2  # Pillow's number of it
+_BILINEAR = 2  # Pillow's constant for bilinear resampling
 
 
 class ImageFiles(keras.utils.PyDataset):
-    """Image files in batches, for `model.fit` on any backend.
+    """Reads image files in batches, for `model.fit` on any backend.
 
-    Unlike `keras.utils.image_dataset_from_directory` it is split by class and in three, needs no
-    TensorFlow, and names a file that it cannot read.
+    Unlike `keras.utils.image_dataset_from_directory` it needs no TensorFlow, can be split by class
+    into three parts, and names the file that it cannot read.
 
     Args:
-        folder: that the names are relative to.
-        names: of the files.
-        labels: of each.
-        class_names: in the order of the labels.
-        image_size: (height, width) that images are resized to.
-        batch_size: the last batch may be smaller.
-        seed: of the order.
-        shuffle: whether each epoch has an order of its own.
+        folder: the folder that holds the files.
+        names: the files' paths relative to `folder`.
+        labels: one integer label a file.
+        class_names: the names of the classes in the order of the labels.
+        image_size: (height, width) to which images are resized.
+        batch_size: images in a batch; the last batch may be smaller.
+        seed: the seed of the shuffled order.
+        shuffle: whether each epoch has a new random order.
     """
 
     def __init__(
@@ -52,10 +52,10 @@ class ImageFiles(keras.utils.PyDataset):
 
     @classmethod
     def found(cls, folder: Path, image_size: tuple[int, int], batch_size: int, seed: int) -> Any:
-        """All images in the folders of a folder, in the order of their names.
+        """Finds all images of a folder with one folder a class, sorted by class and name.
 
         Raises:
-            ValueError: if there are none, or one of them is no image.
+            ValueError: if a class has no images, there are no classes, or a file is no image.
         """
         if isinstance(image_size, int) or len(image_size) != 2 or min(image_size) < 1:
             raise ValueError(f"`image_size` must be (height, width). Received: {image_size!r}")
@@ -83,16 +83,16 @@ class ImageFiles(keras.utils.PyDataset):
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """(height, width, channels)."""
+        """(height, width, channels) of each image."""
         return (*self.image_size, 3)
 
     @property
     def num_batches(self) -> int:
-        """How many batches an epoch has."""
+        """The number of batches in an epoch."""
         return -(-len(self.names) // self.batch_size)
 
     def on_epoch_end(self) -> None:
-        """Draws the next epoch's order."""
+        """Draws the order of the next epoch if `shuffle` is on."""
         if self.shuffle:
             self._order = self._random.permutation(len(self.names))
 
@@ -101,19 +101,19 @@ class ImageFiles(keras.utils.PyDataset):
         return np.stack([self._read(self.names[row]) for row in rows]), self.labels[rows]
 
     def taken(self, rows: np.ndarray, shuffle: bool) -> ImageFiles:
-        """Some of these, of which each epoch is in an order of its own if they are to train on."""
+        """The files of the given rows; with `shuffle` each epoch has a new order."""
         names = [self.names[row] for row in rows]
         how = (self.class_names, self.image_size, self.batch_size, self.seed, shuffle)
         return ImageFiles(self.folder, names, self.labels[rows], *how)
 
     def with_those_of(self, other: ImageFiles) -> ImageFiles:
-        """These and others of the same folder, to train on."""
+        """These files and those of `other` in the same folder, shuffled for training."""
         labels = np.concatenate([self.labels, other.labels])
         how = (self.class_names, self.image_size, self.batch_size, self.seed, True)
         return ImageFiles(self.folder, self.names + other.names, labels, *how)
 
     def fingerprint(self) -> dict[str, Any]:
-        """What tells these files from others: a hash of their names and sizes."""
+        """Shape, dtype, classes and a hash of the names and sizes, to identify these files."""
         found = hashlib.blake2b(digest_size=8)
         for name in self.names:
             found.update(f"{name}\0{(self.folder / name).stat().st_size}\0".encode())
@@ -125,7 +125,7 @@ class ImageFiles(keras.utils.PyDataset):
         }
 
     def check(self, name: str) -> None:
-        """Refuses a file that does not begin as an image does."""
+        """Raises ValueError if Pillow does not recognize the start of a file as an image."""
         image = _pillow()
         try:
             with image.open(self.folder / name):
@@ -138,7 +138,7 @@ class ImageFiles(keras.utils.PyDataset):
         height, width = self.image_size
         try:
             with _pillow().open(path) as file:
-                is_deep = file.mode.startswith("I")  # 16 bits, which "RGB" would cut off at 255
+                is_deep = file.mode.startswith("I")  # 16 bits: "RGB" would clip at 255
                 image = file.convert("I" if is_deep else "RGB").resize((width, height), _BILINEAR)
         except (OSError, ValueError, SyntaxError) as error:  # Pillow raises all of these
             raise _unreadable(path, error) from error

@@ -1,4 +1,4 @@
-"""Where images come from as arrays: scikit-learn, Keras, `.npz` and idx files."""
+"""Reads images as arrays from scikit-learn, Keras, `.npz` files and idx files."""
 
 from __future__ import annotations
 
@@ -32,22 +32,22 @@ BUILT_IN: dict[str, tuple[str, ...] | None] = {
 }
 NAMES = ("digits", *BUILT_IN)
 _IDX = {"train": "train", "test": "t10k"}
-_MOST_CLASSES = 10**7  # a linear layer of more has more weights than a machine has memory
-_RESIZED = 1000  # images at once
+_MOST_CLASSES = 10**7  # the weights of a linear layer of more fill a machine's memory
+_RESIZED = 1000  # images that are resized at once
 
 
 class Found(NamedTuple):
-    """What a source has: its own parts ("train", and perhaps "validation" and "test")."""
+    """The arrays of a source: "train", and "validation" and "test" if the source has them."""
 
     parts: dict[str, Pair]
     class_names: tuple[str, ...] | None = None
 
 
 def read(source: str, path: Path) -> Found:
-    """The images of a source as they are.
+    """Reads the images of a source unchanged.
 
     Raises:
-        ValueError: if it is none that is known, with those that are.
+        ValueError: if the source is unknown; the message lists the known ones.
     """
     if source == "digits":
         return _digits()
@@ -64,7 +64,7 @@ def read(source: str, path: Path) -> Found:
 
 
 def prepared(parts: dict[str, Pair], image_size: tuple[int, int] | None) -> dict[str, Pair]:
-    """The same as float32 in [0, 1] with a channel axis, resized, with labels from 0.
+    """Converts images to float32 in [0, 1] with a channel axis, resizes them, and checks labels.
 
     Raises:
         ValueError: if images or labels cannot be used.
@@ -86,16 +86,17 @@ def prepared(parts: dict[str, Pair], image_size: tuple[int, int] | None) -> dict
 
 
 def check_channels(name: str, shape: tuple[int, ...]) -> None:
-    """Refuses images whose channels stand first, which would be trained as images of W channels.
+    """Refuses channels-first images, whose width would be taken for channels.
 
-    Told by 1, 3 or 4 rows, more columns, and about as many "channels" as columns.
+    An image with 1, 3 or 4 rows, more than 4 columns, and about as many "channels" as columns
+    counts as channels-first.
 
     Args:
-        name: of the part.
-        shape: of its images, (number, height, width, channels).
+        name: the name of the part, for the message.
+        shape: the shape of its images, (number, height, width, channels).
 
     Raises:
-        ValueError: if they look so.
+        ValueError: if the images look channels-first.
     """
     if len(shape) != 4 or shape[1] not in (1, 3, 4):
         return
@@ -108,10 +109,10 @@ def check_channels(name: str, shape: tuple[int, ...]) -> None:
 
 
 def check_labels(name: str, labels: np.ndarray) -> None:
-    """Refuses integers that cannot be the numbers of classes.
+    """Refuses integers that cannot be class labels.
 
     Raises:
-        ValueError: with the number that is none.
+        ValueError: if a label is negative or 10,000,000 or more; the message has the label.
     """
     least, most = int(labels.min()), int(labels.max())
     if least < 0 or most >= _MOST_CLASSES:
@@ -123,7 +124,7 @@ def check_labels(name: str, labels: np.ndarray) -> None:
 
 
 def has_idx(folder: Path) -> bool:
-    """Whether a folder has idx files of images."""
+    """Whether a folder has idx image files."""
     return any(folder.glob("*-images-idx3-ubyte*"))
 
 
@@ -176,10 +177,7 @@ def _no_arrays(path: Path, error: Exception) -> ValueError:
 
 
 def _headers(path: Path) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
-    """Shape and dtype of each array in an .npz, of which only the first bytes are read.
-
-    What is no array is left out.
-    """
+    """Reads shape and dtype of each array in an .npz from its header; skips other members."""
     found = {}
     with zipfile.ZipFile(path) as file:
         for name in file.namelist():
@@ -196,7 +194,7 @@ def _headers(path: Path) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
 
 
 def _check_memory(path: Path, headers: list[tuple[tuple[int, ...], np.dtype]]) -> None:
-    """Refuses arrays that do not fit into memory, in which images become float32."""
+    """Raises ValueError if the arrays, whose images become float32, do not fit into memory."""
     size = sum(math.prod(shape) * max(dtype.itemsize, 4) for shape, dtype in headers)
     free = psutil.virtual_memory().available
     if size > free:
@@ -209,7 +207,7 @@ def _check_memory(path: Path, headers: list[tuple[tuple[int, ...], np.dtype]]) -
 def _idx_parts(folder: Path) -> dict[str, str]:
     parts = {p: name for p, name in _IDX.items() if any(folder.glob(f"{name}-images-idx3-ubyte*"))}
     if list(parts) == ["test"]:
-        parts = {"train": parts["test"]}  # one part is there: it is split
+        parts = {"train": parts["test"]}  # the only part becomes the training part, which is split
     return parts
 
 
@@ -218,7 +216,9 @@ def _idx_pair(folder: Path, name: str) -> Pair:
 
 
 def _idx(folder: Path, name: str) -> np.ndarray:
-    """An array from an idx file: two zeros, the type (8 is a byte), the rank, the sizes, the data.
+    """Reads an array of bytes from an idx file.
+
+    Its format: two zero bytes, the type (8 for bytes), the rank, the sizes, the data.
 
     Reference: http://yann.lecun.com/exdb/mnist/, "The IDX file format".
     """
@@ -241,7 +241,7 @@ def _scaled(name: str, images: np.ndarray) -> np.ndarray:
     if images.dtype.kind not in "uif":
         raise ValueError(f"Images must be numbers. Received: {name} of dtype {images.dtype}")
     low, high = float(images.min()), float(images.max())
-    if images.dtype.kind == "f" and not (low >= 0 and high <= 1):  # neither is true of NaN
+    if images.dtype.kind == "f" and not (low >= 0 and high <= 1):  # NaN fails both comparisons
         raise ValueError(
             f"Images of floats must be from 0 to 1. Received: {name} from {low} to {high}"
         )
@@ -254,7 +254,7 @@ def _scaled(name: str, images: np.ndarray) -> np.ndarray:
 
 
 def _labels(name: str, labels: np.ndarray, images: int) -> np.ndarray:
-    if labels.ndim == 2 and labels.shape[1] == 1:  # as CIFAR has them
+    if labels.ndim == 2 and labels.shape[1] == 1:  # the shape of Keras' CIFAR labels
         labels = labels[:, 0]
     if labels.ndim != 1 or labels.dtype.kind not in "ui":
         raise ValueError(

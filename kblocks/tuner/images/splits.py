@@ -1,4 +1,4 @@
-"""Splitting images by class: every part has all classes, in the same shares."""
+"""Stratified splits: every part has all classes, in the same shares."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ Pair = tuple[np.ndarray, np.ndarray]
 
 
 def check(labels: np.ndarray, parts: int) -> None:
-    """Refuses classes with fewer images than there are parts to be made."""
+    """Raises ValueError for fewer than two classes, or a class with fewer images than `parts`."""
     classes, counts = np.unique(labels, return_counts=True)
     if len(classes) < 2:
         raise ValueError(f"There must be at least two classes. Received: only {classes.tolist()}")
@@ -29,15 +29,18 @@ def drawn(
     least: int = 1,
     left: int = 1,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """A share of the rows and the others, each with its share of every class, both in order.
+    """Splits rows in two by class: a random share of each class, and the remaining rows.
 
     Args:
-        labels: of all images.
-        rows: of those to be split.
-        share: between 0 and 1.
-        random: to draw from.
-        least: how many of a class are drawn at least.
-        left: how many of a class are left at least.
+        labels: the labels of all images.
+        rows: the indices to split.
+        share: the part that is drawn, between 0 and 1.
+        random: the random generator.
+        least: the fewest rows that are drawn of a class.
+        left: the fewest rows that remain of a class.
+
+    Returns:
+        The drawn and the remaining indices, each in ascending order.
     """
     chosen = []
     for label in np.unique(labels[rows]):

@@ -1,1 +1,1 @@
-"""All that shows a finished or running search but the terminal: the HTML report, TensorBoard."""
+"""Shows a finished or running search: the HTML report and TensorBoard logs."""

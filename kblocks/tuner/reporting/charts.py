@@ -1,4 +1,4 @@
-"""The plots of the trials: the best over time, the fronts, and the learning curves."""
+"""Plots of the trials: the best so far over time, the fronts, and the learning curves."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from kblocks.tuner.reporting.figures import (
 from kblocks.tuner.reporting.text import clean
 from kblocks.tuner.reporting.view import POINTS, Shown, View, spread
 
-_OBJECTIVES = 3  # that plots are made for
+_OBJECTIVES = 3  # the most objectives that get plots
 _CURVES = 6
 _RUG = 300
 _LOST = ("failed", "pruned")
 
 
 def progress(view: View) -> Section | None:
-    """Each trial a point, the best so far a line; failures are ticks below."""
+    """Scores over time: trials as points, the best so far as a line, failures as ticks below."""
     if not view.scored:
         return None
     name = time_unit(view)[1]
@@ -89,7 +89,7 @@ def _why(trial: Shown) -> str:
 
 
 def fronts(view: View) -> Section | None:
-    """Of one objective against each cost; of several against each other."""
+    """One objective against each cost, or the first of several against each other one."""
     several = len(view.objectives) > 1
     figures = _between(view) if several else _against_costs(view)
     if not figures:
@@ -117,7 +117,7 @@ def _against_costs(view: View) -> list[Figure]:
 
 
 def _between(view: View) -> list[Figure]:
-    """The first objective against each of the others."""
+    """Plots of the first objective against each of the others."""
     figures = []
     first = view.objectives[0]
     for index, other in enumerate(view.objectives[1 : _OBJECTIVES + 1], 1):
@@ -128,7 +128,7 @@ def _between(view: View) -> list[Figure]:
         rows.sort(key=lambda row: row["x"])
         log = min(values) > 0 and max(values) > 10 * min(values)
         x = position(alt.X, f"s{index}", other.name, values, log, grid=False)
-        # A step line is what two objectives leave attainable; with more there is no such line.
+        # With two objectives a step line bounds what is attainable; more have no such line.
         line = "step-after" if other.direction == "min" else "step-before"
         title = f"{first.name} against {other.name}"
         figures.append(_front(view, title, x, rows, line if len(view.objectives) == 2 else None))
@@ -201,7 +201,10 @@ def _curve(metric: str, name: str, rows: Rows) -> Figure:
 
 
 def _metrics(view: View) -> list[str]:
-    """The objective's figure and the loss of the best trials, where they were logged."""
+    """At most two metrics for learning curves: objectives first, then accuracy and loss.
+
+    Metrics that vary in no best trial are taken only if none varies.
+    """
     best = view.ranked[:_CURVES]
     logged: Iterable[str] = dict.fromkeys(
         name

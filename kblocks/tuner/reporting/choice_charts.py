@@ -1,4 +1,4 @@
-"""The plots of the choices: which matter, and how each acts."""
+"""Plots of the choices: their importance and their effects."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ from kblocks.tuner.reporting.importance import Importance, importance, is_numeri
 from kblocks.tuner.reporting.text import clean, plain
 from kblocks.tuner.reporting.view import Shown, View, spread
 
-_OBJECTIVES = 3  # that plots are made for
+_OBJECTIVES = 3  # the most objectives that get plots
 _BARS = 20
 _LITTLE = 0.2  # R² below which importance says little
-_FEW = 8  # different numbers that are options rather than a range
+_FEW = 8  # up to so many different numbers are drawn as options, more as a range
 _OPTIONS = 12
-_DOTS = 250  # in one effect plot
+_DOTS = 250  # the most points in one effect plot
 _EFFECTS = 36
-_NAME, _OPTION = 26, 22  # characters of a choice and of an option
+_NAME, _OPTION = 26, 22  # the most characters of a choice and of an option
 
 
 def importances(view: View) -> tuple[Section | None, list[Importance]]:
-    """A bar a choice for each objective, and what they are made from."""
+    """A bar chart of the choices' importance for each objective, and the importances themselves."""
     made, figures = [], []
     for index, objective in enumerate(view.objectives[:_OBJECTIVES]):
         found = importance(view.scored, index)
@@ -89,7 +89,7 @@ def _bars(title: str, name: str, found: Importance) -> Figure:
 
 
 def effects(view: View, made: Sequence[Importance]) -> Section | None:
-    """The first objective against each choice, the most important first."""
+    """A plot of the first objective against each choice, the most important choice first."""
     names = by_importance(view, made)
     figures = [_effect(view, name, f"effect{i}") for i, name in enumerate(names[:_EFFECTS])]
     if not figures:
@@ -105,7 +105,7 @@ def effects(view: View, made: Sequence[Importance]) -> Section | None:
 
 
 def by_importance(view: View, made: Sequence[Importance]) -> list[str]:
-    """The choices that had several values, the most important first."""
+    """The choices that had more than one value, the most important first."""
     first = list(made[0].shares) if made else []
     return [
         name
@@ -122,7 +122,7 @@ def _effect(view: View, name: str, data: str) -> Figure:
 
 
 def _of_range(view: View, name: str, had: list[Shown], data: str) -> Figure:
-    """A cloud of points and the medians of groups of equal size."""
+    """A numeric choice: points, and median and middle half in groups of equal size."""
     had = sorted(had, key=lambda trial: trial.values[name])
     steps: Rows = []
     for group in np.array_split(np.arange(len(had)), max(2, min(8, len(had) // 6))):
@@ -150,12 +150,12 @@ def _of_range(view: View, name: str, had: list[Shown], data: str) -> Figure:
 
 
 def is_wide(low: float, high: float) -> bool:
-    """Whether a range is rather drawn in logarithm."""
+    """Whether a range is wide enough for a logarithmic axis."""
     return low > 0 and high > 30 * low
 
 
 def _of_options(view: View, name: str, had: list[Shown], data: str) -> Figure:
-    """The points of each option side by side, its median and its middle half."""
+    """A choice among options: points, median and middle half of each, side by side."""
     values = {plain(trial.values[name], _OPTION): trial.values[name] for trial in had}
     groups: dict[str, list[Shown]] = {option: [] for option in ordered(values)}
     for trial in had:
@@ -182,7 +182,7 @@ def _of_options(view: View, name: str, had: list[Shown], data: str) -> Figure:
 
 
 def ordered(values: Mapping[str, Any]) -> list[str]:
-    """The texts of options, by their numbers where they all are."""
+    """The texts of options, sorted by value if all are numbers, else alphabetically."""
     numeric = is_numeric(list(values.values()))
     return sorted(values, key=(lambda text: values[text]) if numeric else str)
 
@@ -212,7 +212,7 @@ def _boxes(data: str, options: Sequence[str]) -> Any:
 
 
 def _dots(view: View, data: str, options: int) -> Any:
-    """Points on an axis of their own, under which the bands lie: option 0 is at 0."""
+    """The points, on a numeric x axis where option i is at i; the bands have a nominal one."""
     x = alt.X(
         field="p",
         type="quantitative",
@@ -233,5 +233,5 @@ def _quartiles(values: Sequence[float]) -> tuple[float, float, float]:
 
 
 def _jitter(place: int) -> float:
-    """From -0.33 to 0.33, evenly and without chance: the golden ratio's multiples."""
+    """A deterministic offset from -0.33 to 0.33, evenly spread by multiples of the golden ratio."""
     return round(0.66 * (place * 0.6180339887 % 1) - 0.33, 3)

@@ -1,4 +1,4 @@
-"""What all plots share: their data, axes, scales and what is shown over a point."""
+"""Shared parts of all plots: data, axes, scales and tooltips."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from kblocks.tuner.reporting.outline import outline
 from kblocks.tuner.reporting.text import clean, plain, score, short
 from kblocks.tuner.reporting.view import Shown, View
 
-TRIALS = "trials"  # the data that most plots share
-COST_NAMES = {  # in a title, and on an axis
+TRIALS = "trials"  # the name of the data that most plots share
+COST_NAMES = {  # (in a title, on an axis)
     "macs": ("MACs", "multiply-adds (MACs)"),
     "params": ("parameters", "parameters"),
     "latency": ("latency", "milliseconds for one image"),
 }
 _SHORT = {"macs": "MACs", "params": "parameters"}
-# 1200000 as "1.2 M"
+# A Vega expression that writes 1200000 as "1.2 M".
 _LABEL = (
     "abs(datum.value) < 1000 ? format(datum.value, '.4~g') : "
     "replace(format(datum.value, '.3~s'), regexp('([a-zA-Z])$'), '\u00a0$1')"
 )
 _TEXTS = {"ts": "score", "tc": "cost", "tn": "network", "tv": "choices"}
-_WIDE = 50  # times that a loss varies before its axis is logarithmic
+_WIDE = 50  # a loss whose highest value is so many times its lowest gets a log axis
 
 Rows = list[dict[str, Any]]
 
@@ -37,10 +37,10 @@ class Figure:
 
     Attributes:
         title: plain text.
-        chart: of Altair, without a size.
-        data: the rows of what it names, but for `TRIALS`.
-        height: in pixels.
-        width: below which it is not drawn; a narrower page scrolls.
+        chart: an Altair chart without a size.
+        data: {name: rows} of the data that the chart refers to, except `TRIALS`.
+        height: the height in pixels.
+        width: the least width in pixels; the plot scrolls on a narrower page.
     """
 
     title: str
@@ -52,15 +52,15 @@ class Figure:
 
 @dataclass(frozen=True)
 class Section:
-    """Plots under one heading, and the PNG they make together.
+    """Plots under one heading, and in one PNG.
 
     Attributes:
-        name: of the PNG, and the anchor.
+        name: the name of the PNG file and of the page's anchor.
         title: plain text.
-        caption: what is to be seen, and what was left out.
-        figures: in order.
-        columns: of the PNG; a page has as many as there is room for.
-        folded: how many of the first figures are in the open.
+        caption: what the plots show, and what they leave out.
+        figures: the plots in order.
+        columns: the most columns, in the PNG and on the page.
+        opened: how many of the first figures are unfolded; only these are in the PNG.
     """
 
     name: str
@@ -72,7 +72,11 @@ class Section:
 
 
 def trial_rows(view: View) -> Rows:
-    """The drawn trials: `n`umber, `s`cores, costs, `e`nd, and the text shown over a point."""
+    """A row for each drawn trial.
+
+    Fields: `n` the number, `f` whether the trial is on the front, `s0`, `s1`, ... the scores, the
+    costs by name, `e` the end in the unit of `time_unit`, and the tooltip's texts.
+    """
     front = {trial.number for trial in view.front}
     unit, _ = time_unit(view)
     rows = []
@@ -87,7 +91,7 @@ def trial_rows(view: View) -> Rows:
 
 
 def told(view: View, trial: Shown) -> dict[str, str]:
-    """What is shown over a trial's point, in lines."""
+    """The texts of a trial's tooltip: scores, costs, network and choices."""
     pairs = zip(view.objectives, trial.scores, strict=True)
     costs = [f"{short(v)} {_SHORT[name]}" for name, v in trial.costs.items() if name in _SHORT]
     if "latency" in trial.costs:
@@ -106,13 +110,13 @@ def _scaled(name: str, value: float) -> float:
 
 
 def tooltip() -> list[Any]:
-    """The lines of `told`; the titles are ours, since some words have a meaning to Vega."""
+    """The tooltip with `told`'s texts. Titles are constants, since Vega interprets some words."""
     shown = {"n": "trial", **_TEXTS}
     return [alt.Tooltip(field=f, type="nominal", title=title) for f, title in shown.items()]
 
 
 def time_unit(view: View) -> tuple[float, str]:
-    """Seconds in the unit of a run's axis of time, and its name."""
+    """The unit of a run's time axis: its seconds and its name."""
     last = max((t.ended for t in view.trials if t.ended is not None), default=0.0)
     for seconds, name in ((86400.0, "days"), (3600.0, "hours"), (60.0, "minutes")):
         if last > 2 * seconds:
@@ -121,14 +125,14 @@ def time_unit(view: View) -> tuple[float, str]:
 
 
 def axis(title: str | None, values: Sequence[float] = (), **more: Any) -> Any:
-    """An axis for these values: with numbers as "1.2 M" where they are large."""
+    """A linear axis; labels are short ("1.2 M") if a value reaches 1000."""
     if max(map(abs, values), default=0) >= 1000:
         more = {"labelExpr": _LABEL, **more}
     return alt.Axis(title=title, **{"tickCount": 5, **more})
 
 
 def log_axis(title: str | None, values: Sequence[float], **more: Any) -> Any:
-    """An axis in logarithm, with round numbers that do not stand in each other's way."""
+    """A logarithmic axis with at most six round tick values, so that labels do not overlap."""
     low, high = min(values), max(values)
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     for steps in ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 4, 5, 6, 7, 8, 9)):
@@ -143,7 +147,7 @@ def log_axis(title: str | None, values: Sequence[float], **more: Any) -> Any:
 def position(
     channel: Any, field: str, title: str | None, values: Sequence[float], log: bool, **more: Any
 ) -> Any:
-    """A position by numbers, with a little room on both sides."""
+    """A quantitative x or y channel with a little room on both sides."""
     made = (log_axis if log else axis)(title, values, **more)
     scale: dict[str, Any] = {"type": "log"} if log else {"zero": False}
     return channel(
@@ -155,7 +159,7 @@ def position(
 
 
 def score_channel(channel: Any, view: View, index: int, title: bool = True) -> Any:
-    """A position by an objective: linear, but for a loss that varies widely."""
+    """An x or y channel of an objective: linear, or logarithmic for a loss that varies widely."""
     objective = view.objectives[index]
     values = [trial.scores[index] for trial in view.scored]
     low, high = min(values), max(values)
@@ -165,11 +169,11 @@ def score_channel(channel: Any, view: View, index: int, title: bool = True) -> A
 
 
 def named(name: str) -> Any:
-    """Data that the page holds once, by name."""
+    """A reference to data that the page holds once, by name."""
     return alt.NamedData(name=name)
 
 
 def with_texts(chart: Any) -> Any:
-    """A chart of rows that name a trial, `n`, with the scores and texts of the shared rows."""
+    """A chart whose rows name a trial by `n`, with the tooltip's texts from the shared rows."""
     texts = alt.LookupData(data=named(TRIALS), key="n", fields=list(_TEXTS))
     return chart.transform_lookup(lookup="n", from_=texts)

@@ -1,4 +1,4 @@
-"""The plots of a section as one PNG, without a browser."""
+"""Renders the plots of a section to one PNG, without a browser."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import vl_convert
 from kblocks.tuner.reporting.figures import TRIALS, Rows, Section
 from kblocks.tuner.reporting.theme import LIGHT, config
 
-_WIDTHS = {1: 860, 2: 440, 3: 270}  # of a plot, by the number of columns
+_WIDTHS = {1: 860, 2: 440, 3: 270}  # pixels of a plot, by the number of columns
 _FONT = "Helvetica, Arial, Liberation Sans, DejaVu Sans, sans-serif"
 
 
 def image(section: Section, trials: Rows) -> bytes:
-    """A PNG at twice the size, of the plots that a page has in the open."""
+    """Renders the unfolded plots of a section to a PNG at double resolution."""
     figures = section.figures[: section.opened]
     columns = min(section.columns, len(figures))
     charts = []

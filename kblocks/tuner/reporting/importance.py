@@ -1,4 +1,4 @@
-"""Which choices matter: the share of the scores' variance that each accounts for."""
+"""The importance of each choice: the share of the scores' variance that it accounts for."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ import numpy as np
 from kblocks.tuner.reporting.text import number, plain
 from kblocks.tuner.reporting.view import Shown, spread
 
-LEAST = 10  # trials below which nothing is said
-_MOST = 1000  # trials that a forest learns from
+LEAST = 10  # with fewer trials there is no importance
+_MOST = 1000  # the most trials that the forests learn from
 _FOLDS, _REPEATS, _TREES = 5, 5, 60
-_OPTIONS = 30  # of a choice of words; rarer ones count as one
+_OPTIONS = 30  # the most options of a non-numeric choice; rarer ones count as one
 
 
 @dataclass(frozen=True)
 class Importance:
-    """What a forest of regression trees tells about choices.
+    """The importance of choices by a random forest.
 
     Attributes:
-        shares: by choice, the part of the variance of the scores' ranks that it accounts for,
-            alone and together with others; the largest first.
-        explained: the part that is foretold with nothing shuffled (R²).
-        trials: how many it is from.
+        shares: {choice: the share of the variance of the scores' ranks that it accounts for, alone
+            and together with others}; the largest first.
+        explained: the share that the forest predicts on unseen trials (R²).
+        trials: the number of trials that were used.
     """
 
     shares: dict[str, float]
@@ -36,17 +36,16 @@ class Importance:
 def importance(trials: Sequence[Shown], objective: int = 0) -> Importance | None:
     """Permutation importance with cross-validation (Breiman 2001, Random Forests, section 10).
 
-    Half the growth of the squared error, for trials that the forest did not learn from, when a
-    choice's values are shuffled: of a sum of functions of one choice each that is the variance
+    A choice's share is half the growth of the squared error on unseen trials when the choice's
+    values are shuffled. If the score is a sum of functions of one choice each, this is the variance
     of the choice's own term (Gregorutti et al. 2017, arXiv:1310.5726, Proposition 1).
 
-    Choices that only some trials have are columns of their own with "absent" as a value, and
-    are shuffled among the trials that have them alone: a conditional choice is not credited
-    with what its parent does. Ranks in place of scores, so that one diverged loss does not
-    count more than all others.
+    A choice that only some trials have gets the value "absent" in the others, and is shuffled only
+    among the trials that have it, so it gets no credit for its parent's effect. Ranks replace
+    scores, so that one diverged loss does not outweigh all others.
 
     Returns:
-        None for fewer than 10 trials, or where all scores or all values are the same.
+        None for fewer than 10 trials, or if all scores or all values are equal.
     """
     from sklearn.ensemble import RandomForestRegressor
     from sklearn.model_selection import KFold
@@ -85,7 +84,7 @@ def importance(trials: Sequence[Shown], objective: int = 0) -> Importance | None
 
 
 def is_numeric(values: Sequence[Any]) -> bool:
-    """Whether these are all finite numbers."""
+    """Whether all values are finite numbers."""
     return all(number(value) is not None for value in values)
 
 
@@ -94,7 +93,10 @@ def _key(trial: Shown, name: str) -> Any:
 
 
 def _columns(trials: Sequence[Shown], name: str) -> np.ndarray:
-    """One column of numbers, or one an option; trials without the choice are apart."""
+    """The forest's input for a choice: a numeric column, or one 0/1 column for each option.
+
+    Trials without the choice get a number below all others, or only zeros.
+    """
     had = [trial.values[name] for trial in trials if name in trial.values]
     if is_numeric(had):
         low, high = float(min(had)), float(max(had))
@@ -106,6 +108,6 @@ def _columns(trials: Sequence[Shown], name: str) -> np.ndarray:
 
 
 def _ranks(scores: Sequence[float]) -> np.ndarray:
-    """From 0 up; equal scores have their mean rank."""
+    """Ranks from 0 up; equal scores get their mean rank."""
     _, place, counts = np.unique(scores, return_inverse=True, return_counts=True)
     return (np.cumsum(counts) - (counts + 1) / 2)[place]

@@ -1,4 +1,4 @@
-"""The best network, stage by stage: its map, its blocks, and its share of the cost."""
+"""The best network stage by stage: output shape, blocks and share of the cost."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from kblocks.tuner.reporting.outline import outline
 from kblocks.tuner.reporting.text import escaped, score, short
 from kblocks.tuner.reporting.view import Shown, View
 
-_LARGEST = 1_000_000  # characters of JSON, and any number in it
+_LARGEST = 1_000_000  # the most characters of JSON, and the largest number in it
 
 
 def drawing(view: View) -> str:
-    """The best trial's network, or why it is not drawn."""
+    """HTML of the best trial's network; without known costs only its blocks."""
     best = view.best
     if best is None:
         return ""
@@ -31,18 +31,18 @@ def drawing(view: View) -> str:
 
 
 def stages_of(trial: Shown, input_shape: Any) -> list[tuple[str, Cost]]:
-    """Name and cost of each stage; empty where the network or its input is not known."""
+    """(name, cost) of each stage; empty if the network or its input shape is unknown."""
     try:
         _refuse_endless(trial.record.network)
         return Architecture.from_json(trial.record.network or "").stages(tuple(input_shape))
     except Exception:
-        # A run folder of unknown origin: any block may fail on any argument, and the report
-        # must do without this one drawing.
+        # In a run folder of unknown origin any block may fail on any argument; the report then
+        # omits this one drawing.
         return []
 
 
 def _refuse_endless(text: Any) -> None:
-    """A few characters of JSON may ask for a block of 10**9 layers."""
+    """Raises ValueError for huge numbers: a few characters of JSON can ask for 10**9 layers."""
 
     def bounded(digits: str) -> int:
         if len(digits) > 7 or int(digits) > _LARGEST:
@@ -118,7 +118,7 @@ def _side(shape: Any) -> int:
 
 
 def _prism(shape: Any, largest: int) -> str:
-    """A map as a box: as high and wide as its sides, as deep as the logarithm of its channels."""
+    """A feature map as an SVG box: sides by height and width, depth by the log of the channels."""
     if not isinstance(shape, tuple) or len(shape) not in (1, 3):
         return ""
     if len(shape) == 1:

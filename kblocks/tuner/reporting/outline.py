@@ -1,4 +1,4 @@
-"""A network in a few words, from its JSON alone: `2 × ResidualBlock 32, 5×5, strides 2`."""
+"""A network's blocks as short text, from its JSON alone: `2 × ResidualBlock 32, 5×5, strides 2`."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from kblocks.tuner.reporting.text import clean
 _LARGEST = 1_000_000  # characters of JSON; ResNet-152 has 10,000
 _SAID = ("filters", "kernel_size", "strides", "padding", "pool", "classes")
 _HIDDEN = ("normalization", "activation", "initializer", "pool_", "kernel_initializer")
-_PARTS = 6  # arguments that are told of a block
+_PARTS = 6  # the most arguments that are shown of a block
 
 
 def outline(network: Any) -> list[tuple[str, str]]:
-    """Each stage's name and blocks; empty where the text is no architecture's JSON."""
+    """(name, blocks) of each stage; empty if `network` is not the JSON of an architecture."""
     rows = _rows(network)
     stages: dict[str, list[str]] = {}
     for row in rows:
@@ -63,7 +63,7 @@ def _argument(name: str, value: Any) -> str:
 
 
 def _size(value: Any) -> str:
-    """[3, 3] as 3×3; everything else as it is, on one line."""
+    """[3, 3] as 3×3; everything else as one line of text."""
     if isinstance(value, list) and len(value) == 2 and all(type(item) is int for item in value):
         return f"{value[0]}×{value[1]}"
     if isinstance(value, (dict, list)):

@@ -1,4 +1,4 @@
-"""The head of a report: what the search is, what it found, how its trials ended."""
+"""The head of a report (objectives, best figures, trial states) and the search's settings."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ _LABELS = {
     "space": "choices",
 }
 _LEFT_OUT = ("format", "objectives")
-_LONG = 400  # characters of one setting
-_MANY = 60  # settings in one group
+_LONG = 400  # the most characters of one setting
+_MANY = 60  # the most settings in one group
 
 
 def head(view: View) -> str:
-    """Title, the figures that count, and the states of all trials."""
+    """HTML of the title, the main figures and the number of trials in each state."""
     objectives = ", ".join(f"{o.name} ({o.direction})" for o in view.objectives)
     tiles = "".join(
         f'<div class="tile"><span>{escaped(label)}</span><b>{escaped(value)}</b>'
@@ -84,7 +84,7 @@ def _states(view: View) -> str:
 
 
 def settings(view: View) -> str:
-    """Everything that is known about the search, as it was written down."""
+    """HTML of the settings that the search stored."""
     found = view.run.settings if isinstance(view.run.settings, Mapping) else {}
     rows = []
     for name, value in found.items():
@@ -117,7 +117,7 @@ def _value(value: Any) -> str:
 
 
 def _amount(value: Any) -> Any:
-    """Numbers as one reads them; everything else as it is."""
+    """Large numbers as readable text; everything else unchanged."""
     if type(value) is int:
         return f"{value:,}" if abs(value) < 1e6 else short(value)
     return short(value) if isinstance(value, float) and abs(value) >= 1e4 else value

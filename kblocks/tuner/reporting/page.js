@@ -1,4 +1,4 @@
-// The plots, again whenever the page turns dark or light, and the sorting of the table.
+// Draws the plots, again whenever the page turns dark or light, and sorts the table.
 "use strict";
 const plots = JSON.parse(document.getElementById("plots").textContent);
 const dark = matchMedia("(prefers-color-scheme: dark)");

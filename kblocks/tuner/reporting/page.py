@@ -1,4 +1,4 @@
-"""The page: one HTML file that asks for nothing from outside."""
+"""The report's page: one HTML file that loads nothing from elsewhere."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from kblocks.tuner.reporting.figures import Section
 from kblocks.tuner.reporting.text import escaped, for_script
 from kblocks.tuner.reporting.theme import DARK, LIGHT, config
 
-_CANVAS = 600  # rows from which a plot is pixels rather than shapes
+_CANVAS = 600  # a plot with more rows is drawn on a canvas, else as SVG
 
 
 def page(
     title: str, parts: Sequence[str | Section], trials: list[dict[str, Any]], javascript: str
 ) -> str:
-    """HTML of text and plots in order.
+    """Assembles the page from text and plots, in order.
+
+    The page's content security policy lets a browser run only our own two scripts, identified by
+    their hashes, and load nothing, so text in the data can neither run nor call out.
 
     Args:
-        title: of the page.
-        parts: HTML that is escaped already, and plots.
-        trials: the data that the plots share.
-        javascript: vega-embed with all that it needs.
-
-    The policy in the first lines lets a browser run our own two scripts, known by their hashes,
-    and load nothing: whatever stands in the data cannot run and cannot reach out.
+        title: the page's title.
+        parts: escaped HTML, and sections of plots.
+        trials: the rows that the plots share.
+        javascript: the bundle of vega-embed and its dependencies.
     """
     plots = [part for part in parts if isinstance(part, Section)]
     body = "".join(_section(part) if isinstance(part, Section) else part for part in parts)
@@ -83,7 +83,7 @@ def _figure(section: Section, index: int) -> dict[str, Any]:
     chart = figure.chart.properties(width="container", height=figure.height)
     chart = chart.properties(autosize={"type": "fit", "contains": "padding"})
     spec = chart.to_dict()
-    del spec["config"]  # Altair's; the page has its own
+    del spec["config"]  # Altair's config; the page has its own
     rows = sum(map(len, figure.data.values()))
     return {
         "id": f"{section.name}-{index}",

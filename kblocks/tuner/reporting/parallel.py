@@ -1,4 +1,4 @@
-"""Parallel coordinates: a line a trial through all its choices to its score."""
+"""Parallel coordinates: each trial is a line through its choices to its score."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from kblocks.tuner.reporting.text import clean, plain, score
 from kblocks.tuner.reporting.view import Shown, View, spread
 
 _AXES, _LINES, _BEST = 9, 250, 50
-_FEW = 8  # different numbers that each have a label
+_FEW = 8  # up to so many different numbers each get a label
 _OPTIONS = 12
-_NAME = 26  # characters of a choice
-_NONE = -0.12  # where a trial is that did not have a choice
+_NAME = 26  # the most characters of a choice's name
+_NONE = -0.12  # the position, below the axis, of a trial without the choice
 
 
 def parallel(view: View, made: Sequence[Importance]) -> Section | None:
-    """A line a trial through all choices to its score."""
+    """A plot in which each trial is a line through the most important choices to its score."""
     names = by_importance(view, made)[:_AXES]
     if len(view.scored) < 2 or not names:
         return None
@@ -50,7 +50,7 @@ def parallel(view: View, made: Sequence[Importance]) -> Section | None:
     y = alt.Y(
         field="y", type="quantitative", axis=None, scale=alt.Scale(domain=[floor, 1.12], nice=False)
     )
-    # Lines cross the labels, which stand out by a seam in the colour of the page.
+    # Lines cross the labels, so each label gets an outline in the colour of the page.
     hover = alt.selection_point(
         name="hover", fields=["n"], on="pointerover", clear="pointerout", empty=False
     )
@@ -127,12 +127,12 @@ def parallel(view: View, made: Sequence[Importance]) -> Section | None:
 
 
 def _apart(place: int) -> float:
-    """A little up or down, so that trials of the same values are not one line."""
+    """A small vertical offset, so that trials with equal values do not share one line."""
     return 0.03 * (place * 0.6180339887 % 1) - 0.015
 
 
 def _lines(view: View) -> list[Shown]:
-    """The trials that are drawn, the best last and so on top."""
+    """The trials to draw, the best last and thus on top."""
     best = view.ranked[:_BEST]
     known = {trial.number for trial in best}
     others = [trial for trial in view.drawn if trial.number not in known]
@@ -142,7 +142,7 @@ def _lines(view: View) -> list[Shown]:
 
 
 def _places(name: str, shown: Sequence[Shown]) -> tuple[dict[int, float], list[tuple[str, float]]]:
-    """Where each trial crosses the axis of a choice, from 0 to 1, and the axis' labels."""
+    """Where each trial crosses a choice's axis (0 to 1; `_NONE` without it), and labels."""
     values = {t.number: t.values[name] for t in shown if name in t.values}
     distinct = {plain(v, 22): v for v in values.values()}
     if is_numeric(list(distinct.values())):
@@ -178,7 +178,7 @@ def _score_places(
     width = (high - low) or 1.0
     at = {t.number: (t.scores[0] - low) / width for t in shown}
     marks = [(score(low), 0.0), (score(high), 1.0)] if high > low else [(score(low), 0.0)]
-    if view.objectives[0].direction == "min":  # the best is at the top
+    if view.objectives[0].direction == "min":  # put the best at the top
         at = {n: 1 - p for n, p in at.items()}
         marks = [(text, 1 - p) for text, p in marks]
     return at, marks

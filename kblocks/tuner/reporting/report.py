@@ -1,4 +1,4 @@
-"""The report of a search: one HTML file that needs nothing else, and the plots as PNG."""
+"""The report of a search: one self-contained HTML file, and the plots as PNG."""
 
 from __future__ import annotations
 
@@ -13,15 +13,14 @@ from kblocks.tuner.records import Run
 def report(run: Run, folder: str | os.PathLike[str], *, png: bool = True) -> Path:
     """Writes `report.html` and, with `png`, a PNG of each group of plots into a folder.
 
-    Each file is written whole or not at all. The run is only data: nothing in it is executed,
-    and what it holds is escaped. Where there are many trials some are left out of the plots and
-    the table, which then say so.
+    Each file is written whole or not at all. The report executes nothing from the run and escapes
+    all text from it. With many trials the plots and the table leave some out, and say so.
 
     Args:
-        run: a run as `records.read` gives it.
-        folder: where the files are put; made where it is missing.
+        run: the run, such as `kb.tuner.Tuner.search` returns.
+        folder: the folder for the files; created if it is missing.
         png: whether to write `progress.png`, `front.png`, `importance.png`, `effects.png`,
-            `parallel.png` and `curves.png`, those that there is something to show in.
+            `parallel.png` and `curves.png`, each only if it has something to show.
 
     Returns:
         The path of the HTML file.
@@ -59,7 +58,7 @@ def report(run: Run, folder: str | os.PathLike[str], *, png: bool = True) -> Pat
     ]
     shown = [part for part in parts if part]
     trials = trial_rows(view)
-    bundle: Any = vl_convert.javascript_bundle  # whose type asks for what it does not need
+    bundle: Any = vl_convert.javascript_bundle  # its stub demands arguments that it does not need
     javascript = bundle()
     path = Path(folder) / "report.html"
     with whole(path) as written:

@@ -1,4 +1,4 @@
-"""The failures by kind, and the table of trials."""
+"""HTML of the failures by kind and of the table of trials."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from kblocks.tuner.reporting.text import duration, escaped, number, plain, score
 from kblocks.tuner.reporting.view import Shown, View
 
 _KINDS = {**KINDS, "unknown": "failed, and no reason was kept"}
-_MESSAGES = 30  # different ones of a kind
-_EXAMPLES = 5  # trials of one message
+_MESSAGES = 30  # the most different messages that are shown of a kind
+_EXAMPLES = 5  # the most trials that are shown of one message
 _TRACEBACK = 20_000
 ROWS = 1000
-_COLUMNS = 24  # choices with a column of their own
+_COLUMNS = 24  # the most choices that get a column
 
 
 def failures(view: View) -> str:
-    """What failed and why, with the network that caused it."""
+    """The failures by kind and message, with the networks of some trials."""
     failed = [trial for trial in view.trials if trial.record.has_failed]
     if not failed:
         return ""
@@ -45,7 +45,7 @@ def _kind(kind: str, messages: dict[str, list[Shown]]) -> str:
     if len(ordered) > _MESSAGES:
         shown += f"<p>and {len(ordered) - _MESSAGES:,} other messages</p>"
     count = sum(map(len, messages.values()))
-    what = _KINDS.get(kind, "failed")  # another program's
+    what = _KINDS.get(kind, "failed")  # a kind of another program
     return (
         f'<h3><span class="badge">{escaped(kind, 40)}</span> {count:,} '
         f"trial{'s' if count != 1 else ''} {escaped(what, 80)}</h3>{shown}"
@@ -84,7 +84,7 @@ def _example(trial: Shown) -> str:
 
 
 def trials(view: View) -> str:
-    """The table of trials, the best first, then those that are not completed."""
+    """The table of trials: the scored ones, best first, then the others."""
     if not view.trials:
         return ""
     ranked = view.ranked

@@ -1,4 +1,4 @@
-"""Trials as TensorBoard shows them: learning curves as scalars, and the HParams tab."""
+"""Writes trials for TensorBoard: learning curves as scalars, and the HParams tab."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tensorboard.summary.writer.event_file_writer import EventFileWriter
 from kblocks.common.atomic import whole
 from kblocks.tuner.records import Objective, Record, Run, folder_name
 
-# Their messages are made when they are imported, where no type checker sees them.
+# protobuf creates these message classes on import, where no type checker sees them.
 _api: Any = api_pb2
 _data: Any = plugin_data_pb2
 _events: Any = event_pb2
@@ -27,28 +27,28 @@ _summaries: Any = summary_pb2
 
 
 class Log:
-    """A folder for `tensorboard --logdir`, with one folder a trial.
+    """A folder for `tensorboard --logdir`, with one folder for each trial.
 
     Args:
-        folder: where the folders of the trials are put.
+        folder: the folder that gets the trials' folders.
     """
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         self.folder = Path(folder)
 
     def trial(self, record: Record, objectives: Sequence[Objective]) -> Path | None:
-        """Writes a trial that has ended; one that is written already is left as it is.
+        """Writes a trial that has ended; a trial that is already written stays unchanged.
 
-        The folder is there whole or not at all, so that this may be called again and by
-        several processes.
+        The trial's folder appears whole or not at all, so several processes may call this, and
+        more than once.
 
         Args:
             record: the trial.
-            objectives: of the run; each is a scalar `best/<name>`, of the best epoch. (The HParams
-                tab shows the first five metrics of the alphabet.)
+            objectives: the run's objectives; each becomes a scalar `best/<name>` with its value at
+                the best epoch. (The HParams tab shows the first five metrics by name.)
 
         Returns:
-            The trial's folder; None while it has not ended.
+            The trial's folder; None if the trial has not ended.
         """
         if not record.is_finished:
             return None
@@ -60,18 +60,18 @@ class Log:
                 written.mkdir()
                 _write(written, record, objectives)
         except OSError:
-            if not path.exists():  # else another process was first
+            if not path.exists():  # if it exists, another process was first
                 raise
         return path
 
 
 class Values(keras.callbacks.Callback):
-    """Writes a trial's values where Keras' own callback writes its curves: the tab HParams.
+    """Writes a trial's values for the HParams tab, beside the curves of Keras' own callback.
 
     Args:
-        folder: of that callback.
-        name: of the trial.
-        values: of its hyperparameters.
+        folder: the log folder of Keras' callback `TensorBoard`.
+        name: the trial's name.
+        values: {hyperparameter: value}.
     """
 
     def __init__(self, folder: str, name: str, values: Mapping[str, Any]) -> None:
@@ -80,12 +80,12 @@ class Values(keras.callbacks.Callback):
         self._values = {name: _value(value) for name, value in values.items()}
 
     def on_train_begin(self, logs: Any = None) -> None:
-        """Writes the values."""
+        """Writes the values at the start of the training."""
         now = time.time()
         self._add(now, hparams_pb(self._values, trial_id=self._name, start_time_secs=now))
 
     def on_train_end(self, logs: Any = None) -> None:
-        """Writes that the trial has ended well."""
+        """Writes that the trial succeeded."""
         now = time.time()
         self._add(now, _end(_data.SessionEndInfo(status=_api.STATUS_SUCCESS, end_time_secs=now)))
 
@@ -96,7 +96,7 @@ class Values(keras.callbacks.Callback):
 
 
 def write(run: Run, folder: str | os.PathLike[str]) -> Path:
-    """Every trial of a run that has ended and is not in the folder yet.
+    """Writes every trial of a run that has ended and is not in the folder yet.
 
     Returns:
         The folder, for `tensorboard --logdir`.
@@ -111,7 +111,7 @@ def _write(folder: Path, record: Record, objectives: Sequence[Objective]) -> Non
     began = record.started.timestamp() if record.started else 0.0
     ended = record.ended.timestamp() if record.ended else began
     values = {name: _value(value) for name, value in record.values.items()}
-    name = folder_name(record.number)  # by which the table of the HParams tab is sorted, as text
+    name = folder_name(record.number)  # the HParams tab sorts its table by this name, as text
     status = _api.STATUS_SUCCESS if record.state == "completed" else _api.STATUS_FAILURE
     end = _data.SessionEndInfo(status=status, end_time_secs=ended)
     events = EventFileWriter(str(folder))
@@ -126,7 +126,7 @@ def _write(folder: Path, record: Record, objectives: Sequence[Objective]) -> Non
     for metric, figures in history.items():
         for epoch, figure in enumerate(figures, 1):
             if _is_finite(figure):
-                # When each epoch ended is not kept: they are taken to be equally long.
+                # The record has no end times of epochs: assume that all epochs took equally long.
                 moment = began + (ended - began) * epoch / len(figures)
                 writer.add_scalar(metric, figure, epoch, wall_time=moment)
     scores = zip(objectives, record.scores, strict=False)

@@ -1,6 +1,6 @@
-"""Text that comes from data, made safe for HTML, for JSON inside a script, and for drawings.
+"""Makes text from data safe for HTML, for JSON inside a script, and for drawings.
 
-A run folder may come from anywhere: names, values and messages can hold anything.
+A run folder may come from anyone, so its names, values and messages can hold anything.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from typing import Any
 from kblocks.common.masking import masked
 from kblocks.common.quantities import quantity
 
-# Control characters but tab and newline, lone surrogates (which no file can hold), and what
-# turns the direction of the text that follows.
+# Control characters except tab and newline, lone surrogates (which no UTF-8 file can hold), and
+# characters that change the direction of the text after them.
 _UNSHOWN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\u202a-\u202e\u2066-\u2069]")
 _CUT = " …"
 
 
 def clean(value: Any, longest: int = 200) -> str:
-    """Any value as text without what cannot be shown, without passwords of URLs, and not longer."""
+    """Any value as printable text of at most `longest` characters, without passwords of URLs."""
     try:
         text = value if isinstance(value, str) else _written(value)
     except (ValueError, RecursionError):  # an integer of thousands of digits; lists in lists
@@ -33,37 +33,37 @@ def clean(value: Any, longest: int = 200) -> str:
 
 
 def escaped(value: Any, longest: int = 200) -> str:
-    """`clean`, for HTML and SVG: between tags, and in attributes in double or single quotes."""
+    """`clean` text escaped for HTML and SVG: between tags, and in quoted attributes."""
     return html.escape(clean(value, longest))
 
 
 def for_script(data: Any) -> str:
-    """JSON that may stand inside <script>: nothing in it ends the script or opens a comment.
+    """JSON for use inside <script>: nothing in it ends the script or opens a comment.
 
-    NaN and infinity, which JSON lacks, must have been taken out: see `number`.
+    The data must not hold NaN or infinity, which JSON lacks: see `number`.
     """
     text = json.dumps(data, allow_nan=False, separators=(",", ":"))  # ASCII: no U+2028
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
 def number(value: Any) -> float | None:
-    """A finite number as it is; None for anything else."""
+    """`value` if it is a finite number, else None."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return None
     try:
         return value if math.isfinite(value) else None
-    except OverflowError:  # an integer past what a float holds
+    except OverflowError:  # an integer too large for a float
         return None
 
 
 def short(value: Any) -> str:
-    """1234567 as "1.23 M"."""
+    """A number in short form: 1234567 as "1.23 M"."""
     found = number(value)
     return "–" if found is None else quantity(found, "\u00a0")
 
 
 def score(value: Any) -> str:
-    """A figure of a trial's logs: four digits behind the point, or as `short` has large ones."""
+    """A metric as text: four decimals; three digits below 0.001; `short` from 100 on."""
     found = number(value)
     if found is None:
         return "–"
@@ -73,12 +73,12 @@ def score(value: Any) -> str:
 
 
 def plain(value: Any, longest: int = 60) -> str:
-    """The value of a choice."""
+    """The value of a choice as text."""
     return f"{value:.4g}" if isinstance(value, float) else clean(value, longest)
 
 
 def duration(seconds: Any) -> str:
-    """75 as "1 min 15 s"."""
+    """Seconds as text: 75 as "1 min 15 s"."""
     found = number(seconds)
     if found is None or found < 0:
         return "–"
@@ -100,7 +100,7 @@ def _two(seconds: int, large: int, name: str, small: int, rest: str) -> str:
 
 
 def _written(value: Any) -> str:
-    """Lists and dicts of settings as a reader would write them."""
+    """Settings as text: "a, b" for lists, "name: value" for dicts, "32 × 32" for shapes."""
     if isinstance(value, Mapping):
         return ", ".join(f"{name}: {_written(inner)}" for name, inner in value.items())
     if isinstance(value, (list, tuple)):

@@ -1,4 +1,4 @@
-"""Colours and type of the plots, for light and dark pages."""
+"""Colours and font of the plots, for light and dark pages."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from typing import Any
 
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 
-# Page, ink, quieter ink, lines of grids, a trial's point, the best, a failure; then the ramp from
-# the worst to the best score.
+# Background, text, secondary text, grid lines, a trial's point, the best, a failure; then the ramp
+# from the worst to the best score, and the colours of categories.
 LIGHT = {
     "page": "#ffffff",
     "ink": "#1c2430",
@@ -33,8 +33,8 @@ DARK = {
 
 
 def config(colours: dict[str, Any], font: str = FONT) -> dict[str, Any]:
-    """Vega-Lite's config. Marks take their colours from a named style, so that a page can turn
-    dark without another specification."""
+    """Vega-Lite's config. Marks take their colours from named styles, so one specification serves
+    light and dark pages."""
     return {
         "background": None,
         "font": font,

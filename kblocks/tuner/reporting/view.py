@@ -1,4 +1,4 @@
-"""What a report shows of a run: finite numbers, clean text, and no more than can be drawn."""
+"""A run prepared for a report: finite numbers, clean text, and no more than can be drawn."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from kblocks.tuner.records import Objective, Record, Run
 from kblocks.tuner.reporting.text import clean, number
 
 COSTS = ("macs", "params", "latency")
-POINTS = 2000  # drawn in one plot
+POINTS = 2000  # the most that one plot draws
 
 
 @dataclass(frozen=True)
@@ -20,11 +20,11 @@ class Shown:
     """A trial as a report shows it.
 
     Attributes:
-        record: where it comes from.
-        scores: finite numbers, one an objective; empty where one of them is not.
-        values: of the choices that it had, the names clean.
-        costs: macs, params and latency, where they are positive numbers.
-        begun, ended: seconds after the run's first trial began.
+        record: the trial's record.
+        scores: one finite number for each objective; empty if any of them is not finite.
+        values: {choice: value} of the active choices, with cleaned names.
+        costs: those of macs, params and latency that are positive numbers.
+        begun, ended: seconds since the run's first trial began, or None.
     """
 
     record: Record
@@ -36,11 +36,11 @@ class Shown:
 
     @property
     def number(self) -> int:
-        """Its place in the order in which trials were begun."""
+        """The trial's number, from 0."""
         return self.record.number
 
     def curve(self, metric: str) -> list[tuple[int, float]]:
-        """Epoch, from 1, and value of a metric, where that is finite."""
+        """(epoch, value) of a metric where the value is finite; epochs count from 1."""
         history = self.record.history
         values = history.get(metric, ()) if isinstance(history, Mapping) else ()
         values = values if isinstance(values, (list, tuple)) else ()
@@ -52,7 +52,7 @@ class View:
     """A run as a report shows it.
 
     Args:
-        run: the run.
+        run: the run to show.
     """
 
     def __init__(self, run: Run) -> None:
@@ -69,12 +69,12 @@ class View:
 
     @cached_property
     def ranked(self) -> list[Shown]:
-        """The scored trials, best first; with several objectives those of the front first."""
+        """The scored trials, best first; with several objectives the Pareto front first."""
         return self._of(self.run.ranked())
 
     @cached_property
     def front(self) -> list[Shown]:
-        """The front of several objectives."""
+        """The scored trials of the Pareto front."""
         return self._of(self.run.front())
 
     def _of(self, records: Iterable[Record]) -> list[Shown]:
@@ -83,16 +83,19 @@ class View:
 
     @property
     def best(self) -> Shown | None:
-        """The best trial."""
+        """The best scored trial, or None."""
         return self.ranked[0] if self.ranked else None
 
     @cached_property
     def choices(self) -> list[str]:
-        """The names of all choices that a scored trial had, in the order they appear."""
+        """The names of all choices that were active in a scored trial, in order of appearance."""
         return list(dict.fromkeys(name for trial in self.scored for name in trial.values))
 
     def improvements(self, index: int, order: str) -> list[tuple[Shown, float]]:
-        """The trials that were the best so far by an objective, in "number" or "ended" order."""
+        """Each trial that set a new best of an objective, and its score.
+
+        `order` is "number" or "ended": what the trials are sorted by.
+        """
         objective = self.objectives[index]
         timed = (trial for trial in self.scored if getattr(trial, order) is not None)
         found: list[tuple[Shown, float]] = []
@@ -103,7 +106,7 @@ class View:
         return found
 
     def cost_front(self, cost: str) -> list[Shown]:
-        """The trials that none of equal or lower cost equals in the first objective."""
+        """The Pareto front of a cost and the first objective, cheapest trial first."""
         objective = self.objectives[0]
         sign = -1 if objective.direction == "max" else 1
         found: list[Shown] = []
@@ -115,7 +118,11 @@ class View:
 
     @cached_property
     def drawn(self) -> list[Shown]:
-        """The scored trials, or of many those on a front or once the best, and an even sample."""
+        """The scored trials that plots draw.
+
+        Of more than POINTS: those on a front, the 100 best, those that were the best so far, and an
+        even sample of the others.
+        """
         kept = {trial.number for trial in (*self.front, *self.ranked[:100])}
         for index in range(len(self.objectives)):
             for order in ("number", "ended"):
@@ -129,7 +136,7 @@ class View:
 
 
 def spread(items: Sequence[Any], most: int) -> list[Any]:
-    """All items, or `most` of them at even distances."""
+    """All items, or `most` evenly spaced ones if there are more."""
     if len(items) <= most:
         return list(items)
     return [items[index * len(items) // most] for index in range(most)]

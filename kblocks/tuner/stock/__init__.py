@@ -1,1 +1,1 @@
-"""A search by one of Keras Tuner's own tuners."""
+"""Runs a search with one of Keras Tuner's own tuners."""

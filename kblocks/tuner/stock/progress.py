@@ -1,4 +1,4 @@
-"""What a search shows while it runs: a live line in a terminal, plain lines elsewhere."""
+"""Progress of a running search: a live line in a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from kblocks.tuner.terminal import plain, tell
 
 
 class Display:
-    """Trials as they begin, train and end, with the best so far and the time left.
+    """Shows trials as they begin, train and end, with an estimate of the time left.
 
     Args:
-        total: number of trials; None if the tuner decides.
-        done: how many of these an earlier run of the same search has done.
+        total: the number of trials; None if the tuner decides.
+        done: how many of these an earlier run of the same search did.
         console: where to write; None is the standard output.
-        quiet: whether nothing is shown.
+        quiet: whether to show nothing.
     """
 
     def __init__(
@@ -33,7 +33,7 @@ class Display:
         self.total = total
         self._earlier = self._done = done
         self._started = self._trial_started = time.monotonic()
-        self._share = 0.0  # of the running trial
+        self._share = 0.0  # the finished part of the running trial, from 0 to 1
         columns = (
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
@@ -53,19 +53,19 @@ class Display:
             self._bar.stop()
 
     def begin(self) -> None:
-        """A trial begins."""
+        """Shows that a trial begins."""
         self._trial_started = time.monotonic()
         self._share = 0.0
         self._refresh("starting")
 
     def epoch(self, number: int, epochs: int, logs: dict[str, Any]) -> None:
-        """An epoch of the running trial has ended."""
+        """Shows that the running trial has finished epoch `number` of `epochs`."""
         self._share = number / epochs
         shown = logs.get("val_accuracy", logs.get("val_loss", logs.get("loss")))
         self._refresh(f"epoch {number}/{epochs}" + (f" {shown:.3f}" if shown is not None else ""))
 
     def end(self, done: int, text: str) -> None:
-        """A trial has ended, the `done`-th or, where it was tried again, one of these once more."""
+        """Writes a line for a trial that ended; `done` trials have ended, repeats counted once."""
         self._done = done
         self._share = 0.0
         seconds = time.monotonic() - self._trial_started
@@ -93,7 +93,7 @@ class Display:
 
 
 class EpochCallback(keras.callbacks.Callback):
-    """Tells a display of every epoch. Keras Tuner copies callbacks; this one stays itself."""
+    """Reports every epoch to a display. Keras Tuner copies callbacks; this one copies to itself."""
 
     def __init__(self, display: Display) -> None:
         super().__init__()

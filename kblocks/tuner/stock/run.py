@@ -1,4 +1,4 @@
-"""`search`: runs a tuner of Keras Tuner, shows its progress and keeps what it found."""
+"""`search`: runs a tuner of Keras Tuner, shows its progress and saves the results."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from kblocks.tuner.stock.progress import Display, EpochCallback
 
 @dataclass(frozen=True)
 class Result:
-    """What a search found.
+    """The result of `kb.tuner.search`.
 
     Attributes:
         model: the best trial's model with the weights of its best epoch.
-        network: its architecture; None where the hypermodel is not ours.
-        values: the best trial's hyperparameters, as its tuner drew them.
-        score: its objective.
-        trials: one row a trial: number, status, objective, cost, seconds and values.
+        network: the architecture of `model`; None if kblocks did not build it.
+        values: the best trial's hyperparameters, as the tuner drew them.
+        score: the best trial's objective.
+        trials: a dict for each trial: number, status, objective, cost, seconds and values.
     """
 
     model: keras.Model
@@ -50,21 +50,24 @@ def search(
     verbose: int = 1,
     **fit_kwargs: Any,
 ) -> Result:
-    """`tuner.search` with progress and time left, and files that can be used without a tuner.
+    """Runs `tuner.search`, shows progress and time left, and writes the results to files.
 
-    Of a `kb.tuner.HyperModel` the default point is tried first, whatever the tuner draws.
+    With a `kb.tuner.HyperModel` the first trial is the default point, whatever the tuner draws.
 
     Args:
-        tuner: any stock tuner, usually over a `kb.tuner.HyperModel`.
-        fit_args, fit_kwargs: for `model.fit`, as `tuner.search` takes them.
-        folder: where `trials.csv` (rewritten after each trial), `best.json` and `best.keras`
-            are put, each whole or not at all. Trials that the tuner has from an earlier run
-            are in the table too.
+        tuner: any of Keras Tuner's tuners, usually over a `kb.tuner.HyperModel`.
+        fit_args, fit_kwargs: arguments of `model.fit`, as `tuner.search` takes them.
+        folder: the folder for `trials.csv` (rewritten after each trial, with the trials of an
+            earlier run), `best.json` (only of a network of kblocks) and `best.keras`. Each file is
+            written whole or not at all.
         verbose: 0 shows nothing.
 
+    Returns:
+        The best model, its architecture, values and score, and the table of trials.
+
     Raises:
-        ValueError: if no trial could be trained on the targets, as far as they tell.
-        RuntimeError: if no trial was completed, with an error that one of them met.
+        ValueError: if the targets' form fits no trial of a `kb.tuner.HyperModel`.
+        RuntimeError: if no trial was completed; the message has the first error.
     """
     if isinstance(tuner.hypermodel, HyperModel):
         tuner.hypermodel.check_targets(fit_args, fit_kwargs)
@@ -88,7 +91,7 @@ def search(
 
 @contextlib.contextmanager
 def _frozen() -> Iterator[None]:
-    """What lives already is left out when Keras Tuner collects garbage, twice a trial."""
+    """Excludes existing objects from the garbage collection that Keras Tuner runs per trial."""
     gc.freeze()
     try:
         yield
@@ -98,12 +101,12 @@ def _frozen() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _default_first(tuner: keras_tuner.Tuner) -> Iterator[None]:
-    """Through the oracle's public `populate_space`, for the first trial of a search alone."""
+    """Makes the default point the first trial, through the oracle's public `populate_space`."""
     oracle: Any = tuner.oracle
     draw = oracle.populate_space
 
     def populate_space(trial_id: str) -> dict[str, Any]:
-        drawn = draw(trial_id)  # asked in any case: Hyperband counts its trials there
+        drawn = draw(trial_id)  # always called: Hyperband counts its trials there
         if oracle.trials or drawn["status"] != "RUNNING":
             return drawn
         space = oracle.get_space()
@@ -130,7 +133,7 @@ def _best_trial(tuner: keras_tuner.Tuner) -> Any:
 
 
 class _Table:
-    """One row a trial that has ended, in a file that is rewritten as a whole."""
+    """A CSV file with a row for each trial that has ended, rewritten as a whole."""
 
     def __init__(self, tuner: keras_tuner.Tuner, path: Path) -> None:
         self._tuner, self._path = tuner, path
@@ -138,7 +141,7 @@ class _Table:
         self._rows = {name: self._row(trial, None) for name, trial in earlier.items()}
 
     def ended(self, trial: Any, seconds: float) -> None:
-        """A trial has ended."""
+        """Adds the row of a trial that ended and rewrites the file."""
         self._rows[trial.trial_id] = self._row(trial, round(seconds, 1))
         write_table(self._path, self.rows())
 
