@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
+from typing import Any
 
 import pytest
 
@@ -35,12 +36,13 @@ def test_blocks_are_found() -> None:
 def test_args_describe_each_argument_once_in_the_order_of_the_signature(
     block: type[kb.Block],
 ) -> None:
-    fields = list(block.Spec._checks)
+    spec: Any = block.Spec
+    fields = list(spec._checks)
     arguments = list(inspect.signature(block).parameters) if fields else []
     assert set(arguments) == {*fields, *KERAS_OWN} if fields else not arguments
     names = described(inspect.cleandoc(block.__doc__ or ""))
     assert [name for name in names if name in arguments] == arguments
-    of_spec = described(inspect.cleandoc(block.Spec.__doc__ or ""))
+    of_spec = described(inspect.cleandoc(spec.__doc__ or ""))
     assert [name for name in of_spec if name in arguments] == arguments[: len(fields)]
 
 
