@@ -284,7 +284,7 @@ def _cuts(op: Merge, x: Any) -> list[Any]:
 
 def _field(name: str) -> property:
     def refuse(self: Any, value: Any) -> None:
-        """Keras' layers allow it, and some Keras examples remove a classifier's softmax so."""
+        """Keras' layers allow this, and some Keras examples use it to remove a softmax."""
         owner = f"{type(self).__name__} {self.name!r}"
         none = value in (None, "linear", keras.activations.linear)
         ends_in_logits = name == "activation" and none and hasattr(self.spec, "classes")

@@ -148,7 +148,7 @@ class ConvBlock(Convolutional):
             side, integer or pair.
         convolutions: number of convolutions.
         order: of the parts of each unit: "conv_norm_act"; "norm_act_conv"; or "norm_last",
-            convolution and activation, with a normalization between the last two alone.
+            convolution and activation, where only the last convolution is normalized.
         dilation_rate: of all convolutions; integer or pair; must be 1 if strides are not.
         groups: of all convolutions; must divide the input's channels and `filters`.
         pool: "max", "avg" or "min" for a pool after the convolutions, or None.

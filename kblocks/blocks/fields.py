@@ -170,7 +170,7 @@ def _activation_layer(config: dict[str, Any]) -> FrozenConfig:
     config = {**config, "config": own}
     layer = keras.saving.deserialize_keras_object(config)
     map_ = keras.KerasTensor((1, 4, 4, 6))
-    if layer(map_).shape != map_.shape or layer.weights:  # costs count neither
+    if layer(map_).shape != map_.shape or layer.weights:  # which costs leave out
         raise ValueError
     return FrozenConfig(config)
 
