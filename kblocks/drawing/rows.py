@@ -13,6 +13,7 @@ from kblocks.blocks.stages import stage_of
 from kblocks.drawing.blocks import Shapes, straightened
 from kblocks.drawing.labels import Label, label_of
 from kblocks.networks.architecture import INPUT, Architecture, Row
+from kblocks.networks.rows import walk_rows
 from kblocks.plans import ops
 from kblocks.plans.cost import Cost
 from kblocks.plans.geometry import InputTooSmallError, geometry
@@ -62,15 +63,10 @@ def rows_of(net: Architecture, input_shape: Any = None) -> list[DrawnRow]:
             costs |= net._costs(input_shape, {output: net.outputs[output]})
     shapes: dict[str, Any] = {INPUT: input_shape or (None, None, 3)}
     shown = net.needed(row for name, row in net.outputs.items() if name not in net.auxiliary)
-    specs = {row.name: row.spec for row in net.rows}
     made = []
-    for row in net.rows:
+    for row, _, spec, source in walk_rows(net.rows, shapes):
         fits = input_shape is None or row.name in costs
-        sources = [shapes[name] if fits else None for name in row.inputs]
-        spec = row.spec
-        while isinstance(spec, str):
-            spec = specs[spec]
-        drawn, shapes[row.name] = _drawn(row, spec, sources if len(sources) > 1 else sources[0])
+        drawn, shapes[row.name] = _drawn(row, spec, source if fits else None)
         counted = row.name in shown
         made.append(replace(drawn, cost=costs.get(row.name), counted=counted))
     return [r for r in made if r.counted] + [r for r in made if not r.counted]
@@ -157,13 +153,7 @@ def folded(rows: Sequence[DrawnRow], outputs: Sequence[str] = ()) -> list[DrawnR
 def _sum(first: Cost | None, second: Cost | None) -> Cost | None:
     if first is None or second is None:
         return None
-    return Cost(
-        second.output_shape,
-        first.params + second.params,
-        first.trainable_params + second.trainable_params,
-        first.macs + second.macs,
-        first.activations + second.activations,
-    )
+    return first + second
 
 
 def kinds_of(rows: Sequence[DrawnRow]) -> list[DrawnRow]:

@@ -1,1 +1,1 @@
-"""One family of architectures a file."""
+"""Published networks and their search spaces, one family a file."""

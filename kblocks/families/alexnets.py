@@ -39,26 +39,26 @@ def alexnet(
     name: str = "alexnet",
     **block: Any,
 ) -> Architecture:
-    """A large first convolution and stages of plain ones; by default as PyTorch's weights have it.
+    """AlexNet: a stem and stages of plain convolutions; the defaults fit PyTorch's weights.
 
     Args:
         classes: number of logits.
-        blocks: convolutions of each stage; fixes the number of stages.
-        filters, kernel_size, strides, padding: of the convolutions, one value or one a stage
-            (a tuple of two is a pair for all stages unless there are two). None is as published
-            for the first four stages: 192, 384, 256, 256 filters of 5, 3, 3, 3 pixels. Strides
-            are those of a stage's first convolution.
+        blocks: number of convolutions in each stage, one entry a stage.
+        filters, kernel_size, strides, padding: those of the convolutions, one value or one a
+            stage (a tuple of two is a (height, width) for all stages unless there are two
+            stages). None is the published values, for up to four stages: 192, 384, 256, 256
+            filters of 5, 3, 3, 3 pixels. Strides apply to a stage's first convolution.
         stem: arguments of `kb.ConvBlock` that replace the published ones (64 filters of 11x11
             with strides 4, max pool of 3 with strides 2), or the Spec of a stem.
         head: arguments of `kb.Classifier` that replace the published ones (a map averaged to
             6x6, two hidden layers of 4,096 with dropout before them), or the Spec of a head.
-        name: of the model.
+        name: name of the model.
         **block: further arguments of `kb.ConvBlock`, one value or a list with one a stage; `pool`
             is by default "max" in the first and last stage. Activation, normalization, bias and
-            initializers are the stem's too.
+            initializers also apply to the stem.
 
     Raises:
-        ValueError, TypeError: if an argument does not fit, with its name and stage.
+        ValueError, TypeError: if an argument does not fit; the message names it and the stage.
 
     Reference: Krizhevsky 2014, arXiv:1404.5997; padding and adaptive pool are torchvision's.
     """
@@ -97,11 +97,11 @@ def _stem(options: dict[str, Any], given: Any) -> Any:
 
 
 def space(name: str = "alexnet", **arguments: Any) -> Space:
-    """The published network `name` with depth, widths, kernels, padding, pools and head open.
+    """A space around the published network `name`: depth, widths, kernels, padding, pools, head.
 
     Args:
-        name: of the member of this family that is the default point.
-        arguments: of `kb.alexnet`, in place of the choices made here; they may have choices.
+        name: the published network of this family that is the default point.
+        arguments: arguments of `kb.alexnet` that replace the space's own; they may contain choices.
     """
     build, _ = member(name, alexnet)
     opened = {
@@ -128,7 +128,7 @@ def space(name: str = "alexnet", **arguments: Any) -> Space:
 
 @naming("torchvision alexnet")
 def _torchvision_names(paths: list[str]) -> dict[str, str]:
-    """`features` and `classifier` count every part; dropout stands before a hidden layer."""
+    """`features` and `classifier` number all layers; a dropout comes before each hidden layer."""
     if "stem/conv" not in paths:
         raise ValueError("AlexNet has a stem")
     features = [path for path in paths if re.match(r"(stem|stage\d+)/", path)]

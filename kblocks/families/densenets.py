@@ -42,27 +42,28 @@ def densenet(
     name: str = "densenet",
     **block: Any,
 ) -> Architecture:
-    """A stem, and dense blocks with transitions between them; by default DenseNet-121.
+    """DenseNet: a stem, and dense blocks with transitions between them; default DenseNet-121.
 
     Args:
         classes: number of logits.
-        blocks: layers of the dense block of each stage; fixes the number of stages.
-        growth_rate, bottleneck, kernel_size, padding: of the dense blocks, one value or one a
-            stage (a tuple of two is a pair for all stages unless there are two).
-        compression, strides: of the transitions, which begin all stages but the first; one value
-            or one a transition.
-        transition: further arguments of `kb.TransitionBlock`, one value or a list with one a
+        blocks: number of layers in each stage's dense block, one entry a stage.
+        growth_rate, bottleneck, kernel_size, padding: those of the dense blocks, one value or one
+            a stage (a tuple of two is a (height, width) for all stages unless there are two
+            stages).
+        compression, strides: those of the transitions, which begin all stages but the first; one
+            value or one a transition.
+        transition: further arguments of `kb.TransitionBlock`, each one value or a list with one a
             transition.
-        stem: arguments of `kb.ConvBlock` that replace the published ones (twice the growth rate
-            in filters of 7x7 with strides 2, max pool of 3 with strides 2), or the Spec of a stem.
+        stem: arguments of `kb.ConvBlock` that replace the published ones (7x7 with strides 2 and
+            twice the growth rate in filters, max pool of 3 with strides 2), or the Spec of a stem.
         head: arguments of `kb.Classifier` that replace the published ones (average pool), or
             the Spec of a head.
-        name: of the model.
+        name: name of the model.
         **block: further arguments of `kb.DenseBlock`, one value or a list with one a stage;
-            activation, normalization, bias and initializers are the transitions' and stem's too.
+            activation, normalization, bias and initializers also apply to transitions and stem.
 
     Raises:
-        ValueError, TypeError: if an argument does not fit, with its name and stage.
+        ValueError, TypeError: if an argument does not fit; the message names it and the stage.
 
     Reference: Huang et al. 2016, arXiv:1608.06993, Table 1.
     """
@@ -112,8 +113,8 @@ densenet161 = variant("densenet161", densenet, blocks=(6, 12, 36, 24), growth_ra
 densenet169 = variant("densenet169", densenet, blocks=(6, 12, 32, 32))
 densenet201 = variant("densenet201", densenet, blocks=(6, 12, 48, 32))
 
-# Sec. 3, "Implementation Details": on 32x32 images, three dense blocks behind a bare convolution.
-# Of L layers each block has (L - 4) / 3, or with bottlenecks half as many.
+# Sec. 3, "Implementation Details": for 32x32 images, a bare convolution and three dense blocks.
+# A network of L layers has (L - 4) / 3 in each block, or half as many with bottlenecks.
 _BARE = {"normalization": None, "activation": None, "use_bias": False, "pool": None}
 _SMALL = {"kernel_size": 3, "strides": 1, **_BARE}
 _CIFAR: dict[str, Any] = {"classes": 10, "growth_rate": 12}
@@ -125,11 +126,12 @@ densenet_bc100_12 = variant(
 
 
 def space(name: str = "densenet121", **arguments: Any) -> Space:
-    """The published network `name` with depth, growth, kernels, padding and transitions open.
+    """A space around the published network `name`: depth, growth, kernels, padding, transitions.
 
     Args:
-        name: of the member of this family that is the default point.
-        arguments: of `kb.densenet`, in place of the choices made here; they may have choices.
+        name: the published network of this family that is the default point.
+        arguments: arguments of `kb.densenet` that replace the space's own; they may contain
+            choices.
     """
     build, row = member(name, densenet)
     stages = len(row["blocks"])
@@ -171,7 +173,7 @@ def _torchvision_names(paths: list[str]) -> dict[str, str]:
 
 @naming("torchvision densenet, files")
 def _older_names(paths: list[str]) -> dict[str, str]:
-    """`conv.1` for `conv1`: torchvision's files still have the names of its first years."""
+    """The names in torchvision's older weight files: `conv.1` for `conv1`."""
     return _names(paths, "{}.{}")
 
 

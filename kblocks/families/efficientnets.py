@@ -59,31 +59,32 @@ def efficientnet(
     name: str = "efficientnet",
     **block: Any,
 ) -> Architecture:
-    """A stem, stages of inverted bottlenecks and a 1x1 convolution; by default EfficientNet-B0.
+    """EfficientNet: stages of inverted bottlenecks, then a 1x1 convolution; default B0.
 
     Args:
         classes: number of logits.
-        width: multiplies all filters, rounded to a multiple of 8; 1 takes them as they are.
-        depth: multiplies all `blocks`, rounded up.
-        blocks: blocks of each stage; fixes the number of stages.
-        filters, kernel_size, strides, expansion, padding: of the blocks, one value or one a
-            stage (a tuple of two is a pair for all stages unless there are two). None is as
-            published for the first seven stages. Strides are those of a stage's first block.
-        stochastic_depth: grows linearly over the blocks, from 0 in the first to this behind
-            the last.
-        dropout: of the head.
+        width: factor of all filters, which are rounded to multiples of 8; 1 does not round.
+        depth: factor of all `blocks`, which are rounded up.
+        blocks: number of blocks in each stage, one entry a stage.
+        filters, kernel_size, strides, expansion, padding: those of the blocks, one value or one a
+            stage (a tuple of two is a (height, width) for all stages unless there are two
+            stages). None is the published values, for up to seven stages. Strides apply to a
+            stage's first block.
+        stochastic_depth: the rate grows linearly with the block: of n blocks the i-th has
+            (i - 1) / n of this rate.
+        dropout: dropout rate of the head.
         stem: arguments of `kb.ConvBlock` that replace the published ones (32 filters of 3x3
             with strides 2), or the Spec of a stem.
         top: arguments of `kb.ConvBlock` that replace the published ones (1,280 filters of 1x1)
-            behind the last stage, or a Spec; one more stage by its name.
+            after the last stage, or a Spec; its row is named as one more stage.
         head: arguments of `kb.Classifier` that replace the published ones (average pool and
             dropout), or the Spec of a head.
-        name: of the model.
+        name: name of the model.
         **block: further arguments of `kb.MBConvBlock`, one value or a list with one a stage;
-            activation, normalization, bias and initializers are the stem's and top's too.
+            activation, normalization, bias and initializers also apply to the stem and top.
 
     Raises:
-        ValueError, TypeError: if an argument does not fit, with its name and stage.
+        ValueError, TypeError: if an argument does not fit; the message names it and the stage.
 
     Reference: Tan & Le 2019, arXiv:1905.11946, Table 1 and Eq. 3.
     """
@@ -113,16 +114,16 @@ def efficientnet(
 
 
 def scaled(filters: Any, width: float) -> Any:
-    """`width` times as many filters: the nearest multiple of 8 that keeps nine in ten."""
+    """`width` times as many filters, as the nearest multiple of 8 that is at most 10 % fewer."""
     if positive("width", width) == 1 or not isinstance(filters, int):
         return filters
     rounded = max(8, int(filters * width + 4) // 8 * 8)
     return rounded if rounded >= 0.9 * filters * width else rounded + 8
 
 
-# B0 to B4 have their weights from PyTorch, B5 to B7 from TensorFlow, and with them the norm, as
-# torchvision has it; timm's `efficientnet_b5` has PyTorch's throughout, its `tf_` ones this norm
-# throughout and "same" padding.
+# As in torchvision, B5 to B7 have TensorFlow's momentum and epsilon, because their weights come
+# from there; B0 to B4 have PyTorch's. timm's `efficientnet_b5` has PyTorch's; its `tf_` networks
+# have TensorFlow's, and "same" padding.
 _TENSORFLOW = {"normalization": Norm("batch", momentum=0.99, epsilon=1e-3)}
 efficientnet_b0 = variant("efficientnet_b0", efficientnet, width=1.0, depth=1.0, dropout=0.2)
 efficientnet_b1 = variant("efficientnet_b1", efficientnet, width=1.0, depth=1.1, dropout=0.2)
@@ -141,7 +142,7 @@ efficientnet_b7 = variant(
 
 
 def _lite(name: str, width: float, depth: float, dropout: float) -> Callable[..., Architecture]:
-    """For phones: no gates, ReLU6, and the ends of the network are not scaled with the rest."""
+    """A Lite: ReLU6, no gates; stem and top keep B0's width, first and last stage its depth."""
     repeats = [math.ceil(number * depth) for number in _BLOCKS[1:-1]]
     return variant(
         name,
@@ -159,7 +160,7 @@ def _lite(name: str, width: float, depth: float, dropout: float) -> Callable[...
     )
 
 
-# The table of their publication, TensorFlow's "EfficientNet-lite" (2020), but for the sizes.
+# The table of TensorFlow's "EfficientNet-lite" (2020), without the image sizes.
 efficientnet_lite0 = _lite("efficientnet_lite0", width=1.0, depth=1.0, dropout=0.2)
 efficientnet_lite1 = _lite("efficientnet_lite1", width=1.0, depth=1.1, dropout=0.2)
 efficientnet_lite2 = _lite("efficientnet_lite2", width=1.1, depth=1.2, dropout=0.3)
@@ -168,11 +169,12 @@ efficientnet_lite4 = _lite("efficientnet_lite4", width=1.4, depth=1.8, dropout=0
 
 
 def space(name: str = "efficientnet_b0", **arguments: Any) -> Space:
-    """The published network `name`, scaled, with all columns of its table and its gates open.
+    """A space around the published network `name`: its table's columns, gates, stem, top, head.
 
     Args:
-        name: of the member of this family that is the default point.
-        arguments: of `kb.efficientnet`, in place of the choices made here; they may have choices.
+        name: the published network of this family that is the default point.
+        arguments: arguments of `kb.efficientnet` that replace the space's own; they may contain
+            choices.
     """
     build, row = member(name, efficientnet)
     width = row["width"]
@@ -200,7 +202,7 @@ def space(name: str = "efficientnet_b0", **arguments: Any) -> Space:
 
 @naming("torchvision efficientnet")
 def _torchvision_names(paths: list[str]) -> dict[str, str]:
-    """A block counts its convolutions, each with its norm, and its gate."""
+    """A block numbers its convolutions, each with its norm, and its gate: `block.0.0`."""
     names = {"stem/conv": "features.0.0", "stem/norm": "features.0.1", "head/dense": "classifier.1"}
     for stage, block, parts in _blocks_of(paths):
         unit = -1
@@ -217,7 +219,7 @@ def _torchvision_names(paths: list[str]) -> dict[str, str]:
 
 @naming("efficientnet_pytorch")
 def _package_names(paths: list[str]) -> dict[str, str]:
-    """Of the package efficientnet_pytorch, which counts the blocks of all stages in one."""
+    """The package efficientnet_pytorch numbers the blocks of all stages in one sequence."""
     names = {"stem/conv": "_conv_stem", "stem/norm": "_bn0", "head/dense": "_fc"}
     for index, (_, _, parts) in enumerate(_blocks_of(paths)):
         expands = sum(kind == "conv" for _, kind, _ in parts) == 3
@@ -233,7 +235,7 @@ def _package_names(paths: list[str]) -> dict[str, str]:
 
 @naming("timm efficientnet")
 def _timm_names(paths: list[str]) -> dict[str, str]:
-    """A block names its convolutions by what they do."""
+    """A block names its convolutions by their role: `conv_pw`, `conv_dw`, `conv_pwl`."""
     names = {"stem/conv": "conv_stem", "stem/norm": "bn1", "head/dense": "classifier"}
     gate = ["se.conv_reduce", "se.conv_expand"]
     for stage, block, parts in _blocks_of(paths):
@@ -247,7 +249,7 @@ def _timm_names(paths: list[str]) -> dict[str, str]:
 
 
 def _blocks_of(paths: list[str]) -> Iterator[tuple[int, int, list[tuple[str, str, int]]]]:
-    """Stage and block, counted as published, and path, kind and number of the block's parts."""
+    """Yields stage (from 1), block (from 0), and path, kind and number of the block's parts."""
     blocks: dict[tuple[int, int], list[tuple[str, str, int]]] = {}
     pattern = r"stage(\d+)_block(\d+)/(?:main_)?(conv|norm|gate_conv)(\d)"
     for path in paths:
@@ -259,7 +261,7 @@ def _blocks_of(paths: list[str]) -> Iterator[tuple[int, int, list[tuple[str, str
 
 
 def _top(paths: list[str]) -> int:
-    """The stage of one convolution behind the last block, which no other family has."""
+    """The number of the stage with one convolution, the top; ValueError without exactly one."""
     found = [re.fullmatch(r"stage(\d+)/conv", path) for path in paths]
     stages = [int(match[1]) for match in found if match]
     if len(stages) != 1:

@@ -1,4 +1,4 @@
-"""GoogLeNet (Szegedy et al. 2014, arXiv:1409.4842), with batch norm as its weights have it."""
+"""GoogLeNet (Szegedy et al. 2014, arXiv:1409.4842), with batch norm, as in torchvision."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from kblocks.networks.catalog import namesake
 from kblocks.networks.torch_weights import naming
 from kblocks.search_space.space import Space
 
-# Table 1: of each module the 1x1, the reduced 3x3, the reduced 5x5 and the projected pool.
+# Table 1: for each module the 1x1, the reduced 3x3, the reduced 5x5 and the projected pool.
 _BRANCHES = (
     (
         (64, (96, 128), (16, 32), ("max", 32)),
@@ -65,26 +65,29 @@ def googlenet(
     name: str = "googlenet",
     **arguments: Any,
 ) -> Architecture:
-    """A stem and stages of Inception modules, pools between; as torchvision's weights have it.
+    """GoogLeNet: stages of Inception modules with pools between; fits torchvision's weights.
 
     Args:
         classes: number of logits.
-        blocks: modules of each stage; fixes the number of stages.
+        blocks: number of modules in each stage, one entry a stage.
         branches: for each stage a sequence with the `branches` of each of its modules (see
-            `kb.InceptionBlock`), the last of which stand for all that follow; None is as
-            published for the first three stages.
-        kernel_size: of the second and third branch, an integer or pair, or of all branches; one
-            such value or a list with one a stage. The paper has (3, 5).
-        reductions: for each stage None or a mapping of arguments of `kb.InceptionBlock` that
-            replace those of its reduction: none, then max pools of 3, then of 2 (the paper: 3).
-        stem, auxiliary: see below; None is as published, where `aux1` and `aux2` read the first
-            and fourth module of the second stage; {} is no auxiliary output.
-        name: of the model.
+            `kb.InceptionBlock`); the last also serves further modules. None is the published
+            values, for up to three stages.
+        kernel_size: kernel of the second and third branch: an integer for both or a pair; or a
+            tuple for all four branches. One such value or a list with one a stage. The paper has
+            (3, 5).
+        reductions: for each stage None, or a mapping of arguments of `kb.InceptionBlock` that
+            replace those of its reduction. The stages have no reduction, a max pool of 3, and a
+            max pool of 2 (3 in the paper).
+        stem, auxiliary: as in `kblocks.families.inception.inception`. None is the published
+            values, with `aux1` and `aux2` on the first and fourth module of the second stage;
+            `auxiliary={}` is no auxiliary output.
+        name: name of the model.
         **arguments: width, strides, padding, dropout, head and arguments of the modules; see
             `kblocks.families.inception.inception`.
 
     Raises:
-        ValueError, TypeError: if an argument does not fit, with its name and stage.
+        ValueError, TypeError: if an argument does not fit; the message names it and the stage.
 
     Reference: Szegedy et al. 2014, arXiv:1409.4842, Table 1.
     """
@@ -112,10 +115,11 @@ _ROWS = {
 
 
 def space(**arguments: Any) -> Space:
-    """The published network with depth, widths, padding and the head's pool open.
+    """A space around the published network: depth, widths, padding, dropout and the head's pool.
 
     Args:
-        arguments: of `kb.googlenet`, in place of the choices made here; they may have choices.
+        arguments: arguments of `kb.googlenet` that replace the space's own; they may contain
+            choices.
     """
     return inception_space(googlenet, (2, 5, 2), 0.2, arguments, auxiliary=2)
 

@@ -1,4 +1,4 @@
-"""What the Inception families share: a stem, and stages of modules behind grid reductions."""
+"""The builder and the space of all Inception families."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from kblocks.networks.architecture import Architecture
 from kblocks.plans.ops import Norm
 from kblocks.search_space.space import Space
 
-_NORM = Norm("batch", momentum=0.9, epsilon=1e-3)  # as their published weights have it
+_NORM = Norm("batch", momentum=0.9, epsilon=1e-3)  # as in their published weights
 
 Rows = list[tuple[Any, ...]]
 
@@ -53,34 +53,34 @@ def inception(
 
     Args:
         classes: number of logits.
-        blocks: modules of each stage; fixes the number of stages.
+        blocks: number of modules in each stage, one entry a stage.
         branches: for each stage a sequence with the `branches` of each of its modules (see
-            `kb.InceptionBlock`), the last of which stand for all that follow.
+            `kb.InceptionBlock`); the last also serves further modules.
         kernel_size: for each stage the `kernel_size` of its modules.
-        width: factor of all filters, one value or one a stage; that of the first is the stem's
-            and that of the last the top's too.
-        strides: of each stage's reduction, or of its first module where it has none. None is 1,
-            then 2 for each stage.
-        padding: of the modules, one value or one a stage.
-        reductions: for each stage None or a mapping of arguments of `kb.InceptionBlock`, one
-            that stands before the modules.
-        stem: mappings of `kb.ConvBlock`'s arguments, or of `kb.InceptionBlock`'s where there are
-            `branches`, or Specs; a sequence of these or one.
-        top: arguments of a `kb.ConvBlock` behind the last stage, one more stage by its name.
-        dropout: of the head.
+        width: factor of all filters, one value or one a stage; the stem has the first stage's,
+            the top the last stage's.
+        strides: strides of each stage's reduction, or of its first module if it has none. None is
+            1 for the first stage and 2 for the others.
+        padding: padding of the modules, one value or one a stage.
+        reductions: for each stage None, or a mapping of arguments of the `kb.InceptionBlock`
+            before its modules.
+        stem: a mapping of arguments of `kb.ConvBlock` (with `branches`, of `kb.InceptionBlock`),
+            or a Spec; or a sequence of these.
+        top: arguments of a `kb.ConvBlock` after the last stage, named as one more stage.
+        dropout: dropout rate of the head.
         head: arguments of `kb.Classifier` that replace the published ones (average pool and
             dropout), or the Spec of a head.
-        auxiliary: for each auxiliary output a mapping of arguments of `kb.AuxiliaryClassifier`
-            and the `stage` and `block` that it reads, counted from 1; the last of them where
-            there are fewer or none is named.
+        auxiliary: for each auxiliary output a mapping of arguments of `kb.AuxiliaryClassifier`,
+            and of the `stage` and `block` that it reads, counted from 1; the last ones if there
+            are fewer or the mapping does not say.
         block: the class of the modules.
         last: arguments of the very last module that differ from its stage's.
-        name: of the model.
+        name: name of the model.
         **options: further arguments of the modules, one value or a list with one a stage;
-            activation, normalization, bias and initializers are all other parts' too.
+            activation, normalization, bias and initializers also apply to all other parts.
 
     Raises:
-        ValueError, TypeError: if an argument does not fit, with its name and stage.
+        ValueError, TypeError: if an argument does not fit; the message names it and the stage.
     """
     stages = count_stages(blocks)
     widths = by_stage("width", width, stages)
@@ -105,7 +105,7 @@ def inception(
     end = part(Classifier, "head", head, {"classes": classes, "dropout": dropout})
     auxiliary = auxiliary or {}
     aside = _auxiliary_rows(auxiliary, blocks, {"classes": classes, **shared})
-    if isinstance(end, (Head, Mapping)):  # of several rows, which stand behind the auxiliary ones
+    if isinstance(end, (Head, Mapping)):  # its rows come after the auxiliary ones
         return Architecture([*rows, *aside], head=end, auxiliary=tuple(auxiliary), name=name)
     rows += [("head", end), *aside]
     outputs = {"logits": "head", **{output: output for output in auxiliary}}
@@ -113,7 +113,7 @@ def inception(
 
 
 def _tables(branches: Any, stages: int) -> list[Any]:
-    """For each stage the branches of its modules."""
+    """The branches of the modules of each stage; ValueError for another form."""
     columns = by_stage("branches", branches, stages)
     for i, tables in enumerate(columns):
         whole = isinstance(tables, (list, tuple)) and len(tables) > 0
@@ -139,7 +139,7 @@ def _stem_rows(stem: Any, shared: Mapping[str, Any], width: float) -> Rows:
 
 
 def _stage_rows(block: Any, name: str, stage: int, number: int, own: dict[str, Any]) -> Rows:
-    """The reduction of a stage, if it has one, and its modules; equal ones are made once."""
+    """The rows of a stage: its reduction, if it has one, and its modules."""
     place, rows = f"{name}, stage {stage}", []
     strides, width, reduction = (own.pop(key) for key in ("strides", "width", "reduction"))
     tables = scaled(own.pop("branches"), width)[:number]
@@ -176,7 +176,7 @@ def _auxiliary_rows(
 
 
 def widened(arguments: Any, width: float) -> Any:
-    """A mapping of a block's arguments with `width` times as many filters; else as given."""
+    """A mapping of a block's arguments with `width` times as many filters; a Spec as it is."""
     if not isinstance(arguments, Mapping):
         return arguments
     names = arguments.keys() & {"filters", "branches"}
@@ -184,7 +184,7 @@ def widened(arguments: Any, width: float) -> Any:
 
 
 def scaled(filters: Any, width: float) -> Any:
-    """`width` times as many filters all over a table of branches, at least one."""
+    """A table of branches with `width` times as many filters, at least 1 each."""
     if positive("width", width) == 1 or isinstance(filters, str):
         return filters
     if isinstance(filters, (list, tuple)):
@@ -193,12 +193,12 @@ def scaled(filters: Any, width: float) -> Any:
 
 
 def published(default: Sequence[Any], given: Any, stages: int) -> Any:
-    """What is given, or the published values of the first stages."""
+    """`given`, or the published values of the first stages if it is None."""
     return default[:stages] if given is None else given
 
 
 def changed(default: Sequence[Any], given: Any, stages: int) -> list[Any]:
-    """For each stage the published arguments of its reduction, those given in their place."""
+    """The arguments of each stage's reduction: the published ones, with replacements."""
     defaults = [*default, *[None] * stages][:stages]
     changes = by_stage("reductions", given, stages)
     if not all(change is None or isinstance(change, Mapping) for change in changes):
@@ -216,27 +216,27 @@ def changed(default: Sequence[Any], given: Any, stages: int) -> list[Any]:
 
 
 def square(size: Any) -> Any:
-    """From one size for both spatial branches, or a pair with one for each; else as given."""
+    """Kernels of four branches from one size for both spatial branches or a pair; else `size`."""
     first, *second = size if isinstance(size, (list, tuple)) else (size, size)
     return (1, first, *second, 3) if len(second) == 1 else size
 
 
 def factorized(size: Any) -> Any:
-    """1xn, then nx1, in one branch, and the other way round in the other; else as given."""
+    """From n: 1xn, then nx1 in one branch and nx1, then 1xn in the other; else `size`."""
     return (1, (1, size), (size, 1), 3) if isinstance(size, int) else size
 
 
 def mixed(size: Any) -> Any:
-    """nxn in one branch and nx1, then 1xn, in the other; else as given."""
+    """From n: nxn in one branch and nx1, then 1xn in the other; else `size`."""
     return (1, size, (size, 1), 3) if isinstance(size, int) else size
 
 
 def inception_space(
     build: Any, blocks: Sequence[int], dropout: float, given: Mapping[str, Any], auxiliary: int = 0
 ) -> Space:
-    """The choices of all Inception families: depth and width of each stage, padding, the head.
+    """A space of an Inception family: depth and width of each stage, padding, dropout, head's pool.
 
-    The stage that `auxiliary` heads read keeps its published blocks.
+    The stage that `auxiliary` heads read (0 is none) has at least its published blocks.
     """
     stages = range(1, len(blocks) + 1)
     opened = {

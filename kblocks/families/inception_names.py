@@ -1,4 +1,4 @@
-"""Where the parts of Inception modules have their place in published weights."""
+"""Positions of parts in Inception modules, from which published names are built."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import NamedTuple
 
 
 class Place(NamedTuple):
-    """What a part with weights is for published names, all counted from 0.
+    """The position of a part with weights, counted from 0.
 
-    `step` is its place among the `steps` of its branch, of which a pool is one; `side` is "a"
-    or "b" in the pair that ends a widened branch; `leaf` is "conv" or "bn".
+    `step` is its position among the `steps` of its branch, a pool included; `side` is "a" or "b"
+    in the pair of convolutions that ends a widened branch; `leaf` is "conv" or "bn".
     """
 
     row: str
@@ -24,7 +24,7 @@ class Place(NamedTuple):
 
     @property
     def number(self) -> str:
-        """`.step` where the branch has several."""
+        """`.step` if the branch has several steps, else nothing."""
         return f".{self.step}" if self.steps > 1 else ""
 
 
@@ -33,7 +33,7 @@ _PART = re.compile(r"((\w+)/(?:main_)?branch(\d)_)(row_|column_|)(conv|norm|pool
 
 
 def places(paths: list[str]) -> Iterator[tuple[str, Place]]:
-    """The parts of branches that have weights."""
+    """Yields path and position of each part with weights in a branch."""
     parts = [(found[0], *found.groups()) for path in paths if (found := _PART.fullmatch(path))]
     pools = {branch for _, branch, *_, kind, _ in parts if kind == "pooling"}
     ends = {branch for _, branch, _, _, side, *_ in parts if side}
@@ -48,7 +48,7 @@ def places(paths: list[str]) -> Iterator[tuple[str, Place]]:
 
 
 def plain(paths: list[str], modules: Mapping[str, str]) -> dict[str, str]:
-    """The names of rows of one convolution and its norm, by the row's."""
+    """The names of the conv and norm of rows that are one convolution, from the rows' names."""
     return {
         f"{row}/{part}": f"{module}.{leaf}"
         for row, module in modules.items()

@@ -39,7 +39,7 @@ _V1: dict[str, Any] = {
     "last": {},
     "top": None,
 }
-# As TF-slim has it: the stem of v3 and one of its modules, a last block that is not scaled down.
+# As in TF-slim: the stem is v3's and one of its modules; the last block has scale 1.
 _V2: dict[str, Any] = {
     "branches": (
         [(32, (32, 32), (32, 48, 64))],
@@ -76,28 +76,28 @@ def inception_resnet(
     name: str = "inception_resnet",
     **arguments: Any,
 ) -> Architecture:
-    """Stages of residual Inception blocks; by default Inception-ResNet-v2 as its weights have it.
+    """Inception-ResNet: stages of residual Inception blocks; default v2, fits timm's weights.
 
     Args:
         classes: number of logits.
-        version: "v1" or "v2", whose published arguments stand for those that are None.
-        blocks: residual blocks of each stage; fixes the number of stages.
+        version: "v1" or "v2": which published values replace arguments that are None.
+        blocks: number of residual blocks in each stage, one entry a stage.
         branches: for each stage a sequence with the `branches` of each of its blocks (see
-            `kb.InceptionResNetBlock`), the last of which stand for all that follow.
-        kernel_size: of each stage's spatial branches: an integer for the first stage, n of 1xn
-            and nx1 for the second and third; or the sizes of all branches. None is 3, 7, 3.
-        scale: of the residuals, one value or one a stage. None is 0.17, 0.1 and 0.2.
-        reductions: for each stage None or a mapping of arguments of `kb.InceptionBlock` that
-            replace those of its published reduction; the first stage has none.
-        last: arguments of the very last block that differ from its stage's; v2 has it without
-            scale and activation, {} is as the others.
-        stem, top: see below; v1 has no top.
-        name: of the model.
+            `kb.InceptionResNetBlock`); the last also serves further blocks.
+        kernel_size: kernel of each stage's spatial branches: an integer for the first stage, the n
+            of 1xn and nx1 for the second and third; or a tuple for all branches. None is 3, 7, 3.
+        scale: factor of the residuals, one value or one a stage. None is 0.17, 0.1 and 0.2.
+        reductions: for each stage None, or a mapping of arguments of `kb.InceptionBlock` that
+            replace those of its published reduction; the first stage has no reduction.
+        last: arguments of the very last block that differ from its stage's. v2 has one without
+            scale and activation; {} makes it equal to the others.
+        stem, top: as in `kblocks.families.inception.inception`; v1 has no top.
+        name: name of the model.
         **arguments: width, strides, padding, dropout, head and arguments of the blocks; see
             `kblocks.families.inception.inception`.
 
     Raises:
-        ValueError, TypeError: if an argument does not fit, with its name and stage.
+        ValueError, TypeError: if an argument does not fit; the message names it and the stage.
 
     Reference: Szegedy et al. 2016, arXiv:1602.07261, Fig. 7, 10 to 19 and Table 1.
     """
@@ -122,7 +122,7 @@ def inception_resnet(
 
 
 def _kernels(stage: int, size: Any) -> Any:
-    """Of a 1x1 and two nxn branches, or of a 1x1 and one of 1xn and nx1; else as given."""
+    """Kernels of all branches from n: 1x1, nxn, nxn in stage 0, else 1x1, 1xn; else `size`."""
     if not isinstance(size, int):
         return size
     return (1, (1, size)) if stage else (1, size, size)
@@ -148,11 +148,12 @@ _REPEATS = ("repeat", "repeat_1", "repeat_2")
 
 
 def space(name: str = "inception_resnet_v2", **arguments: Any) -> Space:
-    """The published network `name` with depth, widths, padding and the head's pool open.
+    """A space around the published network `name`: depth, widths, padding, dropout, head's pool.
 
     Args:
-        name: of the member of this family that is the default point.
-        arguments: of `kb.inception_resnet`, in place of the choices made here.
+        name: the published network of this family that is the default point.
+        arguments: arguments of `kb.inception_resnet` that replace the space's own; they may contain
+            choices.
     """
     build, row = member(name, inception_resnet)
     return inception_space(build, row.get("blocks", (10, 20, 10)), 0.2, arguments)

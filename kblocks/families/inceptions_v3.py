@@ -74,28 +74,29 @@ def inception_v3(
     name: str = "inception_v3",
     **arguments: Any,
 ) -> Architecture:
-    """Stages of square, of factorised and of widened modules; as torchvision's weights have it.
+    """Inception-v3: square, factorised and widened modules; fits torchvision's weights.
 
     Args:
         classes: number of logits.
-        blocks: modules of each stage; fixes the number of stages.
+        blocks: number of modules in each stage, one entry a stage.
         branches: for each stage a sequence with the `branches` of each of its modules (see
-            `kb.InceptionBlock`), the last of which stand for all that follow; None is as
-            published for the first three stages.
-        kernel_size: of each stage's spatial branches: an integer or pair for the first stage, n
-            of 1xn and nx1 for the second, n of nxn, 1xn and nx1 for the third; or the sizes of
-            all branches. None is (5, 3), 7 and 3.
-        reductions: for each stage None or a mapping of arguments of `kb.InceptionBlock` that
-            replace those of its published reduction; the first stage has none.
-        stem, auxiliary: see below; None is as published, where `AuxLogits` reads the last module
-            of the second stage; {} is no auxiliary output.
-        dropout: of the head.
-        name: of the model.
+            `kb.InceptionBlock`); the last also serves further modules. None is the published
+            values, for up to three stages.
+        kernel_size: kernel of each stage's spatial branches. For the first stage an integer for
+            both or a pair, for the second the n of 1xn and nx1, for the third the n of nxn, 1xn
+            and nx1; or a tuple for all branches. None is (5, 3), 7 and 3.
+        reductions: for each stage None, or a mapping of arguments of `kb.InceptionBlock` that
+            replace those of its published reduction; the first stage has no reduction.
+        stem, auxiliary: as in `kblocks.families.inception.inception`. None is the published
+            values, with `AuxLogits` on the last module of the second stage; `auxiliary={}` is no
+            auxiliary output.
+        dropout: dropout rate of the head.
+        name: name of the model.
         **arguments: width, strides, padding, head and arguments of the modules; see
             `kblocks.families.inception.inception`.
 
     Raises:
-        ValueError, TypeError: if an argument does not fit, with its name and stage.
+        ValueError, TypeError: if an argument does not fit; the message names it and the stage.
 
     Reference: Szegedy et al. 2015, arXiv:1512.00567, Table 1.
     """
@@ -133,10 +134,11 @@ _MODULES = {
 
 
 def space(**arguments: Any) -> Space:
-    """The published network with depth, widths, padding and the head's pool open.
+    """A space around the published network: depth, widths, padding, dropout and the head's pool.
 
     Args:
-        arguments: of `kb.inception_v3`, in place of the choices made here; they may have choices.
+        arguments: arguments of `kb.inception_v3` that replace the space's own; they may contain
+            choices.
     """
     return inception_space(inception_v3, (3, 4, 2), 0.5, arguments, auxiliary=2)
 

@@ -64,26 +64,26 @@ def inception_v4(
     name: str = "inception_v4",
     **arguments: Any,
 ) -> Architecture:
-    """A stem with branches, and stages of modules A, B and C; as timm's weights have it.
+    """Inception-v4: a stem with branches, and modules A, B and C; fits timm's weights.
 
     Args:
         classes: number of logits.
-        blocks: modules of each stage; fixes the number of stages.
+        blocks: number of modules in each stage, one entry a stage.
         branches: for each stage a sequence with the `branches` of each of its modules (see
-            `kb.InceptionBlock`), the last of which stand for all that follow; None is as
-            published for the first three stages.
-        kernel_size: of each stage's spatial branches: an integer or pair for the first stage, n
-            of 1xn and nx1 for the second and third; or the sizes of all branches. None is 3, 7
-            and 3.
-        reductions: for each stage None or a mapping of arguments of `kb.InceptionBlock` that
-            replace those of its published reduction; the first stage has none.
-        stem: see below; None is as published.
-        name: of the model.
+            `kb.InceptionBlock`); the last also serves further modules. None is the published
+            values, for up to three stages.
+        kernel_size: kernel of each stage's spatial branches. For the first stage an integer for
+            both or a pair, for the second the n of 1xn and nx1, for the third the n of nxn, nx1
+            and 1xn; or a tuple for all branches. None is 3, 7 and 3.
+        reductions: for each stage None, or a mapping of arguments of `kb.InceptionBlock` that
+            replace those of its published reduction; the first stage has no reduction.
+        stem: as in `kblocks.families.inception.inception`; None is the published values.
+        name: name of the model.
         **arguments: width, strides, padding, dropout, head and arguments of the modules; see
             `kblocks.families.inception.inception`.
 
     Raises:
-        ValueError, TypeError: if an argument does not fit, with its name and stage.
+        ValueError, TypeError: if an argument does not fit; the message names it and the stage.
 
     Reference: Szegedy et al. 2016, arXiv:1602.07261, Fig. 3 to 9.
     """
@@ -102,17 +102,18 @@ def inception_v4(
 
 
 def space(**arguments: Any) -> Space:
-    """The published network with depth, widths, padding and the head's pool open.
+    """A space around the published network: depth, widths, padding, dropout and the head's pool.
 
     Args:
-        arguments: of `kb.inception_v4`, in place of the choices made here; they may have choices.
+        arguments: arguments of `kb.inception_v4` that replace the space's own; they may contain
+            choices.
     """
     return inception_space(inception_v4, (4, 7, 3), 0.2, arguments)
 
 
 @naming("timm inception_v4")
 def _timm_names(paths: list[str]) -> dict[str, str]:
-    """`features` counts the rows; `stage2_block3/branch2_conv1` is `features.13.branch1.0.conv`."""
+    """`stage2_block3/branch2_conv1` is `features.13.branch1.0.conv`; `features` numbers rows."""
     if "stem_block6/branch1_conv" not in paths:
         raise ValueError("The stem of Inception-v4 has six rows")
     rows = list(dict.fromkeys(path.split("/")[0] for path in paths if "head" not in path))
@@ -123,6 +124,6 @@ def _timm_names(paths: list[str]) -> dict[str, str]:
         if f"{place.row}/branch2_row_conv" in paths and place.branch in (1, 2):
             branch = f"branch{place.branch}_{place.step}{place.side}"
         elif place.row.startswith("stem") and place.steps == 1:
-            branch = "conv"  # beside a pool
+            branch = "conv"  # the other branch is a pool
         names[path] = f"{modules[place.row]}.{branch}.{place.leaf}"
     return names

@@ -1,6 +1,6 @@
 """Pre-activation residual networks (He et al. 2016, arXiv:1603.05027), and WRN (arXiv:1605.07146).
 
-The ImageNet ones are laid out as timm's `resnetv2`, the CIFAR ones as resnet-1k-layers.
+Networks for ImageNet follow timm's `resnetv2`, those for CIFAR the authors' resnet-1k-layers.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from kblocks.search_space.space import Space
 
 
 def preresnet(classes: int = 1000, **arguments: Any) -> Architecture:
-    """`kb.resnet` in full pre-activation; by default of bottlenecks, as PreResNet-50.
+    """`kb.resnet` with full pre-activation; by default PreResNet-50, with bottlenecks.
 
-    Normalization and activation stand before each convolution, the stem has neither, and both
-    end the last stage.
+    Normalization and activation come before each convolution and after the last stage; the stem
+    has neither.
 
     Args:
         classes: number of logits.
-        **arguments: see `kb.resnet`.
+        **arguments: further arguments of `kb.resnet`.
 
     Raises:
-        ValueError, TypeError: if an argument does not fit, with its name and stage.
+        ValueError, TypeError: if an argument does not fit; the message names it and the stage.
 
     Reference: He et al. 2016, arXiv:1603.05027, Fig. 4 e.
     """
@@ -50,11 +50,12 @@ wrn28_10 = variant("wrn28_10", preresnet, **_WIDE, blocks=(4, 4, 4))
 
 
 def space(name: str = "preresnet50", **arguments: Any) -> Space:
-    """The published network `name` with depth, widths, kernels, strides and padding open.
+    """A space around the published network `name`: depth, widths, kernels, strides, padding.
 
     Args:
-        name: of the member of this family that is the default point.
-        arguments: of `kb.preresnet`, in place of the choices made here; they may have choices.
+        name: the published network of this family that is the default point.
+        arguments: arguments of `kb.preresnet` that replace the space's own; they may contain
+            choices.
     """
     return residual_space(*member(name, preresnet), arguments)
 
@@ -63,7 +64,7 @@ def space(name: str = "preresnet50", **arguments: Any) -> Space:
 def _timm_names(paths: list[str]) -> dict[str, str]:
     """`stage2_block3/main_conv1` is `stages.1.blocks.2.conv1`.
 
-    The first norm of a block is `norm` where both paths share it, else `main_norm1`.
+    The first norm of a block is `norm` if both paths share it, else `main_norm1`.
     """
     names = {"stem/conv": "stem.conv", "head/dense": "head.fc"}
     for path in paths:

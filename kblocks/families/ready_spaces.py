@@ -1,4 +1,4 @@
-"""Ready search spaces, one a family; the default point of each is a published network.
+"""Ready search spaces, one a family, each with a published network as its default point.
 
 `kblocks.spaces.resnet("resnet50", classes=10).within((64, 64, 3), kblocks.Budget(macs=1e9))`
 """

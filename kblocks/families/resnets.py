@@ -1,4 +1,4 @@
-"""Residual networks (He et al. 2015, arXiv:1512.03385), wide ones among them (arXiv:1605.07146)."""
+"""Residual networks (He et al. 2015, arXiv:1512.03385), also wide ones (arXiv:1605.07146)."""
 
 from __future__ import annotations
 
@@ -46,29 +46,30 @@ def resnet(
     name: str = "resnet",
     **block_arguments: Any,
 ) -> Architecture:
-    """A stem and stages of residual blocks; by default ResNet-18 as PyTorch's weights have it.
+    """ResNet: a stem and stages of residual blocks; default ResNet-18, fits PyTorch's weights.
 
     Args:
         classes: number of logits.
         block: "basic" (`kb.ResidualBlock`), "bottleneck" (`kb.BottleneckBlock`) or "resnext"
             (`kb.ResNeXtBlock`).
-        blocks: blocks of each stage; fixes the number of stages.
-        filters, kernel_size, strides, padding: of the blocks, one value or one a stage (a tuple
-            of two is a pair for all stages unless there are two). `filters` None doubles from
-            64. Strides are those of a stage's first block; None is 1, then 2 for each stage.
-        stochastic_depth: the rate of the last block; grows linearly from the first.
+        blocks: number of blocks in each stage, one entry a stage.
+        filters, kernel_size, strides, padding: those of the blocks, one value or one a stage (a
+            tuple of two is a (height, width) for all stages unless there are two stages).
+            `filters` None is 64, doubled with each stage. Strides apply to a stage's first block;
+            None is 1 for the first stage and 2 for the others.
+        stochastic_depth: the rate of the last block; of n blocks the i-th has i / n of it.
         stem: arguments of `kb.ConvBlock` that replace the published ones (64 filters of 7x7 with
             strides 2, max pool of 3 with strides 2), or the Spec of a stem.
         head: arguments of `kb.Classifier` that replace the published ones (average pool), or
             the Spec of a head.
-        variant: of bottlenecks, "v1.5" has the strides on the spatial convolution, as published
-            weights do, "v1" on the first 1x1, as the paper does.
-        name: of the model.
+        variant: which convolution of a bottleneck has the strides: "v1.5" is the spatial one, as
+            in published weights, "v1" the first 1x1, as in the paper.
+        name: name of the model.
         **block_arguments: further arguments of the block, one value or a list with one a stage;
-            activation, normalization, bias and initializers are the stem's too.
+            activation, normalization, bias and initializers also apply to the stem.
 
     Raises:
-        ValueError, TypeError: if an argument does not fit, with its name and stage.
+        ValueError, TypeError: if an argument does not fit; the message names it and the stage.
 
     Reference: He et al. 2015, arXiv:1512.03385, Table 1.
     """
@@ -149,17 +150,17 @@ resnet110 = published("resnet110", resnet, blocks=(18, 18, 18), **_CIFAR)
 
 
 def space(name: str = "resnet18", **arguments: Any) -> Space:
-    """The published network `name` with depth, widths, kernels, strides and padding open.
+    """A space around the published network `name`: depth, widths, kernels, strides, padding.
 
     Args:
-        name: of the member of this family that is the default point.
-        arguments: of `kb.resnet`, in place of the choices made here; they may have choices.
+        name: the published network of this family that is the default point.
+        arguments: arguments of `kb.resnet` that replace the space's own; they may contain choices.
     """
     return residual_space(*member(name, resnet), arguments)
 
 
 def residual_space(build: Any, row: dict[str, Any], arguments: dict[str, Any]) -> Space:
-    """The choices of all residual families around a published row."""
+    """A space of a residual family around a published network `row`."""
     stages = len(row["blocks"])
     filters = row.get("filters") or [64 * 2**stage for stage in range(stages)]
     stem = {"filters": 64, "kernel_size": 7, "strides": 2, "pool": "max", **row.get("stem", {})}

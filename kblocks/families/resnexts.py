@@ -21,19 +21,19 @@ def resnext(
     group_width: Any = 4,
     **arguments: Any,
 ) -> Architecture:
-    """A residual network of `kb.ResNeXtBlock`; by default ResNeXt-50 32x4d.
+    """ResNeXt: `kb.resnet` with `kb.ResNeXtBlock`; by default ResNeXt-50 32x4d.
 
     Args:
         classes: number of logits.
-        blocks: blocks of each stage; fixes the number of stages.
-        filters: output channels, one value or one a stage; None doubles from 256.
+        blocks: number of blocks in each stage, one entry a stage.
+        filters: output channels, one value or one a stage; None is 256, doubled with each stage.
         cardinality: groups of the spatial convolutions, one value or one a stage.
-        group_width: channels of a group; a single value is the first stage's and doubles with
-            each stage, a list or tuple has one for each.
-        **arguments: see `kb.resnet`.
+        group_width: channels of a group; an integer is the first stage's and doubles with each
+            stage, a list or tuple has one for each stage.
+        **arguments: further arguments of `kb.resnet`.
 
     Raises:
-        ValueError, TypeError: if an argument does not fit, with its name and stage.
+        ValueError, TypeError: if an argument does not fit; the message names it and the stage.
 
     Reference: Xie et al. 2016, arXiv:1611.05431, Table 1.
     """
@@ -68,11 +68,11 @@ resnext29_8x64d = variant(
 
 
 def space(name: str = "resnext50_32x4d", **arguments: Any) -> Space:
-    """The published network `name` with cardinality, depth, widths, kernels, strides, padding open.
+    """A space around the published network `name`: cardinality, group width, and as in `resnet`.
 
     Args:
-        name: of the member of this family that is the default point.
-        arguments: of `kb.resnext`, in place of the choices made here; they may have choices.
+        name: the published network of this family that is the default point.
+        arguments: arguments of `kb.resnext` that replace the space's own; they may contain choices.
     """
     build, row = member(name, resnext)
     stages = len(row["blocks"])

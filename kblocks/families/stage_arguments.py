@@ -1,4 +1,4 @@
-"""What the families share: arguments a stage, and rows of blocks from them."""
+"""Arguments by stage, and the Specs of a stage's blocks, for all families."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from kblocks.blocks.convolution import Convolutional
 from kblocks.heads.attaching import is_head
 from kblocks.plans.ops import Norm
 
-PUBLISHED_NORM = Norm("batch", momentum=0.9, epsilon=1e-5)  # as PyTorch's models have it
+PUBLISHED_NORM = Norm("batch", momentum=0.9, epsilon=1e-5)  # as in PyTorch's models
 
 
 def count_stages(blocks: Any) -> int:
-    """The number of stages, which `blocks` fixes."""
+    """The number of stages, the length of `blocks`; ValueError unless all are positive integers."""
     if not isinstance(blocks, (list, tuple)) or not blocks:
         raise ValueError(
             "`blocks` must be a sequence with the blocks of each stage. "
@@ -28,10 +28,10 @@ def count_stages(blocks: Any) -> int:
 
 
 def by_stage(name: str, value: Any, stages: int, of: str = "stages") -> list[Any]:
-    """One value a stage (or a transition, or whatever they are `of`).
+    """A list with one value a stage, from one value or one a stage; errors call stages `of`.
 
-    A list or tuple as long as there are stages has one value for each; another pair is a
-    (height, width) for all of them, and so is any single value.
+    A list or tuple with as many items as stages is one value a stage. Any other tuple of two is a
+    (height, width) for all stages, and any single value is for all stages.
     """
     if isinstance(value, (list, tuple)) and len(value) == stages:
         return list(value)
@@ -44,21 +44,21 @@ def by_stage(name: str, value: Any, stages: int, of: str = "stages") -> list[Any
 
 
 def one_for_all(stages: int, arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """The same arguments, with one value where each stage is given the same: one network."""
+    """Arguments with one value for a list of equal ones, so that equal networks compare equal."""
     return {name: _one(name, value, stages) for name, value in arguments.items()}
 
 
 def _one(name: str, value: Any, stages: int) -> Any:
     if not isinstance(value, (list, tuple)) or len(value) != stages:
         return value
-    if isinstance(value[0], (list, tuple)):  # a single one would be taken for one a stage
+    if isinstance(value[0], (list, tuple)):  # a single one could be read as one a stage
         return value
     spec: Any = Convolutional.Spec
     check = spec._checks.get(name, (None,))[0]
     try:
         forms = [one if check is None or one is None else check.normalise(one) for one in value]
     except (TypeError, ValueError):
-        return value  # refused with its stage when the blocks are made
+        return value  # making the blocks raises, with the stage
     return value[0] if all(form == forms[0] for form in forms) else value
 
 
@@ -71,12 +71,12 @@ def arguments_by_stage(
 
 
 def published_or(given: Any, published: tuple[Any, ...], stages: int) -> Any:
-    """What is given, or the published values of the first stages where they are enough."""
+    """`given`, or if it is None the published values, unless there are more stages than these."""
     return published[:stages] if given is None and stages <= len(published) else given
 
 
 def made(block: Any, place: str, arguments: Mapping[str, Any]) -> Any:
-    """A Spec, or an error that tells the place."""
+    """The block's Spec; an error names the place."""
     try:
         return block.Spec(**arguments)
     except (TypeError, ValueError) as error:
@@ -86,9 +86,9 @@ def made(block: Any, place: str, arguments: Mapping[str, Any]) -> Any:
 def stage_specs(
     block: Any, place: str, arguments: Mapping[str, Any], depths: Sequence[float]
 ) -> list[Any]:
-    """The Specs of a stage, one for each of `depths`, the rates of their stochastic depth.
+    """The Specs of a stage, one for each stochastic-depth rate in `depths`.
 
-    The first has the stage's strides; equal ones are made once.
+    Only the first has the stage's strides. Equal Specs are one object unless a rate is set.
     """
     first = made(block, place, arguments)
     rest = first.replace(strides=1)
@@ -99,7 +99,7 @@ def stage_specs(
 
 
 def part(block: Any, place: str, given: Any, defaults: Mapping[str, Any]) -> Any:
-    """The stem or head: `given` as a Spec, or as arguments that replace some defaults."""
+    """The Spec of a stem, top or head: `given` itself, or the defaults with `given` arguments."""
     if given is None:
         given = {}
     if given and is_head(given):
@@ -113,7 +113,7 @@ def part(block: Any, place: str, given: Any, defaults: Mapping[str, Any]) -> Any
 
 
 def shared_by_all(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Those arguments of the blocks that the stem follows too: activation, normalization, ..."""
+    """The arguments that also apply to the stem: activation, normalization, bias, initializers."""
     spec: Any = Convolutional.Spec
     names = spec._checks
     return {
@@ -124,16 +124,16 @@ def shared_by_all(arguments: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def positive(name: str, value: Any) -> float:
-    """A multiplier of widths or depths."""
+    """A factor of widths or depths; ValueError unless it is a number over 0."""
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
         raise ValueError(f"`{name}` must be a number over 0. Received: {name}={value!r}")
     return value
 
 
 def rising(rate: float, blocks: Sequence[int], first: int = 1) -> list[list[float]]:
-    """Stochastic depth that grows linearly to `rate` (arXiv:1603.09382, Eq. 4), by stage.
+    """Stochastic depth by stage and block, growing linearly (arXiv:1603.09382, Eq. 4).
 
-    Of n blocks the i-th has i / n of the rate, counted from `first`.
+    Of n blocks the i-th has i / n of `rate`, where i counts from `first`.
     """
     if isinstance(rate, bool) or not isinstance(rate, (int, float)) or not 0 <= rate < 1:
         raise ValueError(

@@ -1,6 +1,6 @@
 """TResNets (Ridnik et al. 2020, arXiv:2003.13630), as in timm.
 
-Their in-place activated batch norm is, but for memory, a batch norm and a leaky ReLU behind it.
+In-place activated batch norm saves memory; its result is batch norm, then leaky ReLU.
 """
 
 from __future__ import annotations
@@ -51,29 +51,30 @@ def tresnet(
     name: str = "tresnet",
     **block_arguments: Any,
 ) -> Architecture:
-    """A space-to-depth stem and stages of anti-aliased residual blocks; by default TResNet-M.
+    """TResNet: a space-to-depth stem and anti-aliased residual blocks; default TResNet-M.
 
     Args:
         classes: number of logits.
         block: "basic" (`kb.TResNetBasicBlock`) or "bottleneck" (`kb.TResNetBottleneckBlock`), one
-            value or a list with one a stage; None is basic in the first two.
-        blocks: blocks of each stage; fixes the number of stages.
-        filters, kernel_size, strides, padding: of the blocks, one value or one a stage (a tuple
-            of two is a pair for all stages unless there are two). `filters` None doubles from
-            64. Strides are those of a stage's first block; None is 1, then 2 for each stage.
-        expansion: of the bottlenecks, one value or one a stage.
-        stochastic_depth: the rate of the last block; grows linearly from the first.
+            value or a list with one a stage; None is basic in the first two stages.
+        blocks: number of blocks in each stage, one entry a stage.
+        filters, kernel_size, strides, padding: those of the blocks, one value or one a stage (a
+            tuple of two is a (height, width) for all stages unless there are two stages).
+            `filters` None is 64, doubled with each stage. Strides apply to a stage's first block;
+            None is 1 for the first stage and 2 for the others.
+        expansion: expansion of the bottlenecks, one value or one a stage.
+        stochastic_depth: the rate of the last block; of n blocks the i-th has i / n of it.
         stem: arguments of `kb.SpaceToDepthStem` that replace the published ones (as many filters
             as the first stage, 3x3, squares of 4x4 pixels), or the Spec of a stem.
         head: arguments of `kb.Classifier` that replace the published ones (average pool), or
             the Spec of a head.
-        name: of the model.
+        name: name of the model.
         **block_arguments: further arguments of the blocks, one value or a list with one a stage.
-            `squeeze_ratio` is by default each block's own, and None in the last stage;
-            normalization, bias and initializers are the stem's too, and so is an activation.
+            `squeeze_ratio` is by default that of the block's class, and None in the last stage.
+            Normalization, bias, initializers and a given activation also apply to the stem.
 
     Raises:
-        ValueError, TypeError: if an argument does not fit, with its name and stage.
+        ValueError, TypeError: if an argument does not fit; the message names it and the stage.
 
     Reference: Ridnik et al. 2020, arXiv:2003.13630, Sec. 2; timm 1.0.31.
     """
@@ -112,17 +113,17 @@ def _kind(value: Any) -> Any:
 
 
 tresnet_m = variant("tresnet_m", tresnet, blocks=(3, 4, 11, 3))
-# 64 times 1.2 and 1.3, rounded down, then doubled.
+# The first widths are 64 times 1.2 and 1.3, rounded down; each stage doubles them.
 tresnet_l = variant("tresnet_l", tresnet, blocks=(4, 5, 18, 3), filters=(76, 152, 304, 608))
 tresnet_xl = variant("tresnet_xl", tresnet, blocks=(4, 5, 24, 3), filters=(83, 166, 332, 664))
 
 
 def space(name: str = "tresnet_m", **arguments: Any) -> Space:
-    """The published network `name` with depth, blocks, widths, kernels, strides and blurs open.
+    """A space around the published network `name`: blocks, depth, widths, kernels, strides, blurs.
 
     Args:
-        name: of the member of this family that is the default point.
-        arguments: of `kb.tresnet`, in place of the choices made here; they may have choices.
+        name: the published network of this family that is the default point.
+        arguments: arguments of `kb.tresnet` that replace the space's own; they may contain choices.
     """
     build, row = member(name, tresnet)
     filters = row.get("filters", (64, 128, 256, 512))

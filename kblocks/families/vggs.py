@@ -33,21 +33,22 @@ def vgg(
     name: str = "vgg",
     **block: Any,
 ) -> Architecture:
-    """Stages of plain convolutions, each ending in a pool; by default VGG-11.
+    """VGG: stages of plain convolutions, each with a max pool at its end; by default VGG-11.
 
     Args:
         classes: number of logits.
-        blocks: convolutions of each stage; fixes the number of stages.
-        filters, kernel_size, strides, padding: of the convolutions, one value or one a stage
-            (a tuple of two is a pair for all stages unless there are two). `filters` None
-            doubles from 64 up to 512. Strides are those of a stage's first convolution.
+        blocks: number of convolutions in each stage, one entry a stage.
+        filters, kernel_size, strides, padding: those of the convolutions, one value or one a
+            stage (a tuple of two is a (height, width) for all stages unless there are two
+            stages). `filters` None is 64, doubled with each stage up to 512. Strides apply to a
+            stage's first convolution.
         head: arguments of `kb.Classifier` that replace the published ones (a map averaged to
             7x7, two hidden layers of 4,096 with dropout), or the Spec of a head.
-        name: of the model.
+        name: name of the model.
         **block: further arguments of `kb.ConvBlock`, one value or a list with one a stage.
 
     Raises:
-        ValueError, TypeError: if an argument does not fit, with its name and stage.
+        ValueError, TypeError: if an argument does not fit; the message names it and the stage.
     """
     stages = count_stages(blocks)
     if filters is None:
@@ -79,7 +80,7 @@ def vgg(
 
 
 _A, _B, _D, _E = (1, 1, 2, 2, 2), (2, 2, 2, 2, 2), (2, 2, 3, 3, 3), (2, 2, 4, 4, 4)
-_BN = {"normalization": PUBLISHED_NORM, "use_bias": True}  # as published: a bias despite the norm
+_BN = {"normalization": PUBLISHED_NORM, "use_bias": True}  # published with a bias despite the norm
 
 vgg11 = variant("vgg11", vgg, blocks=_A)
 vgg13 = variant("vgg13", vgg, blocks=_B)
@@ -92,11 +93,11 @@ vgg19_bn = variant("vgg19_bn", vgg, blocks=_E, **_BN)
 
 
 def space(name: str = "vgg11", **arguments: Any) -> Space:
-    """The published network `name` with depth, widths, kernels, padding, pools and head open.
+    """A space around the published network `name`: depth, widths, kernels, padding, pools, head.
 
     Args:
-        name: of the member of this family that is the default point.
-        arguments: of `kb.vgg`, in place of the choices made here; they may have choices.
+        name: the published network of this family that is the default point.
+        arguments: arguments of `kb.vgg` that replace the space's own; they may contain choices.
     """
     build, row = member(name, vgg)
     stages = len(row["blocks"])
@@ -118,20 +119,20 @@ def space(name: str = "vgg11", **arguments: Any) -> Space:
 
 
 def _features(paths: list[str]) -> dict[str, str]:
-    """`features` counts every convolution, norm, activation and pool."""
+    """`features` numbers all convolutions, norms, activations and pools."""
     stages = [path for path in paths if path.startswith("stage")]
     return {path: f"features.{index}" for index, path in enumerate(stages)}
 
 
 @naming("torchvision vgg")
 def _torchvision_names(paths: list[str]) -> dict[str, str]:
-    """`classifier` counts linear layers, activations and dropouts."""
+    """`classifier` numbers linear layers, activations and dropouts."""
     dense = [path for path in paths if path.startswith("head/dense")]
     return {**_features(paths), **{path: f"classifier.{3 * i}" for i, path in enumerate(dense)}}
 
 
 @naming("timm vgg", as_convolutions=["pre_logits.fc1", "pre_logits.fc2"])
 def _timm_names(paths: list[str]) -> dict[str, str]:
-    """The hidden layers are convolutions."""
+    """timm's hidden layers are convolutions."""
     dense = {"dense1": "pre_logits.fc1", "dense2": "pre_logits.fc2", "dense3": "head.fc"}
     return {**_features(paths), **{f"head/{path}": name for path, name in dense.items()}}

@@ -1,4 +1,4 @@
-"""What ends a network: one file a task, each with its blocks, its loss and its metrics."""
+"""Heads: the blocks, losses and metrics of each task, one task a file."""
 
 from kblocks.heads.auxiliary import AuxiliaryClassifier
 from kblocks.heads.boxes import BoxRegressor, Localizer

@@ -1,4 +1,4 @@
-"""How a head becomes rows of an architecture: one, or several with outputs of their own."""
+"""Turns a head into rows of an architecture, with their outputs and targets."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from kblocks.heads.task import LOGITS, Task, Tasks, task_of
 
 @dataclass(frozen=True)
 class Place:
-    """Where a head stands.
+    """The rows of a network that a head can read, and the head's name.
 
     Attributes:
-        body: the last row of the network before the head.
-        levels: the last row at each stride.
-        name: of the head among several, or None.
+        body: name of the last row before the head.
+        levels: name of the last row at each stride.
+        name: the head's name where a network has several heads, else None.
     """
 
     body: str
@@ -25,18 +25,18 @@ class Place:
     name: str | None = None
 
     def row(self, part: str = "") -> str:
-        """The name of a row of this head."""
+        """The name of a row of this head: `head`, or `head_<name>_<part>`."""
         return "_".join(filter(None, ("head", self.name, part)))
 
     def output(self, part: str = "", alone: str = LOGITS) -> str:
-        """The name of an output of this head; `alone` where it has no other name."""
+        """The name of an output of this head; `alone` if neither head nor part has a name."""
         return "_".join(filter(None, (self.name, part))) or alone
 
     def at(self, strides: Sequence[int], owner: str) -> list[str]:
-        """The rows at these strides.
+        """The names of the rows at these strides.
 
         Raises:
-            ValueError: with the strides that there are.
+            ValueError: if a stride is missing; the message lists the strides of the network.
         """
         missing = [stride for stride in strides if stride not in self.levels]
         if missing:
@@ -49,7 +49,7 @@ class Place:
 
 @dataclass(frozen=True)
 class Attached:
-    """A head's rows `(name, spec, inputs)`, the row of each output, the target of each output."""
+    """The rows `(name, spec, inputs)` of a head, and the row and the target of each output."""
 
     rows: list[tuple[str, Any, tuple[str, ...]]]
     outputs: dict[str, str]
@@ -57,14 +57,14 @@ class Attached:
 
 
 class Head:
-    """A head of several rows. A subclass has `attach`, from its place to its rows."""
+    """Base class of heads with several rows; a subclass defines `attach`."""
 
     def attach(self, place: Place) -> Attached:
-        """The rows, outputs and targets of this head at a place."""
+        """The rows, outputs and targets of this head on the network that `place` describes."""
         raise NotImplementedError
 
     def tasks(self) -> Tasks:
-        """What it is trained on, by output."""
+        """The task (loss, metrics, targets) of each output."""
         attached = self.attach(Place("body", _Everywhere()))
         return tasks_of_rows({name: spec for name, spec, _ in attached.rows}, attached)
 
@@ -82,14 +82,14 @@ class Head:
 
 
 class _Everywhere(dict[int, str]):
-    """A network with a map at every stride: what a head is asked about before it has one."""
+    """Stands for a network with a map at every stride, for a head without a network."""
 
     def __init__(self) -> None:
         super().__init__({2**power: f"stride{2**power}" for power in range(6)})
 
 
 def tasks_of_rows(specs: Mapping[str, Any], attached: Attached) -> Tasks:
-    """The tasks of the outputs, of which all must be heads; else none."""
+    """The tasks of the outputs; no tasks if any output's block has none."""
     found: dict[str, Task] = {}
     for output, row in attached.outputs.items():
         task = task_of(specs[row])
@@ -100,10 +100,10 @@ def tasks_of_rows(specs: Mapping[str, Any], attached: Attached) -> Tasks:
 
 
 def attached(head: Any, place: Place) -> Attached:
-    """The rows of whatever `Architecture` takes as a head: a block, a `Head`, or a dict of them.
+    """The rows of a head in any form `Architecture` takes: a block, a `Head`, or a dict of them.
 
     Raises:
-        ValueError: if it is none of these.
+        ValueError: if `head` is none of these, or a key of the dict is no word.
     """
     if isinstance(head, Mapping):
         parts = [attached(inner, _named(place, name)) for name, inner in head.items()]
@@ -132,7 +132,7 @@ def _named(place: Place, name: Any) -> Place:
 
 
 def is_head(value: Any) -> bool:
-    """Whether it is a head, or a dict of heads by output, not a dict of arguments."""
+    """Whether `value` is a head or a dict of heads by output (a dict of arguments is not)."""
     if isinstance(value, Mapping):
         return bool(value) and all(map(is_head, value.values()))
     spec = getattr(value, "spec", value)
@@ -140,7 +140,7 @@ def is_head(value: Any) -> bool:
 
 
 def only(block: Any, name: str, given: Any, defaults: Mapping[str, Any]) -> Any:
-    """A part's Spec: as given, or made of the arguments that are given beside the defaults."""
+    """The Spec of a head's part: `given`, or built from the defaults and `given` arguments."""
     if given is None or isinstance(given, Mapping):
         return block.Spec(**{**defaults, **(given or {})})
     spec = getattr(given, "spec", given)

@@ -1,4 +1,4 @@
-"""`AuxiliaryClassifier`: a head in the middle of a network."""
+"""`AuxiliaryClassifier`: a classifier on a map in the middle of a network."""
 
 from __future__ import annotations
 
@@ -23,28 +23,28 @@ from kblocks.plans.ops import (
 
 
 class AuxiliaryClassifier(Convolutional):
-    """A head on a map in the middle of a network, which trains what stands before it.
+    """A classifier on a map in the middle of a network, whose loss trains the layers before it.
 
     Args:
         classes: number of logits.
-        filters: of each convolution behind the average pool.
-        kernel_size: one for all convolutions or one for each.
+        filters: filters of each convolution after the average pool.
+        kernel_size: kernel of the convolutions, one value or a list with one for each.
         padding: of the convolutions; see `ConvBlock`.
-        pool_size, pool_strides: windows of the average pool, without padding.
-        grid: in their place (with `pool_size=None`) a grid of this many windows that covers a
-            map of any size; integer or pair.
-        pool: "avg" (global) or "flatten", behind the convolutions.
+        pool_size, pool_strides: window and strides of the average pool, which has no padding.
+        grid: with `pool_size=None`, average adaptively to a map of this size instead, whatever
+            the size of the input; integer or pair.
+        pool: how the map becomes features after the convolutions, "avg" (global) or "flatten".
         hidden: units of each hidden linear layer.
-        dropout: rate behind each hidden layer; without any, before the logits.
-        loss_weight: of its loss beside the main output's; GoogLeNet's.
-        ...: see `Convolutional`; initializers and regularizers are the linear layers' too, which
-            have a bias and no normalization.
+        dropout: dropout rate after each hidden layer, or before the logits if there is none.
+        loss_weight: factor of this output's loss in the total; the default is GoogLeNet's.
+        ...: see `Convolutional`. Initializers and regularizers also apply to the linear layers,
+            which have a bias and no normalization.
 
     Input shape: (batch, height, width, channels).
     Output shape: (batch, classes), logits.
 
     Raises:
-        ValueError: if an argument is not of the documented form or does not fit the input.
+        ValueError: if an argument is not as described above or does not fit the input.
 
     Reference: Szegedy et al. 2014, arXiv:1409.4842, Sec. 5 (the defaults); Szegedy et al. 2015,
         arXiv:1512.00567, Fig. 8.
@@ -78,11 +78,11 @@ class AuxiliaryClassifier(Convolutional):
             check_symmetric("padding", self.padding, "kernel_size", size)
 
     def task(self) -> Task:
-        """Cross-entropy and accuracy."""
+        """The task: cross-entropy and accuracy."""
         return classification(self.classes, weight=self.loss_weight)
 
     def kernels(self) -> list[Pair]:
-        """The kernel of each convolution."""
+        """The kernel size of each convolution."""
         sizes: Any = self.kernel_size
         return list(sizes * len(self.filters) if len(sizes) == 1 else sizes)
 

@@ -1,6 +1,6 @@
-"""One object an image: its box (`BoxRegressor`), and its class and box together (`Localizer`).
+"""Heads for one object an image: its box (`BoxRegressor`), or its class and box (`Localizer`).
 
-Boxes are corners (y1, x1, y2, x2) as shares of the image's height and width.
+Boxes are corners (y1, x1, y2, x2) as fractions of the image's height and width.
 """
 
 from __future__ import annotations
@@ -41,14 +41,14 @@ from kblocks.plans.ops import (
     Op,
 )
 
-_ops: Any = keras.ops  # whose functions are typed as if they could return None
+_ops: Any = keras.ops  # its functions are annotated as if they could return None
 
-_HALF = -0.43275  # whose softplus is a half
+_HALF = -0.43275  # softplus(_HALF) = 0.5
 BoxKind = Literal["smooth_l1", "giou"]
 
 
 def overlap(first: Any, second: Any) -> tuple[Any, Any]:
-    """Intersection over union of pairs of boxes (..., 4), and its generalized form.
+    """The IoU and the generalized IoU of pairs of boxes (..., 4).
 
     Reference: Rezatofighi et al. 2019, arXiv:1902.09630, Algorithm 1.
     """
@@ -72,9 +72,11 @@ def _area(start: Any, end: Any) -> Any:
 
 
 def box_errors(y_true: Any, y_pred: Any, kind: str, beta: float = 1.0) -> Any:
-    """The regression loss of each box of (..., 4): "giou", or the sum of "smooth_l1" over four.
+    """The loss of each box in (..., 4): `kind` "giou", or "smooth_l1" summed over the corners.
 
-    Reference: Girshick 2015, arXiv:1504.08083, Eq. 3; `beta` is where the square ends.
+    `beta` is the error at which smooth L1 changes from quadratic to linear.
+
+    Reference: Girshick 2015, arXiv:1504.08083, Eq. 3.
     """
     if kind == "giou":
         return 1.0 - overlap(y_true, y_pred)[1]
@@ -85,11 +87,12 @@ def box_errors(y_true: Any, y_pred: Any, kind: str, beta: float = 1.0) -> Any:
 
 @keras.saving.register_keras_serializable("kblocks")
 class BoxLoss(TargetLoss):
-    """The regression loss of one box an image.
+    """The regression loss for one box an image.
 
     Args:
         kind: "smooth_l1" of the corners or "giou".
-        beta: of smooth L1, the distance at which its square ends, as a share of the image.
+        beta: the error at which smooth L1 changes from quadratic to linear, as a fraction of the
+            image.
     """
 
     target = "corners (y1, x1, y2, x2) from 0 to 1, y1 < y2 and x1 < x2, (batch, 4)"
@@ -117,8 +120,8 @@ class BoxLoss(TargetLoss):
 
 
 def box_problem(boxes: np.ndarray) -> str | None:
-    """What is wrong with the values of corners (n, 4)."""
-    slack = 1e-3  # of rounding where boxes reach the edge
+    """Says what is wrong with boxes (n, 4), or None: outside the image, or empty."""
+    slack = 1e-3  # for rounding errors of boxes that reach the edge
     if outside(boxes, -slack, 1 + slack):
         return f"values from {boxes.min()} to {boxes.max()} (are they in pixels?)"
     wrong = np.flatnonzero(np.any(boxes[:, 2:] <= boxes[:, :2], axis=1))
@@ -128,10 +131,12 @@ def box_problem(boxes: np.ndarray) -> str | None:
 
 
 def in_shares(boxes: Any, target: str) -> None:
-    """Refuses boxes in pixels; somewhat over the edge, as augmentation moves them, they train.
+    """Refuses boxes in pixels, which is any coordinate over 2.
+
+    Boxes that augmentation has moved past the edge of the image pass.
 
     Raises:
-        ValueError: as `backend.demand`.
+        ValueError: as `backend.demand` does.
     """
     largest = _ops.max(_ops.reshape(boxes, (-1,)), initial=0.0)
     told = f"Targets must be {target} (are they in pixels?)."
@@ -140,7 +145,7 @@ def in_shares(boxes: Any, target: str) -> None:
 
 @keras.saving.register_keras_serializable("kblocks")
 class BoxIoU(TargetMetric):
-    """The mean intersection over union of one box an image."""
+    """The mean IoU of predicted and true boxes, one box an image."""
 
     def __init__(self, name: str = "iou", **kwargs: Any) -> None:
         super().__init__(name=name, **kwargs)
@@ -150,16 +155,18 @@ class BoxIoU(TargetMetric):
 
 
 class Regressor(Block, kw_only=True):
-    """The arguments of heads that give numbers from a whole map.
+    """The arguments of heads that predict numbers from a whole map.
 
     Args:
-        pool: "flatten", which keeps where things are; "avg", "max" or "concat".
-        pool_size: average adaptively to a map of this size before "flatten".
+        pool: how the map becomes features: "flatten", which keeps positions; "avg" or "max"
+            (global), or "concat" (both).
+        pool_size: size to which the map is averaged adaptively before "flatten"; integer, pair
+            or None.
         hidden: units of each hidden linear layer.
-        activation: behind each hidden layer.
-        dropout: rate behind each hidden layer.
-        loss_weight: of its loss where a network has several outputs.
-        kernel_initializer, kernel_regularizer: of the linear layers.
+        activation: activation after each hidden layer.
+        dropout: dropout rate after each hidden layer.
+        loss_weight: factor of this output's loss in the total of several outputs.
+        kernel_initializer, kernel_regularizer: those of the linear layers.
     """
 
     pool: Literal["avg", "max", "concat", "flatten"] = "flatten"
@@ -180,7 +187,7 @@ class Regressor(Block, kw_only=True):
 
 
 def features(spec: Any) -> Op:
-    """From a map to what the last linear layer reads."""
+    """The plan from a map to the features that the last linear layer reads."""
     pooled: Op = GlobalPool(spec.pool) if spec.pool in ("avg", "max") else concat_pool()
     if spec.pool == "flatten":
         pooled = Chain(spec.pool_size and AdaptivePool(spec.pool_size), Flatten())
@@ -191,7 +198,7 @@ def features(spec: Any) -> Op:
 
 
 def linear(spec: Any, units: int, start: float = 0.0) -> Dense:
-    """A linear layer with a regressor's arguments, whose bias starts at a number."""
+    """A linear layer with a regressor's arguments and a bias that starts at `start`."""
     return Dense(
         units,
         kernel_initializer=spec.kernel_initializer,
@@ -201,24 +208,26 @@ def linear(spec: Any, units: int, start: float = 0.0) -> Dense:
 
 
 def constant(value: float) -> Any:
-    """The config of an initializer to one value."""
+    """The serialized `keras.initializers.Constant(value)`."""
     config: Any = keras.initializers.serialize(keras.initializers.Constant(value))
     return FrozenConfig(config)
 
 
 class BoxRegressor(Regressor):
-    """The box of one object by regression of its centre and size, put out as corners.
+    """Predicts the box of one object: its centre and size by regression, converted to corners.
 
-    They start around the middle of the image, at half its size, and have no bounds at which a
-    gradient would vanish.
+    Before training the box lies around the middle of the image and has half its size. Centre and
+    size are unbounded, so no gradient vanishes.
 
     Args:
-        box_loss: "giou" or "smooth_l1" of the corners.
-        ...: see `Regressor`.
+        box_loss: "giou" (generalized IoU) or "smooth_l1" of the corners.
+        pool, pool_size, hidden, activation, dropout, loss_weight, kernel_initializer,
+            kernel_regularizer: as in `kb.Classifier`, but dropout only follows hidden layers, and
+            the default pool "flatten" keeps positions.
 
     Input shape: (batch, height, width, channels).
-    Output shape: (batch, 4): (y1, x1, y2, x2) as shares of the image; they may lie past its edge.
-    Targets: the same, (batch, 4). Loss: `box_loss`. Metric: intersection over union.
+    Output shape: (batch, 4): (y1, x1, y2, x2) as fractions of the image; corners may lie outside.
+    Targets: of the same form, (batch, 4). Loss: `box_loss`. Metric: intersection over union.
 
     Reference: Sermanet et al. 2013, arXiv:1312.6229, Sec. 4, for boxes by regression;
         Rezatofighi et al. 2019, arXiv:1902.09630, for the loss.
@@ -228,7 +237,7 @@ class BoxRegressor(Regressor):
     box_loss: BoxKind = "giou"
 
     def task(self) -> Task:
-        """Box regression and intersection over union."""
+        """The task: the box loss and the IoU."""
         return Task(partial(BoxLoss, self.box_loss), (BoxIoU,), self.loss_weight, "box")
 
     def plan(self, channels: int) -> Op:
@@ -238,20 +247,20 @@ class BoxRegressor(Regressor):
 
 
 class Localizer(Head):
-    """The class and the box of the one object of an image: a classifier and a box regressor.
+    """Predicts the class and the box of one object an image: a classifier and a box regressor.
 
     Args:
         classes: number of classes.
-        class_weight, box_weight: of the two losses in their sum.
-        classifier: arguments of `kb.Classifier` beside the classes, or its Spec.
-        regressor: arguments of `kb.BoxRegressor`, or its Spec.
+        class_weight, box_weight: factors of the two losses in their sum.
+        classifier: a dict of further arguments of `kb.Classifier`, or its Spec.
+        regressor: a dict of arguments of `kb.BoxRegressor`, or its Spec.
 
-    Outputs: `class`, logits (batch, classes), and `box`, (batch, 4): (y1, x1, y2, x2) as shares
-        of the image. Targets: a dict of both, `class` as integers (batch,). Loss: the weighted
-        sum of cross-entropy and the box loss. Metrics: accuracy, intersection over union.
+    Outputs: `class`, logits (batch, classes), and `box`, (batch, 4): (y1, x1, y2, x2) as
+        fractions of the image. Targets: a dict of both, `class` as integers (batch,). Loss: the
+        weighted sum of cross-entropy and the box loss. Metrics: accuracy, intersection over union.
 
     Raises:
-        ValueError, TypeError: if an argument is not of the form above.
+        ValueError, TypeError: if an argument is not as described above.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""The loss and metric of logits: one class of several, or any number of labels."""
+"""Losses and metrics of classifiers: one class out of several, or several labels at once."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from kblocks.heads.task import TargetLoss, TargetMetric, Task, agree, outside
 
-_ops: Any = keras.ops  # whose functions are typed as if they could return None
+_ops: Any = keras.ops  # its functions are annotated as if they could return None
 
 
 _ALONE = "; one class alone is always right: give it multi_label=True, or the head two classes"
@@ -18,13 +18,13 @@ _ALONE = "; one class alone is always right: give it multi_label=True, or the he
 
 @keras.saving.register_keras_serializable("kblocks")
 class ClassLoss(TargetLoss):
-    """Cross-entropy of logits, with integer labels, shares, or several labels at once.
+    """Cross-entropy of logits; targets are class indices, probabilities, or several labels.
 
     Args:
         classes: number of logits.
-        multi_label: whether each class is a yes or no of its own.
-        label_smoothing: the weight of the even distribution in the target, of (0.5) for each
-            label where there are several.
+        multi_label: whether classes are independent (sigmoid) and not exclusive (softmax).
+        label_smoothing: the weight of the uniform distribution in the target, or of 0.5 for each
+            label with `multi_label`.
 
     Reference: Szegedy et al. 2015, arXiv:1512.00567, Sec. 7, for the smoothing.
     """
@@ -55,7 +55,7 @@ class ClassLoss(TargetLoss):
             return False
         if len(targets) == 1:
             return not self.multi_label
-        if len(targets) != 2 or targets[1] is None:  # which would be broadcast
+        if len(targets) != 2 or targets[1] is None:  # Keras would broadcast it
             return False
         return agree(targets[1], self.classes) or (targets[1] == 1 and not self.multi_label)
 
@@ -100,9 +100,10 @@ class ClassLoss(TargetLoss):
 
 @keras.saving.register_keras_serializable("kblocks")
 class ClassAccuracy(TargetMetric):
-    """The share of samples whose largest logit is the right class, whatever form targets have.
+    """The fraction of samples whose largest logit is that of the right class.
 
-    Keras' own "accuracy" settles on a form with the first batch that it sees.
+    Targets may be class indices in one batch and probabilities in the next. Keras' own "accuracy"
+    fixes the form of the targets with the first batch.
     """
 
     def __init__(self, name: str = "accuracy", **kwargs: Any) -> None:
@@ -119,7 +120,7 @@ class ClassAccuracy(TargetMetric):
 
 @keras.saving.register_keras_serializable("kblocks")
 class LabelAccuracy(TargetMetric):
-    """The share of labels that the sign of their logit tells right."""
+    """The fraction of labels that the sign of their logit predicts correctly."""
 
     def __init__(self, name: str = "accuracy", **kwargs: Any) -> None:
         super().__init__(name=name, **kwargs)
@@ -130,7 +131,7 @@ class LabelAccuracy(TargetMetric):
 
 
 def classification(classes: int, multi_label: bool = False, weight: float = 1.0) -> Task:
-    """The task of a head that gives logits."""
+    """The task of a head with logits: cross-entropy and accuracy."""
     return Task(
         partial(ClassLoss, classes, multi_label),
         (LabelAccuracy if multi_label else ClassAccuracy,),

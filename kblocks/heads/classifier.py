@@ -1,4 +1,4 @@
-"""`Classifier`: from a map to logits; and `Features`, the pooling alone."""
+"""`Classifier`, from a map to logits, and `Features`, pooling alone."""
 
 from __future__ import annotations
 
@@ -32,26 +32,26 @@ from kblocks.plans.ops import (
 
 
 class Classifier(Block):
-    """Pooling, hidden layers and the linear layer that gives the logits.
+    """Pooling, hidden layers, and a linear layer to the logits.
 
     Args:
         classes: number of logits.
         pool: "avg" or "max" (global), "concat" (both, twice the features) or "flatten".
-        pool_size: average adaptively to a map of this size before "flatten", so that any
+        pool_size: size to which the map is averaged adaptively before "flatten", so that any
             input size fits; integer, pair or None.
         hidden: units of each hidden linear layer.
-        activation: behind each hidden layer.
-        dropout: rate behind each hidden layer; without any, before the logits.
-        dropout_first: whether dropout stands before each hidden layer instead.
-        multi_label: whether each class is a yes or no of its own, not one of them right.
-        loss_weight: of its loss where a network has several outputs.
+        activation: activation after each hidden layer.
+        dropout: dropout rate after each hidden layer, or before the logits if there is none.
+        dropout_first: whether dropout comes before each hidden layer instead.
+        multi_label: whether a sample may have any number of the classes, not exactly one.
+        loss_weight: factor of this output's loss in the total of several outputs.
         use_bias, kernel_initializer, bias_initializer, kernel_regularizer,
-            bias_regularizer: of the linear layers.
+            bias_regularizer: those of the linear layers, as in `keras.layers.Dense`.
 
     Input shape: (batch, height, width, channels).
     Output shape: (batch, classes), logits.
-    Targets: classes, (batch,), or shares, (batch, classes); with `multi_label` zeros and ones,
-        (batch, classes). Loss: cross-entropy. Metric: accuracy.
+    Targets: class indices, (batch,), or probabilities, (batch, classes); with `multi_label` zeros
+        and ones, (batch, classes). Loss: cross-entropy. Metric: accuracy.
     """
 
     classes: Count
@@ -78,7 +78,7 @@ class Classifier(Block):
             )
 
     def task(self) -> Task:
-        """Cross-entropy and accuracy."""
+        """The task: cross-entropy and accuracy."""
         return classification(self.classes, self.multi_label, self.loss_weight)
 
     def plan(self, channels: int) -> Op:
@@ -89,7 +89,7 @@ class Classifier(Block):
         return Chain(self.pooling(), *(hidden or [drop]), self.linear(self.classes))
 
     def pooling(self) -> Op:
-        """From a map to features."""
+        """The plan from a map to features."""
         if self.pool == "concat":
             return concat_pool()
         if self.pool == "flatten":
@@ -109,10 +109,10 @@ class Classifier(Block):
 
 
 class Features(Block):
-    """Pooling alone: what stands for the head in `model(include_top=False, pooling=...)`.
+    """Global pooling in place of a head; `model(include_top=False, pooling=...)` uses it.
 
     Args:
-        pool: "avg", "max" or "concat".
+        pool: "avg", "max" or "concat" (both).
 
     Input shape: (batch, height, width, channels).
     Output shape: (batch, channels), or twice the channels for "concat".

@@ -1,4 +1,4 @@
-"""From a detector's maps to boxes: the cells that are sure enough, without those that overlap."""
+"""Decodes a detector's maps to boxes: score threshold, then non-maximum suppression."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import numpy as np
 
 
 class Detections(NamedTuple):
-    """The objects found in one image, the surest first.
+    """The objects found in one image, by falling score.
 
     Attributes:
-        boxes: corners (y1, x1, y2, x2) as shares of the image, (n, 4).
-        classes: (n,).
-        scores: from 0 to 1, (n,).
+        boxes: corners (y1, x1, y2, x2) as fractions of the image, (n, 4).
+        classes: class indices, (n,).
+        scores: scores from 0 to 1, (n,).
     """
 
     boxes: np.ndarray
@@ -26,17 +26,21 @@ class Detections(NamedTuple):
 def detections(
     predictions: Any, *, score: float = 0.3, iou: float = 0.5, most: int = 100
 ) -> list[Detections]:
-    """The objects of each image, from what a `kb.Detector` puts out.
+    """Decodes the outputs of a `kb.Detector` to the objects of each image.
 
     Args:
-        predictions: a map (batch, height, width, classes + 4), or a dict of them, one a level; of
-            a network with other heads the detector's maps alone.
-        score: the least score of an object.
-        iou: of two boxes of one class that overlap more than this, the surer one stays.
-        most: objects of one image.
+        predictions: a map (batch, height, width, classes + 4), or a dict of such maps, one a
+            level, without the outputs of other heads.
+        score: the lowest score of an object.
+        iou: of two boxes of one class whose IoU is higher than this, the one with the higher
+            score stays.
+        most: the most objects of one image.
+
+    Returns:
+        One `Detections` (boxes, classes, scores) for each image of the batch.
 
     Raises:
-        ValueError: if a prediction is not of that form.
+        ValueError: if a prediction has another form.
     """
     maps = dict(predictions) if isinstance(predictions, Mapping) else {"": predictions}
     others = [name for name, one in maps.items() if len(one.shape) != 4]
@@ -53,7 +57,7 @@ def detections(
 
 
 def _read(cells: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Scores (batch, cells, classes) and boxes (batch, cells, 4) of a map."""
+    """The scores (batch, cells, classes) and boxes (batch, cells, 4) of a map."""
     if keras.config.image_data_format() == "channels_first" and cells.ndim == 4:
         cells = cells.transpose(0, 2, 3, 1)
     if cells.ndim != 4 or cells.shape[3] < 5:
@@ -75,7 +79,7 @@ def _kept(scores: np.ndarray, boxes: np.ndarray, score: float, iou: float, most:
     cells, classes = np.nonzero(scores >= score)
     sure = scores[cells, classes]
     boxes = np.clip(boxes[cells], 0, 1)
-    # Boxes of different classes are moved apart, so that they never overlap.
+    # An offset for each class keeps boxes of different classes from overlapping.
     apart = boxes + 2.0 * classes[:, None]
     kept = non_maximum_suppression(apart, sure, iou, most)
     return Detections(boxes[kept], classes[kept], sure[kept])
@@ -84,19 +88,19 @@ def _kept(scores: np.ndarray, boxes: np.ndarray, score: float, iou: float, most:
 def non_maximum_suppression(
     boxes: Any, scores: Any, iou: float = 0.5, most: int | None = None
 ) -> np.ndarray:
-    """The boxes that overlap no surer one that is kept, surest first.
+    """Keeps the boxes that do not overlap a kept box with a higher score.
 
     Args:
         boxes: corners (y1, x1, y2, x2), (n, 4).
-        scores: (n,); the earlier of two equal ones is the surer.
-        iou: the most that two kept boxes overlap.
-        most: that are kept; None is no limit.
+        scores: scores, (n,); of two equal scores the first counts as higher.
+        iou: the highest IoU of two kept boxes.
+        most: the most boxes to keep; None is no limit.
 
     Returns:
-        Positions in `boxes`, (kept,).
+        Indices into `boxes`, by falling score, (kept,).
 
     Raises:
-        ValueError: if the shapes are not of that form.
+        ValueError: if `boxes` or `scores` has another shape.
     """
     boxes, scores = np.asarray(boxes, "float64"), np.asarray(scores)
     if boxes.ndim != 2 or boxes.shape[1] != 4 or scores.shape != boxes.shape[:1]:
@@ -114,7 +118,7 @@ def non_maximum_suppression(
 
 
 def overlaps(box: np.ndarray, boxes: np.ndarray) -> np.ndarray:
-    """Intersection over union of one box with others."""
+    """The IoU of one box (4,) with others (n, 4), as (n,)."""
     sides = np.minimum(box[2:], boxes[:, 2:]) - np.maximum(box[:2], boxes[:, :2])
     inside = np.prod(np.maximum(sides, 0), axis=1)
     area, others = np.prod(box[2:] - box[:2]), np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)

@@ -1,4 +1,4 @@
-"""The loss of a detector's map: which cells are to find which object, and how well they do."""
+"""The loss and metric of a detector's map, and the assignment of objects to cells."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import numpy as np
 from kblocks.heads.boxes import box_problem, in_shares, overlap
 from kblocks.heads.task import TargetLoss, agree
 
-_ops: Any = keras.ops  # whose functions are typed as if they could return None
+_ops: Any = keras.ops  # its functions are annotated as if they could return None
 
 _ALPHA, _GAMMA = 0.25, 2.0  # arXiv:1708.02002, Sec. 5.1
 
 
 def focal_loss(truth: Any, logits: Any, alpha: float = _ALPHA, gamma: float = _GAMMA) -> Any:
-    """Cross-entropy of each logit, less for those that are told right already.
+    """Cross-entropy of each logit, weighted down where the prediction is already right.
 
     Reference: Lin et al. 2017, arXiv:1708.02002, Eq. 5.
     """
@@ -37,11 +37,11 @@ def centres(height: Any, width: Any) -> Any:
 
 
 class _Cells:
-    """A map and its objects, in cells; what each cell is to find.
+    """Assigns objects to the cells of a map; all lengths are in cells.
 
-    The centre of a cell must lie within an object's box and `radius` cells of its centre; of
-    several objects it finds the smallest. A cell that holds the centre of an object too small to
-    hold a cell's finds that.
+    An object belongs to the cells whose centres lie in its box and less than `radius` from its
+    centre, and to the cell in which its own centre lies. A cell with several objects gets the
+    smallest.
     """
 
     def __init__(self, y_true: Any, y_pred: Any, spec: Any) -> None:
@@ -56,7 +56,7 @@ class _Cells:
         self.found = _around(places, sides)
 
         size = ops.cast(ops.stack([height, width, height, width]), "float32")
-        if not y_true.shape[1]:  # no object in a whole batch, or an unknown number
+        if not y_true.shape[1]:  # a batch without objects, or an unknown number of them
             y_true = ops.pad(y_true, ((0, 0), (0, 1), (0, 0)), constant_values=-1)
         boxes, kinds = y_true[..., 1:] * size, y_true[..., 0]
         self.objects = ops.sum(ops.cast(kinds >= 0, "float32"), -1)
@@ -81,13 +81,13 @@ class _Cells:
 
 
 def _around(places: Any, sides: Any) -> Any:
-    """Corners from centres and the distances to top, left, bottom and right."""
+    """Converts centres and distances to top, left, bottom and right into corners."""
     return _ops.concatenate([places - sides[..., :2], places + sides[..., 2:]], -1)
 
 
 @keras.saving.register_keras_serializable("kblocks")
 class DetectionLoss(TargetLoss):
-    """Focal loss of each cell and `box_weight` times the GIoU loss of those that find an object.
+    """Focal loss of all cells plus `box_weight` times the GIoU loss of cells with an object.
 
     Args:
         classes, smallest, largest, radius, box_weight: see `kb.DetectionMap`.
@@ -126,7 +126,7 @@ class DetectionLoss(TargetLoss):
             return "another form"
         objects = targets[targets[..., 0] != -1]
         kinds = objects[:, 0]
-        if np.any(kinds != np.floor(kinds)):  # NaN is none either
+        if np.any(kinds != np.floor(kinds)):  # true for NaN too
             return "classes that are fractions"
         if kinds.size and (kinds.min() < 0 or kinds.max() >= self.classes):
             return f"classes from {kinds.min()} to {kinds.max()}"
@@ -153,7 +153,7 @@ class DetectionLoss(TargetLoss):
 
 @keras.saving.register_keras_serializable("kblocks")
 class CellIoU(keras.metrics.Mean):
-    """The mean IoU of the boxes of all cells that are to find an object.
+    """The mean IoU of the boxes of all cells that an object belongs to.
 
     Args:
         classes, smallest, largest, radius: see `kb.DetectionMap`.

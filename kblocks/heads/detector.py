@@ -1,4 +1,4 @@
-"""`Detector`: all objects of an image, without anchors, from one level or several."""
+"""`Detector`: an anchor-free detector of all objects of an image, on one or several levels."""
 
 from __future__ import annotations
 
@@ -19,29 +19,30 @@ from kblocks.heads.task import Task
 from kblocks.plans.ops import Activation, Chain, Conv, Merge, Norm, Op
 
 OBJECTS = "objects"
-_PRIOR = 0.01  # of an object in a cell, at the start (arXiv:1708.02002, Sec. 4.1)
-_CELLS = 2.0  # of the distances to a box's sides, at the start
+_PRIOR = 0.01  # initial probability of an object in a cell (arXiv:1708.02002, Sec. 4.1)
+_CELLS = 2.0  # initial distances to a box's sides, before softplus
 
 
 class DetectionMap(Block):
-    """For each cell of a map the logits of the classes and the box around its centre.
+    """Predicts for each cell of a map the logits of the classes and a box around its centre.
 
     Args:
         classes: number of classes.
-        smallest, largest: the longer side, in cells, of the objects that this map looks for: more
-            than `smallest` and up to `largest`; `largest` 0 is no bound.
-        radius: cells around an object's centre that are to find it.
-        box_weight: of the box loss beside the focal loss.
-        loss_weight: of its loss where a network has several outputs.
-        kernel_initializer: of both convolutions.
+        smallest, largest: which objects this map detects: those whose longer side, in cells, is
+            over `smallest` and at most `largest`; `largest` 0 is no bound.
+        radius: an object belongs to the cells in its box whose centres are less than this from
+            its own, in cells, and to the cell of its centre.
+        box_weight: factor of the box loss, which is added to the focal loss.
+        loss_weight: factor of this output's loss in the total of several outputs.
+        kernel_initializer: initializer of both convolutions.
 
     Input shape: (batch, height, width, channels).
     Output shape: (batch, height, width, classes + 4): logits, then the distances from the cell's
-        centre to the box's top, left, bottom and right, in cells. `kb.detections` reads them.
-    Targets: (batch, objects, 5): class, y1, x1, y2, x2, corners as shares of the image; -1 as the
-        class fills up. Loss: focal loss of every cell and generalized IoU loss of those that find
-        an object, both divided by the image's number of objects.
-        Metric: the mean IoU of the boxes of those cells.
+        centre to the box's top, left, bottom and right, in cells. `kb.detections` decodes them.
+    Targets: (batch, objects, 5): class, y1, x1, y2, x2, corners as fractions of the image; rows
+        with class -1 are padding. Loss: focal loss of all cells and generalized IoU loss of cells
+        with an object, both divided by the image's number of objects.
+        Metric: the mean IoU of the boxes of cells with an object.
 
     Reference: Tian et al. 2019, arXiv:1904.01355, Sec. 3; Lin et al. 2017, arXiv:1708.02002.
     """
@@ -56,7 +57,7 @@ class DetectionMap(Block):
     kernel_initializer: InitializerLike = "he_normal"
 
     def task(self) -> Task:
-        """Focal loss and generalized IoU loss."""
+        """The task: focal loss and generalized IoU loss."""
         arguments = {
             "classes": self.classes,
             "smallest": self.smallest,
@@ -85,26 +86,28 @@ class DetectionMap(Block):
 
 
 class Detector(Head):
-    """An anchor-free detector: a feature pyramid, a tower of convolutions that all levels share,
-    and a map of classes and boxes at each level.
+    """An anchor-free detector: a feature pyramid, convolutions shared by all levels, and a map of
+    classes and boxes at each level.
 
     Args:
         classes: number of classes.
-        strides: of its levels; one integer or several.
-        largest: cells of the longer side of a level's objects; larger ones are the next level's.
-        filters: of the pyramid and the tower.
-        depth: convolutions of the tower.
-        radius: cells around an object's centre that are to find it.
-        box_weight: of the box loss beside the focal loss.
-        loss_weight: of its loss where a network has several outputs.
+        strides: strides of the levels, an integer or several.
+        largest: the longest side, in cells, of the objects that a level detects; the next level
+            detects larger ones, the last level all that remain.
+        filters: filters of the pyramid and of the shared convolutions.
+        depth: number of shared convolutions.
+        radius: an object belongs to the cells in its box whose centres are less than this from
+            its own, in cells, and to the cell of its centre.
+        box_weight: factor of the box loss, which is added to the focal loss.
+        loss_weight: factor of the loss in the total of several outputs.
 
-    Outputs: `objects`, or `objects_stride8`, `objects_stride16`, ... where there are several
-        levels: maps that `kb.detections` turns into boxes, classes and scores.
+    Outputs: `objects`, or with several levels `objects_stride8`, `objects_stride16`, ...: maps
+        that `kb.detections` decodes to boxes, classes and scores.
     Targets: `objects`, one for all levels: (batch, objects, 5) with class, y1, x1, y2, x2, corners
-        as shares of the image; -1 as the class fills up. Loss: see `kb.DetectionMap`.
+        as fractions of the image; rows with class -1 are padding. Loss: see `kb.DetectionMap`.
 
     Raises:
-        ValueError: if an argument is not of the form above, or the network lacks a stride.
+        ValueError: if an argument is not as described above, or the network lacks a stride.
 
     Reference: Tian et al. 2019, arXiv:1904.01355, without its centre-ness; Lin et al. 2016,
         arXiv:1612.03144.
@@ -145,7 +148,7 @@ class Detector(Head):
             )
             for finer, stride in zip((None, *self.strides), self.strides, strict=False)
         }
-        # Levels share it, whose statistics differ: no batch normalization (FCOS has group's too).
+        # Group normalization, as in FCOS: all levels share the tower, but their statistics differ.
         self.tower = ConvBlock.Spec(filters, 3, convolutions=depth, normalization=Norm("group"))
 
     def attach(self, place: Place) -> Attached:

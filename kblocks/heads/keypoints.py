@@ -1,4 +1,4 @@
-"""`Keypoints`: places in an image, from a whole map or as the soft maxima of heatmaps."""
+"""`Keypoints`: positions in an image, by regression or as the soft-argmax of heatmaps."""
 
 from __future__ import annotations
 
@@ -17,18 +17,19 @@ from kblocks.heads.pyramid import top_down
 from kblocks.heads.task import TargetLoss, TargetMetric, Task, agree, outside
 from kblocks.plans.ops import Chain, Conv, Op, Reshape, SoftArgmax
 
-_ops: Any = keras.ops  # whose functions are typed as if they could return None
+_ops: Any = keras.ops  # its functions are annotated as if they could return None
 
 POINTS = "points"
 
 
 @keras.saving.register_keras_serializable("kblocks")
 class KeypointLoss(TargetLoss):
-    """Smooth L1 of places, averaged over the points that are to be seen.
+    """Smooth L1 of positions, averaged over the visible points of an image.
 
     Args:
-        points: how many.
-        beta: the distance at which its square ends, as a share of the image.
+        points: number of points.
+        beta: the error at which smooth L1 changes from quadratic to linear, as a fraction of the
+            image.
     """
 
     geometry = "points"
@@ -46,7 +47,7 @@ class KeypointLoss(TargetLoss):
         )
 
     def fits(self, targets: tuple[Any, ...], outputs: tuple[Any, ...]) -> bool:
-        known = len(targets) == 3 and targets[2] in (2, 3)  # an unknown one could be either
+        known = len(targets) == 3 and targets[2] in (2, 3)  # an unknown size could be 2 or 3
         return known and agree(targets[1], self.points) and agree(outputs[1], self.points)
 
     def problem(self, targets: np.ndarray) -> str | None:
@@ -67,9 +68,9 @@ class KeypointLoss(TargetLoss):
 
 
 def places_and_seen(targets: Any) -> tuple[Any, Any]:
-    """Places (batch, points, 2) and whether each is to be seen (batch, points).
+    """The positions (batch, points, 2) and the visibility (batch, points) of points.
 
-    What is not to be seen may have any place, NaN too.
+    The position of an invisible point may be anything, NaN too; it becomes 0.
     """
     places = targets[..., :2]
     if targets.shape[-1] == 3:
@@ -84,7 +85,7 @@ def _mean_of_seen(values: Any, seen: Any) -> Any:
 
 
 class _OfPlaces(TargetMetric):
-    """A mean over the images with a point that is to be seen."""
+    """A mean over the images that have a visible point."""
 
     def update_state(  # type: ignore[override]
         self, y_true: Any, y_pred: Any, sample_weight: Any = None
@@ -98,7 +99,7 @@ class _OfPlaces(TargetMetric):
 
 @keras.saving.register_keras_serializable("kblocks")
 class KeypointDistance(_OfPlaces):
-    """The mean distance of places, in shares of the image."""
+    """The mean distance of predicted and true points, as a fraction of the image."""
 
     def __init__(self, name: str = "distance", **kwargs: Any) -> None:
         super().__init__(name=name, **kwargs)
@@ -111,7 +112,7 @@ class KeypointDistance(_OfPlaces):
 
 @keras.saving.register_keras_serializable("kblocks")
 class KeypointsWithin(_OfPlaces):
-    """The share of places that are no further off than a `tolerance`, in shares of the image."""
+    """The fraction of points that are at most `tolerance` (a fraction of the image) off."""
 
     def __init__(self, tolerance: float = 0.05, name: str = "within", **kwargs: Any) -> None:
         super().__init__(name=name, **kwargs)
@@ -128,7 +129,7 @@ class KeypointsWithin(_OfPlaces):
 
 
 def keypoint_task(spec: Any) -> Task:
-    """The task of both kinds of heads."""
+    """The task of `KeypointRegressor` and `KeypointMaps`."""
     return Task(
         partial(KeypointLoss, spec.points),
         (KeypointDistance, partial(KeypointsWithin, spec.tolerance)),
@@ -138,17 +139,20 @@ def keypoint_task(spec: Any) -> Task:
 
 
 class KeypointRegressor(Regressor):
-    """Places by regression from a whole map.
+    """Predicts the positions of points by regression from a whole map.
 
     Args:
-        points: how many.
-        tolerance: of the metric `within`, as a share of the image.
-        ...: see `Regressor`.
+        points: number of points.
+        tolerance: largest error that the metric `within` accepts, as a fraction of the image.
+        pool, pool_size, hidden, activation, dropout, loss_weight, kernel_initializer,
+            kernel_regularizer: as in `kb.Classifier`, but dropout only follows hidden layers, and
+            the default pool "flatten" keeps positions.
 
     Input shape: (batch, height, width, channels).
-    Output shape: (batch, points, 2): (y, x) as shares of the image.
-    Targets: the same, or with a third number, 1 for those to be seen and else 0. Loss: smooth L1.
-        Metrics: mean distance, share within `tolerance`.
+    Output shape: (batch, points, 2): (y, x) as fractions of the image.
+    Targets: of the same form, or (y, x, visible) with 1 for visible points and 0 for others.
+        Loss: smooth L1 of the visible points. Metrics: mean distance, fraction of points within
+        `tolerance`.
 
     Reference: Toshev & Szegedy 2013, arXiv:1312.4659, Sec. 3.1.
     """
@@ -158,7 +162,7 @@ class KeypointRegressor(Regressor):
     tolerance: Positive = 0.05
 
     def task(self) -> Task:
-        """Smooth L1 of places and their distance."""
+        """The task: smooth L1 and the mean distance of positions."""
         return keypoint_task(self)
 
     def plan(self, channels: int) -> Op:
@@ -167,19 +171,21 @@ class KeypointRegressor(Regressor):
 
 
 class KeypointMaps(Convolutional):
-    """Places as the soft maxima of heatmaps, which are trained through them.
+    """Predicts the positions of points as the soft-argmax of heatmaps, one for each point.
+
+    Gradients pass through the soft-argmax, so heatmaps need no targets of their own.
 
     Args:
-        points: how many, each with a heatmap.
-        filters: of each hidden convolution.
-        kernel_size, padding: of those.
-        tolerance: of the metric `within`, as a share of the image.
-        loss_weight: of its loss where a network has several outputs.
+        points: number of points.
+        filters: filters of each hidden convolution.
+        kernel_size, padding: those of the hidden convolutions.
+        tolerance: largest error that the metric `within` accepts, as a fraction of the image.
+        loss_weight: factor of this output's loss in the total of several outputs.
         ...: see `Convolutional`.
 
     Input shape: (batch, height, width, channels).
-    Output shape: (batch, points, 2): (y, x) as shares of the image.
-    Targets, loss and metrics: as those of `KeypointRegressor`.
+    Output shape: (batch, points, 2): (y, x) as fractions of the image.
+    Targets, loss and metrics: those of `KeypointRegressor`.
 
     Reference: Sun et al. 2017, arXiv:1711.08229, Sec. 2.
     """
@@ -193,7 +199,7 @@ class KeypointMaps(Convolutional):
     loss_weight: Positive = 1.0
 
     def task(self) -> Task:
-        """Smooth L1 of places and their distance."""
+        """The task: smooth L1 and the mean distance of positions."""
         return keypoint_task(self)
 
     def plan(self, channels: int) -> Op:
@@ -206,22 +212,22 @@ class KeypointMaps(Convolutional):
 
 
 class Keypoints(Head):
-    """Places in an image, by heatmaps on its pyramid or by regression from its last map.
+    """Predicts the positions of points, by heatmaps on a feature pyramid or from the last map.
 
     Args:
-        points: how many.
-        mode: "heatmaps" or "coordinates".
-        stride: of the heatmaps, to which coarser maps are brought up.
-        filters: of the way up.
+        points: number of points.
+        mode: "heatmaps" (`kb.KeypointMaps`) or "coordinates" (`kb.KeypointRegressor`).
+        stride: stride of the heatmaps, down to which the pyramid upsamples coarser maps.
+        filters: filters of the pyramid.
         arguments: further arguments of `kb.KeypointMaps` or `kb.KeypointRegressor`.
 
-    Outputs: `points`, (batch, points, 2): (y, x) as shares of the image; the centre of pixel i of
-        n lies at (i + 0.5) / n. Targets: the same, (batch, points, 2), or with a third number, 1
-        for those to be seen and else 0. Loss: smooth L1. Metrics: mean distance, share within
-        `tolerance`.
+    Outputs: `points`, (batch, points, 2): (y, x) as fractions of the image; the centre of pixel i
+        of n lies at (i + 0.5) / n. Targets: of the same form, (batch, points, 2), or (y, x,
+        visible), (batch, points, 3), with 1 for visible points and 0 for others. Loss: smooth L1
+        of the visible points. Metrics: mean distance, fraction of points within `tolerance`.
 
     Raises:
-        ValueError, TypeError: if an argument is not of the form above.
+        ValueError, TypeError: if an argument is not as described above.
     """
 
     def __init__(

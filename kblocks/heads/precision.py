@@ -1,4 +1,4 @@
-"""Mean average precision: how good detections are over a whole data set."""
+"""Mean average precision of detections over a whole data set."""
 
 from __future__ import annotations
 
@@ -11,15 +11,17 @@ from kblocks.heads.decoding import Detections, overlaps
 
 
 def mean_average_precision(found: Sequence[Detections], targets: Any, *, iou: float = 0.5) -> float:
-    """The mean over classes of the area under precision over recall.
+    """Mean average precision: the area under the precision-recall curve, averaged over classes.
 
     Args:
-        found: for each image what `kb.detections` gives; a low `score` there makes it exact.
-        targets: (images, objects, 5) with class, y1, x1, y2, x2; -1 as the class fills up.
-        iou: the least overlap of a box with an object that it finds.
+        found: the detections of each image, from `kb.detections`; the lower its `score`, the more
+            of the curve they cover.
+        targets: (images, objects, 5) with class, y1, x1, y2, x2; rows with class -1 are padding.
+        iou: the lowest IoU at which a box matches an object.
 
-    Each object is found once, by the surest box that overlaps it best. The precision at a recall
-    is the best at that recall or a higher one.
+    By falling score, each box is compared with the object of its class that it overlaps best; a
+    second match of an object counts as a false positive. The precision at a recall is the highest
+    at that or any higher recall.
 
     Raises:
         ValueError: if the shapes do not fit.

@@ -1,4 +1,4 @@
-"""The way up from the deepest map: coarse maps brought to finer ones, to which these are added."""
+"""Top-down pathways: coarse maps are upsampled and added to finer ones."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Rows = list[tuple[str, Any, tuple[str, ...]]]
 
 
 class ResizeLike(Block):
-    """The first of two inputs, interpolated bilinearly to the size of the second.
+    """Resizes the first of two inputs bilinearly to the height and width of the second.
 
     Input shape: a list of two (batch, height, width, channels).
     Output shape: the second's height and width, the first's channels.
@@ -28,11 +28,11 @@ class ResizeLike(Block):
 
 
 class AddLateral(Block):
-    """The first of two inputs plus a 1x1 convolution of the second, of the same size.
+    """Adds a 1x1 convolution of the second input to the first, which has the same size.
 
     Args:
-        filters: channels of the first input.
-        kernel_initializer: of the convolution.
+        filters: filters of the convolution, equal to the channels of the first input.
+        kernel_initializer: initializer of the convolution.
 
     Input shape: a list of two (batch, height, width, channels).
     Output shape: the first's.
@@ -48,10 +48,10 @@ class AddLateral(Block):
 
 
 def strides_down_to(place: Place, owner: str, stride: int | None) -> list[int]:
-    """The strides of a place from its coarsest one down to `stride`; None is the coarsest alone.
+    """The network's strides from the coarsest down to `stride`; None is the coarsest alone.
 
     Raises:
-        ValueError: if there is no map at that stride, with those there are.
+        ValueError: if there is no map at that stride; the message lists the existing strides.
     """
     if stride is not None:
         place.at([stride], owner)
@@ -64,7 +64,7 @@ def strides_down_to(place: Place, owner: str, stride: int | None) -> list[int]:
 def raised(
     place: Place, strides: list[int], first: Any, filters: int, part: str, initializer: Any
 ) -> tuple[Rows, dict[int, str]]:
-    """Rows from the coarsest map to the finest, and the row of each stride."""
+    """The rows of a top-down pathway that starts with block `first`, and the row at each stride."""
     rows: Rows = [(place.row(f"{part}{strides[0]}"), first, (place.levels[strides[0]],))]
     found = {strides[0]: rows[0][0]}
     for coarse, fine in itertools.pairwise(strides):
@@ -78,9 +78,9 @@ def raised(
 
 
 def top_down(place: Place, owner: str, stride: int, filters: int) -> tuple[Rows, dict[int, str]]:
-    """A feature pyramid from the coarsest map down to `stride`.
+    """The rows of a feature pyramid from the coarsest map to `stride`, and the row at each stride.
 
-    Reference: Lin et al. 2016, arXiv:1612.03144, Fig. 3, with bilinear steps.
+    Reference: Lin et al. 2016, arXiv:1612.03144, Fig. 3, with bilinear upsampling.
     """
     strides = strides_down_to(place, owner, stride)
     first = ConvBlock.Spec(filters, 1, normalization=None, activation=None)

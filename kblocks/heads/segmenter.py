@@ -1,4 +1,4 @@
-"""`Segmenter`: a class for each pixel, by a fully convolutional network."""
+"""`Segmenter`: a fully convolutional head that classifies each pixel."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from kblocks.heads.pyramid import raised, strides_down_to
 from kblocks.heads.task import FunctionLoss, TargetLoss, Task, agree, outside, shape_of
 from kblocks.plans.ops import Op, ResizeLike
 
-_ops: Any = keras.ops  # whose functions are typed as if they could return None
+_ops: Any = keras.ops  # its functions are annotated as if they could return None
 
 MASK = "mask"
 
 
 @keras.saving.register_keras_serializable("kblocks")
 class PixelLoss(TargetLoss):
-    """Cross-entropy of the logits of each pixel, averaged over those of an image that count.
+    """Cross-entropy of each pixel, averaged over the pixels of an image that are not void.
 
     Args:
-        classes: number of logits.
-        void: the label of pixels that do not count, or None.
+        classes: number of classes.
+        void: the label of pixels to ignore, or None.
     """
 
     geometry = "mask"
@@ -70,7 +70,7 @@ class PixelLoss(TargetLoss):
         return _ops.zeros((output.shape[0], height, width))
 
     def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
-        """With a weight for each pixel, (batch, height, width), or for each image."""
+        """Takes sample weights for each pixel, (batch, height, width), or for each image."""
         shape = () if sample_weight is None else shape_of(sample_weight) or ()
         if sample_weight is None or len(shape) < 3:
             return super().__call__(y_true, y_pred, sample_weight)
@@ -82,7 +82,7 @@ class PixelLoss(TargetLoss):
         return _ops.mean(self.of_pixels(y_true, y_pred), axis=(1, 2))
 
     def of_pixels(self, y_true: Any, y_pred: Any) -> Any:
-        """The loss of each pixel; those that do not count have none, and the others their share."""
+        """The loss of each pixel, scaled so that an image's mean is that of its counted pixels."""
         if _first():
             y_pred = _ops.transpose(y_pred, (0, 2, 3, 1))
         if len(y_true.shape) == 4:
@@ -111,9 +111,9 @@ def _last(shape: tuple[Any, ...]) -> tuple[Any, Any, Any]:
 
 @keras.saving.register_keras_serializable("kblocks")
 class PixelIoU(keras.metrics.MeanIoU):
-    """Keras' mean IoU, of logits whose channels stand where Keras' data format has them.
+    """Keras' mean IoU for logits in the current data format, channels first or last.
 
-    Keras' own argument `axis` fails for channels that stand first.
+    Keras' own argument `axis` fails for channels first.
     """
 
     def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
@@ -123,17 +123,17 @@ class PixelIoU(keras.metrics.MeanIoU):
 
 
 class SegmentationMap(Block):
-    """Score maps, interpolated bilinearly to the size of the second input.
+    """Resizes score maps bilinearly to the height and width of the second input.
 
     Args:
         classes: channels of the score maps.
-        void: the label of pixels that do not count, or None.
-        loss_weight: of its loss where a network has several outputs.
+        void: the label of pixels to ignore, or None.
+        loss_weight: factor of this output's loss in the total of several outputs.
 
     Input shape: a list of (batch, rows, columns, classes) and (batch, height, width, channels).
     Output shape: (batch, height, width, classes), logits.
-    Targets: classes, (batch, height, width). Loss: cross-entropy, averaged over the pixels of an
-        image that count. Metric: mean intersection over union.
+    Targets: class indices, (batch, height, width). Loss: cross-entropy, averaged over the pixels
+        of an image that are not void. Metric: mean intersection over union.
     """
 
     classes: Count
@@ -142,7 +142,7 @@ class SegmentationMap(Block):
     loss_weight: Positive = 1.0
 
     def task(self) -> Task:
-        """Cross-entropy of pixels and mean intersection over union."""
+        """The task: cross-entropy of pixels and mean intersection over union."""
         iou = {"name": "mean_iou", "ignore_class": self.void, "sparse_y_pred": False}
         return Task(
             partial(PixelLoss, self.classes, self.void),
@@ -161,23 +161,24 @@ class SegmentationMap(Block):
 
 
 class Segmenter(Head):
-    """A fully convolutional head: scores at each stride, brought up and added, at the input's size.
+    """A fully convolutional head: scores at each stride, upsampled, added and sized as the input.
 
     Args:
-        classes: number of classes, the background among them.
-        stride: of the finest scores: 32, 16 and 8 are FCN-32s, FCN-16s and FCN-8s; any other that
-            the network has will do, such as 2. None is that of its last map.
-        void: the label of pixels that do not count, or None.
-        loss_weight: of its loss where a network has several outputs.
+        classes: number of classes, including the background.
+        stride: stride of the finest scores: 32, 16 and 8 give FCN-32s, FCN-16s and FCN-8s; any
+            other stride of the network is possible, such as 2. None is the network's coarsest.
+        void: the label of pixels to ignore, or None.
+        loss_weight: factor of this output's loss in the total of several outputs.
 
     Outputs: `mask`, (batch, height, width, classes), logits at the input's size.
-    Targets: classes, (batch, height, width), integers. Loss: cross-entropy, averaged over the
-        pixels of an image that count. Metric: mean intersection over union.
+    Targets: class indices, (batch, height, width). Loss: cross-entropy, averaged over the pixels
+        of an image that are not void. Metric: mean intersection over union.
 
-    Scores are 1x1 convolutions, those of finer maps begin at zero; all steps up are bilinear.
+    1x1 convolutions compute the scores; those of finer maps are initialized with zeros. All
+    upsampling is bilinear.
 
     Raises:
-        ValueError: if an argument is not of the form above, or the network lacks the stride.
+        ValueError: if an argument is not as described above, or the network lacks the stride.
 
     Reference: Long et al. 2014, arXiv:1411.4038, Sec. 4 and Fig. 3.
     """

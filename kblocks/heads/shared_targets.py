@@ -1,4 +1,4 @@
-"""Models whose outputs have names, and their targets, which may be fewer: as of auxiliary heads."""
+"""`SharedTargets`: a model with named outputs, several of which may share one target."""
 
 from __future__ import annotations
 
@@ -9,36 +9,36 @@ import keras
 
 from kblocks.heads.task import LOGITS, FunctionLoss
 
-_UNNAMED = (LOGITS, "features")  # what an output is called where nobody gave it a name
+_UNNAMED = (LOGITS, "features")  # default names of outputs
 
 
 @keras.saving.register_keras_serializable("kblocks")
 class SharedTargets(keras.Model):
-    """A functional model of named outputs, some of which may have a target in common.
+    """A functional model with named outputs, several of which may share one target.
 
-    It puts out a dict, of one output a tensor.
-    `fit` takes the targets by their own names, or one tensor where there is one target. What
-    `compile` is told is for the main outputs: each auxiliary one adds its weight times the loss
-    of the main output that it is trained like, and has no metrics. A dict of losses that names
-    auxiliary outputs is taken as Keras takes it.
+    The model returns a dict of outputs, or a tensor if there is only one. `fit` takes a dict of
+    targets by target name, or one tensor if there is only one target. `compile` sets losses,
+    metrics and weights of the main outputs; each auxiliary output adds its weight times the loss
+    of a main output, and has no metrics. A dict of losses that names auxiliary outputs works as
+    in Keras.
 
     Attributes:
-        targets: the name of each output's target, where it is not the output's own.
-        auxiliary: for each auxiliary output the main output that it is trained like, and the
-            weight of its loss.
+        targets: the name of the target of each output for which it is not the output's own name.
+        auxiliary: for each auxiliary output the main output whose loss it uses, and the weight of
+            that loss.
     """
 
     def share(self, targets: Mapping[str, str], auxiliary: Mapping[str, tuple[str, float]]) -> None:
-        """Sets both attributes, past Keras' tracking, which would wrap the dicts."""
+        """Sets both attributes without Keras' tracking, which would wrap the dicts."""
         copies = {output: (like, float(weight)) for output, (like, weight) in auxiliary.items()}
         own = {output: targets.get(like, like) for output, (like, _) in copies.items()}
         self.__dict__["targets"] = {**own, **targets}
         self.__dict__["auxiliary"] = copies
         if not isinstance(self.output, Mapping) and targets:
-            self.output_names = list(targets)  # Keras calls a lone output as its layer
+            self.output_names = list(targets)  # Keras names a single output after its layer
 
     def share_with(self, other: SharedTargets) -> None:
-        """Sets those of a copy that Keras has made, which has neither."""
+        """Copies both attributes to a clone of this model, which Keras makes without them."""
         other.share(self._targets(), self._auxiliary())
 
     def main_outputs(self) -> list[str]:
@@ -84,7 +84,7 @@ class SharedTargets(keras.Model):
         model.share(own.get("targets", {}), own.get("auxiliary", {}))
         return model
 
-    # A clone that Keras makes has neither, and is then trained as any model of several outputs.
+    # A clone made by Keras lacks both attributes and trains like any model with several outputs.
     def _targets(self) -> dict[str, str]:
         return self.__dict__.get("targets", {})
 
@@ -95,16 +95,16 @@ class SharedTargets(keras.Model):
         return list(self.output if isinstance(self.output, Mapping) else self.output_names)
 
     def _predicted(self, y_pred: Any) -> Any:
-        """The outputs by name, of one too."""
+        """The outputs as a dict by name, also of a single output."""
         return y_pred if isinstance(y_pred, Mapping) else dict.fromkeys(self._names(), y_pred)
 
     def _is_told_all(self) -> bool:
-        """Whether the losses, or their weights, name auxiliary outputs."""
+        """Whether `compile` got a dict of losses that names auxiliary outputs."""
         named = self.loss if isinstance(self.loss, Mapping) else ()
         return any(name in self._auxiliary() for name in named)
 
     def _by_output(self, given: Any) -> Any:
-        """Targets or weights by output, from one tensor or a dict by target or output."""
+        """Targets or weights by output name, from one tensor or a dict by target or output name."""
         if given is None:
             return None
         targets = {name: self._targets().get(name, name) for name in self._names()}
@@ -118,18 +118,18 @@ class SharedTargets(keras.Model):
         return {name: given[name] if name in given else given[t] for name, t in targets.items()}
 
     def _refusal(self, targets: Mapping[str, str], given: str) -> ValueError:
-        self.train_function = self.test_function = None  # else TensorFlow goes on with a half one
+        self.train_function = self.test_function = None  # else TensorFlow uses a half-traced one
         names = ", ".join(dict.fromkeys(targets.values()))
         return ValueError(f"Targets must be a dict of {names}. Received: {given}")
 
     def _weights_by_output(self, given: Any) -> Any:
-        """Sample weights by output; one tensor is for all of them."""
+        """Sample weights by output name; one tensor applies to all outputs."""
         if given is None or isinstance(given, Mapping):
             return self._by_output(given)
         return dict.fromkeys(self._names(), given)
 
     def _of(self, names: Iterable[str], values: Any) -> Any:
-        """The values of some outputs; one tensor where there is one and no dict of losses."""
+        """The values of the named outputs; a tensor for a single name unless `loss` is a dict."""
         if values is None:
             return None
         chosen = {name: values[name] for name in names}
@@ -152,7 +152,7 @@ def model_of(
     auxiliary: Mapping[str, tuple[str, float]],
     name: str,
 ) -> keras.Model:
-    """The model of some outputs; targets and auxiliary outputs as `SharedTargets` has them."""
+    """A model with these outputs: `keras.Model` for one unnamed output, else `SharedTargets`."""
     alone = next(iter(outputs)) if len(outputs) == 1 else None
     if alone in _UNNAMED:
         return keras.Model(start, outputs[alone], name=name)
@@ -169,13 +169,13 @@ def strip_aux(model: keras.Model) -> keras.Model:
     """The model without its auxiliary outputs, for inference.
 
     Args:
-        model: that `Architecture.model(input_shape, aux=True)` made, trained or not, or such a
-            one loaded from a file.
+        model: a model from `Architecture.model(input_shape, aux=True)`, trained or not, or one
+            loaded from a file.
 
     Returns:
-        A functional model of the main outputs, one tensor where there is one. Its layers are
-        those of `model`, weights and all; `keras.models.clone_model` and `set_weights` make a
-        copy of it.
+        A functional model of the main outputs: a tensor, or a dict if there are several. It shares
+        layers and weights with `model`; `keras.models.clone_model` and `set_weights` make an
+        independent copy.
 
     Raises:
         ValueError: if the model has no auxiliary outputs.

@@ -1,4 +1,4 @@
-"""What a head is trained on: its loss, its metrics, and the form of its targets."""
+"""The tasks of heads: loss, metrics, and the form of the targets."""
 
 from __future__ import annotations
 
@@ -16,31 +16,30 @@ LOGITS = "logits"
 
 
 class TargetLoss(keras.losses.Loss):
-    """A loss that knows the form of its targets and refuses others when a step is traced.
+    """A loss that checks the form of its targets and raises for other forms when a step is traced.
 
-    A subclass has `target`, the form in words; `fits`, whether two shapes are of that form; and
-    `values`, the loss of each sample, or of each of its pixels. `geometry` is what the targets are
-    in an image, which decides how augmentation moves them with it: "class" (not at all), "mask",
-    "box", "objects" or "points"; None is not known.
+    A subclass defines `target`, the form in words; `fits`, whether two shapes have that form; and
+    `values`, the loss of each sample. `geometry` says how augmentation moves the targets with the
+    image: "class" (not at all), "mask", "box", "objects" or "points"; None is unknown.
     """
 
     target: str
     geometry: str | None = None
 
     def fits(self, targets: tuple[Any, ...], outputs: tuple[Any, ...]) -> bool:
-        """Whether targets of this shape, with the batch, go with outputs of that one."""
+        """Whether targets of one shape fit outputs of another; both shapes include the batch."""
         raise NotImplementedError
 
     def values(self, y_true: Any, y_pred: Any) -> Any:
-        """The loss before it is averaged over the batch."""
+        """The loss of each sample, before it is averaged over the batch."""
         raise NotImplementedError
 
     def problem(self, targets: np.ndarray) -> str | None:
-        """What is wrong with the targets' values or shape, as far as they alone tell."""
+        """Says what is wrong with the shape or the values of targets, or None."""
         raise NotImplementedError
 
     def example(self, output: Any) -> Any:
-        """Some targets of the form for this output, which `kb.prepare` builds metrics with."""
+        """Example targets for this output, with which `kb.prepare` builds metrics."""
         return keras.ops.zeros_like(output)
 
     def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
@@ -54,7 +53,7 @@ class TargetLoss(keras.losses.Loss):
         return self.values(y_true, y_pred)
 
     def refuse(self, y_true: Any, y_pred: Any) -> None:
-        """Raises ValueError if targets of this shape do not go with outputs of that one."""
+        """Raises ValueError if the shape of the targets does not fit that of the outputs."""
         targets, outputs = shape_of(y_true), shape_of(y_pred)
         if targets is not None and outputs is not None and not self.fits(targets, outputs):
             raise ValueError(
@@ -63,20 +62,20 @@ class TargetLoss(keras.losses.Loss):
             )
 
     def classes_of(self, labels: Any, classes: int, counts: Any = None) -> tuple[Any, Any]:
-        """Labels as integers (0 for no class), and what to multiply losses by: 1, NaN for no class.
+        """Labels as integers, and a factor for their losses: 1, or NaN for invalid labels.
 
         Args:
-            labels: any shape.
-            classes: how many there are; labels are from 0 on.
-            counts: of that shape, whether a label must be one of them; None is all.
+            labels: class indices from 0, of any shape; invalid ones are returned as 0.
+            classes: number of classes.
+            counts: whether each label must be valid, in the shape of `labels`; None is all.
 
         Raises:
-            ValueError: as `backend.demand`, if one is not.
+            ValueError: as `backend.demand` does, if a label that counts is invalid.
         """
         ops: Any = keras.ops
         kinds = ops.cast(labels, "int32")
         known = ops.logical_and(kinds >= 0, kinds < classes)
-        one_of_them = ops.where(known, kinds, ops.zeros_like(kinds))  # PyTorch counts no others
+        one_of_them = ops.where(known, kinds, ops.zeros_like(kinds))  # for PyTorch's one_hot
         if labels.dtype != kinds.dtype:
             known = ops.logical_and(known, ops.cast(kinds, labels.dtype) == labels)
         if counts is not None:
@@ -87,10 +86,10 @@ class TargetLoss(keras.losses.Loss):
         return one_of_them, ops.where(known, 1.0, math.nan)
 
     def check(self, targets: Any) -> None:
-        """Refuses targets of another form, their values included.
+        """Checks the dtype, shape and values of targets.
 
         Raises:
-            ValueError: with the form that fits.
+            ValueError: if they do not fit; the message describes the form that does.
         """
         try:
             array = np.asarray(targets)
@@ -106,7 +105,7 @@ class TargetLoss(keras.losses.Loss):
 
 
 class FunctionLoss(keras.losses.Loss):
-    """A function of targets and outputs, averaged as Keras averages it."""
+    """A Keras loss from a function of targets and outputs."""
 
     def __init__(self, function: Any) -> None:
         super().__init__()
@@ -117,7 +116,7 @@ class FunctionLoss(keras.losses.Loss):
 
 
 def shape_of(tensor: Any) -> tuple[Any, ...] | None:
-    """A tensor's shape; None where not even the rank is known."""
+    """A tensor's shape, or None if even its rank is unknown."""
     try:
         return tuple(tensor.shape)
     except ValueError:
@@ -130,8 +129,8 @@ def agree(first: Any, second: Any) -> bool:
 
 
 def outside(values: np.ndarray, least: float, most: float) -> str | None:
-    """What to say of values that are not within these bounds."""
-    if values.size and not (values.min() >= least and values.max() <= most):  # NaN neither
+    """Describes values outside of [least, most]; None if all lie inside."""
+    if values.size and not (values.min() >= least and values.max() <= most):  # true for NaN too
         return f"values from {values.min()} to {values.max()}"
     return None
 
@@ -141,7 +140,7 @@ class TargetMetric(keras.metrics.Mean):
     """The mean over samples of what a subclass computes in `values`."""
 
     def values(self, y_true: Any, y_pred: Any) -> Any:
-        """One number a sample."""
+        """The metric of each sample, (batch,)."""
         raise NotImplementedError
 
     def update_state(  # type: ignore[override]
@@ -154,15 +153,15 @@ class TargetMetric(keras.metrics.Mean):
 
 @dataclass(frozen=True)
 class Task:
-    """What one output is trained on; losses and metrics are made anew for each model.
+    """How one output is trained: functions that make its loss and metrics, and the loss weight.
 
-    Their makers are classes and partial calls of them, so that a task can be pickled.
+    The functions are classes or partial calls of classes, so that a task can be pickled.
     """
 
     loss: Callable[[], Any]
     metrics: Sequence[Callable[[], Any]]
     weight: float = 1.0
-    output: str = LOGITS  # its name where the network has no other
+    output: str = LOGITS  # the output's name unless the network gives it another
 
     @property
     def target(self) -> str:
@@ -171,11 +170,12 @@ class Task:
 
 
 class Tasks(Mapping[str, Task]):
-    """The tasks of a network's outputs, by their names.
+    """The tasks of a network's outputs, by output name.
 
     Args:
-        tasks: by output.
-        targets: the name of the target that each output is compared with; its own if not named.
+        tasks: the `Task` (loss, metrics, weight) of each output.
+        targets: the name of the target that each output is compared with, by default the name of
+            the output.
 
     Example:
         >>> net = kb.resnet18(head=kb.Localizer(3))
@@ -223,10 +223,10 @@ class Tasks(Mapping[str, Task]):
         """The arguments `loss`, `metrics` and `loss_weights` of `model.compile`.
 
         Args:
-            loss_weights: in place of the heads' own, for some outputs or all.
+            loss_weights: weights by output that replace those of the heads, for some or all.
 
         Raises:
-            ValueError: if there is no task, or a weight for an output that there is not.
+            ValueError: if there are no tasks, or `loss_weights` names an unknown output.
         """
         if not self._tasks:
             raise ValueError(
@@ -246,17 +246,17 @@ class Tasks(Mapping[str, Task]):
         return {"loss": self.losses(), "metrics": self.metrics(), "loss_weights": weights}
 
     def check(self, targets: Any) -> None:
-        """Refuses targets that a head cannot be trained on, their values included.
+        """Checks the dtype, shape and values of targets before training.
 
         Args:
-            targets: a dict of arrays by target; of one target an array too, and of a classifier
-                alone, whose output nobody named, an array only.
+            targets: a dict of arrays by target name, or one array if there is only one target; a
+                classifier as the only head, with its output unnamed, takes an array only.
 
         Raises:
-            ValueError: with the target, the form that fits and what came.
+            ValueError: if a target does not fit, with its name, the form that fits and what came.
         """
         names = self.targets
-        if list(names) == [LOGITS] and isinstance(targets, Mapping):  # which `fit` would not take
+        if list(names) == [LOGITS] and isinstance(targets, Mapping):  # `fit` would refuse it
             raise ValueError(f"Targets must be an array. Received: a dict of {', '.join(targets)}")
         if not isinstance(targets, Mapping):
             if len(names) > 1:
@@ -277,20 +277,20 @@ class Tasks(Mapping[str, Task]):
 
 
 def task_of(spec: Any) -> Task | None:
-    """What a block's Spec is trained on; None of a block that is no head."""
+    """The task of a block's Spec; None if the block is not a head."""
     make = getattr(spec, "task", None)
     task: Any = make() if callable(make) else None
     return task
 
 
 def tasks_of(model: keras.Model) -> Tasks:
-    """The tasks of the heads that a model ends in; without any where it ends in other layers.
+    """The tasks of a model's heads; empty if an output comes from any other layer.
 
     Args:
-        model: functional, such as `Architecture.model` makes or `keras.models.load_model` loads;
-            others have no head of ours.
+        model: a functional model, from `Architecture.model` or `keras.models.load_model`; for
+            sequential and subclassed models the result is empty.
     """
-    if not hasattr(model, "output_names"):  # sequential, or of a class of one's own
+    if not hasattr(model, "output_names"):  # sequential or subclassed
         return Tasks({})
     outputs: Any = model.output
     if not isinstance(outputs, dict):

@@ -1,1 +1,1 @@
-"""Architectures, and what is known of one without building it."""
+"""Networks as data, and what can be computed of one without building a Keras model."""

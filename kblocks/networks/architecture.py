@@ -1,7 +1,8 @@
-"""`Architecture`: a network as data, from which come its cost, its Keras model and its JSON."""
+"""`Architecture`: a network as data, with its cost, its Keras model and its JSON."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import reprlib
@@ -21,7 +22,7 @@ from kblocks.heads.segmenter import PixelLoss
 from kblocks.heads.shared_targets import model_of
 from kblocks.heads.task import task_of
 from kblocks.networks.canonical import of_rows
-from kblocks.networks.costs import costs_of, total, walked
+from kblocks.networks.costs import costs_of, walked
 from kblocks.networks.published import WeightSet
 from kblocks.networks.pyramid import STRIDES, Level, Levels, chosen_levels
 from kblocks.networks.rows import (
@@ -34,6 +35,7 @@ from kblocks.networks.rows import (
     origins_of,
     refuse_bad_names,
     rows_of,
+    walk_rows,
 )
 from kblocks.networks.torch_weights import ADDRESSES, load_keras_weights, load_torch_weights
 from kblocks.plans.cost import Cost
@@ -43,31 +45,31 @@ FORMAT = 1
 
 
 class Architecture:
-    """A network as rows of named blocks, made without any Keras layer.
+    """A network as rows of named blocks, without any Keras layer.
 
     Args:
-        rows: in order, each a block's Spec; a list of Specs, which is a stage of several
-            blocks; or a tuple `(name, spec)` or `(name, spec, inputs)`. Unnamed ones are
-            called `stage1`, `stage2`, ... and their blocks `stage1_block1`, ... A row
-            reads the row before it unless `inputs` names others.
-        head: what the network ends in: a block's Spec, such as `kb.Classifier(10)`, which
-            becomes the row `head` and the output `logits`; a head of several rows, such as
+        rows: a sequence whose items are a block's Spec; a list of Specs, which is a stage of
+            several blocks; or a tuple `(name, spec)` or `(name, spec, inputs)`. Unnamed items are
+            called `stage1`, `stage2`, ... by their position, and the blocks of a list
+            `stage1_block1`, ... A row reads the row before it unless `inputs` names others.
+        head: the end of the network: a block's Spec, such as `kb.Classifier(10)`, which becomes
+            the row `head` and the output `logits`; a head of several rows, such as
             `kb.Segmenter(21)`; or a dict of heads by output, such as
             `{"class": kb.Classifier(10), "points": kb.Keypoints(4)}`. It reads the last row that
-            is no auxiliary output.
-        outputs: names of outputs and the rows they come from; None is those of the head, or the
-            last row as `features` where there is none, and the rows that `auxiliary` names.
-        auxiliary: the outputs that only `aux=True` shows.
-        targets: the name of the target that an output is trained on, where it is not the
-            output's own: by default that of the first output for auxiliary ones.
-        name: of the Keras model.
+            is not an auxiliary output.
+        outputs: the row of each output, by the output's name. None is the outputs of the head (or
+            the last row as `features` if there is no head), and the rows that `auxiliary` names.
+        auxiliary: names of the outputs that exist only with `aux=True`.
+        targets: the name of the target of each output for which it is not the output's own name.
+            By default an auxiliary output shares the target of a main output.
+        name: name of the Keras model.
 
-    `weights` are the published weight sets that fit: name, source, licence, top-1, preprocessing.
-
-    In place of a Spec a block itself may be given; its Spec is taken.
+    A block may stand in place of its Spec. The attribute `weights` holds the published weight
+    sets that fit (see `kb.WeightSet`).
 
     Raises:
-        ValueError: if names are no words, not unique or not known, with the row.
+        ValueError: if a name is not a word, is used twice or is unknown; the message names the
+            row.
 
     Example:
         >>> net = kb.Architecture([kb.ConvBlock.Spec(32, pool="max")], head=kb.Classifier(10))
@@ -107,9 +109,9 @@ class Architecture:
 
     @property
     def head(self) -> Tasks:
-        """What the outputs are trained on, auxiliary ones aside: losses, metrics, targets.
+        """The losses, metrics and targets of all but the auxiliary outputs.
 
-        Empty where an output is no head of kblocks.
+        Empty if any of these outputs is not a head of kblocks.
 
         Example:
             >>> model.compile("adam", **net.head.training())
@@ -118,55 +120,53 @@ class Architecture:
         return tasks_of_rows(specs, Attached([], self._shown(aux=False), self.targets))
 
     def cost(self, input_shape: Any, aux: bool = False) -> Cost:
-        """The cost for an input of (height, width, channels), with no Keras object made.
+        """The cost for an input of (height, width, channels), without making any Keras object.
 
         Args:
-            input_shape: three known sizes.
-            aux: whether auxiliary heads count.
+            input_shape: (height, width, channels), all known.
+            aux: whether to count auxiliary heads.
 
         Raises:
-            InputTooSmallError: (a ValueError) if a map would vanish, with the row and the
-                smallest input that fits.
-            ValueError: if blocks do not fit each other, with the row.
+            InputTooSmallError: (a ValueError) if a map would vanish; the message names the row and
+                the smallest input that fits.
+            ValueError: if blocks do not fit each other; the message names the row.
         """
         shown = self._shown(aux)
-        costs = self._costs(input_shape, shown)
-        shapes = {name: costs[row].output_shape for name, row in shown.items()}
-        return total(costs.values(), shapes if len(shapes) > 1 else next(iter(shapes.values())))
+        return _sum(self._costs(input_shape, shown), shown)
 
     def cost_if_alive(self, input_shape: Any) -> Cost | None:
-        """`cost`, or None where a map would vanish: for a search, which needs no reason."""
+        """`cost`, or None if a map would vanish; does not look for the smallest input that fits."""
         check_input_shape(input_shape)
         shown = self._shown(aux=False)
         try:
             costs = walked(self.rows, self.needed(shown.values()), input_shape)
         except InputTooSmallError:
             return None
-        return total(costs.values(), None)
+        return _sum(costs, shown)
 
     def stages(self, input_shape: Any, aux: bool = False) -> list[tuple[str, Cost]]:
-        """Name and cost of each stage: `stem`, `stage1`, ..., `head`."""
+        """The name and cost of each stage: `stem`, `stage1`, ..., `head`."""
         stages: dict[str, list[Cost]] = {}
         for name, row_cost in self.costs(input_shape, aux).items():
             stages.setdefault(stage_of(name), []).append(row_cost)
-        return [(name, total(costs, costs[-1].output_shape)) for name, costs in stages.items()]
+        return [(name, sum(costs, Cost(None))) for name, costs in stages.items()]
 
     def costs(self, input_shape: Any, aux: bool = False) -> dict[str, Cost]:
-        """The cost of each row by its name; `cost` and `stages` are its sums."""
+        """The cost of each row by name; `cost` and `stages` are sums of these."""
         return self._costs(input_shape, self._shown(aux))
 
     def replace(self, name: str, block: Any, input_shape: Any = None) -> Architecture:
-        """A copy with another block in place of a row, or others in place of a stage.
+        """A copy with another block in place of a row, or other blocks in place of a stage.
 
         Args:
-            name: of a row, such as `stage2_block1`, or of a stage, such as `stage2`.
+            name: name of a row, such as `stage2_block1`, or of a stage, such as `stage2`.
             block: a block's Spec; for a stage also a list of Specs, one for each new block.
-            input_shape: (height, width, channels) that the new network has to fit, where given;
-                auxiliary heads need not.
+            input_shape: (height, width, channels) that the new network must fit (auxiliary heads
+                need not); None checks nothing.
 
         Raises:
-            ValueError: if there is no such row or stage, a row is missed by another that reads it,
-                or the new network does not fit the input.
+            ValueError: if there is no such row or stage, another row reads a removed one, or the
+                new network does not fit the input.
         """
         rows, renamed = replaced(self.rows, name, block)
         outputs = {output: renamed.get(row, row) for output, row in self.outputs.items()}
@@ -191,28 +191,30 @@ class Architecture:
         name: str | None = None,
         prefix: str = "",
     ) -> keras.Model:
-        """The network as a Keras model: one layer a block, ending in logits.
+        """The network as a Keras model with one layer a block.
 
         Args:
-            input_shape: (height, width, channels) whatever Keras' data format; height and
-                width may be None where the head pools globally.
-            include_top: whether the head is there; without it the model gives the last map.
-            pooling: "avg", "max" or "concat" of that map, or None.
-            weights: a file that `model.save_weights` wrote; the name of a published set (see
-                `weights` of the architecture); any source that `kb.load_torch_weights` takes;
-                or None for fresh weights.
+            input_shape: (height, width, channels) in any of Keras' data formats; height and
+                width may be None if the head pools globally.
+            include_top: whether to include the head; without it the model returns the last map.
+            pooling: global pooling of that map with `include_top=False`: "avg", "max", "concat"
+                or None.
+            weights: a file from `model.save_weights` or `model.save`; the name of a published
+                set (see the attribute `weights`); any source of `kb.load_torch_weights`; or None
+                for fresh weights.
             skip_head: whether the head keeps its fresh weights, for other classes.
             input_tensor: a Keras tensor to build on in place of a new input.
-            classifier_activation: put on the logits, such as "softmax".
-            aux: whether auxiliary heads are outputs too; then outputs are a dict by name.
-            remat: whether training computes each block again in the backward pass in place of
-                keeping its maps: less memory for more time. TensorFlow only; not saved.
-            name: of the model; None is the architecture's.
-            prefix: put before the names of all layers, such as "rgb_", for networks whose layers
-                stand side by side in one model; stages are then called "rgb_stage1".
+            classifier_activation: activation after the logits, such as "softmax", or None.
+            aux: whether auxiliary heads are outputs too; the model then returns a dict by name.
+            remat: whether to recompute each block in the backward pass instead of keeping its
+                maps: less memory, more time. TensorFlow only; not saved.
+            name: name of the model; None is the architecture's.
+            prefix: text before the names of all layers, such as "rgb_", so that several networks
+                fit in one model; stages are then called "rgb_stage1".
 
         Raises:
-            ValueError: if an argument is not of the form above or the network does not fit.
+            ValueError: if an argument is not as described above or the network does not fit the
+                input.
         """
         check_input_shape(input_shape, unknown=True)
         check_prefix(prefix)
@@ -224,7 +226,7 @@ class Architecture:
             raise ValueError("`skip_head` goes with weights. Received: skip_head=True")
         shown = self._shown(aux) if include_top else {"features": self._body()}
         if None not in input_shape:
-            self._costs(input_shape, shown)  # refuses early what does not fit
+            self._costs(input_shape, shown)  # raises early if the input does not fit
         if input_tensor is None:
             input_tensor = keras.Input(_as_keras(tuple(input_shape)), name=f"{prefix}{INPUT}")
         tensors = self._tensors(input_tensor, self.needed(shown.values()), prefix)
@@ -257,7 +259,7 @@ class Architecture:
         return task is None or isinstance(task.loss(), (ClassLoss, PixelLoss))
 
     def _copied(self, hidden: Sequence[str]) -> dict[str, tuple[str, float]]:
-        """For auxiliary outputs the main output they are trained like, and the weight of it."""
+        """For each auxiliary output the main output whose loss it uses, and the loss weight."""
         main = list(self._shown(aux=False))
         targets = {self.targets.get(output, output): output for output in reversed(main)}
         found = {}
@@ -268,7 +270,7 @@ class Architecture:
         return found
 
     def _like(self, main: Sequence[str], task: Any) -> str:
-        """The main output that is told what an auxiliary one is to tell."""
+        """The main output whose loss an auxiliary output uses: the first of the same kind."""
         tasks = {name: task_of(origins_of(self.rows)[self.outputs[name]].spec) for name in main}
         if task is None or not any(tasks.values()):
             return main[0]
@@ -300,20 +302,20 @@ class Architecture:
         load_torch_weights(model, source, skip_head=skip_head, prefix=prefix)
 
     def pyramid(self, input_shape: Any, levels: Any = None) -> list[Level]:
-        """The maps before the head that `features` gives, with no Keras object made.
+        """The maps that `features` would return, without making any Keras object.
 
         Args:
             input_shape: (height, width, channels).
-            levels: strides, rows or stages, or one of them; None is those of the strides 4, 8,
-                16 and 32 that the network has. Of a stride or stage it is the last row.
+            levels: a stride, the name of a row or stage, or a sequence of these; a stride or stage
+                means its last row. None is all of the strides 4, 8, 16 and 32 that exist.
 
         Returns:
             For each level the row's name, its stride and its shape, (height, width, channels).
 
         Raises:
-            ValueError: if a level is not there, with those that are.
+            ValueError: if a level does not exist; the message lists those that do.
         """
-        self._costs(input_shape, {"features": self._body()})  # refuses what does not fit
+        self._costs(input_shape, {"features": self._body()})  # raises if the input does not fit
         return list(self._levels(input_shape, levels)[0].values())
 
     def features(
@@ -326,18 +328,20 @@ class Architecture:
         name: str | None = None,
         prefix: str = "",
     ) -> keras.Model:
-        """The feature pyramid as a Keras model, for a head of one's own.
+        """The feature pyramid as a Keras model, for a head of your own.
 
         Args:
-            input_shape, weights, input_tensor, name, prefix: as of `model`.
-            levels: as of `pyramid`.
+            input_shape, weights, input_tensor, name, prefix: as in `model`.
+            levels: as in `pyramid`.
 
         Returns:
-            A model whose outputs are a dict of maps: `stride4`, ... for strides, and the name
-            itself for rows and stages. With `levels` None a warning tells strides that lack.
+            A model that returns a dict of maps: under `stride4`, ... for strides, and under the
+            given names for rows and stages. With `levels` None a warning lists the strides of 4,
+            8, 16 and 32 that do not exist.
 
         Raises:
-            ValueError: if a level is not there, with those that are, or the input does not fit.
+            ValueError: if a level does not exist (the message lists those that do), or the input
+                does not fit.
         """
         check_input_shape(input_shape, unknown=True)
         check_prefix(prefix)
@@ -376,7 +380,7 @@ class Architecture:
         return found, missing
 
     def to_json(self, indent: int | None = None) -> str:
-        """Text that `from_json` reads; arguments at their default are left out."""
+        """The architecture as JSON for `from_json`; arguments with default values are left out."""
         rows = []
         before = INPUT
         for row in self.rows:
@@ -395,8 +399,8 @@ class Architecture:
         """The architecture that `to_json` wrote.
 
         Raises:
-            ValueError: if the text is anything else, of another format, or names a block that is
-                not known here (import the module that defines it first).
+            ValueError: if the text is not an architecture's JSON, has another format number, or
+                names an unknown block (import the module that defines the block first).
         """
         try:
             data = json.loads(text)
@@ -409,18 +413,22 @@ class Architecture:
             return cls(**arguments_from_json(data))
         except ValueError:
             raise
-        except Exception as error:  # whatever else a text of another kind leads to
+        except Exception as error:  # JSON of another kind can raise anything
             raise ValueError(f"`text` is not an architecture's JSON: {error!r}") from error
 
     def canonical(self, input_shape: Any, aux: bool = False) -> Hashable:
-        """Equal for networks that compute the same on inputs of (height, width, channels).
+        """A key that is equal for networks that compute the same on inputs of `input_shape`.
 
-        Names do not count, nor what the sizes of maps leave without effect, such as a larger
-        kernel on a map of one pixel: only the number of its weights and how they start differ.
-        Auxiliary heads count with `aux`.
+        It ignores names, and arguments without effect at the given size, such as a larger kernel
+        on a map of one pixel; such networks differ only in the number of weights and
+        their initial values.
+
+        Args:
+            input_shape: (height, width, channels).
+            aux: whether to include auxiliary heads.
 
         Raises:
-            InputTooSmallError, ValueError: as `cost`.
+            InputTooSmallError, ValueError: as `cost` does.
         """
         check_input_shape(input_shape)
         shown = self._shown(aux)
@@ -429,7 +437,7 @@ class Architecture:
         try:
             return of_rows(rows, shown, tuple(input_shape))
         except ValueError:
-            self._costs(input_shape, shown)  # says in which row
+            self._costs(input_shape, shown)  # raises an error that names the row
             raise
 
     def __eq__(self, other: object) -> bool:
@@ -449,7 +457,7 @@ class Architecture:
         return {k: row for k, row in self.outputs.items() if aux or k not in self.auxiliary}
 
     def _body(self) -> str:
-        """The row that the head reads; the last row where there is no head."""
+        """The name of the row that the head reads, or of the last row if there is no head."""
         last = next(iter(self._shown(aux=False).values()))
         if not is_of_head(last):
             return last
@@ -463,7 +471,7 @@ class Architecture:
         return before[-1] if before else INPUT
 
     def needed(self, names: Any) -> set[str]:
-        """The names of the rows that these are made from, themselves among them."""
+        """The names of these rows and of all rows that they depend on."""
         needed = set(names)
         for row in reversed(self.rows):
             if row.name in needed:
@@ -471,23 +479,25 @@ class Architecture:
         return needed
 
     def _costs(self, input_shape: Any, shown: Mapping[str, str]) -> dict[str, Cost]:
-        """The cost of each row that the `shown` outputs need."""
+        """The cost of each row that the outputs `shown` need."""
         check_input_shape(input_shape)
         return costs_of(self.rows, self.needed(shown.values()), input_shape)
 
     def _tensors(self, start: Any, needed: set[str], prefix: str) -> dict[str, Any]:
         made: dict[str, Block] = {}
-        origins = origins_of(self.rows)
         tensors = {INPUT: start}
-        for row in self.rows:
-            if row.name not in needed:
-                continue
-            origin, spec = origins[row.name][:2]
+        for row, origin, spec, inputs in walk_rows(self.rows, tensors, needed):
             if origin not in made:
                 made[origin] = spec.layer(name=f"{prefix}{origin}")
-            inputs = [tensors[name] for name in row.inputs]
-            tensors[row.name] = made[origin](inputs if len(inputs) > 1 else inputs[0])
+            tensors[row.name] = made[origin](inputs)
         return tensors
+
+
+def _sum(costs: Mapping[str, Cost], shown: Mapping[str, str]) -> Cost:
+    """The sum of the costs of rows, with the shapes of the outputs `shown`."""
+    shapes = {name: costs[row].output_shape for name, row in shown.items()}
+    shape = shapes if len(shapes) > 1 else next(iter(shapes.values()))
+    return dataclasses.replace(sum(costs.values(), Cost(None)), output_shape=shape)
 
 
 def _as_keras(shape: tuple[Any, ...]) -> tuple[Any, ...]:

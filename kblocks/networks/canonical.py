@@ -1,8 +1,7 @@
-"""One form for all plans that compute the same on maps of a given size.
+"""Canonical forms: equal for plans that compute the same on maps of a given size.
 
-What the size of a map leaves without effect is left out: the taps of a kernel that only
-ever meet padding, a stride along an axis with one output, the name of a padding, a pool
-over single pixels.
+A form leaves out what has no effect at that size: taps of a kernel that only meet padding, a
+stride along an axis with one output, the name of a padding, a pool over single pixels.
 """
 
 from __future__ import annotations
@@ -14,16 +13,17 @@ from dataclasses import replace
 from typing import Any
 
 from kblocks.blocks.spec import channels_of
+from kblocks.networks.rows import INPUT, walk_rows
 from kblocks.plans import ops
 from kblocks.plans.cost import walk
 from kblocks.plans.geometry import Shape, cropped, crops, of_axis, same_padding, side
 from kblocks.plans.ops import Chain, Merge, Op
 
-Form = tuple[Hashable, ...]  # of a chain: its steps, empty where it changes nothing
+Form = tuple[Hashable, ...]  # the steps of a chain; empty if it changes nothing
 
 
 def form(op: Op, shape: Any) -> tuple[Form, Shape]:
-    """The form of a plan on an input of `shape` (a list of several inputs), and its output."""
+    """The form of a plan on an input of `shape` (a list for several), and its output shape."""
     if type(op) is Chain:
         steps: Form = ()
         for step in op:
@@ -86,14 +86,14 @@ def _conv(op: ops.Conv, shape: Shape, made: Shape) -> Hashable:
     pads = any(axis[3] for axis in axes)
     mode = op.padding_mode if pads else "zeros"
     taps: Hashable = tuple(axis[:3] for axis in axes)
-    # Padding that holds pixels leaves nothing without effect, and neither does a norm of weights.
+    # Every tap has an effect with padding other than zeros, weight norm or a regularizer.
     if mode != "zeros" or op.weight_norm or op.kernel_regularizer:
         taps = (op.kernel_size, op.strides, op.padding, op.dilation_rate)
     return ("Conv", op.filters, taps, mode, op.groups, *op[6:7], *op[8:])
 
 
 def _pool(op: ops.Pool, shape: Shape, made: Shape) -> Form:
-    """A pool is the pixels that each of its windows holds."""
+    """The form of a pool: the range of pixels in each of its windows."""
     axes, padded = [], False
     for axis in (0, 1):
         size, window, stride = shape[axis], op.pool_size[axis], op.strides[axis]
@@ -104,13 +104,13 @@ def _pool(op: ops.Pool, shape: Shape, made: Shape) -> Form:
     if op.kind == "avg" and op.count_padding and padded:
         return (("Pool", *op),)
     if all(stop - start == 1 for windows in axes for start, stop in windows):
-        # Of one pixel each: the largest is the mean, and if it is every pixel, nothing is done.
+        # Windows of one pixel: max equals mean, and if all pixels are kept the pool does nothing.
         return () if shape == made else (("Pool", "any", *axes),)
     return (("Pool", op.kind, *axes),)
 
 
 def _before(op: Any, axis: int, size: int, kernel: int, dilation: int) -> int:
-    """The padding in front of an axis."""
+    """The number of padded pixels before the first pixel of an axis."""
     padding = of_axis(op.padding, axis)
     if padding == "same":
         return same_padding(size, kernel, op.strides[axis], dilation)[0]
@@ -120,14 +120,15 @@ def _before(op: Any, axis: int, size: int, kernel: int, dilation: int) -> int:
 def _axis(
     op: ops.Conv, axis: int, shape: Shape, made: Shape
 ) -> tuple[int, int, tuple[int, ...], bool]:
-    """Outputs, the stride if it matters, the taps that ever meet the map, whether any misses it.
+    """The number of outputs, the stride (1 if it has no effect), the taps, and whether any pads.
 
-    A tap is told by the pixel that it meets for the first output.
+    Taps that only meet padding are left out. A tap is the pixel that it meets at the first
+    output. The last value is whether any tap meets padding at any output.
     """
     size, outputs, stride = shape[axis], made[axis], op.strides[axis]
     kernel, dilation = op.kernel_size[axis], op.dilation_rate[axis]
     before = _before(op, axis, size, kernel, dilation)
-    # The taps that meet a pixel for some output: those before and behind never do.
+    # Taps before met_from and from met_to on only ever meet padding.
     reached = (outputs - 1) * stride
     met_from = max(0, -(-(before - reached) // dilation))
     met_to = min(kernel, (size - 1 + before) // dilation + 1)
@@ -146,25 +147,20 @@ def _axis(
 
 
 def of_rows(rows: Sequence[Any], outputs: Mapping[str, str], input_shape: Shape) -> Hashable:
-    """The form of a network: its nodes, each with the nodes it reads and whose weights it has.
+    """The form of a network: nodes with their forms, the nodes they read, and shared weights.
 
-    A row that alone reads another is one node with it, so that it makes no difference how
-    blocks are cut into rows.
+    A row that is the only reader of another is merged with it, so that the split of a chain of
+    blocks into rows makes no difference.
     """
     uses = Counter(name for row in rows for name in row.inputs)
     uses.update(outputs.values())
     sharing = {row.spec for row in rows if isinstance(row.spec, str)}
     sharing |= {row.name for row in rows if isinstance(row.spec, str)}
-    specs: dict[str, Any] = {}
-    shapes: dict[str, Shape] = {}
+    shapes: dict[str, Shape] = {INPUT: input_shape}
     nodes: list[tuple[Form, tuple[int, ...], int | None]] = [((), (), None)]
     places: dict[str, int] = {}
-    for row in rows:
-        specs[row.name] = specs[row.spec] if isinstance(row.spec, str) else row.spec
-        sources = [shapes.get(name, input_shape) for name in row.inputs]
-        source: Any = sources if len(sources) > 1 else sources[0]
-        plan = specs[row.name].plan(channels_of(source))
-        steps, shapes[row.name] = form(plan, source)
+    for row, _, spec, source in walk_rows(rows, shapes):
+        steps, shapes[row.name] = form(spec.plan(channels_of(source)), source)
         before = [places.get(name, 0) for name in row.inputs]
         alone = len(before) == 1 and row.name not in sharing
         if alone and not steps:

@@ -1,4 +1,4 @@
-"""The published architectures by name."""
+"""The catalog of published architectures by name."""
 
 from __future__ import annotations
 
@@ -11,16 +11,17 @@ from typing import Any
 from kblocks.networks.architecture import Architecture
 from kblocks.networks.published import WEIGHT_SETS
 
-_KEEP_WEIGHTS = {"classes", "head", "name"}  # changes that leave the published weights' places
+_KEEP_WEIGHTS = {"classes", "head", "name"}  # arguments with which published weights still fit
 _VARIANTS: dict[str, Callable[..., Architecture]] = {}
 
 
 def variant(
     name: str, family: Callable[..., Architecture], **row: Any
 ) -> Callable[..., Architecture]:
-    """A published member of a family: its row of arguments, any of which a call may replace.
+    """Registers and returns the builder of a published network, `family` with the arguments `row`.
 
-    Where both have a mapping (of a stem's or head's arguments), the call's replaces entries.
+    A call may replace any argument. If an argument is a mapping in both the row and the call
+    (of a stem's or head's arguments), the call replaces single entries.
     """
 
     def build(*classes: Any, **changes: Any) -> Architecture:
@@ -51,7 +52,7 @@ def variant(
 
 
 def _signature(family: Callable[..., Architecture], row: Mapping[str, Any]) -> inspect.Signature:
-    """That of the family with a row's values as defaults, for `help` and completion."""
+    """The family's signature with a row's values as defaults, for `help` and completion."""
     signature = inspect.signature(family, eval_str=True)
     known = {
         key: parameter.replace(default=row.get(key, parameter.default))
@@ -68,12 +69,12 @@ def _signature(family: Callable[..., Architecture], row: Mapping[str, Any]) -> i
 
 
 def member(name: str, family: Callable[..., Architecture]) -> tuple[Any, dict[str, Any]]:
-    """A published member of a family, and its row of arguments.
+    """The builder of a published network of a family, and its row of arguments.
 
     Raises:
-        ValueError: if the family has no member of that name.
+        ValueError: if the family has no network of that name.
     """
-    family = getattr(family, "family", family)  # of a namesake
+    family = getattr(family, "family", family)  # a namesake wraps its family
     names = [known for known, build in _VARIANTS.items() if build.family is family]  # type: ignore[attr-defined]
     if name not in names:
         raise ValueError(f"`name` must be one of {names}. Received: name={name!r}")
@@ -81,17 +82,17 @@ def member(name: str, family: Callable[..., Architecture]) -> tuple[Any, dict[st
 
 
 def namesake(family: Callable[..., Architecture]) -> Callable[..., Architecture]:
-    """A decorator for a family of which the default is the published network of its name."""
+    """Decorates a family whose defaults are the published network of the same name."""
     return functools.update_wrapper(variant(family.__name__, family), family)
 
 
 def architectures() -> list[str]:
-    """The names of all published architectures, in the order of their families."""
+    """The names of all published architectures, one family after another."""
     return list(_VARIANTS)
 
 
 def by_family() -> dict[str, list[str]]:
-    """The same for each family."""
+    """The names of all published architectures by family."""
     found: dict[str, list[str]] = {}
     for name, build in _VARIANTS.items():
         found.setdefault(build.family.__name__, []).append(name)  # type: ignore[attr-defined]
@@ -99,10 +100,14 @@ def by_family() -> dict[str, list[str]]:
 
 
 def architecture(name: str, /, **arguments: Any) -> Architecture:
-    """The architecture of that name, such as `architecture("resnet50", classes=10)`.
+    """Builds a published architecture by name: `architecture("resnet50", classes=10)`.
+
+    Args:
+        name: one of `architectures()`.
+        **arguments: arguments of its family that replace the published ones.
 
     Raises:
-        ValueError: if there is none of that name.
+        ValueError: if there is no architecture of that name; the message suggests close names.
     """
     if name not in _VARIANTS:
         close = difflib.get_close_matches(str(name), _VARIANTS, 3)

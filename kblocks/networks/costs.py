@@ -1,4 +1,4 @@
-"""The cost of an architecture's rows: each row once, equal blocks on equal maps at one look."""
+"""The cost of an architecture's rows; equal blocks on equal input shapes are computed once."""
 
 from __future__ import annotations
 
@@ -7,17 +7,18 @@ import math
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from kblocks.networks.rows import INPUT, Row, origins_of
+from kblocks.networks.rows import INPUT, Row, walk_rows
 from kblocks.plans.cost import Cost
 from kblocks.plans.geometry import InputTooSmallError, missing_pixels
 
 
 def costs_of(rows: Sequence[Row], needed: Collection[str], input_shape: Any) -> dict[str, Cost]:
-    """The cost of each row that is needed.
+    """The cost of each row in `needed`, by name.
 
     Raises:
-        InputTooSmallError: (a ValueError) if a map would vanish, with the smallest input.
-        ValueError: if blocks do not fit each other, with the row.
+        InputTooSmallError: (a ValueError) if a map would vanish; the message names the row and the
+            smallest input that fits.
+        ValueError: if blocks do not fit each other; the message names the row.
     """
     try:
         return walked(rows, needed, input_shape)
@@ -34,19 +35,13 @@ def costs_of(rows: Sequence[Row], needed: Collection[str], input_shape: Any) -> 
 
 
 def walked(rows: Sequence[Row], needed: Collection[str], input_shape: Any) -> dict[str, Cost]:
-    """`costs_of` without a word on the smallest input."""
-    origins = origins_of(rows)
+    """`costs_of`, whose error does not name the smallest input that fits."""
     params: dict[str, int] = {}
     shapes: dict[str, Any] = {INPUT: tuple(input_shape)}
     seen: dict[Any, Cost] = {}
     costs: dict[str, Cost] = {}
-    for row in rows:
-        if row.name not in needed:
-            continue
-        origin, spec = origins[row.name][:2]
-        several = len(row.inputs) > 1
-        source = [shapes[n] for n in row.inputs] if several else shapes[row.inputs[0]]
-        key = (_price(spec), str(source) if several else source)
+    for row, origin, spec, source in walk_rows(rows, shapes, needed):
+        key = (_price(spec), str(source) if isinstance(source, list) else source)
         if key not in seen:
             seen[key] = _located(row.name, spec, source)
         found = seen[key]
@@ -65,7 +60,7 @@ def walked(rows: Sequence[Row], needed: Collection[str], input_shape: Any) -> di
 
 
 def _price(spec: Any) -> Any:
-    """Equal for Specs of one cost: for one and the same, and those of a stage's rising rates."""
+    """A key for Specs of equal cost: the same Spec, or copies with other stochastic depth."""
     values = spec.__dict__
     if not values.get("stochastic_depth"):
         return id(spec)
@@ -79,14 +74,3 @@ def _located(name: str, spec: Any, shape: Any) -> Cost:
         raise InputTooSmallError(f"{name}: {error}", error.missing) from error
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from error
-
-
-def total(costs: Any, output_shape: Any) -> Cost:
-    """The sum of costs, with this output's shape."""
-    params = trainable = macs = activations = 0
-    for one in costs:
-        params += one.params
-        trainable += one.trainable_params
-        macs += one.macs
-        activations += one.activations
-    return Cost(output_shape, params, trainable, macs, activations)

@@ -1,8 +1,8 @@
-"""What a network needs of memory, estimated from its plans: in training and in use.
+"""Estimates of the memory that a network needs in training and in inference, from its plans.
 
-A network is written down as steps in the order in which they run, each with the tensors
-that it reads and the one it makes. From that follow the tensors alive at any time, and
-those that the backward pass needs.
+A network is listed as steps in the order in which they run, each with the tensors that it
+reads and the one that it makes. From these follow the tensors alive at any time, and those
+that the backward pass needs.
 """
 
 from __future__ import annotations
@@ -13,14 +13,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from kblocks.networks.architecture import INPUT, Architecture, check_input_shape
+from kblocks.networks.rows import walk_rows
 from kblocks.plans import ops
 from kblocks.plans.cost import Tally, walk
 from kblocks.plans.geometry import Shape, cropped, crops, of_axis, op_reach, pool_reach, side
 from kblocks.plans.ops import Chain, Merge, Op
 
 _FLOAT = 4  # bytes
-_UPDATE = 2  # copies of a kernel that its update takes
-# What converters make part of the step before, unless something else reads that step too.
+_UPDATE = 2  # copies of a kernel that the optimizer makes in its update
+# Ops that converters fuse into the op before, unless another step reads its output too.
 _FUSED = {
     ops.Norm: (ops.Conv, ops.Dense),
     ops.Activation: (ops.Conv, ops.Dense, ops.Norm, Merge),
@@ -32,7 +33,7 @@ _GATED = ("silu", "swish", "hard_silu", "hard_swish", "mish")  # x times a funct
 
 @dataclass
 class Step:
-    """One operation: the tensors it reads, by number, and the one it makes."""
+    """One operation: the numbers of the tensors that it reads and of the one that it makes."""
 
     op: Any
     inputs: tuple[int, ...]
@@ -41,7 +42,7 @@ class Step:
 
 @dataclass
 class Steps:
-    """A network as steps, and the number of elements of each tensor for one image."""
+    """A network as steps, with the number of elements of each tensor for one image."""
 
     steps: list[Step] = field(default_factory=list)
     elements: list[int] = field(default_factory=list)
@@ -51,26 +52,26 @@ class Steps:
     largest_kernel: int = 0
 
     def tensor(self, shape: Shape) -> int:
-        """A new tensor's number."""
+        """Adds a tensor and returns its number."""
         self.elements.append(math.prod(shape))
         return len(self.elements) - 1
 
     def add(self, op: Any, inputs: Sequence[int], shape: Shape) -> int:
-        """A step that makes a tensor of this shape."""
+        """Adds a step that makes a tensor of this shape, and returns the tensor's number."""
         output = self.tensor(shape)
         self.steps.append(Step(op, tuple(inputs), output))
         return output
 
 
 def inference_memory(net: Architecture, input_shape: Any, itemsize: int = _FLOAT) -> int:
-    """Bytes of the largest set of tensors alive at once for one image: what must be held in RAM.
+    """Estimates the RAM for one image, in bytes: the most tensors alive at any one time.
 
-    Weights, which a microcontroller reads from flash, and the scratch space of kernels are
-    not counted. Normalizations and ReLUs are part of the convolution before them, as
-    converters make them, unless its output is needed elsewhere.
+    Weights, which a microcontroller reads from flash, and scratch space are not counted.
+    Normalizations and ReLUs are fused into the convolution before them, as converters do, unless
+    another step reads its output.
 
     Args:
-        net: the architecture.
+        net: an `Architecture`.
         input_shape: (height, width, channels).
         itemsize: bytes of an element: 4 for float32, 1 for int8.
 
@@ -78,7 +79,7 @@ def inference_memory(net: Architecture, input_shape: Any, itemsize: int = _FLOAT
         InputTooSmallError: (a ValueError) if a map would vanish.
     """
     traced = _traced(net, input_shape)
-    owner = list(range(len(traced.elements)))  # the tensor in whose place a tensor lies
+    owner = list(range(len(traced.elements)))  # the tensor whose memory each tensor uses
     last = _last_uses(traced)
     ends = list(last)
     makers: dict[int, Any] = {}
@@ -114,17 +115,17 @@ def training_memory(
     slots: int = 2,
     aux: bool = False,
 ) -> int:
-    """Bytes that a training step needs in float32.
+    """Estimates the memory of a training step in float32, in bytes.
 
-    Weights, their gradients and the optimizer's slots; and, whichever is more, what the forward
-    pass keeps for the backward one with the largest gradients of maps at one time, or what
-    the optimizer needs to update the largest kernel. The framework itself is not counted.
+    It is the sum of weights, gradients and optimizer slots, and of the larger of two: the maps
+    kept for the backward pass with the largest gradients at one time, or the copies of the largest
+    kernel during its update. The framework itself is not counted.
 
     Args:
-        net: the architecture.
+        net: an `Architecture`.
         input_shape: (height, width, channels).
         batch_size: images in a step.
-        slots: numbers that the optimizer keeps for each weight: 2 of Adam, 1 of momentum.
+        slots: numbers that the optimizer keeps for each weight: 2 for Adam, 1 for momentum.
         aux: whether auxiliary heads are trained too.
 
     Raises:
@@ -143,7 +144,7 @@ def training_memory(
 
 
 def _kept(step: Step) -> tuple[int, ...]:
-    """The tensors that the gradient of a step asks for."""
+    """The tensors of the forward pass that the gradient of a step needs."""
     op = step.op
     if isinstance(op, (ops.Conv, ops.Dense, ops.Norm, ops.Blur)):
         return step.inputs
@@ -154,7 +155,7 @@ def _kept(step: Step) -> tuple[int, ...]:
     if isinstance(op, Merge) and op.mode == "multiply":
         return step.inputs
     if isinstance(op, ops.Dropout):
-        return (step.output,)  # the mask, as large as what it masks
+        return (step.output,)  # the mask has the size of the output
     return ()
 
 
@@ -178,21 +179,15 @@ def _traced(
     check_input_shape(input_shape)
     cost = net.cost(input_shape, aux)
     traced = Steps(params=cost.params, trainable_params=cost.trainable_params)
-    shapes: dict[str, Shape] = {INPUT: tuple(input_shape)}
-    tensors = {INPUT: traced.tensor(shapes[INPUT])}
-    specs: dict[str, Any] = {}
+    start = tuple(input_shape)
+    made: dict[str, Placed] = {INPUT: (traced.tensor(start), start)}
     shown = [row for name, row in net.outputs.items() if aux or name not in net.auxiliary]
-    needed = net.needed(shown)
-    for row in net.rows:
-        if row.name not in needed:
-            continue
-        specs[row.name] = spec = specs[row.spec] if isinstance(row.spec, str) else row.spec
-        sources = [(tensors[name], shapes[name]) for name in row.inputs]
+    for row, _, spec, placed in walk_rows(net.rows, made, net.needed(shown)):
+        sources = placed if isinstance(placed, list) else [placed]
         channels = [shape[-1] for _, shape in sources]
         plan = spec.plan(channels if len(channels) > 1 else channels[0])
-        run = _Trace(traced, training)
-        tensors[row.name], shapes[row.name] = run.op(plan, sources)
-    traced.results = [tensors[row] for row in shown]
+        made[row.name] = _Trace(traced, training).op(plan, sources)
+    traced.results = [made[row][0] for row in shown]
     return traced
 
 
@@ -201,13 +196,13 @@ Placed = tuple[int, Shape]  # a tensor's number and its shape
 
 @dataclass
 class _Trace:
-    """Writes ops down as steps."""
+    """Appends the steps of plans to `traced`."""
 
     traced: Steps
     training: bool
 
     def op(self, op: Op, sources: list[Placed]) -> Placed:
-        """The tensor that an op makes."""
+        """Appends the steps of an op, and returns the tensor that it makes."""
         match op:
             case Chain():
                 for step in op:
@@ -256,7 +251,7 @@ class _Trace:
 
 
 def _padded(op: Any, shape: Shape) -> Shape:
-    """The map with its padding, where that is a step of its own before the op."""
+    """The shape after padding; the input's shape if the op needs no separate padding step."""
     if isinstance(op, ops.Blur):
         added = [2 * (op.size // 2)] * 2
     elif op.padding == "same":
@@ -270,7 +265,7 @@ def _padded(op: Any, shape: Shape) -> Shape:
         if not pooled and keeps and op.strides == (1, 1) and op.padding_mode == "zeros":
             return shape
         added = [2 * pixels for pixels in sides]
-        if pooled and op.ceil_mode:  # room for the windows that reach over the edge
+        if pooled and op.ceil_mode:  # windows may reach past the edge
             reached = zip(op_reach(op, op.pool_size), pool_reach(op), strict=True)
             added = [n + w - r for n, (w, r) in zip(added, reached, strict=True)]
     return shape[0] + added[0], shape[1] + added[1], shape[2]

@@ -1,4 +1,4 @@
-"""Published weight sets as data, and the preprocessing that each expects."""
+"""Published weight sets and the preprocessing of each."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ class WeightSet(NamedTuple):
     """Published weights of an architecture.
 
     Attributes:
-        name: what `model(weights=...)` takes.
-        source: what `kblocks.load_torch_weights` takes.
+        name: name for `model(weights=...)`.
+        source: address for `kblocks.load_torch_weights`.
         license: SPDX identifier.
-        top1: accuracy on ImageNet's validation images in percent, as its publisher states it.
-        size: side of the images.
-        crop: the share of a resized image that is left after its centre was cut out.
-        interpolation: of the resizing.
-        mean, std: of the channels (red, green, blue) of images in [0, 1].
+        top1: accuracy on ImageNet's validation images in percent, as the publisher states it.
+        size: side of the images, in pixels.
+        crop: side of the centre crop as a fraction of the resized image's side.
+        interpolation: interpolation of the resizing, as in `keras.layers.Resizing`.
+        mean, std: those of the channels (red, green, blue) for images in [0, 1].
     """
 
     name: str
@@ -36,7 +36,7 @@ class WeightSet(NamedTuple):
     std: tuple[float, ...] = _IMAGENET[1]
 
     def preprocessing(self) -> Preprocessing:
-        """A layer from images of any size in [0, 255] to what these weights expect."""
+        """A layer that turns images of any size in [0, 255] into inputs for these weights."""
         return Preprocessing(
             self.size, self.mean, self.std, crop=self.crop, interpolation=self.interpolation
         )
@@ -44,17 +44,17 @@ class WeightSet(NamedTuple):
 
 @keras.saving.register_keras_serializable("kblocks")
 class Preprocessing(keras.layers.Layer):
-    """Resizes, cuts out the centre and scales images of red, green, blue in [0, 255].
+    """Resizes, centre-crops and normalizes RGB images in [0, 255].
 
     Args:
         size: side of the output, in pixels.
-        mean, std: of the channels of images in [0, 1]; the output is (image - mean) / std.
-        crop: the resized image has `size / crop` pixels a side before its centre is cut out.
-        interpolation: as for `keras.layers.Resizing`.
+        mean, std: those of the channels for images in [0, 1]; the output is (image - mean) / std.
+        crop: side of the centre crop as a fraction of the resized image's, which is `size / crop`.
+        interpolation: as in `keras.layers.Resizing`.
 
-    Input shape: (batch, height, width, 3) or of one image (height, width, 3), or with the channels
-        first where Keras' setting is "channels_first". Output shape: (batch, size, size, 3) or
-        (size, size, 3) likewise.
+    Input shape: (batch, height, width, 3), or (height, width, 3) for one image; with channels
+        first if Keras is set to "channels_first".
+    Output shape: (batch, size, size, 3) or (size, size, 3), in the same data format.
     """
 
     def __init__(
@@ -102,8 +102,8 @@ def _torchvision(name: str, top1: float, **other: Any) -> WeightSet:
     return WeightSet("tv_in1k", f"hf://timm/{name}.tv_in1k", "bsd-3-clause", top1, **other)
 
 
-# Top-1 of torchvision's sets as its weights' metadata states it; TResNet's from the paper, those
-# of the Inception networks from TF-slim, which trained them.
+# Sources of top-1: the metadata of torchvision's weights; for TResNet the paper; for
+# Inception-v4 and Inception-ResNet-v2 TF-slim, which trained them.
 _TORCHVISION = {
     "vgg11": 69.02,
     "vgg11_bn": 70.37,
@@ -142,7 +142,7 @@ _LITE = {
 
 
 def _lite(name: str, size: int, top1: float, packaged: str | None) -> tuple[WeightSet, ...]:
-    """Of TensorFlow, which cuts images out of ones 32 pixels larger; it has the table of top-1."""
+    """TensorFlow's weights, with its top-1, for crops of images that are 32 pixels larger."""
     sources = {"tf_in1k": f"hf://timm/tf_{name}.in1k"}
     if packaged:
         file = f"models/{name.replace('_', '-')}-{packaged}.pth"

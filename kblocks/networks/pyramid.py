@@ -1,4 +1,4 @@
-"""Which rows of a network have a map at which stride: its feature pyramid."""
+"""The feature pyramid of a network: which row has a map at which stride."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from kblocks.blocks.spec import channels_of
-from kblocks.networks.rows import INPUT, Row, origins_of
+from kblocks.networks.rows import INPUT, Row, walk_rows
 from kblocks.plans.cost import walk
 from kblocks.plans.geometry import geometry
 from kblocks.plans.ops import Pair
 
 STRIDES = (4, 8, 16, 32)
-_SIDE = 1 << 12  # of an input on which every map lives
-_CHANNELS = (3, 1, 4, 840)  # of which a network without a known input takes one at least
+_SIDE = 1 << 12  # side of an input so large that no map vanishes
+_CHANNELS = (3, 1, 4, 840)  # to try where the input is unknown; 840 has many divisors
 
 
 class Level(NamedTuple):
-    """A map of a network: its row, the pixels of the input that it has one for, its shape."""
+    """A map of a network: the name of its row, its stride in input pixels, its shape."""
 
     row: str
     stride: Any  # an integer, or a pair where height and width differ
@@ -27,20 +27,17 @@ class Level(NamedTuple):
 def strides_of(
     rows: Sequence[Row], needed: Collection[str], input_shape: Any
 ) -> tuple[dict[str, Pair], dict[str, Any]]:
-    """Of the needed rows the pixels of the input that a map has one for, and the map's shape.
+    """The strides (vertical, horizontal) and the output shape of each needed row.
 
-    Rows without such strides, (height, width), as those behind a global pool, are left out.
+    Rows without strides, such as those after a global pool, are left out of the strides.
     """
-    origins = origins_of(rows)
     shapes: dict[str, Any] = {INPUT: tuple(input_shape)}
     strides: dict[str, Pair] = {INPUT: (1, 1)}
-    for row in rows:
-        if row.name not in needed or any(name not in strides for name in row.inputs):
+    for row, _, spec, source in walk_rows(rows, shapes, needed):
+        if any(name not in strides for name in row.inputs):
             continue
-        sources = [shapes[name] for name in row.inputs]
-        source = sources if len(sources) > 1 else sources[0]
         try:
-            plan = origins[row.name].spec.plan(channels_of(source))
+            plan = spec.plan(channels_of(source))
             shapes[row.name], own = walk(plan, source), geometry(plan)
         except ValueError:
             continue
@@ -53,9 +50,9 @@ def strides_of(
 
 
 class Levels(Mapping[int, str]):
-    """The last of some rows at each stride that is one for height and width.
+    """Maps each stride, equal for height and width, to the last of the needed rows that has it.
 
-    For an input that is not known yet; found out when it is first asked for.
+    For networks whose input is not known yet. Computed when first used.
     """
 
     def __init__(self, rows: Sequence[Row], needed: Collection[str]) -> None:
@@ -85,10 +82,10 @@ class Levels(Mapping[int, str]):
 def chosen_levels(
     rows: Sequence[Row], needed: Collection[str], input_shape: Any, wanted: Any
 ) -> tuple[dict[str, Level], list[int]]:
-    """The levels that are asked for, by `stride4` or by name, and the strides that are lacking.
+    """The wanted levels, by `stride4`, ... or by name, and the wanted strides that do not exist.
 
     Raises:
-        ValueError: if a name is unknown or a row has no stride, with those that there are.
+        ValueError: if a name is unknown or its row has no stride; the message lists the stages.
     """
     strides, shapes = strides_of(rows, needed, input_shape)
     by_stride = {down: name for name, (down, right) in strides.items() if down == right}
@@ -108,7 +105,7 @@ def chosen_levels(
 
 
 def _row_named(name: str, strides: Mapping[str, Pair]) -> str:
-    """The row of that name, or the last one of the stage of that name."""
+    """The row of that name, or the last row of the stage of that name."""
     rows = [row for row in strides if row == name or row.startswith(f"{name}_")]
     if not rows:
         stages = dict.fromkeys(row.split("_")[0] for row in strides)

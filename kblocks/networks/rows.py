@@ -1,9 +1,9 @@
-"""The rows of an architecture, from all the forms they are given in, and as data."""
+"""The rows of an architecture: parsed, checked, walked, and converted from and to JSON."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import keras
@@ -15,10 +15,10 @@ _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 
 
 class Row(NamedTuple):
-    """One layer of a network: its name, its Spec and the rows it reads.
+    """One layer of a network: its name, its Spec and the names of the rows it reads.
 
-    A string in place of the Spec is the name of an earlier row whose weights are used
-    again; "input" in `inputs` is the network's input.
+    A string in place of the Spec is the name of an earlier row whose weights this row shares;
+    "input" in `inputs` is the network's input.
     """
 
     name: str
@@ -27,7 +27,7 @@ class Row(NamedTuple):
 
 
 def rows_of(rows: Sequence[Any]) -> Iterator[Row]:
-    """Rows from all the forms that `Architecture` takes."""
+    """Yields a `Row` for each item and block, in all forms that `Architecture` takes."""
     before = INPUT
     for index, item in enumerate(rows, start=1):
         for row in _named(item, index):
@@ -89,17 +89,34 @@ def refuse_bad_names(net: Any) -> None:
 
 
 def check_prefix(prefix: Any) -> None:
-    """Refuses what cannot stand before the names of layers."""
+    """Raises ValueError unless the prefix is empty or a word."""
     if not isinstance(prefix, str) or (prefix and not prefix.isidentifier()):
         raise ValueError(f"`prefix` must be a word, such as 'rgb_'. Received: prefix={prefix!r}")
 
 
 def origins_of(rows: Sequence[Row]) -> dict[str, Row]:
-    """For each row the one whose weights it uses: itself or an earlier one."""
+    """For each row's name the row whose weights it uses: itself or an earlier one."""
     origins: dict[str, Row] = {}
     for row in rows:
         origins[row.name] = origins[row.spec] if isinstance(row.spec, str) else row
     return origins
+
+
+def walk_rows(
+    rows: Sequence[Row], values: Mapping[str, Any], needed: Collection[str] | None = None
+) -> Iterator[tuple[Row, str, Any, Any]]:
+    """Yields each needed row, the row whose weights it uses (by name), its Spec and its inputs.
+
+    Inputs are taken from `values` by the names of the rows that a row reads. The caller stores
+    the value of each row there before it takes the next. Several inputs come as a list; an input
+    without a value is None.
+    """
+    origins = origins_of(rows)
+    for row in rows:
+        if needed is None or row.name in needed:
+            origin, spec = origins[row.name][:2]
+            inputs = [values.get(name) for name in row.inputs]
+            yield row, origin, spec, inputs if len(inputs) > 1 else inputs[0]
 
 
 def is_of_head(name: str) -> bool:
@@ -111,7 +128,7 @@ def is_of_head(name: str) -> bool:
 
 
 def block_to_json(spec: Any) -> dict[str, Any]:
-    """A row's block as data; arguments at their default are left out."""
+    """A row's block for JSON; arguments with default values are left out."""
     if isinstance(spec, str):
         return {"weights_of": spec}
     name = keras.saving.get_registered_name(spec._block)
@@ -119,7 +136,7 @@ def block_to_json(spec: Any) -> dict[str, Any]:
 
 
 def arguments_from_json(data: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments of the Architecture that its JSON describes."""
+    """The arguments of `Architecture` from its JSON data."""
     rows, before = [], INPUT
     for row in data["rows"]:
         inputs = tuple(row.get("inputs", (before,)))
@@ -130,7 +147,7 @@ def arguments_from_json(data: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def block_from_json(row: Mapping[str, Any]) -> Any:
-    """The Spec, or the name of the row, that `block_to_json` told."""
+    """The inverse of `block_to_json`: a Spec, or the name of the row whose weights are shared."""
     if "weights_of" in row:
         return row["weights_of"]
     name = row["block"]

@@ -1,4 +1,4 @@
-"""Published weights into a model of ours, and back: torch's names, torch's layouts."""
+"""Converts weights between kblocks and PyTorch: names of tensors and their layouts."""
 
 from __future__ import annotations
 
@@ -31,18 +31,18 @@ _IGNORED = "num_batches_tracked"
 _AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")
 _HEADS = ("fc.", "_fc.", "classifier.", "head.", "last_linear.", "classif.", "pre_logits.")
 
-ADDRESSES = ("hf://", "package://")  # of sources that are no path
+ADDRESSES = ("hf://", "package://")  # prefixes of sources that are not paths
 Names = Callable[[list[str]], dict[str, str]]
 _NAMINGS: dict[str, tuple[Names, frozenset[str]]] = {}
 
 
 def naming(source: str, as_convolutions: Sequence[str] = ()) -> Callable[[Names], Names]:
-    """Registers how published weights name the parts of a family.
+    """Registers a function that names the parts of a family as published weights do.
 
     The function gets the paths of all parts of a model in order, such as
-    "stage1_block1/main_conv1", and returns the published module of each that has weights.
-    It raises LookupError or ValueError, or names wrongly, for a model that is not of the family.
-    Modules in `as_convolutions` are linear here and convolutions there.
+    "stage1_block1/main_conv1", and returns the published module of each part with weights. For
+    a model of another family it may raise LookupError or ValueError, or return wrong names.
+    Modules in `as_convolutions` are linear in kblocks and convolutions in the published model.
     """
 
     def register(function: Names) -> Names:
@@ -54,7 +54,7 @@ def naming(source: str, as_convolutions: Sequence[str] = ()) -> Callable[[Names]
 
 @dataclass(frozen=True)
 class _Tensor:
-    """A variable of the model, its published name, and the layouts on both sides."""
+    """A variable of the model, its published name, and the conversions of its layout."""
 
     name: str
     variable: Any
@@ -65,26 +65,25 @@ class _Tensor:
 def load_torch_weights(
     model: keras.Model, source: Any, *, skip_head: bool = False, prefix: str = ""
 ) -> None:
-    """Puts published weights into a model that `Architecture.model` made.
+    """Loads published PyTorch weights into a model from `Architecture.model`.
 
     Args:
-        model: of an architecture whose weights torchvision or timm publishes; their names are
-            both understood.
-        source: a mapping of torch's names to arrays; a `.safetensors` file; a `.pth` file (needs
-            torch); "hf://owner/repo" or "hf://owner/repo/file" on the Hugging Face hub;
-            "package://name/file" of an installed Python package.
-        skip_head: whether the classifier keeps its fresh weights, for other classes. A model
-            without a head, or with one of another kind, needs no word.
-        prefix: of the layers' names, where `Architecture.model` was given one; others stay as
-            they are.
+        model: a model of an architecture whose weights torchvision or timm publishes; the tensors
+            may have either's names.
+        source: a mapping of PyTorch's names to arrays; a `.safetensors` file; a `.pth` file (needs
+            torch); "hf://owner/repo" or "hf://owner/repo/file" on the Hugging Face hub; or
+            "package://name/file" in an installed Python package.
+        skip_head: whether the classifier keeps its fresh weights, for other classes. Not needed
+            for a model without a head or with another kind of head.
+        prefix: the `prefix` given to `Architecture.model`; layers without it are not changed.
 
-    Tensors of auxiliary heads that the model does not have are passed over.
+    Tensors of auxiliary heads that the model does not have are ignored.
 
     Raises:
-        ValueError: if tensors are missing, left over, of another shape or no real numbers, with
-            their names; the model is then as it was.
-        ImportError: if the source needs a package that is not there, with its extra.
-        OSError: if it cannot be downloaded.
+        ValueError: if tensors are missing, left over, of another shape or not real numbers; the
+            message names them, and the model is unchanged.
+        ImportError: if the source needs a package that is not installed; the message names it.
+        OSError: if the download fails.
     """
     tensors = {str(n): a for n, a in opened(source).items() if not str(n).endswith(_IGNORED)}
     table = _table(model, set(tensors), prefix=prefix)
@@ -112,7 +111,7 @@ def load_torch_weights(
 
 
 def _value(tensor: _Tensor, given: np.ndarray) -> np.ndarray:
-    """What the variable is to hold; the ValueError says what is wrong with it."""
+    """The array in the variable's layout; the ValueError says why it does not fit."""
     if given.dtype.kind not in "biuf" and not given.dtype.name.startswith(("bfloat", "float8")):
         raise ValueError(f"holds no real numbers but {given.dtype}")
     wanted = tuple(tensor.variable.shape)
@@ -121,7 +120,7 @@ def _value(tensor: _Tensor, given: np.ndarray) -> np.ndarray:
         raise ValueError(told)
     try:
         value = tensor.from_torch(given)
-    except ValueError as error:  # of another number of axes
+    except ValueError as error:  # it has another number of axes
         raise ValueError(told) from error
     if tuple(value.shape) != wanted:
         raise ValueError(told)
@@ -129,7 +128,7 @@ def _value(tensor: _Tensor, given: np.ndarray) -> np.ndarray:
 
 
 def _array(value: Any) -> np.ndarray:
-    """An array of NumPy, which has neither gradients nor, as torch has it, bfloat16."""
+    """A NumPy array of a tensor or array; bfloat16 tensors become float32."""
     if hasattr(value, "detach"):
         value = value.detach().cpu()
         value = (value.float() if "bfloat16" in str(value.dtype) else value).numpy()
@@ -140,13 +139,13 @@ def _array(value: Any) -> np.ndarray:
 
 
 def load_keras_weights(model: keras.Model, path: Any, skip_head: bool, prefix: str) -> None:
-    """`model.load_weights`; with `skip_head` the rows of the head keep their weights."""
+    """Calls `model.load_weights`; with `skip_head` the rows of the head keep their weights."""
     if not skip_head:
         model.load_weights(path)
         return
     heads = [layer for layer in model.layers if is_of_head(layer.name.removeprefix(prefix))]
     with tempfile.TemporaryDirectory() as folder:
-        if str(path).endswith(".keras"):  # of which Keras skips no layers
+        if str(path).endswith(".keras"):  # Keras cannot skip layers of these
             with zipfile.ZipFile(path) as file:
                 file.extract("model.weights.h5", folder)
             path = Path(folder) / "model.weights.h5"
@@ -154,7 +153,7 @@ def load_keras_weights(model: keras.Model, path: Any, skip_head: bool, prefix: s
 
 
 def opened(source: Any) -> Mapping[str, Any]:
-    """The tensors of a source by name; see `load_torch_weights` for its forms."""
+    """The tensors of a source by name; `load_torch_weights` describes the sources."""
     if isinstance(source, Mapping):
         return source
     if isinstance(source, (str, os.PathLike)):
@@ -201,7 +200,7 @@ def _downloaded(address: str) -> str:
 
 
 def _packaged(address: str) -> str:
-    """A file of an installed package, which is not imported."""
+    """The path of a file in an installed package, without importing the package."""
     package, _, file = address.removeprefix("package://").partition("/")
     if not package.isidentifier() or not file:
         raise ValueError(f"`source` must be 'package://name/file'. Received: source={address!r}")
@@ -226,19 +225,22 @@ def _needed(module: str, extra: str) -> Any:
 def to_torch_state_dict(
     model: keras.Model, source: str | None = None, *, prefix: str = ""
 ) -> dict[str, np.ndarray]:
-    """The model's weights by the names and in the layouts of published ones, as copies.
+    """Copies the model's weights, with the names and layouts of published PyTorch models.
 
     Args:
-        model: of an architecture that torchvision or timm publishes.
-        source: whose names, "torchvision" or "timm"; None is torchvision where it has the network.
-            One of several names of a source is chosen by its label, such as
-            "torchvision densenet, files".
-        prefix: as of `load_torch_weights`.
+        model: a model of an architecture that torchvision or timm publishes.
+        source: the names to use, "torchvision" or "timm"; None is torchvision if it has the
+            network. If a source has several names for a family, its label chooses among them,
+            such as "torchvision densenet, files".
+        prefix: as in `load_torch_weights`.
+
+    Returns:
+        A dict of NumPy arrays by tensor name, a PyTorch `state_dict`.
 
     Raises:
         ValueError: if the source has no names for the model's parts.
     """
-    # In C's order: safetensors writes an array's memory, whatever its strides.
+    # In C order, because safetensors writes an array's memory and ignores its strides.
     return {
         tensor.name: np.array(tensor.to_torch(np.asarray(tensor.variable)), order="C")
         for tensor in _table(model, set(), source, prefix)
@@ -248,7 +250,7 @@ def to_torch_state_dict(
 def _table(
     model: keras.Model, names: set[str], source: str | None = None, prefix: str = ""
 ) -> list[_Tensor]:
-    """The naming that fits `names` best, spelled out for the model's variables."""
+    """The published tensors of the model's variables, by the naming that fits `names` best."""
     parts = list(_parts(model, prefix))
     paths = [path for path, _, _ in parts]
     best: list[_Tensor] = []
@@ -280,7 +282,7 @@ def _table(
 
 
 def _parts(model: keras.Model, prefix: str) -> Iterator[tuple[str, Any, Block]]:
-    """All but those of heads that nobody publishes."""
+    """Yields path, part and block of all parts, without heads that are not classifiers."""
     for layer in model.layers:
         row = str(layer.name).removeprefix(prefix)
         if not isinstance(layer, Block) or f"{prefix}{row}" != layer.name:
@@ -310,7 +312,7 @@ def _tensors(part: Any, block: Block, module: str, as_convolution: bool) -> Iter
 
 
 def _flattened(path: str, block: Block) -> Any:
-    """The (height, width, channels) that a Flatten before a linear part flattens, or None."""
+    """The (height, width, channels) that the Flatten before a linear part reads, or None."""
     channels_first = block.data_format == "channels_first"
     _, *sizes = block.get_build_config()["input_shape"]
     shape = (sizes[1], sizes[2], sizes[0]) if channels_first else tuple(sizes)
@@ -321,7 +323,7 @@ def _flattened(path: str, block: Block) -> Any:
             return None
         if found == path:
             return before
-        if not isinstance(op, ops.Dropout):  # which AlexNet has between the two
+        if not isinstance(op, ops.Dropout):  # AlexNet has one between the two
             before = shape if isinstance(op, ops.Flatten) else None
         shape = cost.walk(op, shape)
     return None
@@ -340,7 +342,7 @@ def _conv_out(value: np.ndarray) -> np.ndarray:
 
 
 def _dense_layouts(part: Any, block: Block, as_convolution: bool) -> tuple[Any, Any]:
-    """Between torch's (out, in) and Keras' (in, out); behind a Flatten the maps' order differs."""
+    """Conversions between torch's (out, in) and Keras' (in, out), also after a Flatten."""
     features = part.kernel.shape[0]
     height, width, channels = _flattened(part.name, block) or (1, 1, features)
 

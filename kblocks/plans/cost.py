@@ -42,6 +42,16 @@ class Cost:
     macs: int = 0
     activations: int = 0
 
+    def __add__(self, other: Cost) -> Cost:
+        """The sum, with the output shape of the second; for `sum`, start with `Cost(None)`."""
+        return Cost(
+            other.output_shape,
+            self.params + other.params,
+            self.trainable_params + other.trainable_params,
+            self.macs + other.macs,
+            self.activations + other.activations,
+        )
+
 
 class Tally:
     """The running counts of a `walk` through a plan."""
