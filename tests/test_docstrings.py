@@ -19,7 +19,6 @@ BLOCKS = [
     if inspect.isclass(member) and issubclass(member, kb.Block)
 ]
 each_block = pytest.mark.parametrize("block", BLOCKS, ids=lambda block: block.__name__)
-NO_HEADS = [block for block in BLOCKS if block.__module__.startswith("kblocks.blocks.")]
 
 
 def described(doc: str | None) -> list[str]:
@@ -47,7 +46,7 @@ def test_args_describe_each_argument_once_in_the_order_of_the_signature(
     assert [name for name in of_spec if name in arguments] == arguments[: len(fields)]
 
 
-@pytest.mark.parametrize("block", NO_HEADS, ids=lambda block: block.__name__)
+@each_block
 def test_shapes_and_errors_are_told_on_the_spot(block: type[kb.Block]) -> None:
     doc = inspect.cleandoc(block.__doc__ or "")
     for section in ("Input shape:", "Output shape:", "\nRaises:\n"):
