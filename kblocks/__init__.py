@@ -1,8 +1,8 @@
-"""kblocks: convolutional blocks and architectures for Keras, every argument open to a search.
+"""kblocks: convolutional blocks and architectures for Keras, with every argument searchable.
 
 One definition of a block has three uses: it is a Keras layer (`kb.ResidualBlock(64)(x)`), a part
 of an architecture whose cost is known without building it (`kb.resnet50().cost((224, 224, 3))`),
-and a point of a search space (`kb.Space(kb.resnet, filters=kb.choice(16, 32))`).
+and a part of a search space (`kb.Space(kb.resnet, filters=kb.choice(16, 32))`).
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 from kblocks.command.hiding import is_command
 
 if TYPE_CHECKING or not is_command():
-    # Loading a saved model needs every class of ours registered with Keras. The command line alone
-    # does without until it touches a name: Keras takes seconds, and `kblocks --help` needs none.
+    # Keras loads a saved model only if our classes are registered, so they are imported here. Only
+    # the command line waits until it uses a name: `kblocks --help` needs no Keras, which takes
+    # seconds to import.
     from kblocks.exports import *  # noqa: F403
 if TYPE_CHECKING:
     from kblocks import tuner as tuner
@@ -23,7 +24,7 @@ __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:
-    """Loads what is loaded late (PEP 562): `tuner`, and in the command line's process all else."""
+    """Imports names on first use (PEP 562): `tuner`, and in the command line's process all."""
     if name == "tuner":
         return importlib.import_module("kblocks.tuner")
     if name == "__all__":
@@ -34,7 +35,7 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    """The public names alone, so that completion shows no modules."""
+    """The public names only, so that completion shows no modules."""
     return __getattr__("__all__")
 
 

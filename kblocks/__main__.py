@@ -1,4 +1,4 @@
-"""`kblocks` and `python -m kblocks`: the command line, which needs the extra `tune`."""
+"""The command line, `kblocks` or `python -m kblocks`; it needs the extra `tune`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from kblocks.command.hiding import hide
 
 
 def main() -> int:
-    """Runs the command line; names the extra to install where a package is missing."""
+    """Runs the command line; where a package is missing, prints which extra to install."""
     hide()  # before the imports below, which take seconds
     try:
         from kblocks.command.cli import main as run

@@ -1,4 +1,4 @@
-"""The public names of kblocks, each named once."""
+"""The list of kblocks' public names."""
 
 from kblocks import fields, ops
 from kblocks.blocks.anti_aliased import SpaceToDepthStem, TResNetBasicBlock, TResNetBottleneckBlock

@@ -1,3 +1,3 @@
-"""Types of arguments, for those who write blocks: `kblocks.blocks.fields`."""
+"""Re-exports `kblocks.blocks.fields`, the types of arguments, for people who write blocks."""
 
 from kblocks.blocks.fields import *  # noqa: F403

@@ -1,3 +1,3 @@
-"""The primitives of plans, for those who write blocks: `kblocks.plans.ops`."""
+"""Re-exports `kblocks.plans.ops`, the primitives of plans, for people who write blocks."""
 
 from kblocks.plans.ops import *  # noqa: F403

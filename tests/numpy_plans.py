@@ -149,7 +149,7 @@ def _activation(function: Any, x: np.ndarray) -> np.ndarray:
 
 
 def sparsemax(x: np.ndarray) -> np.ndarray:
-    """max(x - t, 0) with the t at which the channels sum to 1 (arXiv:1602.02068, Eq. 2), bisected."""
+    """max(x - t, 0), with t bisected so that channels sum to 1 (arXiv:1602.02068, Eq. 2)."""
     x = x.astype("float64")
     low, high = x.max(-1, keepdims=True) - 1, x.max(-1, keepdims=True)
     for _ in range(60):

@@ -1,1 +1,1 @@
-"""The blocks that belong to no family."""
+"""How a block is written, and every block but the heads."""

@@ -1,4 +1,4 @@
-"""Residual blocks with anti-aliased strides, and the space-to-depth stem, as TResNet has them."""
+"""The blocks of TResNet: residual blocks with anti-aliased strides, and the stem."""
 
 from __future__ import annotations
 
@@ -20,17 +20,23 @@ from kblocks.plans.ops import Activation, Blur, Chain, DropPath, Merge, Op, Pool
 
 
 class SpaceToDepthStem(Convolutional):
-    """Squares of pixels as channels, then a convolution: a stem without loss.
+    """Turns squares of pixels into channels, then a convolution: a stem that loses no pixel.
 
     Args:
         filters: output channels.
-        kernel_size, strides, padding: of the convolution.
-        block_size: side of the squares; zeros fill what the last reach over the edge.
-        ...: see `Convolutional`.
+        kernel_size: of the convolution; integer or pair (height, width).
+        strides: of the convolution; integer or pair.
+        padding: of the convolution: "same" (as Keras), "valid", "symmetric" (equal on both sides,
+            which keeps the size at stride 1; kernels must be odd), or the number of pixels on each
+            side, integer or pair.
+        block_size: side of the squares; zeros fill up those that reach over the edge.
 
     Input shape: (batch, height, width, channels).
     Output shape: (batch, ceil(height / block_size), ceil(width / block_size), filters) at
-        strides 1.
+        strides 1 with padding "same".
+
+    Raises:
+        ValueError: if an argument is not of the documented form or does not fit the input.
 
     Reference: Ridnik et al. 2020, arXiv:2003.13630, Sec. 2.
     """
@@ -51,25 +57,26 @@ class SpaceToDepthStem(Convolutional):
 
 
 class AntiAliased(Convolutional, kw_only=True):
-    """The arguments that both blocks of TResNet have.
+    """The arguments of both residual blocks of TResNet.
 
     Args:
-        padding: "same" (as Keras), "valid", "symmetric", or the pixels on each side. Where
-            the main path shrinks the map, the shortcut's input is cropped in its centre.
-        activation: between the convolutions.
-        last_activation: behind the addition.
-        blur_size: side of the binomial kernel of a blur pool, odd, which takes the strides over
-            from the convolution before it; None leaves the strides on the convolution.
-        squeeze_ratio: width of the squeeze-excite gate as a share of `filters`, rounded down;
-            None leaves it out.
-        least_squeeze: the least width of the gate.
-        squeeze_activation: in the middle of the gate.
-        gate: the activation that ends it.
-        dilation_rate: integer or pair, of the spatial convolutions; not with strides.
-        groups: of the spatial convolutions.
-        stochastic_depth: the rate at which training drops the main path of a sample.
-
-    Where shape changes, the shortcut is an average pool and a 1x1 convolution.
+        padding: of the spatial convolutions: "same" (as Keras), "valid", "symmetric" (equal on both
+            sides, which keeps the size at stride 1; kernels must be odd), or the number of pixels
+            on each side, integer or pair. Where the main path shrinks the map, the shortcut's input
+            is cropped to its centre.
+        activation: between the convolutions: a Keras activation by name, a function, an activation
+            layer without weights, or None.
+        last_activation: after the addition, in the forms of `activation`.
+        blur_size: side of the binomial kernel of the blur, odd; the blur has the strides in place
+            of the convolution before it. None leaves them on the convolution, without a blur.
+        squeeze_ratio: width of the squeeze-excite gate as a share of `filters`, rounded down; None
+            for no gate.
+        least_squeeze: the least width of the gate, in channels.
+        squeeze_activation: in the middle of the gate, in the forms of `activation`.
+        gate: the last activation of the gate, in the forms of `activation` but None.
+        dilation_rate: of the spatial convolutions; integer or pair; must be 1 if strides are not.
+        groups: of the spatial convolutions; must divide the channels that they read and make.
+        stochastic_depth: probability with which training drops the main path of a sample.
     """
 
     padding: Padding = "same"
@@ -86,13 +93,14 @@ class AntiAliased(Convolutional, kw_only=True):
 
 
 class TResNetBasicBlock(AntiAliased):
-    """Two convolutions, blurred where they have strides, squeeze-excite, and a shortcut.
+    """Two convolutions, a blur where they have strides, squeeze-excite, and a shortcut.
+
+    Where the shape changes, the shortcut is an average pool and a 1x1 convolution.
 
     Args:
         filters: output channels of both convolutions.
         kernel_size: of both convolutions; integer or pair (height, width).
-        strides: of the blur behind the first convolution, and of the shortcut.
-        ...: see `AntiAliased` and `Convolutional`.
+        strides: of the blur after the first convolution, and of the shortcut; integer or pair.
 
     Input shape: (batch, height, width, channels).
     Output shape: (batch, new_height, new_width, filters).
@@ -123,14 +131,15 @@ class TResNetBasicBlock(AntiAliased):
 
 
 class TResNetBottleneckBlock(AntiAliased):
-    """1x1, spatial and 1x1 convolutions with squeeze-excite in their middle, and a shortcut.
+    """A 1x1 and a spatial convolution, squeeze-excite, a 1x1 convolution; and a shortcut.
+
+    Where the shape changes, the shortcut is an average pool and a 1x1 convolution.
 
     Args:
-        filters: channels of the first two convolutions.
+        filters: output channels of the first two convolutions.
         kernel_size: of the middle convolution; integer or pair (height, width).
-        strides: of the blur behind the middle convolution, and of the shortcut.
+        strides: of the blur after the middle convolution, and of the shortcut; integer or pair.
         expansion: the output has `expansion * filters` channels.
-        ...: see `AntiAliased` and `Convolutional`.
 
     Input shape: (batch, height, width, channels).
     Output shape: (batch, new_height, new_width, expansion * filters).
@@ -165,7 +174,7 @@ def check_anti_aliased(spec: Any) -> None:
 
 
 def blurred(spec: Any) -> Op:
-    """The convolution that would have the strides, and the blur that has them."""
+    """The spatial convolution, and the blur that has its strides if there is one."""
     blurs = spec.blur_size and spec.strides != (1, 1)
     spatial = conv(
         spec,
@@ -180,7 +189,7 @@ def blurred(spec: Any) -> Op:
 
 
 def gated(spec: Any) -> Op:
-    """Squeeze-excite of `filters` channels, if there is any."""
+    """Squeeze-excite on `filters` channels; None if the block has none."""
     if spec.squeeze_ratio is None:
         return None
     width = max(spec.least_squeeze, int(spec.filters * spec.squeeze_ratio + 1e-6))
@@ -188,7 +197,7 @@ def gated(spec: Any) -> Op:
 
 
 def joined(spec: Any, channels: int, outputs: int, main: Op) -> Op:
-    """The main path and its shortcut, added."""
+    """The sum of the main path and its shortcut, then the last activation."""
     shortcut = Chain()
     if channels != outputs or spec.strides != (1, 1):
         strides = spec.strides

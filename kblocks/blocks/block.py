@@ -1,18 +1,4 @@
-"""`Block`: from one definition a Keras layer, a static cost and a point of a search space.
-
-A block is a class with annotated fields and a `plan`:
-
-    class Pointwise(Block):
-        filters: Count
-
-        def plan(self, channels):
-            return Chain(Conv(self.filters), Norm(), Activation("relu"))
-
-`Pointwise(8)` is a Keras layer; `Pointwise.Spec(8)` is its light, frozen form with the
-same fields, properties, methods and `plan`, which needs no Keras object: what
-architectures are made of. `plan` always runs on the Spec, so `super()` in it does not
-work; share through functions.
-"""
+"""`Block`, the base class of blocks: one definition is a Keras layer and, as its Spec, data."""
 
 from __future__ import annotations
 
@@ -23,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, dataclass_transform
 
 import keras
 
-from kblocks.blocks.spec import Spec, channels_of, make_spec, placed
+from kblocks.blocks.spec import Spec, channels_of, documented, make_spec, placed
 from kblocks.common import backend
 from kblocks.layers import primitives as layers
 from kblocks.plans import cost, ops
@@ -31,11 +17,11 @@ from kblocks.plans.geometry import cropped, crops
 from kblocks.plans.ops import Chain, Merge, Op
 
 if TYPE_CHECKING:
-    # Keras is untyped: without this, type checkers would take any call of a block.
+    # Keras is untyped: without this, type checkers would accept any call of a block.
     _B = TypeVar("_B")
 
     class _SpecOf:
-        """For a checker, a Spec is called as its block is, and is one."""
+        """To a type checker, a Spec has the signature and the type of its block."""
 
         def __get__(self, instance: Any, owner: type[_B]) -> type[_B]: ...
 
@@ -57,15 +43,36 @@ else:
 
 
 class Block(_Layer):
-    """The base of all blocks; see this module's head for how one is written.
+    """The base class of all blocks. A block is a class with annotated fields and a `plan`.
+
+    The arguments of a block are its fields and those below. If its docstring has an Args section,
+    the entries that are missing there are added from the docstrings of its base classes.
 
     Args:
-        name, dtype, trainable: as for every Keras layer.
+        name: of the layer; None makes one of the class's name, such as "conv_block_1".
+        dtype: of computations and weights, or a `keras.DTypePolicy`; None takes Keras' setting.
+        trainable: whether training changes the weights.
         data_format: "channels_last" or "channels_first"; None takes Keras' setting.
-        ...: the fields of the block, those after `strides` by keyword only.
 
-    Input shape: a batch of maps of any size that the block's strides and kernels fit.
-    Output shape: `compute_output_shape(input_shape)` tells.
+    Input shape: (batch, height, width, channels), or what the block's own docstring says.
+    Output shape: see `compute_output_shape(input_shape)`.
+
+    Raises:
+        TypeError: if an argument is unknown or missing.
+        ValueError: if an argument is invalid or does not fit the input.
+
+    Example:
+        >>> class Pointwise(kb.Block):
+        ...     filters: kb.fields.Count
+        ...
+        ...     def plan(self, channels):
+        ...         conv = kb.ops.Conv(self.filters)
+        ...         return kb.ops.Chain(conv, kb.Norm(), kb.ops.Activation("relu"))
+
+        `Pointwise(8)` is a Keras layer. `Pointwise.Spec(8)` has the same fields, properties,
+        methods and `plan`, but is immutable, hashable and no Keras object: architectures are made
+        of Specs. `plan` always runs on the Spec, so `super()` in it fails: blocks share code by
+        functions.
     """
 
     if TYPE_CHECKING:
@@ -74,8 +81,9 @@ class Block(_Layer):
         Spec: ClassVar[type[Spec]] = Spec
 
     remat = False
-    """Whether training computes the block again in the backward pass in place of keeping its maps:
-    less memory for more time. TensorFlow only; not saved. `Architecture.model(remat=True)` sets it.
+    """Whether training recomputes the block in the backward pass instead of keeping its maps, which
+    takes less memory and more time. TensorFlow only; not saved. `Architecture.model(remat=True)`
+    sets it.
     """
 
     def __init_subclass__(cls, *, kw_only: bool = False) -> None:
@@ -85,6 +93,10 @@ class Block(_Layer):
             setattr(cls, name, _field(name))
         cls.plan = lambda self, channels: self.spec.plan(channels)
         cls.__signature__ = _signature(cls)
+        if cls.__doc__:
+            names = list(cls.__signature__.parameters)
+            fields = [name for name in names if name in cls.Spec._checks]
+            cls.Spec.__doc__, cls.__doc__ = documented(cls, fields), documented(cls, names)
         package = cls.__module__.split(".")[0]
         keras.saving.register_keras_serializable(package)(cls)
 
@@ -105,12 +117,12 @@ class Block(_Layer):
 
     @property
     def layers(self) -> list[Any]:
-        """The Keras layers that the block is made of, in the order of its plan."""
+        """The Keras layers in the block, in the order of its plan."""
         return [getattr(self, path) for path in self._paths]
 
     def __dir__(self) -> list[str]:
-        # Keras finds what to save by dir(). Without `layers` it finds each part under
-        # its own path (`main_conv1`), not under a position in a list.
+        # Keras finds what to save by dir(). Without `layers` there, it saves each part
+        # under its path (`main_conv1`), not under its position in a list.
         return [name for name in super().__dir__() if name != "layers"]
 
     def build(self, input_shape: Any) -> None:
@@ -121,7 +133,7 @@ class Block(_Layer):
             cost.walk(plan, shape)
         except ValueError as error:
             raise placed(error, f"{type(self).__name__} {self.name!r}", shape) from error
-        # Past Keras' tracking of attributes, which would put the plan's tuples into lists.
+        # Set past Keras' attribute tracking, which would turn the plan's tuples into lists.
         self.__dict__["_plan"] = plan
         self._paths = tuple(path for path, _ in ops.parts(plan))
         _refuse_clashes(self._paths, self)
@@ -154,7 +166,7 @@ class Block(_Layer):
         config = super().get_config()  # type: ignore[misc]
         return {**config, "data_format": self.data_format, **self.spec.config()}
 
-    # --- the interpreter: one walk to build, one to run ------------------------------
+    # --- the interpreter: `_build` and `_run` walk the plan --------------------------
 
     def _build(
         self, op: Op, shape: Any, parts: Iterator[tuple[str, Op]], following: Op | None = None
@@ -174,12 +186,12 @@ class Block(_Layer):
         )
         setattr(self, path, layer)
         layer.build(self._as_keras(shape))
-        if not self.trainable:  # else batch norms would go on moving their averages
+        if not self.trainable:  # otherwise batch norms would still update their averages
             layer.trainable = False
         return cost.walk(op, shape)
 
     def _up_to(self, path: str, inputs: Any, training: bool | None = None) -> Any:
-        """What the part at `path`, such as `main_conv2`, puts out: see `kb.extract`."""
+        """The output of the part at `path`, such as `main_conv2`; for `kb.extract`."""
         seen: dict[str, Any] = {}
         self._run(self._plan, inputs, iter(self._paths), training, seen)
         return seen[path]
@@ -228,7 +240,7 @@ class Block(_Layer):
     # --- shapes ----------------------------------------------------------------------
 
     def _spatial_last(self, shape: Any) -> Any:
-        """Keras' shape with its batch as (height, width, channels)."""
+        """A Keras shape as (height, width, channels), without the batch."""
         if isinstance(shape, list) and shape and isinstance(shape[0], (list, tuple)):
             return [self._spatial_last(inner) for inner in shape]
         inner = tuple(shape[1:])
@@ -242,7 +254,7 @@ class Block(_Layer):
         return (None, *shape)
 
     def _expected_inputs(self, shape: Any) -> Any:
-        """What Keras checks at each call: rank and channels stay those that were built for."""
+        """What Keras checks at each call: the rank and channels that the block was built for."""
         if isinstance(shape, list):
             return [self._expected_inputs(inner) for inner in shape]
         axis = 1 if self.data_format == "channels_first" else -1
@@ -272,7 +284,7 @@ def _cuts(op: Merge, x: Any) -> list[Any]:
 
 def _field(name: str) -> property:
     def refuse(self: Any, value: Any) -> None:
-        """Keras' layers take it, and some of Keras' examples take a classifier's softmax off so."""
+        """Keras' layers allow this, and some Keras examples use it to remove a softmax."""
         owner = f"{type(self).__name__} {self.name!r}"
         none = value in (None, "linear", keras.activations.linear)
         ends_in_logits = name == "activation" and none and hasattr(self.spec, "classes")
@@ -304,7 +316,7 @@ def _data_format(value: str | None) -> str:
 
 
 def _signature(cls: type[Block]) -> inspect.Signature:
-    """What help() and editors show: positional fields, the others, Keras' own."""
+    """The signature for help() and editors: positional fields, other fields, Keras' arguments."""
     spec: Any = cls.Spec
     kind = inspect.Parameter
     keras_own = {"name": None, "dtype": None, "trainable": True, "data_format": None}

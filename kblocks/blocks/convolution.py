@@ -1,4 +1,4 @@
-"""`ConvBlock`, and what all blocks of convolutions share."""
+"""`ConvBlock`, `NormAct`, and what all convolutional blocks share."""
 
 from __future__ import annotations
 
@@ -23,17 +23,23 @@ from kblocks.plans.ops import Activation, Chain, Conv, Dropout, Norm, Op, Pixels
 
 
 class Convolutional(Block, kw_only=True):
-    """The arguments that every block of convolutions has.
+    """The arguments of all convolutional blocks.
 
     Args:
         activation: a Keras activation by name, a function, an activation layer without
             weights, or None.
-        normalization: "batch", "layer", "group", "weight" (of the kernels: Salimans & Kingma
-            2016, arXiv:1602.07868), a `kblocks.Norm` (to set momentum and epsilon), or None.
-        use_bias: of the convolutions; None gives one where the block has no normalization.
-        padding_mode: what is padded with: "zeros", "reflect" or "replicate" the edge.
-        kernel_initializer, bias_initializer, kernel_regularizer, bias_regularizer: as in
-            Keras; each kernel gets an initializer of its own, so that no two start equal.
+        normalization: "batch", "layer" (over the channels of each pixel), "group", "weight" (of
+            the kernels: Salimans & Kingma 2016, arXiv:1602.07868), a `kblocks.Norm` (to set
+            momentum, epsilon and more), or None.
+        use_bias: whether convolutions have a bias; None adds one where no map is normalized:
+            with normalization None or "weight".
+        padding_mode: what the padding consists of: "zeros", "reflect" (the map mirrored at its
+            edge) or "replicate" (the edge repeated).
+        kernel_initializer: Keras initializer of the kernels, by name or as an object. Each kernel
+            gets its own, so that a seed does not make two kernels equal.
+        bias_initializer: Keras initializer of the biases, by name or as an object.
+        kernel_regularizer: Keras regularizer of the kernels, by name or as an object, or None.
+        bias_regularizer: Keras regularizer of the biases, by name or as an object, or None.
     """
 
     activation: ActivationLike | None = "relu"
@@ -56,9 +62,9 @@ def conv(
     groups: int = 1,
     use_bias: bool | None = None,
 ) -> Conv:
-    """A convolution with the arguments that `spec` has for all of its own.
+    """A convolution with the bias, padding mode, initializers and regularizers of `spec`.
 
-    `padding` None is the block's own, which a 1x1 kernel needs only where it is a number.
+    `padding` None takes the block's padding.
     """
     use_bias = spec.use_bias if use_bias is None else use_bias
     weight_norm = norms_weights(spec)
@@ -80,24 +86,24 @@ def conv(
 
 
 def norms_weights(spec: Any) -> bool:
-    """Whether the block's normalization is of its kernels, not of its maps."""
+    """Whether the block normalizes its kernels, not its maps."""
     return spec.normalization is not None and spec.normalization.kind == "weight"
 
 
 def norm(spec: Any) -> Norm | None:
-    """The block's normalization of maps; None leaves no op behind in a Chain."""
+    """The op that normalizes the block's maps, or None, which a Chain leaves out."""
     return None if norms_weights(spec) else spec.normalization
 
 
 def act(spec: Any) -> Activation | None:
-    """The block's activation; None leaves no op behind in a Chain."""
+    """The op of the block's activation, or None, which a Chain leaves out."""
     return None if spec.activation is None else Activation(spec.activation)
 
 
 def check_convolutions(spec: Any, filters: int | None = None) -> None:
-    """What the arguments of a block's spatial convolutions have to do with each other.
+    """Refuses arguments of the spatial convolutions that contradict each other.
 
-    `filters` are those of the grouped convolution where they are not the block's own.
+    `filters` are those of the grouped convolution; None takes the block's.
     """
     if spec.dilation_rate != (1, 1) and max(spec.strides) > 1:
         raise ValueError(
@@ -113,7 +119,7 @@ def check_convolutions(spec: Any, filters: int | None = None) -> None:
 
 
 def check_symmetric(name: str, padding: Any, size_name: str, size: Pixels) -> None:
-    """Symmetric padding keeps the size at stride 1, which needs a middle pixel."""
+    """Refuses symmetric padding for an even window, where it cannot keep the size."""
     if padding == "symmetric" and not (size[0] % 2 and size[1] % 2):
         raise ValueError(
             f"`{name}`='symmetric' needs an odd `{size_name}`. Received: {size_name}={size}"
@@ -121,7 +127,7 @@ def check_symmetric(name: str, padding: Any, size_name: str, size: Pixels) -> No
 
 
 def check_pool(name: str, padding: Any, size_name: str, size: Pixels) -> None:
-    """What the padding of a pool has to do with its window, which must hold a pixel."""
+    """Refuses pool padding that does not fit the window; each window must hold a pixel."""
     check_symmetric(name, padding, size_name, size)
     if not isinstance(padding, str) and (padding[0] >= size[0] or padding[1] >= size[1]):
         raise ValueError(
@@ -135,25 +141,27 @@ class ConvBlock(Convolutional):
 
     Args:
         filters: output channels of each convolution.
-        kernel_size: integer or pair (height, width).
-        strides: of the first convolution; the others have 1.
-        padding: "same" (as Keras), "valid", "symmetric" (kernel // 2 on both sides), or the
-            pixels on each side, a number or a pair.
-        convolutions: how many.
-        order: of each convolution's parts: "conv_norm_act"; "norm_act_conv"; or "norm_last",
-            conv → activation, with one normalization between the last of these two.
-        dilation_rate: integer or pair, of all convolutions; not with strides.
+        kernel_size: of all convolutions; integer or pair (height, width).
+        strides: of the first convolution, integer or pair; the others have strides 1.
+        padding: of the convolutions: "same" (as Keras), "valid", "symmetric" (equal on both sides,
+            which keeps the size at stride 1; kernels must be odd), or the number of pixels on each
+            side, integer or pair.
+        convolutions: number of convolutions.
+        order: of the parts of each unit: "conv_norm_act"; "norm_act_conv"; or "norm_last",
+            convolution and activation, where only the last convolution is normalized.
+        dilation_rate: of all convolutions; integer or pair; must be 1 if strides are not.
         groups: of all convolutions; must divide the input's channels and `filters`.
-        pool: "max", "avg" or "min" behind the convolutions, or None.
-        pool_size, pool_strides, pool_padding: of that pool; strides None are its size.
-        dropout: rate of zeroed features at the end.
-        ...: see `Convolutional` for the rest.
+        pool: "max", "avg" or "min" for a pool after the convolutions, or None.
+        pool_size: window of that pool; integer or pair.
+        pool_strides: strides of that pool; integer or pair; None takes `pool_size`.
+        pool_padding: padding of that pool, in the forms of `padding`; less than `pool_size`.
+        dropout: share of the features that training sets to zero at the end of the block.
 
     Input shape: (batch, height, width, channels).
     Output shape: (batch, new_height, new_width, filters).
 
     Raises:
-        ValueError: if an argument is not of the form above.
+        ValueError: if an argument is not of the documented form or does not fit the input.
 
     Example:
         >>> kb.ConvBlock(32, 3, convolutions=2, pool="max")(keras.Input((32, 32, 3))).shape
@@ -189,7 +197,7 @@ class ConvBlock(Convolutional):
         return Chain(*units, pool, Dropout(self.dropout) if self.dropout else None)
 
     def unit(self, index: int) -> Op:
-        """The convolution of that index with what belongs to it."""
+        """The convolution at `index`, counted from 0, with its normalization and activation."""
         last = index == self.convolutions - 1
         normed = last or self.order != "norm_last"
         convolution = conv(
@@ -207,12 +215,20 @@ class ConvBlock(Convolutional):
 
 
 class NormAct(Convolutional):
-    """Normalization, then activation: what ends the stages of a pre-activation network.
+    """Normalization, then activation: the end of a pre-activation network.
+
+    `use_bias`, `padding_mode`, initializers and regularizers have no effect here.
 
     Args:
-        activation, normalization: see `Convolutional`.
+        activation: a Keras activation by name, a function, an activation layer without
+            weights, or None.
+        normalization: "batch", "layer" (over the channels of each pixel), "group", a `kblocks.Norm`
+            (to set momentum, epsilon and more), or None.
 
     Input shape: (batch, height, width, channels). Output shape: the same.
+
+    Raises:
+        ValueError: if an argument is not of the documented form.
     """
 
     def plan(self, channels: int) -> Op:

@@ -1,4 +1,4 @@
-"""The blocks that DenseNets are made of (Huang et al. 2016, arXiv:1608.06993)."""
+"""The blocks of DenseNet (Huang et al. 2016, arXiv:1608.06993)."""
 
 from __future__ import annotations
 
@@ -17,19 +17,23 @@ from kblocks.plans.ops import Chain, Dropout, Merge, Op, Pool
 
 
 class DenseBlock(Convolutional):
-    """Layers that each add `growth_rate` channels to all those before them.
+    """Layers that each read all channels before them and add `growth_rate` more.
+
+    Normalization and activation precede each convolution.
 
     Args:
-        growth_rate: channels that a layer adds.
-        depth: how many layers.
-        kernel_size: of the spatial convolution of a layer; integer or pair (height, width).
-        bottleneck: a 1x1 convolution before it reduces the input to this many times
-            `growth_rate` channels; None for a layer without.
-        padding: "same" (as Keras), "valid", "symmetric", or the pixels on each side. Where a
-            layer shrinks the map, what it is joined to is cropped in its centre.
-        dilation_rate, groups: of the spatial convolution.
-        dropout: rate of zeroed features behind each layer.
-        ...: see `Convolutional`; normalization and activation stand before each convolution.
+        growth_rate: channels that each layer adds.
+        depth: number of layers.
+        kernel_size: of each layer's spatial convolution; integer or pair (height, width).
+        bottleneck: a 1x1 convolution before the spatial one makes `bottleneck * growth_rate`
+            channels; None for no such convolution.
+        padding: of the spatial convolutions: "same" (as Keras), "valid", "symmetric" (equal on both
+            sides, which keeps the size; kernels must be odd), or the number of pixels on each side,
+            integer or pair. Where a layer shrinks the map, its input is cropped to its centre
+            before the two are concatenated.
+        dilation_rate: of the spatial convolutions; integer or pair.
+        groups: of the spatial convolutions; must divide the channels that they read and make.
+        dropout: share of the features that training sets to zero after each layer.
 
     Input shape: (batch, height, width, channels).
     Output shape: (batch, new_height, new_width, channels + depth * growth_rate).
@@ -77,22 +81,27 @@ class DenseBlock(Convolutional):
 
 
 class TransitionBlock(Convolutional):
-    """What stands between dense blocks: fewer channels, then a pool.
+    """The link between dense blocks: a convolution to fewer channels, then a pool.
+
+    Normalization and activation precede the convolution.
 
     Args:
-        compression: the share of the input's channels that the convolution leaves, rounded
-            down; 1 keeps all.
-        kernel_size: of the convolution.
-        strides: of the pool; 1 leaves it out unless `pool_size` is given.
-        padding: of the convolution.
+        compression: output channels as a share of the input's, rounded down, at least 1 channel.
+        kernel_size: of the convolution; integer or pair (height, width).
+        strides: of the pool; integer or pair; with 1 there is no pool unless `pool_size` is given.
+        padding: of the convolution: "same" (as Keras), "valid", "symmetric" (equal on both sides,
+            which keeps the size; kernels must be odd), or the number of pixels on each side,
+            integer or pair.
         pool: "avg", "max" or "min".
-        pool_size: None is `strides`.
-        pool_padding: see `ConvBlock`.
-        dropout: rate of zeroed features before the pool.
-        ...: see `Convolutional`; normalization and activation stand before the convolution.
+        pool_size: window of the pool; integer or pair; None takes `strides`.
+        pool_padding: padding of the pool, in the forms of `padding`; less than `pool_size`.
+        dropout: share of the features that training sets to zero before the pool.
 
     Input shape: (batch, height, width, channels).
     Output shape: (batch, new_height, new_width, int(compression * channels)).
+
+    Raises:
+        ValueError: if an argument is not of the documented form or does not fit the input.
 
     Reference: Huang et al. 2016, arXiv:1608.06993, "Pooling layers" and "Compression".
     """

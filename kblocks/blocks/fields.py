@@ -1,7 +1,7 @@
-"""The types of a block's arguments, each with its check at the door.
+"""Types for the fields of blocks, each with a check.
 
-A field is annotated with one of these; `Block` runs the check once, when a block or Spec
-is made, and keeps what it returns: pairs for sizes, configs for initializers.
+The check runs once, when a block or Spec is made, and the Spec keeps what the check returns: pairs
+for sizes, configs for initializers.
 """
 
 from __future__ import annotations
@@ -20,16 +20,17 @@ import numpy as np
 
 from kblocks.plans.ops import Norm
 
-# What repeats in a block, such as its convolutions, each with parts of its own: far more than any
-# network has, and few enough for a plan to be made.
+# The most repeats in a block, such as its convolutions: far more than any network has, and few
+# enough to make a plan of them.
 _MOST_REPEATS = 10_000
 
 
 @dataclass(frozen=True)
 class Check:
-    """What is `expected`, in words, and the function that returns the value's one form.
+    """The check of a field: what is `expected`, in words, and two functions of the value.
 
-    `normalise` raises TypeError or ValueError for what it does not take.
+    `normalise` returns the value in the form that Specs keep and raises TypeError or ValueError if
+    it is invalid; `serialise` turns that form into JSON types.
     """
 
     expected: str
@@ -141,7 +142,7 @@ def _norm_config(norm: Norm) -> Any:
 
 @functools.lru_cache
 def _activation_name(name: str) -> str:
-    # These two are no functions of one element: glu halves the channels, threshold wants more.
+    # Not element-wise functions of one argument: glu halves the channels, threshold needs more.
     if name in ("glu", "threshold") or keras.activations.get(name) is None:
         raise ValueError
     return name
@@ -164,12 +165,12 @@ def _activation(value: Any) -> Any:
 
 
 def _activation_layer(config: dict[str, Any]) -> FrozenConfig:
-    """A layer's config without what each place that it stands in gives it anew."""
+    """A layer's config without its name, dtype and trainable, which each block sets itself."""
     own = {k: v for k, v in config["config"].items() if k not in ("name", "dtype", "trainable")}
     config = {**config, "config": own}
     layer = keras.saving.deserialize_keras_object(config)
     map_ = keras.KerasTensor((1, 4, 4, 6))
-    if layer(map_).shape != map_.shape or layer.weights:  # both would escape the cost model
+    if layer(map_).shape != map_.shape or layer.weights:  # which costs leave out
         raise ValueError
     return FrozenConfig(config)
 
@@ -179,7 +180,7 @@ def _activation_config(value: Any) -> Any:
 
 
 def leaky_relu(negative_slope: float) -> FrozenConfig:
-    """The config of `keras.layers.LeakyReLU`, without the layer, which takes time to make."""
+    """The config of `keras.layers.LeakyReLU`, without making the layer, which takes time."""
     return FrozenConfig(
         module="keras.layers",
         class_name="LeakyReLU",
@@ -189,7 +190,10 @@ def leaky_relu(negative_slope: float) -> FrozenConfig:
 
 
 def _config_of(module: Any) -> Callable[[Any], Any]:
-    """Names stay, objects become their config: each variable gets an object of its own."""
+    """A `normalise` that keeps names and turns objects into configs.
+
+    From a config each variable gets a new object.
+    """
 
     @functools.lru_cache
     def known(name: str) -> str:
@@ -203,7 +207,7 @@ def _config_of(module: Any) -> Callable[[Any], Any]:
         if found is None or isinstance(found, type):
             raise ValueError
         config = FrozenConfig(module.serialize(found))
-        module.get(dict(config))  # fails here, not in build, for what Keras could not load either
+        module.get(dict(config))  # what Keras cannot load fails here, not in build
         return config
 
     return normalise
@@ -222,7 +226,7 @@ def _branch(value: Any) -> tuple[int | str, ...]:
 
 
 def _some(item: Callable[[Any], Any], value: Any) -> tuple[Any, ...]:
-    """A sequence of at least one."""
+    """A sequence of one or more values, each normalised by `item`."""
     if not isinstance(value, (tuple, list)) or not value:
         raise ValueError
     return tuple(item(inner) for inner in value)
@@ -296,7 +300,7 @@ _PLAIN = {
 
 
 def check_of(annotation: Any) -> tuple[Check | None, bool]:
-    """The check that an annotation asks for, and whether None passes."""
+    """The check of an annotated field, and whether the field may be None."""
     if get_origin(annotation) is Annotated:
         return next((m for m in annotation.__metadata__ if isinstance(m, Check)), None), False
     if get_origin(annotation) is Literal:

@@ -1,9 +1,9 @@
 """Inception modules: branches side by side, concatenated or as the main path of a residual block.
 
-One notation serves all of them. `branches` says what each branch is made of and `kernel_size` how
-far it looks, one entry a branch: `(96, 128)` with 3 is a 1x1 convolution to 96 channels, then a
-3x3 to 128; `64` with 1 is a 1x1 alone; `(128, 128, 192)` with (1, 7) is a 1x1, a 1x7 and a 7x1;
-`("max", 32)` with 3 is a 3x3 pool, then a 1x1.
+`branches` lists the parts of each branch and `kernel_size` its kernel, one entry a branch:
+`(96, 128)` with 3 is a 1x1 convolution to 96 channels, then a 3x3 to 128; `64` with 1 is a 1x1
+alone; `(128, 128, 192)` with (1, 7) is a 1x1, a 1x7 and a 7x1; `("max", 32)` with 3 is a 3x3 pool,
+then a 1x1.
 """
 
 from __future__ import annotations
@@ -24,19 +24,23 @@ from kblocks.plans.ops import Chain, Merge, Op, Pair, Pixels, Pool, Scale
 
 
 class Branched(Convolutional, kw_only=True):
-    """The arguments that all blocks of several branches have.
+    """The arguments of all blocks of several branches.
 
     Args:
-        last_kernel_size: of the last of several convolutions in each branch; None: as the others.
-        wide: whether the last of several convolutions in each branch is two side by side, 1xn and
-            nx1, each with its filters; n is the longer side of its kernel.
-        padding: "same" (as Keras), "valid", "symmetric", or the pixels on each side (only along
-            an axis on which the kernel is longer than 1). Where branches shrink the map
-            differently, the input of those that shrink it less is cropped in its centre.
-        last_padding: of the pool or last convolution of each branch; None is `padding`.
-        pool_count_padding: whether an average pool counts the padding as zeros.
-        pool_ceil_mode: whether a pool keeps the last window that reaches over the edge; not
-            with "same" padding.
+        last_kernel_size: kernel of the last convolution in branches of several; integer or pair;
+            None takes the branch's `kernel_size`.
+        wide: whether the last convolution in branches of several becomes two side by side, 1xn and
+            nx1, each with all its filters; n is the longer side of its kernel.
+        padding: of all convolutions and pools: "same" (as Keras), "valid", "symmetric" (equal on
+            both sides, which keeps the size at stride 1; kernels must be odd), or the number of
+            pixels on each side, integer or pair, for the axes on which the kernel is longer than
+            1. Where branches shrink the map differently, the inputs of those that shrink it less
+            are cropped to their centre.
+        last_padding: of the pool or the last convolution of each branch, in the forms of `padding`;
+            None takes `padding`.
+        pool_count_padding: whether average pools count the padding as zeros.
+        pool_ceil_mode: whether pools keep a last window that reaches over the edge; not with
+            padding "same".
     """
 
     last_kernel_size: Size | None = None
@@ -50,15 +54,16 @@ class Branched(Convolutional, kw_only=True):
 class InceptionBlock(Branched):
     """Convolutions of several sizes and a pool side by side, their channels concatenated.
 
+    Normalization and activation follow each convolution.
+
     Args:
-        branches: what each branch is made of: filters of its convolutions one after another,
-            behind "max", "avg" or "min" where it begins with a pool.
-        kernel_size: one for all branches or one for each: that of its pool, of its only
-            convolution, or of those behind the first, which is a 1x1. A pair (height, width)
-            that is not square is turned from one convolution to the next.
-        strides: of the pool or last convolution of each branch.
-        ...: see `Branched` and `Convolutional`; behind each convolution stand normalization and
-            activation.
+        branches: an entry for each branch: the filters of its convolutions in their order, such as
+            `64` or `(96, 128)`, after "max", "avg" or "min" if it begins with a pool, such as
+            `("max", 32)`. The first of several convolutions is a 1x1; all after a pool are.
+        kernel_size: one for all branches or one for each; integer or pair (height, width). It is
+            the kernel of the branch's pool, of its only convolution, or of those after the first.
+            Of the latter, every second has height and width swapped.
+        strides: of the pool or the last convolution of each branch; integer or pair.
 
     Input shape: (batch, height, width, channels).
     Output shape: (batch, new_height, new_width, the sum of the branches' last filters and of the
@@ -105,13 +110,20 @@ class InceptionBlock(Branched):
 class InceptionResNetBlock(Branched):
     """Branches side by side, joined by a linear 1x1 convolution, scaled and added to the input.
 
+    Normalization and activation follow each convolution in a branch. The 1x1 convolution that joins
+    the branches has neither; it has as many filters as the input has channels, and a bias unless
+    `use_bias` is False.
+
     Args:
-        branches, kernel_size: see `InceptionBlock`.
-        scale: factor of the branches' sum; small ones keep wide networks stable.
+        branches: an entry for each branch: the filters of its convolutions in their order, such as
+            `64` or `(96, 128)`, after "max", "avg" or "min" if it begins with a pool, such as
+            `("max", 32)`. The first of several convolutions is a 1x1; all after a pool are.
+        kernel_size: one for all branches or one for each; integer or pair (height, width). It is
+            the kernel of the branch's pool, of its only convolution, or of those after the first.
+            Of the latter, every second has height and width swapped.
+        scale: factor of the branches' output before the addition; small ones keep training of wide
+            networks stable.
         activate: whether the activation follows the addition.
-        ...: see `Branched` and `Convolutional`. The 1x1 convolution that joins the branches has
-            as many filters as the input has channels, no normalization and no activation, and a
-            bias unless `use_bias` is False.
 
     Input shape: (batch, height, width, channels).
     Output shape: (batch, new_height, new_width, channels).
@@ -149,7 +161,7 @@ class InceptionResNetBlock(Branched):
 
 
 def check_branches(spec: Any) -> None:
-    """What the arguments of a block of branches have to do with each other."""
+    """Refuses kernel sizes and paddings that do not fit the branches."""
     if len(spec.kernel_size) not in (1, len(spec.branches)):
         raise ValueError(
             "`kernel_size` must be one for all or one for each of the `branches`. "
@@ -171,13 +183,13 @@ def check_branches(spec: Any) -> None:
 
 
 def side_by_side(spec: Any, strides: Pixels) -> Merge:
-    """The branches of `spec`, their channels joined."""
+    """The branches of `spec`, their channels concatenated."""
     branches = (_branch(spec, steps, kernel, strides) for steps, kernel in _with_kernels(spec))
     return Merge("concat", **{f"branch{i}": branch for i, branch in enumerate(branches, 1)})
 
 
 def _with_kernels(spec: Any) -> list[tuple[tuple[Any, ...], Pair]]:
-    """What each branch is made of, and its kernel."""
+    """The parts of each branch, and its kernel."""
     one_for_all = len(spec.kernel_size) == 1
     kernels = spec.kernel_size * len(spec.branches) if one_for_all else spec.kernel_size
     return list(zip(spec.branches, kernels, strict=True))
@@ -209,7 +221,7 @@ def _branch(spec: Any, steps: tuple[Any, ...], kernel: Pair, strides: Pixels) ->
 
 
 def _kernels(spec: Any, number: int, kernel: Pair) -> list[Pair]:
-    """Of a branch's convolutions: a 1x1 first if there are several, then `kernel`, turning."""
+    """The kernels of a branch's convolutions: of several, a 1x1 first, then `kernel`, turning."""
     if number == 1:
         return [kernel]
     turned = kernel[1], kernel[0]
@@ -231,7 +243,7 @@ def _unit(
 
 
 def _own_padding(padding: Pixels, kernel: Pair) -> Pixels:
-    """A number of pixels pads only along an axis on which the kernel is longer than 1."""
+    """`padding`; a number of pixels becomes 0 along an axis on which the kernel has length 1."""
     if isinstance(padding, str):
         return padding
     return tuple(side if size > 1 else 0 for side, size in zip(padding, kernel, strict=True))

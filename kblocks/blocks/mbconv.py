@@ -16,18 +16,22 @@ class MBConvBlock(Convolutional):
     Args:
         filters: channels of the output.
         kernel_size: of the depthwise convolution; integer or pair (height, width).
-        strides: of the depthwise convolution.
-        expansion: the 1x1 convolution before it gives this many times the input's channels;
-            where that leaves their number, there is none.
-        padding: "same" (as Keras), "valid", "symmetric", or the pixels on each side. Where the
-            block shrinks the map, the shortcut's input is cropped in its centre.
+        strides: of the depthwise convolution; integer or pair.
+        activation: of all convolutions but the last: a Keras activation by name, a function, an
+            activation layer without weights, or None.
+        expansion: the first 1x1 convolution makes this many times the input's channels, rounded
+            down; it is left out where their number stays.
+        padding: of the depthwise convolution: "same" (as Keras), "valid", "symmetric" (equal on
+            both sides, which keeps the size at stride 1; kernels must be odd), or the number of
+            pixels on each side, integer or pair. Where the block shrinks the map, the shortcut's
+            input is cropped to its centre.
         squeeze_ratio: width of the squeeze-excite gate as a share of the block's input
-            channels, rounded down; None leaves it out.
-        squeeze_activation: in the middle of the gate; None is the block's `activation`.
-        gate: the activation that ends it.
-        stochastic_depth: the rate at which training drops the main path of a sample; only
-            where there is a shortcut: at strides 1 with as many channels out as in.
-        ...: see `Convolutional`; no activation follows the projection.
+            channels, rounded down; None for no gate.
+        squeeze_activation: in the middle of the gate, in the forms of `activation`; None takes
+            `activation`.
+        gate: the last activation of the gate, in the forms of `activation` but None.
+        stochastic_depth: probability with which training drops the main path of a sample, where
+            the block has a shortcut: at strides 1 with as many output as input channels.
 
     Input shape: (batch, height, width, channels).
     Output shape: (batch, new_height, new_width, filters).

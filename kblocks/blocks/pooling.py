@@ -14,13 +14,17 @@ class MinPooling2D(Block):
     """The minimum over windows, as `keras.layers.MaxPooling2D` takes the maximum.
 
     Args:
-        pool_size: integer or pair (height, width).
+        pool_size: the window; integer or pair (height, width).
         strides: integer or pair; None takes `pool_size`.
-        padding: "valid", "same", "symmetric", or the pixels on each side; padding never
-            is the minimum.
+        padding: "valid", "same" (as Keras), "symmetric" (equal on both sides, which keeps the size
+            at stride 1; windows must be odd), or the number of pixels on each side, integer or
+            pair, less than `pool_size`. Padding is never the minimum.
 
     Input shape: (batch, height, width, channels).
     Output shape: (batch, new_height, new_width, channels).
+
+    Raises:
+        ValueError: if an argument is not of the documented form or does not fit the input.
     """
 
     pool_size: Size = 2
@@ -36,17 +40,19 @@ class MinPooling2D(Block):
 
 
 class BlurPooling2D(Block):
-    """A binomial kernel on each channel, then every `strides`-th pixel: anti-aliased strides.
+    """Blurs each channel by a binomial kernel and takes every `strides`-th pixel: anti-aliasing.
 
     Args:
         pool_size: side of the kernel, odd; 3 is [1, 2, 1] / 4 in both directions.
         strides: integer or pair (height, width).
 
-    The edges are padded by reflection with `pool_size // 2` pixels, so at stride 1 the size
-    stays.
+    `pool_size // 2` pixels on each side are padded by reflection, which keeps the size at stride 1.
 
-    Input shape: (batch, height, width, channels), more than `pool_size // 2` pixels a side.
+    Input shape: (batch, height, width, channels), with height and width over `pool_size // 2`.
     Output shape: (batch, new_height, new_width, channels).
+
+    Raises:
+        ValueError: if an argument is not of the documented form or does not fit the input.
 
     Reference: Zhang 2019, arXiv:1904.11486, Sec. 3.
     """
@@ -62,7 +68,7 @@ class BlurPooling2D(Block):
 
 
 def check_blur(name: str, size: int | None) -> None:
-    """A kernel that is reflected about a pixel needs one in its middle."""
+    """Refuses an even kernel, which has no pixel in its middle."""
     if size is not None and size % 2 == 0:
         raise ValueError(f"`{name}` of a blur must be odd. Received: {name}={size}")
 
@@ -73,6 +79,9 @@ class GlobalConcatPooling2D(Block):
     Input shape: (batch, height, width, channels).
     Output shape: (batch, 2 * channels): the averages, then the maxima.
 
+    Raises:
+        ValueError: if the input is not a map with a known number of channels.
+
     Reference: fastai's `AdaptiveConcatPool2d` (Howard & Gugger 2020, arXiv:2002.04688).
     """
 
@@ -81,5 +90,5 @@ class GlobalConcatPooling2D(Block):
 
 
 def concat_pool() -> Op:
-    """Global average and maximum side by side."""
+    """Global averages and maxima, concatenated."""
     return Chain(Merge("concat", average=GlobalPool("avg"), maximum=GlobalPool("max")))

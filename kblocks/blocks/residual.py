@@ -1,4 +1,4 @@
-"""Residual blocks, which ResNet, its pre-activation form, Wide ResNet and ResNeXt are made of."""
+"""The residual blocks of ResNet, pre-activation ResNet, Wide ResNet and ResNeXt."""
 
 from __future__ import annotations
 
@@ -19,21 +19,22 @@ Order = Literal[
 
 
 class Residual(Convolutional, kw_only=True):
-    """The arguments that all residual blocks have.
+    """The arguments of all residual blocks.
 
     Args:
-        padding: "same" (as Keras), "valid", "symmetric", or the pixels on each side. Where
-            the main path shrinks the map, the shortcut's input is cropped in its centre.
-        order: of convolution, normalization, activation and addition, as in Fig. 4 of He et
-            al. 2016: "original" (a), "norm_after_addition" (b), "relu_before_addition" (c),
-            "relu_only_preactivation" (d) or "full_preactivation" (e). "relu" stands for the
-            block's activation.
-        shortcut: where shape changes, "projection" is a 1x1 convolution and "zero_pad" takes
-            every `strides`-th pixel and appends zero channels; else both are the identity.
-            "identity" refuses a change of shape.
-        dilation_rate: integer or pair, of the spatial convolutions; not with strides.
-        groups: of the spatial convolutions.
-        stochastic_depth: the rate at which training drops the main path of a sample.
+        padding: of the spatial convolutions: "same" (as Keras), "valid", "symmetric" (equal on both
+            sides, which keeps the size at stride 1; kernels must be odd), or the number of pixels
+            on each side, integer or pair. Where the main path shrinks the map, the shortcut's input
+            is cropped to its centre.
+        order: of convolution, normalization, activation ("relu") and addition, as in Fig. 4 of
+            He et al. 2016, arXiv:1603.05027: "original" (a), "norm_after_addition" (b),
+            "relu_before_addition" (c), "relu_only_preactivation" (d) or "full_preactivation" (e).
+        shortcut: what it does where the block changes the size or the number of channels; elsewhere
+            it is the identity. "projection": a 1x1 convolution. "zero_pad": take every `strides`-th
+            pixel and append zero channels. "identity": raise an error.
+        dilation_rate: of the spatial convolutions; integer or pair; must be 1 if strides are not.
+        groups: of the spatial convolutions; must divide the channels that they read and make.
+        stochastic_depth: probability with which training drops the main path of a sample.
     """
 
     padding: Padding = "same"
@@ -45,7 +46,7 @@ class Residual(Convolutional, kw_only=True):
 
 
 def residual(spec: Any, channels: int, filters: int, convolutions: list[Op]) -> Op:
-    """The main path of `convolutions` and the shortcut beside it, in the order of `spec`."""
+    """The sum of a main path of `convolutions` and the shortcut, in the order of `spec`."""
     changes = channels != filters or spec.strides != (1, 1)
     if changes and spec.shortcut == "identity":
         raise ValueError(
@@ -68,7 +69,10 @@ def residual(spec: Any, channels: int, filters: int, convolutions: list[Op]) -> 
 
 
 def _ordered(spec: Any, convolutions: list[Op], shared: bool) -> tuple[Op, Op, Op]:
-    """What stands before the two paths, on the main path, and behind the addition."""
+    """The ops before both paths, on the main path, and after the addition.
+
+    `shared`: whether with "full_preactivation" both paths read the first activation.
+    """
     bn, relu = norm(spec), act(spec)
     first, *rest = convolutions
     between = [op for convolution in rest for op in (bn, relu, convolution)]
@@ -92,8 +96,7 @@ class ResidualBlock(Residual):
     Args:
         filters: output channels of both convolutions.
         kernel_size: of both convolutions; integer or pair (height, width).
-        strides: of the first convolution and the shortcut.
-        ...: see `Residual` and `Convolutional`.
+        strides: of the first convolution and the shortcut; integer or pair.
 
     Input shape: (batch, height, width, channels).
     Output shape: (batch, new_height, new_width, filters).
@@ -119,18 +122,17 @@ class ResidualBlock(Residual):
 
 
 class BottleneckBlock(Residual):
-    """A 1x1 convolution to `filters`, a spatial one, a 1x1 to `expansion * filters`; a shortcut.
+    """A 1x1 convolution, a spatial one, a 1x1 to `expansion * filters` channels; and a shortcut.
 
     Args:
-        filters: channels of the first two convolutions, from which those of the output follow.
+        filters: output channels of the first two convolutions.
         kernel_size: of the middle convolution; integer or pair (height, width).
-        strides: of the middle convolution (or the first, see `strides_on`) and the shortcut.
+        strides: of the shortcut and of one convolution (see `strides_on`); integer or pair.
         expansion: the output has `expansion * filters` channels.
-        width: channels of the first two convolutions where they are not `filters`, as in Wide
-            ResNets (arXiv:1605.07146); the output stays as it is.
-        strides_on: "spatial" puts the strides on the middle convolution, as published weights
-            have it ("v1.5"); "first" on the first 1x1, as the paper has it.
-        ...: see `Residual` and `Convolutional`.
+        width: output channels of the first two convolutions in place of `filters`, as in Wide
+            ResNets (arXiv:1605.07146); the block's output keeps `expansion * filters`.
+        strides_on: the convolution that has the strides: "spatial" for the middle one, as in
+            published weights ("v1.5"), or "first" for the first 1x1, as in the paper.
 
     Input shape: (batch, height, width, channels).
     Output shape: (batch, new_height, new_width, expansion * filters).
@@ -163,11 +165,12 @@ class ResNeXtBlock(Residual):
     Args:
         filters: channels of the output.
         kernel_size: of the middle convolution; integer or pair (height, width).
-        strides: of the middle convolution (or the first, see `strides_on`) and the shortcut.
-        cardinality: number of groups, in place of `groups`.
+        strides: of the shortcut and of one convolution (see `strides_on`); integer or pair.
+        groups: must stay 1; `cardinality` sets the number of groups.
+        cardinality: number of groups of the middle convolution.
         group_width: channels of each group.
-        strides_on: "spatial" or "first", see `BottleneckBlock`.
-        ...: see `Residual` and `Convolutional`.
+        strides_on: the convolution that has the strides: "spatial" for the middle one, as in
+            published weights, or "first" for the first 1x1.
 
     Input shape: (batch, height, width, channels).
     Output shape: (batch, new_height, new_width, filters).
@@ -199,7 +202,7 @@ class ResNeXtBlock(Residual):
 
 
 def bottleneck(spec: Any, channels: int, width: int, outputs: int, groups: int) -> Op:
-    """1x1 to `width`, spatial in `groups`, 1x1 to `outputs`, and the shortcut."""
+    """A 1x1 convolution to `width`, a spatial one in `groups`, a 1x1 to `outputs`; a shortcut."""
     padding = "same" if isinstance(spec.padding, str) else "valid"
     first = spec.strides_on == "first"
     once: Pixels = (1, 1)

@@ -1,11 +1,15 @@
-"""`Spec`: the light, frozen form of a block, made from its annotated fields and its `plan`."""
+"""`Spec`: a block as data, immutable and hashable, made from the block's fields and `plan`."""
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
 import inspect
+import itertools
+import re
+import textwrap
 import types
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import keras
@@ -21,10 +25,13 @@ _LABELS = {
     kind.label for kind in vars(ops).values() if isinstance(kind, type) and hasattr(kind, "label")
 }
 _MISSING = dataclasses.MISSING
+_ARGS = re.compile(r"^Args:((?:\n+ .*)+)", re.MULTILINE)  # a section of a docstring
+_NAME = r"[^\s:,(]+"
+_ENTRY = re.compile(rf"^({_NAME}(?:,\s+{_NAME})*)(.*(?:\n+ .*)*)", re.MULTILINE)  # names, text
 
 
 class Spec:
-    """The base of every block's Spec. `_block` is the layer class, `_checks` the fields' checks."""
+    """The base class of Specs. `_block` is the block's class; `_checks` has a check a field."""
 
     _block: ClassVar[Any]
     _checks: ClassVar[dict[str, tuple[Check | None, bool]]] = {}
@@ -73,7 +80,7 @@ class Spec:
         return named
 
     def check(self) -> None:
-        """Raises ValueError where arguments do not go together; a block may define it."""
+        """Raises ValueError where arguments contradict each other; a block may override it."""
 
     def plan(self, channels: Any) -> Op:
         """The tree of ops for an input of `channels` (a list of them for several inputs)."""
@@ -91,11 +98,11 @@ class Spec:
         return self._block(name=name, **{field: getattr(self, field) for field in self._checks})
 
     def config(self) -> dict[str, Any]:
-        """All fields in a form that JSON can hold."""
+        """The values of all fields, ready for JSON."""
         return {name: self._serialised(name) for name in self._checks}
 
     def changes(self) -> dict[str, Any]:
-        """The fields that differ from their defaults, in a form that JSON can hold."""
+        """The values that differ from their field's default, ready for JSON."""
         return {
             name: self._serialised(name)
             for name in self._checks
@@ -108,7 +115,7 @@ class Spec:
 
 
 def _refusal(owner: str, name: str, value: Any, checks: dict[str, Any]) -> Exception:
-    """The error for an argument that is unknown or not of its field's form."""
+    """The error for an unknown argument (TypeError) or an invalid value (ValueError)."""
     if name not in checks:
         close = difflib.get_close_matches(name, checks, 1)
         hint = f"Did you mean {close[0]!r}?" if close else f"It has {', '.join(checks)}."
@@ -121,7 +128,7 @@ def _refusal(owner: str, name: str, value: Any, checks: dict[str, Any]) -> Excep
 
 
 def placed(error: ValueError, place: str, input_shape: Any) -> ValueError:
-    """The error again, with the place it came from and what went in."""
+    """The same error, its message completed by where it was raised and the input shape."""
     message = f"{place}: {error} (input: {input_shape})"
     if isinstance(error, InputTooSmallError):
         return InputTooSmallError(message, error.missing)
@@ -166,6 +173,32 @@ def make_spec(cls: Any, kw_only: bool) -> type[Spec]:
     return spec
 
 
+def documented(cls: Any, names: Sequence[str]) -> str | None:
+    """The docstring of `cls`, its Args completed for `names`, in their order.
+
+    What the class does not describe comes from its base classes. A docstring without Args stays.
+    """
+    doc = inspect.cleandoc(cls.__doc__ or "")
+    section = _ARGS.search(doc)
+    if section is None:
+        return cls.__doc__
+    own = texts = _described(doc)
+    for base in cls.__mro__[1:]:
+        if "Spec" in vars(base):
+            texts = {**_described(inspect.cleandoc(base.__doc__ or "")), **texts}
+    order = [name for name in names if name in texts] + [name for name in own if name not in names]
+    groups = itertools.groupby(order, texts.__getitem__)
+    entries = "\n".join(", ".join(group) + text for text, group in groups)
+    return f"{doc[: section.start(1)]}\n{textwrap.indent(entries, ' ' * 4)}{doc[section.end(1) :]}"
+
+
+def _described(doc: str) -> dict[str, str]:
+    """Each argument that a docstring describes, with the text behind its name."""
+    section = _ARGS.search(doc)
+    entries = _ENTRY.findall(textwrap.dedent(section[1])) if section else []
+    return {name: text for names, text in entries for name in re.findall(_NAME, names)}
+
+
 def _refuse_bad_fields(cls: type, annotations: dict[str, Any], parent: type[Spec]) -> None:
     for name in annotations:
         if name in _RESERVED or name.rstrip("0123456789") in _LABELS:
@@ -177,6 +210,6 @@ def _refuse_bad_fields(cls: type, annotations: dict[str, Any], parent: type[Spec
 
 
 def _is_shared(name: str, value: Any) -> bool:
-    """Whether a member of the class belongs to its Spec too: its properties and helpers."""
+    """Whether the Spec gets this member of the class too: its properties and methods."""
     shared = (types.FunctionType, property, staticmethod, classmethod)
     return isinstance(value, shared) and not name.startswith("__") and name not in _RESERVED

@@ -12,15 +12,19 @@ from kblocks.plans.ops import Activation, Chain, Conv, GlobalPool, Merge, Op
 
 
 class SqueezeExcite(Block):
-    """Weighs channels by a gate that is computed from their global averages.
+    """Multiplies each channel by a gate, computed from the global averages of all channels.
 
     Args:
         width: channels in the middle of the gate.
-        activation: in the middle of the gate.
-        gate: the activation that ends it.
-        kernel_initializer: of both linear layers.
+        activation: in the middle of the gate: a Keras activation by name, a function, or an
+            activation layer without weights.
+        gate: the last activation of the gate, in the forms of `activation`.
+        kernel_initializer: Keras initializer of both 1x1 convolutions, by name or as an object.
 
     Input shape: (batch, height, width, channels). Output shape: the same.
+
+    Raises:
+        ValueError: if an argument is not of the documented form or does not fit the input.
 
     Reference: Hu et al. 2017, arXiv:1709.01507, Fig. 2.
     """
@@ -38,9 +42,9 @@ class SqueezeExcite(Block):
 
 
 def squeeze_excite(spec: Any, width: int, channels: int, activation: Any) -> Merge:
-    """The same as a part of a block with convolutions, a `gate` and their other arguments.
+    """Squeeze-excite as a part of a convolutional block with an argument `gate`.
 
-    As published, both linear layers have a bias unless the block is given `use_bias=False`.
+    As published, both of its 1x1 convolutions have a bias, unless the block has `use_bias=False`.
     """
     squeeze, excite = (
         conv(spec, filters, padding="same", use_bias=spec.use_bias is not False)
@@ -50,7 +54,7 @@ def squeeze_excite(spec: Any, width: int, channels: int, activation: Any) -> Mer
 
 
 def _gated(squeeze: Conv, activation: Any, excite: Conv, gate: Any) -> Merge:
-    """The map, and beside it the gate that multiplies it."""
+    """The product of a map and its gate."""
     middle = None if activation is None else Activation(activation)
     averages = GlobalPool("avg", keepdims=True)
     branch = Chain(averages, squeeze, middle, excite, Activation(gate))

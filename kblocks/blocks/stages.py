@@ -1,4 +1,4 @@
-"""The stages of a network, which its rows belong to by their names."""
+"""The stages of a network: a row's name tells its stage."""
 
 from __future__ import annotations
 
@@ -6,30 +6,30 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-# Of a network in a larger model, a prefix or the names of the models around it come before.
+# In a larger model, a prefix or the names of the outer models precede the stage.
 _STAGE = re.compile(r"(?!head)((?:.*[_/])?(?:stem|stage\d+))_")
 
 NamedRow = tuple[str, Any, tuple[str, ...]]  # name, Spec, names of the rows that it reads
 
 
 def stage_of(name: str) -> str:
-    """The stage of a row or layer: `stage1` for `stage1_block2`, itself for `head`."""
+    """The stage of a row or layer: `stage1` for `stage1_block2`, `head` for `head`."""
     stage = _STAGE.match(name)
     return stage[1] if stage else name
 
 
 def stages_of(names: Iterable[str]) -> list[str]:
-    """The stages of rows or layers, in order."""
+    """The stages of rows or layers, in order, each once."""
     return list(dict.fromkeys(map(stage_of, names)))
 
 
 def members(name: str, names: Sequence[str]) -> list[str]:
-    """Of these names the one itself, or those of the stage that it names."""
+    """The row called `name`, or else the rows of the stage called `name`."""
     return [n for n in names if n == name] or [n for n in names if stage_of(n) == name]
 
 
 def unknown_stage(argument: str, name: Any, names: Sequence[str]) -> ValueError:
-    """The error for a name that is neither that of a stage nor of a row or layer."""
+    """The error for a name of no stage, row or layer."""
     known = ", ".join(stages_of(names))
     return ValueError(
         f"`{argument}` must name a stage ({known}) or one of its blocks, such as {names[0]!r}. "
@@ -40,7 +40,10 @@ def unknown_stage(argument: str, name: Any, names: Sequence[str]) -> ValueError:
 def replaced(
     rows: Sequence[NamedRow], name: str, block: Any
 ) -> tuple[list[NamedRow], dict[str, str]]:
-    """Rows with others in place of one or of a stage, and the new names of old rows."""
+    """Replaces the row or the stage `name` by a Spec, or a stage by a list of Specs.
+
+    Returns the new rows, and the new name of the last row that was replaced.
+    """
     names = [row[0] for row in rows]
     old = members(name, names)
     if not old:

@@ -1,1 +1,1 @@
-"""What knows Keras and the machine, and nothing of kblocks."""
+"""Helpers that know Keras and the machine, but nothing of kblocks."""

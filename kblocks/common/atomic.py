@@ -13,10 +13,10 @@ _PREFIX = ".writing-"  # of the folder in which a file is written
 
 @contextlib.contextmanager
 def whole(path: Path) -> Iterator[Path]:
-    """A path to write to in place of `path`, moved there when the block ends without an error.
+    """A temporary path to write to, moved to `path` when the block ends without an error.
 
     Raises:
-        OSError: if it cannot be written, with its path.
+        OSError: if the file cannot be written; the message names `path`.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -26,7 +26,7 @@ def whole(path: Path) -> Iterator[Path]:
             os.replace(written, path)
     except OSError as error:
         if error.filename is not None and _PREFIX not in str(error.filename):
-            raise  # it has its own
-        if error.errno is None:  # HDF5's and TensorFlow's, whose text has all
+            raise  # it names a path that the caller knows
+        if error.errno is None:  # from HDF5 or TensorFlow, whose text tells the cause
             raise OSError(f"{path} cannot be written: {error}") from error
         raise OSError(error.errno, os.strerror(error.errno), str(path)) from error

@@ -1,4 +1,4 @@
-"""The one place that asks which backend and device Keras runs on, and that calls TensorFlow."""
+"""The only module that asks for Keras' backend and device, and that calls TensorFlow."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 import keras
 
-_LEAST_EPSILON = 1.001e-5  # that the batch norm of every GPU library takes
+_LEAST_EPSILON = 1.001e-5  # the smallest that batch norm accepts in every GPU library
 
 
 def name() -> str:
@@ -19,7 +19,7 @@ def name() -> str:
 
 @functools.cache
 def has_accelerator() -> bool:
-    """Whether TensorFlow or JAX computes on something else than a CPU."""
+    """Whether TensorFlow or JAX has a device other than a CPU; False for PyTorch."""
     if name() == "jax":
         import jax
 
@@ -32,19 +32,19 @@ def has_accelerator() -> bool:
 
 
 def convolves_channels_first() -> bool:
-    """Whether a channels-first convolution has a kernel for every dtype here.
+    """Whether channels-first convolutions have a kernel for every dtype here.
 
-    TensorFlow's CPU lacks it in float16 and float64, and in every dtype without oneDNN.
+    On CPUs, TensorFlow lacks those of float16 and float64, and without oneDNN all.
     """
     return name() != "tensorflow" or has_accelerator()
 
 
 @functools.cache
 def convolves_groups(dtype: str, dilated: bool) -> bool:
-    """Whether TensorFlow's own kernel of a grouped convolution has a gradient on all devices here.
+    """Whether TensorFlow's own grouped convolution has a gradient on all devices here.
 
-    Found by trying: a CPU has it through oneDNN, but not in every dtype, and not at all where
-    oneDNN is switched off or missing.
+    Tried out once: on CPUs oneDNN has it, but not in every dtype, and oneDNN may be switched off or
+    missing.
     """
     import tensorflow as tf
 
@@ -59,12 +59,12 @@ def _tries_groups(device: str, dtype: str, dilated: bool) -> bool:
     inputs, kernel = tf.ones((1, 8, 8, 4), dtype), tf.ones((3, 3, 2, 4), dtype)
     how = {"strides": [1] * 4, "padding": "SAME", "dilations": [1, *[1 + dilated] * 2, 1]}
     try:
-        with tf.device(device):  # by the gradient's own ops, as tapes rest in an init scope
+        with tf.device(device):  # the gradient's ops themselves: tapes do not record here
             outputs = tf.nn.conv2d(inputs, kernel, **how)
             size, shape = tf.shape(inputs), tf.shape(kernel)
             tf.raw_ops.Conv2DBackpropInput(
                 input_sizes=size, filter=kernel, out_backprop=outputs, **how
-            ).numpy()  # a GPU tells of its errors only when it is read
+            ).numpy()  # a GPU reports errors only when results are read
             tf.raw_ops.Conv2DBackpropFilter(
                 input=inputs, filter_sizes=shape, out_backprop=outputs, **how
             ).numpy()
@@ -74,10 +74,10 @@ def _tries_groups(device: str, dtype: str, dilated: bool) -> bool:
 
 
 def overruns(kernel_shape: Any, strides: Any) -> bool:
-    """Whether the kernel gradient of a convolution may write over memory that is not its own.
+    """Whether the kernel gradient of a convolution may write out of bounds.
 
-    oneDNN's does so on CPUs, under TensorFlow and PyTorch, for 1x1 kernels with strides and fewer
-    input channels than a vector register has places, 16 at most: uxlfoundation/oneDNN issue 6035.
+    oneDNN's does on CPUs, under TensorFlow and PyTorch, for 1x1 kernels with strides and fewer
+    input channels than fit a vector register, 16 at most: uxlfoundation/oneDNN issue 6035.
     """
     height, width, channels, _ = kernel_shape
     if height * width > 1 or max(strides) == 1 or channels >= 16:
@@ -86,10 +86,10 @@ def overruns(kernel_shape: Any, strides: Any) -> bool:
 
 
 def errs_channels_last(kernel_shape: Any, dilation_rate: Any, groups: int, dtype: str) -> bool:
-    """Whether PyTorch's kernel gradient is wrong for maps that lie channels-last in memory.
+    """Whether PyTorch's kernel gradient fails for maps that lie channels-last in memory.
 
-    As Keras passes them on. In bfloat16 the gradient of dilated groups is left unwritten; the one
-    of one filter may raise "grad_weight must be contiguous".
+    Keras passes maps on that way. For dilated groups in bfloat16 the gradient is never written; for
+    a single filter PyTorch may raise "grad_weight must be contiguous".
     """
     if name() != "torch":
         return False
@@ -99,7 +99,7 @@ def errs_channels_last(kernel_shape: Any, dilation_rate: Any, groups: int, dtype
 
 
 def channels_first(inputs: Any, data_format: str) -> Any:
-    """Maps in that order, in memory as well: a tensor of PyTorch's."""
+    """PyTorch's tensor of maps with channels first, in memory as well."""
     if data_format == "channels_last":
         inputs = keras.ops.transpose(inputs, (0, 3, 1, 2))
     return inputs.contiguous()
@@ -123,9 +123,9 @@ def conv2d(
 
 
 def compiles() -> bool:
-    """Whether what TensorFlow traces now is for XLA (`jit_compile=True`).
+    """Whether TensorFlow is tracing a function for XLA (`jit_compile=True`).
 
-    There is no public way to ask. A test sees to it that this one still tells.
+    TensorFlow has no public function for this; a test fails when the private one changes.
     """
     import tensorflow as tf
     from tensorflow.python.ops import control_flow_util
@@ -136,10 +136,10 @@ def compiles() -> bool:
 
 
 def has_fused_batch_norm(epsilon: float, data_format: str) -> bool:
-    """Whether one kernel normalizes here and now, with a gradient.
+    """Whether to normalize by TensorFlow's fused kernel here.
 
-    Under XLA several ops are faster. CPUs have none for channels-first maps, and that of GPUs may
-    not take a smaller epsilon.
+    Under XLA separate ops are faster; CPUs lack the kernel for channels-first maps; on GPUs it may
+    refuse a smaller epsilon.
     """
     if name() != "tensorflow" or compiles():
         return False
@@ -149,9 +149,9 @@ def has_fused_batch_norm(epsilon: float, data_format: str) -> bool:
 def fused_batch_norm(
     x: Any, scale: Any, offset: Any, moments: Any, epsilon: float, data_format: str
 ) -> tuple[Any, Any, Any]:
-    """The normalized maps, and the mean and variance (with no correction for their number).
+    """Normalizes `x` by `moments`, a mean and a variance, or by its own if they are None.
 
-    By `moments`, a mean and variance that are known, or None for those of `x`.
+    Returns the normalized maps, the mean and the variance, which is biased if it is that of `x`.
     """
     import tensorflow as tf
 
@@ -174,10 +174,10 @@ def fused_batch_norm(
 
 
 def kept_from_fusing(x: Any) -> Any:
-    """The same tensor, behind an op that TensorFlow's rewriting of graphs does not look through.
+    """`x` behind an op across which TensorFlow does not fuse ops.
 
-    On a CPU with oneDNN it fuses a convolution, `fused_batch_norm` and tanh or mish into a kernel
-    that it does not have: "Fusion is not implemented". A test tells when that is mended.
+    On CPUs with oneDNN, TensorFlow fuses a convolution, `fused_batch_norm` and tanh or mish into a
+    kernel that does not exist: "Fusion is not implemented". A test shows when that is fixed.
     """
     import tensorflow as tf
 
@@ -185,7 +185,7 @@ def kept_from_fusing(x: Any) -> Any:
 
 
 def has_update_kernels() -> bool:
-    """Whether an optimizer's step on a variable can be one op here: on TensorFlow's one device."""
+    """Whether an optimizer's step on a variable can be one op: TensorFlow without a strategy."""
     if name() != "tensorflow":
         return False
     import tensorflow as tf
@@ -194,9 +194,9 @@ def has_update_kernels() -> bool:
 
 
 def updates_in_place(variable: Any, gradient: Any) -> bool:
-    """Whether these are a variable of TensorFlow's own and a whole gradient.
+    """Whether `variable` is a `tf.Variable` and `gradient` a dense tensor.
 
-    Not so in a `keras.StatelessScope` and for a gradient of some rows only.
+    They are not in a `keras.StatelessScope`, or for a sparse gradient of some rows.
     """
     import tensorflow as tf
 
@@ -206,7 +206,10 @@ def updates_in_place(variable: Any, gradient: Any) -> bool:
 def apply_adam(
     variable: Any, slots: Any, gradient: Any, powers: Any, rates: Any, epsilon: float
 ) -> None:
-    """Adam's step on a variable and its two moments; `rates` are learning rate, beta 1 and 2."""
+    """Adam's step on a variable and its two moments, the `slots`.
+
+    `powers` are beta 1 and 2 to the power of the step; `rates` are learning rate, beta 1 and 2.
+    """
     import tensorflow as tf
 
     first, second = slots
@@ -228,7 +231,7 @@ def apply_adam(
 def apply_sgd(
     variable: Any, slot: Any, gradient: Any, learning_rate: Any, momentum: float, nesterov: bool
 ) -> None:
-    """A step of gradient descent on a variable and, with momentum, its slot."""
+    """A step of gradient descent on a variable and, for momentum, its `slot`; else None."""
     import tensorflow as tf
 
     rate = tf.cast(learning_rate, variable.dtype)
@@ -247,10 +250,10 @@ def apply_sgd(
 
 
 def recomputed(function: Any, inputs: Any, seeds: Any) -> Any:
-    """`function(inputs)`, computed once more in the backward pass in place of being kept.
+    """`function(inputs)`, recomputed in the backward pass instead of kept in memory.
 
-    `seeds` are the states of its random numbers. The second time draws the same ones, and what
-    it assigns to variables is thrown away: `keras.remat` moves averages twice and drops others.
+    The second run starts from the same random states, `seeds`, and its assignments to variables are
+    discarded. `keras.remat` would update moving averages twice and drop other features.
     """
     if name() != "tensorflow":
         raise ValueError(f"`remat` needs the TensorFlow backend. Received: backend={name()!r}")
@@ -269,17 +272,18 @@ def recomputed(function: Any, inputs: Any, seeds: Any) -> Any:
 
 
 def demand(condition: Any, message: str, values: Any) -> None:
-    """Refuses values of tensors while a model is trained, as far as the backend can.
+    """Checks the values of tensors during training, where the backend can.
 
-    Nothing is said where a step is compiled by XLA, which has no way to.
+    On JAX and in steps that XLA compiles there is no check.
 
     Args:
-        condition: a scalar, whether they are as they must be.
+        condition: a scalar, whether the values are valid.
         message: what they must be.
-        values: tensors to show.
+        values: tensors to show in the error.
 
     Raises:
-        ValueError: if not; within TensorFlow's graphs its InvalidArgumentError, with the message.
+        ValueError: if the condition is false. In a graph, TensorFlow raises InvalidArgumentError
+            with the same message.
     """
     if name() == "tensorflow":
         import tensorflow as tf
@@ -297,10 +301,10 @@ def demand(condition: Any, message: str, values: Any) -> None:
 
 
 def custom_gradients() -> dict[str, Any]:
-    """The gradients of their own that functions have registered while TensorFlow traced them.
+    """TensorFlow's table of the gradients that functions register while they are traced.
 
-    TensorFlow takes none out: each keeps the graph that it was traced in, and Keras' optimizers
-    register one with every `train_step`. This table is private; empty where it has been moved.
+    TensorFlow never removes one, so each keeps its whole graph in memory, and Keras' optimizers
+    register one with every `train_step`. The table is private; returns {} if it has moved.
     """
     if name() != "tensorflow":
         return {}
@@ -313,9 +317,9 @@ def custom_gradients() -> dict[str, Any]:
 
 
 def forget_gradients(known: Collection[str]) -> None:
-    """Takes out the custom gradients that have been registered since `known` were all of them.
+    """Removes the custom gradients whose names are not in `known`, so those registered since.
 
-    Functions that were traced meanwhile can still be called, but no more be traced anew.
+    Functions that were traced since can still be called, but not be traced again.
     """
     registered = custom_gradients()
     for one in [n for n in registered if n.startswith("CustomGradient-") and n not in known]:
@@ -323,9 +327,10 @@ def forget_gradients(known: Collection[str]) -> None:
 
 
 def lite_options(samples: Any = None) -> dict[str, Any]:
-    """How TensorFlow converts for phones: by the ops of the plain runtime alone.
+    """Options of TensorFlow's conversion to LiteRT: only the runtime's built-in ops.
 
-    With `samples`, a function that gives inputs as lists, in int8 by the ranges that they show.
+    With `samples`, a function that yields lists of inputs, the model is quantized to int8 by the
+    ranges of values that these inputs cause.
     """
     import tensorflow as tf
 
@@ -339,11 +344,11 @@ def lite_options(samples: Any = None) -> dict[str, Any]:
 
 
 def load_lite(path: Any, allocate: bool) -> None:
-    """Raises if a LiteRT file cannot be loaded, or its tensors not be made."""
+    """Raises if a LiteRT file cannot be loaded or, with `allocate`, its tensors be allocated."""
     import tensorflow as tf
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # TensorFlow advertises its interpreter's successor
+        warnings.simplefilter("ignore")  # that this interpreter is deprecated
         interpreter = tf.lite.Interpreter(model_path=str(path))
     if allocate:
         interpreter.allocate_tensors()

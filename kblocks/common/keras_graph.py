@@ -8,20 +8,20 @@ import keras
 
 
 def is_graph(layer: Any) -> bool:
-    """Whether a layer is a model whose layers Keras itself calls."""
+    """Whether a layer is a functional or sequential model with Keras' own `call`."""
     call = getattr(type(layer).call, "__qualname__", "") if isinstance(layer, keras.Model) else ""
     return call in ("Functional.call", "Sequential.call")
 
 
 def ends_of(model: Any) -> tuple[Any, Any]:
-    """Inputs and outputs of a model, in the structure that a functional model has of them."""
+    """Inputs and outputs of a model, in the structure that the model was made with."""
     if isinstance(model, keras.Sequential):
         return model.inputs[0], model.outputs[0]
     return model.input, model.output
 
 
 def as_functional(model: Any) -> Any:
-    """A sequential model with an input as a functional one of the same layers."""
+    """A sequential model that has an input as a functional one; other models stay."""
     if isinstance(model, keras.Sequential):
         return keras.Model(*ends_of(model), name=model.name)
     return model
@@ -32,7 +32,7 @@ def as_functional(model: Any) -> Any:
 
 
 def calls_of(model: Any) -> list[Any]:
-    """The calls of a functional model's layers, in order: Keras' nodes."""
+    """The calls of a functional model's layers, as Keras' nodes, in order."""
     return [node for node in depths_of(model) if not node.is_input]
 
 

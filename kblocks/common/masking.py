@@ -11,7 +11,7 @@ _SECRETS = (
 
 
 def masked(text: str) -> str:
-    """The same without the passwords of URLs."""
+    """The text with *** in place of passwords, in URLs and as in `password=...`."""
     for pattern, instead in _SECRETS:
         text = pattern.sub(instead, text)
     return text

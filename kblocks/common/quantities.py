@@ -1,4 +1,4 @@
-"""Numbers as a reader takes them in: three digits and a unit."""
+"""Numbers in short form: three digits and a unit prefix."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ _UNITS = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
 def quantity(number: float, space: str = " ") -> str:
-    """25636712 as "25.6 M".
+    """A number in short form: "25.6 M" for 25636712.
 
     Args:
         number: finite.
-        space: between the number and its unit.
+        space: the text between the digits and the prefix.
     """
     for size, unit in _UNITS:
         if abs(number) >= 0.9995 * size:

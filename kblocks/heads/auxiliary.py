@@ -25,20 +25,24 @@ from kblocks.plans.ops import (
 class AuxiliaryClassifier(Convolutional):
     """A classifier on a map in the middle of a network, whose loss trains the layers before it.
 
+    Initializers and regularizers also apply to the linear layers, which have a bias and no
+    normalization.
+
     Args:
         classes: number of logits.
         filters: filters of each convolution after the average pool.
         kernel_size: kernel of the convolutions, one value or a list with one for each.
-        padding: of the convolutions; see `ConvBlock`.
-        pool_size, pool_strides: window and strides of the average pool, which has no padding.
+        padding: padding of the convolutions: "same" (as Keras), "valid", "symmetric" (equal on both
+            sides, which keeps the size; kernels must be odd), or the number of pixels on each side,
+            integer or pair.
+        pool_size: window of the average pool, which has no padding; integer or pair.
+        pool_strides: strides of the average pool; integer or pair.
         grid: with `pool_size=None`, average adaptively to a map of this size instead, whatever
             the size of the input; integer or pair.
         pool: how the map becomes features after the convolutions, "avg" (global) or "flatten".
         hidden: units of each hidden linear layer.
         dropout: dropout rate after each hidden layer, or before the logits if there is none.
         loss_weight: factor of this output's loss in the total; the default is GoogLeNet's.
-        ...: see `Convolutional`. Initializers and regularizers also apply to the linear layers,
-            which have a bias and no normalization.
 
     Input shape: (batch, height, width, channels).
     Output shape: (batch, classes), logits.

@@ -163,10 +163,12 @@ class Regressor(Block, kw_only=True):
         pool_size: size to which the map is averaged adaptively before "flatten"; integer, pair
             or None.
         hidden: units of each hidden linear layer.
-        activation: activation after each hidden layer.
+        activation: activation after each hidden layer: a Keras activation by name, a function, an
+            activation layer without weights, or None.
         dropout: dropout rate after each hidden layer.
         loss_weight: factor of this output's loss in the total of several outputs.
-        kernel_initializer, kernel_regularizer: those of the linear layers.
+        kernel_initializer: Keras initializer of the kernels, by name or as an object.
+        kernel_regularizer: Keras regularizer of the kernels, by name or as an object, or None.
     """
 
     pool: Literal["avg", "max", "concat", "flatten"] = "flatten"
@@ -221,13 +223,13 @@ class BoxRegressor(Regressor):
 
     Args:
         box_loss: "giou" (generalized IoU) or "smooth_l1" of the corners.
-        pool, pool_size, hidden, activation, dropout, loss_weight, kernel_initializer,
-            kernel_regularizer: as in `kb.Classifier`, but dropout only follows hidden layers, and
-            the default pool "flatten" keeps positions.
 
     Input shape: (batch, height, width, channels).
     Output shape: (batch, 4): (y1, x1, y2, x2) as fractions of the image; corners may lie outside.
     Targets: of the same form, (batch, 4). Loss: `box_loss`. Metric: intersection over union.
+
+    Raises:
+        ValueError: if an argument is not as described above or does not fit the input.
 
     Reference: Sermanet et al. 2013, arXiv:1312.6229, Sec. 4, for boxes by regression;
         Rezatofighi et al. 2019, arXiv:1902.09630, for the loss.

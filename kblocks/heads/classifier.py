@@ -40,18 +40,25 @@ class Classifier(Block):
         pool_size: size to which the map is averaged adaptively before "flatten", so that any
             input size fits; integer, pair or None.
         hidden: units of each hidden linear layer.
-        activation: activation after each hidden layer.
+        activation: activation after each hidden layer: a Keras activation by name, a function, an
+            activation layer without weights, or None.
         dropout: dropout rate after each hidden layer, or before the logits if there is none.
         dropout_first: whether dropout comes before each hidden layer instead.
         multi_label: whether a sample may have any number of the classes, not exactly one.
         loss_weight: factor of this output's loss in the total of several outputs.
-        use_bias, kernel_initializer, bias_initializer, kernel_regularizer,
-            bias_regularizer: those of the linear layers, as in `keras.layers.Dense`.
+        use_bias: whether the linear layers have a bias.
+        kernel_initializer: Keras initializer of the kernels, by name or as an object.
+        bias_initializer: Keras initializer of the biases, by name or as an object.
+        kernel_regularizer: Keras regularizer of the kernels, by name or as an object, or None.
+        bias_regularizer: Keras regularizer of the biases, by name or as an object, or None.
 
     Input shape: (batch, height, width, channels).
     Output shape: (batch, classes), logits.
     Targets: class indices, (batch,), or probabilities, (batch, classes); with `multi_label` zeros
         and ones, (batch, classes). Loss: cross-entropy. Metric: accuracy.
+
+    Raises:
+        ValueError: if an argument is not as described above or does not fit the input.
     """
 
     classes: Count
@@ -116,6 +123,9 @@ class Features(Block):
 
     Input shape: (batch, height, width, channels).
     Output shape: (batch, channels), or twice the channels for "concat".
+
+    Raises:
+        ValueError: if an argument is not as described above or does not fit the input.
     """
 
     pool: Literal["avg", "max", "concat"] = "avg"

@@ -144,15 +144,15 @@ class KeypointRegressor(Regressor):
     Args:
         points: number of points.
         tolerance: largest error that the metric `within` accepts, as a fraction of the image.
-        pool, pool_size, hidden, activation, dropout, loss_weight, kernel_initializer,
-            kernel_regularizer: as in `kb.Classifier`, but dropout only follows hidden layers, and
-            the default pool "flatten" keeps positions.
 
     Input shape: (batch, height, width, channels).
     Output shape: (batch, points, 2): (y, x) as fractions of the image.
     Targets: of the same form, or (y, x, visible) with 1 for visible points and 0 for others.
         Loss: smooth L1 of the visible points. Metrics: mean distance, fraction of points within
         `tolerance`.
+
+    Raises:
+        ValueError: if an argument is not as described above or does not fit the input.
 
     Reference: Toshev & Szegedy 2013, arXiv:1312.4659, Sec. 3.1.
     """
@@ -178,14 +178,19 @@ class KeypointMaps(Convolutional):
     Args:
         points: number of points.
         filters: filters of each hidden convolution.
-        kernel_size, padding: those of the hidden convolutions.
+        kernel_size: kernel of the hidden convolutions; integer or pair (height, width).
+        padding: padding of the hidden convolutions: "same" (as Keras), "valid", "symmetric" (equal
+            on both sides, which keeps the size for odd kernels), or the number of pixels on each
+            side, integer or pair.
         tolerance: largest error that the metric `within` accepts, as a fraction of the image.
         loss_weight: factor of this output's loss in the total of several outputs.
-        ...: see `Convolutional`.
 
     Input shape: (batch, height, width, channels).
     Output shape: (batch, points, 2): (y, x) as fractions of the image.
     Targets, loss and metrics: those of `KeypointRegressor`.
+
+    Raises:
+        ValueError: if an argument is not as described above or does not fit the input.
 
     Reference: Sun et al. 2017, arXiv:1711.08229, Sec. 2.
     """

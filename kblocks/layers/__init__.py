@@ -1,1 +1,1 @@
-"""The Keras layer of each primitive."""
+"""The Keras layer of each op."""

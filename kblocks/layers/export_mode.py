@@ -1,4 +1,4 @@
-"""Into which form a model is being written: for some a layer computes the same in another way."""
+"""The export format being traced; some layers then use an equivalent computation."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _FORM: contextvars.ContextVar[str] = contextvars.ContextVar("form", default="")
 
 @contextlib.contextmanager
 def writing(form: str) -> Iterator[None]:
-    """What is traced in here is written as "onnx", "litert", "int8", "savedmodel" or "keras"."""
+    """Sets the export format in this context: "onnx", "litert", "int8", "savedmodel" or "keras"."""
     token = _FORM.set(form)
     try:
         yield
@@ -20,5 +20,5 @@ def writing(form: str) -> Iterator[None]:
 
 
 def written_as(form: str) -> bool:
-    """Whether a model is being written in this form."""
+    """Whether a model is being exported in this format."""
     return _FORM.get() == form

@@ -1,7 +1,7 @@
-"""Convolutions by the fastest way that is right on this backend and device.
+"""Convolutions, grouped ones too, by the fastest correct kernel of the backend and device.
 
-Keras sends every grouped convolution on TensorFlow through XLA, whose gradient on a CPU takes a
-hundred times as long as TensorFlow's own kernel; on JAX, XLA is all there is.
+On TensorFlow, Keras computes every grouped convolution by XLA, whose gradient on a CPU takes a
+hundred times as long as that of TensorFlow's own kernel; JAX has XLA alone.
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ import keras
 
 from kblocks.common import backend
 
-_NARROW = 16  # XLA is quicker with one convolution of some zeros than with several this narrow
+_NARROW = 16  # channels; XLA is faster with narrower groups joined, zeros between them
 
 
 def way_of(channels: int, groups: int, strides: Any, dtype: str, dilated: bool) -> str:
-    """How a convolution is computed here and now.
+    """How a convolution is computed on this backend and device.
 
-    - "dense": it has one group.
-    - "depthwise": by the depthwise kernel, as it has one channel a group.
+    - "dense": as Keras does, with one group.
+    - "depthwise": by the depthwise kernel, with one channel a group.
     - "native": by TensorFlow's own grouped kernel.
-    - "native in float32": the same, for a dtype for which it has no gradient.
+    - "native in float32": by the same, for a dtype in which it has no gradient.
     - "split": as dense convolutions side by side, for XLA on a CPU and where there is no grouped
       kernel.
     - "keras": as Keras does, by the grouped kernel of PyTorch, or of an accelerator under JAX.
@@ -44,7 +44,7 @@ def way_of(channels: int, groups: int, strides: Any, dtype: str, dilated: bool) 
 
 
 class Convolving:
-    """What gives a subclass of Keras' `Conv2D` the fastest way; `way` tells the last one taken."""
+    """Makes a subclass of Keras' `Conv2D` use `convolve`; `way` is that of the last call."""
 
     way: str | None = None
 
@@ -63,16 +63,20 @@ class Convolving:
 
 @keras.saving.register_keras_serializable("kblocks")
 class GroupedConv2D(Convolving, keras.layers.Conv2D):
-    """`keras.layers.Conv2D` whose groups are fast: a drop-in with the same weights and results.
+    """`keras.layers.Conv2D` with fast groups: a drop-in with the same weights and results.
+
+    After a call, the attribute `way` says how it was computed: "dense", "depthwise", "native",
+    "native in float32", "split" or "keras" (see `way_of` in this module). With "split", infinite
+    values and NaN may spread to neighbouring groups.
 
     Args:
         ...: those of `keras.layers.Conv2D`.
 
-    After a call, `way` tells how it was computed; `way_of` in this module lists the ways. Where it
-    is "split", a value that is not finite may spread to neighbouring groups.
-
     Input shape: (batch, height, width, channels), or channels first.
-    Output shape: as of `keras.layers.Conv2D`.
+    Output shape: that of `keras.layers.Conv2D`.
+
+    Raises:
+        ValueError: as `keras.layers.Conv2D`, such as for groups that do not divide `filters`.
 
     Example:
         >>> kb.GroupedConv2D(64, 3, padding="same", groups=8)(keras.Input((32, 32, 32))).shape
@@ -89,7 +93,7 @@ def convolve(
     groups: int,
     data_format: str,
 ) -> tuple[Any, str]:
-    """The convolution, and the way in which it was computed (see `way_of`)."""
+    """The outputs of a convolution, and how they were computed (see `way_of`)."""
     given, dtype = data_format, keras.backend.standardize_dtype(inputs.dtype)
     if data_format == "channels_first" and not backend.convolves_channels_first():
         inputs, data_format = keras.ops.transpose(inputs, (0, 2, 3, 1)), "channels_last"
@@ -97,7 +101,7 @@ def convolve(
         inputs, data_format = backend.channels_first(inputs, data_format), "channels_first"
     channels = inputs.shape[-1 if data_format == "channels_last" else 1]
     if backend.overruns(kernel.shape, strides):
-        # The pixels that the kernel sees; the gradient of a pool is quicker than that of a slice.
+        # Takes the pixels that the kernel reads. A slice's gradient is slower than this pool's.
         inputs = keras.ops.average_pool(inputs, 1, strides, "valid", data_format)
         strides = (1, 1)
     way = way_of(channels, groups, strides, dtype, max(dilation_rate) > 1)
@@ -133,7 +137,7 @@ def _dense(x: Any, kernel: Any, strides: Any, padding: str, dilation: Any, data_
 def _depthwise(
     x: Any, kernel: Any, strides: Any, padding: str, dilation: Any, data_format: str
 ) -> Any:
-    """The kernel of one input channel a group is that of a depthwise convolution in other words."""
+    """A convolution with one input channel a group: its kernel, reshaped, is a depthwise one."""
     channels = x.shape[-1 if data_format == "channels_last" else 1]
     filters = kernel.shape[-1]
     return keras.ops.depthwise_conv(
@@ -147,7 +151,7 @@ def _depthwise(
 
 
 def _split(x: Any, kernel: Any, groups: int, *how: Any) -> Any:
-    """Dense convolutions side by side, each of one group or of several narrow ones."""
+    """Dense convolutions side by side, each of one group or of several narrow groups."""
     axis = -1 if how[-1] == "channels_last" else 1
     width = kernel.shape[2]
     together = next(
@@ -161,7 +165,7 @@ def _split(x: Any, kernel: Any, groups: int, *how: Any) -> Any:
 
 
 def _on_diagonal(kernel: Any, groups: int, together: int) -> Any:
-    """The kernel of a convolution of `groups / together` groups that computes the same."""
+    """An equivalent kernel of `groups / together` groups, with zeros between those joined."""
     if together == 1:
         return kernel
     height, width, channels, filters = kernel.shape

@@ -1,4 +1,4 @@
-"""Keras' batch normalisation in one kernel where the backend has it."""
+"""Keras' batch normalization in one kernel where the backend has it."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from kblocks.common import backend
 
 
 class BatchNormalization(keras.layers.BatchNormalization):
-    """`keras.layers.BatchNormalization` with the same results to float rounding, faster on maps.
+    """`keras.layers.BatchNormalization`, faster on maps, with equal results up to rounding.
 
     Args:
-        before_relu: whether a rectifier reads it, which TensorFlow's CPU fuses with it rightly.
-        kwargs: as Keras' own takes them.
+        before_relu: whether a rectifier follows, which TensorFlow fuses correctly on CPUs.
+        kwargs: the arguments of Keras' layer.
     """
 
     def __init__(self, *, before_relu: bool = False, **kwargs: Any) -> None:

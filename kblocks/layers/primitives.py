@@ -1,7 +1,7 @@
-"""The Keras layer for each primitive: Keras' own where it has one, ours where it has not.
+"""The Keras layer for each op: Keras' own where there is one, else a class of this module.
 
-They are parts of blocks, made and named by `Block.build`; a block saves and rebuilds
-them from its own config, so none is registered with Keras.
+`Block.build` makes and names these layers. A block rebuilds them from its own config, so none is
+registered with Keras.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ def layer_for(
     seed: str,
     dtype: Any,
 ) -> Any:
-    """The unbuilt Keras layer for one primitive on an input of `channels`.
+    """The unbuilt Keras layer for one op on an input of `channels`.
 
-    `following` is the op that reads it in the same chain; None if that is not known.
+    `following` is the next op of the same chain, or None if it is unknown.
     """
     axis = -1 if data_format == "channels_last" else 1
     common = {"name": name, "dtype": dtype}
@@ -143,7 +143,7 @@ def _sparsemax(x: Any, axis: int) -> Any:
 
 
 def _softplus(x: Any) -> Any:
-    """In int8 exp(x) of a large x would leave no room for others; this has none over 1."""
+    """Softplus; for int8 by exponentials up to 1, as larger ones would take up the whole range."""
     if written_as("int8"):
         small = keras.ops.log1p(keras.ops.exp(keras.ops.negative(keras.ops.abs(x))))
         return keras.ops.add(keras.ops.relu(x), small)
@@ -151,7 +151,7 @@ def _softplus(x: Any) -> Any:
 
 
 def _variables(op: ops.Conv | ops.Dense, seed: str) -> dict[str, Any]:
-    """Initializers and regularizers made anew, seeds told apart by the place they serve."""
+    """New initializers and regularizers; a seed is mixed with the name of the variable."""
     return {
         "kernel_initializer": _initializer(op.kernel_initializer, f"{seed}/kernel"),
         "bias_initializer": _initializer(op.bias_initializer, f"{seed}/bias"),
@@ -168,7 +168,7 @@ def _initializer(config: Any, place: str) -> Any:
     if isinstance(config, Mapping):
         inner = config.get("config") or {}
         seed = inner.get("seed") if isinstance(inner, Mapping) else None
-        if isinstance(seed, Mapping):  # a SeedGenerator, of which all copies would draw the same
+        if isinstance(seed, Mapping):  # a SeedGenerator, whose copies would all draw the same
             seed = seed["config"]["seed"]
         if isinstance(seed, int):
             mixed = zlib.crc32(f"{seed}/{place}".encode())
@@ -177,12 +177,12 @@ def _initializer(config: Any, place: str) -> Any:
 
 
 class _WeightNorm:
-    """Where the op says so, kernels of which each output channel has a learned norm, its gain."""
+    """Adds weight normalization, if the op asks for it: a learned norm (gain) a kernel channel."""
 
     def build(self: Any, input_shape: Any) -> None:
         super().build(input_shape)  # type: ignore[misc]
         if self._op.weight_norm:
-            # The gain starts as the kernel's norm, which changes nothing.
+            # The gain starts as the kernel's norm, so that it changes nothing at first.
             self.gain = self.add_weight(
                 name="gain",
                 shape=(self.kernel.shape[-1],),
@@ -190,12 +190,12 @@ class _WeightNorm:
             )
 
     def effective_kernel(self: Any) -> Any:
-        """The kernel that is applied (Salimans & Kingma 2016, arXiv:1602.07868, Eq. 2)."""
+        """The normalized kernel (Salimans & Kingma 2016, arXiv:1602.07868, Eq. 2)."""
         if not self._op.weight_norm:
             return self.kernel
         return self.kernel * (self.gain / _channel_norms(self.kernel))
 
-    # Keras saves the kernel and bias of these layers by hand.
+    # Keras' layers save their kernel and bias one by one, and no other weight.
     def save_own_variables(self: Any, store: Any) -> None:
         super().save_own_variables(store)  # type: ignore[misc]
         if self._op.weight_norm:
@@ -213,7 +213,7 @@ def _channel_norms(kernel: Any) -> Any:
 
 
 class Conv2D(Convolving, _WeightNorm, keras.layers.Conv2D):
-    """Keras' convolution with symmetric and numeric padding and its modes."""
+    """Keras' convolution with symmetric and numeric padding, and with padding modes."""
 
     def __init__(self, op: ops.Conv, data_format: str, seed: str, **kwargs: Any) -> None:
         self._pads = _explicit_pads(op)
@@ -241,12 +241,12 @@ class Conv2D(Convolving, _WeightNorm, keras.layers.Conv2D):
             return outputs
         if self.data_format == "channels_last":
             return keras.ops.add(outputs, self.bias)
-        # The bias first: as the second term, Keras on TensorFlow adds (1, n, 1, 1) along the
-        # width where the map is n wide.
+        # The bias must be the first term: Keras on TensorFlow adds a second term of shape
+        # (1, n, 1, 1) along the width if the map is n wide.
         return keras.ops.add(keras.ops.reshape(self.bias, (1, -1, 1, 1)), outputs)
 
     def compute_output_shape(self, input_shape: Any) -> Any:
-        # Keras' own, which `build` asks too, knows nothing of the padding before it.
+        # Keras' own method, which `build` calls too, leaves the padding before it out.
         batch, *sizes = input_shape
         if self.data_format == "channels_last":
             return batch, *walk(self._op, tuple(sizes))
@@ -255,7 +255,7 @@ class Conv2D(Convolving, _WeightNorm, keras.layers.Conv2D):
 
 
 class Dense(_WeightNorm, keras.layers.Dense):
-    """Keras' linear layer with weight normalisation."""
+    """Keras' linear layer with weight normalization."""
 
     def __init__(self, op: ops.Dense, seed: str, **kwargs: Any) -> None:
         self._op = op
@@ -282,8 +282,8 @@ class Pool2D(keras.layers.Layer):
         self._reaches_past = any(map(operator.ge, pixels, op.pool_size))
 
     def call(self, inputs: Any) -> Any:
-        # Int8 would take an infinite number for a value, and have no room for others; copies leave
-        # a maximum as it is too, but take a third more time than a constant.
+        # In int8 infinity would take up the whole range of values. Padding by copies of the edge
+        # gives the same maxima, but takes a third more time than a constant.
         copies = written_as("int8") and not self._reaches_past
         outside = "replicate" if copies else -math.inf
         if self._op.kind == "min":
@@ -304,17 +304,17 @@ class Pool2D(keras.layers.Layer):
         if self._explicit:
             pads = _pool_pads(op, _map_size(x, self.data_format))
             x, padding = pad(x, pads, mode, self.data_format, value), "valid"
-        # An average may count the padding, but never what lies over the edge behind it.
+        # An average may count the padding, but never what lies beyond it.
         beyond = 0.0 if op.kind == "avg" else value
         x = pad(x, self._over, mode, self.data_format, beyond)
         return function(x, op.pool_size, op.strides, padding=padding, data_format=self.data_format)
 
 
 class AdaptivePool2D(keras.layers.AdaptiveAveragePooling2D):
-    """Keras' adaptive average, window by window.
+    """Keras' adaptive average pool, computed window by window.
 
-    Keras pools by two windows and picks from both; in a graph of TensorFlow the larger one does
-    not fit an axis that has one pixel or is to have one.
+    Keras pools with windows of two sizes and selects from both. In a TensorFlow graph the larger
+    one does not fit an axis with one input or output pixel.
     """
 
     def call(self, inputs: Any) -> Any:
@@ -327,7 +327,7 @@ class AdaptivePool2D(keras.layers.AdaptiveAveragePooling2D):
 
 
 def _means(x: Any, axis: int, n: int, wanted: int) -> Any:
-    """The means of `wanted` windows that cover the `n` pixels of an axis, and overlap by one."""
+    """The means of `wanted` windows over the `n` pixels of an axis; they overlap by at most one."""
     index: list[Any] = [slice(None)] * 4
     means = []
     for i in range(wanted):
@@ -337,7 +337,7 @@ def _means(x: Any, axis: int, n: int, wanted: int) -> Any:
 
 
 class Blur2D(keras.layers.Layer):
-    """A binomial kernel on each channel, with reflected edges and strides."""
+    """A convolution of each channel with a binomial kernel, with reflected edges and strides."""
 
     def __init__(self, op: ops.Blur, data_format: str, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -357,7 +357,7 @@ class Blur2D(keras.layers.Layer):
 
 
 class SpaceToDepth(keras.layers.Layer):
-    """Squares of pixels as channels."""
+    """Turns squares of pixels into channels."""
 
     def __init__(self, block: int, data_format: str, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -379,7 +379,7 @@ class SpaceToDepth(keras.layers.Layer):
 
 
 class PadChannels(keras.layers.Layer):
-    """Zeros behind the last channel."""
+    """Appends zero channels."""
 
     def __init__(self, filters: int, axis: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -409,7 +409,7 @@ def _pool_pads(op: ops.Pool, size: tuple[Any, Any]) -> Pads:
 
 
 def _over_the_edge(op: ops.Pool) -> Pads:
-    """Room behind the padding for the windows that `ceil_mode` keeps."""
+    """The pixels beyond the padding that the windows kept by `ceil_mode` need."""
     if not op.ceil_mode or op.padding == "same":
         return (0, 0), (0, 0)
     reached, within = pool_reach(op), op_reach(op, op.pool_size)
@@ -418,7 +418,7 @@ def _over_the_edge(op: ops.Pool) -> Pads:
 
 
 def _explicit_pads(op: ops.Conv) -> Callable[[Any], Pads] | None:
-    """How to pad before the convolution, from the map's size; None if Keras does it itself."""
+    """A function from a map's size to the padding before the convolution; None if Keras pads."""
     if op.padding == "valid":
         return None
     if op.padding == "same":
@@ -434,7 +434,7 @@ def _explicit_pads(op: ops.Conv) -> Callable[[Any], Pads] | None:
         )
     )
     if keeps_size and op.strides == (1, 1) and op.padding_mode == "zeros":
-        return None  # Keras' "same" is the same here, and fused
+        return None  # Keras' "same" pads the same here, within its kernel
     return lambda size: pads
 
 

@@ -1,4 +1,4 @@
-"""Layers that heads need to say where something is: resizing, places of maxima, boxes."""
+"""Layers with spatial outputs: resize, soft-argmax, box corners."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ _ops: Any = keras.ops  # whose functions are typed as if they could return None
 class ResizeLike(keras.layers.Layer):
     """Bilinear interpolation of the first input to the size of the second.
 
-    In training, for sizes that are unknown when it is traced, and in ONNX, whose sizes are rounded
-    products, by one matrix an axis; else by the backend's own, which LiteRT has too, in int8 as
-    well.
+    Computed by a matrix for each axis in training, for sizes unknown while tracing, and for ONNX,
+    which rounds products to get sizes; else by the backend's resize, which LiteRT has as well, also
+    in int8.
     """
 
     def __init__(self, data_format: str, **kwargs: Any) -> None:
@@ -45,14 +45,14 @@ class ResizeLike(keras.layers.Layer):
 
 
 def _by_matrices(x: Any, target: Any) -> Any:
-    """Maps of (batch, height, width, channels) at the target's height and width."""
+    """Maps of (batch, height, width, channels), resized to the target (height, width)."""
     _, height, width, _ = _ops.shape(x)
     x = _ops.einsum("oh,bhwc->bowc", _interpolation(height, target[0], x.dtype), x)
     return _ops.einsum("ow,bhwc->bhoc", _interpolation(width, target[1], x.dtype), x)
 
 
 def _interpolation(size: Any, target: Any, dtype: Any) -> Any:
-    """The weight of each of `size` pixels for each of `target`; centres lie at half pixels."""
+    """The weights (target, size) of the old pixels in the new ones; centres lie at half pixels."""
     pixels = _ops.cast(_ops.arange(size), "float32")
     places = _ops.cast(_ops.arange(target), "float32") + 0.5
     scale = _ops.cast(size, "float32") / _ops.cast(target, "float32")
@@ -63,7 +63,7 @@ def _interpolation(size: Any, target: Any, dtype: Any) -> Any:
 
 
 class SoftArgmax(keras.layers.Layer):
-    """The mean place of each channel under its softmax over the map."""
+    """The mean position (y, x) under the softmax of each channel over the map."""
 
     def __init__(self, data_format: str, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -76,8 +76,8 @@ class SoftArgmax(keras.layers.Layer):
         shape = _ops.shape(x)
         height, width = shape[2], shape[3]
         flat = _ops.reshape(x, (-1, x.shape[1], height * width))
-        wide = _ops.cast(flat, "float32")  # places in float16 would be off by pixels
-        # Not `softmax`, whose steps in int8 are larger than most shares.
+        wide = _ops.cast(flat, "float32")  # positions in float16 would be off by pixels
+        # Not `softmax`: in int8 its steps would be larger than most of its values.
         likely = _ops.exp(wide - _ops.max(wide, axis=-1, keepdims=True))
         whole = _ops.sum(likely, axis=-1)
         likely = _ops.reshape(likely, (-1, x.shape[1], height, width))
@@ -90,13 +90,13 @@ class SoftArgmax(keras.layers.Layer):
 
 
 def _centres(size: Any) -> Any:
-    """The centres of pixels along an axis, as shares of it."""
+    """The centres of the pixels along an axis, as shares of its length."""
     places = _ops.cast(_ops.arange(size), "float32") + 0.5
     return places / _ops.cast(size, "float32")
 
 
 class Corners(keras.layers.Layer):
-    """Centre and size to corners."""
+    """Turns the centre and size of boxes into corners."""
 
     def call(self, inputs: Any) -> Any:
         centre, half = inputs[..., :2], 0.5 * inputs[..., 2:]

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import reprlib
 import warnings
 from collections.abc import Hashable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import keras
@@ -37,7 +35,7 @@ from kblocks.networks.rows import (
     rows_of,
     walk_rows,
 )
-from kblocks.networks.torch_weights import ADDRESSES, load_keras_weights, load_torch_weights
+from kblocks.networks.torch_weights import load_weights
 from kblocks.plans.cost import Cost
 from kblocks.plans.geometry import InputTooSmallError, check_input_shape
 
@@ -251,7 +249,7 @@ class Architecture:
             if isinstance(layer, Block):
                 layer.remat = True
         if weights is not None:
-            self._load(model, weights, prefix, skip_head)
+            load_weights(model, weights, self.weights, prefix, skip_head)
         return model
 
     def _gives_logits(self, output: str) -> bool:
@@ -282,24 +280,6 @@ class Architecture:
                 f"{task.target}. Received: a head with {', '.join(main)}"
             )
         return like[0]
-
-    def _load(self, model: keras.Model, source: Any, prefix: str, skip_head: bool) -> None:
-        if isinstance(source, (str, os.PathLike)):
-            sets = {known.name: known.source for known in self.weights}
-            if str(source).endswith((".weights.h5", ".keras")):
-                load_keras_weights(model, source, skip_head, prefix)
-                return
-            if (
-                source not in sets
-                and not str(source).startswith(ADDRESSES)
-                and not Path(source).exists()
-            ):
-                raise ValueError(
-                    f"`weights` must be a file, a source or one of {list(sets)}. "
-                    f"Received: weights={source!r}"
-                )
-            source = sets.get(str(source), source)
-        load_torch_weights(model, source, skip_head=skip_head, prefix=prefix)
 
     def pyramid(self, input_shape: Any, levels: Any = None) -> list[Level]:
         """The maps that `features` would return, without making any Keras object.
@@ -359,7 +339,7 @@ class Architecture:
         outputs = {key: tensors[row] for key, row in rows.items()}
         model = keras.Model(start, outputs, name=name or f"{self.name}_features")
         if weights is not None:
-            self._load(model, weights, prefix, skip_head=False)
+            load_weights(model, weights, self.weights, prefix)
         return model
 
     def _levels(self, input_shape: Any, levels: Any) -> tuple[dict[str, Level], list[int]]:

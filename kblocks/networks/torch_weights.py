@@ -18,6 +18,7 @@ import numpy as np
 
 from kblocks.blocks.block import Block
 from kblocks.heads import Classifier
+from kblocks.networks.published import WeightSet
 from kblocks.networks.rows import is_of_head
 from kblocks.plans import cost, ops
 
@@ -136,6 +137,41 @@ def _array(value: Any) -> np.ndarray:
         return np.asarray(value)
     except ValueError as error:
         raise ValueError(f"is no array: {error}") from error
+
+
+def load_weights(
+    model: keras.Model,
+    source: Any,
+    known: Sequence[WeightSet],
+    prefix: str,
+    skip_head: bool = False,
+) -> None:
+    """Loads weights from what `Architecture.model` takes: a file, a set's name or a source.
+
+    Args:
+        model: built by an architecture.
+        source: a file that Keras wrote, the name of one of the `known` sets, or a source of
+            `load_torch_weights`.
+        known: the published sets of the architecture.
+        prefix: of the layers' names.
+        skip_head: whether the head keeps its new weights.
+
+    Raises:
+        ValueError: if there is no such file or set, or the weights do not fit.
+    """
+    if isinstance(source, (str, os.PathLike)):
+        sets = {one.name: one.source for one in known}
+        if str(source).endswith((".weights.h5", ".keras")):
+            load_keras_weights(model, source, skip_head, prefix)
+            return
+        is_source = str(source).startswith(ADDRESSES) or Path(source).exists()
+        if source not in sets and not is_source:
+            raise ValueError(
+                f"`weights` must be a file, a source or one of {list(sets)}. "
+                f"Received: weights={source!r}"
+            )
+        source = sets.get(str(source), source)
+    load_torch_weights(model, source, skip_head=skip_head, prefix=prefix)
 
 
 def load_keras_weights(model: keras.Model, path: Any, skip_head: bool, prefix: str) -> None:

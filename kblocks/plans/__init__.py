@@ -1,1 +1,1 @@
-"""What a block computes, as data, and the arithmetic of it."""
+"""What a block computes, as data, and its arithmetic: sizes and costs."""

@@ -1,4 +1,4 @@
-"""What a plan costs, by arithmetic: output shape, parameters, multiply-adds, activations."""
+"""The cost of a plan by arithmetic: output shape, parameters, multiply-adds, activations."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ class Cost:
     """The cost of one forward pass of one sample.
 
     Attributes:
-        output_shape: height, width, channels or (features,); a dict of them where there
-            are several outputs.
-        params: all numbers held, as Keras' `count_params` counts them.
-        trainable_params: those that training changes.
+        output_shape: (height, width, channels) or (features,); a dict of them by output where
+            there are several.
+        params: number of all parameters, as Keras' `count_params` counts them.
+        trainable_params: number of the parameters that training changes.
         macs: multiply-adds of convolutions and linear layers.
-        activations: elements that convolutions and linear layers put out.
+        activations: number of elements in the outputs of convolutions and linear layers.
     """
 
     output_shape: Any
@@ -54,7 +54,7 @@ class Cost:
 
 
 class Tally:
-    """Counts while a plan is walked."""
+    """The running counts of a `walk` through a plan."""
 
     __slots__ = ("activations", "macs", "params", "trainable_params")
 
@@ -63,7 +63,7 @@ class Tally:
 
 
 def cost(op: Op, input_shape: Shape | Sequence[Shape]) -> Cost:
-    """The cost of a plan on an input of known (height, width, channels)."""
+    """The cost of a plan on an input of (height, width, channels), all of them known."""
     for shape in input_shape if isinstance(input_shape, list) else (input_shape,):
         if None in shape:
             raise ValueError(f"A cost needs known sizes. Received: input of shape {shape}")
@@ -73,14 +73,14 @@ def cost(op: Op, input_shape: Shape | Sequence[Shape]) -> Cost:
 
 
 def walk(op: Op, shape: Any, tally: Tally | None = None) -> Shape:
-    """The output shape of `op`; counts into `tally`, for which all sizes must be known.
+    """The output shape of `op`; adds its counts to `tally`, which needs all sizes known.
 
-    A list of shapes is a list of inputs, one for each branch of a Merge.
+    A list of shapes stands for several inputs, one for each branch of a Merge.
     """
     return _RULES[type(op)](op, shape, tally)
 
 
-# --- one rule a primitive --------------------------------------------------------------
+# --- one rule for each primitive -------------------------------------------------------
 
 
 class _Rules(dict[type, Callable[[Op, Any, Tally | None], Shape]]):

@@ -1,8 +1,8 @@
-"""The sizes of maps: the one arithmetic of padding and stride, which everything else uses.
+"""The sizes of maps: all arithmetic of padding and strides.
 
 One formula serves all paddings: with `reach`, the pixels by which an axis would shrink at
-stride 1, the output has `(size - 1 - reach) // stride + 1` pixels. It composes, which is
-what lets `crops` say how to align branches without knowing the size of the input.
+stride 1, the output has `(size - 1 - reach) // stride + 1` pixels. Ops one after another have a
+common stride and reach, so `crops` can align branches without knowing the size of the input.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ Crop = tuple[Pair, Pair]  # pixels to cut: (top, bottom), (left, right)
 
 
 class InputTooSmallError(ValueError):
-    """A map that would vanish. `missing` is the number of pixels that it lacks, or, where an
-    architecture raises it, the input of the architecture."""
+    """Raised where a map would have no pixels. `missing` is the number of pixels that its input
+    lacks; if an architecture raises it, those that the architecture's input lacks."""
 
     def __init__(self, message: str, missing: float) -> None:
         super().__init__(message)
@@ -32,7 +32,7 @@ class InputTooSmallError(ValueError):
 
 
 _LARGEST_INPUT = 1 << 14
-_MISFITS = 32  # neighbouring sizes that may be refused for not being a multiple of something
+_MISFITS = 32  # sizes in a row that may be refused for other reasons, such as a division
 
 
 # --- sizes -----------------------------------------------------------------------------
@@ -69,18 +69,21 @@ def conv_output_size(
     padding: Any = "valid",
     dilation_rate: Any = 1,
 ) -> Any:
-    """The size of a map behind a convolution or pool.
+    """The size of a map after a convolution or pool.
 
     Args:
-        size: pixels of one axis, or the pair (height, width). None passes through.
-        kernel_size, strides, dilation_rate: integers, or pairs for a pair of sizes.
-        padding: "same", "valid", "symmetric", or the pixels added on each side.
+        size: pixels of one axis, or the pair (height, width); None, an unknown size, stays None.
+        kernel_size: pixels; integer, or a pair for a pair of sizes.
+        strides: pixels; integer, or a pair for a pair of sizes.
+        padding: "same" (as Keras), "valid", "symmetric" (equal on both sides), or the pixels added
+            on each side; one of these, or a pair of them for a pair of sizes.
+        dilation_rate: pixels; integer, or a pair for a pair of sizes.
 
     Returns:
         The output's pixels: an integer, or a pair for a pair.
 
     Raises:
-        InputTooSmallError: (a ValueError) if nothing would be left.
+        InputTooSmallError: (a ValueError) if the output would have no pixels.
         ValueError: if an argument is not of the form above.
     """
     if isinstance(size, (tuple, list)):
@@ -151,7 +154,7 @@ def of_axis(padding: Any, axis: int) -> Any:
 
 
 def check_input_shape(shape: Any, unknown: bool = False) -> None:
-    """Refuses what is not (height, width, channels); `unknown` height and width may be None."""
+    """Refuses all but (height, width, channels); with `unknown` the first two may be None."""
     sizes = shape if isinstance(shape, (tuple, list)) else ()
     last = len(sizes) - 1
     if len(sizes) != 3 or any(
@@ -169,7 +172,7 @@ def check_input_shape(shape: Any, unknown: bool = False) -> None:
 
 
 def geometry(op: Op) -> Geometry | None:
-    """Total strides and reach of a plan; None where its output has a size of its own."""
+    """Total strides and reach of a plan; None where they do not give its output's size."""
     down, right, rows, columns = 1, 1, 0, 0
     for step in op if type(op) is Chain else (op,):
         kind = type(step)
@@ -234,7 +237,7 @@ def _merged_geometry(merge: Merge) -> tuple[Geometry | None, list[Geometry | Non
 
 
 def crops(merge: Merge) -> list[Crop | None]:
-    """For each branch, how much to cut off its input so that all outputs lie centred."""
+    """The pixels to crop off each branch's input, so that all outputs have one size and centre."""
     total, branches = _merged_geometry(merge)
     if branches.count(total) == len(branches):
         return [None] * len(branches)
@@ -249,7 +252,10 @@ def crops(merge: Merge) -> list[Crop | None]:
 
 
 def pool_reach(op: ops.Pool) -> Pair:
-    """`reach` of a pool; with `ceil_mode` a window over the edge counts if it begins before it."""
+    """`reach` of both axes of a pool.
+
+    With `ceil_mode` a window that reaches over the edge counts if it begins before the edge.
+    """
     rows, columns = op_reach(op, op.pool_size)
     if not op.ceil_mode or op.padding == "same":
         return rows, columns
@@ -258,7 +264,7 @@ def pool_reach(op: ops.Pool) -> Pair:
 
 
 def ceiled(size: int, reached: int, stride: int) -> int:
-    """The output's pixels of a pool in ceil mode, of which `pool_reach` tells the reach."""
+    """The output's pixels along one axis of a pool with `ceil_mode`, from its `pool_reach`."""
     if size <= reached:
         raise InputTooSmallError(
             f"{size} pixels are too few for a pool that reaches {reached} of them",
@@ -283,10 +289,13 @@ def cropped(shape: Shape, cut: Crop) -> Shape:
 
 
 def missing_pixels(walk: Callable[[int], Any]) -> float:
-    """The fewest pixels that `walk` needs on top for every map to live."""
+    """The fewest pixels that an input lacks: the least `added` for which `walk(added)` succeeds.
+
+    Infinity if there is none.
+    """
 
     def fitting(least: int) -> float:
-        """The first number from `least` up that is not refused; 0 if it is still too few."""
+        """The first number from `least` on that `walk` accepts; 0 if it finds it too small."""
         for added in range(least, least + _MISFITS):
             try:
                 walk(added)

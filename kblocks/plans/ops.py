@@ -1,10 +1,9 @@
-"""The primitives of convolutional networks and the two joints between them, as data.
+"""Ops, the primitives of convolutional networks as data, and `Chain` and `Merge` of them.
 
-Named tuples, since a search that weighs candidates makes hundreds of thousands a second.
-
-A block's `plan` returns a tree of these. They know neither Keras nor cost: `cost` counts
-them and `block` turns them into Keras layers. Maps are spoken of as height, width,
-channels; pairs are `(height, width)`.
+A block's `plan` returns a tree of these. They know neither Keras nor costs: `plans.cost`
+counts them and `layers.primitives` turns them into Keras layers. They are named tuples, since
+a search makes hundreds of thousands a second. Shapes are (height, width, channels), pairs
+(height, width).
 """
 
 from __future__ import annotations
@@ -52,19 +51,21 @@ class Dense(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Norm:
-    """A normalisation over channels; also the long form of a block's `normalization`.
+    """A normalization of maps or features, and the long form of a block's `normalization`.
+
+    A block raises ValueError for values other than those below.
 
     Args:
-        kind: "batch", "layer" (over the channels of each position), "group", or "weight" (of
-            a block's kernels; no op of its own).
-        momentum: of the moving averages of batch normalisation, as Keras counts it
+        kind: "batch", "layer" (over the channels of each pixel), "group", or "weight" (of the
+            kernels of a block, which then has no op for it).
+        momentum: of the moving averages of batch normalization, from 0 to 1, in Keras' sense
             (PyTorch's is one minus this).
-        epsilon: added to the variance.
-        scale: whether there is a learned factor a channel.
-        center: whether there is a learned offset a channel.
-        groups: of group normalisation; None takes the greatest common divisor of 32
+        epsilon: added to the variance; positive.
+        scale: whether each channel has a learned factor.
+        center: whether each channel has a learned offset.
+        groups: number of groups, for "group" alone; None takes the greatest common divisor of 32
             and the channels.
-        synchronized: whether batch normalisation takes its statistics over all devices of a
+        synchronized: for "batch" alone: whether statistics are taken over all devices of a
             `tf.distribute` strategy; TensorFlow only.
     """
 
@@ -79,7 +80,7 @@ class Norm:
 
 
 class Activation(NamedTuple):
-    """An element-wise function, by its Keras name, as a callable or as a layer's config."""
+    """An element-wise function: its Keras name, a callable or a layer's config."""
 
     function: Any
     label = "act"
@@ -88,8 +89,8 @@ class Activation(NamedTuple):
 class Pool(NamedTuple):
     """A pool over windows: kind "max", "avg" or "min".
 
-    Averages leave the padding out unless `count_padding`. `ceil_mode` keeps the last window
-    that reaches over the edge, if it begins before it; what lies over the edge never counts.
+    `count_padding`: averages count the padding as zeros. `ceil_mode`: a last window that reaches
+    over the edge is kept if it begins before the edge; what lies over the edge never counts.
     """
 
     kind: str
@@ -102,7 +103,7 @@ class Pool(NamedTuple):
 
 
 class GlobalPool(NamedTuple):
-    """The "max" or "avg" over the whole map: to (channels,), or (1, 1, channels) if kept."""
+    """The "max" or "avg" of the whole map: (channels,), with `keepdims` (1, 1, channels)."""
 
     kind: str
     keepdims: bool = False
@@ -110,14 +111,14 @@ class GlobalPool(NamedTuple):
 
 
 class AdaptivePool(NamedTuple):
-    """The average over a grid of `output_size` windows that cover a map of any size."""
+    """The averages of a grid of `output_size` windows, which cover a map of any size."""
 
     output_size: Pixels
     label = "adaptive_pooling"
 
 
 class PadChannels(NamedTuple):
-    """Zeros behind the last channel, up to `filters` channels."""
+    """Appends zero channels, up to `filters` channels."""
 
     filters: int
     label = "pad_channels"
@@ -132,9 +133,9 @@ class Blur(NamedTuple):
 
 
 class SpaceToDepth(NamedTuple):
-    """Squares of `block` by `block` pixels as channels: row, column, then channel.
+    """Turns squares of `block` by `block` pixels into channels: row, column, then channel.
 
-    Zeros fill what the last squares reach over the edge.
+    Zeros fill up the squares that reach over the edge.
     """
 
     block: int
@@ -142,62 +143,62 @@ class SpaceToDepth(NamedTuple):
 
 
 class Scale(NamedTuple):
-    """The map times a constant."""
+    """Multiplies the map by a constant."""
 
     factor: float
     label = "scaling"
 
 
 class Flatten(NamedTuple):
-    """A map to flat features, channels running fastest."""
+    """Turns a map into flat features, channels running fastest."""
 
     label = "flatten"
 
 
 class Reshape(NamedTuple):
-    """Flat features in another shape, the last axis running fastest."""
+    """Gives flat features another shape, the last axis running fastest."""
 
     shape: tuple[int, ...]
     label = "reshape"
 
 
 class ResizeLike(NamedTuple):
-    """The first of two inputs, interpolated bilinearly to the height and width of the second."""
+    """Interpolates the first of two inputs bilinearly to the height and width of the second."""
 
     label = "resize"
 
 
 class SoftArgmax(NamedTuple):
-    """Of each channel the mean place (y, x) under its softmax: to (channels, 2).
+    """The mean position (y, x) under the softmax of each channel: (channels, 2).
 
-    Places are shares of the map: its first pixel, of n, has its centre at 0.5 / n.
+    Positions are shares of the map's size: the centre of the first of n pixels is 0.5 / n.
     """
 
     label = "soft_argmax"
 
 
 class Corners(NamedTuple):
-    """Four features, centre (y, x) and size (height, width), as corners (y1, x1, y2, x2)."""
+    """Turns a box's centre (y, x) and size (height, width) into corners (y1, x1, y2, x2)."""
 
     label = "corners"
 
 
 class Dropout(NamedTuple):
-    """Zeroes single features in training."""
+    """Sets single features to zero in training."""
 
     rate: float
     label = "drop"
 
 
 class DropPath(NamedTuple):
-    """Zeroes whole samples in training: stochastic depth (Huang et al. 2016, arXiv:1603.09382)."""
+    """Drops whole samples in training: stochastic depth (Huang et al. 2016, arXiv:1603.09382)."""
 
     rate: float
     label = "drop_path"
 
 
 class Chain(tuple):
-    """Ops one after another. `Chain(a, None, Chain(b, c))` is `Chain(a, b, c)`; empty: identity."""
+    """Ops in sequence. `Chain(a, None, Chain(b, c))` is `Chain(a, b, c)`; `Chain()`: identity."""
 
     __slots__ = ()
 
@@ -223,8 +224,8 @@ class Merge(_Branches):
     """Named branches from one input, joined by `mode`: "add", "concat" (of channels), "multiply".
 
     A branch of "multiply" may be a gate of one pixel.
-    Where `valid` padding lets branches shrink differently, the input of the branch that
-    reaches less far is cropped in its centre (`geometry.crops`).
+    Where "valid" padding makes branches shrink differently, the inputs of those that shrink
+    less are cropped to their centre (`geometry.crops`).
     """
 
     __slots__ = ()
@@ -236,8 +237,8 @@ class Merge(_Branches):
 def parts(op: Op, prefix: str = "") -> Iterator[tuple[str, Op]]:
     """The primitives of a plan in order, each with its path, such as `main_conv2`.
 
-    A path is the names of the branches around an op, its kind, and its number where
-    several ops of its kind stand in the same branch.
+    A path consists of the names of the branches around an op, its kind, and its number if the
+    same branch holds several ops of its kind.
     """
     chain = op if isinstance(op, Chain) else (op,)
     labels = [step.label for step in chain if not isinstance(step, Merge)]
