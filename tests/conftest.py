@@ -31,6 +31,20 @@ if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
 TESTS = Path(__file__).parent
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Of a test marked `thin(n)` each n-th case is a default one; the others are slow."""
+    seen: dict[str, int] = {}
+    for item in items:
+        thin = item.get_closest_marker("thin")
+        if thin is None or item.get_closest_marker("slow") is not None:
+            continue
+        name = item.nodeid.split("[")[0]
+        if seen.setdefault(name, 0) % thin.args[0]:
+            item.add_marker(pytest.mark.slow)
+        seen[name] += 1
+
+
 @pytest.fixture(autouse=True)
 def _fixed_seed() -> None:
     keras.utils.set_random_seed(20240117)

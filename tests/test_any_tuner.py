@@ -188,6 +188,7 @@ def test_nine_in_ten_points_of_these_searches_do_not_fit() -> None:
     assert missed >= 0.9 * 400
 
 
+@pytest.mark.system
 @pytest.mark.parametrize(
     "kind", [pytest.param(k, marks=pytest.mark.slow if k != "random" else ()) for k in KINDS]
 )
@@ -251,6 +252,7 @@ class Drawn(kb.tuner.HyperModel):
         return {"val_loss": float(len(self.drawn))}
 
 
+@pytest.mark.thin(4)
 @pytest.mark.parametrize("kind", KINDS)
 def test_search_tries_the_default_first_under_stock_tuners(kind: str, tmp_path: Path) -> None:
     """And what follows is the tuner's own: none of them has the default twice but Hyperband,
@@ -285,6 +287,7 @@ def test_samples_begin_with_the_default() -> None:
 # --- costs as objectives -------------------------------------------------------------------
 
 
+@pytest.mark.system
 @pytest.mark.parametrize("name", ["params", "macs", "activations", "latency"])
 def test_costs_are_objectives(name: str, tmp_path: Path) -> None:
     space = varied().within(INPUT, kb.Budget(macs=40e3))

@@ -133,6 +133,7 @@ def test_cifar_networks_of_table_6(depth: int, millions: float) -> None:
     assert len(weighted) == depth
 
 
+@pytest.mark.thin(6)
 @pytest.mark.parametrize("name", NAMES)
 def test_built_model_is_what_was_counted(name: str, images: Images) -> None:
     small = {"head": {"pool": "avg", "hidden": ()}} if name.startswith("vgg") else {}
@@ -158,6 +159,7 @@ def test_batch_norms_are_as_published(name: str) -> None:
     assert {(part.scale, part.center) for part in norms} == {(facts["scale"], facts["center"])}
 
 
+@pytest.mark.thin(3)
 @pytest.mark.parametrize(
     "name",
     [
@@ -184,6 +186,7 @@ def test_golden_logits_see_a_wrong_padding() -> None:
     assert np.abs(logits - expected).max() / expected.std() > 0.05
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["resnet18", "resnet50"])
 def test_golden_logits_channels_first(name: str) -> None:
     keras.config.set_image_data_format("channels_first")
@@ -597,6 +600,7 @@ print("keras_tuner" in sys.modules)
 """
 
 
+@pytest.mark.system
 def test_json_rebuilds_in_a_fresh_process(
     tmp_path: Path, fresh_process: Callable[..., str]
 ) -> None:

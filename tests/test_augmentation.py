@@ -192,6 +192,7 @@ def test_whole_numbers_stay_whole() -> None:
     assert not np.array_equal(seen, images)
 
 
+@pytest.mark.thin(5)
 @pytest.mark.parametrize("form", ["arrays", "dataset", "batches", "weights", "split"])
 def test_every_form_of_data_goes_through_the_hypermodel(form: str) -> None:
     """A shift alone leaves a constant image as it is: each class is one here."""

@@ -59,6 +59,7 @@ LOSSES = {
 }
 
 
+@pytest.mark.thin(4)
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("make", LOSSES.values(), ids=[name.replace(" ", "_") for name in LOSSES])
 def test_a_step_is_that_of_the_weighted_loss(make: Callable[[], Any], weighted: bool) -> None:
@@ -109,6 +110,7 @@ def test_default_weights_are_the_published_ones() -> None:
     assert v3.model((299, 299, 3), aux=True).auxiliary == {"AuxLogits": ("logits", 0.4)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("first", ["mask", "kind"])
 def test_beside_several_heads_it_is_trained_like_the_classifier(first: str) -> None:
     heads = {"mask": kb.Segmenter(3), "kind": kb.Classifier(3)}
@@ -195,6 +197,7 @@ def test_strip_aux(saved: bool, tmp_path: Path) -> None:
         kb.strip_aux(plain)
 
 
+@pytest.mark.slow
 def test_aux_beside_other_heads() -> None:
     """The auxiliary classifier is trained like the first output, and told the other's target."""
     net = kb.googlenet(3, width=0.1, head=kb.Localizer(3))
@@ -248,6 +251,7 @@ def test_a_search_on_images_too_small_for_the_auxiliary_head() -> None:
     assert space.key(first) == space.build(first).canonical((139, 139, 3))
 
 
+@pytest.mark.thin(3)
 @pytest.mark.parametrize(
     ("head", "y", "wrong"),
     [
@@ -293,6 +297,7 @@ def test_a_classifier_alone_takes_an_array() -> None:
         net.head.check({"logits": data()[1]})
 
 
+@pytest.mark.slow
 def test_without_auxiliary_outputs_the_others_keep_their_targets() -> None:
     """Of a detector's two maps, which have one target, and of one output with a name."""
     heads = {"kind": kb.Classifier(3), "found": kb.Detector(2, (8, 16), filters=4)}

@@ -29,6 +29,8 @@ import light
 import keras, keras_tuner, numpy as np
 import kblocks as kb
 
+pytestmark = pytest.mark.system
+
 class Own(keras_tuner.HyperModel):
     def build(self, hp):
         hp.Float("x", 0, 1)

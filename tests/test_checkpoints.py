@@ -160,6 +160,7 @@ def searched(tuner: kb.tuner.Tuner) -> kb.tuner.Run:
     return tuner.search(X, Y, validation_data=(X, Y), epochs=2, verbose=0)
 
 
+@pytest.mark.thin(4)
 def test_a_search_keeps_its_best(place: str, tmp_path: Path) -> None:
     tuner = made(tmp_path / "runs", checkpoint_directory=place, project_name="one")
     run = searched(tuner)
@@ -170,6 +171,7 @@ def test_a_search_keeps_its_best(place: str, tmp_path: Path) -> None:
     assert not (tmp_path / "runs/one/checkpoints").exists()
 
 
+@pytest.mark.system
 def test_a_new_search_does_not_touch_what_an_older_one_keeps(place: str, tmp_path: Path) -> None:
     """Two searches in one place keep apart; what another storage's has left has to be removed."""
     for name in ("one", "two", "one-more"):
@@ -194,6 +196,7 @@ def test_a_new_search_does_not_touch_what_an_older_one_keeps(place: str, tmp_pat
     assert Checkpoints(f"{place}/one").numbers() == [0]
 
 
+@pytest.mark.system
 def test_another_storages_search_neither_removes_nor_exports_what_is_kept(tmp_path: Path) -> None:
     """As where the URL of the storage was mistyped."""
     mine = made(tmp_path)

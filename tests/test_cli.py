@@ -293,6 +293,7 @@ EXPORTS = [
 ]
 
 
+@pytest.mark.system
 @pytest.mark.parametrize(("kind", "name", "called"), EXPORTS)
 def test_export(kind: str, name: str, called: Callable[..., Any], trained: Any) -> None:
     """What is exported gives the logits of the trained model."""
@@ -313,6 +314,7 @@ def _metadata(path: Path) -> dict[str, Any]:
         return json.loads(archive.read("metadata.json"))
 
 
+@pytest.mark.system
 @pytest.mark.usefixtures("file")
 def test_the_delivered_model_is_one(failing: Any, capsys: pytest.CaptureFixture[str]) -> None:
     """A model trained once more stays what it is, and every export is made from it."""
@@ -495,6 +497,7 @@ def test_search_then_worker(file: str, capsys: pytest.CaptureFixture[str]) -> No
     assert saved.count_params() == net.cost(INPUT).params == first.trials[0].costs["params"]
 
 
+@pytest.mark.system
 @pytest.mark.usefixtures("file")
 def test_a_worker_for_a_family_takes_what_the_search_was_begun_with(failing: Any) -> None:
     typed = "--family resnet --data digits --objective val_loss --macs 4e5 --limit 80 --seed 3"
@@ -618,6 +621,7 @@ print(code)
 """
 
 
+@pytest.mark.system
 def test_the_extra_is_named_where_it_is_missing(fresh_process: Callable[..., str]) -> None:
     script = MISSING.replace("code =", "sys.stderr = sys.stdout\ncode =")
     told, code = fresh_process(script).splitlines()[-2:]

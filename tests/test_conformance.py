@@ -141,6 +141,7 @@ def test_a_spec_makes_its_layer_and_the_layer_its_spec(case: Case) -> None:
 # --- shapes ------------------------------------------------------------------------------
 
 
+@pytest.mark.thin(3)
 @each_case
 @pytest.mark.parametrize(("batch", "more"), [(2, 0), (1, 1)])
 def test_predicted_shape_is_symbolic_is_eager(
@@ -169,6 +170,7 @@ def test_parts_predict_their_shapes_too(case: Case, images: Images) -> None:
         assert part(keras.Input((*case.shape[:2], channels))).shape[1:] == part(x).shape[1:]
 
 
+@pytest.mark.thin(5)
 @each_case
 def test_unknown_size(case: Case, images: Images) -> None:
     """Traced with no size known, the numbers are those of known sizes."""
@@ -192,6 +194,7 @@ def test_unknown_size(case: Case, images: Images) -> None:
 # --- training ----------------------------------------------------------------------------
 
 
+@pytest.mark.thin(5)
 @each_case
 def test_gradients_reach_every_weight(case: Case, images: Images) -> None:
     layer = case.layer()
@@ -215,6 +218,7 @@ POLICIES = [
 ]
 
 
+@pytest.mark.thin(6)
 @each_case
 def test_dtype_policies(case: Case, images: Images) -> None:
     """A training step in each, and in inference the numbers of float32, to its precision."""
@@ -241,6 +245,7 @@ def randomised_outputs(layer: Any, x: np.ndarray) -> np.ndarray:
     return np.asarray(randomised(layer)(x, training=False))
 
 
+@pytest.mark.thin(8)
 @one_case_a_block
 @pytest.mark.parametrize(
     "policy",
@@ -256,6 +261,7 @@ def test_a_compiled_step_of_fit(case: Case, policy: str, images: Images) -> None
     assert np.all(np.isfinite(history.history["loss"]))
 
 
+@pytest.mark.thin(6)
 @each_case
 def test_channels_first_gives_the_same_numbers(case: Case, images: Images) -> None:
     """Forward, and the gradients of weights and input."""
@@ -352,6 +358,7 @@ class Subclassed(keras.Model):
         return self.block(inputs, training=training)
 
 
+@pytest.mark.thin(4)
 @one_case_a_block_first
 def test_functional_sequential_and_subclassed_models_agree(case: Case, images: Images) -> None:
     x = images(2, *case.shape)
@@ -371,6 +378,7 @@ def test_functional_sequential_and_subclassed_models_agree(case: Case, images: I
     np.testing.assert_allclose(copied(x, training=False), expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.thin(5)
 @each_case
 def test_clone_model(case: Case, images: Images) -> None:
     inputs = keras.Input(case.shape)

@@ -87,6 +87,7 @@ def shaken(model: Any) -> Any:
     return model
 
 
+@pytest.mark.thin(4)
 @each_model
 def test_the_same_logits_at_the_models_size(
     make: Callable[[], Any], step: int, images: Images
@@ -100,6 +101,7 @@ def test_the_same_logits_at_the_models_size(
     np.testing.assert_allclose(found[:, 0, 0], expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.thin(4)
 @each_model
 def test_a_map_on_larger_images(make: Callable[[], Any], step: int, images: Images) -> None:
     model = kb.convolutionize(make())

@@ -45,6 +45,7 @@ def check(spec: Any, *shapes: tuple[int, int, int]) -> None:
 # --- blocks ------------------------------------------------------------------------------
 
 
+@pytest.mark.thin(4)
 @pytest.mark.parametrize(
     "case",
     [
@@ -65,6 +66,7 @@ BLOCKS = {
 each_block = pytest.mark.parametrize("make", BLOCKS.values(), ids=BLOCKS.keys())
 
 
+@pytest.mark.thin(8)
 @each_block
 @pytest.mark.parametrize("padding", PADDINGS)
 @pytest.mark.parametrize("strides", STRIDES)
@@ -75,6 +77,7 @@ def test_kernels_strides_and_paddings(
     check(make(kernel, strides, padding=padding), (31, 30, 4), (24, 27, 4))
 
 
+@pytest.mark.thin(8)
 @each_block
 @pytest.mark.parametrize("padding", PADDINGS)
 @pytest.mark.parametrize("dilation", [2, (1, 3)])
@@ -86,6 +89,7 @@ def test_dilations_and_groups(
     check(spec, (21, 20, 4))
 
 
+@pytest.mark.thin(8)
 @pytest.mark.parametrize("padding", ["same", "valid", "symmetric", 1, (0, 2)])
 @pytest.mark.parametrize("strides", [None, 1, 2, (2, 1), 4])
 @pytest.mark.parametrize("size", [3, 5])

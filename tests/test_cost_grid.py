@@ -54,6 +54,7 @@ def test_every_exported_block_and_argument_is_in_the_grid() -> None:
         assert set(axes) == fields - WITHOUT_COST, block
 
 
+@pytest.mark.thin(4)
 @each_block
 def test_every_value_of_every_argument(block: Any) -> None:
     """Each value of the grid fits with some others, and its cost is what the layer does."""
@@ -125,6 +126,7 @@ def test_every_family_and_argument_is_in_the_grid() -> None:
         assert set(axes) >= named - {"classes", "name"}, family
 
 
+@pytest.mark.thin(6)
 @each_family
 def test_every_value_of_a_familys_arguments(family: str) -> None:
     """Each value of the grid fits with some others, and the cost is that of the built model."""

@@ -28,6 +28,8 @@ from kblocks.tuner.storing.checkpoints import Checkpoints
 from kblocks.tuner.storing.diagnosis import diagnosis
 from kblocks.tuner.storing.storage import EmptyError, open_storage, url_of
 
+pytestmark = pytest.mark.system
+
 
 @pytest.fixture
 def run(tmp_path: Path) -> Path:

@@ -15,6 +15,7 @@ NORMS = ("batch", "layer", "weight", None)
 CASES = [(norm, order) for norm in NORMS for order in ("original", "full_preactivation")]
 
 
+@pytest.mark.thin(5)
 @pytest.mark.parametrize(("normalization", "order"), CASES)
 @pytest.mark.parametrize("features", [6, 8])
 def test_it_is_a_layer_of_its_cost(

@@ -21,6 +21,8 @@ from sklearn.datasets import load_digits
 import kblocks as kb
 from kblocks.tuner.running.jobs import imported
 
+pytestmark = pytest.mark.system
+
 ROOT = Path(__file__).parent.parent
 SCRIPT = ROOT / "tuning" / "digits.py"
 INPUT = (8, 8, 1)

@@ -34,6 +34,7 @@ def run(code: list[str], folder: Path) -> str:
     return done.stdout
 
 
+@pytest.mark.system
 def test_the_code_of_the_readme_runs(tmp_path: Path) -> None:
     """The three uses, in order, in one process."""
     code = "\n".join(re.findall(r"```python\n(.*?)```", README, re.DOTALL))
@@ -48,6 +49,7 @@ def short(example: Path) -> list[str]:
     return ["--short"] if '"--short" in sys.argv' in example.read_text(encoding="utf-8") else []
 
 
+@pytest.mark.system
 @pytest.mark.parametrize(
     "example",
     [

@@ -163,6 +163,7 @@ def test_a_block_is_drawn_with_all_its_parts(name: str) -> None:
     assert sum(map(figure.times, figure.joints)) == joints(plan)
 
 
+@pytest.mark.thin(3)
 @pytest.mark.parametrize("name", [name for name, case in CASES.items() if not case.more])
 def test_boxes_bear_the_paths_of_the_layers_they_stand_for(name: str) -> None:
     case = CASES[name]

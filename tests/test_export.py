@@ -72,6 +72,7 @@ def need(name: str) -> None:
         pytest.importorskip(package)
 
 
+@pytest.mark.thin(4)
 @pytest.mark.parametrize("name", SUFFIXES)
 @pytest.mark.parametrize(
     "family", [pytest.param(f, marks=() if f == "resnext" else pytest.mark.slow) for f in SMALL]
@@ -142,6 +143,7 @@ def test_int8_keeps_the_logits_near(family: str, tmp_path: Path) -> None:
     assert spread(run_litert(path, x), model(x, training=False)) < 0.5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("labels", [False, True])
 def test_int8_from_batches(labels: bool, tmp_path: Path) -> None:
     """Equal to the byte with the same images as an array, as `tf.data` gives them with labels."""

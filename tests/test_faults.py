@@ -23,6 +23,8 @@ from searching import Toy, cleared, command_line, family, told_to_end, until
 import kblocks as kb
 from kblocks.command.stored import opened
 
+pytestmark = pytest.mark.system
+
 MakeToy = Callable[..., Toy]
 
 

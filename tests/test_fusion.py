@@ -142,6 +142,7 @@ def test_every_family_is_in_the_table() -> None:
     assert {build.__name__ for build, *_ in FAMILIES.values()} >= set(by_family())
 
 
+@pytest.mark.thin(4)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_families(family: str, images: Images, tmp_path: Path) -> None:
     """In float64, where rounding hides nothing."""
@@ -206,6 +207,7 @@ def test_models_of_keras(name: str, images: Images) -> None:
     assert not norms(fused)
 
 
+@pytest.mark.thin(6)
 @pytest.mark.parametrize("key", [key for key, case in CASES.items() if not case.more])
 def test_blocks(key: str, images: Images) -> None:
     """Every block of the conformance table, with weight normalisation, groups and gates."""

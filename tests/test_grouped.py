@@ -71,6 +71,7 @@ CASES = [
 ]
 
 
+@pytest.mark.thin(4)
 @pytest.mark.parametrize(("arguments", "groups", "jit_compile", "data_format"), CASES)
 def test_results_and_gradients_are_those_of_keras(
     arguments: dict[str, Any], groups: int, jit_compile: bool, data_format: str
@@ -201,6 +202,7 @@ print(ours.way)
 """
 
 
+@pytest.mark.system
 def test_without_onednn(fresh_process: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TF_ENABLE_ONEDNN_OPTS", "0")
     assert fresh_process(NO_ONEDNN).splitlines()[-1] == "split"
@@ -283,6 +285,7 @@ def test_a_convolution_out_of_reach_is_named() -> None:
 # --- batch normalisation -----------------------------------------------------------------
 
 
+@pytest.mark.thin(5)
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("axis", [-1, 1])
 @pytest.mark.parametrize("jit_compile", [False, True])

@@ -90,6 +90,7 @@ def test_json_keeps_heads_with_their_tasks_and_targets(make: Callable[[], Any], 
     assert again.head.loss_weights() == net.head.loss_weights()
 
 
+@pytest.mark.thin(4)
 @each_head
 def test_a_size_unknown_when_traced(make: Callable[[], Any], shape: Any, images: Images) -> None:
     """Where the head does not flatten a map."""
@@ -108,6 +109,7 @@ def test_a_size_unknown_when_traced(make: Callable[[], Any], shape: Any, images:
         np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.thin(4)
 @each_head
 def test_saved_models_load_with_their_tasks(
     make: Callable[[], Any], shape: Any, tmp_path: Path, images: Images
@@ -126,6 +128,7 @@ def test_saved_models_load_with_their_tasks(
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.thin(4)
 @each_head
 def test_fused_models_give_the_same(make: Callable[[], Any], shape: Any, images: Images) -> None:
     model, x = network(make()).model(INPUT), images(1, *INPUT)

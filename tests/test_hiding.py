@@ -27,6 +27,8 @@ linux = pytest.mark.skipif(not PROC.exists(), reason="needs Linux's /proc")
 SCRIPT = f"""#!{sys.executable}
 import sys
 from kblocks.__main__ import main
+
+pytestmark = pytest.mark.system
 if __name__ == "__main__":
     sys.exit(main())
 """

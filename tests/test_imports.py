@@ -173,6 +173,7 @@ print("keras_tuner" in sys.modules, tuner is sys.modules["kblocks.tuner"] is kb.
 """
 
 
+@pytest.mark.system
 def test_import_brings_nothing_but_keras(fresh_process: Callable[..., str]) -> None:
     """Keras itself imports rich and scikit-learn where they are installed; we add nothing."""
     added, before, after = fresh_process(FRESH).splitlines()[-3:]

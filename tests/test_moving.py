@@ -38,6 +38,7 @@ def test_layers_of_keras_move_all_targets(kind: str) -> None:
     np.testing.assert_allclose(weights["mask"], expected, atol=1e-5)
 
 
+@pytest.mark.thin(6)
 @pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize("name", NAMES)
 def test_what_a_step_of_fit_is_told_is_what_it_sees(name: str, compiled: bool) -> None:
@@ -214,6 +215,7 @@ def test_layers_that_change_values_leave_all_targets() -> None:
             assert told is y[name]
 
 
+@pytest.mark.slow
 def test_a_layer_that_xla_cannot_compile_is_not_compiled() -> None:
     """`compile` would do it on a GPU, where the step then failed."""
     x, y = scenes.scenes()

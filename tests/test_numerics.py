@@ -73,6 +73,7 @@ def pads_of(padding: Any, size: Any, kernel: Any, strides: Any, dilation: Any) -
 PADDINGS = ["same", "valid", "symmetric", 2, (0, 1)]
 
 
+@pytest.mark.thin(6)
 @pytest.mark.parametrize("padding", PADDINGS)
 @pytest.mark.parametrize("strides", [1, 2, (2, 1), 3])
 @pytest.mark.parametrize("kernel", [1, 3, 5, (1, 7)])
@@ -177,6 +178,7 @@ POOLS = [
 ]
 
 
+@pytest.mark.thin(4)
 @pytest.mark.parametrize(("size", "strides", "padding"), POOLS)
 @pytest.mark.parametrize("kind", ["max", "avg", "min"])
 @both_formats

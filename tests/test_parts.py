@@ -194,6 +194,7 @@ NETWORKS: dict[str, Any] = {
 }
 
 
+@pytest.mark.thin(5)
 @pytest.mark.parametrize("name", NETWORKS)
 def test_a_grey_image_gives_what_its_copy_in_three_channels_gave(name: str, images: Images) -> None:
     """Which holds for the sum over channels and for no other rule."""
@@ -208,6 +209,7 @@ def test_a_grey_image_gives_what_its_copy_in_three_channels_gave(name: str, imag
     np.testing.assert_allclose(run(six, twice), run(model, color), atol=2e-5 * scale)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", ["channels", "size"])
 def test_shared_targets_are_those_of_the_new_model_too(what: str) -> None:
     """Of a detector with several levels and of auxiliary classifiers."""

@@ -30,6 +30,8 @@ from kblocks.tuner.records import SURPLUS
 from kblocks.tuner.storing import owners
 from kblocks.tuner.storing.storage import open_storage, url_of
 
+pytestmark = pytest.mark.system
+
 PASSWORD = "Geheim/7 @%:wörtlich"
 FORMS = (PASSWORD, quote(PASSWORD), quote(PASSWORD, safe=""), "wörtlich", "rtlich")
 

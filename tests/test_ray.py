@@ -33,6 +33,8 @@ from kblocks.tuner.running.on_ray import Cluster, _find
 from kblocks.tuner.running.sending import Sent
 from kblocks.tuner.storing.storage import open_storage
 
+pytestmark = pytest.mark.system
+
 pytest.importorskip("ray", reason="the extra `ray` is not installed")
 
 PASSWORD = "Geheim/7 @%:wörtlich"

@@ -13,6 +13,8 @@ from PIL import Image
 import kblocks as kb
 from kblocks.tuner.running.jobs import imported
 
+pytestmark = pytest.mark.system
+
 FOLDER = Path(__file__).parent.parent / "tuning"
 FILES = sorted(FOLDER.glob("*.py"))
 CLASSES = {"image_folder": 2}  # others have ten

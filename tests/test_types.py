@@ -14,6 +14,8 @@ ROOT = Path(__file__).parent.parent
 RIGHT = """\
 import kblocks as kb
 
+pytestmark = pytest.mark.system
+
 kb.ResidualBlock(64)
 kb.ResidualBlock(64, (1, 7), (2, 1), padding="valid", name="a", dtype="float16")
 kb.ConvBlock(32, pool="max", normalization=kb.Norm("batch", epsilon=1e-5))

@@ -17,6 +17,8 @@ from searching import Toy, cleared
 import kblocks as kb
 from kblocks.tuner.storing.identity import ChangedError
 
+pytestmark = pytest.mark.system
+
 RNG = np.random.default_rng(0)
 X = RNG.random((64, 5), dtype="float32")
 Y = RNG.integers(0, 3, 64)
