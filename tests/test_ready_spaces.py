@@ -85,6 +85,7 @@ def test_other_members_can_be_the_default_point(family: str, name: str) -> None:
     assert space.build(space.default()) == kb.architecture(name)
 
 
+@pytest.mark.thin(9)
 @pytest.mark.parametrize("family", LIGHT)
 def test_samples_keep_the_budget_and_build(family: str) -> None:
     """By static cost, and two of them as Keras models with the parameters that were told."""
@@ -163,6 +164,7 @@ def check_samples(case: Case, number: int) -> None:
             assert getattr(cost, name) <= limit
 
 
+@pytest.mark.thin(3)
 @pytest.mark.parametrize("family", LIGHT)
 def test_samples_are_valid_for_any_input_and_budget(family: str) -> None:
     @given(cases(family))

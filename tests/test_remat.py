@@ -41,6 +41,7 @@ def trained(net: kb.Architecture, remat: bool, **compiled: Any) -> tuple[Any, An
     return model.get_weights(), history["loss"]
 
 
+@pytest.mark.thin(8)
 @pytest.mark.parametrize("how", [{}, {"run_eagerly": True}, {"jit_compile": True}], ids=str)
 @pytest.mark.parametrize("net", NETS.values(), ids=NETS.keys())
 def test_training_stays_the_same(net: kb.Architecture, how: dict[str, Any]) -> None:
@@ -84,6 +85,7 @@ print(peak() - before)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="asks Linux for the peak")
 def test_memory_falls(fresh_process: Callable[..., str]) -> None:
     """Of 16 convolutions with their norms, a block of 4 and the 4 borders live at once."""

@@ -348,6 +348,7 @@ RUNS: dict[str, Callable[[], Run]] = {
 }
 
 
+@pytest.mark.thin(4)
 @pytest.mark.parametrize("name", RUNS)
 def test_runs_of_all_kinds(name: str, tmp_path: Path) -> None:
     run = RUNS[name]()
@@ -360,6 +361,7 @@ def test_runs_of_all_kinds(name: str, tmp_path: Path) -> None:
             image.verify()
 
 
+@pytest.mark.slow
 def test_of_many_trials_some_are_drawn_and_it_says_so(tmp_path: Path) -> None:
     few = searches.run(40).trials
     scored = [trial for trial in few if trial.scores]
@@ -390,6 +392,7 @@ def test_a_report_is_written_whole_or_not_at_all(
     assert path.read_bytes() == before
 
 
+@pytest.mark.system
 def test_without_the_extra_it_is_named(fresh_process: Callable[..., str], tmp_path: Path) -> None:
     script = """
 import sys

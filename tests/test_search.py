@@ -115,6 +115,7 @@ def keys(run: kb.tuner.Run) -> list[Any]:
 # --- what is tried -----------------------------------------------------------------------
 
 
+@pytest.mark.thin(2)
 @pytest.mark.parametrize("sampler", ["tpe", "random", "grid", "nsga2"])
 def test_the_default_comes_first_and_no_network_twice(make: Make, sampler: str) -> None:
     run = make(sampler=sampler, trials=14, checkpoints=0).search(X, Y, verbose=0)
@@ -149,6 +150,7 @@ def test_a_small_space_ends_when_all_of_it_was_tried(make: Make) -> None:
         assert {small.key(trial.values) for trial in run.trials} == different
 
 
+@pytest.mark.thin(3)
 @pytest.mark.parametrize("sampler", ["tpe", "random", "nsga2"])
 def test_every_trial_keeps_the_budget(make: Make, sampler: str) -> None:
     wide = space(

@@ -389,6 +389,7 @@ def network(head: Any) -> kb.Architecture:
     return kb.resnet(3, blocks=(1, 1), filters=(8, 8), head=head)
 
 
+@pytest.mark.thin(3)
 @each_trained
 @pytest.mark.parametrize(
     "policy", ["float32", pytest.param("mixed_float16", marks=pytest.mark.slow)]
@@ -611,6 +612,7 @@ PIXELS: list[tuple[str, Any, str]] = [
 ]
 
 
+@pytest.mark.thin(4)
 @pytest.mark.parametrize("eagerly", [False, True])
 @pytest.mark.parametrize(("name", "y", "words"), LABELS + PIXELS)
 def test_values_that_do_not_fit_are_refused_while_training(
@@ -625,6 +627,7 @@ def test_values_that_do_not_fit_are_refused_while_training(
         assert eagerly <= isinstance(caught.value, ValueError)
 
 
+@pytest.mark.thin(6)
 @pytest.mark.parametrize(("name", "y", "words"), LABELS)
 def test_under_xla_labels_that_do_not_fit_give_no_number(
     name: str, y: Any, words: str, images: Images
@@ -661,6 +664,7 @@ DICTS: list[Any] = [
 ]
 
 
+@pytest.mark.thin(4)
 @pytest.mark.parametrize("y", DICTS, ids=["misspelled", "missing", "more", "array"])
 def test_other_dicts_of_targets_are_refused_and_the_right_one_then_trains(
     y: Any, images: Images
@@ -790,6 +794,7 @@ def test_a_replaced_row_leaves_the_targets() -> None:
     other.head.check({"objects": np.full((2, 1, 5), -1.0)})
 
 
+@pytest.mark.thin(5)
 @pytest.mark.parametrize(
     "head",
     [kb.Localizer(3), kb.Segmenter(3), kb.Keypoints(2), kb.Detector(3), {"a": kb.Classifier(3)}],
