@@ -119,7 +119,7 @@ def space(name: str = "vgg11", **arguments: Any) -> Space:
 
 
 def _features(paths: list[str]) -> dict[str, str]:
-    """In both, `features` numbers all convolutions, norms, activations and pools."""
+    """In torchvision and timm, `features` numbers all convolutions, norms, activations and pools."""
     stages = [path for path in paths if path.startswith("stage")]
     return {path: f"features.{index}" for index, path in enumerate(stages)}
 
