@@ -14,8 +14,8 @@ from kblocks.command.hiding import is_command
 
 if TYPE_CHECKING or not is_command():
     # Keras loads a saved model only if our classes are registered, so they are imported here. Only
-    # the command line waits until it uses a name: `kblocks --help` needs no Keras, which takes
-    # seconds to import.
+    # the command line waits until it uses a name: it must hide the passwords in its arguments
+    # before it imports Keras, which takes seconds.
     from kblocks.exports import *  # noqa: F403
 if TYPE_CHECKING:
     from kblocks import tuner as tuner

@@ -69,11 +69,11 @@ class AntiAliased(Convolutional, kw_only=True):
         last_activation: after the addition, in the forms of `activation`.
         blur_size: side of the binomial kernel of the blur, odd; the blur has the strides in place
             of the convolution before it. None leaves them on the convolution, without a blur.
-        squeeze_ratio: width of the squeeze-excite gate as a share of `filters`, rounded down; None
-            for no gate.
-        least_squeeze: the least width of the gate, in channels.
-        squeeze_activation: in the middle of the gate, in the forms of `activation`.
-        gate: the last activation of the gate, in the forms of `activation` but None.
+        squeeze_ratio: width of the squeeze-excite gate as a fraction of `filters`, rounded down;
+            None for no gate.
+        least_squeeze: the least width of the gate, in channels; a smaller one is raised to it.
+        squeeze_activation: the activation in the middle of the gate, in the forms of `activation`.
+        gate: the last activation of the gate, in the forms of `activation`, but not None.
         dilation_rate: of the spatial convolutions; integer or pair; must be 1 if strides are not.
         groups: of the spatial convolutions; must divide the channels that they read and make.
         stochastic_depth: probability with which training drops the main path of a sample.

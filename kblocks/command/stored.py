@@ -36,15 +36,15 @@ def folder_of(run: str, storage: str | None) -> Path | None:
 
 
 def opened(run: str, storage: str | None = None) -> Run:
-    """Reads a run by its folder, or by its name in a storage.
+    """Reads a run from its folder, or by its name from a storage.
 
     Args:
-        run: the folder, or with a storage the name.
-        storage: a SQLAlchemy URL. None is the database in the folder `run`, or, if `run` is no
-            run's folder, the URL in the environment variable KBLOCKS_STORAGE.
+        run: the run's folder, or its name in the storage.
+        storage: a SQLAlchemy URL. None reads study.db in the folder `run` or, if there is none, the
+            database whose URL is in the environment variable KBLOCKS_STORAGE.
 
     Raises:
-        ValueError: if there is no such run; the message lists the existing ones.
+        ValueError: if there is no such run; if the database has others, the message lists them.
         ConnectionError: if the storage does not answer.
     """
     folder = folder_of(run, storage)

@@ -94,7 +94,7 @@ def _source(x: Any) -> tuple[int, int]:
 
 
 def _names(nodes: Sequence[Any]) -> dict[tuple[int, int], str]:
-    """A name for each call: its layer's, numbered from the second call of a layer on."""
+    """The layer's name for each call; later calls of the same layer are numbered: "conv (2)"."""
     seen: dict[int, int] = {}
     names = {}
     for node in nodes:

@@ -202,7 +202,7 @@ def space(name: str = "efficientnet_b0", **arguments: Any) -> Space:
 
 @naming("torchvision efficientnet")
 def _torchvision_names(paths: list[str]) -> dict[str, str]:
-    """A block numbers its convolutions, each with its norm, and its gate: `block.0.0`."""
+    """torchvision numbers a block's convolutions and gate: `block.0.0`, its norm `block.0.1`."""
     names = {"stem/conv": "features.0.0", "stem/norm": "features.0.1", "head/dense": "classifier.1"}
     for stage, block, parts in _blocks_of(paths):
         unit = -1
@@ -219,7 +219,7 @@ def _torchvision_names(paths: list[str]) -> dict[str, str]:
 
 @naming("efficientnet_pytorch")
 def _package_names(paths: list[str]) -> dict[str, str]:
-    """The package efficientnet_pytorch numbers the blocks of all stages in one sequence."""
+    """The package efficientnet_pytorch numbers the blocks of all stages together: `_blocks.0`."""
     names = {"stem/conv": "_conv_stem", "stem/norm": "_bn0", "head/dense": "_fc"}
     for index, (_, _, parts) in enumerate(_blocks_of(paths)):
         expands = sum(kind == "conv" for _, kind, _ in parts) == 3
@@ -235,7 +235,10 @@ def _package_names(paths: list[str]) -> dict[str, str]:
 
 @naming("timm efficientnet")
 def _timm_names(paths: list[str]) -> dict[str, str]:
-    """A block names its convolutions by their role: `conv_pw`, `conv_dw`, `conv_pwl`."""
+    """timm names a block's convolutions by kind: `conv_dw` is depthwise, the others are 1x1.
+
+    They are `conv_pw`, `conv_dw` and `conv_pwl`; in a block without expansion `conv_dw`, `conv_pw`.
+    """
     names = {"stem/conv": "conv_stem", "stem/norm": "bn1", "head/dense": "classifier"}
     gate = ["se.conv_reduce", "se.conv_expand"]
     for stage, block, parts in _blocks_of(paths):

@@ -8,14 +8,14 @@ from kblocks.search_space.choices import choice
 
 
 def options(published: Any, *others: Any) -> Any:
-    """A choice of the published value and of the others that differ from it."""
+    """A choice whose default is the published value; `others` equal to it are left out."""
     different: list[Any] = [published]
     different += [other for other in dict.fromkeys(others) if other != published]
     return choice(*different)
 
 
 def widths(published: int) -> Any:
-    """A choice of the published filters and 1/4, 1/2, 3/4 and 3/2 of them.
+    """A choice of the published number of filters, the default, and 1/4, 1/2, 3/4 and 3/2 of it.
 
     All are multiples of 8 if the published number is one and more than 8.
     """

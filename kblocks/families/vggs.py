@@ -119,20 +119,20 @@ def space(name: str = "vgg11", **arguments: Any) -> Space:
 
 
 def _features(paths: list[str]) -> dict[str, str]:
-    """`features` numbers all convolutions, norms, activations and pools."""
+    """In torchvision and timm, `features` numbers convolutions, norms, activations and pools."""
     stages = [path for path in paths if path.startswith("stage")]
     return {path: f"features.{index}" for index, path in enumerate(stages)}
 
 
 @naming("torchvision vgg")
 def _torchvision_names(paths: list[str]) -> dict[str, str]:
-    """`classifier` numbers linear layers, activations and dropouts."""
+    """In torchvision, `classifier` numbers linear layers, activations and dropouts."""
     dense = [path for path in paths if path.startswith("head/dense")]
     return {**_features(paths), **{path: f"classifier.{3 * i}" for i, path in enumerate(dense)}}
 
 
 @naming("timm vgg", as_convolutions=["pre_logits.fc1", "pre_logits.fc2"])
 def _timm_names(paths: list[str]) -> dict[str, str]:
-    """timm's hidden layers are convolutions."""
+    """In timm, the hidden layers are convolutions, called `pre_logits`."""
     dense = {"dense1": "pre_logits.fc1", "dense2": "pre_logits.fc2", "dense3": "head.fc"}
     return {**_features(paths), **{f"head/{path}": name for path, name in dense.items()}}

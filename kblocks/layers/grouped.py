@@ -151,7 +151,10 @@ def _depthwise(
 
 
 def _split(x: Any, kernel: Any, groups: int, *how: Any) -> Any:
-    """Dense convolutions side by side, each of one group or of several narrow groups."""
+    """A grouped convolution computed as several dense ones, whose outputs are concatenated.
+
+    Each has the channels of one group, or of several narrow groups with zeros between them.
+    """
     axis = -1 if how[-1] == "channels_last" else 1
     width = kernel.shape[2]
     together = next(

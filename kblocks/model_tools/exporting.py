@@ -44,9 +44,9 @@ def export(
 ) -> Path:
     """Writes a model to a file or folder for another program.
 
-    LiteRT files need only the runtime's built-in ops. An ONNX or LiteRT file is loaded in its
-    runtime before it gets its name, since Keras writes invalid files for some layers without an
-    error. Both formats compute in float32, even if the model computes in float16 or bfloat16.
+    LiteRT files need only the runtime's built-in ops. Keras writes invalid files for some layers
+    without an error, so an ONNX or LiteRT file appears at `path` only after its runtime has loaded
+    it. Both formats compute in float32, even if the model computes in float16 or bfloat16.
 
     Args:
         model: a built model, such as `Architecture.model` or `kb.fuse` returns.
@@ -62,8 +62,9 @@ def export(
         The path.
 
     Raises:
-        ValueError: if an argument is not of the form above, a weight is not finite, the backend
-            is not TensorFlow for another format than "keras", or the runtime cannot load the file.
+        ValueError: if an argument is not of the form above, a weight is not finite, the runtime
+            cannot load the file, or the backend is not TensorFlow (which only "keras" does not
+            need).
         ImportError: if a package is missing; the message names its extra.
         FileExistsError: if the folder of a SavedModel exists.
 

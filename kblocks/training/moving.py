@@ -320,7 +320,7 @@ class Moved(keras.layers.Layer):
         self.generator = keras.random.SeedGenerator()
 
     def call(self, data: Any) -> Any:
-        """The moved data, of the same shapes and dtypes."""
+        """The flipped and shifted images, masks and boxes, in the shapes and dtypes of `data`."""
         if not isinstance(data, Mapping):
             return self.call({"images": data})["images"]
         shape = _ops.shape(data["images"])

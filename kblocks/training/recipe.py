@@ -173,7 +173,7 @@ class Recipe:
         return Recipe(**{**own, **plain})
 
     def _objective(self, model: keras.Model) -> dict[str, Any]:
-        """The arguments of `model.compile` for loss, metrics and loss weights."""
+        """The arguments of `model.compile` that set the loss, the metrics and the loss weights."""
         tasks = tasks_of(model)
         is_own = not _is_one_of(self.loss, _OURS)
         told: dict[str, Any] = {"loss": self._made_loss(), "metrics": ["accuracy"]}

@@ -158,7 +158,8 @@ class Run:
     Attributes:
         name: the search's name.
         objectives: one or several.
-        settings: what was asked for, in JSON types: "space", "recipe", "data", "input_shape", ...
+        settings: what the search was started with, as JSON values: "space", "recipe", "data",
+            "input_shape" and others.
         trials: all trials in the order of their numbers.
         identity: the random name that the search's checkpoints carry; "" if they carry none.
     """

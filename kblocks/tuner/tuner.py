@@ -57,10 +57,10 @@ class Tuner(keras_tuner.Tuner):
         budget: a `kb.Budget` for the networks. For a HyperModel that is not ours, it can limit
             only the number of parameters.
         trials: the total number of trials, those of earlier runs included; None sets no limit.
-        hours: time after which no trial begins, and running ones end with their epoch; None
-            sets no limit.
-        workers: the number of processes that train. 0 trains in this process, which a crashing
-            trial then ends.
+        hours: time after which no trial begins, and running ones end after their current epoch;
+            None sets no limit.
+        workers: the number of processes that train. 0 trains in this process, which then ends if a
+            trial crashes.
         storage: an SQLAlchemy URL of the database; None means an SQLite file in the run's folder.
         directory, project_name: the run's folder is `directory/project_name`.
         trial_seconds: seconds after which a trial fails; None sets no limit.

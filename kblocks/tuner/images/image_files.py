@@ -101,7 +101,7 @@ class ImageFiles(keras.utils.PyDataset):
         return np.stack([self._read(self.names[row]) for row in rows]), self.labels[rows]
 
     def taken(self, rows: np.ndarray, shuffle: bool) -> ImageFiles:
-        """The files of the given rows; with `shuffle` each epoch has a new order."""
+        """The files with these indices as a new sequence; `shuffle` is that of the new one."""
         names = [self.names[row] for row in rows]
         how = (self.class_names, self.image_size, self.batch_size, self.seed, shuffle)
         return ImageFiles(self.folder, names, self.labels[rows], *how)

@@ -63,7 +63,7 @@ def _argument(name: str, value: Any) -> str:
 
 
 def _size(value: Any) -> str:
-    """[3, 3] as 3×3; everything else as one line of text."""
+    """A value as text of at most 40 characters; a pair of integers such as [3, 3] as 3×3."""
     if isinstance(value, list) and len(value) == 2 and all(type(item) is int for item in value):
         return f"{value[0]}×{value[1]}"
     if isinstance(value, (dict, list)):

@@ -40,7 +40,7 @@ class Shown:
         return self.record.number
 
     def curve(self, metric: str) -> list[tuple[int, float]]:
-        """(epoch, value) of a metric where the value is finite; epochs count from 1."""
+        """A metric as pairs (epoch, value), without values that are not finite; epochs from 1."""
         history = self.record.history
         values = history.get(metric, ()) if isinstance(history, Mapping) else ()
         values = values if isinstance(values, (list, tuple)) else ()
