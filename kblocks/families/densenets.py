@@ -9,17 +9,10 @@ from typing import Any
 
 from kblocks.blocks.convolution import ConvBlock, NormAct
 from kblocks.blocks.dense_block import DenseBlock, TransitionBlock
-from kblocks.families.published_choices import (
-    depths,
-    kernels,
-    options,
-    paddings,
-    stem_choices,
-    widths,
-)
+from kblocks.families.published_choices import depths, kernels, options, paddings, stems, widths
 from kblocks.families.stage_arguments import (
     PUBLISHED_NORM,
-    STEM,
+    RESNET_STEM,
     arguments_by_stage,
     count_stages,
     made,
@@ -86,7 +79,7 @@ def densenet(
     options = one_for_all(stages, {"normalization": PUBLISHED_NORM, **block})
     arguments = arguments_by_stage(stages, {**columns, **options})
     dense = [made(DenseBlock, f"{name}, stage {i}", own) for i, own in enumerate(arguments, 1)]
-    published = {**STEM, "filters": 2 * dense[0].growth_rate, **shared_by_all(options)}
+    published = {**RESNET_STEM, "filters": 2 * dense[0].growth_rate, **shared_by_all(options)}
     rows = [("stem", part(ConvBlock, "stem", stem, published)), ("stage1_block1", dense[0])]
     if not isinstance(transition, (Mapping, NoneType)):
         raise ValueError(
@@ -139,7 +132,7 @@ def space(name: str = "densenet121", **arguments: Any) -> Space:
         "compression": [options(row.get("compression", 0.5), 0.5, 1.0) for _ in range(stages - 1)],
         "strides": [options(2, 1, (2, 1)) for _ in range(stages - 1)],
         "transition": {"pool": options("avg", "max")},
-        "stem": stem_choices({"filters": 2 * growth, **row.get("stem", {})}),
+        "stem": stems({"filters": 2 * growth, **row.get("stem", {})}),
         "head": {"pool": options("avg", "max", "concat")},
     }
     return Space(build, **{**opened, **arguments})

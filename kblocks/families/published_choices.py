@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from kblocks.families.stage_arguments import STEM, doubled
+from kblocks.families.stage_arguments import RESNET_STEM, doubled
 from kblocks.search_space.choices import choice
 
 
@@ -41,7 +41,7 @@ def paddings(published: str = "symmetric") -> Any:
 
 
 def residual_choices(row: dict[str, Any]) -> dict[str, Any]:
-    """Choices for each stage of a published network `row`: depth, filters, kernels and so on."""
+    """Choices for each stage of a published residual network, from its `row` of arguments."""
     blocks = row["blocks"]
     filters = row.get("filters") or doubled(64, len(blocks))
     return {
@@ -53,9 +53,9 @@ def residual_choices(row: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def stem_choices(published: dict[str, Any]) -> dict[str, Any]:
-    """Choices for a stem that is `STEM` with the `published` arguments of one network."""
-    stem: dict[str, Any] = {**STEM, **published}
+def stems(published: dict[str, Any]) -> dict[str, Any]:
+    """Choices for a stem: the `published` arguments come first, or else those of `RESNET_STEM`."""
+    stem: dict[str, Any] = {**RESNET_STEM, **published}
     return {
         "filters": widths(stem["filters"]),
         "kernel_size": options(stem["kernel_size"], 3, 5, 7),

@@ -7,15 +7,15 @@ from typing import Any
 
 from kblocks.blocks.convolution import ConvBlock, NormAct
 from kblocks.blocks.residual import BottleneckBlock, ResidualBlock, ResNeXtBlock
-from kblocks.families.published_choices import options, residual_choices, stem_choices
+from kblocks.families.published_choices import options, residual_choices, stems
 from kblocks.families.stage_arguments import (
     PUBLISHED_NORM,
-    STEM,
+    RESNET_STEM,
     arguments_by_stage,
     count_stages,
+    doubled,
     one_for_all,
     part,
-    residual_columns,
     rising,
     shared_by_all,
     stage_rows,
@@ -78,7 +78,12 @@ def resnet(
     if not isinstance(block, str) or block not in _BLOCKS:
         raise ValueError(f"`block` must be one of {list(_BLOCKS)}. Received: block={block!r}")
     stages = count_stages(blocks)
-    columns = residual_columns(stages, filters, kernel_size, strides, padding)
+    columns = {
+        "filters": doubled(64, stages) if filters is None else filters,
+        "kernel_size": kernel_size,
+        "strides": [1] + [2] * (stages - 1) if strides is None else strides,
+        "padding": padding,
+    }
     options = one_for_all(stages, {"normalization": PUBLISHED_NORM, **block_arguments})
     if variant is not None:
         if not isinstance(variant, str) or variant not in _VARIANTS:
@@ -100,7 +105,7 @@ def resnet(
 
 
 def _stem(options: dict[str, Any], given: Any) -> Any:
-    published = {**STEM, **shared_by_all(options)}
+    published = {**RESNET_STEM, **shared_by_all(options)}
     if options.get("order") == "full_preactivation":  # the first block begins with both
         published |= {"normalization": None, "activation": None}
         published["use_bias"] = options.get("use_bias") or False
@@ -148,7 +153,7 @@ def residual_space(build: Any, row: dict[str, Any], arguments: dict[str, Any]) -
     """A space of a residual family around a published network `row`."""
     opened = {
         **residual_choices(row),
-        "stem": stem_choices(row.get("stem", {})),
+        "stem": stems(row.get("stem", {})),
         "head": {"pool": options("avg", "max", "concat")},
     }
     return Space(build, **{**opened, **arguments})

@@ -10,7 +10,7 @@ from kblocks.heads.attaching import is_head
 from kblocks.plans.ops import Norm
 
 PUBLISHED_NORM = Norm("batch", momentum=0.9, epsilon=1e-5)  # as in PyTorch's models
-STEM = {
+RESNET_STEM = {  # also of DenseNets
     "filters": 64,
     "kernel_size": 7,
     "strides": 2,
@@ -56,18 +56,6 @@ def by_stage(name: str, value: Any, stages: int, of: str = "stages") -> list[Any
 def doubled(first: int, stages: int) -> list[int]:
     """A number for each stage: `first`, doubled with each stage."""
     return [first * 2**stage for stage in range(stages)]
-
-
-def residual_columns(
-    stages: int, filters: Any, kernel_size: Any, strides: Any, padding: Any
-) -> dict[str, Any]:
-    """The arguments of residual stages, with the published `filters` and `strides` for None."""
-    return {
-        "filters": doubled(64, stages) if filters is None else filters,
-        "kernel_size": kernel_size,
-        "strides": [1] + [2] * (stages - 1) if strides is None else strides,
-        "padding": padding,
-    }
 
 
 def one_for_all(stages: int, arguments: Mapping[str, Any]) -> dict[str, Any]:
@@ -118,7 +106,8 @@ def stage_rows(
 ) -> list[tuple[str, Any]]:
     """The rows of all stages of the network `name`, one for each stochastic-depth rate in `rates`.
 
-    Each stage has its class of `blocks` and its `arguments`, and only its first block has strides.
+    Each stage has one class of `blocks` and its own `arguments`; only its first block has strides.
+    Equal Specs are one object unless a rate is set.
     """
     rows = []
     for stage, (block, own, drops) in enumerate(zip(blocks, arguments, rates, strict=True), 1):

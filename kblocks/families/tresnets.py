@@ -20,9 +20,9 @@ from kblocks.families.stage_arguments import (
     arguments_by_stage,
     by_stage,
     count_stages,
+    doubled,
     one_for_all,
     part,
-    residual_columns,
     rising,
     shared_by_all,
     stage_rows,
@@ -84,7 +84,10 @@ def tresnet(
         block = ["basic" if stage < 2 else "bottleneck" for stage in range(stages)]
     kinds = [_kind(value) for value in by_stage("block", block, stages)]
     columns = {
-        **residual_columns(stages, filters, kernel_size, strides, padding),
+        "filters": doubled(64, stages) if filters is None else filters,
+        "kernel_size": kernel_size,
+        "strides": [1] + [2] * (stages - 1) if strides is None else strides,
+        "padding": padding,
         "squeeze_ratio": [kind.Spec._defaults["squeeze_ratio"] for kind in kinds[:-1]] + [None],
     }
     options = one_for_all(stages, {"normalization": PUBLISHED_NORM, **block_arguments})
