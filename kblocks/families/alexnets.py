@@ -90,7 +90,10 @@ def plain_rows(name: str, arguments: Sequence[Mapping[str, Any]]) -> list[tuple[
 
 
 def linear_head(given: Any, **published: Any) -> Any:
-    """The Spec of a head with two hidden layers of 4,096 on a flattened map."""
+    """The head of AlexNet and VGG: two hidden layers of 4,096 on a flattened map.
+
+    A mapping `given` replaces single arguments. `pool_size` is only for the published pool.
+    """
     published |= {"pool": "flatten", "hidden": (4096, 4096), "dropout": 0.5}
     if isinstance(given, dict) and given.get("pool", "flatten") != "flatten":
         published.pop("pool_size")
@@ -98,7 +101,7 @@ def linear_head(given: Any, **published: Any) -> Any:
 
 
 def linear_head_choices() -> dict[str, Any]:
-    """Choices for a head of `linear_head`: its pool, its hidden layers and its dropout."""
+    """Choices for the pool, the hidden layers and the dropout of `linear_head`."""
     return {
         "pool": options("flatten", "avg", "concat"),
         "hidden": options((4096, 4096), (), (256,), (512,), (1024, 1024)),

@@ -62,6 +62,7 @@ def vgg(
 
 
 def _filters(stages: int) -> list[int]:
+    """The published filters of each stage: 64, doubled with each stage up to 512."""
     return [min(number, 512) for number in doubled(64, stages)]
 
 
