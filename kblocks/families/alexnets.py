@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from kblocks.blocks.convolution import ConvBlock
@@ -73,27 +74,39 @@ def alexnet(
     }
     options = one_for_all(stages, {"normalization": None, **block})
     arguments = arguments_by_stage(stages, {**_POOL, **columns, **options})
-    rows = [("stem", _stem(options, stem))]
-    rows += [
+    first = {"filters": 64, "kernel_size": 11, "strides": 4, "padding": 2, **_POOL}
+    first |= shared_by_all(options)
+    rows = [("stem", part(ConvBlock, "stem", stem, first)), *plain_rows(name, arguments)]
+    end = linear_head(head, classes=classes, pool_size=6, dropout_first=True)
+    return Architecture(rows, head=end, name=name)
+
+
+def plain_rows(name: str, arguments: Sequence[Mapping[str, Any]]) -> list[tuple[str, Any]]:
+    """The rows of the network `name`, one `kb.ConvBlock` for each stage."""
+    return [
         (f"stage{i}", made(ConvBlock, f"{name}, stage {i}", own))
         for i, own in enumerate(arguments, 1)
     ]
-    published = {
-        "classes": classes,
-        "pool": "flatten",
-        "pool_size": 6,
-        "hidden": (4096, 4096),
-        "dropout": 0.5,
-        "dropout_first": True,
-    }
-    if isinstance(head, dict) and head.get("pool", "flatten") != "flatten":
+
+
+def linear_head(given: Any, **published: Any) -> Any:
+    """The head of AlexNet and VGG: two hidden layers of 4,096 on a flattened map.
+
+    A mapping `given` replaces single arguments. `pool_size` is only for the published pool.
+    """
+    published |= {"pool": "flatten", "hidden": (4096, 4096), "dropout": 0.5}
+    if isinstance(given, dict) and given.get("pool", "flatten") != "flatten":
         published.pop("pool_size")
-    return Architecture(rows, head=part(Classifier, "head", head, published), name=name)
+    return part(Classifier, "head", given, published)
 
 
-def _stem(options: dict[str, Any], given: Any) -> Any:
-    published = {"filters": 64, "kernel_size": 11, "strides": 4, "padding": 2, **_POOL}
-    return part(ConvBlock, "stem", given, {**published, **shared_by_all(options)})
+def linear_head_choices() -> dict[str, Any]:
+    """Choices for the pool, the hidden layers and the dropout of `linear_head`."""
+    return {
+        "pool": options("flatten", "avg", "concat"),
+        "hidden": options((4096, 4096), (), (256,), (512,), (1024, 1024)),
+        "dropout": options(0.5, 0.0, 0.2),
+    }
 
 
 def space(name: str = "alexnet", **arguments: Any) -> Space:
@@ -117,11 +130,7 @@ def space(name: str = "alexnet", **arguments: Any) -> Space:
             "padding": options(2, "same"),
             "pool": options("max", None),
         },
-        "head": {
-            "pool": options("flatten", "avg", "concat"),
-            "hidden": options((4096, 4096), (), (256,), (512,), (1024, 1024)),
-            "dropout": options(0.5, 0.0, 0.2),
-        },
+        "head": linear_head_choices(),
     }
     return Space(build, **{**opened, **arguments})
 

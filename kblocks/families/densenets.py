@@ -9,9 +9,10 @@ from typing import Any
 
 from kblocks.blocks.convolution import ConvBlock, NormAct
 from kblocks.blocks.dense_block import DenseBlock, TransitionBlock
-from kblocks.families.published_choices import depths, kernels, options, paddings, widths
+from kblocks.families.published_choices import depths, kernels, options, paddings, stems, widths
 from kblocks.families.stage_arguments import (
     PUBLISHED_NORM,
+    RESNET_STEM,
     arguments_by_stage,
     count_stages,
     made,
@@ -78,7 +79,8 @@ def densenet(
     options = one_for_all(stages, {"normalization": PUBLISHED_NORM, **block})
     arguments = arguments_by_stage(stages, {**columns, **options})
     dense = [made(DenseBlock, f"{name}, stage {i}", own) for i, own in enumerate(arguments, 1)]
-    rows = [("stem", _stem(options, 2 * dense[0].growth_rate, stem)), ("stage1_block1", dense[0])]
+    published = {**RESNET_STEM, "filters": 2 * dense[0].growth_rate, **shared_by_all(options)}
+    rows = [("stem", part(ConvBlock, "stem", stem, published)), ("stage1_block1", dense[0])]
     if not isinstance(transition, (Mapping, NoneType)):
         raise ValueError(
             "`transition` must be a mapping of TransitionBlock's arguments or None. "
@@ -91,21 +93,6 @@ def densenet(
         rows += [(f"stage{i + 1}_transition", spec), (f"stage{i + 1}_block1", dense[i])]
     rows.append((f"stage{stages}_norm", NormAct.Spec(**shared_by_all(arguments[-1]))))
     return Architecture(rows, head=part(Classifier, "head", head, {"classes": classes}), name=name)
-
-
-def _stem(options: dict[str, Any], filters: int, given: Any) -> Any:
-    published = {
-        "filters": filters,
-        "kernel_size": 7,
-        "strides": 2,
-        "padding": "symmetric",
-        "pool": "max",
-        "pool_size": 3,
-        "pool_strides": 2,
-        "pool_padding": "symmetric",
-        **shared_by_all(options),
-    }
-    return part(ConvBlock, "stem", given, published)
 
 
 densenet121 = variant("densenet121", densenet, blocks=(6, 12, 24, 16))
@@ -136,13 +123,6 @@ def space(name: str = "densenet121", **arguments: Any) -> Space:
     build, row = member(name, densenet)
     stages = len(row["blocks"])
     growth = row.get("growth_rate", 32)
-    stem = {
-        "filters": 2 * growth,
-        "kernel_size": 7,
-        "strides": 2,
-        "pool": "max",
-        **row.get("stem", {}),
-    }
     opened = {
         "blocks": [depths(number) for number in row["blocks"]],
         "growth_rate": [widths(growth) for _ in range(stages)],
@@ -152,13 +132,7 @@ def space(name: str = "densenet121", **arguments: Any) -> Space:
         "compression": [options(row.get("compression", 0.5), 0.5, 1.0) for _ in range(stages - 1)],
         "strides": [options(2, 1, (2, 1)) for _ in range(stages - 1)],
         "transition": {"pool": options("avg", "max")},
-        "stem": {
-            **stem,
-            "filters": widths(stem["filters"]),
-            "kernel_size": options(stem["kernel_size"], 3, 5, 7),
-            "strides": options(stem["strides"], 1, 2),
-            "pool": options(stem["pool"], "max", None),
-        },
+        "stem": stems({"filters": 2 * growth, **row.get("stem", {})}),
         "head": {"pool": options("avg", "max", "concat")},
     }
     return Space(build, **{**opened, **arguments})

@@ -21,7 +21,7 @@ from kblocks.families.stage_arguments import (
     published_or,
     rising,
     shared_by_all,
-    stage_specs,
+    stage_rows,
 )
 from kblocks.heads import Classifier
 from kblocks.networks.architecture import Architecture
@@ -104,9 +104,7 @@ def efficientnet(
     shared = {"padding": "symmetric", **shared_by_all(options)}
     published: dict[str, Any] = {"filters": scaled(32, width), "strides": 2, **shared}
     rows = [("stem", part(ConvBlock, "stem", stem, published))]
-    for i, (own, drops) in enumerate(zip(arguments, rates, strict=True), 1):
-        specs = stage_specs(MBConvBlock, f"{name}, stage {i}", own, drops)
-        rows += [(f"stage{i}_block{j}", spec) for j, spec in enumerate(specs, 1)]
+    rows += stage_rows(name, [MBConvBlock] * stages, arguments, rates)
     published = {"filters": scaled(1280, width), "kernel_size": 1, **shared}
     rows.append((f"stage{stages + 1}", part(ConvBlock, "top", top, published)))
     published = {"classes": classes, "dropout": dropout}

@@ -5,40 +5,15 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from kblocks.families.inception import (
-    changed,
-    inception,
-    inception_space,
-    published,
-    square,
-)
+from kblocks.families.inception import inception
 from kblocks.families.inception_names import places, plain
-from kblocks.families.stage_arguments import by_stage, count_stages
+from kblocks.families.inception_published import Published, inception_space, square
 from kblocks.networks.architecture import Architecture
 from kblocks.networks.catalog import namesake
 from kblocks.networks.torch_weights import naming
 from kblocks.search_space.space import Space
 
-# Table 1: for each module the 1x1, the reduced 3x3, the reduced 5x5 and the projected pool.
-_BRANCHES = (
-    (
-        (64, (96, 128), (16, 32), ("max", 32)),
-        (128, (128, 192), (32, 96), ("max", 64)),
-    ),
-    (
-        (192, (96, 208), (16, 48), ("max", 64)),
-        (160, (112, 224), (24, 64), ("max", 64)),
-        (128, (128, 256), (24, 64), ("max", 64)),
-        (112, (144, 288), (32, 64), ("max", 64)),
-        (256, (160, 320), (32, 128), ("max", 128)),
-    ),
-    (
-        (256, (160, 320), (32, 128), ("max", 128)),
-        (384, (192, 384), (48, 128), ("max", 128)),
-    ),
-)
 _POOL: dict[str, Any] = {"branches": ("max",), "padding": "valid", "pool_ceil_mode": True}
-_REDUCTIONS = (None, {**_POOL, "kernel_size": 3}, {**_POOL, "kernel_size": 2})
 _STEM = (
     {"filters": 64, "kernel_size": 7, "strides": 2, "padding": "symmetric"},
     {**_POOL, "kernel_size": 3, "strides": 2},
@@ -46,10 +21,35 @@ _STEM = (
     {"filters": 192, "kernel_size": 3},
     {**_POOL, "kernel_size": 3, "strides": 2},
 )
-_AUXILIARY = {
-    "aux1": {"stage": 2, "block": 1, "pool_size": None, "grid": 4},
-    "aux2": {"stage": 2, "block": 4, "pool_size": None, "grid": 4},
-}
+# Table 1: each module has a 1x1, a reduced 3x3, a reduced 5x5 and a projected pool.
+_PUBLISHED = Published(
+    branches=(
+        (
+            (64, (96, 128), (16, 32), ("max", 32)),
+            (128, (128, 192), (32, 96), ("max", 64)),
+        ),
+        (
+            (192, (96, 208), (16, 48), ("max", 64)),
+            (160, (112, 224), (24, 64), ("max", 64)),
+            (128, (128, 256), (24, 64), ("max", 64)),
+            (112, (144, 288), (32, 64), ("max", 64)),
+            (256, (160, 320), (32, 128), ("max", 128)),
+        ),
+        (
+            (256, (160, 320), (32, 128), ("max", 128)),
+            (384, (192, 384), (48, 128), ("max", 128)),
+        ),
+    ),
+    reductions=(None, {**_POOL, "kernel_size": 3}, {**_POOL, "kernel_size": 2}),
+    kernels=lambda sizes: [square(size) for size in sizes],
+    whole={
+        "stem": _STEM,
+        "auxiliary": {
+            "aux1": {"stage": 2, "block": 1, "pool_size": None, "grid": 4},
+            "aux2": {"stage": 2, "block": 4, "pool_size": None, "grid": 4},
+        },
+    },
+)
 
 
 @namesake
@@ -91,18 +91,10 @@ def googlenet(
 
     Reference: Szegedy et al. 2014, arXiv:1409.4842, Table 1.
     """
-    stages = count_stages(blocks)
-    return inception(
-        classes,
-        blocks=blocks,
-        branches=published(_BRANCHES, branches, stages),
-        kernel_size=[square(size) for size in by_stage("kernel_size", kernel_size, stages)],
-        reductions=changed(_REDUCTIONS, reductions, stages),
-        stem=_STEM if stem is None else stem,
-        auxiliary=_AUXILIARY if auxiliary is None else auxiliary,
-        name=name,
-        **arguments,
+    filled = _PUBLISHED.filled(
+        blocks, branches, kernel_size, reductions, stem=stem, auxiliary=auxiliary
     )
+    return inception(classes, **filled, name=name, **arguments)
 
 
 _ROWS = {

@@ -1,4 +1,4 @@
-"""The builder and the space of all Inception families."""
+"""The builder of all Inception families."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from typing import Any
 
 from kblocks.blocks.convolution import ConvBlock
 from kblocks.blocks.inception import InceptionBlock
-from kblocks.families.published_choices import depths, options
 from kblocks.families.stage_arguments import (
     arguments_by_stage,
     by_stage,
@@ -22,7 +21,6 @@ from kblocks.heads import AuxiliaryClassifier, Classifier
 from kblocks.heads.attaching import Head
 from kblocks.networks.architecture import Architecture
 from kblocks.plans.ops import Norm
-from kblocks.search_space.space import Space
 
 _NORM = Norm("batch", momentum=0.9, epsilon=1e-3)  # as in their published weights
 
@@ -190,63 +188,3 @@ def scaled(filters: Any, width: float) -> Any:
     if isinstance(filters, (list, tuple)):
         return tuple(scaled(inner, width) for inner in filters)
     return max(1, round(filters * width))
-
-
-def published(default: Sequence[Any], given: Any, stages: int) -> Any:
-    """`given`, or the published values of the first stages if it is None."""
-    return default[:stages] if given is None else given
-
-
-def changed(default: Sequence[Any], given: Any, stages: int) -> list[Any]:
-    """The arguments of each stage's reduction: the published ones, with replacements."""
-    defaults = [*default, *[None] * stages][:stages]
-    changes = by_stage("reductions", given, stages)
-    if not all(change is None or isinstance(change, Mapping) for change in changes):
-        raise ValueError(
-            "`reductions` must be None or a mapping of arguments of InceptionBlock for each "
-            f"stage. Received: reductions={given!r}"
-        )
-    return [
-        before if change is None else {**(before or {}), **change}
-        for before, change in zip(defaults, changes, strict=True)
-    ]
-
-
-# --- the kernels of four branches: a 1x1, two spatial ones, and a pool of 3x3 ---------------
-
-
-def square(size: Any) -> Any:
-    """Kernels of four branches from one size for both spatial branches or a pair; else `size`."""
-    first, *second = size if isinstance(size, (list, tuple)) else (size, size)
-    return (1, first, *second, 3) if len(second) == 1 else size
-
-
-def factorized(size: Any) -> Any:
-    """From n: 1xn, then nx1 in one branch and nx1, then 1xn in the other; else `size`."""
-    return (1, (1, size), (size, 1), 3) if isinstance(size, int) else size
-
-
-def mixed(size: Any) -> Any:
-    """From n: nxn in one branch and nx1, then 1xn in the other; else `size`."""
-    return (1, size, (size, 1), 3) if isinstance(size, int) else size
-
-
-def inception_space(
-    build: Any, blocks: Sequence[int], dropout: float, given: Mapping[str, Any], auxiliary: int = 0
-) -> Space:
-    """A space of an Inception family: depth and width of each stage, padding, dropout, head's pool.
-
-    The stage that `auxiliary` heads read (0 is none) has at least its published blocks.
-    """
-    stages = range(1, len(blocks) + 1)
-    opened = {
-        "blocks": [
-            options(number, number + 1) if stage == auxiliary else depths(number)
-            for stage, number in zip(stages, blocks, strict=True)
-        ],
-        "width": [options(1.0, 0.75, 0.5, 0.25, 1.25) for _ in stages],
-        "padding": options("symmetric", "same"),
-        "dropout": options(dropout, 0.0, 0.2, 0.5),
-        "head": {"pool": options("avg", "max", "concat")},
-    }
-    return Space(build, **{**opened, **given})

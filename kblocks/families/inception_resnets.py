@@ -6,58 +6,62 @@ import re
 from typing import Any
 
 from kblocks.blocks.inception import InceptionResNetBlock
-from kblocks.families.inception import (
-    changed,
-    inception,
-    inception_space,
-    published,
-)
+from kblocks.families.inception import inception
 from kblocks.families.inception_names import places, plain
+from kblocks.families.inception_published import REDUCE, Published, inception_space
 from kblocks.families.inceptions_v3 import STEM
-from kblocks.families.stage_arguments import by_stage, count_stages
 from kblocks.networks.architecture import Architecture
 from kblocks.networks.catalog import member, variant
 from kblocks.networks.torch_weights import naming
 from kblocks.search_space.space import Space
 
-_REDUCE = {"kernel_size": 3, "last_padding": "valid"}
-_V1: dict[str, Any] = {
-    "branches": (
+
+def _kernels(sizes: list[Any]) -> list[Any]:
+    """From n: 1x1, nxn, nxn in the first stage and 1x1, 1xn in the others; else the size itself."""
+    forms = [(1, n, n) if stage == 0 else (1, (1, n)) for stage, n in enumerate(sizes)]
+    return [form if isinstance(n, int) else n for form, n in zip(forms, sizes, strict=True)]
+
+
+_V1 = Published(
+    branches=(
         [(32, (32, 32), (32, 32, 32))],
         [(128, (128, 128, 128))],
         [(192, (192, 192, 192))],
     ),
-    "reductions": (
+    reductions=(
         None,
-        {"branches": (384, (192, 192, 256), "max"), **_REDUCE},
-        {"branches": ((256, 384), (256, 256), (256, 256, 256), "max"), **_REDUCE},
+        {"branches": (384, (192, 192, 256), "max"), **REDUCE},
+        {"branches": ((256, 384), (256, 256), (256, 256, 256), "max"), **REDUCE},
     ),
-    "stem": (
-        *STEM[:6],
-        {"filters": 256, "strides": 2, "padding": "valid"},
-    ),
-    "last": {},
-    "top": None,
-}
+    kernels=_kernels,
+    kernel_size=(3, 7, 3),
+    whole={
+        "stem": (*STEM[:6], {"filters": 256, "strides": 2, "padding": "valid"}),
+        "last": {},
+        "top": None,
+    },
+)
 # As in TF-slim: the stem is v3's and one of its modules; the last block has scale 1.
-_V2: dict[str, Any] = {
-    "branches": (
+_V2 = _V1._replace(
+    branches=(
         [(32, (32, 32), (32, 48, 64))],
         [(192, (128, 160, 192))],
         [(192, (192, 224, 256))],
     ),
-    "reductions": (
+    reductions=(
         None,
-        {"branches": (384, (256, 256, 384), "max"), **_REDUCE},
-        {"branches": ((256, 384), (256, 288), (256, 288, 320), "max"), **_REDUCE},
+        {"branches": (384, (256, 256, 384), "max"), **REDUCE},
+        {"branches": ((256, 384), (256, 288), (256, 288, 320), "max"), **REDUCE},
     ),
-    "stem": (
-        *STEM,
-        {"branches": (96, (48, 64), (64, 96, 96), ("avg", 64)), "kernel_size": (1, 5, 3, 3)},
-    ),
-    "last": {"scale": 1.0, "activate": False},
-    "top": {"filters": 1536, "kernel_size": 1},
-}
+    whole={
+        "stem": (
+            *STEM,
+            {"branches": (96, (48, 64), (64, 96, 96), ("avg", 64)), "kernel_size": (1, 5, 3, 3)},
+        ),
+        "last": {"scale": 1.0, "activate": False},
+        "top": {"filters": 1536, "kernel_size": 1},
+    },
+)
 _VERSIONS = {"v1": _V1, "v2": _V2}
 
 
@@ -103,29 +107,11 @@ def inception_resnet(
     """
     if not isinstance(version, str) or version not in _VERSIONS:
         raise ValueError(f"`version` must be 'v1' or 'v2'. Received: version={version!r}")
-    row, stages = _VERSIONS[version], count_stages(blocks)
-    sizes = by_stage("kernel_size", published((3, 7, 3), kernel_size, stages), stages)
-    return inception(
-        classes,
-        block=InceptionResNetBlock,
-        blocks=blocks,
-        branches=published(row["branches"], branches, stages),
-        kernel_size=[_kernels(stage, size) for stage, size in enumerate(sizes)],
-        scale=published((0.17, 0.1, 0.2), scale, stages),
-        reductions=changed(row["reductions"], reductions, stages),
-        stem=row["stem"] if stem is None else stem,
-        last=row["last"] if last is None else last,
-        top=row["top"] if top is None else top,
-        name=name,
-        **arguments,
+    filled = _VERSIONS[version].filled(
+        blocks, branches, kernel_size, reductions, stem=stem, last=last, top=top
     )
-
-
-def _kernels(stage: int, size: Any) -> Any:
-    """Kernels of all branches from n: 1x1, nxn, nxn in stage 0, else 1x1, 1xn; else `size`."""
-    if not isinstance(size, int):
-        return size
-    return (1, (1, size)) if stage else (1, size, size)
+    filled["scale"] = (0.17, 0.1, 0.2)[: len(blocks)] if scale is None else scale
+    return inception(classes, block=InceptionResNetBlock, **filled, name=name, **arguments)
 
 
 inception_resnet_v1 = variant(

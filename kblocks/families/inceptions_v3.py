@@ -5,38 +5,22 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from kblocks.families.inception import (
-    changed,
+from kblocks.families.inception import inception
+from kblocks.families.inception_names import places, plain
+from kblocks.families.inception_published import (
+    REDUCE,
+    REDUCE_FACTORIZED,
+    Published,
     factorized,
-    inception,
     inception_space,
-    published,
+    one_form_a_stage,
     square,
 )
-from kblocks.families.inception_names import places, plain
-from kblocks.families.stage_arguments import by_stage, count_stages
 from kblocks.networks.architecture import Architecture
 from kblocks.networks.catalog import namesake
 from kblocks.networks.torch_weights import naming
 from kblocks.search_space.space import Space
 
-_BRANCHES = (
-    [(64, (48, 64), (64, 96, 96), ("avg", pool)) for pool in (32, 64, 64)],
-    [(192, (n, n, 192), (n, n, n, n, 192), ("avg", 192)) for n in (128, 160, 160, 192)],
-    [(320, (384, 384), (448, 384, 384), ("avg", 192))],
-)
-_KERNELS = ((5, 3), 7, 3)
-_FORMS = (square, factorized, square)
-_REDUCTIONS = (
-    None,
-    {"branches": (384, (64, 96, 96), "max"), "kernel_size": 3, "last_padding": "valid"},
-    {
-        "branches": ((192, 320), (192, 192, 192, 192), "max"),
-        "kernel_size": (3, (1, 7), 3),
-        "last_kernel_size": 3,
-        "last_padding": "valid",
-    },
-)
 _POOL = {"branches": ("max",), "kernel_size": 3, "strides": 2, "padding": "valid"}
 STEM = (
     {"filters": 32, "strides": 2, "padding": "valid"},
@@ -47,17 +31,34 @@ STEM = (
     {"filters": 192, "padding": "valid"},
     _POOL,
 )
-_AUXILIARY = {
-    "AuxLogits": {
-        "stage": 2,
-        "filters": (128, 768),
-        "kernel_size": (1, 5),
-        "pool": "avg",
-        "hidden": (),
-        "dropout": 0.0,
-        "loss_weight": 0.4,
-    }
-}
+_PUBLISHED = Published(
+    branches=(
+        [(64, (48, 64), (64, 96, 96), ("avg", pool)) for pool in (32, 64, 64)],
+        [(192, (n, n, 192), (n, n, n, n, 192), ("avg", 192)) for n in (128, 160, 160, 192)],
+        [(320, (384, 384), (448, 384, 384), ("avg", 192))],
+    ),
+    reductions=(
+        None,
+        {"branches": (384, (64, 96, 96), "max"), **REDUCE},
+        {"branches": ((192, 320), (192, 192, 192, 192), "max"), **REDUCE_FACTORIZED},
+    ),
+    kernels=one_form_a_stage(square, factorized, square),
+    kernel_size=((5, 3), 7, 3),
+    whole={
+        "stem": STEM,
+        "auxiliary": {
+            "AuxLogits": {
+                "stage": 2,
+                "filters": (128, 768),
+                "kernel_size": (1, 5),
+                "pool": "avg",
+                "hidden": (),
+                "dropout": 0.0,
+                "loss_weight": 0.4,
+            }
+        },
+    },
+)
 
 
 @namesake
@@ -100,21 +101,11 @@ def inception_v3(
 
     Reference: Szegedy et al. 2015, arXiv:1512.00567, Table 1.
     """
-    stages = count_stages(blocks)
-    sizes = by_stage("kernel_size", published(_KERNELS, kernel_size, stages), stages)
-    modules = {"wide": [i == 2 for i in range(stages)], "pool_count_padding": True}
-    return inception(
-        classes,
-        blocks=blocks,
-        branches=published(_BRANCHES, branches, stages),
-        kernel_size=[form(size) for form, size in zip(_FORMS, sizes, strict=False)],
-        reductions=changed(_REDUCTIONS, reductions, stages),
-        stem=STEM if stem is None else stem,
-        auxiliary=_AUXILIARY if auxiliary is None else auxiliary,
-        dropout=dropout,
-        name=name,
-        **{**modules, **arguments},
+    filled = _PUBLISHED.filled(
+        blocks, branches, kernel_size, reductions, stem=stem, auxiliary=auxiliary
     )
+    modules = {"wide": [stage == 2 for stage in range(len(blocks))], "pool_count_padding": True}
+    return inception(classes, **filled, dropout=dropout, name=name, **{**modules, **arguments})
 
 
 _ROWS = {

@@ -4,39 +4,23 @@ from __future__ import annotations
 
 from typing import Any
 
-from kblocks.families.inception import (
-    changed,
+from kblocks.families.inception import inception
+from kblocks.families.inception_names import places, plain
+from kblocks.families.inception_published import (
+    REDUCE,
+    REDUCE_FACTORIZED,
+    Published,
     factorized,
-    inception,
     inception_space,
     mixed,
-    published,
+    one_form_a_stage,
     square,
 )
-from kblocks.families.inception_names import places, plain
-from kblocks.families.stage_arguments import by_stage, count_stages
 from kblocks.networks.architecture import Architecture
 from kblocks.networks.catalog import namesake
 from kblocks.networks.torch_weights import naming
 from kblocks.search_space.space import Space
 
-_BRANCHES = (
-    [(96, (64, 96), (64, 96, 96), ("avg", 96))],
-    [(384, (192, 224, 256), (192, 192, 224, 224, 256), ("avg", 128))],
-    [(256, (384, 256), (384, 448, 512, 256), ("avg", 256))],
-)
-_KERNELS = (3, 7, 3)
-_FORMS = (square, factorized, mixed)
-_REDUCTIONS = (
-    None,
-    {"branches": (384, (192, 224, 256), "max"), "kernel_size": 3, "last_padding": "valid"},
-    {
-        "branches": ((192, 192), (256, 256, 320, 320), "max"),
-        "kernel_size": (3, (1, 7), 3),
-        "last_kernel_size": 3,
-        "last_padding": "valid",
-    },
-)
 _STEM = (
     {"filters": 32, "strides": 2, "padding": "valid"},
     {"filters": 32, "padding": "valid"},
@@ -49,6 +33,21 @@ _STEM = (
         "last_padding": "valid",
     },
     {"branches": (192, "max"), "kernel_size": 3, "strides": 2, "padding": "valid"},
+)
+_PUBLISHED = Published(
+    branches=(
+        [(96, (64, 96), (64, 96, 96), ("avg", 96))],
+        [(384, (192, 224, 256), (192, 192, 224, 224, 256), ("avg", 128))],
+        [(256, (384, 256), (384, 448, 512, 256), ("avg", 256))],
+    ),
+    reductions=(
+        None,
+        {"branches": (384, (192, 224, 256), "max"), **REDUCE},
+        {"branches": ((192, 192), (256, 256, 320, 320), "max"), **REDUCE_FACTORIZED},
+    ),
+    kernels=one_form_a_stage(square, factorized, mixed),
+    kernel_size=(3, 7, 3),
+    whole={"stem": _STEM},
 )
 
 
@@ -87,18 +86,9 @@ def inception_v4(
 
     Reference: Szegedy et al. 2016, arXiv:1602.07261, Fig. 3 to 9.
     """
-    stages = count_stages(blocks)
-    sizes = by_stage("kernel_size", published(_KERNELS, kernel_size, stages), stages)
-    return inception(
-        classes,
-        blocks=blocks,
-        branches=published(_BRANCHES, branches, stages),
-        kernel_size=[form(size) for form, size in zip(_FORMS, sizes, strict=False)],
-        reductions=changed(_REDUCTIONS, reductions, stages),
-        stem=_STEM if stem is None else stem,
-        name=name,
-        **{"wide": [i == 2 for i in range(stages)], **arguments},
-    )
+    filled = _PUBLISHED.filled(blocks, branches, kernel_size, reductions, stem=stem)
+    modules = {"wide": [stage == 2 for stage in range(len(blocks))]}
+    return inception(classes, **filled, name=name, **{**modules, **arguments})
 
 
 def space(**arguments: Any) -> Space:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from kblocks.families.stage_arguments import RESNET_STEM, doubled
 from kblocks.search_space.choices import choice
 
 
@@ -37,3 +38,27 @@ def kernels(published: Any = 3) -> Any:
 def paddings(published: str = "symmetric") -> Any:
     """A choice of the named paddings: "same", "symmetric" and "valid"."""
     return options(published, "same", "symmetric", "valid")
+
+
+def residual_choices(row: dict[str, Any]) -> dict[str, Any]:
+    """Choices for each stage of a published residual network, from its `row` of arguments."""
+    blocks = row["blocks"]
+    filters = row.get("filters") or doubled(64, len(blocks))
+    return {
+        "blocks": [depths(number) for number in blocks],
+        "filters": [widths(number) for number in filters],
+        "kernel_size": [kernels() for _ in blocks],
+        "strides": [options(1, 2), *(options(2, 1, (2, 1)) for _ in blocks[1:])],
+        "padding": [paddings() for _ in blocks],
+    }
+
+
+def stems(published: dict[str, Any]) -> dict[str, Any]:
+    """Choices for a stem: the `published` arguments come first, or else those of `RESNET_STEM`."""
+    stem: dict[str, Any] = {**RESNET_STEM, **published}
+    return {
+        "filters": widths(stem["filters"]),
+        "kernel_size": options(stem["kernel_size"], 3, 5, 7),
+        "strides": options(stem["strides"], 1, 2),
+        "pool": options(stem["pool"], "max", None),
+    }

@@ -7,16 +7,18 @@ from typing import Any
 
 from kblocks.blocks.convolution import ConvBlock, NormAct
 from kblocks.blocks.residual import BottleneckBlock, ResidualBlock, ResNeXtBlock
-from kblocks.families.published_choices import depths, kernels, options, paddings, widths
+from kblocks.families.published_choices import options, residual_choices, stems
 from kblocks.families.stage_arguments import (
     PUBLISHED_NORM,
+    RESNET_STEM,
     arguments_by_stage,
     count_stages,
+    doubled,
     one_for_all,
     part,
     rising,
     shared_by_all,
-    stage_specs,
+    stage_rows,
 )
 from kblocks.heads import Classifier
 from kblocks.networks.architecture import Architecture
@@ -77,7 +79,7 @@ def resnet(
         raise ValueError(f"`block` must be one of {list(_BLOCKS)}. Received: block={block!r}")
     stages = count_stages(blocks)
     columns = {
-        "filters": [64 * 2**stage for stage in range(stages)] if filters is None else filters,
+        "filters": doubled(64, stages) if filters is None else filters,
         "kernel_size": kernel_size,
         "strides": [1] + [2] * (stages - 1) if strides is None else strides,
         "padding": padding,
@@ -92,9 +94,7 @@ def resnet(
     arguments = arguments_by_stage(stages, {**columns, **options})
     rates = rising(stochastic_depth, blocks) if stochastic_depth else [[0.0] * n for n in blocks]
     rows = [("stem", _stem(options, stem))]
-    for i, (own, dropped) in enumerate(zip(arguments, rates, strict=True), 1):
-        specs = stage_specs(_BLOCKS[block], f"{name}, stage {i}", own, dropped)
-        rows += [(f"stage{i}_block{j}", spec) for j, spec in enumerate(specs, 1)]
+    rows += stage_rows(name, [_BLOCKS[block]] * stages, arguments, rates)
     order = arguments[-1].get("order")
     if order in _PREACTIVATED:
         last = shared_by_all(arguments[-1])
@@ -105,17 +105,7 @@ def resnet(
 
 
 def _stem(options: dict[str, Any], given: Any) -> Any:
-    published = {
-        "filters": 64,
-        "kernel_size": 7,
-        "strides": 2,
-        "padding": "symmetric",
-        "pool": "max",
-        "pool_size": 3,
-        "pool_strides": 2,
-        "pool_padding": "symmetric",
-        **shared_by_all(options),
-    }
+    published = {**RESNET_STEM, **shared_by_all(options)}
     if options.get("order") == "full_preactivation":  # the first block begins with both
         published |= {"normalization": None, "activation": None}
         published["use_bias"] = options.get("use_bias") or False
@@ -161,21 +151,9 @@ def space(name: str = "resnet18", **arguments: Any) -> Space:
 
 def residual_space(build: Any, row: dict[str, Any], arguments: dict[str, Any]) -> Space:
     """A space of a residual family around a published network `row`."""
-    stages = len(row["blocks"])
-    filters = row.get("filters") or [64 * 2**stage for stage in range(stages)]
-    stem = {"filters": 64, "kernel_size": 7, "strides": 2, "pool": "max", **row.get("stem", {})}
     opened = {
-        "blocks": [depths(number) for number in row["blocks"]],
-        "filters": [widths(number) for number in filters],
-        "kernel_size": [kernels() for _ in range(stages)],
-        "strides": [options(1, 2), *(options(2, 1, (2, 1)) for _ in range(stages - 1))],
-        "padding": [paddings() for _ in range(stages)],
-        "stem": {
-            "filters": widths(stem["filters"]),
-            "kernel_size": options(stem["kernel_size"], 3, 5, 7),
-            "strides": options(stem["strides"], 1, 2),
-            "pool": options(stem["pool"], "max", None),
-        },
+        **residual_choices(row),
+        "stem": stems(row.get("stem", {})),
         "head": {"pool": options("avg", "max", "concat")},
     }
     return Space(build, **{**opened, **arguments})

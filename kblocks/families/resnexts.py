@@ -6,7 +6,7 @@ from typing import Any
 
 from kblocks.families.published_choices import options, widths
 from kblocks.families.resnets import CIFAR_STEM, residual_space, resnet
-from kblocks.families.stage_arguments import by_stage, count_stages
+from kblocks.families.stage_arguments import by_stage, count_stages, doubled
 from kblocks.networks.architecture import Architecture
 from kblocks.networks.catalog import member, variant
 from kblocks.search_space.space import Space
@@ -39,9 +39,9 @@ def resnext(
     """
     stages = count_stages(blocks)
     if filters is None:
-        filters = [256 * 2**stage for stage in range(stages)]
+        filters = doubled(256, stages)
     if isinstance(group_width, int):
-        group_width = [group_width * 2**stage for stage in range(stages)]
+        group_width = doubled(group_width, stages)
     grouped = {
         "cardinality": by_stage("cardinality", cardinality, stages),
         "group_width": by_stage("group_width", group_width, stages),
@@ -76,10 +76,9 @@ def space(name: str = "resnext50_32x4d", **arguments: Any) -> Space:
     """
     build, row = member(name, resnext)
     stages = len(row["blocks"])
-    filters = [256 * 2**stage for stage in range(stages)]
     cardinality, width = row.get("cardinality", 32), row.get("group_width", 4)
     grouped = {
         "cardinality": [options(cardinality, 1, 8, 32) for _ in range(stages)],
-        "group_width": [widths(width * 2**stage) for stage in range(stages)],
+        "group_width": [widths(number) for number in doubled(width, stages)],
     }
-    return residual_space(build, {**row, "filters": filters}, {**grouped, **arguments})
+    return residual_space(build, {**row, "filters": doubled(256, stages)}, {**grouped, **arguments})

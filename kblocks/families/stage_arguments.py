@@ -10,6 +10,16 @@ from kblocks.heads.attaching import is_head
 from kblocks.plans.ops import Norm
 
 PUBLISHED_NORM = Norm("batch", momentum=0.9, epsilon=1e-5)  # as in PyTorch's models
+RESNET_STEM = {  # also of DenseNets
+    "filters": 64,
+    "kernel_size": 7,
+    "strides": 2,
+    "padding": "symmetric",
+    "pool": "max",
+    "pool_size": 3,
+    "pool_strides": 2,
+    "pool_padding": "symmetric",
+}
 
 
 def count_stages(blocks: Any) -> int:
@@ -41,6 +51,11 @@ def by_stage(name: str, value: Any, stages: int, of: str = "stages") -> list[Any
             f"Received: {name}={value!r}"
         )
     return [value] * stages
+
+
+def doubled(first: int, stages: int) -> list[int]:
+    """A number for each stage: `first`, doubled with each stage."""
+    return [first * 2**stage for stage in range(stages)]
 
 
 def one_for_all(stages: int, arguments: Mapping[str, Any]) -> dict[str, Any]:
@@ -83,19 +98,27 @@ def made(block: Any, place: str, arguments: Mapping[str, Any]) -> Any:
         raise type(error)(f"{place}: {error}") from error
 
 
-def stage_specs(
-    block: Any, place: str, arguments: Mapping[str, Any], depths: Sequence[float]
-) -> list[Any]:
-    """The Specs of a stage, one for each stochastic-depth rate in `depths`.
+def stage_rows(
+    name: str,
+    blocks: Sequence[Any],
+    arguments: Sequence[Mapping[str, Any]],
+    rates: Sequence[Sequence[float]],
+) -> list[tuple[str, Any]]:
+    """The rows of all stages of the network `name`, one for each stochastic-depth rate in `rates`.
 
-    Only the first has the stage's strides. Equal Specs are one object unless a rate is set.
+    Each stage has one class of `blocks` and its own `arguments`; only its first block has strides.
+    Equal Specs are one object unless a rate is set.
     """
-    first = made(block, place, arguments)
-    rest = first.replace(strides=1)
-    if any(depths):
-        first = first.replace(stochastic_depth=depths[0])
-        return [first, *(rest.replace(stochastic_depth=rate) for rate in depths[1:])]
-    return [first] + [rest] * (len(depths) - 1)
+    rows = []
+    for stage, (block, own, drops) in enumerate(zip(blocks, arguments, rates, strict=True), 1):
+        first = made(block, f"{name}, stage {stage}", own)
+        specs = [first] + [first.replace(strides=1)] * (len(drops) - 1)
+        if any(drops):
+            specs = [
+                spec.replace(stochastic_depth=rate) for spec, rate in zip(specs, drops, strict=True)
+            ]
+        rows += [(f"stage{stage}_block{number}", spec) for number, spec in enumerate(specs, 1)]
+    return rows
 
 
 def part(block: Any, place: str, given: Any, defaults: Mapping[str, Any]) -> Any:

@@ -14,17 +14,18 @@ from kblocks.blocks.anti_aliased import (
     TResNetBottleneckBlock,
 )
 from kblocks.blocks.fields import leaky_relu
-from kblocks.families.published_choices import depths, kernels, options, paddings, widths
+from kblocks.families.published_choices import options, residual_choices, widths
 from kblocks.families.stage_arguments import (
     PUBLISHED_NORM,
     arguments_by_stage,
     by_stage,
     count_stages,
+    doubled,
     one_for_all,
     part,
     rising,
     shared_by_all,
-    stage_specs,
+    stage_rows,
 )
 from kblocks.heads import Classifier
 from kblocks.networks.architecture import Architecture
@@ -83,7 +84,7 @@ def tresnet(
         block = ["basic" if stage < 2 else "bottleneck" for stage in range(stages)]
     kinds = [_kind(value) for value in by_stage("block", block, stages)]
     columns = {
-        "filters": [64 * 2**stage for stage in range(stages)] if filters is None else filters,
+        "filters": doubled(64, stages) if filters is None else filters,
         "kernel_size": kernel_size,
         "strides": [1] + [2] * (stages - 1) if strides is None else strides,
         "padding": padding,
@@ -96,13 +97,10 @@ def tresnet(
     rows = [("stem", part(SpaceToDepthStem, "stem", stem, first))]
     expansions = by_stage("expansion", expansion, stages)
     rates = rising(stochastic_depth, blocks)
-    for i, (kind, own, expand, drops) in enumerate(
-        zip(kinds, arguments, expansions, rates, strict=True), 1
-    ):
+    for kind, own, expand in zip(kinds, arguments, expansions, strict=True):
         if kind is TResNetBottleneckBlock:
             own["expansion"] = expand
-        specs = stage_specs(kind, f"{name}, stage {i}", own, drops)
-        rows += [(f"stage{i}_block{j}", spec) for j, spec in enumerate(specs, 1)]
+    rows += stage_rows(name, kinds, arguments, rates)
     return Architecture(rows, head=part(Classifier, "head", head, {"classes": classes}), name=name)
 
 
@@ -126,19 +124,14 @@ def space(name: str = "tresnet_m", **arguments: Any) -> Space:
         arguments: arguments of `kb.tresnet` that replace the space's own; they may contain choices.
     """
     build, row = member(name, tresnet)
-    filters = row.get("filters", (64, 128, 256, 512))
     kinds = ("basic", "basic", "bottleneck", "bottleneck")
     opened = {
         "block": [options(kind, "basic", "bottleneck") for kind in kinds],
-        "blocks": [depths(number) for number in row["blocks"]],
-        "filters": [widths(number) for number in filters],
-        "kernel_size": [kernels() for _ in range(4)],
-        "strides": [options(1, 2), *(options(2, 1, (2, 1)) for _ in range(3))],
-        "padding": [paddings() for _ in range(4)],
+        **residual_choices(row),
         "expansion": [options(4, 2) for _ in range(4)],
         "blur_size": [options(3, 5, None) for _ in range(4)],
         "squeeze_ratio": [options(ratio, 0.25, 0.5, None) for ratio in (0.25, 0.25, 0.5, None)],
-        "stem": {"filters": widths(filters[0]), "block_size": options(4, 2, 1)},
+        "stem": {"filters": widths(row.get("filters", [64])[0]), "block_size": options(4, 2, 1)},
         "head": {"pool": options("avg", "max", "concat")},
     }
     return Space(build, **{**opened, **arguments})

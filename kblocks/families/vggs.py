@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from kblocks.blocks.convolution import ConvBlock
+from kblocks.families.alexnets import linear_head, linear_head_choices, plain_rows
 from kblocks.families.published_choices import depths, kernels, options, paddings, widths
 from kblocks.families.stage_arguments import (
     PUBLISHED_NORM,
     arguments_by_stage,
-    by_stage,
     count_stages,
-    made,
-    part,
+    doubled,
 )
-from kblocks.heads import Classifier
 from kblocks.networks.architecture import Architecture
 from kblocks.networks.catalog import member, variant
 from kblocks.networks.torch_weights import naming
@@ -51,32 +48,22 @@ def vgg(
         ValueError, TypeError: if an argument does not fit; the message names it and the stage.
     """
     stages = count_stages(blocks)
-    if filters is None:
-        filters = [min(64 * 2**stage, 512) for stage in range(stages)]
-    block = {"normalization": None, "pool": "max", **block}
     columns = {
-        "filters": filters,
+        "convolutions": list(blocks),
+        "filters": _filters(stages) if filters is None else filters,
         "kernel_size": kernel_size,
         "strides": strides,
         "padding": padding,
+        "normalization": None,
+        "pool": "max",
     }
-    arguments = arguments_by_stage(stages, {**columns, **block})
-    rows = [
-        (f"stage{i}", made(ConvBlock, f"{name}, stage {i}", {"convolutions": number, **own}))
-        for i, (number, own) in enumerate(
-            zip(by_stage("blocks", blocks, stages), arguments, strict=True), 1
-        )
-    ]
-    published = {
-        "classes": classes,
-        "pool": "flatten",
-        "pool_size": 7,
-        "hidden": (4096, 4096),
-        "dropout": 0.5,
-    }
-    if isinstance(head, dict) and head.get("pool", "flatten") != "flatten":
-        published.pop("pool_size")
-    return Architecture(rows, head=part(Classifier, "head", head, published), name=name)
+    rows = plain_rows(name, arguments_by_stage(stages, {**columns, **block}))
+    return Architecture(rows, head=linear_head(head, classes=classes, pool_size=7), name=name)
+
+
+def _filters(stages: int) -> list[int]:
+    """The published filters of each stage: 64, doubled with each stage up to 512."""
+    return [min(number, 512) for number in doubled(64, stages)]
 
 
 _A, _B, _D, _E = (1, 1, 2, 2, 2), (2, 2, 2, 2, 2), (2, 2, 3, 3, 3), (2, 2, 4, 4, 4)
@@ -104,16 +91,12 @@ def space(name: str = "vgg11", **arguments: Any) -> Space:
     norm = row.get("normalization")
     opened = {
         "blocks": [depths(number) for number in row["blocks"]],
-        "filters": [widths(min(64 * 2**stage, 512)) for stage in range(stages)],
+        "filters": [widths(number) for number in _filters(stages)],
         "kernel_size": [kernels() for _ in range(stages)],
         "padding": [paddings() for _ in range(stages)],
         "pool": [options("max", "avg") for _ in range(stages)],
         "normalization": options(norm, PUBLISHED_NORM, None),
-        "head": {
-            "pool": options("flatten", "avg", "concat"),
-            "hidden": options((4096, 4096), (), (256,), (512,), (1024, 1024)),
-            "dropout": options(0.5, 0.0, 0.2),
-        },
+        "head": linear_head_choices(),
     }
     return Space(build, **{**opened, **arguments})
 
