@@ -23,13 +23,13 @@ import kblocks as kb
 from kblocks.tuner.records import Record
 from kblocks.tuner.running.ends import raise_told, told
 
+pytestmark = pytest.mark.system
+
 SCRIPT = """
 import sys
 import light
 import keras, keras_tuner, numpy as np
 import kblocks as kb
-
-pytestmark = pytest.mark.system
 
 class Own(keras_tuner.HyperModel):
     def build(self, hp):

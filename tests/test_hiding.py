@@ -19,6 +19,8 @@ import pytest
 import kblocks as kb
 from kblocks.common.masking import masked
 
+pytestmark = pytest.mark.system
+
 SECRET = "Geheim%7wort"
 URL = f"postgresql://me:{quote(SECRET)}@127.0.0.1:1/db"
 ROOT = str(Path(kb.__file__).parents[1])
@@ -27,8 +29,6 @@ linux = pytest.mark.skipif(not PROC.exists(), reason="needs Linux's /proc")
 SCRIPT = f"""#!{sys.executable}
 import sys
 from kblocks.__main__ import main
-
-pytestmark = pytest.mark.system
 if __name__ == "__main__":
     sys.exit(main())
 """

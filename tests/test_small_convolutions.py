@@ -43,7 +43,7 @@ def test_the_reference(number: int) -> None:
 def test_only_few_channels_leave_the_kernel_with_strides(channels: int) -> None:
     """oneDNN's books too little room under 16, its vector of AVX-512; others stay quick."""
     op = ops.Conv(4, (1, 1), strides=(2, 2))
-    layer: Any = layer_for(op, channels, "channels_last", "conv", "", "float32")
+    layer: Any = layer_for(op, None, channels, "channels_last", "conv", "", "float32")
     layer.build((None, 8, 8, channels))
 
     @tf.function

@@ -393,7 +393,8 @@ def test_suggest_outside_of_any_tuner_gives_the_default() -> None:
     assert kb.tuner.suggest(hp, space) == space.build(space.default())
     assert kb.tuner.network_of(hp) == kb.tuner.network_of(dict(hp.values))
     bounded = space.within(INPUT, kb.Budget(macs=10e3))
-    assert kb.tuner.suggest(hp, bounded) == bounded.build(bounded.default())
+    other = keras_tuner.HyperParameters()
+    assert kb.tuner.suggest(other, bounded) == bounded.build(bounded.default())
 
 
 def test_fixed_hyperparameters_of_the_user_are_kept(tmp_path: Path) -> None:

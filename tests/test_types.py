@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.system
+
 pytest.importorskip("pyright", reason="the extra `dev` brings the type checker")
 
 ROOT = Path(__file__).parent.parent
 
 RIGHT = """\
 import kblocks as kb
-
-pytestmark = pytest.mark.system
 
 kb.ResidualBlock(64)
 kb.ResidualBlock(64, (1, 7), (2, 1), padding="valid", name="a", dtype="float16")
