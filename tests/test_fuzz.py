@@ -1,7 +1,8 @@
 """Random arguments over the whole documented domain: see `fuzzing.py` and `fuzz_checks.py`.
 
-A hundred cases of blocks and some of the others; with KBLOCKS_THOROUGH=1 thousands, which take hours. A finding is told with its
-smallest case, which `Children.run` runs again; once mended it belongs into `MENDED`.
+A hundred cases of blocks and some of the others; with KBLOCKS_THOROUGH=1 thousands, which take
+hours. A finding is told with its smallest case, which `Children.run` runs again; once mended it
+belongs into `MENDED`.
 """
 
 from __future__ import annotations
