@@ -472,13 +472,14 @@ def _trained(case: Case, net: Any, model: Any, x: np.ndarray) -> None:
         tasks._targets[output]: _target(task.loss(), shapes[output].shape, len(x), case, rng)
         for output, task in tasks.items()
     }
+    alone = len(tasks) == 1 and not isinstance(case.get("head"), dict)
+    if alone:  # as `fit` takes them
+        (y,) = y.values()
     told = _told(lambda: tasks.check(y))
     if isinstance(told, Exception):
         if "alone" in str(told):
             return  # one class alone has nothing to tell apart
         raise FoundError("targets", str(told)[:300])
-    if len(tasks) == 1 and not isinstance(case.get("head"), dict):
-        (y,) = y.values()
     with during("fit"):
         model.compile("sgd", **tasks.training())
         losses = model.fit(x, y, batch_size=len(x), verbose=0, validation_data=(x, y)).history
