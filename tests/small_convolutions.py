@@ -149,7 +149,7 @@ def layer_of(case: Any, layers: str) -> Any:
         dilation_rate=(case["dilation"],) * 2,
         **common,
     )
-    return layer_for(op, case["channels"], case["data_format"], "conv", "", case["dtype"])
+    return layer_for(op, None, case["channels"], case["data_format"], "conv", "", case["dtype"])
 
 
 def computed(case: Any, way: str, layers: str, arrays: Any) -> list[list[np.ndarray]]:
