@@ -80,7 +80,7 @@ def fresh_process() -> Callable[..., str]:
             [sys.executable, "-c", script, *arguments],
             capture_output=True,
             text=True,
-            timeout=300,
+            timeout=900,
             env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
         )
         assert done.returncode == 0, done.stderr[-4000:]
