@@ -131,6 +131,7 @@ def test_beside_a_head_that_is_told_no_classes_it_is_refused(head: Any) -> None:
         net.model((64, 64, 3), aux=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("eagerly", [False, True])
 def test_an_ordinary_pipeline(eagerly: bool) -> None:
     """One label tensor, the metrics' usual names, class weights, evaluation, prediction."""

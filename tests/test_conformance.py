@@ -158,6 +158,7 @@ def test_predicted_shape_is_symbolic_is_eager(
     assert layer(images(batch, *shape)).shape == (batch, *predicted[1:])
 
 
+@pytest.mark.thin(4)
 @each_case
 def test_parts_predict_their_shapes_too(case: Case, images: Images) -> None:
     """Also of a part on its own, as a drawing or an extractor of features would call it."""
@@ -408,6 +409,7 @@ print(json.dumps(wrong))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("more", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_keras_files_load_in_a_fresh_process(
     more: bool, tmp_path: Path, images: Images, fresh_process: Callable[..., str]
@@ -442,6 +444,7 @@ def test_a_saved_model_keeps_dtype_and_data_format(
 # --- what the interpreter takes for granted of Keras -------------------------------------
 
 
+@pytest.mark.thin(4)
 @each_case
 def test_paths_are_names_of_attributes_sublayers_and_weights(case: Case) -> None:
     layer = case.layer(name="one")

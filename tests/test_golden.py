@@ -51,6 +51,7 @@ def test_logits_equal_the_published_ones(name: str) -> None:
 LARGE = {"inception_resnet_v2", "vgg11_bn", "vgg16", "wide_resnet50_2"}
 
 
+@pytest.mark.slow
 @pytest.mark.thin(5)
 @pytest.mark.parametrize(
     "name", [pytest.param(n, marks=pytest.mark.slow if n in LARGE else ()) for n in NAMES]

@@ -227,6 +227,7 @@ def keras_model() -> keras.Model:
     return keras.Model(inputs, keras.layers.Dense(3)(x), name="users")
 
 
+@pytest.mark.slow
 def test_a_users_model_is_accelerated() -> None:
     model = keras_model()
     model.compile(keras.optimizers.Adam(0.01), "mse", metrics=["mae"])

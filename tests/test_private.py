@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 from pathlib import Path
 
 import keras
@@ -30,11 +31,18 @@ PLACES = {
 }
 
 
+@functools.cache
+def parsed() -> dict[Path, list[ast.AST]]:
+    """The nodes of each file."""
+    files = {path: path.read_text(encoding="utf-8") for path in PACKAGE.rglob("*.py")}
+    return {path: list(ast.walk(ast.parse(text))) for path, text in files.items()}
+
+
 @pytest.mark.parametrize("name", PLACES)
 def test_private_names_are_used_in_one_place(name: str) -> None:
     users = set()
-    for path in PACKAGE.rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for path, nodes in parsed().items():
+        for node in nodes:
             used = getattr(node, "attr", None) == name and ast.unparse(node.value) != "self"
             named = isinstance(node, ast.Constant) and node.value == name
             module = "." in name and str(getattr(node, "module", "")).startswith(name)

@@ -411,6 +411,7 @@ def score_of(observation: Any) -> float:
     return observation.value[0]
 
 
+@pytest.mark.slow
 def test_of_one_name_the_first_range_holds_as_in_keras_tuner(make: Make, tmp_path: Path) -> None:
     """Its guide tailors a space by a Float in front of the Choice that the model asks for."""
 

@@ -512,6 +512,7 @@ def test_samples_reach_every_point_that_fits() -> None:
     assert {str(bounded.sample(seed)) for seed in range(300)} == fitting
 
 
+@pytest.mark.slow
 def test_sampled_networks_are_what_keras_builds() -> None:
     """A hundred random points as models: parameters, output, and a map that is alive."""
     space = resnets(stages=2).within((9, 12, 3), kb.Budget(macs=2e6, params=100e3))
@@ -587,6 +588,7 @@ def problems(draw: Any) -> Problem:
     return Problem(space, points, shape, kb.Budget(**limits))
 
 
+@pytest.mark.slow
 @given(problems(), st.randoms(use_true_random=False))
 @settings(max_examples=120, deadline=None)
 def test_repair_of_random_points_of_random_spaces(problem: Problem, random: Random) -> None:

@@ -523,6 +523,7 @@ def test_weights_of_losses_are_in_the_sum(images: Images) -> None:
         net.head.training({"boxes": 1.0})
 
 
+@pytest.mark.slow
 def test_channels_first_has_the_same_loss(images: Images) -> None:
     """Of maps, whose channels the loss must look for elsewhere."""
     for name in ("segmenter", "levels", "keypoints"):

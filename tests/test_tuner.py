@@ -160,6 +160,7 @@ def test_the_space_of_these_tests_mostly_does_not_fit() -> None:
     assert sum(map(over_budget, sampled)) > 150
 
 
+@pytest.mark.thin(4)
 def test_every_trial_is_trained_and_scored(run: Run) -> None:
     assert {trial.status for trial in run.trials} == {"COMPLETED"}
     assert all(math.isfinite(trial.score) for trial in run.trials)
@@ -340,6 +341,7 @@ class OwnHyperModel(keras_tuner.HyperModel):
         return self.own(hp)
 
 
+@pytest.mark.thin(4)
 @pytest.mark.parametrize("form", [lambda own: own, OwnHyperModel], ids=["function", "class"])
 @pytest.mark.parametrize("kind", ["random", "grid"])
 def test_suggest_in_ones_own_build(form: Any, kind: str, tmp_path: Path) -> None:
