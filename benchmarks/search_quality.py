@@ -74,7 +74,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--systems", nargs="+", default=list(COLOURS), choices=COLOURS)
     parser.add_argument("--folder", type=Path, default=Path("runs/search_quality"))
-    parser.add_argument("--autokeras", default="/work/venv/autokeras/bin/python")
+    parser.add_argument("--autokeras", default=".venv-autokeras/bin/python")
     parser.add_argument("--plot", type=Path, default=HERE / "search_quality.png")
     options = parser.parse_args()
     found: dict[str, list[list[Row]]] = {system: [] for system in options.systems}
