@@ -21,7 +21,7 @@ from kblocks.layers.grouped import Convolving, convolve
 from kblocks.layers.normalization import BatchNormalization
 from kblocks.layers.spatial import Corners, ResizeLike, SoftArgmax
 from kblocks.plans import ops
-from kblocks.plans.cost import walk
+from kblocks.plans.cost import unknown_size, walk
 from kblocks.plans.geometry import op_reach, pool_reach, same_padding, side
 from kblocks.plans.ops import Pair
 
@@ -444,10 +444,7 @@ def _same_pads(
     amounts = []
     for n, kernel, stride, dilation in zip(size, window, op.strides, dilation_rate, strict=True):
         if n is None and stride > 1 and kernel > 1:
-            raise ValueError(
-                f"padding='same' with {reason} and strides={op.strides} "
-                "needs a known height and width; 'symmetric' does not. Received: unknown size"
-            )
+            raise unknown_size(op, reason)
         amounts.append(same_padding(n or kernel * dilation, kernel, stride, dilation))
     return amounts[0], amounts[1]
 

@@ -181,7 +181,7 @@ def _check_padding_mode(op: ops.Conv, height: Any, width: Any) -> None:
         padding = of_axis(op.padding, axis)
         if size is None:
             if padding == "same" and kernel > 1 and op.strides[axis] > 1:
-                raise _unknown_size(op, f"padding_mode={op.padding_mode!r}")
+                raise unknown_size(op, f"padding_mode={op.padding_mode!r}")
             continue
         added = (
             same_padding(size, kernel, op.strides[axis], dilation)[1]
@@ -196,10 +196,11 @@ def _check_padding_mode(op: ops.Conv, height: Any, width: Any) -> None:
             )
 
 
-def _unknown_size(op: Any, reason: str) -> ValueError:
+def unknown_size(op: Any, reason: str) -> ValueError:
+    """The error for "same" padding that depends on a size that is not known."""
     return ValueError(
         f"padding='same' with {reason} and strides={op.strides} needs a known height and width; "
-        "'symmetric' does not"
+        "'symmetric' does not. Received: unknown size"
     )
 
 
@@ -211,7 +212,7 @@ def _pool(op: ops.Pool, shape: Shape, tally: Tally | None) -> Shape:
             (height, width), op.pool_size, op.strides, strict=True
         ):
             if size is None and window_size > 1 and stride > 1:
-                raise _unknown_size(op, "count_padding=True")
+                raise unknown_size(op, "count_padding=True")
     if op.ceil_mode:
         sizes = (height, width)
         rows, columns = (
