@@ -8,7 +8,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from multiprocessing import resource_tracker
 from multiprocessing.connection import wait
@@ -325,10 +325,11 @@ class _Crew:
 def _serve(connection: Any, index: int) -> None:
     """Runs a worker process to its end."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the first process decides
+    handler = _exit_once()
     for number in REQUESTS:
         # The first process sends SIGTERM; SIGHUP stays ignored under `nohup`.
         if number == signal.SIGTERM or signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, lambda *_: _exit())
+            signal.signal(number, handler)
     searches: list[Search] = []
     threading.Thread(target=_follow, args=(searches,), daemon=True).start()
     line = Line(connection)
@@ -358,8 +359,16 @@ def _serve(connection: Any, index: int) -> None:
     line.tell("replaced" if event == OVER and memory.has_grown else event, value)
 
 
-def _exit() -> None:
-    raise SystemExit(0)
+def _exit_once() -> Callable[..., None]:
+    """A signal handler that ends this process; a later signal would only leave a traceback."""
+    requests: list[int] = []
+
+    def handler(number: int, _: object) -> None:
+        requests.append(number)
+        if len(requests) == 1:
+            raise SystemExit(0)
+
+    return handler
 
 
 def _follow(searches: list[Search]) -> None:
