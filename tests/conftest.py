@@ -16,6 +16,7 @@ import keras
 import numpy as np
 import pytest
 from hypothesis import settings
+from tiers import THOROUGH
 
 # The same examples each time; slow runs look further.
 settings.register_profile("house", deadline=None, derandomize=True)
@@ -32,17 +33,26 @@ TESTS = Path(__file__).parent
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Of a test marked `thin(n)` each n-th case is a default one; the others are slow."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Spreads the cases of a test marked `thin` over the tiers, as pyproject.toml describes."""
     seen: dict[str, int] = {}
+    dropped: list[pytest.Item] = []
     for item in items:
         thin = item.get_closest_marker("thin")
         if thin is None or item.get_closest_marker("slow") is not None:
             continue
+        each, slow = (*thin.args, 1)[:2]
         name = item.nodeid.split("[")[0]
-        if seen.setdefault(name, 0) % thin.args[0]:
-            item.add_marker(pytest.mark.slow)
+        number = seen.setdefault(name, 0)
         seen[name] += 1
+        if number % each:
+            item.add_marker(pytest.mark.slow)
+            if number % slow and not THOROUGH:
+                dropped.append(item)
+    if dropped:
+        config.hook.pytest_deselected(items=dropped)
+        gone = set(dropped)
+        items[:] = [item for item in items if item not in gone]
 
 
 @pytest.fixture(autouse=True)

@@ -15,6 +15,7 @@ from conformance import CASES, ORDERS, Case
 from counting import as_count, counted
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiers import THOROUGH
 
 import kblocks as kb
 from kblocks.plans.ops import (
@@ -66,7 +67,7 @@ BLOCKS = {
 each_block = pytest.mark.parametrize("make", BLOCKS.values(), ids=BLOCKS.keys())
 
 
-@pytest.mark.thin(8)
+@pytest.mark.thin(8, 2)
 @each_block
 @pytest.mark.parametrize("padding", PADDINGS)
 @pytest.mark.parametrize("strides", STRIDES)
@@ -103,7 +104,7 @@ def test_pools(kind: str, size: Any, strides: Any, padding: Any) -> None:
         check(kb.MinPooling2D.Spec(size, strides, padding=padding), (11, 10, 3), (12, 9, 3))
 
 
-@pytest.mark.slow
+@pytest.mark.thin(300, 6)
 @pytest.mark.parametrize("shortcut", ["projection", "zero_pad"])
 @pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("padding", PADDINGS)
@@ -187,7 +188,7 @@ def test_random_blocks(drawn: tuple[Any, dict[str, Any]], shape: tuple[int, int,
 
 
 @pytest.mark.slow
-@settings(max_examples=3000, derandomize=False)
+@settings(max_examples=3000 if THOROUGH else 800, derandomize=False)
 @given(drawn=random_blocks, shape=random_shapes)
 def test_many_random_blocks(drawn: tuple[Any, dict[str, Any]], shape: tuple[int, int, int]) -> None:
     costs_what_it_does_or_is_refused(*drawn, shape)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tiers import THOROUGH
 
 import kblocks as kb
 
@@ -78,7 +79,7 @@ FIGURES: dict[str, dict[str, float]] = {
 @pytest.mark.slow
 @pytest.mark.parametrize("name", FIGURES)
 def test_examples_reach_their_figures(name: str, tmp_path: Path) -> None:
-    if name in ("localise", "detect") and not os.environ.get("KBLOCKS_THOROUGH"):
+    if name in ("localise", "detect") and not THOROUGH:
         pytest.skip("two to three minutes: KBLOCKS_THOROUGH=1")
     printed = run([str(ROOT / "examples" / f"{name}.py")], tmp_path)
     for told, least in FIGURES[name].items():

@@ -8,15 +8,14 @@ belongs into `MENDED`.
 from __future__ import annotations
 
 import ast
-import os
 from pathlib import Path
 from typing import Any
 
 import fuzzing
 import pytest
 from fuzzing import Case, Children
+from tiers import THOROUGH
 
-THOROUGH = bool(os.environ.get("KBLOCKS_THOROUGH"))
 # By kind, the number of cases and of thorough runs.
 NUMBERS = {"block": (120, 5000), "family": (18, 600), "head": (20, 600), "space": (8, 60)}
 SEED = 20261127

@@ -13,6 +13,7 @@ from pathlib import Path
 import optuna
 import pytest
 from searching import PACKAGE
+from tiers import THOROUGH
 
 from kblocks.tuner.records import Failure, Run, read
 
@@ -112,7 +113,7 @@ def check(failure: Failure | None, expected: tuple[str, str] | None, name: str) 
 @pytest.mark.parametrize("workers", [0, 1, 2])
 @pytest.mark.parametrize("backend", ["numpy", "tensorflow"])
 def test_a_search_outlives_its_trials(tmp_path: Path, backend: str, workers: int) -> None:
-    if backend == "tensorflow" and workers < 2 and not os.environ.get("KBLOCKS_THOROUGH"):
+    if backend == "tensorflow" and workers < 2 and not THOROUGH:
         pytest.skip("several minutes: KBLOCKS_THOROUGH=1")
     expected = {**EVERYWHERE, **(IN_WORKERS if workers else {})}
     # After each a good one, which finds all as it was.

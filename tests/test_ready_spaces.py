@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import os
 from dataclasses import dataclass
 from random import Random
 from typing import Any
@@ -14,6 +13,7 @@ import pytest
 from counting import as_count, counted
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tiers import THOROUGH
 
 import kblocks as kb
 from kblocks.search_space.repair import Repair
@@ -176,7 +176,7 @@ def test_samples_are_valid_for_any_input_and_budget(family: str) -> None:
 
 
 # With KBLOCKS_THOROUGH=1 ten thousand samples of each and a hundred models: hours.
-MANY = 100 if os.environ.get("KBLOCKS_THOROUGH") else 8
+MANY = 100 if THOROUGH else 8
 
 
 @pytest.mark.slow

@@ -41,7 +41,7 @@ def trained(net: kb.Architecture, remat: bool, **compiled: Any) -> tuple[Any, An
     return model.get_weights(), history["loss"]
 
 
-@pytest.mark.thin(8)
+@pytest.mark.thin(8, 2)
 @pytest.mark.parametrize("how", [{}, {"run_eagerly": True}, {"jit_compile": True}], ids=str)
 @pytest.mark.parametrize("net", NETS.values(), ids=NETS.keys())
 def test_training_stays_the_same(net: kb.Architecture, how: dict[str, Any]) -> None:

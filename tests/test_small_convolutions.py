@@ -5,7 +5,6 @@ With KBLOCKS_THOROUGH=1 twenty thousand of them each way: hours.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,12 +13,13 @@ import numpy as np
 import pytest
 from numpy_reference import conv, pad, same_pads
 from small_convolutions import arrays_of, case_of, right, sweep
+from tiers import THOROUGH
 
 from kblocks.layers.primitives import layer_for
 from kblocks.plans import ops
 
 tf = pytest.importorskip("tensorflow")
-MANY = 20_000 if os.environ.get("KBLOCKS_THOROUGH") else 0
+MANY = 20_000 if THOROUGH else 0
 
 
 @pytest.mark.parametrize("number", range(0, 60, 3))
