@@ -146,7 +146,7 @@ def digest(state: Mapping[str, np.ndarray]) -> str:
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
-@pytest.mark.thin(4)
+@pytest.mark.thin(8)
 @pytest.mark.parametrize(
     ("name", "source"),
     [

@@ -389,7 +389,7 @@ def network(head: Any) -> kb.Architecture:
     return kb.resnet(3, blocks=(1, 1), filters=(8, 8), head=head)
 
 
-@pytest.mark.thin(3)
+@pytest.mark.thin(9)
 @each_trained
 @pytest.mark.parametrize(
     "policy", ["float32", pytest.param("mixed_float16", marks=pytest.mark.slow)]
@@ -613,7 +613,7 @@ PIXELS: list[tuple[str, Any, str]] = [
 ]
 
 
-@pytest.mark.thin(4)
+@pytest.mark.thin(8)
 @pytest.mark.parametrize("eagerly", [False, True])
 @pytest.mark.parametrize(("name", "y", "words"), LABELS + PIXELS)
 def test_values_that_do_not_fit_are_refused_while_training(

@@ -46,7 +46,7 @@ def images(number: int = 24) -> tuple[np.ndarray, np.ndarray]:
     return random.normal(size=(number, *INPUT)).astype("float32"), random.integers(0, 3, number)
 
 
-@pytest.mark.thin(6)
+@pytest.mark.thin(13)
 @pytest.mark.parametrize("eagerly", [False, True])
 @pytest.mark.parametrize("optimizer", OPTIMIZERS.values(), ids=OPTIMIZERS.keys())
 def test_training_is_that_of_keras(optimizer: Callable[[], Any], eagerly: bool) -> None:
