@@ -34,9 +34,9 @@ def test_it_is_a_layer_of_its_cost(
     kernels = [w.shape for w in model.trainable_weights if w.name == "kernel"]
     assert cost.macs == sum(rows * columns for rows, columns in kernels)
     model.compile("sgd", "mse")
-    before = [np.array(w) for w in model.trainable_weights]
+    before = [keras.ops.convert_to_numpy(w) for w in model.trainable_weights]
     model.fit(x, np.ones((5, 8), "float32"), verbose=0)
-    after = [np.array(w) for w in model.trainable_weights]
+    after = [keras.ops.convert_to_numpy(w) for w in model.trainable_weights]
     still = [np.array_equal(*pair) for pair in zip(before, after, strict=True)]
     assert sum(still) <= 1
     model.save(tmp_path / "dense.keras")
@@ -50,7 +50,9 @@ def test_without_norm_it_is_the_formula() -> None:
     x = np.random.default_rng(1).normal(size=(3, 4)).astype("float32")
     y = np.array(block(x))
     (w1, b1), (w2, b2) = (
-        [np.array(w) for w in layer.weights] for layer in block.layers if layer.weights
+        [keras.ops.convert_to_numpy(w) for w in layer.weights]
+        for layer in block.layers
+        if layer.weights
     )
     expected = np.maximum(np.maximum(x @ w1 + b1, 0) @ w2 + b2 + x, 0)
     np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-6)
@@ -64,7 +66,7 @@ def test_weight_normalization_is_the_formula(block: Any) -> None:
     shape = (2, 5, 5, 3) if isinstance(block, kb.ConvBlock) else (2, 6)
     block.build(shape)
     layer = next(part for part in block.layers if part.weights)
-    v, g = np.array(layer.kernel), np.array(layer.gain)
+    v, g = keras.ops.convert_to_numpy(layer.kernel), keras.ops.convert_to_numpy(layer.gain)
     np.testing.assert_allclose(np.array(layer.effective_kernel()), v, rtol=1e-6)
     layer.gain.assign(2 * g)
     layer.kernel.assign(3 * v)

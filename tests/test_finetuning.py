@@ -37,7 +37,7 @@ def batch() -> tuple[np.ndarray, np.ndarray]:
 
 
 def weights(model: keras.Model) -> dict[str, np.ndarray]:
-    return {weight.path: np.array(weight) for weight in model.weights}
+    return {weight.path: keras.ops.convert_to_numpy(weight) for weight in model.weights}
 
 
 # --- freezing ------------------------------------------------------------------------------
@@ -53,6 +53,7 @@ def weights(model: keras.Model) -> dict[str, np.ndarray]:
         (None, set()),
     ],
 )
+@pytest.mark.filterwarnings("ignore:The model does not have any trainable weights")
 def test_only_what_comes_after_learns(upto: str | None, still: set[str]) -> None:
     """Kernels and statistics of frozen layers stay to the bit, all others move."""
     model = kb.freeze(NET.model(INPUT), upto)
@@ -146,7 +147,9 @@ def test_a_step_is_as_many_times_as_long(name: str, prepared: bool, eagerly: boo
             kb.prepare(model)
         before = weights(model)
         model.train_on_batch(*batch())
-        return {w.path: np.array(w) - before[w.path] for w in model.trainable_weights}
+        return {
+            w.path: keras.ops.convert_to_numpy(w) - before[w.path] for w in model.trainable_weights
+        }
 
     plain, scaled = step(False), step(True)
     assert all(np.abs(moved).max() > 1e-6 for moved in plain.values())
@@ -167,7 +170,9 @@ def test_what_is_not_to_decay_does_not() -> None:
         model.compile(kb.learning_rate_multipliers(optimizer, RATES), model.loss)
         before = weights(model)
         model.train_on_batch(*batch())
-        return {w.path: np.array(w) - before[w.path] for w in model.trainable_weights}
+        return {
+            w.path: keras.ops.convert_to_numpy(w) - before[w.path] for w in model.trainable_weights
+        }
 
     plain = moved(False)
     kernels = [path for path in plain if "kernel" in path]
@@ -196,7 +201,7 @@ def test_callbacks_set_the_one_learning_rate() -> None:
         *batch(), verbose=0, callbacks=[keras.callbacks.LearningRateScheduler(lambda epoch: 0.0)]
     )
     for weight in model.trainable_weights:
-        np.testing.assert_array_equal(np.array(weight), before[weight.path])
+        np.testing.assert_array_equal(keras.ops.convert_to_numpy(weight), before[weight.path])
 
 
 def test_wrong_arguments() -> None:
@@ -238,9 +243,12 @@ def moved(model: keras.Model, multipliers: Any, asked: Any) -> list[np.ndarray]:
     optimizer = kb.learning_rate_multipliers(keras.optimizers.SGD(0.1), multipliers, asked)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(optimizer, loss)
-    before = [np.array(w) for w in model.trainable_weights]
+    before = [keras.ops.convert_to_numpy(w) for w in model.trainable_weights]
     model.train_on_batch(*batch())
-    return [np.array(w) - b for w, b in zip(model.trainable_weights, before, strict=True)]
+    return [
+        keras.ops.convert_to_numpy(w) - b
+        for w, b in zip(model.trainable_weights, before, strict=True)
+    ]
 
 
 @pytest.mark.thin(4)
@@ -265,9 +273,12 @@ def test_only_the_named_layers_of_the_model_stand_still(
     if loaded:
         model.save(tmp_path / "m.keras")
         model = keras.models.load_model(tmp_path / "m.keras")
-        before = [np.array(w) for w in model.trainable_weights]
+        before = [keras.ops.convert_to_numpy(w) for w in model.trainable_weights]
         model.train_on_batch(*batch())
-        steps = [np.array(w) - b for w, b in zip(model.trainable_weights, before, strict=True)]
+        steps = [
+            keras.ops.convert_to_numpy(w) - b
+            for w, b in zip(model.trainable_weights, before, strict=True)
+        ]
     found: Any = model
     for layer in layers:
         found = found.get_layer(layer)

@@ -220,7 +220,7 @@ def test_features_are_the_maps_of_the_model(name: str, images: Images) -> None:
     x = images(1, *shape)
     for level, found in zip(net.pyramid(shape), features(x).values(), strict=True):
         assert found.shape == (1, *level.shape)
-        inner = keras.Model(model.inputs, model.get_layer(level.row).output)
+        inner = keras.Model(model.input, model.get_layer(level.row).output)
         np.testing.assert_allclose(found, inner(x), rtol=1e-4, atol=1e-4)
 
 

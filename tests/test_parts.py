@@ -252,7 +252,7 @@ def test_models_in_models_are_adapted_and_resized(channels_first: bool, images: 
         assert kb.resize_input(model, (8, 12)).input_shape == (None, 3, 8, 12)
         return
     model = nested(3)
-    before = [np.array(w) for w in model.weights]
+    before = [keras.ops.convert_to_numpy(w) for w in model.weights]
     grey = images(2, 16, 16, 1)
     one = kb.adapt_input(model, 1)
     expected = run(model, np.repeat(grey, 3, -1))

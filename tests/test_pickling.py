@@ -107,7 +107,7 @@ def looks(thing: Any) -> Any:
     match thing:
         case keras.Model():
             told = [getattr(thing, name, None) for name in ("targets", "auxiliary", "output_names")]
-            weights = [(w.path, np.array(w).tolist()) for w in thing.weights]
+            weights = [(w.path, keras.ops.convert_to_numpy(w).tolist()) for w in thing.weights]
             return told, [(layer.name, type(layer)) for layer in thing.layers], weights
         case keras.Layer() | keras.optimizers.Optimizer():
             return thing.get_config()

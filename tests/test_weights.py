@@ -139,9 +139,11 @@ def test_a_file_of_a_package(
 def test_other_classes_and_no_head(state: dict[str, np.ndarray]) -> None:
     """`skip_head` keeps the fresh classifier; a model without a head needs no word."""
     model = kb.resnet18(9, filters=[4, 8, 8, 16]).model(INPUT)
-    fresh = np.array(model.get_layer("head").weights[0])
+    fresh = keras.ops.convert_to_numpy(model.get_layer("head").weights[0])
     kb.load_torch_weights(model, state, skip_head=True)
-    np.testing.assert_array_equal(np.array(model.get_layer("head").weights[0]), fresh)
+    np.testing.assert_array_equal(
+        keras.ops.convert_to_numpy(model.get_layer("head").weights[0]), fresh
+    )
     np.testing.assert_array_equal(
         kb.to_torch_state_dict(model)["conv1.weight"], state["conv1.weight"]
     )
@@ -172,12 +174,12 @@ def test_what_does_not_fit_is_named_and_changes_nothing(
     state: dict[str, np.ndarray], change: Any, words: str
 ) -> None:
     model = small().model(INPUT)
-    before = [np.array(w) for w in model.weights]
+    before = [keras.ops.convert_to_numpy(w) for w in model.weights]
     change(state)
     with pytest.raises(ValueError, match=words):
         kb.load_torch_weights(model, state)
     for one, other in zip(before, model.weights, strict=True):
-        np.testing.assert_array_equal(one, np.array(other))
+        np.testing.assert_array_equal(one, keras.ops.convert_to_numpy(other))
 
 
 def test_the_head_is_found_wherever_the_network_was_built(state: dict[str, np.ndarray]) -> None:
@@ -250,7 +252,9 @@ def test_the_three_forms_of_resnext_are_equal() -> None:
     )
     x = np.random.default_rng(0).normal(size=(2, 7, 6, filters)).astype("float32")
     found = np.array(block(x))
-    reduce, spatial, expand = (np.array(part.kernel) for part in block.layers if part.weights)
+    reduce, spatial, expand = (
+        keras.ops.convert_to_numpy(part.kernel) for part in block.layers if part.weights
+    )
     convolve = keras.ops.conv
     added, concatenated = 0, []
     for group in range(cardinality):
