@@ -124,6 +124,7 @@ def test_the_stock_tuners_are_all_here() -> None:
     assert found == set(STOCK)
 
 
+@pytest.mark.thin(3)
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("seed", range(4))
 def test_the_same_values_give_the_same_network(way: str, seed: int, tmp_path: Path) -> None:
@@ -182,6 +183,7 @@ def test_numbers_are_ranges_in_optuna() -> None:
 # --- searches in which nearly nothing fits -------------------------------------------------
 
 
+@pytest.mark.slow
 def test_nine_in_ten_points_of_these_searches_do_not_fit() -> None:
     free, bounded = varied(), varied().within(INPUT, BUDGET)
     missed = sum(bounded.repair(v) != v for v in map(free.sample, range(400)))

@@ -796,6 +796,7 @@ def test_a_weights_file_without_its_head(suffix: str, tmp_path: Path) -> None:
             np.testing.assert_array_equal(found, expected)
 
 
+@pytest.mark.system
 def test_keras_file_of_an_architecture(
     tmp_path: Path, images: Images, fresh_process: Callable[..., str]
 ) -> None:

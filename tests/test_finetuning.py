@@ -122,7 +122,7 @@ def multiplier(path: str) -> float:
     return 0.0 if path == "head/dense/bias" else known.get(path.split("/")[0], 1.0)
 
 
-@pytest.mark.thin(4)
+@pytest.mark.thin(8)
 @pytest.mark.parametrize("eagerly", [False, True])
 @pytest.mark.parametrize("prepared", [False, True])
 @pytest.mark.parametrize(
@@ -158,6 +158,7 @@ def test_a_step_is_as_many_times_as_long(name: str, prepared: bool, eagerly: boo
         np.testing.assert_allclose(moved, expected, rtol=1e-3, atol=1e-6, err_msg=path)
 
 
+@pytest.mark.slow
 def test_what_is_not_to_decay_does_not() -> None:
     """Neither by name nor as one variable, also where it was said of the plain optimizer."""
 
@@ -181,6 +182,7 @@ def test_what_is_not_to_decay_does_not() -> None:
     assert differ == {kernels[0], *gammas}
 
 
+@pytest.mark.slow
 def test_rates_are_saved_and_loaded(tmp_path: Path) -> None:
     """A loaded model goes on as the one that was saved."""
     model = made(kb.learning_rate_multipliers("adam", RATES))

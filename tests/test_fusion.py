@@ -498,6 +498,7 @@ def test_blocks_keep_their_names_and_their_parts() -> None:
     assert type(fused.get_layer("head")) is kb.Classifier
 
 
+@pytest.mark.system
 def test_the_loaded_model_needs_no_block_of_the_user(tmp_path: Path, fresh_process: Any) -> None:
     """A fused block knows its plan, so what defined the block need not be there."""
     inputs = keras.Input((9, 8, 4))

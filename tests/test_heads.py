@@ -145,6 +145,7 @@ def test_levels_share_the_tower_and_no_more() -> None:
     assert more == 2 * own_map
 
 
+@pytest.mark.slow
 def test_heads_of_every_family(images: Images) -> None:
     """Also where auxiliary heads stand beside, which are told classes."""
     heads = {"mask": kb.Segmenter(3), "logits": kb.Classifier(1000)}

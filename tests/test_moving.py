@@ -38,7 +38,7 @@ def test_layers_of_keras_move_all_targets(kind: str) -> None:
     np.testing.assert_allclose(weights["mask"], expected, atol=1e-5)
 
 
-@pytest.mark.thin(6)
+@pytest.mark.thin(12)
 @pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize("name", NAMES)
 def test_what_a_step_of_fit_is_told_is_what_it_sees(name: str, compiled: bool) -> None:
@@ -50,11 +50,13 @@ def test_what_a_step_of_fit_is_told_is_what_it_sees(name: str, compiled: bool) -
     assert 0.3 < share < (0.7 if name == "flip" else 1.1)
 
 
+@pytest.mark.slow
 def test_a_layer_of_keras_in_fit() -> None:
     x, y = fitted([layers.RandomBrightness(0.0), layers.Pipeline([LAYERS["rotation"]()])])
     compare(x, y, 2.5, VOID)
 
 
+@pytest.mark.slow
 def test_a_size_that_the_model_does_not_know() -> None:
     x, y = fitted("flip+shift", sizes=(None, None))
     assert len(np.unique(x[..., 0])) == 3

@@ -511,6 +511,7 @@ def composed(
     return keras.Model(inputs, apply(behind, keras.layers.add([main, aside]), "", [])), layers
 
 
+@pytest.mark.thin(3)
 @pytest.mark.parametrize("shortcut", ["identity", "projection", "zero_pad"])
 @pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("block", [kb.ResidualBlock, kb.BottleneckBlock])

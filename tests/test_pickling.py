@@ -122,7 +122,7 @@ def looks(thing: Any) -> Any:
     return thing
 
 
-@pytest.mark.thin(3)
+@pytest.mark.thin(6)
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("make", [*MADE, *RETURNED])
 def test_it_comes_out_as_it_went_in(make: str, way: str) -> None:

@@ -84,6 +84,7 @@ def test_a_loss_of_ones_own_has_the_accuracy_of_its_labels(loss: Any) -> None:
     assert found["loss"] == pytest.approx(-log_shares[np.arange(24), Y].mean(), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_losses_of_some_outputs() -> None:
     model = network(HEADS).model((24, 32, 3))
     recipe = kb.Recipe(loss={"box": "mean_absolute_error"}, loss_weights={"box": 2.0})

@@ -44,6 +44,7 @@ print(len(keras.models.load_model(sys.argv[1]).layers))
 """
 
 
+@pytest.mark.system
 def test_a_process_that_touches_nothing_of_kblocks_loads_a_model(
     fresh_process: Callable[..., str],
 ) -> None:

@@ -829,6 +829,7 @@ def test_an_objective_that_is_not_in_the_logs_is_named(make: Make) -> None:
         make(trained(), trials=9).search(X, Y, verbose=0)
 
 
+@pytest.mark.slow
 def test_a_pruner_ends_what_looks_bad(make: Make) -> None:
     class Curves(Scored):
         def fit(self, hp: Any, model: Any, *args: Any, callbacks: Any = (), **kwargs: Any) -> Any:

@@ -487,6 +487,7 @@ def test_default_is_repaired_only_where_it_does_not_fit() -> None:
     assert space.within(INPUT, kb.Budget(macs=default - 1)).default() != exact.default()
 
 
+@pytest.mark.slow
 def test_samples_fit_where_nine_in_ten_points_do_not() -> None:
     """And sampling stays random: most of the samples are different points."""
     free = resnets()

@@ -764,6 +764,7 @@ def test_weights_of_points_are_refused() -> None:
         model.train_on_batch(x, y, sample_weight=np.ones((4, 3)))
 
 
+@pytest.mark.slow
 def test_one_tensor_of_weights_is_for_all_targets() -> None:
     tf = pytest.importorskip("tensorflow")
     head: dict[str, Any] = {
@@ -823,7 +824,7 @@ def test_images_without_a_point_to_see_are_not_in_the_metrics() -> None:
         assert float(metric.result()) == pytest.approx(expected)
 
 
-@pytest.mark.parametrize("eagerly", [False, True])
+@pytest.mark.parametrize("eagerly", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_a_batch_without_an_object_trains(eagerly: bool) -> None:
     """As one whose objects are all -1."""
     net = kb.Architecture(ROWS, head=kb.Detector(3, strides=4, filters=4))

@@ -129,7 +129,13 @@ def train(tuner: Any, epochs: int = 1, **kwargs: Any) -> None:
     tuner.search(X, Y, validation_data=(X, Y), epochs=epochs, verbose=0, **kwargs)
 
 
-@pytest.fixture(scope="module", params=TUNERS)
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param(kind, marks=() if kind in ("random", "hyperband") else pytest.mark.slow)
+        for kind in TUNERS
+    ],
+)
 def run(request: Any, tmp_path_factory: Any) -> Run:
     """One small search of each stock tuner, over a space that mostly does not fit."""
     folder = tmp_path_factory.mktemp(request.param)
@@ -399,6 +405,7 @@ def test_suggest_outside_of_any_tuner_gives_the_default() -> None:
     assert kb.tuner.suggest(other, bounded) == bounded.build(bounded.default())
 
 
+@pytest.mark.slow
 def test_fixed_hyperparameters_of_the_user_are_kept(tmp_path: Path) -> None:
     """`hyperparameters` of a tuner override the space, as Keras Tuner documents it."""
     given = keras_tuner.HyperParameters()
@@ -540,6 +547,7 @@ def test_the_very_end_of_a_range_is_its_end() -> None:
     assert past > 0
 
 
+@pytest.mark.slow
 def test_bayesian_search_that_stays_at_the_upper_end(tmp_path: Path) -> None:
     """The largest network always scores best, so that search goes for the end of the range."""
 
@@ -938,6 +946,7 @@ folder = sys.argv[1]
 """
 
 
+@pytest.mark.system
 def test_best_json_rebuilds_where_there_is_no_tuner(
     finished: Searched, fresh_process: Callable[..., str]
 ) -> None:
@@ -960,6 +969,7 @@ def test_best_json_rebuilds_where_there_is_no_tuner(
     )
 
 
+@pytest.mark.system
 def test_best_keras_loads_in_safe_mode_where_there_is_no_tuner(
     finished: Searched, fresh_process: Callable[..., str]
 ) -> None:
