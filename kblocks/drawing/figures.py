@@ -24,7 +24,6 @@ from kblocks.plans.ops import Op
 
 _PIXELS = 2.0  # pixels of a PNG for each pixel of the SVG
 _SUFFIXES = (".svg", ".png")
-_PRIMITIVES = tuple(kind for kind in vars(ops).values() if hasattr(kind, "label"))
 
 
 def draw(thing: Any, path: str | os.PathLike[str] | None = None, *, input_shape: Any = None) -> str:
@@ -78,7 +77,7 @@ def _canvas(thing: Any, input_shape: Any) -> Canvas:
         return page(thing.name, rows, input_shape, tuple(thing.outputs.values()))
     if isinstance(thing, keras.Model):
         return _canvas_of_model(thing, input_shape)
-    if isinstance(thing, (ops.Chain, ops.Merge, *_PRIMITIVES)):
+    if isinstance(thing, (ops.Chain, ops.Merge, *ops.PRIMITIVES.values())):
         return _canvas_of_plan(thing, input_shape)
     if isinstance(thing, Block.Spec):
         spec: Any = thing

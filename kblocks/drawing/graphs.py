@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -10,7 +11,6 @@ import keras
 
 from kblocks.blocks.block import Block
 from kblocks.blocks.spec import channels_of
-from kblocks.blocks.stages import stage_of
 from kblocks.common.keras_graph import (
     as_functional,
     call_number,
@@ -20,7 +20,7 @@ from kblocks.common.keras_graph import (
     is_graph,
     maker_of,
 )
-from kblocks.drawing.labels import Label, by, function_name
+from kblocks.drawing.labels import Label, by, function_name, strides_text
 from kblocks.drawing.rows import Chip, DrawnRow, alike, chips_of
 from kblocks.networks.architecture import INPUT
 from kblocks.plans.cost import Cost
@@ -60,10 +60,8 @@ def _as_chain(model: keras.Model) -> list[DrawnRow]:
     """The layers of a model whose graph is not known, as a chain in their order."""
     rows: list[DrawnRow] = []
     for layer in model.layers:
-        name = layer.name
         before = rows[-1].name if rows else INPUT
-        kind = type(layer).__name__
-        rows.append(DrawnRow(name, stage_of(name), _chips(layer), (before,), kind))
+        rows.append(DrawnRow(layer.name, _chips(layer), (before,), type(layer).__name__))
     return rows
 
 
@@ -95,35 +93,32 @@ def _source(x: Any) -> tuple[int, int]:
 
 def _names(nodes: Sequence[Any]) -> dict[tuple[int, int], str]:
     """The layer's name for each call; later calls of the same layer are numbered: "conv (2)"."""
-    seen: dict[int, int] = {}
+    seen: Counter[int] = Counter()
     names = {}
     for node in nodes:
-        key = id(node.operation)
-        seen[key] = seen.get(key, 0) + 1
-        again = f" ({seen[key]})" if seen[key] > 1 else ""
-        names[_key(node)] = node.operation.name + again
+        seen[id(node.operation)] += 1
+        number = seen[id(node.operation)]
+        names[_key(node)] = node.operation.name + (f" ({number})" if number > 1 else "")
     return names
 
 
 def _row_of_input(start: Any, name: str) -> DrawnRow:
-    shape = tuple(start.shape[1:])
     chips = ((Label(start.name, "other"), 1),)
-    row = DrawnRow(name, stage_of(name), chips, (INPUT,), "InputLayer")
-    return replace(row, cost=Cost(shape, 0), worked_out=True)
+    return DrawnRow(name, chips, (INPUT,), "InputLayer", Cost(tuple(start.shape[1:]), 0))
 
 
 def _row(layer: Any, name: str, inputs: tuple[str, ...], node: Any) -> DrawnRow:
     shapes = [_shape(layer, x) for x in node.input_tensors]
     output = _shape(layer, node.output_tensors[0])
     params = layer.count_params() if isinstance(layer, keras.Layer) else 0
-    row = DrawnRow(name, stage_of(name), _chips(layer), inputs, type(layer).__name__)
-    row = replace(row, cost=Cost(output, params), worked_out=not params)
+    kind, cost = type(layer).__name__, Cost(output, params)
+    row = DrawnRow(name, _chips(layer), inputs, kind, cost, worked_out=not params)
     if not isinstance(layer, Block):
         return row
     shape = shapes if len(shapes) > 1 else shapes[0]
     plan = layer.spec.plan(channels_of(shape))
-    row = replace(row, chips=chips_of(Label(row.kind, "block"), plan, shape, output))
-    row = replace(row, plan=plan, shape=shape, key=alike(layer.spec))
+    chips = chips_of(Label(kind, "block"), plan, shape, output)
+    row = replace(row, chips=chips, plan=plan, shape=shape, key=alike(layer.spec))
     if any(None in one for one in shapes):
         return row
     return replace(row, cost=layer.spec.cost(shape), worked_out=True)
@@ -157,7 +152,6 @@ def _text(layer: Any) -> str:
     kernel = getattr(layer, "kernel_size", None) or getattr(layer, "pool_size", None)
     filters = getattr(layer, "filters", None) or getattr(layer, "units", None)
     strides = getattr(layer, "strides", None) or 1
-    steps = set(strides) if isinstance(strides, (tuple, list)) else {strides}
     words = {"Conv2D": "conv", "DepthwiseConv2D": "depthwise", "MaxPooling2D": "max pool"}
     words |= {"AveragePooling2D": "avg pool", "BatchNormalization": "batch norm", "Dense": "dense"}
     name = words.get(kind, kind)
@@ -167,6 +161,4 @@ def _text(layer: Any) -> str:
         name = f"{by(kernel)} {name}"
     if filters is not None:
         name += f", {filters}"
-    if steps != {1}:
-        name += f", /{by(strides) if len(steps) > 1 else steps.pop()}"
-    return name
+    return name + strides_text(strides if isinstance(strides, (tuple, list)) else (strides,))

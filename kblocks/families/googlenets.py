@@ -7,11 +7,11 @@ from typing import Any
 
 from kblocks.families.inception import inception
 from kblocks.families.inception_names import places, plain
-from kblocks.families.inception_published import Published, inception_space, square
+from kblocks.families.inception_published import Published, inception_choices, square
+from kblocks.families.published_choices import ready_space
 from kblocks.networks.architecture import Architecture
 from kblocks.networks.catalog import namesake
 from kblocks.networks.torch_weights import naming
-from kblocks.search_space.space import Space
 
 _POOL: dict[str, Any] = {"branches": ("max",), "padding": "valid", "pool_ceil_mode": True}
 _STEM = (
@@ -106,14 +106,12 @@ _ROWS = {
 }
 
 
-def space(**arguments: Any) -> Space:
-    """A space around the published network: depth, widths, padding, dropout and the head's pool.
+def _choices(row: dict[str, Any]) -> dict[str, Any]:
+    """Depth, widths, padding, dropout, head's pool."""
+    return inception_choices((2, 5, 2), 0.2, auxiliary=2)
 
-    Args:
-        arguments: arguments of `kb.googlenet` that replace the space's own; they may contain
-            choices.
-    """
-    return inception_space(googlenet, (2, 5, 2), 0.2, arguments, auxiliary=2)
+
+space = ready_space(googlenet, "googlenet", _choices)
 
 
 @naming("torchvision googlenet")

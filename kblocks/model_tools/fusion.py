@@ -64,7 +64,10 @@ def fuse(model: keras.Model) -> keras.Model:
         )
     graph = keras.Model(*ends_of(model), name=model.name)
     plain = _plainly_called(graph)
-    chains = {id(layer): chain for run in _runs(graph, plain) for layer, chain in _folded(run)}
+    chains: dict[int, Chain] = {}
+    for run in _runs(graph, plain):
+        kept = folded(*(chain for _, chain in run))
+        chains |= {id(layer): chain for (layer, _), chain in zip(run, kept, strict=True)}
     last = {id(maker_of(x)) for x in graph.outputs}
     made: dict[int, Any] = {}
 
@@ -96,20 +99,15 @@ def fuse(model: keras.Model) -> keras.Model:
 
 def _only_input(args: Any, kwargs: Any) -> Any:
     """The input of a call whose other arguments are all None or False; None for other calls."""
-    given = [value for value in (*args, *kwargs.values()) if value is not None]
-    given = [value for value in given if value is not False]
+    given = [x for x in (*args, *kwargs.values()) if x is not None and x is not False]
     return given[0] if len(given) == 1 and given[0] is not True else None
 
 
 def _plainly_called(graph: Any) -> set[int]:
     """The layers of which no call has arguments besides the input, such as `training=True`."""
-    nodes = calls_of(graph)
-    told = {
-        id(node.operation)
-        for node in nodes
-        if _only_input(node.arguments.args, node.arguments.kwargs) is None
-    }
-    return {id(node.operation) for node in nodes} - told
+    calls = [(id(node.operation), node.arguments) for node in calls_of(graph)]
+    others = {layer for layer, given in calls if _only_input(given.args, given.kwargs) is None}
+    return {layer for layer, _ in calls} - others
 
 
 def _runs(graph: Any, plain: set[int]) -> Iterator[list[tuple[Any, Chain]]]:
@@ -133,13 +131,6 @@ def _runs(graph: Any, plain: set[int]) -> Iterator[list[tuple[Any, Chain]]]:
         )
         runs[id(layer)] = [*(runs.pop(id(before)) if goes_on else []), (layer, chain)]
     yield from runs.values()
-
-
-def _folded(run: list[tuple[Any, Chain]]) -> Iterator[tuple[Any, Chain]]:
-    """Each layer of a run with the parts that inference needs of it."""
-    of_layers = folded(*(chain for _, chain in run))
-    for (layer, _), chain in zip(run, of_layers, strict=True):
-        yield layer, chain
 
 
 # --- layers as parts -------------------------------------------------------------------------
