@@ -170,7 +170,8 @@ def _export(
             with whole(target) as path:
                 shutil.copyfile(delivered, path)
         else:
-            export(final.load(delivered, compile=False), target, format)
+            model: Any = keras.models.load_model(delivered, compile=False)
+            export(model, target, format)
     elif is_there and target == delivered:
         raise ValueError(
             f"{delivered} is the model of {final.origin(known)}, and the best is trial "

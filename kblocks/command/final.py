@@ -59,7 +59,7 @@ def finish(
     before = facts_of(path)
     if retrain is None and keep and before.get("retrained") and is_of(before, run, best):
         tell(f"{path} stays the model that is delivered: {origin(before)}")
-        known, model = before, load(path)
+        known, model = before, keras.models.load_model(path)
     elif retrain is None:
         known, model = facts(run, best), tuner.model_of(best)
     else:
@@ -101,11 +101,6 @@ def origin(known: Mapping[str, Any]) -> str:
         return f"trial {known['trial']}, with the weights of its best epoch"
     on = f" on {known['images']} images" if known.get("images") else ""
     return f"trial {known['trial']}, trained once more{on}"
-
-
-def load(path: Path, compile: bool = True) -> Any:
-    """Loads the model of a `.keras` file."""
-    return keras.models.load_model(path, compile=compile)
 
 
 def _write_network(folder: Path, best: Record, known: Mapping[str, Any]) -> None:

@@ -169,18 +169,18 @@ def _retraining(job: Job, wanted: bool | None) -> Callable[..., Any] | None:
     return own or (together if wanted else None)
 
 
-def _objectives(names: list[str] | None) -> Any:
-    if not names:
+def _objectives(texts: list[str] | None) -> Any:
+    if not texts:
         return None
-    made = [_objective(name) for name in names]
-    return made if len(made) > 1 else made[0]
-
-
-def _objective(text: str) -> Any:
-    name, _, direction = text.partition(":")
-    if direction not in ("", "min", "max"):
-        raise BadArgumentError(f"--objective must be NAME, NAME:min or NAME:max. Received: {text}")
-    return keras_tuner.Objective(name, direction) if direction else name
+    objectives = []
+    for text in texts:
+        name, _, direction = text.partition(":")
+        if direction not in ("", "min", "max"):
+            raise BadArgumentError(
+                f"--objective must be NAME, NAME:min or NAME:max. Received: {text}"
+            )
+        objectives.append(keras_tuner.Objective(name, direction) if direction else name)
+    return objectives if len(objectives) > 1 else objectives[0]
 
 
 def _needs(text: str) -> dict[str, float]:

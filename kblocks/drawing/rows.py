@@ -123,6 +123,7 @@ def folded(rows: Sequence[DrawnRow], outputs: Sequence[str] = ()) -> list[DrawnR
     """Rows with successive equal ones of a stage folded into one."""
     readers = Counter(name for row in rows for name in row.inputs)
     folds: list[DrawnRow] = []
+    times: list[int] = []
     for row in rows:
         last = folds[-1] if folds else None
         if (
@@ -133,12 +134,16 @@ def folded(rows: Sequence[DrawnRow], outputs: Sequence[str] = ()) -> list[DrawnR
             and last.name not in outputs
             and len(row.chips) == 1
         ):
-            ((label, times),), ((_, more),) = last.chips, row.chips
             cost = None if last.cost is None or row.cost is None else last.cost + row.cost
-            folds[-1] = replace(last, name=row.name, cost=cost, chips=((label, times + more),))
+            folds[-1] = replace(last, name=row.name, cost=cost)
+            times[-1] += 1
         else:
             folds.append(row)
-    return folds
+            times.append(1)
+    return [
+        replace(row, chips=tuple((label, n * number) for label, n in row.chips))
+        for row, number in zip(folds, times, strict=True)
+    ]
 
 
 def kinds_of(rows: Sequence[DrawnRow]) -> list[DrawnRow]:
