@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,15 +10,7 @@ import keras
 
 from kblocks.blocks.block import Block
 from kblocks.blocks.spec import channels_of
-from kblocks.common.keras_graph import (
-    as_functional,
-    call_number,
-    calls_of,
-    calls_to,
-    depths_of,
-    is_graph,
-    maker_of,
-)
+from kblocks.common.keras_graph import as_functional, calls_of, depths_of, is_graph
 from kblocks.drawing.labels import Label, by, function_name, strides_text
 from kblocks.drawing.rows import Chip, DrawnRow, alike, chips_of
 from kblocks.networks.architecture import INPUT
@@ -39,21 +30,26 @@ def rows_of_model(model: keras.Model) -> tuple[list[DrawnRow], list[str]]:
     if not is_graph(model) or not model.built:
         return _as_chain(model), []
     model = as_functional(model)
-    nodes = _nodes(model)
-    names = _names(nodes)
     rows: list[DrawnRow] = []
+    names: dict[int, str] = {}  # of the rows that put out each tensor
     for start in model.inputs if len(model.inputs) > 1 else ():  # show which goes where
-        names[_source(start)] = name = f"{INPUT}_1" if start.name == INPUT else start.name
-        rows.append(_row_of_input(start, name))
-    for node in nodes:
-        layer, name = node.operation, names[_key(node)]
-        inputs = dict.fromkeys(names.get(_source(x), INPUT) for x in node.input_tensors)
+        names[id(start)] = name = f"{INPUT}_1" if start.name == INPUT else start.name
+        chips = ((Label(start.name, "other"), 1),)
+        cost = Cost(tuple(start.shape[1:]), 0)
+        rows.append(DrawnRow(name, chips, (INPUT,), "InputLayer", cost))
+    numbers: Counter[int] = Counter()
+    for node in _in_order(model):
+        layer, name = node.operation, node.operation.name
+        numbers[id(layer)] += 1
+        if numbers[id(layer)] > 1:
+            name += f" ({numbers[id(layer)]})"
+        names |= dict.fromkeys(map(id, node.output_tensors), name)
+        inputs = dict.fromkeys(names.get(id(x), INPUT) for x in node.input_tensors)
         row = _row(layer, name, tuple(inputs), node)
         if name != layer.name and row.cost is not None:  # its weights are counted already
             row = replace(row, cost=replace(row.cost, params=0, trainable_params=0))
         rows.append(row)
-    outputs = [names.get(_source(x), INPUT) for x in model.outputs]
-    return rows, outputs
+    return rows, [names.get(id(x), INPUT) for x in model.outputs]
 
 
 def _as_chain(model: keras.Model) -> list[DrawnRow]:
@@ -65,46 +61,22 @@ def _as_chain(model: keras.Model) -> list[DrawnRow]:
     return rows
 
 
-def _nodes(model: Any) -> list[Any]:
+def _in_order(model: Any) -> list[Any]:
     """The calls of layers, each behind those it reads: readers of the last one first."""
     waiting = calls_of(model)
-    depths = {_key(node): depth for node, depth in depths_of(model).items()}
-    there = set(map(_key, waiting))
-    placed: list[Any] = []
-    done: set[Any] = set()
-
+    depths = depths_of(model)
+    missing = {id(x) for node in waiting for x in node.output_tensors}
+    last: set[int] = set()  # the outputs of the call before
+    ordered: list[Any] = []
     while waiting:
-        last = _key(placed[-1]) if placed else (0, 0)
-        ready = [node for node in waiting if set(map(_source, node.input_tensors)) & there <= done]
-        node = max(ready, key=lambda n: (last in map(_source, n.input_tensors), depths[_key(n)]))
+        reads = {node: set(map(id, node.input_tensors)) for node in waiting}
+        ready = [node for node in waiting if not reads[node] & missing]
+        node = max(ready, key=lambda n: (not reads[n].isdisjoint(last), depths[n]))
         waiting.remove(node)
-        placed.append(node)
-        done.add(_key(node))
-    return placed
-
-
-def _key(node: Any) -> tuple[int, int]:
-    return id(node.operation), calls_to(node.operation).index(node)
-
-
-def _source(x: Any) -> tuple[int, int]:
-    return id(maker_of(x)), call_number(x)
-
-
-def _names(nodes: Sequence[Any]) -> dict[tuple[int, int], str]:
-    """The layer's name for each call; later calls of the same layer are numbered: "conv (2)"."""
-    seen: Counter[int] = Counter()
-    names = {}
-    for node in nodes:
-        seen[id(node.operation)] += 1
-        number = seen[id(node.operation)]
-        names[_key(node)] = node.operation.name + (f" ({number})" if number > 1 else "")
-    return names
-
-
-def _row_of_input(start: Any, name: str) -> DrawnRow:
-    chips = ((Label(start.name, "other"), 1),)
-    return DrawnRow(name, chips, (INPUT,), "InputLayer", Cost(tuple(start.shape[1:]), 0))
+        ordered.append(node)
+        last = set(map(id, node.output_tensors))
+        missing -= last
+    return ordered
 
 
 def _row(layer: Any, name: str, inputs: tuple[str, ...], node: Any) -> DrawnRow:
