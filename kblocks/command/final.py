@@ -137,8 +137,8 @@ def write_trials(run: Run, path: Path) -> None:
         scores = dict(zip((o.name for o in run.objectives), trial.scores, strict=False))
         seconds = None if trial.seconds is None else round(trial.seconds, 1)
         failure = f"{trial.failure.kind}: {trial.failure.message}" if trial.failure else None
-        told = {"trial": trial.number, "status": trial.status, "failure": failure}
-        rows.append({**told, **scores, **trial.costs, "seconds": seconds, **trial.values})
+        row = {"trial": trial.number, "status": trial.status, "failure": failure}
+        rows.append({**row, **scores, **trial.costs, "seconds": seconds, **trial.values})
     write_table(path, rows)
 
 

@@ -187,13 +187,13 @@ def _needs(text: str) -> dict[str, float]:
     """Parses `num_cpus=4,num_gpus=0.5` to numbers."""
     form = r"(num_cpus|num_gpus|memory)=(\d+(?:\.\d+)?)"
     found = [re.fullmatch(form, part) for part in text.split(",")]
-    made = {match[1]: float(match[2]) for match in found if match}
-    if len(made) < len(found):
+    needs = {match[1]: float(match[2]) for match in found if match}
+    if len(needs) < len(found):
         raise BadArgumentError(
             "--ray must be what a worker needs, such as num_cpus=4,num_gpus=1 (memory is in "
             f"bytes). Received: {text}"
         )
-    return {name: int(number) if number.is_integer() else number for name, number in made.items()}
+    return {name: int(number) if number.is_integer() else number for name, number in needs.items()}
 
 
 def _given(**options: Any) -> dict[str, Any]:

@@ -120,17 +120,17 @@ def _usual_shape(spec: Any) -> tuple[Any, ...]:
 
     With it a residual block without strides has an identity shortcut, as papers draw it.
     """
+
+    def output_of(channels: int) -> int | None:
+        try:
+            return walk(spec.plan(channels), (None, None, channels))[-1]
+        except ValueError:
+            return None
+
     for channels in (64, *range(1, 513)):
-        shape = (None, None, channels)
-        try:
-            output = walk(spec.plan(channels), shape)
-        except ValueError:
-            continue
-        same = (None, None, output[-1])
-        try:
-            return same if walk(spec.plan(output[-1]), same)[-1] == output[-1] else shape
-        except ValueError:
-            return shape
+        output = output_of(channels)
+        if output is not None:
+            return (None, None, output if output_of(output) == output else channels)
     return (None, None, 64)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -162,12 +162,7 @@ def _skeleton(op: Op) -> Any:
     if isinstance(op, Merge):
         return op.mode, tuple(_skeleton(branch) for _, branch in op.branches)
     if isinstance(op, Chain):
-        return tuple(step for step, _ in itertools.groupby(_skeletons(op)))
+        steps = (_skeleton(s) for s in op if not isinstance(s, (ops.DropPath, ops.Dropout)))
+        return tuple(step for step, _ in itertools.groupby(steps))
     size = getattr(op, "kernel_size", None) or getattr(op, "pool_size", None)
     return op.label, getattr(op, "kind", None), size
-
-
-def _skeletons(chain: Chain) -> Iterator[Any]:
-    for op in chain:
-        if not isinstance(op, (ops.DropPath, ops.Dropout)):
-            yield _skeleton(op)

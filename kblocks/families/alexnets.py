@@ -73,7 +73,7 @@ def alexnet(
 def plain_rows(name: str, arguments: Sequence[Mapping[str, Any]]) -> list[tuple[str, Any]]:
     """The rows of the network `name`, one `kb.ConvBlock` for each stage."""
     return [
-        (f"stage{i}", staged.made(ConvBlock, f"{name}, stage {i}", own))
+        (f"stage{i}", staged.spec_of(ConvBlock, f"{name}, stage {i}", own))
         for i, own in enumerate(arguments, 1)
     ]
 

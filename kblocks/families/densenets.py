@@ -68,7 +68,7 @@ def densenet(
     columns |= {"normalization": staged.NORM, **block}
     arguments = staged.arguments_by_stage(stages, columns)
     dense = [
-        staged.made(DenseBlock, f"{name}, stage {i}", own) for i, own in enumerate(arguments, 1)
+        staged.spec_of(DenseBlock, f"{name}, stage {i}", own) for i, own in enumerate(arguments, 1)
     ]
     published = {**staged.RESNET_STEM, "filters": 2 * dense[0].growth_rate}
     published |= staged.shared_by_all(*arguments)
@@ -81,7 +81,7 @@ def densenet(
     between = {"compression": compression, "strides": strides, **(transition or {})}
     for i, own in enumerate(staged.arguments_by_stage(stages - 1, between, "transitions"), 1):
         shared = staged.shared_by_all(arguments[i - 1])
-        spec = staged.made(TransitionBlock, f"{name}, transition {i}", {**shared, **own})
+        spec = staged.spec_of(TransitionBlock, f"{name}, transition {i}", {**shared, **own})
         rows += [(f"stage{i + 1}_transition", spec), (f"stage{i + 1}_block1", dense[i])]
     rows.append((f"stage{stages}_norm", NormAct.Spec(**staged.shared_by_all(arguments[-1]))))
     return staged.network(name, rows, head, classes=classes)

@@ -206,9 +206,9 @@ def _package_names(paths: list[str]) -> dict[str, str]:
         convs = ["_expand_conv", "_depthwise_conv", "_project_conv"]
         leaves = {"conv": convs, "norm": ["_bn0", "_bn1", "_bn2"]}
         for path, kind, number in parts:
-            place = number - 1 if expands else number
+            role = number - 1 if expands else number
             gate = "_se_expand" if number == 2 else "_se_reduce"
-            names[path] = f"_blocks.{index}.{leaves[kind][place] if kind in leaves else gate}"
+            names[path] = f"_blocks.{index}.{leaves[kind][role] if kind in leaves else gate}"
     top = _top(paths)
     return names | {f"stage{top}/conv": "_conv_head", f"stage{top}/norm": "_bn1"}
 

@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 from kblocks.families.inception import inception
-from kblocks.families.inception_names import places, plain
+from kblocks.families.inception_names import plain, positions
 from kblocks.families.inception_published import Published, inception_choices, square
 from kblocks.families.published_choices import ready_space
 from kblocks.networks.architecture import Architecture
@@ -117,10 +117,10 @@ space = ready_space(googlenet, "googlenet", _choices)
 @naming("torchvision googlenet")
 def _torchvision_names(paths: list[str]) -> dict[str, str]:
     """`stage2_block3/branch2_conv1` is `inception4c.branch2.0.conv`."""
-    names = {"head/dense": "fc", **plain(paths, _ROWS)}
+    names = {"head/dense": "fc", **plain(_ROWS)}
     names |= {f"{aux}/dense{i}": f"{aux}.fc{i}" for aux in ("aux1", "aux2") for i in (1, 2)}
-    for path, place in places(paths):
-        stage, block = re.findall(r"\d+", place.row)
+    for path, part in positions(paths):
+        stage, block = re.findall(r"\d+", part.row)
         module = f"inception{int(stage) + 2}{chr(ord('a') + int(block) - 1)}"
-        names[path] = f"{module}.branch{place.branch + 1}{place.number}.{place.leaf}"
+        names[path] = f"{module}.branch{part.branch + 1}{part.number}.{part.leaf}"
     return names

@@ -130,18 +130,18 @@ def _stem_rows(stem: Any, shared: Mapping[str, Any], width: float) -> Rows:
 
 def _stage_rows(block: Any, name: str, stage: int, number: int, own: dict[str, Any]) -> Rows:
     """The rows of a stage: its reduction, if it has one, and its modules."""
-    place, rows = f"{name}, stage {stage}", []
+    where, rows = f"{name}, stage {stage}", []
     strides, width, reduction = (own.pop(key) for key in ("strides", "width", "reduction"))
     tables = scaled(own.pop("branches"), width)[:number]
     if reduction is not None:
         common = {"padding": own["padding"], "strides": strides, **staged.shared_by_all(own)}
-        made_of = {**common, **widened(reduction, width)}
-        rows.append((f"stage{stage}_reduction", staged.made(InceptionBlock, place, made_of)))
+        arguments = {**common, **widened(reduction, width)}
+        rows.append((f"stage{stage}_reduction", staged.spec_of(InceptionBlock, where, arguments)))
         strides = 1
-    specs = [staged.made(block, place, {**own, "branches": table}) for table in tables]
+    specs = [staged.spec_of(block, where, {**own, "branches": table}) for table in tables]
     specs += [specs[-1]] * (number - len(specs))
     if strides not in (1, (1, 1)):
-        specs[0] = staged.made(block, place, {**own, "branches": tables[0], "strides": strides})
+        specs[0] = staged.spec_of(block, where, {**own, "branches": tables[0], "strides": strides})
     return rows + [(f"stage{stage}_block{j}", spec) for j, spec in enumerate(specs, 1)]
 
 
@@ -160,7 +160,7 @@ def _auxiliary_rows(
         own = dict(given)
         stage = min(own.pop("stage", len(blocks)), len(blocks))
         number = min(own.pop("block", blocks[stage - 1]), blocks[stage - 1])
-        head = staged.made(AuxiliaryClassifier, output, {**shared, **own})
+        head = staged.spec_of(AuxiliaryClassifier, output, {**shared, **own})
         rows.append((output, head, f"stage{stage}_block{number}"))
     return rows
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from kblocks.blocks.inception import InceptionResNetBlock
 from kblocks.families.inception import inception
-from kblocks.families.inception_names import places, plain
+from kblocks.families.inception_names import plain, positions
 from kblocks.families.inception_published import REDUCE, Published, inception_choices
 from kblocks.families.inceptions_v3 import STEM
 from kblocks.families.published_choices import ready_space
@@ -150,9 +150,9 @@ def _timm_names(paths: list[str]) -> dict[str, str]:
         stage, block = (int(number) - 1 for number in re.findall(r"\d+", row))
         modules[row] = f"{_REPEATS[stage]}.{block}"
     modules[blocks[-1]] = "block8"
-    names = {"head/dense": "classif", **plain(paths, modules)}
+    names = {"head/dense": "classif", **plain(modules)}
     names |= {f"{row}/main_conv": f"{modules[row]}.conv2d" for row in blocks}
-    for path, place in places(paths):
-        branch = f"branch{place.branch}{place.number}"
-        names[path] = f"{modules[place.row]}.{branch}.{place.leaf}"
+    for path, part in positions(paths):
+        branch = f"branch{part.branch}{part.number}"
+        names[path] = f"{modules[part.row]}.{branch}.{part.leaf}"
     return names

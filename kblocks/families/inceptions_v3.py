@@ -7,7 +7,7 @@ from typing import Any
 
 from kblocks.families import inception_published as published
 from kblocks.families.inception import inception
-from kblocks.families.inception_names import places, plain
+from kblocks.families.inception_names import plain, positions
 from kblocks.families.published_choices import ready_space
 from kblocks.networks.architecture import Architecture
 from kblocks.networks.catalog import namesake
@@ -128,16 +128,16 @@ space = ready_space(inception_v3, "inception_v3", _choices)
 @naming("torchvision inception_v3")
 def _torchvision_names(paths: list[str]) -> dict[str, str]:
     """`stage2_block3/branch2_conv1` is `Mixed_6d.branch7x7_1.conv`; reductions are 6a and 7a."""
-    names = {"head/dense": "fc", "AuxLogits/dense": "AuxLogits.fc", **plain(paths, _ROWS)}
+    names = {"head/dense": "fc", "AuxLogits/dense": "AuxLogits.fc", **plain(_ROWS)}
     for i in (1, 2):
         names[f"AuxLogits/conv{i}"] = f"AuxLogits.conv{i - 1}.conv"
         names[f"AuxLogits/norm{i}"] = f"AuxLogits.conv{i - 1}.bn"
-    for path, place in places(paths):
-        found = re.fullmatch(r"(stage(\d)_(?:block|reduction))(\d*)", place.row)
+    for path, part in positions(paths):
+        found = re.fullmatch(r"(stage(\d)_(?:block|reduction))(\d*)", part.row)
         kind, stage, block = found.groups() if found else ("", 0, 0)
         module = f"Mixed_{int(stage) + 4}{chr(ord('a') + int(block or 0))}"
-        branch = _MODULES[kind][place.branch]
+        branch = _MODULES[kind][part.branch]
         if branch.endswith("_"):
-            branch += f"{place.step + 1}{place.side}"
-        names[path] = f"{module}.{branch}.{place.leaf}"
+            branch += f"{part.step + 1}{part.side}"
+        names[path] = f"{module}.{branch}.{part.leaf}"
     return names

@@ -6,7 +6,7 @@ from typing import Any
 
 from kblocks.families import inception_published as published
 from kblocks.families.inception import inception
-from kblocks.families.inception_names import places, plain
+from kblocks.families.inception_names import plain, positions
 from kblocks.families.published_choices import ready_space
 from kblocks.networks.architecture import Architecture
 from kblocks.networks.catalog import namesake
@@ -97,12 +97,12 @@ def _timm_names(paths: list[str]) -> dict[str, str]:
         raise ValueError("The stem of Inception-v4 has six rows")
     rows = list(dict.fromkeys(path.split("/")[0] for path in paths if "head" not in path))
     modules = {row: f"features.{index}" for index, row in enumerate(rows)}
-    names = {"head/dense": "last_linear", **plain(paths, modules)}
-    for path, place in places(paths):
-        branch = f"branch{place.branch}{place.number}"
-        if f"{place.row}/branch2_row_conv" in paths and place.branch in (1, 2):
-            branch = f"branch{place.branch}_{place.step}{place.side}"
-        elif place.row.startswith("stem") and place.steps == 1:
+    names = {"head/dense": "last_linear", **plain(modules)}
+    for path, part in positions(paths):
+        branch = f"branch{part.branch}{part.number}"
+        if f"{part.row}/branch2_row_conv" in paths and part.branch in (1, 2):
+            branch = f"branch{part.branch}_{part.step}{part.side}"
+        elif part.row.startswith("stem") and part.steps == 1:
             branch = "conv"  # the other branch is a pool
-        names[path] = f"{modules[place.row]}.{branch}.{place.leaf}"
+        names[path] = f"{modules[part.row]}.{branch}.{part.leaf}"
     return names

@@ -80,12 +80,12 @@ def published_or(given: Any, published: tuple[Any, ...], stages: int) -> Any:
     return published[:stages] if given is None and stages <= len(published) else given
 
 
-def made(block: Any, place: str, arguments: Mapping[str, Any]) -> Any:
-    """The block's Spec; an error names the place."""
+def spec_of(block: Any, where: str, arguments: Mapping[str, Any]) -> Any:
+    """The block's Spec with these arguments; an error begins with `where`."""
     try:
         return block.Spec(**arguments)
     except (TypeError, ValueError) as error:
-        raise type(error)(f"{place}: {error}") from error
+        raise type(error)(f"{where}: {error}") from error
 
 
 def stage_rows(
@@ -101,7 +101,7 @@ def stage_rows(
     """
     rows = []
     for stage, (block, own, drops) in enumerate(zip(blocks, arguments, rates, strict=True), 1):
-        first = made(block, f"{name}, stage {stage}", own)
+        first = spec_of(block, f"{name}, stage {stage}", own)
         specs = [first] + [first.replace(strides=1)] * (len(drops) - 1)
         if any(drops):
             specs = [
@@ -111,17 +111,17 @@ def stage_rows(
     return rows
 
 
-def part(block: Any, place: str, given: Any, defaults: Mapping[str, Any]) -> Any:
+def part(block: Any, name: str, given: Any, defaults: Mapping[str, Any]) -> Any:
     """The Spec of a stem, top or head: `given` itself, or the defaults with `given` arguments."""
     if given is None:
         given = {}
     if given and is_head(given):
         return given
     if isinstance(given, Mapping):
-        return made(block, place, {**defaults, **given})
+        return spec_of(block, name, {**defaults, **given})
     raise ValueError(
-        f"`{place}` must be a mapping of {block.__name__}'s arguments, a Spec or None. "
-        f"Received: {place}={given!r}"
+        f"`{name}` must be a mapping of {block.__name__}'s arguments, a Spec or None. "
+        f"Received: {name}={given!r}"
     )
 
 
@@ -170,8 +170,8 @@ def rising(rate: float, blocks: Sequence[int], first: int = 1) -> list[list[floa
             "`stochastic_depth` must be a number from 0 up to but not including 1. "
             f"Received: stochastic_depth={rate!r}"
         )
-    total, place, rates = sum(blocks), first, []
+    total, before, rates = sum(blocks), first, []
     for number in blocks:
-        rates.append([rate * (place + i) / total for i in range(number)])
-        place += number
+        rates.append([rate * (before + i) / total for i in range(number)])
+        before += number
     return rates

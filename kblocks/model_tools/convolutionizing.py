@@ -216,8 +216,8 @@ def _convolved(op: Op, shape: Any, whole: Any) -> tuple[Op, Any]:
             return _windows(op, shape), walk(op, shape)
         case ops.Reshape() | ops.SoftArgmax() | ops.Corners():
             raise ValueError(f"{op.label} has no convolutional form")
-    made = walk(op, shape)
-    return op, made if len(made) == 3 else whole
+    output = walk(op, shape)
+    return op, output if len(output) == 3 else whole
 
 
 def _merge(op: Merge, shape: Any, whole: Any) -> tuple[Op, Any]:
@@ -226,9 +226,9 @@ def _merge(op: Merge, shape: Any, whole: Any) -> tuple[Op, Any]:
         (name, _convolved(branch, source, source if len(source) == 3 else whole))
         for (name, branch), source in zip(op.branches, sources, strict=True)
     ]
-    made = walk(op, shape)
+    output = walk(op, shape)
     changed = Merge(op.mode, **{name: branch for name, (branch, _) in branches})
-    return changed, made if len(made) == 3 else (1, 1, made[0])
+    return changed, output if len(output) == 3 else (1, 1, output[0])
 
 
 def _linear(op: ops.Dense, whole: Any) -> ops.Conv:

@@ -95,16 +95,16 @@ def folded(*chains: Chain) -> list[Chain]:
                 continue
             if isinstance(step.op, _VANISHING):
                 continue
-            place, part = index, step
+            owner, part = index, step
             if _is_linear(part.op):
                 while done and _is_affine(done[-1][1]) and takes_before(part.op, done[-1][1].op):
                     part = _joined(part, done.pop()[1], part)
                 part = part._replace(op=_plain(part.op))
             elif _is_affine(part) and done and _is_linear(getattr(done[-1][1], "op", None)):
-                place, before = done.pop()
+                owner, before = done.pop()
                 part = _joined(before, before, part)
-            done.append((place, part))
-    return [Chain(*(step for place, step in done if place == i)) for i in range(len(chains))]
+            done.append((owner, part))
+    return [Chain(*(step for owner, step in done if owner == i)) for i in range(len(chains))]
 
 
 def takes_before(op: Op, affine: Op) -> bool:

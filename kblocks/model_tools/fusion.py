@@ -69,7 +69,7 @@ def fuse(model: keras.Model) -> keras.Model:
         kept = folded(*(chain for _, chain in run))
         chains |= {id(layer): chain for (layer, _), chain in zip(run, kept, strict=True)}
     last = {id(maker_of(x)) for x in graph.outputs}
-    made: dict[int, Any] = {}
+    rebuilt: dict[int, Any] = {}
 
     def counterpart(layer: Any) -> Any:
         if id(layer) in plain and is_graph(layer):
@@ -77,8 +77,8 @@ def fuse(model: keras.Model) -> keras.Model:
         if id(layer) not in chains:
             return layer
         if chains[id(layer)]:
-            made[id(layer)] = _made(layer, chains[id(layer)])
-            return made[id(layer)]
+            rebuilt[id(layer)] = _reduced(layer, chains[id(layer)])
+            return rebuilt[id(layer)]
         if id(layer) not in last:
             return None
         return layers.Identity(name=layer.name, dtype=layer.dtype_policy.name)  # the output's name
@@ -89,7 +89,7 @@ def fuse(model: keras.Model) -> keras.Model:
         return _only_input(args, kwargs) if layer is None else layer(*args, **kwargs)
 
     fused = keras.models.clone_model(graph, clone_function=counterpart, call_function=call)
-    for key, layer in made.items():
+    for key, layer in rebuilt.items():
         _fill(layer, chains[key])
     return fused
 
@@ -188,7 +188,7 @@ def _axis_out(x: Any) -> int:
     return _axis_in(layer, x)
 
 
-def _made(layer: Any, chain: Chain) -> Any:
+def _reduced(layer: Any, chain: Chain) -> Any:
     """A new, unbuilt layer that computes what is left of `layer`."""
     if isinstance(layer, Block) and _changed(layer, chain):
         own = {key: getattr(layer, key) for key in ("name", "trainable", "data_format")}
