@@ -21,9 +21,7 @@ from kblocks.plans.ops import Op
 
 _OWN = {"name", "dtype", "trainable", "data_format", "spec", "layers", "remat"}
 _RESERVED = frozenset(dir(keras.Layer)) | _OWN
-_LABELS = {
-    kind.label for kind in vars(ops).values() if isinstance(kind, type) and hasattr(kind, "label")
-}
+_LABELS = {kind.label for kind in ops.PRIMITIVES.values()}
 _MISSING = dataclasses.MISSING
 _ARGS = re.compile(r"^Args:((?:\n+ .*)+)", re.MULTILINE)  # a section of a docstring
 _NAME = r"[^\s:,(]+"

@@ -162,15 +162,16 @@ def _export(
     best, known = best_of(run), facts_of(delivered)
     is_there, replaced = delivered.is_file(), target.is_file()
     if is_there and (not known or final.is_of(known, run, best)):
-        told = f"{delivered} is the model: {final.origin(known)}"
+        origin = f"{delivered} is the model: {final.origin(known)}"
         if format == "keras" and replaced and target.samefile(delivered):
-            say(told)
+            say(origin)
             return
         if format == "keras":
             with whole(target) as path:
                 shutil.copyfile(delivered, path)
         else:
-            export(final.load(delivered, compile=False), target, format)
+            model: Any = keras.models.load_model(delivered, compile=False)
+            export(model, target, format)
     elif is_there and target == delivered:
         raise ValueError(
             f"{delivered} is the model of {final.origin(known)}, and the best is trial "
@@ -178,12 +179,12 @@ def _export(
         )
     else:
         model, known = _trained(run, folder, checkpoints), final.facts(run, best)
-        told = f"the model is of {final.origin(known)}"
+        origin = f"the model is of {final.origin(known)}"
         if format == "keras":
             save(model, target, known)
         else:
             export(model, target, format)
-    say(told)
+    say(origin)
     _tell_written(target, replaced)
 
 
@@ -232,13 +233,12 @@ def main(arguments: list[str]) -> int:
     except Exception as error:
         if "--debug" in arguments:
             tell(masked(traceback.format_exc()), file=sys.stderr)
-        tell(f"kblocks: {plain(masked(_told(error)))}", file=sys.stderr)
+        tell(f"kblocks: {plain(masked(_message_of(error)))}", file=sys.stderr)
         return 2 if isinstance(error, BadArgumentError) else getattr(error, "exit_code", 1)
 
 
-def _told(error: Exception) -> str:
-    described: Any = getattr(error, "format_message", lambda: error)
-    told = described()
+def _message_of(error: Exception) -> str:
+    message: Any = getattr(error, "format_message", lambda: error)()
     if isinstance(error, KeyError):  # str() of it would quote the text
-        told = error.args[0]
-    return " ".join(str(told).split()) or type(error).__name__
+        message = error.args[0]
+    return " ".join(str(message).split()) or type(error).__name__

@@ -59,7 +59,7 @@ def finish(
     before = facts_of(path)
     if retrain is None and keep and before.get("retrained") and is_of(before, run, best):
         tell(f"{path} stays the model that is delivered: {origin(before)}")
-        known, model = before, load(path)
+        known, model = before, keras.models.load_model(path)
     elif retrain is None:
         known, model = facts(run, best), tuner.model_of(best)
     else:
@@ -103,11 +103,6 @@ def origin(known: Mapping[str, Any]) -> str:
     return f"trial {known['trial']}, trained once more{on}"
 
 
-def load(path: Path, compile: bool = True) -> Any:
-    """Loads the model of a `.keras` file."""
-    return keras.models.load_model(path, compile=compile)
-
-
 def _write_network(folder: Path, best: Record, known: Mapping[str, Any]) -> None:
     """Writes `best.json`: the architecture, with the facts of the model unless they are empty."""
     if best.network is None:
@@ -142,8 +137,8 @@ def write_trials(run: Run, path: Path) -> None:
         scores = dict(zip((o.name for o in run.objectives), trial.scores, strict=False))
         seconds = None if trial.seconds is None else round(trial.seconds, 1)
         failure = f"{trial.failure.kind}: {trial.failure.message}" if trial.failure else None
-        told = {"trial": trial.number, "status": trial.status, "failure": failure}
-        rows.append({**told, **scores, **trial.costs, "seconds": seconds, **trial.values})
+        row = {"trial": trial.number, "status": trial.status, "failure": failure}
+        rows.append({**row, **scores, **trial.costs, "seconds": seconds, **trial.values})
     write_table(path, rows)
 
 

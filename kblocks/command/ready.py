@@ -45,8 +45,8 @@ def space(
         raise ValueError(f"--family must be one of {', '.join(FAMILIES)}. Received: {family}")
     height, width, _ = input_shape
     opened = _for_small(family, min(height, width)) if max(height, width) <= _SMALL else {}
-    made = getattr(spaces, family)(classes=classes, **opened)
-    return made.within(input_shape, budget or Budget(macs=_MACS * height * width))
+    ready = getattr(spaces, family)(classes=classes, **opened)
+    return ready.within(input_shape, budget or Budget(macs=_MACS * height * width))
 
 
 def tuner(family: str, data: Data, *, budget: Budget | None = None, **settings: Any) -> Tuner:
@@ -57,10 +57,10 @@ def tuner(family: str, data: Data, *, budget: Budget | None = None, **settings: 
         data: the data, which give input shape and classes.
         settings: arguments of `kb.tuner.Tuner`.
     """
-    made = space(family, data.input_shape, data.classes, budget)
+    searched = space(family, data.input_shape, data.classes, budget)
     recipe = Recipe(learning_rate=real(5e-4, 1e-2, log=True), schedule="cosine")
     timed = "latency" in str(settings.get("objective"))
-    return Tuner(HyperModel(made, recipe, latency=timed), **{"trials": TRIALS, **settings})
+    return Tuner(HyperModel(searched, recipe, latency=timed), **{"trials": TRIALS, **settings})
 
 
 class NamedJob(Job):
@@ -93,11 +93,11 @@ class NamedJob(Job):
         Args:
             known: the settings of that search's run.
         """
-        made = copy.copy(self)
-        made.settings = {"trials": known.get("trials"), **self.settings}
+        joined = copy.copy(self)
+        joined.settings = {"trials": known.get("trials"), **self.settings}
         fitting = known.get("job", {}).get("fitting", {})
-        made.fitting = {**fitting, "epochs": known.get("epochs", 1), **self.fitting}
-        return made
+        joined.fitting = {**fitting, "epochs": known.get("epochs", 1), **self.fitting}
+        return joined
 
     def data(self) -> Data:
         """The data with the arguments of `fit`; loaded on the first call."""
@@ -148,17 +148,17 @@ class FamilyJob(NamedJob):
 
     def joining(self, known: Mapping[str, Any]) -> Self:
         """A copy that also takes options of `load`, objectives and budget from the search."""
-        made = super().joining(known)
+        joined = super().joining(known)
         job = known.get("job", {})
-        made.options = {**job.get("options", {}), **self.options}
-        made._loaded = self._loaded if made.options == self.options else None
+        joined.options = {**job.get("options", {}), **self.options}
+        joined._loaded = self._loaded if joined.options == self.options else None
         own = {
             "objective": [Objective(**one) for one in known.get("objectives", ())] or None,
             "budget": Budget(**known["budget"]) if known.get("budget") else None,
         }
         given = {name: value for name, value in own.items() if value is not None}
-        made.settings = {**given, **job.get("settings", {}), **made.settings}
-        return made
+        joined.settings = {**given, **job.get("settings", {}), **joined.settings}
+        return joined
 
     def tuner(self) -> Tuner:
         """The family's search on the data."""
@@ -191,12 +191,12 @@ class RunFile(NamedJob):
 
     def tuner(self) -> Tuner:
         """Calls the run file's `tuner` with the typed settings."""
-        made = FileJob(self.path, self.settings).tuner()
-        if not isinstance(made, Tuner):
+        tuner = FileJob(self.path, self.settings).tuner()
+        if not isinstance(tuner, Tuner):
             raise ValueError(
-                f"`tuner` of a run file must return a kb.tuner.Tuner. Received: {made!r}"
+                f"`tuner` of a run file must return a kb.tuner.Tuner. Received: {tuner!r}"
             )
-        return made
+        return tuner
 
 
 def _for_small(family: str, side: int) -> Mapping[str, Any]:

@@ -169,31 +169,31 @@ def _retraining(job: Job, wanted: bool | None) -> Callable[..., Any] | None:
     return own or (together if wanted else None)
 
 
-def _objectives(names: list[str] | None) -> Any:
-    if not names:
+def _objectives(texts: list[str] | None) -> Any:
+    if not texts:
         return None
-    made = [_objective(name) for name in names]
-    return made if len(made) > 1 else made[0]
-
-
-def _objective(text: str) -> Any:
-    name, _, direction = text.partition(":")
-    if direction not in ("", "min", "max"):
-        raise BadArgumentError(f"--objective must be NAME, NAME:min or NAME:max. Received: {text}")
-    return keras_tuner.Objective(name, direction) if direction else name
+    objectives = []
+    for text in texts:
+        name, _, direction = text.partition(":")
+        if direction not in ("", "min", "max"):
+            raise BadArgumentError(
+                f"--objective must be NAME, NAME:min or NAME:max. Received: {text}"
+            )
+        objectives.append(keras_tuner.Objective(name, direction) if direction else name)
+    return objectives if len(objectives) > 1 else objectives[0]
 
 
 def _needs(text: str) -> dict[str, float]:
     """Parses `num_cpus=4,num_gpus=0.5` to numbers."""
     form = r"(num_cpus|num_gpus|memory)=(\d+(?:\.\d+)?)"
     found = [re.fullmatch(form, part) for part in text.split(",")]
-    made = {match[1]: float(match[2]) for match in found if match}
-    if len(made) < len(found):
+    needs = {match[1]: float(match[2]) for match in found if match}
+    if len(needs) < len(found):
         raise BadArgumentError(
             "--ray must be what a worker needs, such as num_cpus=4,num_gpus=1 (memory is in "
             f"bytes). Received: {text}"
         )
-    return {name: int(number) if number.is_integer() else number for name, number in made.items()}
+    return {name: int(number) if number.is_integer() else number for name, number in needs.items()}
 
 
 def _given(**options: Any) -> dict[str, Any]:

@@ -124,8 +124,8 @@ def file_name(name: str) -> str:
 def _progress(trial: Record, run: Run) -> tuple[str, str]:
     done = max((len(values) for values in trial.history.values()), default=0)
     values = trial.history.get(run.objectives[0].name, ())
-    told = f"{run.objectives[0].name} {values[-1]:.4f}" if values else ""
-    return f"{done}/{trial.epochs}", told
+    score = f"{run.objectives[0].name} {values[-1]:.4f}" if values else ""
+    return f"{done}/{trial.epochs}", score
 
 
 def _cost(trial: Record, name: str) -> str:

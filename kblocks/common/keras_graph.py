@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -25,6 +26,13 @@ def as_functional(model: Any) -> Any:
     if isinstance(model, keras.Sequential):
         return keras.Model(*ends_of(model), name=model.name)
     return model
+
+
+def layers_inside(layer: Any) -> Iterator[Any]:
+    """All layers of a model or block, at any depth."""
+    for inner in getattr(layer, "layers", ()):
+        yield inner
+        yield from layers_inside(inner)
 
 
 # Keras has no public way to walk a model's graph. The functions below are the only users of its

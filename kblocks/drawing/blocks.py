@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 from kblocks.drawing.labels import Label, label_of, shape_text
 from kblocks.drawing.layout import Fork, Line, Piece, Repeat, Series, Stack, Titled
@@ -18,14 +18,16 @@ _FOLDED = 3  # from so many equal forks in a row on, one is drawn with their num
 
 def figure(plan: Op, shape: Any, *titles: str) -> Titled:
     """The figure of a plan; `shape` is its input shape, None if unknown."""
-    shapes = Shapes(plan, shape)
-    before = "input" if shape is None else _told(shape)
-    after = "output" if shapes.output is None else _told(shapes.output)
-    pieces = _pieces(straightened(plan), _placed(plan, shapes))
+    channels, output = followed(plan, shape)
+    parts = zip(ops.parts(plan), channels, strict=True)
+    steps = ((label_of(op, inputs), path) for (path, op), inputs in parts)
+    before = "input" if shape is None else _shape_text(shape)
+    after = "output" if output is None else _shape_text(output)
+    pieces = _pieces(straightened(plan), steps)
     return Titled(titles, Series(pieces) if pieces else Line(), before, after)
 
 
-def _told(shape: Any) -> str:
+def _shape_text(shape: Any) -> str:
     if isinstance(shape, list):
         return ", ".join(map(shape_text, shape))
     if len(shape) == 3 and shape[:2] == (None, None):
@@ -33,30 +35,25 @@ def _told(shape: Any) -> str:
     return shape_text(shape)
 
 
-class Shapes:
-    """The known shapes in a plan: its output shape and the input channels of each op."""
-
-    def __init__(self, plan: Op, shape: Any) -> None:
-        self.channels: dict[int, Any] = {}  # by the number of the op in its plan
-        self._number = itertools.count()
-        self.output = self._follow(plan, shape)
-
-    def _follow(self, op: Op, shape: Any) -> Any:
-        if isinstance(op, Chain):
-            for step in op:
-                shape = self._follow(step, shape)
-            return shape
-        if isinstance(op, Merge):
-            several = isinstance(shape, list) and len(shape) == len(op.branches)
-            sources = shape if several else [shape] * len(op.branches)
-            for (_, branch), source in zip(op.branches, sources, strict=True):
-                self._follow(branch, source)
-        else:
-            self.channels[next(self._number)] = None if shape is None else shape[-1]
-        try:
-            return None if shape is None else walk(op, shape)
-        except ValueError:  # it needs sizes that are unknown
-            return None
+def followed(op: Op, shape: Any) -> tuple[list[Any], Any]:
+    """The input channels of each primitive of a plan, and its output shape; None if unknown."""
+    channels: list[Any] = []
+    if isinstance(op, Chain):
+        for step in op:
+            inner, shape = followed(step, shape)
+            channels += inner
+        return channels, shape
+    if isinstance(op, Merge):
+        several = isinstance(shape, list) and len(shape) == len(op.branches)
+        sources = shape if several else [shape] * len(op.branches)
+        for (_, branch), source in zip(op.branches, sources, strict=True):
+            channels += followed(branch, source)[0]
+    else:
+        channels.append(None if shape is None else shape[-1])
+    try:
+        return channels, None if shape is None else walk(op, shape)
+    except ValueError:  # it needs sizes that are unknown
+        return channels, None
 
 
 def straightened(plan: Op) -> Chain:
@@ -68,16 +65,7 @@ def straightened(plan: Op) -> Chain:
     return Chain(*(straightened(op) if isinstance(op, Merge) else op for op in plan))
 
 
-class _Step(NamedTuple):
-    """A primitive's path in the plan and the label of its box."""
-
-    path: str
-    label: Label
-
-
-def _placed(plan: Op, shapes: Shapes) -> Iterator[_Step]:
-    for number, (path, op) in enumerate(ops.parts(plan)):
-        yield _Step(path, label_of(op, shapes.channels.get(number)))
+_Step = tuple[Label, str]  # the label of a primitive's box, and its path in the plan
 
 
 def _pieces(chain: Chain, steps: Iterator[_Step]) -> list[Piece]:
@@ -128,14 +116,14 @@ def _stacks(steps: list[_Step]) -> list[Piece]:
     Small boxes belong to the large box before them. In a chain that begins with small ones, as
     with pre-activation, they belong to the one behind them.
     """
-    leading = steps[0].label.small
+    leading = steps[0][0].small
     stacks: list[list[_Step]] = [[]]
     for step in steps:
-        full = any(not s.label.small for s in stacks[-1])
-        if full and (leading or not step.label.small):
+        full = any(not label.small for label, _ in stacks[-1])
+        if full and (leading or not step[0].small):
             stacks.append([])
         stacks[-1].append(step)
-    if leading and len(stacks) > 1 and all(step.label.small for step in stacks[-1]):
+    if leading and len(stacks) > 1 and all(label.small for label, _ in stacks[-1]):
         tail = stacks.pop()
         stacks[-1].extend(tail)
-    return [Stack([(step.label, step.path) for step in stack]) for stack in stacks]
+    return [Stack(stack) for stack in stacks]

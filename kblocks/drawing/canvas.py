@@ -69,8 +69,8 @@ class Canvas:
 
     def circle(self, x: float, y: float, radius: float, fill: str, stroke: str, kind: str) -> None:
         self._reach((x - radius, y - radius), (x + radius, y + radius))
-        place = {"cx": x, "cy": y, "r": radius}
-        self._add("circle", {**place, "fill": fill, "stroke": stroke, "class": kind})
+        position = {"cx": x, "cy": y, "r": radius}
+        self._add("circle", {**position, "fill": fill, "stroke": stroke, "class": kind})
 
     def text(
         self,
@@ -88,8 +88,8 @@ class Canvas:
         left = x - {"start": 0, "middle": width / 2, "end": width}[anchor]
         self._reach((left, y - size / 2), (left + width, y + size / 2))
         weight = {"font-weight": "bold"} if bold else {}
-        place = {"x": x, "y": y + 0.35 * size, "font-size": size, "text-anchor": anchor}
-        self._add("text", {**place, "fill": color, **weight}, escape(text))
+        position = {"x": x, "y": y + 0.35 * size, "font-size": size, "text-anchor": anchor}
+        self._add("text", {**position, "fill": color, **weight}, escape(text))
 
     def line(self, points: Sequence[Point], *, radius: float = 8, arrow: bool = False) -> None:
         """Draws a line through points, with rounded corners."""

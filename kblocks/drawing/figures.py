@@ -24,7 +24,6 @@ from kblocks.plans.ops import Op
 
 _PIXELS = 2.0  # pixels of a PNG for each pixel of the SVG
 _SUFFIXES = (".svg", ".png")
-_PRIMITIVES = tuple(kind for kind in vars(ops).values() if hasattr(kind, "label"))
 
 
 def draw(thing: Any, path: str | os.PathLike[str] | None = None, *, input_shape: Any = None) -> str:
@@ -78,7 +77,7 @@ def _canvas(thing: Any, input_shape: Any) -> Canvas:
         return page(thing.name, rows, input_shape, tuple(thing.outputs.values()))
     if isinstance(thing, keras.Model):
         return _canvas_of_model(thing, input_shape)
-    if isinstance(thing, (ops.Chain, ops.Merge, *_PRIMITIVES)):
+    if isinstance(thing, (ops.Chain, ops.Merge, *ops.PRIMITIVES.values())):
         return _canvas_of_plan(thing, input_shape)
     if isinstance(thing, Block.Spec):
         spec: Any = thing
@@ -121,17 +120,17 @@ def _usual_shape(spec: Any) -> tuple[Any, ...]:
 
     With it a residual block without strides has an identity shortcut, as papers draw it.
     """
+
+    def output_of(channels: int) -> int | None:
+        try:
+            return walk(spec.plan(channels), (None, None, channels))[-1]
+        except ValueError:
+            return None
+
     for channels in (64, *range(1, 513)):
-        shape = (None, None, channels)
-        try:
-            output = walk(spec.plan(channels), shape)
-        except ValueError:
-            continue
-        same = (None, None, output[-1])
-        try:
-            return same if walk(spec.plan(output[-1]), same)[-1] == output[-1] else shape
-        except ValueError:
-            return shape
+        output = output_of(channels)
+        if output is not None:
+            return (None, None, output if output_of(output) == output else channels)
     return (None, None, 64)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
 from dataclasses import replace
 from typing import Any
 
@@ -10,17 +10,8 @@ import keras
 
 from kblocks.blocks.block import Block
 from kblocks.blocks.spec import channels_of
-from kblocks.blocks.stages import stage_of
-from kblocks.common.keras_graph import (
-    as_functional,
-    call_number,
-    calls_of,
-    calls_to,
-    depths_of,
-    is_graph,
-    maker_of,
-)
-from kblocks.drawing.labels import Label, by, function_name
+from kblocks.common.keras_graph import as_functional, calls_of, depths_of, is_graph
+from kblocks.drawing.labels import Label, by, function_name, strides_text
 from kblocks.drawing.rows import Chip, DrawnRow, alike, chips_of
 from kblocks.networks.architecture import INPUT
 from kblocks.plans.cost import Cost
@@ -39,91 +30,67 @@ def rows_of_model(model: keras.Model) -> tuple[list[DrawnRow], list[str]]:
     if not is_graph(model) or not model.built:
         return _as_chain(model), []
     model = as_functional(model)
-    nodes = _nodes(model)
-    names = _names(nodes)
     rows: list[DrawnRow] = []
+    names: dict[int, str] = {}  # of the rows that put out each tensor
     for start in model.inputs if len(model.inputs) > 1 else ():  # show which goes where
-        names[_source(start)] = name = f"{INPUT}_1" if start.name == INPUT else start.name
-        rows.append(_row_of_input(start, name))
-    for node in nodes:
-        layer, name = node.operation, names[_key(node)]
-        inputs = dict.fromkeys(names.get(_source(x), INPUT) for x in node.input_tensors)
+        names[id(start)] = name = f"{INPUT}_1" if start.name == INPUT else start.name
+        chips = ((Label(start.name, "other"), 1),)
+        cost = Cost(tuple(start.shape[1:]), 0)
+        rows.append(DrawnRow(name, chips, (INPUT,), "InputLayer", cost))
+    numbers: Counter[int] = Counter()
+    for node in _in_order(model):
+        layer, name = node.operation, node.operation.name
+        numbers[id(layer)] += 1
+        if numbers[id(layer)] > 1:
+            name += f" ({numbers[id(layer)]})"
+        names |= dict.fromkeys(map(id, node.output_tensors), name)
+        inputs = dict.fromkeys(names.get(id(x), INPUT) for x in node.input_tensors)
         row = _row(layer, name, tuple(inputs), node)
         if name != layer.name and row.cost is not None:  # its weights are counted already
             row = replace(row, cost=replace(row.cost, params=0, trainable_params=0))
         rows.append(row)
-    outputs = [names.get(_source(x), INPUT) for x in model.outputs]
-    return rows, outputs
+    return rows, [names.get(id(x), INPUT) for x in model.outputs]
 
 
 def _as_chain(model: keras.Model) -> list[DrawnRow]:
     """The layers of a model whose graph is not known, as a chain in their order."""
     rows: list[DrawnRow] = []
     for layer in model.layers:
-        name = layer.name
         before = rows[-1].name if rows else INPUT
-        kind = type(layer).__name__
-        rows.append(DrawnRow(name, stage_of(name), _chips(layer), (before,), kind))
+        rows.append(DrawnRow(layer.name, _chips(layer), (before,), type(layer).__name__))
     return rows
 
 
-def _nodes(model: Any) -> list[Any]:
+def _in_order(model: Any) -> list[Any]:
     """The calls of layers, each behind those it reads: readers of the last one first."""
     waiting = calls_of(model)
-    depths = {_key(node): depth for node, depth in depths_of(model).items()}
-    there = set(map(_key, waiting))
-    placed: list[Any] = []
-    done: set[Any] = set()
-
+    depths = depths_of(model)
+    missing = {id(x) for node in waiting for x in node.output_tensors}
+    last: set[int] = set()  # the outputs of the call before
+    ordered: list[Any] = []
     while waiting:
-        last = _key(placed[-1]) if placed else (0, 0)
-        ready = [node for node in waiting if set(map(_source, node.input_tensors)) & there <= done]
-        node = max(ready, key=lambda n: (last in map(_source, n.input_tensors), depths[_key(n)]))
+        reads = {node: set(map(id, node.input_tensors)) for node in waiting}
+        ready = [node for node in waiting if not reads[node] & missing]
+        node = max(ready, key=lambda n: (not reads[n].isdisjoint(last), depths[n]))
         waiting.remove(node)
-        placed.append(node)
-        done.add(_key(node))
-    return placed
-
-
-def _key(node: Any) -> tuple[int, int]:
-    return id(node.operation), calls_to(node.operation).index(node)
-
-
-def _source(x: Any) -> tuple[int, int]:
-    return id(maker_of(x)), call_number(x)
-
-
-def _names(nodes: Sequence[Any]) -> dict[tuple[int, int], str]:
-    """The layer's name for each call; later calls of the same layer are numbered: "conv (2)"."""
-    seen: dict[int, int] = {}
-    names = {}
-    for node in nodes:
-        key = id(node.operation)
-        seen[key] = seen.get(key, 0) + 1
-        again = f" ({seen[key]})" if seen[key] > 1 else ""
-        names[_key(node)] = node.operation.name + again
-    return names
-
-
-def _row_of_input(start: Any, name: str) -> DrawnRow:
-    shape = tuple(start.shape[1:])
-    chips = ((Label(start.name, "other"), 1),)
-    row = DrawnRow(name, stage_of(name), chips, (INPUT,), "InputLayer")
-    return replace(row, cost=Cost(shape, 0), worked_out=True)
+        ordered.append(node)
+        last = set(map(id, node.output_tensors))
+        missing -= last
+    return ordered
 
 
 def _row(layer: Any, name: str, inputs: tuple[str, ...], node: Any) -> DrawnRow:
     shapes = [_shape(layer, x) for x in node.input_tensors]
     output = _shape(layer, node.output_tensors[0])
     params = layer.count_params() if isinstance(layer, keras.Layer) else 0
-    row = DrawnRow(name, stage_of(name), _chips(layer), inputs, type(layer).__name__)
-    row = replace(row, cost=Cost(output, params), worked_out=not params)
+    kind, cost = type(layer).__name__, Cost(output, params)
+    row = DrawnRow(name, _chips(layer), inputs, kind, cost, worked_out=not params)
     if not isinstance(layer, Block):
         return row
     shape = shapes if len(shapes) > 1 else shapes[0]
     plan = layer.spec.plan(channels_of(shape))
-    row = replace(row, chips=chips_of(Label(row.kind, "block"), plan, shape, output))
-    row = replace(row, plan=plan, shape=shape, key=alike(layer.spec))
+    chips = chips_of(Label(kind, "block"), plan, shape, output)
+    row = replace(row, chips=chips, plan=plan, shape=shape, key=alike(layer.spec))
     if any(None in one for one in shapes):
         return row
     return replace(row, cost=layer.spec.cost(shape), worked_out=True)
@@ -157,7 +124,6 @@ def _text(layer: Any) -> str:
     kernel = getattr(layer, "kernel_size", None) or getattr(layer, "pool_size", None)
     filters = getattr(layer, "filters", None) or getattr(layer, "units", None)
     strides = getattr(layer, "strides", None) or 1
-    steps = set(strides) if isinstance(strides, (tuple, list)) else {strides}
     words = {"Conv2D": "conv", "DepthwiseConv2D": "depthwise", "MaxPooling2D": "max pool"}
     words |= {"AveragePooling2D": "avg pool", "BatchNormalization": "batch norm", "Dense": "dense"}
     name = words.get(kind, kind)
@@ -167,6 +133,4 @@ def _text(layer: Any) -> str:
         name = f"{by(kernel)} {name}"
     if filters is not None:
         name += f", {filters}"
-    if steps != {1}:
-        name += f", /{by(strides) if len(steps) > 1 else steps.pop()}"
-    return name
+    return name + strides_text(strides if isinstance(strides, (tuple, list)) else (strides,))

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from kblocks.plans import ops
-from kblocks.plans.ops import Op, Pair
+from kblocks.plans.ops import Op
 
 
 class Label(NamedTuple):
@@ -41,13 +41,13 @@ def label_of(op: Op, channels: Any = None) -> Label:
             single = op.pool_size == (1, 1)
             name = "subsample" if single else f"{by(op.pool_size)} {op.kind} pool"
             usual = "same" if op.strides == (1, 1) else "valid"
-            return Label(name + _strides(op.strides) + _padding(op.padding, usual), "pool")
+            return Label(name + strides_text(op.strides) + _padding(op.padding, usual), "pool")
         case ops.GlobalPool():
             return Label(f"global {op.kind} pool", "pool")
         case ops.AdaptivePool():
             return Label(f"avg pool to {by(op.output_size)}", "pool")
         case ops.Blur():
-            return Label(f"{op.size}x{op.size} blur{_strides(op.strides)}", "pool")
+            return Label(f"{op.size}x{op.size} blur{strides_text(op.strides)}", "pool")
         case ops.SpaceToDepth():
             return Label(f"space to depth, {op.block}", "other")
         case ops.PadChannels():
@@ -73,7 +73,7 @@ def _conv(op: ops.Conv, channels: Any) -> str:
     groups = f", {op.groups} groups" if op.groups > 1 and not depthwise else ""
     dilation = f", dilation {by(op.dilation_rate)}" if op.dilation_rate != (1, 1) else ""
     padding = _padding(op.padding, "same") if op.kernel_size != (1, 1) else ""
-    return name + _strides(op.strides) + groups + dilation + padding
+    return name + strides_text(op.strides) + groups + dilation + padding
 
 
 def _padding(padding: Any, usual: str) -> str:
@@ -83,10 +83,10 @@ def _padding(padding: Any, usual: str) -> str:
     return f", {padding}" if isinstance(padding, str) else f", pad {by(padding)}"
 
 
-def _strides(strides: Pair) -> str:
-    if tuple(strides) == (1, 1):
-        return ""
-    return f", /{strides[0]}" if strides[0] == strides[1] else f", /{by(strides)}"
+def strides_text(strides: Sequence[int]) -> str:
+    """Strides as `, /2`; empty if they are 1."""
+    steps = set(strides)
+    return "" if steps == {1} else f", /{by(strides) if len(steps) > 1 else steps.pop()}"
 
 
 def by(pair: Any) -> str:

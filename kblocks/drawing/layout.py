@@ -95,9 +95,9 @@ class Repeat(Piece):
 
     def __init__(self, inner: Piece, times: int) -> None:
         self.inner = inner
-        self.times, self.told = times, f"x {times}"
+        self.times, self.label = times, f"x {times}"
         self.left = inner.left + self._PAD
-        self.right = inner.right + self._PAD + 8 + text_width(self.told, 13, bold=True)
+        self.right = inner.right + self._PAD + 8 + text_width(self.label, 13, bold=True)
         self.height = inner.height + 2 * GAP
 
     def draw(self, canvas: Canvas, x: float, y: float) -> None:
@@ -110,7 +110,7 @@ class Repeat(Piece):
         canvas.line([(x, y + GAP + inner.height), (x, y + self.height)])
         right = x + inner.right + self._PAD + 6
         middle = y + self.height / 2
-        canvas.text(right, middle, self.told, 13, anchor="start", bold=True)
+        canvas.text(right, middle, self.label, 13, anchor="start", bold=True)
 
 
 class Fork(Piece):
@@ -202,8 +202,8 @@ class Titled(Piece):
 
     def __init__(self, titles: Sequence[str], inner: Piece, before: str, after: str) -> None:
         self.titles, self.inner, self.before, self.after = titles, inner, before, after
-        told = [text_width(title, 13, bold=True) for title in titles]
-        half = max(*told, *(text_width(text, 10) for text in (before, after))) / 2
+        widths = [text_width(title, 13, bold=True) for title in titles]
+        half = max(*widths, *(text_width(text, 10) for text in (before, after))) / 2
         self.left, self.right = max(inner.left, half), max(inner.right, half)
         self.height = inner.height + 2 * GAP + _LINE * len(titles) + 2 * 14
 

@@ -26,7 +26,7 @@ def page(title: str, rows: Sequence[DrawnRow], input_shape: Any, outputs: Sequen
     canvas = Canvas()
     table = _Table(folded(rows, outputs), input_shape)
     canvas.text(0, 0, title, 16, anchor="start", bold=True)
-    canvas.text(0, 20, table.told, 11, anchor="start", color=FAINT)
+    canvas.text(0, 20, table.totals, 11, anchor="start", color=FAINT)
     table.draw(canvas, table.left, 44)
     kinds = kinds_of(rows)
     figures = [figure(row.plan, row.shape, row.kind, row.name) for row in kinds[:_DETAILS]]
@@ -95,7 +95,7 @@ class _Table(Piece):
         self.height = 34 + sum(heights) + _BAND * (len(heights) - 1) + (30 if self.columns else 0)
 
     @property
-    def told(self) -> str:
+    def totals(self) -> str:
         if not self.columns:
             return ""
         macs = f", {quantity(self.macs)} multiply-adds" if self.macs else ""
@@ -178,14 +178,14 @@ class _Table(Piece):
                 canvas.text(x + column, y, texts[number], 11, anchor=anchor, color=color)
             elif counted:
                 share = _total(band, "macs") / self.macs
-                left, top, told = x + column, y - 5, f"{share:.1%}"
+                left, top, percent = x + column, y - 5, f"{share:.1%}"
                 canvas.box(left, top, _BAR, 10, "#e2e8f0", radius=2, kind="track")
                 canvas.box(left, top, _BAR * share, 10, "#4f86bf", radius=2, kind="bar")
                 end = left + _BAR + _PERCENT
-                canvas.text(end, y, told, 10, anchor="end", color=FAINT)
+                canvas.text(end, y, percent, 10, anchor="end", color=FAINT)
             else:
-                told = "in training only"
-                canvas.text(x + column, y, told, 10, anchor="start", color=FAINT)
+                note = "in training only"
+                canvas.text(x + column, y, note, 10, anchor="start", color=FAINT)
 
     def _draw_lanes(self, canvas: Canvas, x: float, marks: dict[str, tuple[float, float]]) -> None:
         """Draws lines from a row to one that is not the next, to the left of the chips."""
@@ -221,19 +221,19 @@ def _output(band: Sequence[DrawnRow]) -> str:
 
 def _lanes(rows: Sequence[DrawnRow]) -> dict[tuple[str, str], int]:
     """The lane of each line that skips rows, such that lines in a lane do not overlap."""
-    place = {INPUT: -1, **{row.name: number for number, row in enumerate(rows)}}
+    order = {INPUT: -1, **{row.name: number for number, row in enumerate(rows)}}
     before = INPUT
     skips = []
     for row in rows:
         skips += [(name, row.name) for name in row.inputs if name != before]
         before = row.name
-    skips.sort(key=lambda pair: place[pair[1]] - place[pair[0]])
+    skips.sort(key=lambda pair: order[pair[1]] - order[pair[0]])
     lanes: dict[tuple[str, str], int] = {}
     for source, target in skips:
         taken = {
             lane
             for (s, t), lane in lanes.items()
-            if place[s] <= place[target] and place[source] <= place[t]
+            if order[s] <= order[target] and order[source] <= order[t]
         }
         lanes[source, target] = next(n for n in itertools.count() if n not in taken)
     return lanes

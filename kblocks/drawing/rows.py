@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from kblocks.blocks.spec import channels_of
 from kblocks.blocks.stages import stage_of
-from kblocks.drawing.blocks import Shapes, straightened
-from kblocks.drawing.labels import Label, label_of
+from kblocks.drawing.blocks import followed, straightened
+from kblocks.drawing.labels import Label, label_of, strides_text
 from kblocks.networks.architecture import INPUT, Architecture, Row
 from kblocks.networks.rows import walk_rows
 from kblocks.plans import ops
@@ -28,7 +29,6 @@ class DrawnRow:
 
     Attributes:
         name: the name of the layer, or of the last of several; `inputs` of other rows refer to it.
-        stage: its stage; rows of a stage that follow each other share a band.
         chips: its boxes.
         inputs: the names of the rows that it reads.
         kind: the name of the block's or layer's class.
@@ -40,7 +40,6 @@ class DrawnRow:
     """
 
     name: str
-    stage: str
     chips: tuple[Chip, ...]
     inputs: tuple[str, ...]
     kind: str
@@ -50,6 +49,11 @@ class DrawnRow:
     plan: Op | None = None
     shape: Any = None
     key: Any = None
+
+    @property
+    def stage(self) -> str:
+        """Its stage; rows of a stage that follow each other share a band."""
+        return stage_of(self.name)
 
 
 def rows_of(net: Architecture, input_shape: Any = None) -> list[DrawnRow]:
@@ -63,30 +67,27 @@ def rows_of(net: Architecture, input_shape: Any = None) -> list[DrawnRow]:
             costs |= net._costs(input_shape, {output: net.outputs[output]})
     shapes: dict[str, Any] = {INPUT: input_shape or (None, None, 3)}
     shown = net.needed(row for name, row in net.outputs.items() if name not in net.auxiliary)
-    made = []
+    rows = []
     for row, _, spec, source in walk_rows(net.rows, shapes):
         fits = input_shape is None or row.name in costs
         drawn, shapes[row.name] = _drawn(row, spec, source if fits else None)
-        counted = row.name in shown
-        made.append(replace(drawn, cost=costs.get(row.name), counted=counted))
-    return [r for r in made if r.counted] + [r for r in made if not r.counted]
+        rows.append(replace(drawn, cost=costs.get(row.name), counted=row.name in shown))
+    return sorted(rows, key=lambda row: not row.counted)
 
 
 def _drawn(row: Row, spec: Any, shape: Any) -> tuple[DrawnRow, Any]:
     """The row to draw, and its output shape, None if unknown."""
     kind = type(spec)._block.__name__
-    drawn = DrawnRow(row.name, stage_of(row.name), (), row.inputs, kind)
-    chip = Label(kind, "block")
-    if isinstance(row.spec, str):
-        chip = Label(f"{kind}, weights of {row.spec}", "block")
-    known = None not in shape if isinstance(shape, list) else shape is not None
-    if not known:
-        return replace(drawn, chips=((chip, 1),)), None
+    shared = isinstance(row.spec, str)
+    chip = Label(f"{kind}, weights of {row.spec}" if shared else kind, "block")
+    drawn = DrawnRow(row.name, ((chip, 1),), row.inputs, kind)
+    if shape is None or (isinstance(shape, list) and None in shape):
+        return drawn, None
     plan = spec.plan(channels_of(shape))
-    output = Shapes(plan, shape).output
+    output = followed(plan, shape)[1]
+    if shared:
+        return drawn, output
     chips = chips_of(chip, plan, shape, output)
-    if isinstance(row.spec, str):
-        return replace(drawn, chips=((chip, 1),)), output
     return replace(drawn, chips=chips, plan=plan, shape=shape, key=alike(spec)), output
 
 
@@ -103,8 +104,7 @@ def chips_of(chip: Label, plan: Op, shape: Any, output: Any) -> tuple[Chip, ...]
         return ((chip._replace(text=f"{chip.text}{filters}{_strides(plan)}"), 1),)
     if not chain:
         return ((chip, 1),)
-    follow = Shapes(chain, shape)
-    labels = [label_of(op, follow.channels[number]) for number, op in enumerate(chain)]
+    labels = list(map(label_of, chain, followed(chain, shape)[0]))
     large = [label for label in labels if not label.small]
     if not large:
         large = [Label(", ".join(label.text for label in labels), labels[0].kind)]
@@ -116,44 +116,34 @@ def _strides(plan: Op) -> str:
         found = geometry(plan)
     except ValueError:
         return ""
-    if found is None or found[:2] == (1, 1):
-        return ""
-    return f", /{found[0]}" if found[0] == found[1] else f", /{found[0]}x{found[1]}"
+    return "" if found is None else strides_text(found[:2])
 
 
 def folded(rows: Sequence[DrawnRow], outputs: Sequence[str] = ()) -> list[DrawnRow]:
     """Rows with successive equal ones of a stage folded into one."""
-    read: dict[str, int] = {}
-    for row in rows:
-        for name in row.inputs:
-            read[name] = read.get(name, 0) + 1
-    made: list[DrawnRow] = []
+    readers = Counter(name for row in rows for name in row.inputs)
+    folds: list[DrawnRow] = []
     times: list[int] = []
     for row in rows:
-        last = made[-1] if made else None
+        last = folds[-1] if folds else None
         if (
             last is not None
             and row.key is not None
             and (row.key, row.stage, row.inputs) == (last.key, last.stage, (last.name,))
-            and read[last.name] == 1
+            and readers[last.name] == 1
             and last.name not in outputs
             and len(row.chips) == 1
         ):
-            made[-1] = replace(last, name=row.name, cost=_sum(last.cost, row.cost))
+            cost = None if last.cost is None or row.cost is None else last.cost + row.cost
+            folds[-1] = replace(last, name=row.name, cost=cost)
             times[-1] += 1
         else:
-            made.append(row)
+            folds.append(row)
             times.append(1)
     return [
         replace(row, chips=tuple((label, n * number) for label, n in row.chips))
-        for row, number in zip(made, times, strict=True)
+        for row, number in zip(folds, times, strict=True)
     ]
-
-
-def _sum(first: Cost | None, second: Cost | None) -> Cost | None:
-    if first is None or second is None:
-        return None
-    return first + second
 
 
 def kinds_of(rows: Sequence[DrawnRow]) -> list[DrawnRow]:
@@ -172,12 +162,7 @@ def _skeleton(op: Op) -> Any:
     if isinstance(op, Merge):
         return op.mode, tuple(_skeleton(branch) for _, branch in op.branches)
     if isinstance(op, Chain):
-        return tuple(step for step, _ in itertools.groupby(_skeletons(op)))
+        steps = (_skeleton(s) for s in op if not isinstance(s, (ops.DropPath, ops.Dropout)))
+        return tuple(step for step, _ in itertools.groupby(steps))
     size = getattr(op, "kernel_size", None) or getattr(op, "pool_size", None)
     return op.label, getattr(op, "kind", None), size
-
-
-def _skeletons(chain: Chain) -> Iterator[Any]:
-    for op in chain:
-        if not isinstance(op, (ops.DropPath, ops.Dropout)):
-            yield _skeleton(op)

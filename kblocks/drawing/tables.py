@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
 from kblocks.blocks.stages import stage_of
 from kblocks.drawing.labels import shape_text
 from kblocks.networks.architecture import Architecture
+from kblocks.plans.cost import Cost
 
 _BAR = 20
 
@@ -27,19 +29,16 @@ def summary(net: Architecture, input_shape: Any, print_fn: Callable[[str], Any] 
     if not isinstance(net, Architecture):
         raise TypeError(f"`net` must be an Architecture. Received: net={net!r}")
     costs = net.costs(input_shape)
-    blocks: dict[str, int] = {}
-    for name in costs:
-        blocks[stage_of(name)] = blocks.get(stage_of(name), 0) + 1
+    blocks = Counter(map(stage_of, costs))
     total = net.cost(input_shape)
     head = ("stage", "blocks", "output", "parameters", "MACs", "activations", "share of MACs")
     rows: list[tuple[str, ...]] = [head]
     for stage, cost in net.stages(input_shape):
         share = cost.macs / total.macs if total.macs else 0.0
         bar = f"{'#' * round(_BAR * share):<{_BAR}} {share:6.1%}"
-        counts = (f"{n:,}" for n in (cost.params, cost.macs, cost.activations))
-        rows.append((stage, str(blocks[stage]), shape_text(cost.output_shape), *counts, bar))
-    counts = (f"{n:,}" for n in (total.params, total.macs, total.activations))
-    rows.append(("total", str(len(costs)), "", *counts, ""))
+        shape = shape_text(cost.output_shape)
+        rows.append((stage, str(blocks[stage]), shape, *_counts(cost), bar))
+    rows.append(("total", str(len(costs)), "", *_counts(total), ""))
     widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
     ruler = "-" * (sum(widths) + 2 * (len(widths) - 1))
     print_fn(f"{net.name}, input {shape_text(tuple(input_shape))}")
@@ -47,6 +46,10 @@ def summary(net: Architecture, input_shape: Any, print_fn: Callable[[str], Any] 
         if number in (1, len(rows) - 1):
             print_fn(ruler)
         print_fn(_line(row, widths))
+
+
+def _counts(cost: Cost) -> list[str]:
+    return [f"{n:,}" for n in (cost.params, cost.macs, cost.activations)]
 
 
 def _line(row: tuple[str, ...], widths: list[int]) -> str:

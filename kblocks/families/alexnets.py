@@ -7,21 +7,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from kblocks.blocks.convolution import ConvBlock
-from kblocks.families.published_choices import depths, kernels, options, paddings, widths
-from kblocks.families.stage_arguments import (
-    arguments_by_stage,
-    count_stages,
-    made,
-    one_for_all,
-    part,
-    published_or,
-    shared_by_all,
-)
-from kblocks.heads import Classifier
+from kblocks.families import published_choices as choices
+from kblocks.families import stage_arguments as staged
 from kblocks.networks.architecture import Architecture
-from kblocks.networks.catalog import member, namesake
+from kblocks.networks.catalog import namesake
 from kblocks.networks.torch_weights import naming
-from kblocks.search_space.space import Space
 
 _POOL = {"pool": "max", "pool_size": 3, "pool_strides": 2}
 
@@ -63,76 +53,71 @@ def alexnet(
 
     Reference: Krizhevsky 2014, arXiv:1404.5997; padding and adaptive pool are torchvision's.
     """
-    stages = count_stages(blocks)
+    stages = staged.count_stages(blocks)
     columns = {
+        **_POOL,
         "convolutions": list(blocks),
-        "filters": published_or(filters, (192, 384, 256, 256), stages),
-        "kernel_size": published_or(kernel_size, (5, 3, 3, 3), stages),
+        "filters": staged.published_or(filters, (192, 384, 256, 256), stages),
+        "kernel_size": staged.published_or(kernel_size, (5, 3, 3, 3), stages),
         "strides": strides,
         "padding": padding,
         "pool": ["max" if stage in (0, stages - 1) else None for stage in range(stages)],
     }
-    options = one_for_all(stages, {"normalization": None, **block})
-    arguments = arguments_by_stage(stages, {**_POOL, **columns, **options})
+    arguments = staged.arguments_by_stage(stages, {**columns, "normalization": None, **block})
     first = {"filters": 64, "kernel_size": 11, "strides": 4, "padding": 2, **_POOL}
-    first |= shared_by_all(options)
-    rows = [("stem", part(ConvBlock, "stem", stem, first)), *plain_rows(name, arguments)]
-    end = linear_head(head, classes=classes, pool_size=6, dropout_first=True)
-    return Architecture(rows, head=end, name=name)
+    first |= staged.shared_by_all(*arguments)
+    rows = [("stem", staged.part(ConvBlock, "stem", stem, first)), *plain_rows(name, arguments)]
+    return with_linear_head(name, rows, head, classes=classes, pool_size=6, dropout_first=True)
 
 
 def plain_rows(name: str, arguments: Sequence[Mapping[str, Any]]) -> list[tuple[str, Any]]:
     """The rows of the network `name`, one `kb.ConvBlock` for each stage."""
     return [
-        (f"stage{i}", made(ConvBlock, f"{name}, stage {i}", own))
+        (f"stage{i}", staged.spec_of(ConvBlock, f"{name}, stage {i}", own))
         for i, own in enumerate(arguments, 1)
     ]
 
 
-def linear_head(given: Any, **published: Any) -> Any:
-    """The head of AlexNet and VGG: two hidden layers of 4,096 on a flattened map.
+def with_linear_head(name: str, rows: Any, head: Any, **published: Any) -> Architecture:
+    """The network of `rows` with the head of AlexNet and VGG: two hidden layers on a flattened map.
 
-    A mapping `given` replaces single arguments. `pool_size` is only for the published pool.
+    A mapping `head` replaces single arguments. `pool_size` is only for the published pool.
     """
     published |= {"pool": "flatten", "hidden": (4096, 4096), "dropout": 0.5}
-    if isinstance(given, dict) and given.get("pool", "flatten") != "flatten":
+    if isinstance(head, dict) and head.get("pool", "flatten") != "flatten":
         published.pop("pool_size")
-    return part(Classifier, "head", given, published)
+    return staged.network(name, rows, head, **published)
 
 
 def linear_head_choices() -> dict[str, Any]:
-    """Choices for the pool, the hidden layers and the dropout of `linear_head`."""
+    """Choices for the pool, the hidden layers and the dropout of the head."""
     return {
-        "pool": options("flatten", "avg", "concat"),
-        "hidden": options((4096, 4096), (), (256,), (512,), (1024, 1024)),
-        "dropout": options(0.5, 0.0, 0.2),
+        "pool": choices.options("flatten", "avg", "concat"),
+        "hidden": choices.options((4096, 4096), (), (256,), (512,), (1024, 1024)),
+        "dropout": choices.options(0.5, 0.0, 0.2),
     }
 
 
-def space(name: str = "alexnet", **arguments: Any) -> Space:
-    """A space around the published network `name`: depth, widths, kernels, padding, pools, head.
-
-    Args:
-        name: the published network of this family that is the default point.
-        arguments: arguments of `kb.alexnet` that replace the space's own; they may contain choices.
-    """
-    build, _ = member(name, alexnet)
-    opened = {
-        "blocks": [depths(1) for _ in range(4)],
-        "filters": [widths(number) for number in (192, 384, 256, 256)],
-        "kernel_size": [kernels(size) for size in (5, 3, 3, 3)],
-        "padding": [paddings() for _ in range(4)],
-        "pool": [options(pool, "max", None) for pool in ("max", None, None, "max")],
+def _choices(row: dict[str, Any]) -> dict[str, Any]:
+    """Depth, widths, kernels, padding, pools, head."""
+    return {
+        "blocks": [choices.depths(1) for _ in range(4)],
+        "filters": [choices.widths(number) for number in (192, 384, 256, 256)],
+        "kernel_size": [choices.kernels(size) for size in (5, 3, 3, 3)],
+        "padding": [choices.paddings() for _ in range(4)],
+        "pool": [choices.options(pool, "max", None) for pool in ("max", None, None, "max")],
         "stem": {
-            "filters": widths(64),
-            "kernel_size": options(11, 7, 5, 3),
-            "strides": options(4, 2, 1),
-            "padding": options(2, "same"),
-            "pool": options("max", None),
+            "filters": choices.widths(64),
+            "kernel_size": choices.options(11, 7, 5, 3),
+            "strides": choices.options(4, 2, 1),
+            "padding": choices.options(2, "same"),
+            "pool": choices.options("max", None),
         },
         "head": linear_head_choices(),
     }
-    return Space(build, **{**opened, **arguments})
+
+
+space = choices.ready_space(alexnet, "alexnet", _choices)
 
 
 @naming("torchvision alexnet")

@@ -9,22 +9,11 @@ from typing import Any
 
 from kblocks.blocks.convolution import ConvBlock, NormAct
 from kblocks.blocks.dense_block import DenseBlock, TransitionBlock
-from kblocks.families.published_choices import depths, kernels, options, paddings, stems, widths
-from kblocks.families.stage_arguments import (
-    PUBLISHED_NORM,
-    RESNET_STEM,
-    arguments_by_stage,
-    count_stages,
-    made,
-    one_for_all,
-    part,
-    shared_by_all,
-)
-from kblocks.heads import Classifier
+from kblocks.families import published_choices as choices
+from kblocks.families import stage_arguments as staged
 from kblocks.networks.architecture import Architecture
-from kblocks.networks.catalog import member, variant
-from kblocks.networks.torch_weights import naming
-from kblocks.search_space.space import Space
+from kblocks.networks.catalog import variant
+from kblocks.networks.torch_weights import by_patterns, naming
 
 
 def densenet(
@@ -68,7 +57,7 @@ def densenet(
 
     Reference: Huang et al. 2016, arXiv:1608.06993, Table 1.
     """
-    stages = count_stages(blocks)
+    stages = staged.count_stages(blocks)
     columns = {
         "depth": list(blocks),
         "growth_rate": growth_rate,
@@ -76,23 +65,26 @@ def densenet(
         "kernel_size": kernel_size,
         "padding": padding,
     }
-    options = one_for_all(stages, {"normalization": PUBLISHED_NORM, **block})
-    arguments = arguments_by_stage(stages, {**columns, **options})
-    dense = [made(DenseBlock, f"{name}, stage {i}", own) for i, own in enumerate(arguments, 1)]
-    published = {**RESNET_STEM, "filters": 2 * dense[0].growth_rate, **shared_by_all(options)}
-    rows = [("stem", part(ConvBlock, "stem", stem, published)), ("stage1_block1", dense[0])]
+    columns |= {"normalization": staged.NORM, **block}
+    arguments = staged.arguments_by_stage(stages, columns)
+    dense = [
+        staged.spec_of(DenseBlock, f"{name}, stage {i}", own) for i, own in enumerate(arguments, 1)
+    ]
+    published = {**staged.RESNET_STEM, "filters": 2 * dense[0].growth_rate}
+    published |= staged.shared_by_all(*arguments)
+    rows = [("stem", staged.part(ConvBlock, "stem", stem, published)), ("stage1_block1", dense[0])]
     if not isinstance(transition, (Mapping, NoneType)):
         raise ValueError(
             "`transition` must be a mapping of TransitionBlock's arguments or None. "
             f"Received: transition={transition!r}"
         )
     between = {"compression": compression, "strides": strides, **(transition or {})}
-    for i, own in enumerate(arguments_by_stage(stages - 1, between, "transitions"), 1):
-        shared = shared_by_all(arguments[i - 1])
-        spec = made(TransitionBlock, f"{name}, transition {i}", {**shared, **own})
+    for i, own in enumerate(staged.arguments_by_stage(stages - 1, between, "transitions"), 1):
+        shared = staged.shared_by_all(arguments[i - 1])
+        spec = staged.spec_of(TransitionBlock, f"{name}, transition {i}", {**shared, **own})
         rows += [(f"stage{i + 1}_transition", spec), (f"stage{i + 1}_block1", dense[i])]
-    rows.append((f"stage{stages}_norm", NormAct.Spec(**shared_by_all(arguments[-1]))))
-    return Architecture(rows, head=part(Classifier, "head", head, {"classes": classes}), name=name)
+    rows.append((f"stage{stages}_norm", NormAct.Spec(**staged.shared_by_all(arguments[-1]))))
+    return staged.network(name, rows, head, classes=classes)
 
 
 densenet121 = variant("densenet121", densenet, blocks=(6, 12, 24, 16))
@@ -112,58 +104,48 @@ densenet_bc100_12 = variant(
 )
 
 
-def space(name: str = "densenet121", **arguments: Any) -> Space:
-    """A space around the published network `name`: depth, growth, kernels, padding, transitions.
-
-    Args:
-        name: the published network of this family that is the default point.
-        arguments: arguments of `kb.densenet` that replace the space's own; they may contain
-            choices.
-    """
-    build, row = member(name, densenet)
+def _choices(row: dict[str, Any]) -> dict[str, Any]:
+    """Depth, growth, kernels, padding, transitions."""
     stages = len(row["blocks"])
-    growth = row.get("growth_rate", 32)
-    opened = {
-        "blocks": [depths(number) for number in row["blocks"]],
-        "growth_rate": [widths(growth) for _ in range(stages)],
-        "bottleneck": [options(row.get("bottleneck", 4), 4, 2, None) for _ in range(stages)],
-        "kernel_size": [kernels() for _ in range(stages)],
-        "padding": [paddings() for _ in range(stages)],
-        "compression": [options(row.get("compression", 0.5), 0.5, 1.0) for _ in range(stages - 1)],
-        "strides": [options(2, 1, (2, 1)) for _ in range(stages - 1)],
-        "transition": {"pool": options("avg", "max")},
-        "stem": stems({"filters": 2 * growth, **row.get("stem", {})}),
-        "head": {"pool": options("avg", "max", "concat")},
+    growth, compression = row.get("growth_rate", 32), row.get("compression", 0.5)
+    bottleneck = row.get("bottleneck", 4)
+    return {
+        "blocks": [choices.depths(number) for number in row["blocks"]],
+        "growth_rate": [choices.widths(growth) for _ in range(stages)],
+        "bottleneck": [choices.options(bottleneck, 4, 2, None) for _ in range(stages)],
+        "kernel_size": [choices.kernels() for _ in range(stages)],
+        "padding": [choices.paddings() for _ in range(stages)],
+        "compression": [choices.options(compression, 0.5, 1.0) for _ in range(stages - 1)],
+        "strides": [choices.options(2, 1, (2, 1)) for _ in range(stages - 1)],
+        "transition": {"pool": choices.options("avg", "max")},
+        "stem": choices.stems({"filters": 2 * growth, **row.get("stem", {})}),
+        "head": {"pool": choices.options("avg", "max", "concat")},
     }
-    return Space(build, **{**opened, **arguments})
+
+
+space = choices.ready_space(densenet, "densenet121", _choices)
+
+
+_NAMES = {
+    "stem/conv": "features.conv0",
+    "stem/norm": "features.norm0",
+    r"stage(\d+)_block1/layer(\d+)_(conv|norm)": "features.denseblock{0}.denselayer{1}.{2}1",
+    r"stage(\d+)_block1/layer(\d+)_(conv|norm)(\d)": "features.denseblock{0}.denselayer{1}.{2}{3}",
+    r"stage(?P<before>\d+)_transition/(conv|norm)": "features.transition{before}.{1}",
+    r"stage\d+_norm/norm": "features.norm5",
+    "head/dense": "classifier",
+}
 
 
 @naming("timm densenet")
 @naming("torchvision densenet")
 def _torchvision_names(paths: list[str]) -> dict[str, str]:
     """`stage2_block1/layer3_conv1` is `features.denseblock2.denselayer3.conv1`."""
-    return _names(paths, "{}{}")
+    return by_patterns(paths, _NAMES)
 
 
 @naming("torchvision densenet, files")
 def _older_names(paths: list[str]) -> dict[str, str]:
     """The names in torchvision's older weight files: `conv.1` for `conv1`."""
-    return _names(paths, "{}.{}")
-
-
-def _names(paths: list[str], numbered: str) -> dict[str, str]:
-    names = {
-        "stem/conv": "features.conv0",
-        "stem/norm": "features.norm0",
-        "head/dense": "classifier",
-    }
-    for path in paths:
-        if found := re.fullmatch(r"stage(\d+)_block1/layer(\d+)_(conv|norm)(\d?)", path):
-            stage, layer, kind, number = found.groups()
-            module = numbered.format(kind, number or 1)
-            names[path] = f"features.denseblock{stage}.denselayer{layer}.{module}"
-        elif found := re.fullmatch(r"stage(\d+)_transition/(conv|norm)", path):
-            names[path] = f"features.transition{int(found[1]) - 1}.{found[2]}"
-        elif re.fullmatch(r"stage\d+_norm/norm", path):
-            names[path] = "features.norm5"
-    return names
+    names = by_patterns(paths, _NAMES)
+    return {path: re.sub(r"(denselayer.*)(\d)$", r"\1.\2", name) for path, name in names.items()}

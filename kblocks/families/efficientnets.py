@@ -9,26 +9,12 @@ from typing import Any
 
 from kblocks.blocks.convolution import ConvBlock
 from kblocks.blocks.mbconv import MBConvBlock
-from kblocks.families.published_choices import depths, kernels, options, paddings, widths
-from kblocks.families.stage_arguments import (
-    PUBLISHED_NORM,
-    arguments_by_stage,
-    by_stage,
-    count_stages,
-    one_for_all,
-    part,
-    positive,
-    published_or,
-    rising,
-    shared_by_all,
-    stage_rows,
-)
-from kblocks.heads import Classifier
+from kblocks.families import published_choices as choices
+from kblocks.families import stage_arguments as staged
 from kblocks.networks.architecture import Architecture
-from kblocks.networks.catalog import member, variant
+from kblocks.networks.catalog import variant
 from kblocks.networks.torch_weights import naming
 from kblocks.plans.ops import Norm
-from kblocks.search_space.space import Space
 
 # Table 1, one column a stage.
 _BLOCKS = (1, 2, 2, 3, 3, 4, 1)
@@ -88,32 +74,32 @@ def efficientnet(
 
     Reference: Tan & Le 2019, arXiv:1905.11946, Table 1 and Eq. 3.
     """
-    stages = count_stages(blocks)
-    repeats = [math.ceil(number * positive("depth", depth)) for number in blocks]
+    stages = staged.count_stages(blocks)
+    repeats = [math.ceil(number * staged.positive("depth", depth)) for number in blocks]
     given = {
         "filters": filters,
         "kernel_size": kernel_size,
         "strides": strides,
         "expansion": expansion,
     }
-    columns = {k: published_or(value, _STAGES[k], stages) for k, value in given.items()}
-    columns["filters"] = [scaled(n, width) for n in by_stage("filters", columns["filters"], stages)]
-    options = one_for_all(stages, {"activation": "silu", "normalization": PUBLISHED_NORM, **block})
-    arguments = arguments_by_stage(stages, {**columns, "padding": padding, **options})
-    rates = rising(stochastic_depth, repeats, first=0)
-    shared = {"padding": "symmetric", **shared_by_all(options)}
-    published: dict[str, Any] = {"filters": scaled(32, width), "strides": 2, **shared}
-    rows = [("stem", part(ConvBlock, "stem", stem, published))]
-    rows += stage_rows(name, [MBConvBlock] * stages, arguments, rates)
+    columns = {k: staged.published_or(value, _STAGES[k], stages) for k, value in given.items()}
+    filters = staged.by_stage("filters", columns["filters"], stages)
+    columns |= {"filters": [scaled(number, width) for number in filters], "padding": padding}
+    columns |= {"activation": "silu", "normalization": staged.NORM, **block}
+    arguments = staged.arguments_by_stage(stages, columns)
+    rates = staged.rising(stochastic_depth, repeats, first=0)
+    shared = {"padding": "symmetric", **staged.shared_by_all(*arguments)}
+    published = {"filters": scaled(32, width), "strides": 2, **shared}
+    rows = [("stem", staged.part(ConvBlock, "stem", stem, published))]
+    rows += staged.stage_rows(name, [MBConvBlock] * stages, arguments, rates)
     published = {"filters": scaled(1280, width), "kernel_size": 1, **shared}
-    rows.append((f"stage{stages + 1}", part(ConvBlock, "top", top, published)))
-    published = {"classes": classes, "dropout": dropout}
-    return Architecture(rows, head=part(Classifier, "head", head, published), name=name)
+    rows.append((f"stage{stages + 1}", staged.part(ConvBlock, "top", top, published)))
+    return staged.network(name, rows, head, classes=classes, dropout=dropout)
 
 
 def scaled(filters: Any, width: float) -> Any:
     """`width` times as many filters, as the nearest multiple of 8 that is at most 10 % fewer."""
-    if positive("width", width) == 1 or not isinstance(filters, int):
+    if staged.positive("width", width) == 1 or not isinstance(filters, int):
         return filters
     rounded = max(8, int(filters * width + 4) // 8 * 8)
     return rounded if rounded >= 0.9 * filters * width else rounded + 8
@@ -166,36 +152,32 @@ efficientnet_lite3 = _lite("efficientnet_lite3", width=1.2, depth=1.4, dropout=0
 efficientnet_lite4 = _lite("efficientnet_lite4", width=1.4, depth=1.8, dropout=0.3)
 
 
-def space(name: str = "efficientnet_b0", **arguments: Any) -> Space:
-    """A space around the published network `name`: its table's columns, gates, stem, top, head.
-
-    Args:
-        name: the published network of this family that is the default point.
-        arguments: arguments of `kb.efficientnet` that replace the space's own; they may contain
-            choices.
-    """
-    build, row = member(name, efficientnet)
+def _choices(row: dict[str, Any]) -> dict[str, Any]:
+    """Its table's columns, gates, stem, top, head."""
     width = row["width"]
     blocks = row.get("blocks", [math.ceil(number * row["depth"]) for number in _BLOCKS])
     gate = row.get("squeeze_ratio", 0.25)
     ends = {"stem": scaled(32, width), "top": scaled(1280, width)}
     stem, top = ({"filters": n, **row.get(end, {})} for end, n in ends.items())
-    opened = {
+    return {
         "width": 1.0,
         "depth": 1.0,
-        "blocks": [depths(number) for number in blocks],
-        "filters": [widths(scaled(number, width)) for number in _STAGES["filters"]],
-        "kernel_size": [kernels(size) for size in _STAGES["kernel_size"]],
-        "strides": [options(strides, 1, 2, (2, 1)) for strides in _STAGES["strides"]],
-        "expansion": [options(ratio, 1, 3, 4, 6) for ratio in _STAGES["expansion"]],
-        "padding": [paddings(row.get("padding", "symmetric")) for _ in _BLOCKS],
-        "squeeze_ratio": [options(gate, 0.25, 0.125, None) for _ in _BLOCKS],
-        "stem": {**stem, "filters": widths(stem["filters"]), "strides": options(2, 1)},
-        "top": {**top, "filters": widths(top["filters"])},
-        "dropout": options(row["dropout"], 0.0, 0.2),
-        "head": {"pool": options("avg", "max", "concat")},
+        "blocks": [choices.depths(number) for number in blocks],
+        "filters": [choices.widths(scaled(number, width)) for number in _STAGES["filters"]],
+        "kernel_size": [choices.kernels(size) for size in _STAGES["kernel_size"]],
+        "strides": [choices.options(strides, 1, 2, (2, 1)) for strides in _STAGES["strides"]],
+        "expansion": [choices.options(ratio, 1, 3, 4, 6) for ratio in _STAGES["expansion"]],
+        "padding": [choices.paddings(row.get("padding", "symmetric")) for _ in _BLOCKS],
+        "squeeze_ratio": [choices.options(gate, 0.25, 0.125, None) for _ in _BLOCKS],
+        "stem": stem
+        | {"filters": choices.widths(stem["filters"]), "strides": choices.options(2, 1)},
+        "top": {**top, "filters": choices.widths(top["filters"])},
+        "dropout": choices.options(row["dropout"], 0.0, 0.2),
+        "head": {"pool": choices.options("avg", "max", "concat")},
     }
-    return Space(build, **{**opened, **arguments})
+
+
+space = choices.ready_space(efficientnet, "efficientnet_b0", _choices)
 
 
 @naming("torchvision efficientnet")
@@ -224,9 +206,9 @@ def _package_names(paths: list[str]) -> dict[str, str]:
         convs = ["_expand_conv", "_depthwise_conv", "_project_conv"]
         leaves = {"conv": convs, "norm": ["_bn0", "_bn1", "_bn2"]}
         for path, kind, number in parts:
-            place = number - 1 if expands else number
+            role = number - 1 if expands else number
             gate = "_se_expand" if number == 2 else "_se_reduce"
-            names[path] = f"_blocks.{index}.{leaves[kind][place] if kind in leaves else gate}"
+            names[path] = f"_blocks.{index}.{leaves[kind][role] if kind in leaves else gate}"
     top = _top(paths)
     return names | {f"stage{top}/conv": "_conv_head", f"stage{top}/norm": "_bn1"}
 
@@ -263,8 +245,7 @@ def _blocks_of(paths: list[str]) -> Iterator[tuple[int, int, list[tuple[str, str
 
 def _top(paths: list[str]) -> int:
     """The number of the stage with one convolution, the top; ValueError without exactly one."""
-    found = [re.fullmatch(r"stage(\d+)/conv", path) for path in paths]
-    stages = [int(match[1]) for match in found if match]
+    stages = re.findall(r"^stage(\d+)/conv$", "\n".join(paths), re.MULTILINE)
     if len(stages) != 1:
         raise ValueError("An EfficientNet has one stage of one convolution")
-    return stages[0]
+    return int(stages[0])

@@ -6,12 +6,12 @@ import re
 from typing import Any
 
 from kblocks.families.inception import inception
-from kblocks.families.inception_names import places, plain
-from kblocks.families.inception_published import Published, inception_space, square
+from kblocks.families.inception_names import plain, positions
+from kblocks.families.inception_published import Published, inception_choices, square
+from kblocks.families.published_choices import ready_space
 from kblocks.networks.architecture import Architecture
 from kblocks.networks.catalog import namesake
 from kblocks.networks.torch_weights import naming
-from kblocks.search_space.space import Space
 
 _POOL: dict[str, Any] = {"branches": ("max",), "padding": "valid", "pool_ceil_mode": True}
 _STEM = (
@@ -106,23 +106,21 @@ _ROWS = {
 }
 
 
-def space(**arguments: Any) -> Space:
-    """A space around the published network: depth, widths, padding, dropout and the head's pool.
+def _choices(row: dict[str, Any]) -> dict[str, Any]:
+    """Depth, widths, padding, dropout, head's pool."""
+    return inception_choices((2, 5, 2), 0.2, auxiliary=2)
 
-    Args:
-        arguments: arguments of `kb.googlenet` that replace the space's own; they may contain
-            choices.
-    """
-    return inception_space(googlenet, (2, 5, 2), 0.2, arguments, auxiliary=2)
+
+space = ready_space(googlenet, "googlenet", _choices)
 
 
 @naming("torchvision googlenet")
 def _torchvision_names(paths: list[str]) -> dict[str, str]:
     """`stage2_block3/branch2_conv1` is `inception4c.branch2.0.conv`."""
-    names = {"head/dense": "fc", **plain(paths, _ROWS)}
+    names = {"head/dense": "fc", **plain(_ROWS)}
     names |= {f"{aux}/dense{i}": f"{aux}.fc{i}" for aux in ("aux1", "aux2") for i in (1, 2)}
-    for path, place in places(paths):
-        stage, block = re.findall(r"\d+", place.row)
+    for path, part in positions(paths):
+        stage, block = re.findall(r"\d+", part.row)
         module = f"inception{int(stage) + 2}{chr(ord('a') + int(block) - 1)}"
-        names[path] = f"{module}.branch{place.branch + 1}{place.number}.{place.leaf}"
+        names[path] = f"{module}.branch{part.branch + 1}{part.number}.{part.leaf}"
     return names

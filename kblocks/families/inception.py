@@ -7,16 +7,7 @@ from typing import Any
 
 from kblocks.blocks.convolution import ConvBlock
 from kblocks.blocks.inception import InceptionBlock
-from kblocks.families.stage_arguments import (
-    arguments_by_stage,
-    by_stage,
-    count_stages,
-    made,
-    one_for_all,
-    part,
-    positive,
-    shared_by_all,
-)
+from kblocks.families import stage_arguments as staged
 from kblocks.heads import AuxiliaryClassifier, Classifier
 from kblocks.heads.attaching import Head
 from kblocks.networks.architecture import Architecture
@@ -80,27 +71,28 @@ def inception(
     Raises:
         ValueError, TypeError: if an argument does not fit; the message names it and the stage.
     """
-    stages = count_stages(blocks)
-    widths = by_stage("width", width, stages)
-    options = one_for_all(stages, {"normalization": _NORM, **options})
-    shared = shared_by_all(options)
+    stages = staged.count_stages(blocks)
+    widths = staged.by_stage("width", width, stages)
     columns = {
         "branches": _tables(branches, stages),
         "kernel_size": kernel_size,
         "padding": padding,
         "width": widths,
         "strides": [1] + [2] * (stages - 1) if strides is None else strides,
-        "reduction": by_stage("reductions", reductions, stages),
+        "reduction": staged.by_stage("reductions", reductions, stages),
     }
+    columns |= {"normalization": _NORM, **options}
+    arguments = staged.arguments_by_stage(stages, columns)
+    shared = staged.shared_by_all(*arguments)
     rows = _stem_rows(stem, shared, widths[0])
-    for i, own in enumerate(arguments_by_stage(stages, {**columns, **options}), 1):
+    for i, own in enumerate(arguments, 1):
         rows += _stage_rows(block, name, i, blocks[i - 1], own)
     if last is not None:
         rows[-1] = (rows[-1][0], rows[-1][1].replace(**last))
     if top is not None:
-        top = part(ConvBlock, "top", widened(top, widths[-1]), shared)
+        top = staged.part(ConvBlock, "top", widened(top, widths[-1]), shared)
         rows.append((f"stage{stages + 1}", top))
-    end = part(Classifier, "head", head, {"classes": classes, "dropout": dropout})
+    end = staged.part(Classifier, "head", head, {"classes": classes, "dropout": dropout})
     auxiliary = auxiliary or {}
     aside = _auxiliary_rows(auxiliary, blocks, {"classes": classes, **shared})
     if isinstance(end, (Head, Mapping)):  # its rows come after the auxiliary ones
@@ -112,7 +104,7 @@ def inception(
 
 def _tables(branches: Any, stages: int) -> list[Any]:
     """The branches of the modules of each stage; ValueError for another form."""
-    columns = by_stage("branches", branches, stages)
+    columns = staged.by_stage("branches", branches, stages)
     for i, tables in enumerate(columns):
         whole = isinstance(tables, (list, tuple)) and len(tables) > 0
         if not whole or not all(isinstance(table, (list, tuple)) for table in tables):
@@ -131,25 +123,25 @@ def _stem_rows(stem: Any, shared: Mapping[str, Any], width: float) -> Rows:
         for item in items
     ]
     return [
-        (name, part(kind, name, widened(item, width), shared))
+        (name, staged.part(kind, name, widened(item, width), shared))
         for name, kind, item in zip(names, kinds, items, strict=True)
     ]
 
 
 def _stage_rows(block: Any, name: str, stage: int, number: int, own: dict[str, Any]) -> Rows:
     """The rows of a stage: its reduction, if it has one, and its modules."""
-    place, rows = f"{name}, stage {stage}", []
+    where, rows = f"{name}, stage {stage}", []
     strides, width, reduction = (own.pop(key) for key in ("strides", "width", "reduction"))
     tables = scaled(own.pop("branches"), width)[:number]
     if reduction is not None:
-        common = {"padding": own["padding"], "strides": strides, **shared_by_all(own)}
-        made_of = {**common, **widened(reduction, width)}
-        rows.append((f"stage{stage}_reduction", made(InceptionBlock, place, made_of)))
+        common = {"padding": own["padding"], "strides": strides, **staged.shared_by_all(own)}
+        arguments = {**common, **widened(reduction, width)}
+        rows.append((f"stage{stage}_reduction", staged.spec_of(InceptionBlock, where, arguments)))
         strides = 1
-    specs = [made(block, place, {**own, "branches": table}) for table in tables]
+    specs = [staged.spec_of(block, where, {**own, "branches": table}) for table in tables]
     specs += [specs[-1]] * (number - len(specs))
     if strides not in (1, (1, 1)):
-        specs[0] = made(block, place, {**own, "branches": tables[0], "strides": strides})
+        specs[0] = staged.spec_of(block, where, {**own, "branches": tables[0], "strides": strides})
     return rows + [(f"stage{stage}_block{j}", spec) for j, spec in enumerate(specs, 1)]
 
 
@@ -168,7 +160,7 @@ def _auxiliary_rows(
         own = dict(given)
         stage = min(own.pop("stage", len(blocks)), len(blocks))
         number = min(own.pop("block", blocks[stage - 1]), blocks[stage - 1])
-        head = made(AuxiliaryClassifier, output, {**shared, **own})
+        head = staged.spec_of(AuxiliaryClassifier, output, {**shared, **own})
         rows.append((output, head, f"stage{stage}_block{number}"))
     return rows
 
@@ -183,7 +175,7 @@ def widened(arguments: Any, width: float) -> Any:
 
 def scaled(filters: Any, width: float) -> Any:
     """A table of branches with `width` times as many filters, at least 1 each."""
-    if positive("width", width) == 1 or isinstance(filters, str):
+    if staged.positive("width", width) == 1 or isinstance(filters, str):
         return filters
     if isinstance(filters, (list, tuple)):
         return tuple(scaled(inner, width) for inner in filters)

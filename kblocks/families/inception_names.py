@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 
-class Place(NamedTuple):
+class Position(NamedTuple):
     """The position of a part with weights, counted from 0.
 
     `step` is its position among the `steps` of its branch, a pool included; `side` is "a" or "b"
@@ -32,7 +32,7 @@ _SIDES = {"row_": "a", "column_": "b", "": ""}
 _PART = re.compile(r"((\w+)/(?:main_)?branch(\d)_)(row_|column_|)(conv|norm|pooling)(\d?)")
 
 
-def places(paths: list[str]) -> Iterator[tuple[str, Place]]:
+def positions(paths: list[str]) -> Iterator[tuple[str, Position]]:
     """Yields path and position of each part with weights in a branch."""
     parts = [(found[0], *found.groups()) for path in paths if (found := _PART.fullmatch(path))]
     pools = {branch for _, branch, *_, kind, _ in parts if kind == "pooling"}
@@ -44,14 +44,13 @@ def places(paths: list[str]) -> Iterator[tuple[str, Place]]:
             step = before if side else int(number or 1) - 1 + pooled
             leaf = "conv" if kind == "conv" else "bn"
             steps = before + pooled + (branch in ends)
-            yield path, Place(row, int(index) - 1, steps, step, _SIDES[side], leaf)
+            yield path, Position(row, int(index) - 1, steps, step, _SIDES[side], leaf)
 
 
-def plain(paths: list[str], modules: Mapping[str, str]) -> dict[str, str]:
+def plain(modules: Mapping[str, str]) -> dict[str, str]:
     """The names of the conv and norm of rows that are one convolution, from the rows' names."""
     return {
         f"{row}/{part}": f"{module}.{leaf}"
         for row, module in modules.items()
         for part, leaf in (("conv", "conv"), ("norm", "bn"))
-        if f"{row}/{part}" in paths
     }

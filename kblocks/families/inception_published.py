@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 
 from kblocks.families.published_choices import depths, options
 from kblocks.families.stage_arguments import by_stage, count_stages
-from kblocks.search_space.space import Space
 
 # Grid reductions: all kernels are 3x3; or the second branch has 1x7 and 7x1 before the last 3x3.
 REDUCE = {"kernel_size": 3, "last_padding": "valid"}
@@ -31,7 +30,7 @@ class Published(NamedTuple):
     def filled(
         self, blocks: Any, branches: Any, kernel_size: Any, reductions: Any, **whole: Any
     ) -> dict[str, Any]:
-        """Arguments of `inception`: the given ones, and published ones where they are None."""
+        """dict[str, Any] of `inception`: the given ones, and published ones where they are None."""
         stages = count_stages(blocks)
         if kernel_size is None and self.kernel_size is not None:
             kernel_size = self.kernel_size[:stages]
@@ -84,15 +83,13 @@ def one_form_a_stage(*forms: Callable[[Any], Any]) -> Callable[[list[Any]], list
     return lambda sizes: [form(size) for form, size in zip(forms, sizes, strict=False)]
 
 
-def inception_space(
-    build: Any, blocks: Sequence[int], dropout: float, given: Mapping[str, Any], auxiliary: int = 0
-) -> Space:
-    """A space of an Inception family: depth and width of each stage, padding, dropout, head's pool.
+def inception_choices(blocks: Sequence[int], dropout: float, auxiliary: int = 0) -> dict[str, Any]:
+    """Choices for each stage's depth and width, and for padding, dropout and the head's pool.
 
     The stage that `auxiliary` heads read (0 is none) has at least its published blocks.
     """
     stages = range(1, len(blocks) + 1)
-    opened = {
+    return {
         "blocks": [
             options(number, number + 1) if stage == auxiliary else depths(number)
             for stage, number in zip(stages, blocks, strict=True)
@@ -102,4 +99,3 @@ def inception_space(
         "dropout": options(dropout, 0.0, 0.2, 0.5),
         "head": {"pool": options("avg", "max", "concat")},
     }
-    return Space(build, **{**opened, **given})

@@ -7,13 +7,14 @@ from typing import Any
 
 from kblocks.blocks.inception import InceptionResNetBlock
 from kblocks.families.inception import inception
-from kblocks.families.inception_names import places, plain
-from kblocks.families.inception_published import REDUCE, Published, inception_space
+from kblocks.families.inception_names import plain, positions
+from kblocks.families.inception_published import REDUCE, Published, inception_choices
 from kblocks.families.inceptions_v3 import STEM
+from kblocks.families.published_choices import ready_space
+from kblocks.families.stage_arguments import one_of
 from kblocks.networks.architecture import Architecture
-from kblocks.networks.catalog import member, variant
+from kblocks.networks.catalog import variant
 from kblocks.networks.torch_weights import naming
-from kblocks.search_space.space import Space
 
 
 def _kernels(sizes: list[Any]) -> list[Any]:
@@ -105,9 +106,8 @@ def inception_resnet(
 
     Reference: Szegedy et al. 2016, arXiv:1602.07261, Fig. 7, 10 to 19 and Table 1.
     """
-    if not isinstance(version, str) or version not in _VERSIONS:
-        raise ValueError(f"`version` must be 'v1' or 'v2'. Received: version={version!r}")
-    filled = _VERSIONS[version].filled(
+    published = _VERSIONS[one_of("version", version, _VERSIONS)]
+    filled = published.filled(
         blocks, branches, kernel_size, reductions, stem=stem, last=last, top=top
     )
     filled["scale"] = (0.17, 0.1, 0.2)[: len(blocks)] if scale is None else scale
@@ -133,16 +133,12 @@ _ROWS = {
 _REPEATS = ("repeat", "repeat_1", "repeat_2")
 
 
-def space(name: str = "inception_resnet_v2", **arguments: Any) -> Space:
-    """A space around the published network `name`: depth, widths, padding, dropout, head's pool.
+def _choices(row: dict[str, Any]) -> dict[str, Any]:
+    """Depth, widths, padding, dropout, head's pool."""
+    return inception_choices(row.get("blocks", (10, 20, 10)), 0.2)
 
-    Args:
-        name: the published network of this family that is the default point.
-        arguments: arguments of `kb.inception_resnet` that replace the space's own; they may contain
-            choices.
-    """
-    build, row = member(name, inception_resnet)
-    return inception_space(build, row.get("blocks", (10, 20, 10)), 0.2, arguments)
+
+space = ready_space(inception_resnet, "inception_resnet_v2", _choices)
 
 
 @naming("timm inception_resnet_v2")
@@ -154,9 +150,9 @@ def _timm_names(paths: list[str]) -> dict[str, str]:
         stage, block = (int(number) - 1 for number in re.findall(r"\d+", row))
         modules[row] = f"{_REPEATS[stage]}.{block}"
     modules[blocks[-1]] = "block8"
-    names = {"head/dense": "classif", **plain(paths, modules)}
+    names = {"head/dense": "classif", **plain(modules)}
     names |= {f"{row}/main_conv": f"{modules[row]}.conv2d" for row in blocks}
-    for path, place in places(paths):
-        branch = f"branch{place.branch}{place.number}"
-        names[path] = f"{modules[place.row]}.{branch}.{place.leaf}"
+    for path, part in positions(paths):
+        branch = f"branch{part.branch}{part.number}"
+        names[path] = f"{modules[part.row]}.{branch}.{part.leaf}"
     return names

@@ -5,21 +5,13 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from kblocks.families import inception_published as published
 from kblocks.families.inception import inception
-from kblocks.families.inception_names import places, plain
-from kblocks.families.inception_published import (
-    REDUCE,
-    REDUCE_FACTORIZED,
-    Published,
-    factorized,
-    inception_space,
-    one_form_a_stage,
-    square,
-)
+from kblocks.families.inception_names import plain, positions
+from kblocks.families.published_choices import ready_space
 from kblocks.networks.architecture import Architecture
 from kblocks.networks.catalog import namesake
 from kblocks.networks.torch_weights import naming
-from kblocks.search_space.space import Space
 
 _POOL = {"branches": ("max",), "kernel_size": 3, "strides": 2, "padding": "valid"}
 STEM = (
@@ -31,7 +23,7 @@ STEM = (
     {"filters": 192, "padding": "valid"},
     _POOL,
 )
-_PUBLISHED = Published(
+_PUBLISHED = published.Published(
     branches=(
         [(64, (48, 64), (64, 96, 96), ("avg", pool)) for pool in (32, 64, 64)],
         [(192, (n, n, 192), (n, n, n, n, 192), ("avg", 192)) for n in (128, 160, 160, 192)],
@@ -39,10 +31,10 @@ _PUBLISHED = Published(
     ),
     reductions=(
         None,
-        {"branches": (384, (64, 96, 96), "max"), **REDUCE},
-        {"branches": ((192, 320), (192, 192, 192, 192), "max"), **REDUCE_FACTORIZED},
+        {"branches": (384, (64, 96, 96), "max"), **published.REDUCE},
+        {"branches": ((192, 320), (192, 192, 192, 192), "max"), **published.REDUCE_FACTORIZED},
     ),
-    kernels=one_form_a_stage(square, factorized, square),
+    kernels=published.one_form_a_stage(published.square, published.factorized, published.square),
     kernel_size=((5, 3), 7, 3),
     whole={
         "stem": STEM,
@@ -124,30 +116,28 @@ _MODULES = {
 }
 
 
-def space(**arguments: Any) -> Space:
-    """A space around the published network: depth, widths, padding, dropout and the head's pool.
+def _choices(row: dict[str, Any]) -> dict[str, Any]:
+    """Depth, widths, padding, dropout, head's pool."""
+    return published.inception_choices((3, 4, 2), 0.5, auxiliary=2)
 
-    Args:
-        arguments: arguments of `kb.inception_v3` that replace the space's own; they may contain
-            choices.
-    """
-    return inception_space(inception_v3, (3, 4, 2), 0.5, arguments, auxiliary=2)
+
+space = ready_space(inception_v3, "inception_v3", _choices)
 
 
 @naming("timm inception_v3")
 @naming("torchvision inception_v3")
 def _torchvision_names(paths: list[str]) -> dict[str, str]:
     """`stage2_block3/branch2_conv1` is `Mixed_6d.branch7x7_1.conv`; reductions are 6a and 7a."""
-    names = {"head/dense": "fc", "AuxLogits/dense": "AuxLogits.fc", **plain(paths, _ROWS)}
+    names = {"head/dense": "fc", "AuxLogits/dense": "AuxLogits.fc", **plain(_ROWS)}
     for i in (1, 2):
         names[f"AuxLogits/conv{i}"] = f"AuxLogits.conv{i - 1}.conv"
         names[f"AuxLogits/norm{i}"] = f"AuxLogits.conv{i - 1}.bn"
-    for path, place in places(paths):
-        found = re.fullmatch(r"(stage(\d)_(?:block|reduction))(\d*)", place.row)
+    for path, part in positions(paths):
+        found = re.fullmatch(r"(stage(\d)_(?:block|reduction))(\d*)", part.row)
         kind, stage, block = found.groups() if found else ("", 0, 0)
         module = f"Mixed_{int(stage) + 4}{chr(ord('a') + int(block or 0))}"
-        branch = _MODULES[kind][place.branch]
+        branch = _MODULES[kind][part.branch]
         if branch.endswith("_"):
-            branch += f"{place.step + 1}{place.side}"
-        names[path] = f"{module}.{branch}.{place.leaf}"
+            branch += f"{part.step + 1}{part.side}"
+        names[path] = f"{module}.{branch}.{part.leaf}"
     return names

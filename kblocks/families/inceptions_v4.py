@@ -4,22 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from kblocks.families import inception_published as published
 from kblocks.families.inception import inception
-from kblocks.families.inception_names import places, plain
-from kblocks.families.inception_published import (
-    REDUCE,
-    REDUCE_FACTORIZED,
-    Published,
-    factorized,
-    inception_space,
-    mixed,
-    one_form_a_stage,
-    square,
-)
+from kblocks.families.inception_names import plain, positions
+from kblocks.families.published_choices import ready_space
 from kblocks.networks.architecture import Architecture
 from kblocks.networks.catalog import namesake
 from kblocks.networks.torch_weights import naming
-from kblocks.search_space.space import Space
 
 _STEM = (
     {"filters": 32, "strides": 2, "padding": "valid"},
@@ -34,7 +25,7 @@ _STEM = (
     },
     {"branches": (192, "max"), "kernel_size": 3, "strides": 2, "padding": "valid"},
 )
-_PUBLISHED = Published(
+_PUBLISHED = published.Published(
     branches=(
         [(96, (64, 96), (64, 96, 96), ("avg", 96))],
         [(384, (192, 224, 256), (192, 192, 224, 224, 256), ("avg", 128))],
@@ -42,10 +33,10 @@ _PUBLISHED = Published(
     ),
     reductions=(
         None,
-        {"branches": (384, (192, 224, 256), "max"), **REDUCE},
-        {"branches": ((192, 192), (256, 256, 320, 320), "max"), **REDUCE_FACTORIZED},
+        {"branches": (384, (192, 224, 256), "max"), **published.REDUCE},
+        {"branches": ((192, 192), (256, 256, 320, 320), "max"), **published.REDUCE_FACTORIZED},
     ),
-    kernels=one_form_a_stage(square, factorized, mixed),
+    kernels=published.one_form_a_stage(published.square, published.factorized, published.mixed),
     kernel_size=(3, 7, 3),
     whole={"stem": _STEM},
 )
@@ -91,14 +82,12 @@ def inception_v4(
     return inception(classes, **filled, name=name, **{**modules, **arguments})
 
 
-def space(**arguments: Any) -> Space:
-    """A space around the published network: depth, widths, padding, dropout and the head's pool.
+def _choices(row: dict[str, Any]) -> dict[str, Any]:
+    """Depth, widths, padding, dropout, head's pool."""
+    return published.inception_choices((4, 7, 3), 0.2)
 
-    Args:
-        arguments: arguments of `kb.inception_v4` that replace the space's own; they may contain
-            choices.
-    """
-    return inception_space(inception_v4, (4, 7, 3), 0.2, arguments)
+
+space = ready_space(inception_v4, "inception_v4", _choices)
 
 
 @naming("timm inception_v4")
@@ -108,12 +97,12 @@ def _timm_names(paths: list[str]) -> dict[str, str]:
         raise ValueError("The stem of Inception-v4 has six rows")
     rows = list(dict.fromkeys(path.split("/")[0] for path in paths if "head" not in path))
     modules = {row: f"features.{index}" for index, row in enumerate(rows)}
-    names = {"head/dense": "last_linear", **plain(paths, modules)}
-    for path, place in places(paths):
-        branch = f"branch{place.branch}{place.number}"
-        if f"{place.row}/branch2_row_conv" in paths and place.branch in (1, 2):
-            branch = f"branch{place.branch}_{place.step}{place.side}"
-        elif place.row.startswith("stem") and place.steps == 1:
+    names = {"head/dense": "last_linear", **plain(modules)}
+    for path, part in positions(paths):
+        branch = f"branch{part.branch}{part.number}"
+        if f"{part.row}/branch2_row_conv" in paths and part.branch in (1, 2):
+            branch = f"branch{part.branch}_{part.step}{part.side}"
+        elif part.row.startswith("stem") and part.steps == 1:
             branch = "conv"  # the other branch is a pool
-        names[path] = f"{modules[place.row]}.{branch}.{place.leaf}"
+        names[path] = f"{modules[part.row]}.{branch}.{part.leaf}"
     return names

@@ -5,14 +5,13 @@ Networks for ImageNet follow timm's `resnetv2`, those for CIFAR the authors' res
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
-from kblocks.families.resnets import CIFAR_STEM, residual_space, resnet
+from kblocks.families.published_choices import ready_space, residual_space_choices
+from kblocks.families.resnets import CIFAR_STEM, resnet
 from kblocks.networks.architecture import Architecture
-from kblocks.networks.catalog import member, variant
-from kblocks.networks.torch_weights import naming
-from kblocks.search_space.space import Space
+from kblocks.networks.catalog import variant
+from kblocks.networks.torch_weights import BLOCK, by_patterns, naming
 
 
 def preresnet(classes: int = 1000, **arguments: Any) -> Architecture:
@@ -49,15 +48,7 @@ _WIDE = {**_CIFAR, "block": "basic", "filters": (160, 320, 640)}
 wrn28_10 = variant("wrn28_10", preresnet, **_WIDE, blocks=(4, 4, 4))
 
 
-def space(name: str = "preresnet50", **arguments: Any) -> Space:
-    """A space around the published network `name`: depth, widths, kernels, strides, padding.
-
-    Args:
-        name: the published network of this family that is the default point.
-        arguments: arguments of `kb.preresnet` that replace the space's own; they may contain
-            choices.
-    """
-    return residual_space(*member(name, preresnet), arguments)
+space = ready_space(preresnet, "preresnet50", residual_space_choices)
 
 
 @naming("timm resnetv2", as_convolutions=["head.fc"])
@@ -66,20 +57,18 @@ def _timm_names(paths: list[str]) -> dict[str, str]:
 
     The first norm of a block is `norm` if both paths share it, else `main_norm1`.
     """
-    names = {"stem/conv": "stem.conv", "head/dense": "head.fc"}
+    block = "stages.{stage}.blocks.{block}"
+    names = {
+        "stem/conv": "stem.conv",
+        BLOCK + "norm": f"{block}.norm1",
+        BLOCK + "shortcut_conv": f"{block}.downsample.conv",
+        BLOCK + r"main_(conv|norm)(\d)": f"{block}.{{2}}{{3}}",
+        r"stage\d+_norm/norm": "norm",
+        "head/dense": "head.fc",
+    }
+    found = by_patterns(paths, names)
     for path in paths:
-        found = re.fullmatch(r"stage(\d+)_block(\d+)/(\w+)", path)
-        if re.fullmatch(r"stage\d+_norm/norm", path):
-            names[path] = "norm"
-        elif found:
-            block = f"stages.{int(found[1]) - 1}.blocks.{int(found[2]) - 1}"
-            part = found[3]
-            shared = f"{path.rsplit('/', 1)[0]}/norm" in paths
-            if part == "norm":
-                names[path] = f"{block}.norm1"
-            elif part == "shortcut_conv":
-                names[path] = f"{block}.downsample.conv"
-            elif kind := re.fullmatch(r"main_(conv|norm)(\d)", part):
-                number = int(kind[2]) + (shared and kind[1] == "norm")
-                names[path] = f"{block}.{kind[1]}{number}"
-    return names
+        inside, _, number = path.partition("/main_norm")
+        if number and f"{inside}/norm" in found:
+            found[path] = f"{found[path][:-1]}{int(number) + 1}"
+    return found

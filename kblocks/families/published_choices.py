@@ -2,10 +2,41 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
 from typing import Any
 
 from kblocks.families.stage_arguments import RESNET_STEM, doubled
+from kblocks.networks.architecture import Architecture
+from kblocks.networks.catalog import member
 from kblocks.search_space.choices import choice
+from kblocks.search_space.space import Space
+
+
+def ready_space(
+    family: Callable[..., Architecture],
+    default: str,
+    choices_around: Callable[[dict[str, Any]], dict[str, Any]],
+) -> Callable[..., Space]:
+    """The ready space of a family, a function of a published network's name.
+
+    Its choices are `choices_around` that network's arguments; `default` is the default name.
+    """
+
+    def space(name: str = default, **arguments: Any) -> Space:
+        build, row = member(name, family)
+        return Space(build, **{**choices_around(row), **arguments})
+
+    about = inspect.cleandoc(choices_around.__doc__ or "")
+    space.__module__, space.__qualname__ = family.__module__, "space"
+    space.__doc__ = f"""A space around the published network `name`: {about}
+
+    Args:
+        name: the published network of this family that is the default point.
+        arguments: arguments of `kb.{family.__name__}` that replace the space's own; they may
+            contain choices.
+    """
+    return space
 
 
 def options(published: Any, *others: Any) -> Any:
@@ -50,6 +81,15 @@ def residual_choices(row: dict[str, Any]) -> dict[str, Any]:
         "kernel_size": [kernels() for _ in blocks],
         "strides": [options(1, 2), *(options(2, 1, (2, 1)) for _ in blocks[1:])],
         "padding": [paddings() for _ in blocks],
+    }
+
+
+def residual_space_choices(row: dict[str, Any]) -> dict[str, Any]:
+    """Depth, widths, kernels, strides, padding."""
+    return {
+        **residual_choices(row),
+        "stem": stems(row.get("stem", {})),
+        "head": {"pool": options("avg", "max", "concat")},
     }
 
 

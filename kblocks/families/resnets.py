@@ -2,30 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 from kblocks.blocks.convolution import ConvBlock, NormAct
 from kblocks.blocks.residual import BottleneckBlock, ResidualBlock, ResNeXtBlock
-from kblocks.families.published_choices import options, residual_choices, stems
-from kblocks.families.stage_arguments import (
-    PUBLISHED_NORM,
-    RESNET_STEM,
-    arguments_by_stage,
-    count_stages,
-    doubled,
-    one_for_all,
-    part,
-    rising,
-    shared_by_all,
-    stage_rows,
-)
-from kblocks.heads import Classifier
+from kblocks.families import stage_arguments as staged
+from kblocks.families.published_choices import ready_space, residual_space_choices
 from kblocks.networks.architecture import Architecture
-from kblocks.networks.catalog import member
 from kblocks.networks.catalog import variant as published
-from kblocks.networks.torch_weights import naming
-from kblocks.search_space.space import Space
+from kblocks.networks.torch_weights import BLOCK, by_patterns, naming
 
 _BLOCKS = {"basic": ResidualBlock, "bottleneck": BottleneckBlock, "resnext": ResNeXtBlock}
 _VARIANTS = {"v1": "first", "v1.5": "spatial"}
@@ -75,41 +60,33 @@ def resnet(
 
     Reference: He et al. 2015, arXiv:1512.03385, Table 1.
     """
-    if not isinstance(block, str) or block not in _BLOCKS:
-        raise ValueError(f"`block` must be one of {list(_BLOCKS)}. Received: block={block!r}")
-    stages = count_stages(blocks)
+    kind = _BLOCKS[staged.one_of("block", block, _BLOCKS)]
+    stages = staged.count_stages(blocks)
     columns = {
-        "filters": doubled(64, stages) if filters is None else filters,
+        "filters": staged.doubled(64, stages) if filters is None else filters,
         "kernel_size": kernel_size,
         "strides": [1] + [2] * (stages - 1) if strides is None else strides,
         "padding": padding,
     }
-    options = one_for_all(stages, {"normalization": PUBLISHED_NORM, **block_arguments})
+    columns |= {"normalization": staged.NORM, **block_arguments}
     if variant is not None:
-        if not isinstance(variant, str) or variant not in _VARIANTS:
-            raise ValueError(
-                f"`variant` must be one of {list(_VARIANTS)}. Received: variant={variant!r}"
-            )
-        options["strides_on"] = _VARIANTS[variant]
-    arguments = arguments_by_stage(stages, {**columns, **options})
-    rates = rising(stochastic_depth, blocks) if stochastic_depth else [[0.0] * n for n in blocks]
-    rows = [("stem", _stem(options, stem))]
-    rows += stage_rows(name, [_BLOCKS[block]] * stages, arguments, rates)
+        columns["strides_on"] = _VARIANTS[staged.one_of("variant", variant, _VARIANTS)]
+    arguments = staged.arguments_by_stage(stages, columns)
+    first = {**staged.RESNET_STEM, **staged.shared_by_all(*arguments)}
+    if {own.get("order") for own in arguments} == {"full_preactivation"}:
+        # The first block begins with norm and activation.
+        first |= {"normalization": None, "activation": None}
+        first["use_bias"] = first.get("use_bias") or False
+    rows = [("stem", staged.part(ConvBlock, "stem", stem, first))]
+    rates = staged.rising(stochastic_depth, blocks)
+    rows += staged.stage_rows(name, [kind] * stages, arguments, rates)
     order = arguments[-1].get("order")
     if order in _PREACTIVATED:
-        last = shared_by_all(arguments[-1])
+        last = staged.shared_by_all(arguments[-1])
         if order == "relu_only_preactivation":
             last["normalization"] = None
         rows.append((f"stage{stages}_norm", NormAct.Spec(**last)))
-    return Architecture(rows, head=part(Classifier, "head", head, {"classes": classes}), name=name)
-
-
-def _stem(options: dict[str, Any], given: Any) -> Any:
-    published = {**RESNET_STEM, **shared_by_all(options)}
-    if options.get("order") == "full_preactivation":  # the first block begins with both
-        published |= {"normalization": None, "activation": None}
-        published["use_bias"] = options.get("use_bias") or False
-    return part(ConvBlock, "stem", given, published)
+    return staged.network(name, rows, head, classes=classes)
 
 
 resnet18 = published("resnet18", resnet, block="basic", blocks=(2, 2, 2, 2))
@@ -139,41 +116,20 @@ resnet56 = published("resnet56", resnet, blocks=(9, 9, 9), **_CIFAR)
 resnet110 = published("resnet110", resnet, blocks=(18, 18, 18), **_CIFAR)
 
 
-def space(name: str = "resnet18", **arguments: Any) -> Space:
-    """A space around the published network `name`: depth, widths, kernels, strides, padding.
-
-    Args:
-        name: the published network of this family that is the default point.
-        arguments: arguments of `kb.resnet` that replace the space's own; they may contain choices.
-    """
-    return residual_space(*member(name, resnet), arguments)
-
-
-def residual_space(build: Any, row: dict[str, Any], arguments: dict[str, Any]) -> Space:
-    """A space of a residual family around a published network `row`."""
-    opened = {
-        **residual_choices(row),
-        "stem": stems(row.get("stem", {})),
-        "head": {"pool": options("avg", "max", "concat")},
-    }
-    return Space(build, **{**opened, **arguments})
+space = ready_space(resnet, "resnet18", residual_space_choices)
 
 
 @naming("timm resnet")
 @naming("torchvision resnet")
 def _torchvision_names(paths: list[str]) -> dict[str, str]:
     """`stage2_block3/main_conv1` is `layer2.2.conv1`."""
-    top = {"stem/conv": "conv1", "stem/norm": "bn1", "head/dense": "fc"}
-    inner = {"conv": "conv", "norm": "bn"}
-    shortcut = {"shortcut_conv": "downsample.0", "shortcut_norm": "downsample.1"}
-    names = {}
-    for path in paths:
-        if path in top:
-            names[path] = top[path]
-        elif found := re.fullmatch(r"stage(\d+)_block(\d+)/(\w+)", path):
-            stage, block, part = found[1], int(found[2]) - 1, found[3]
-            if kind := re.fullmatch(r"main_(conv|norm)(\d)", part):
-                names[path] = f"layer{stage}.{block}.{inner[kind[1]]}{kind[2]}"
-            elif part in shortcut:
-                names[path] = f"layer{stage}.{block}.{shortcut[part]}"
-    return names
+    names = {
+        "stem/conv": "conv1",
+        "stem/norm": "bn1",
+        BLOCK + r"main_conv(\d)": "layer{0}.{block}.conv{2}",
+        BLOCK + r"main_norm(\d)": "layer{0}.{block}.bn{2}",
+        BLOCK + "shortcut_conv": "layer{0}.{block}.downsample.0",
+        BLOCK + "shortcut_norm": "layer{0}.{block}.downsample.1",
+        "head/dense": "fc",
+    }
+    return by_patterns(paths, names)

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from kblocks.families.published_choices import options, widths
-from kblocks.families.resnets import CIFAR_STEM, residual_space, resnet
+from kblocks.families import published_choices as choices
+from kblocks.families.resnets import CIFAR_STEM, resnet
 from kblocks.families.stage_arguments import by_stage, count_stages, doubled
 from kblocks.networks.architecture import Architecture
-from kblocks.networks.catalog import member, variant
-from kblocks.search_space.space import Space
+from kblocks.networks.catalog import variant
 
 
 def resnext(
@@ -67,18 +66,15 @@ resnext29_8x64d = variant(
 )
 
 
-def space(name: str = "resnext50_32x4d", **arguments: Any) -> Space:
-    """A space around the published network `name`: cardinality, group width, and as in `resnet`.
-
-    Args:
-        name: the published network of this family that is the default point.
-        arguments: arguments of `kb.resnext` that replace the space's own; they may contain choices.
-    """
-    build, row = member(name, resnext)
+def _choices(row: dict[str, Any]) -> dict[str, Any]:
+    """Cardinality, group width, and as in `resnet`."""
     stages = len(row["blocks"])
     cardinality, width = row.get("cardinality", 32), row.get("group_width", 4)
-    grouped = {
-        "cardinality": [options(cardinality, 1, 8, 32) for _ in range(stages)],
-        "group_width": [widths(number) for number in doubled(width, stages)],
+    return {
+        **choices.residual_space_choices({**row, "filters": doubled(256, stages)}),
+        "cardinality": [choices.options(cardinality, 1, 8, 32) for _ in range(stages)],
+        "group_width": [choices.widths(number) for number in doubled(width, stages)],
     }
-    return residual_space(build, {**row, "filters": doubled(256, stages)}, {**grouped, **arguments})
+
+
+space = choices.ready_space(resnext, "resnext50_32x4d", _choices)

@@ -6,10 +6,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from kblocks.blocks.convolution import Convolutional
+from kblocks.heads import Classifier
 from kblocks.heads.attaching import is_head
+from kblocks.networks.architecture import Architecture
 from kblocks.plans.ops import Norm
 
-PUBLISHED_NORM = Norm("batch", momentum=0.9, epsilon=1e-5)  # as in PyTorch's models
+NORM = Norm("batch", momentum=0.9, epsilon=1e-5)  # as in PyTorch's models
 RESNET_STEM = {  # also of DenseNets
     "filters": 64,
     "kernel_size": 7,
@@ -37,6 +39,13 @@ def count_stages(blocks: Any) -> int:
     return len(blocks)
 
 
+def one_of(name: str, value: Any, known: Mapping[str, Any]) -> str:
+    """A key of `known`; ValueError for any other value of the argument `name`."""
+    if not isinstance(value, str) or value not in known:
+        raise ValueError(f"`{name}` must be one of {list(known)}. Received: {name}={value!r}")
+    return value
+
+
 def by_stage(name: str, value: Any, stages: int, of: str = "stages") -> list[Any]:
     """A list with one value a stage, from one value or one a stage; errors call stages `of`.
 
@@ -58,25 +67,6 @@ def doubled(first: int, stages: int) -> list[int]:
     return [first * 2**stage for stage in range(stages)]
 
 
-def one_for_all(stages: int, arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments with one value for a list of equal ones, so that equal networks compare equal."""
-    return {name: _one(name, value, stages) for name, value in arguments.items()}
-
-
-def _one(name: str, value: Any, stages: int) -> Any:
-    if not isinstance(value, (list, tuple)) or len(value) != stages:
-        return value
-    if isinstance(value[0], (list, tuple)):  # a single one could be read as one a stage
-        return value
-    spec: Any = Convolutional.Spec
-    check = spec._checks.get(name, (None,))[0]
-    try:
-        forms = [one if check is None or one is None else check.normalise(one) for one in value]
-    except (TypeError, ValueError):
-        return value  # making the blocks raises, with the stage
-    return value[0] if all(form == forms[0] for form in forms) else value
-
-
 def arguments_by_stage(
     stages: int, arguments: Mapping[str, Any], of: str = "stages"
 ) -> list[dict[str, Any]]:
@@ -90,12 +80,12 @@ def published_or(given: Any, published: tuple[Any, ...], stages: int) -> Any:
     return published[:stages] if given is None and stages <= len(published) else given
 
 
-def made(block: Any, place: str, arguments: Mapping[str, Any]) -> Any:
-    """The block's Spec; an error names the place."""
+def spec_of(block: Any, where: str, arguments: Mapping[str, Any]) -> Any:
+    """The block's Spec with these arguments; an error begins with `where`."""
     try:
         return block.Spec(**arguments)
     except (TypeError, ValueError) as error:
-        raise type(error)(f"{place}: {error}") from error
+        raise type(error)(f"{where}: {error}") from error
 
 
 def stage_rows(
@@ -111,7 +101,7 @@ def stage_rows(
     """
     rows = []
     for stage, (block, own, drops) in enumerate(zip(blocks, arguments, rates, strict=True), 1):
-        first = made(block, f"{name}, stage {stage}", own)
+        first = spec_of(block, f"{name}, stage {stage}", own)
         specs = [first] + [first.replace(strides=1)] * (len(drops) - 1)
         if any(drops):
             specs = [
@@ -121,29 +111,46 @@ def stage_rows(
     return rows
 
 
-def part(block: Any, place: str, given: Any, defaults: Mapping[str, Any]) -> Any:
+def part(block: Any, name: str, given: Any, defaults: Mapping[str, Any]) -> Any:
     """The Spec of a stem, top or head: `given` itself, or the defaults with `given` arguments."""
     if given is None:
         given = {}
     if given and is_head(given):
         return given
     if isinstance(given, Mapping):
-        return made(block, place, {**defaults, **given})
+        return spec_of(block, name, {**defaults, **given})
     raise ValueError(
-        f"`{place}` must be a mapping of {block.__name__}'s arguments, a Spec or None. "
-        f"Received: {place}={given!r}"
+        f"`{name}` must be a mapping of {block.__name__}'s arguments, a Spec or None. "
+        f"Received: {name}={given!r}"
     )
 
 
-def shared_by_all(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments that also apply to the stem: activation, normalization, bias, initializers."""
+def network(
+    name: str, rows: Sequence[tuple[str, Any]], head: Any, **published: Any
+) -> Architecture:
+    """The network of `rows` and a head: a Classifier of `published` arguments, as in `part`."""
+    return Architecture(rows, head=part(Classifier, "head", head, published), name=name)
+
+
+def shared_by_all(*stages: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments that also apply to the stem, if equal in all stages: activation, norm, bias."""
     spec: Any = Convolutional.Spec
-    names = spec._checks
     return {
         name: value
-        for name, value in arguments.items()
-        if name in names and not isinstance(value, (list, tuple))
+        for name, value in stages[0].items()
+        if name in spec._checks
+        and all(_is_equal(spec._checks[name][0], value, own[name]) for own in stages)
     }
+
+
+def _is_equal(check: Any, one: Any, other: Any) -> bool:
+    """Whether two values of a field, which has this check or None, mean the same."""
+    if one is other or check is None or one is None or other is None:
+        return one is other or one == other
+    try:
+        return check.normalise(one) == check.normalise(other)
+    except (TypeError, ValueError):
+        return False  # making the blocks raises, with the stage
 
 
 def positive(name: str, value: Any) -> float:
@@ -163,8 +170,8 @@ def rising(rate: float, blocks: Sequence[int], first: int = 1) -> list[list[floa
             "`stochastic_depth` must be a number from 0 up to but not including 1. "
             f"Received: stochastic_depth={rate!r}"
         )
-    total, place, rates = sum(blocks), first, []
+    total, before, rates = sum(blocks), first, []
     for number in blocks:
-        rates.append([rate * (place + i) / total for i in range(number)])
-        place += number
+        rates.append([rate * (before + i) / total for i in range(number)])
+        before += number
     return rates

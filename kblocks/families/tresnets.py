@@ -5,7 +5,6 @@ In-place activated batch norm saves memory; its result is batch norm, then leaky
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 from kblocks.blocks.anti_aliased import (
@@ -14,24 +13,11 @@ from kblocks.blocks.anti_aliased import (
     TResNetBottleneckBlock,
 )
 from kblocks.blocks.fields import leaky_relu
-from kblocks.families.published_choices import options, residual_choices, widths
-from kblocks.families.stage_arguments import (
-    PUBLISHED_NORM,
-    arguments_by_stage,
-    by_stage,
-    count_stages,
-    doubled,
-    one_for_all,
-    part,
-    rising,
-    shared_by_all,
-    stage_rows,
-)
-from kblocks.heads import Classifier
+from kblocks.families import published_choices as choices
+from kblocks.families import stage_arguments as staged
 from kblocks.networks.architecture import Architecture
-from kblocks.networks.catalog import member, variant
-from kblocks.networks.torch_weights import naming
-from kblocks.search_space.space import Space
+from kblocks.networks.catalog import variant
+from kblocks.networks.torch_weights import BLOCK, by_patterns, naming
 
 _BLOCKS: dict[str, Any] = {"basic": TResNetBasicBlock, "bottleneck": TResNetBottleneckBlock}
 
@@ -79,35 +65,30 @@ def tresnet(
 
     Reference: Ridnik et al. 2020, arXiv:2003.13630, Sec. 2; timm 1.0.31.
     """
-    stages = count_stages(blocks)
+    stages = staged.count_stages(blocks)
     if block is None:
         block = ["basic" if stage < 2 else "bottleneck" for stage in range(stages)]
-    kinds = [_kind(value) for value in by_stage("block", block, stages)]
+    names = staged.by_stage("block", block, stages)
+    kinds = [_BLOCKS[staged.one_of("block", known, _BLOCKS)] for known in names]
     columns = {
-        "filters": doubled(64, stages) if filters is None else filters,
+        "filters": staged.doubled(64, stages) if filters is None else filters,
         "kernel_size": kernel_size,
         "strides": [1] + [2] * (stages - 1) if strides is None else strides,
         "padding": padding,
         "squeeze_ratio": [kind.Spec._defaults["squeeze_ratio"] for kind in kinds[:-1]] + [None],
     }
-    options = one_for_all(stages, {"normalization": PUBLISHED_NORM, **block_arguments})
-    arguments = arguments_by_stage(stages, {**columns, **options})
+    columns |= {"normalization": staged.NORM, **block_arguments}
+    arguments = staged.arguments_by_stage(stages, columns)
     first = {"filters": arguments[0]["filters"], "padding": "symmetric"}
-    first |= {"activation": leaky_relu(1e-2), **shared_by_all(options)}
-    rows = [("stem", part(SpaceToDepthStem, "stem", stem, first))]
-    expansions = by_stage("expansion", expansion, stages)
-    rates = rising(stochastic_depth, blocks)
+    first |= {"activation": leaky_relu(1e-2), **staged.shared_by_all(*arguments)}
+    rows = [("stem", staged.part(SpaceToDepthStem, "stem", stem, first))]
+    expansions = staged.by_stage("expansion", expansion, stages)
+    rates = staged.rising(stochastic_depth, blocks)
     for kind, own, expand in zip(kinds, arguments, expansions, strict=True):
         if kind is TResNetBottleneckBlock:
             own["expansion"] = expand
-    rows += stage_rows(name, kinds, arguments, rates)
-    return Architecture(rows, head=part(Classifier, "head", head, {"classes": classes}), name=name)
-
-
-def _kind(value: Any) -> Any:
-    if not isinstance(value, str) or value not in _BLOCKS:
-        raise ValueError(f"`block` must be one of {list(_BLOCKS)}. Received: block={value!r}")
-    return _BLOCKS[value]
+    rows += staged.stage_rows(name, kinds, arguments, rates)
+    return staged.network(name, rows, head, classes=classes)
 
 
 tresnet_m = variant("tresnet_m", tresnet, blocks=(3, 4, 11, 3))
@@ -116,25 +97,25 @@ tresnet_l = variant("tresnet_l", tresnet, blocks=(4, 5, 18, 3), filters=(76, 152
 tresnet_xl = variant("tresnet_xl", tresnet, blocks=(4, 5, 24, 3), filters=(83, 166, 332, 664))
 
 
-def space(name: str = "tresnet_m", **arguments: Any) -> Space:
-    """A space around the published network `name`: blocks, depth, widths, kernels, strides, blurs.
-
-    Args:
-        name: the published network of this family that is the default point.
-        arguments: arguments of `kb.tresnet` that replace the space's own; they may contain choices.
-    """
-    build, row = member(name, tresnet)
+def _choices(row: dict[str, Any]) -> dict[str, Any]:
+    """Blocks, depth, widths, kernels, strides, blurs."""
     kinds = ("basic", "basic", "bottleneck", "bottleneck")
-    opened = {
-        "block": [options(kind, "basic", "bottleneck") for kind in kinds],
-        **residual_choices(row),
-        "expansion": [options(4, 2) for _ in range(4)],
-        "blur_size": [options(3, 5, None) for _ in range(4)],
-        "squeeze_ratio": [options(ratio, 0.25, 0.5, None) for ratio in (0.25, 0.25, 0.5, None)],
-        "stem": {"filters": widths(row.get("filters", [64])[0]), "block_size": options(4, 2, 1)},
-        "head": {"pool": options("avg", "max", "concat")},
+    ratios = (0.25, 0.25, 0.5, None)
+    return {
+        "block": [choices.options(kind, "basic", "bottleneck") for kind in kinds],
+        **choices.residual_choices(row),
+        "expansion": [choices.options(4, 2) for _ in range(4)],
+        "blur_size": [choices.options(3, 5, None) for _ in range(4)],
+        "squeeze_ratio": [choices.options(ratio, 0.25, 0.5, None) for ratio in ratios],
+        "stem": {
+            "filters": choices.widths(row.get("filters", [64])[0]),
+            "block_size": choices.options(4, 2, 1),
+        },
+        "head": {"pool": choices.options("avg", "max", "concat")},
     }
-    return Space(build, **{**opened, **arguments})
+
+
+space = choices.ready_space(tresnet, "tresnet_m", _choices)
 
 
 @naming("timm tresnet")
@@ -142,23 +123,20 @@ def _timm_names(paths: list[str]) -> dict[str, str]:
     """`stage2_block3/main_conv1` is `body.layer2.2.conv1.conv`."""
     if "stem/space_to_depth" not in paths:
         raise ValueError("TResNet has a space-to-depth stem")
+    block = "body.layer{0}.{block}"
     names = {
         "stem/conv": "body.conv1.conv",
         "stem/norm": "body.conv1.bn",
+        BLOCK + r"main_gate_conv(\d)": f"{block}.se.fc{{2}}",
+        BLOCK + r"main_conv(\d)": f"{block}.conv{{2}}.conv",
+        BLOCK + r"main_norm(\d)": f"{block}.conv{{2}}.bn",
+        BLOCK + "shortcut_conv": f"{block}.downsample.0.conv",
+        BLOCK + "shortcut_norm": f"{block}.downsample.0.bn",
         "head/dense": "head.fc",
     }
-    leaves = {"conv": "conv", "norm": "bn"}
+    found = by_patterns(paths, names)
     for path in paths:
-        found = re.fullmatch(r"stage(\d+)_block(\d+)/(\w+?)_(conv|norm)(\d?)", path)
-        if not found:
-            continue
-        stage, number, place, kind, index = found.groups()
-        block = f"body.layer{stage}.{int(number) - 1}"
-        if place == "main_gate":
-            names[path] = f"{block}.se.fc{index}"
-        elif place == "main":
-            names[path] = f"{block}.conv{index}.{leaves[kind]}"
-        else:
-            position = int(f"{path.rsplit('/', 1)[0]}/shortcut_pooling" in paths)
-            names[path] = f"{block}.downsample.{position}.{leaves[kind]}"
-    return names
+        inside, _, kind = path.partition("/shortcut_")
+        if kind and f"{inside}/shortcut_pooling" in paths and path in found:
+            found[path] = found[path].replace("downsample.0", "downsample.1")
+    return found

@@ -4,18 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from kblocks.families.alexnets import linear_head, linear_head_choices, plain_rows
-from kblocks.families.published_choices import depths, kernels, options, paddings, widths
-from kblocks.families.stage_arguments import (
-    PUBLISHED_NORM,
-    arguments_by_stage,
-    count_stages,
-    doubled,
-)
+from kblocks.families import published_choices as choices
+from kblocks.families import stage_arguments as staged
+from kblocks.families.alexnets import linear_head_choices, plain_rows, with_linear_head
 from kblocks.networks.architecture import Architecture
-from kblocks.networks.catalog import member, variant
+from kblocks.networks.catalog import variant
 from kblocks.networks.torch_weights import naming
-from kblocks.search_space.space import Space
 
 
 def vgg(
@@ -47,7 +41,7 @@ def vgg(
     Raises:
         ValueError, TypeError: if an argument does not fit; the message names it and the stage.
     """
-    stages = count_stages(blocks)
+    stages = staged.count_stages(blocks)
     columns = {
         "convolutions": list(blocks),
         "filters": _filters(stages) if filters is None else filters,
@@ -57,17 +51,17 @@ def vgg(
         "normalization": None,
         "pool": "max",
     }
-    rows = plain_rows(name, arguments_by_stage(stages, {**columns, **block}))
-    return Architecture(rows, head=linear_head(head, classes=classes, pool_size=7), name=name)
+    rows = plain_rows(name, staged.arguments_by_stage(stages, {**columns, **block}))
+    return with_linear_head(name, rows, head, classes=classes, pool_size=7)
 
 
 def _filters(stages: int) -> list[int]:
     """The published filters of each stage: 64, doubled with each stage up to 512."""
-    return [min(number, 512) for number in doubled(64, stages)]
+    return [min(number, 512) for number in staged.doubled(64, stages)]
 
 
 _A, _B, _D, _E = (1, 1, 2, 2, 2), (2, 2, 2, 2, 2), (2, 2, 3, 3, 3), (2, 2, 4, 4, 4)
-_BN = {"normalization": PUBLISHED_NORM, "use_bias": True}  # published with a bias despite the norm
+_BN = {"normalization": staged.NORM, "use_bias": True}  # published with a bias despite the norm
 
 vgg11 = variant("vgg11", vgg, blocks=_A)
 vgg13 = variant("vgg13", vgg, blocks=_B)
@@ -79,26 +73,22 @@ vgg16_bn = variant("vgg16_bn", vgg, blocks=_D, **_BN)
 vgg19_bn = variant("vgg19_bn", vgg, blocks=_E, **_BN)
 
 
-def space(name: str = "vgg11", **arguments: Any) -> Space:
-    """A space around the published network `name`: depth, widths, kernels, padding, pools, head.
-
-    Args:
-        name: the published network of this family that is the default point.
-        arguments: arguments of `kb.vgg` that replace the space's own; they may contain choices.
-    """
-    build, row = member(name, vgg)
+def _choices(row: dict[str, Any]) -> dict[str, Any]:
+    """Depth, widths, kernels, padding, pools, head."""
     stages = len(row["blocks"])
     norm = row.get("normalization")
-    opened = {
-        "blocks": [depths(number) for number in row["blocks"]],
-        "filters": [widths(number) for number in _filters(stages)],
-        "kernel_size": [kernels() for _ in range(stages)],
-        "padding": [paddings() for _ in range(stages)],
-        "pool": [options("max", "avg") for _ in range(stages)],
-        "normalization": options(norm, PUBLISHED_NORM, None),
+    return {
+        "blocks": [choices.depths(number) for number in row["blocks"]],
+        "filters": [choices.widths(number) for number in _filters(stages)],
+        "kernel_size": [choices.kernels() for _ in range(stages)],
+        "padding": [choices.paddings() for _ in range(stages)],
+        "pool": [choices.options("max", "avg") for _ in range(stages)],
+        "normalization": choices.options(norm, staged.NORM, None),
         "head": linear_head_choices(),
     }
-    return Space(build, **{**opened, **arguments})
+
+
+space = choices.ready_space(vgg, "vgg11", _choices)
 
 
 def _features(paths: list[str]) -> dict[str, str]:

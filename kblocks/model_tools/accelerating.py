@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
 from typing import Any
 
 import keras
 
+from kblocks.common.keras_graph import layers_inside
 from kblocks.layers.grouped import Convolving
 
 
@@ -31,7 +31,8 @@ def accelerate(model: keras.Model) -> keras.Model:
     described: Any = keras.saving.serialize_keras_object(model)
     described.pop("compile_config", None)
     copy: Any = keras.saving.deserialize_keras_object(_regrouped(described), safe_mode=False)
-    left = [layer.name for layer in _inside(copy) if _is_slow(layer)]
+    convolutions = (c for c in layers_inside(copy) if isinstance(c, keras.layers.Conv2D))
+    left = [c.name for c in convolutions if c.groups > 1 and not isinstance(c, Convolving)]
     if left:
         raise ValueError(
             "`model` must be a functional or Sequential model, or its class use kb.GroupedConv2D "
@@ -55,21 +56,8 @@ def _regrouped(config: Any) -> Any:
     found = {key: _regrouped(value) for key, value in config.items()}
     ours = {"module": "kblocks.layers.grouped", "registered_name": "kblocks>GroupedConv2D"}
     named = (found.get("module"), found.get("class_name"))
-    if named == ("keras.layers", "Conv2D") and _gains(found["config"]):
-        found |= {"class_name": "GroupedConv2D", **ours}
+    if named == ("keras.layers", "Conv2D"):
+        own = found["config"]
+        if own["groups"] > 1 or max(own["kernel_size"]) == 1 < max(own["strides"]):
+            found |= {"class_name": "GroupedConv2D", **ours}
     return found
-
-
-def _gains(config: Any) -> bool:
-    return config["groups"] > 1 or (max(config["kernel_size"]) == 1 < max(config["strides"]))
-
-
-def _inside(layer: Any) -> Iterator[Any]:
-    for part in getattr(layer, "layers", ()):
-        yield part
-        yield from _inside(part)
-
-
-def _is_slow(layer: Any) -> bool:
-    is_convolution = isinstance(layer, keras.layers.Conv2D)
-    return is_convolution and layer.groups > 1 and not isinstance(layer, Convolving)

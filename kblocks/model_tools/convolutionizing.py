@@ -58,38 +58,30 @@ def convolutionize(model: keras.Model) -> keras.Model:
             "`model` must have an input of known height, width and channels, at which its logits "
             f"are to stay the same. Received: input of shape {tuple(inputs[0].shape)}"
         )
-    counterparts: dict[int, Any] = {}
+    counterparts: list[tuple[Any, Any]] = []
     channels_last = keras.config.image_data_format() == "channels_last"
     free = (None, None, inputs[0].shape[3]) if channels_last else (inputs[0].shape[1], None, None)
     start = keras.Input(free, name=inputs[0].name)
 
-    def counterpart(layer: Any) -> Any:
-        counterparts[id(layer)] = made = _counterpart(layer)
-        return made
+    def replaced(layer: Any) -> Any:
+        counterparts.append((layer, _counterpart(layer)))
+        return counterparts[-1][1]
 
-    made = keras.models.clone_model(
-        graph, input_tensors=start, clone_function=counterpart, call_function=_called
+    def call(layer: Any, *args: Any, **kwargs: Any) -> Any:
+        return args[0] if layer is None else layer(*args, **kwargs)
+
+    convolutional = keras.models.clone_model(
+        graph, input_tensors=start, clone_function=replaced, call_function=call
     )
-    for layer in graph.layers:
-        other = counterparts.get(id(layer))
-        if other is not None and layer.weights:
-            other.set_weights(_weights(layer, other))
-    return made
-
-
-def _called(layer: Any, *args: Any, **kwargs: Any) -> Any:
-    return args[0] if isinstance(layer, _Nothing) else layer(*args, **kwargs)
-
-
-class _Nothing(layers.Layer):
-    """Replaces a layer that is dropped; `_called` skips it."""
-
-    def call(self, inputs: Any) -> Any:
-        return inputs
+    for layer, other in counterparts:
+        if layer.weights:  # kernels of dense layers become windows
+            pairs = zip(layer.get_weights(), other.weights, strict=True)
+            other.set_weights([value.reshape(weight.shape) for value, weight in pairs])
+    return convolutional
 
 
 def _counterpart(layer: Any) -> Any:
-    """The convolutional form of a layer."""
+    """The convolutional form of a layer; None for one that is dropped."""
     if isinstance(layer, Block):
         return _block(layer)
     several = isinstance(layer.input, (list, tuple))
@@ -103,7 +95,7 @@ def _counterpart(layer: Any) -> Any:
     common = {"name": layer.name, "dtype": layer.dtype_policy, "trainable": layer.trainable}
     match layer:
         case layers.Flatten():
-            return _Nothing(name=layer.name)
+            return None
         case layers.GlobalAveragePooling2D() | layers.GlobalMaxPooling2D():
             return _window(layer, shape, common)
         case layers.Dense() if len(shape) == 2:
@@ -134,6 +126,13 @@ _ELEMENTWISE = (
 )
 
 
+# Arguments that dense layers and convolutions share, both Keras' and ours.
+_LINEAR = (
+    *("use_bias", "kernel_initializer", "bias_initializer"),
+    *("kernel_regularizer", "bias_regularizer"),
+)
+
+
 def _window(layer: Any, shape: Any, common: dict[str, Any]) -> Any:
     average = isinstance(layer, layers.GlobalAveragePooling2D)
     if layer.keepdims:  # the pool of a gate, which sees the whole image
@@ -146,19 +145,8 @@ def _window(layer: Any, shape: Any, common: dict[str, Any]) -> Any:
 
 def _convolution(layer: Any, common: dict[str, Any]) -> Any:
     """A dense layer as a convolution over the map that it reads flattened, or of 1x1."""
-    flat = _flattened(layer.input)
-    return layers.Conv2D(
-        layer.units,
-        flat or 1,
-        padding="valid",
-        activation=layer.activation,
-        use_bias=layer.use_bias,
-        kernel_initializer=layer.kernel_initializer,
-        bias_initializer=layer.bias_initializer,
-        kernel_regularizer=layer.kernel_regularizer,
-        bias_regularizer=layer.bias_regularizer,
-        **common,
-    )
+    own = {name: getattr(layer, name) for name in ("activation", *_LINEAR)}
+    return layers.Conv2D(layer.units, _flattened(layer.input) or 1, **own, **common)
 
 
 def _flattened(x: Any) -> Any:
@@ -173,14 +161,6 @@ def _flattened(x: Any) -> Any:
     shape = tuple(flattened.shape)
     size = shape[1:3] if before.data_format == "channels_last" else shape[2:4]
     return None if size == (1, 1) else size
-
-
-def _weights(layer: Any, other: Any) -> list[Any]:
-    """A layer's weights in the shapes of its counterpart: dense kernels become windows."""
-    return [
-        value.reshape(weight.shape)
-        for value, weight in zip(layer.get_weights(), other.weights, strict=True)
-    ]
 
 
 # --- blocks ------------------------------------------------------------------------------
@@ -236,8 +216,8 @@ def _convolved(op: Op, shape: Any, whole: Any) -> tuple[Op, Any]:
             return _windows(op, shape), walk(op, shape)
         case ops.Reshape() | ops.SoftArgmax() | ops.Corners():
             raise ValueError(f"{op.label} has no convolutional form")
-    made = walk(op, shape)
-    return op, made if len(made) == 3 else whole
+    output = walk(op, shape)
+    return op, output if len(output) == 3 else whole
 
 
 def _merge(op: Merge, shape: Any, whole: Any) -> tuple[Op, Any]:
@@ -246,23 +226,14 @@ def _merge(op: Merge, shape: Any, whole: Any) -> tuple[Op, Any]:
         (name, _convolved(branch, source, source if len(source) == 3 else whole))
         for (name, branch), source in zip(op.branches, sources, strict=True)
     ]
-    made = walk(op, shape)
+    output = walk(op, shape)
     changed = Merge(op.mode, **{name: branch for name, (branch, _) in branches})
-    return changed, made if len(made) == 3 else (1, 1, made[0])
+    return changed, output if len(output) == 3 else (1, 1, output[0])
 
 
 def _linear(op: ops.Dense, whole: Any) -> ops.Conv:
-    return ops.Conv(
-        op.units,
-        tuple(whole[:2]),
-        padding="valid",
-        use_bias=op.use_bias,
-        kernel_initializer=op.kernel_initializer,
-        bias_initializer=op.bias_initializer,
-        kernel_regularizer=op.kernel_regularizer,
-        bias_regularizer=op.bias_regularizer,
-        weight_norm=op.weight_norm,
-    )
+    own = {name: getattr(op, name) for name in (*_LINEAR, "weight_norm")}
+    return ops.Conv(op.units, tuple(whole[:2]), padding="valid", **own)
 
 
 def _windows(op: ops.AdaptivePool, shape: Any) -> Op:

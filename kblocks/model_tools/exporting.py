@@ -14,6 +14,7 @@ import numpy as np
 
 from kblocks.common import backend
 from kblocks.common.atomic import whole
+from kblocks.common.keras_graph import layers_inside
 from kblocks.layers.export_mode import writing
 
 _TORCH_OPTIMIZERS = "keras.src.backend.torch.optimizers"
@@ -206,11 +207,8 @@ def _samples(model: Any, representative: Any) -> Callable[[], Iterator[list[np.n
 def _in_float32(model: Any) -> Any:
     """The model, or a float32 copy if it computes in 16 bits: LiteRT and ONNX lack such kernels."""
 
-    def layers(of: Any) -> Iterator[Any]:
-        for layer in of.layers:
-            yield from layers(layer) if isinstance(layer, keras.Model) else [layer]
-
-    if all(layer.compute_dtype not in ("float16", "bfloat16") for layer in layers(model)):
+    layers = (layer for layer in layers_inside(model) if not isinstance(layer, keras.Model))
+    if all(layer.compute_dtype not in ("float16", "bfloat16") for layer in layers):
         return model
 
     def copied(layer: Any) -> Any:

@@ -11,7 +11,7 @@ for one before it only without zero padding, since the zeros are added behind th
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -48,30 +48,25 @@ class Affine(NamedTuple):
 
 def parted(plan: Op, owner: Any) -> Chain:
     """The plan as a tree with a `Part` for each primitive, whose source is `(owner, path)`."""
-    return _parted(plan, iter(ops.parts(plan)), owner)
-
-
-def _parted(op: Op, paths: Iterator[tuple[str, Op]], owner: Any) -> Chain:
-    steps = []
-    for step in op if isinstance(op, Chain) else (op,):
-        if isinstance(step, Merge):
-            branches = {name: _parted(branch, paths, owner) for name, branch in step.branches}
-            steps.append(Merge(step.mode, **branches))
-        else:
-            steps.append(Part(step, ((owner, next(paths)[0]),)))
-    return Chain(*steps)
+    paths = (path for path, _ in ops.parts(plan))
+    return _mapped(plan, lambda op: Part(op, ((owner, next(paths)),)))
 
 
 def planned(steps: Chain) -> Chain:
     """The plan of a tree of parts."""
-    return Chain(
-        *(
-            Merge(step.mode, **{name: planned(branch) for name, branch in step.branches})
-            if isinstance(step, Merge)
-            else step.op
-            for step in steps
-        )
-    )
+    return _mapped(steps, lambda part: part.op)
+
+
+def _mapped(tree: Any, change: Callable[[Any], Any]) -> Chain:
+    """A tree of chains and merges with all leaves changed, in order."""
+    steps = []
+    for step in tree if isinstance(tree, Chain) else (tree,):
+        if isinstance(step, Merge):
+            branches = {name: _mapped(branch, change) for name, branch in step.branches}
+            steps.append(Merge(step.mode, **branches))
+        else:
+            steps.append(change(step))
+    return Chain(*steps)
 
 
 def leaves(steps: Chain) -> Iterator[Part]:
@@ -100,16 +95,16 @@ def folded(*chains: Chain) -> list[Chain]:
                 continue
             if isinstance(step.op, _VANISHING):
                 continue
-            place, part = index, step
+            owner, part = index, step
             if _is_linear(part.op):
                 while done and _is_affine(done[-1][1]) and takes_before(part.op, done[-1][1].op):
                     part = _joined(part, done.pop()[1], part)
                 part = part._replace(op=_plain(part.op))
             elif _is_affine(part) and done and _is_linear(getattr(done[-1][1], "op", None)):
-                place, before = done.pop()
+                owner, before = done.pop()
                 part = _joined(before, before, part)
-            done.append((place, part))
-    return [Chain(*(step for place, step in done if place == i)) for i in range(len(chains))]
+            done.append((owner, part))
+    return [Chain(*(step for owner, step in done if owner == i)) for i in range(len(chains))]
 
 
 def takes_before(op: Op, affine: Op) -> bool:

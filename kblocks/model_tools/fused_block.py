@@ -11,11 +11,6 @@ from kblocks.plans import ops
 from kblocks.plans.ops import Chain, Merge, Op
 
 _ACTIVATION: Any = check_of(ActivationLike)[0]
-_PRIMITIVES = {
-    kind.__name__: kind
-    for kind in vars(ops).values()
-    if isinstance(kind, type) and hasattr(kind, "label")
-}
 
 
 def data_of(op: Op) -> Any:
@@ -46,7 +41,7 @@ def plan_of(data: Any) -> Op:
     values = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items() if k != "op"}
     if data["op"] == "Activation":
         values = {"function": _ACTIVATION.normalise(values["function"])}
-    return _PRIMITIVES[data["op"]](**values)
+    return ops.PRIMITIVES[data["op"]](**values)
 
 
 class FusedBlock(Block):

@@ -64,9 +64,12 @@ def fuse(model: keras.Model) -> keras.Model:
         )
     graph = keras.Model(*ends_of(model), name=model.name)
     plain = _plainly_called(graph)
-    chains = {id(layer): chain for run in _runs(graph, plain) for layer, chain in _folded(run)}
+    chains: dict[int, Chain] = {}
+    for run in _runs(graph, plain):
+        kept = folded(*(chain for _, chain in run))
+        chains |= {id(layer): chain for (layer, _), chain in zip(run, kept, strict=True)}
     last = {id(maker_of(x)) for x in graph.outputs}
-    made: dict[int, Any] = {}
+    rebuilt: dict[int, Any] = {}
 
     def counterpart(layer: Any) -> Any:
         if id(layer) in plain and is_graph(layer):
@@ -74,8 +77,8 @@ def fuse(model: keras.Model) -> keras.Model:
         if id(layer) not in chains:
             return layer
         if chains[id(layer)]:
-            made[id(layer)] = _made(layer, chains[id(layer)])
-            return made[id(layer)]
+            rebuilt[id(layer)] = _reduced(layer, chains[id(layer)])
+            return rebuilt[id(layer)]
         if id(layer) not in last:
             return None
         return layers.Identity(name=layer.name, dtype=layer.dtype_policy.name)  # the output's name
@@ -86,7 +89,7 @@ def fuse(model: keras.Model) -> keras.Model:
         return _only_input(args, kwargs) if layer is None else layer(*args, **kwargs)
 
     fused = keras.models.clone_model(graph, clone_function=counterpart, call_function=call)
-    for key, layer in made.items():
+    for key, layer in rebuilt.items():
         _fill(layer, chains[key])
     return fused
 
@@ -96,20 +99,15 @@ def fuse(model: keras.Model) -> keras.Model:
 
 def _only_input(args: Any, kwargs: Any) -> Any:
     """The input of a call whose other arguments are all None or False; None for other calls."""
-    given = [value for value in (*args, *kwargs.values()) if value is not None]
-    given = [value for value in given if value is not False]
+    given = [x for x in (*args, *kwargs.values()) if x is not None and x is not False]
     return given[0] if len(given) == 1 and given[0] is not True else None
 
 
 def _plainly_called(graph: Any) -> set[int]:
     """The layers of which no call has arguments besides the input, such as `training=True`."""
-    nodes = calls_of(graph)
-    told = {
-        id(node.operation)
-        for node in nodes
-        if _only_input(node.arguments.args, node.arguments.kwargs) is None
-    }
-    return {id(node.operation) for node in nodes} - told
+    calls = [(id(node.operation), node.arguments) for node in calls_of(graph)]
+    others = {layer for layer, given in calls if _only_input(given.args, given.kwargs) is None}
+    return {layer for layer, _ in calls} - others
 
 
 def _runs(graph: Any, plain: set[int]) -> Iterator[list[tuple[Any, Chain]]]:
@@ -133,13 +131,6 @@ def _runs(graph: Any, plain: set[int]) -> Iterator[list[tuple[Any, Chain]]]:
         )
         runs[id(layer)] = [*(runs.pop(id(before)) if goes_on else []), (layer, chain)]
     yield from runs.values()
-
-
-def _folded(run: list[tuple[Any, Chain]]) -> Iterator[tuple[Any, Chain]]:
-    """Each layer of a run with the parts that inference needs of it."""
-    of_layers = folded(*(chain for _, chain in run))
-    for (layer, _), chain in zip(run, of_layers, strict=True):
-        yield layer, chain
 
 
 # --- layers as parts -------------------------------------------------------------------------
@@ -197,7 +188,7 @@ def _axis_out(x: Any) -> int:
     return _axis_in(layer, x)
 
 
-def _made(layer: Any, chain: Chain) -> Any:
+def _reduced(layer: Any, chain: Chain) -> Any:
     """A new, unbuilt layer that computes what is left of `layer`."""
     if isinstance(layer, Block) and _changed(layer, chain):
         own = {key: getattr(layer, key) for key in ("name", "trainable", "data_format")}

@@ -6,15 +6,14 @@ import math
 import os
 import struct
 import zlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 
-from kblocks.blocks.block import Block
 from kblocks.common.atomic import whole
+from kblocks.common.keras_graph import layers_inside
 from kblocks.model_tools.surgery import extract
 
 _TILE = 64  # the least height and width of a tile in pixels
@@ -64,9 +63,7 @@ def feature_maps(
     if not fits:
         raise ValueError(f"`image` must be of shape {expected}. Received: {pixels.shape}")
     batch = (pixels.transpose(2, 0, 1) if flip else pixels)[None]
-    maps: Any = keras.ops.convert_to_numpy(
-        keras.ops.cast(part(batch, training=False)[0], "float32")
-    )
+    maps = _in_float32(part(batch, training=False)[0])
     maps = maps.transpose(1, 2, 0) if flip else maps
     if path is not None:
         _write(path, [_stretched(maps[..., i]) for i in range(min(most, maps.shape[-1]))])
@@ -89,7 +86,7 @@ def first_filters(model: keras.Model, path: str | os.PathLike[str] | None = None
         ValueError: if the model has no convolution, or `path` does not end in ".png".
     """
     _check_path(path)
-    kernel = next(_kernels(model), None)
+    kernel = _first_kernel(model)
     if kernel is None:
         raise ValueError(f"`model` must have a convolution. Received: model={model!r}")
     filters = kernel.transpose(3, 0, 1, 2)
@@ -99,16 +96,17 @@ def first_filters(model: keras.Model, path: str | os.PathLike[str] | None = None
     return filters
 
 
-def _kernels(model: Any) -> Iterator[np.ndarray]:
-    for layer in model.layers:
-        if isinstance(layer, (Block, keras.Model)):
-            yield from _kernels(layer)
-            continue
+def _first_kernel(model: Any) -> np.ndarray | None:
+    for layer in layers_inside(model):
         kernel = getattr(layer, "kernel", None)
         if kernel is not None and len(kernel.shape) == 4:
-            kernel = layer.effective_kernel() if hasattr(layer, "effective_kernel") else kernel
-            found: Any = keras.ops.convert_to_numpy(keras.ops.cast(kernel, "float32"))
-            yield found
+            effective = getattr(layer, "effective_kernel", None)
+            return _in_float32(kernel if effective is None else effective())
+    return None
+
+
+def _in_float32(values: Any) -> Any:
+    return keras.ops.convert_to_numpy(keras.ops.cast(values, "float32"))
 
 
 def _check_path(path: Any) -> None:

@@ -38,8 +38,8 @@ def extract(model: keras.Model, stage: str) -> keras.Model:
     graph = _checked(model)
     calls = calls_of(graph)
     names = [call.operation.name for call in calls]
-    place, _, part = stage.partition("/")
-    found = members(place, names)
+    name, _, part = stage.partition("/")
+    found = members(name, names)
     if not found:
         raise unknown_stage("stage", stage, names)
     end = max(number for number, name in enumerate(names) if name == found[-1])

@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 import math
 import os
+import re
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -51,6 +52,24 @@ def naming(source: str, as_convolutions: Sequence[str] = ()) -> Callable[[Names]
         return function
 
     return register
+
+
+BLOCK = r"stage(?P<stage>\d+)_block(?P<block>\d+)/"  # the path of a block in `by_patterns`
+
+
+def by_patterns(paths: list[str], names: Mapping[str, str]) -> dict[str, str]:
+    """The published name of each path: that of the first pattern that fits the whole path.
+
+    In a name, {0}, {1}, ... are the pattern's groups; named groups are numbers, counted from 0.
+    """
+    found = {}
+    for path in paths:
+        for pattern, name in names.items():
+            if match := re.fullmatch(pattern, path):
+                numbers = {key: int(number) - 1 for key, number in match.groupdict().items()}
+                found[path] = name.format(*match.groups(), **numbers)
+                break
+    return found
 
 
 @dataclass(frozen=True)

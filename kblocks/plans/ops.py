@@ -197,6 +197,9 @@ class DropPath(NamedTuple):
     label = "drop_path"
 
 
+PRIMITIVES = {name: kind for name, kind in tuple(globals().items()) if hasattr(kind, "label")}
+
+
 class Chain(tuple):
     """Ops in sequence. `Chain(a, None, Chain(b, c))` is `Chain(a, b, c)`; `Chain()`: identity."""
 
