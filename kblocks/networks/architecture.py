@@ -413,9 +413,8 @@ class Architecture:
         check_input_shape(input_shape)
         shown = self._shown(aux)
         needed = self.needed(shown.values())
-        rows = [row for row in self.rows if row.name in needed]
         try:
-            return of_rows(rows, shown, tuple(input_shape))
+            return of_rows(self.rows, needed, shown, tuple(input_shape))
         except ValueError:
             self._costs(input_shape, shown)  # raises an error that names the row
             raise
