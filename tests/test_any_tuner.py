@@ -45,13 +45,7 @@ def varied() -> kb.Space:
 
 def written(space: kb.Space, values: Values) -> Values:
     """Values as tuners hold them."""
-    kinds = {name: dimension.kind for name, dimension in space.tree.dimensions.items()}
-    return {
-        name: kinds[name].written[kinds[name].index(value)]
-        if hasattr(kinds[name], "written")
-        else value
-        for name, value in values.items()
-    }
+    return space.point(values).recorded
 
 
 # --- one network for one set of values -----------------------------------------------------

@@ -156,6 +156,27 @@ def test_shared_weights_count() -> None:
     assert shared.canonical((4, 4, 3)) == renamed.canonical((4, 4, 3))
 
 
+def test_weights_shared_with_a_row_that_no_output_needs_are_its_own() -> None:
+    spec = kb.ConvBlock.Spec(3)
+    rows = [("unused", spec), ("a", "unused", "input"), ("b", spec)]
+    lone = kb.Architecture(rows, outputs={"x": "b"})
+    assert lone.canonical((4, 4, 3)) == net_of(spec, spec).canonical((4, 4, 3))
+    rows = [("unused", spec), ("a", "unused", "input"), ("b", "a")]
+    pair = kb.Architecture(rows, outputs={"x": "b"})
+    assert pair.canonical((4, 4, 3)) == net_of(("a", spec), ("b", "a")).canonical((4, 4, 3))
+
+
+def test_a_row_that_does_nothing_hides_no_other_reader() -> None:
+    """c reads a (by way of b, which changes nothing); d reads a in one network, c in the other."""
+    spec, nothing = kb.ConvBlock.Spec(3), kb.NormAct.Spec(normalization=None, activation=None)
+    rows = [("a", spec), ("b", nothing), ("c", spec)]
+    one, other = (
+        kb.Architecture([*rows, ("d", spec, read)], outputs={"x": "c", "y": "d"})
+        for read in ("a", "c")
+    )
+    assert one.canonical((4, 4, 3)) != other.canonical((4, 4, 3))
+
+
 @pytest.mark.parametrize("name", kb.architectures())
 def test_every_published_network_has_a_form(name: str) -> None:
     """Equal for the network from its own JSON, and for no other one of them."""

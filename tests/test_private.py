@@ -26,8 +26,8 @@ PLACES = {
     "_velocities": "training/preparing.py",
     "_get_variable_index": "training/preparing.py",
     "_trial_id": "tuner/records.py",
-    "_fixed_params": "search_space/tree.py",
-    "_params": "search_space/tree.py",
+    "_fixed_params": "search_space/recording.py",
+    "_params": "search_space/recording.py",
 }
 
 

@@ -13,7 +13,6 @@ import pytest
 from spaces import Recorder
 
 import kblocks as kb
-from kblocks.search_space.choices import recorded
 
 INPUT = (8, 8, 1)
 
@@ -51,7 +50,7 @@ def test_an_option_is_read_by_its_label_and_by_what_is_recorded(options: Any) ->
     kind = kb.choice(*options)
     for position in range(len(options)):
         assert kind.index(kind.label(position)) == position
-        assert kind.index(recorded(kind, position)) == position
+        assert kind.index(kind.recorded(position)) == position
 
 
 @pytest.mark.parametrize(
@@ -123,7 +122,7 @@ def test_an_enqueued_value_that_is_no_option_is_named() -> None:
 
 
 def test_optuna_still_keeps_given_values_where_they_are_changed() -> None:
-    """Optuna has no public door to them: where this fails, `tree.record_given` has to follow."""
+    """Optuna has no public way to change them: if this fails, `record_given` has to follow."""
     study = optuna.create_study()
     study.enqueue_trial({"x": 3})
     assert study.ask()._fixed_params == {"x": 3}
@@ -316,7 +315,7 @@ def test_conditional_choices_of_a_named_space_are_active_where_they_are() -> Non
 @pytest.mark.parametrize(
     ("second", "message"),
     [
-        (space(kernel_size=kb.choice(5, 7)), "a value of this space for 'kernel_size'"),
+        (space(kernel_size=kb.choice(5, 7)), r"`kernel_size` must be one of \[5, 7\]"),
         (space(classes=4), "a name of its own"),
         (space(blocks=[kb.choice(1, 2)]), "a name of its own"),
     ],

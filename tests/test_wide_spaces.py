@@ -14,7 +14,7 @@ import kblocks as kb
 from kblocks.search_space.choices import Searchable
 from kblocks.search_space.repair import Repair
 from kblocks.search_space.sampling import redrawn
-from kblocks.search_space.tree import Assignment, Tree
+from kblocks.search_space.tree import Point, Tree
 
 INPUT = (8, 8, 3)
 
@@ -96,13 +96,14 @@ def test_an_integer_that_no_cost_depends_on_is_drawn_freely_and_never_repaired()
 def test_an_integer_of_any_name_is_repaired_either_way(start: int, nearest: int) -> None:
     calls = []
 
-    def measure(point: Assignment) -> tuple[int, float] | None:
+    def measure(point: Point) -> tuple[int, float] | None:
         calls.append(point)
         far = max(4000 - point["size"], point["size"] - 5000, 0)
         return (1, far) if far else None
 
-    repair = Repair(Tree({"size": kb.integer(0, 50_000)}), measure)
-    assert repair.nearest({"size": start}, {"size": 4500}) == {"size": nearest}
+    tree = Tree({"size": kb.integer(0, 50_000)})
+    found = Repair(tree, measure).nearest(tree.read({"size": start}), tree.read({"size": 4500}))
+    assert found.values == {"size": nearest}
     assert len(calls) < 150
 
 
@@ -147,7 +148,7 @@ def test_a_share_of_a_number_gives_it_back(kind: Searchable) -> None:
         assert kind.share(kind.at(share), 0.5) == pytest.approx(share)
 
 
-FITTING: list[tuple[Tree, Callable[[Assignment], bool], Callable[[Assignment], int], int]] = [
+FITTING: list[tuple[Tree, Callable[[Point], bool], Callable[[Point], int], int]] = [
     (  # with a hole
         Tree({"a": kb.integer(0, 39)}),
         lambda point: point["a"] < 3 or 11 <= point["a"] < 20,
@@ -231,18 +232,18 @@ def test_of_many_choices_as_few_are_changed_as_can_be(seed: int) -> None:
     tree = Tree({name: kb.choice(0, 1, 2, 3) for name in weights})
     measured = []
 
-    def measure(point: Assignment) -> tuple[int, float] | None:
+    def measure(point: Point) -> tuple[int, float] | None:
         measured.append(1)
-        over = sum(weights[name] * place for name, place in point.items()) - limit
+        over = sum(weights[name] * place for name, place in point.positions.items()) - limit
         return (1, math.log1p(over)) if over > 0 else None
 
     start = tree.draw(random)
-    parts = {name: weights[name] * place for name, place in start.items()}
+    parts = {name: weights[name] * place for name, place in start.positions.items()}
     limit = int(sum(parts.values()) * (0.2 + 0.2 * seed))
     found = Repair(tree, measure).nearest(start, tree.default())
     assert measure(found) is None
     assert len(measured) < 6 * len(weights)
-    changed = [name for name in start if found[name] != start[name]]
+    changed = [name for name in weights if found[name] != start[name]]
     spare, fewest = sum(parts.values()) - limit, 0
     for part in sorted(parts.values(), reverse=True):
         if spare <= 0:
@@ -251,7 +252,7 @@ def test_of_many_choices_as_few_are_changed_as_can_be(seed: int) -> None:
     assert len(changed) == fewest
     for name in changed:  # no further than needed
         assert found[name] < start[name]
-        assert measure({**found, name: found[name] + 1}) is not None
+        assert measure(found.moved({name: found[name] + 1})) is not None
 
 
 def test_many_conditional_choices_sample_and_are_repaired() -> None:

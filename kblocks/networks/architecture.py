@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
-import reprlib
 import warnings
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -15,31 +12,25 @@ from kblocks.blocks.block import Block
 from kblocks.blocks.stages import replaced, stage_of
 from kblocks.heads import Features, Tasks
 from kblocks.heads.attaching import Attached, Place, attached, tasks_of_rows
-from kblocks.heads.classification import ClassLoss
-from kblocks.heads.segmenter import PixelLoss
 from kblocks.heads.shared_targets import model_of
 from kblocks.heads.task import task_of
+from kblocks.networks import building, json_form
 from kblocks.networks.canonical import of_rows
-from kblocks.networks.costs import costs_of, walked
+from kblocks.networks.costs import costs_of, total, walked
 from kblocks.networks.published import WeightSet
-from kblocks.networks.pyramid import STRIDES, Level, Levels, chosen_levels
+from kblocks.networks.pyramid import Level, Levels, chosen_levels
 from kblocks.networks.rows import (
     INPUT,
     Row,
-    arguments_from_json,
-    block_to_json,
     check_prefix,
     is_of_head,
     origins_of,
     refuse_bad_names,
     rows_of,
-    walk_rows,
 )
 from kblocks.networks.torch_weights import load_weights
 from kblocks.plans.cost import Cost
 from kblocks.plans.geometry import InputTooSmallError, check_input_shape
-
-FORMAT = 1
 
 
 class Architecture:
@@ -85,22 +76,22 @@ class Architecture:
         targets: Mapping[str, str] | None = None,
         name: str = "network",
     ) -> None:
-        made = list(rows_of(rows))
+        parsed = list(rows_of(rows))
         aside = {(outputs or {}).get(output, output) for output in auxiliary}
-        body = [row.name for row in made if row.name not in aside]
-        ended = Attached([], {"features": body[-1]} if body else {})
+        body = [row.name for row in parsed if row.name not in aside]
+        end = Attached([], {"features": body[-1]} if body else {})
         if head is not None:
-            ended = attached(head, Place(body[-1] if body else INPUT, Levels(made, body)))
-            made += [Row(*row) for row in ended.rows]
-        if not made:
+            end = attached(head, Place(body[-1] if body else INPUT, Levels(parsed, body)))
+            parsed += [Row(*row) for row in end.rows]
+        if not parsed:
             raise ValueError(f"`rows` must hold a block. Received: rows={rows!r}")
         if outputs is None:
-            known = {row.name for row in made}
-            outputs = {**ended.outputs, **{name: name for name in auxiliary if name in known}}
-        self.rows = tuple(made)
+            known = {row.name for row in parsed}
+            outputs = {**end.outputs, **{name: name for name in auxiliary if name in known}}
+        self.rows = tuple(parsed)
         self.outputs = dict(outputs)
         self.auxiliary = tuple(auxiliary)
-        self.targets = {**ended.targets, **(targets or {})}
+        self.targets = {**end.targets, **(targets or {})}
         self.name = name
         self.weights: tuple[WeightSet, ...] = ()
         refuse_bad_names(self)
@@ -114,8 +105,7 @@ class Architecture:
         Example:
             >>> model.compile("adam", **net.head.training())
         """
-        specs = {name: row.spec for name, row in origins_of(self.rows).items()}
-        return tasks_of_rows(specs, Attached([], self._shown(aux=False), self.targets))
+        return tasks_of_rows(self._specs(), Attached([], self._shown(aux=False), self.targets))
 
     def cost(self, input_shape: Any, aux: bool = False) -> Cost:
         """The cost for an input of (height, width, channels), without making any Keras object.
@@ -130,7 +120,7 @@ class Architecture:
             ValueError: if blocks do not fit each other; the message names the row.
         """
         shown = self._shown(aux)
-        return _sum(self._costs(input_shape, shown), shown)
+        return total(self._costs(input_shape, shown), shown)
 
     def cost_if_alive(self, input_shape: Any) -> Cost | None:
         """`cost`, or None if a map would vanish; does not look for the smallest input that fits."""
@@ -140,7 +130,7 @@ class Architecture:
             costs = walked(self.rows, self.needed(shown.values()), input_shape)
         except InputTooSmallError:
             return None
-        return _sum(costs, shown)
+        return total(costs, shown)
 
     def stages(self, input_shape: Any, aux: bool = False) -> list[tuple[str, Cost]]:
         """The name and cost of each stage: `stem`, `stage1`, ..., `head`."""
@@ -214,8 +204,6 @@ class Architecture:
             ValueError: if an argument is not as described above or the network does not fit the
                 input.
         """
-        check_input_shape(input_shape, unknown=True)
-        check_prefix(prefix)
         if pooling is not None and include_top:
             raise ValueError(
                 f"`pooling` goes with include_top=False. Received: pooling={pooling!r}"
@@ -223,63 +211,22 @@ class Architecture:
         if skip_head and weights is None:
             raise ValueError("`skip_head` goes with weights. Received: skip_head=True")
         shown = self._shown(aux) if include_top else {"features": self._body()}
-        if None not in input_shape:
-            self._costs(input_shape, shown)  # raises early if the input does not fit
-        if input_tensor is None:
-            input_tensor = keras.Input(_as_keras(tuple(input_shape)), name=f"{prefix}{INPUT}")
-        tensors = self._tensors(input_tensor, self.needed(shown.values()), prefix)
-        outputs = {output: tensors[row] for output, row in shown.items()}
+        start, outputs = self._tensors(input_shape, shown, input_tensor, prefix)
+        tasks = {name: task_of(self._specs()[row]) for name, row in self.outputs.items()}
         if not include_top and pooling is not None:
             pooled = Features(pooling, name=f"{prefix}pooling")
             outputs = {"features": pooled(outputs["features"])}
         if include_top and classifier_activation is not None:
-            outputs = {
-                output: keras.layers.Activation(
-                    classifier_activation, name=f"{prefix}{output}_activation"
-                )(x)
-                if self._gives_logits(output)
-                else x
-                for output, x in outputs.items()
-            }
-        start = keras.utils.get_source_inputs(input_tensor)[0]
-        hidden = [output for output in self.auxiliary if output in outputs]
-        copied = self._copied(hidden) if hidden else {}
-        model = model_of(start, outputs, self.targets, copied, name or self.name)
+            outputs = building.activated(outputs, tasks, classifier_activation, prefix)
+        hidden = self.auxiliary if aux and include_top else ()
+        losses = building.auxiliary_losses(hidden, tasks, self.targets)
+        model = model_of(start, outputs, self.targets, losses, name or self.name)
         for layer in model.layers if remat else ():
             if isinstance(layer, Block):
                 layer.remat = True
         if weights is not None:
             load_weights(model, weights, self.weights, prefix, skip_head)
         return model
-
-    def _gives_logits(self, output: str) -> bool:
-        task = task_of(origins_of(self.rows)[self.outputs[output]].spec)
-        return task is None or isinstance(task.loss(), (ClassLoss, PixelLoss))
-
-    def _copied(self, hidden: Sequence[str]) -> dict[str, tuple[str, float]]:
-        """For each auxiliary output the main output whose loss it uses, and the loss weight."""
-        main = list(self._shown(aux=False))
-        targets = {self.targets.get(output, output): output for output in reversed(main)}
-        found = {}
-        for output in hidden:
-            task = task_of(origins_of(self.rows)[self.outputs[output]].spec)
-            like = targets.get(self.targets.get(output, output)) or self._like(main, task)
-            found[output] = like, 1.0 if task is None else task.weight
-        return found
-
-    def _like(self, main: Sequence[str], task: Any) -> str:
-        """The main output whose loss an auxiliary output uses: the first of the same kind."""
-        tasks = {name: task_of(origins_of(self.rows)[self.outputs[name]].spec) for name in main}
-        if task is None or not any(tasks.values()):
-            return main[0]
-        wanted = type(task.loss())
-        like = [name for name, one in tasks.items() if one and type(one.loss()) is wanted]
-        if not like:
-            raise ValueError(
-                "`aux` needs a head that is trained on what the auxiliary outputs are trained on: "
-                f"{task.target}. Received: a head with {', '.join(main)}"
-            )
-        return like[0]
 
     def pyramid(self, input_shape: Any, levels: Any = None) -> list[Level]:
         """The maps that `features` would return, without making any Keras object.
@@ -295,7 +242,7 @@ class Architecture:
         Raises:
             ValueError: if a level does not exist; the message lists those that do.
         """
-        self._costs(input_shape, {"features": self._body()})  # raises if the input does not fit
+        check_input_shape(input_shape)
         return list(self._levels(input_shape, levels)[0].values())
 
     def features(
@@ -324,55 +271,20 @@ class Architecture:
                 does not fit.
         """
         check_input_shape(input_shape, unknown=True)
-        check_prefix(prefix)
-        if None not in input_shape:
-            self._costs(input_shape, {"features": self._body()})
         found, missing = self._levels(input_shape, levels)
         if missing:
             lacking = ", ".join(map(str, missing))
             warnings.warn(f"{self.name} has no map at stride {lacking}", stacklevel=2)
-        if input_tensor is None:
-            input_tensor = keras.Input(_as_keras(tuple(input_shape)), name=f"{prefix}{INPUT}")
         rows = {key: level.row for key, level in found.items()}
-        tensors = self._tensors(input_tensor, self.needed(rows.values()), prefix)
-        start = keras.utils.get_source_inputs(input_tensor)[0]
-        outputs = {key: tensors[row] for key, row in rows.items()}
+        start, outputs = self._tensors(input_shape, rows, input_tensor, prefix)
         model = keras.Model(start, outputs, name=name or f"{self.name}_features")
         if weights is not None:
             load_weights(model, weights, self.weights, prefix)
         return model
 
-    def _levels(self, input_shape: Any, levels: Any) -> tuple[dict[str, Level], list[int]]:
-        needed = self.needed([self._body()])
-
-        def chosen(wanted: Any) -> tuple[dict[str, Level], list[int]]:
-            return chosen_levels(self.rows, needed, input_shape, wanted)
-
-        if isinstance(levels, (str, int)):
-            levels = (levels,)
-        found, missing = chosen(STRIDES if levels is None else levels)
-        if not found or (missing and levels is not None):
-            there = chosen([2**power for power in range(10)])[0]
-            raise ValueError(
-                f"`levels` must be of {', '.join(there) or 'a network with maps'}. "
-                f"Received: levels={levels!r}"
-            )
-        return found, missing
-
     def to_json(self, indent: int | None = None) -> str:
         """The architecture as JSON for `from_json`; arguments with default values are left out."""
-        rows = []
-        before = INPUT
-        for row in self.rows:
-            inputs = {} if row.inputs == (before,) else {"inputs": list(row.inputs)}
-            rows.append({"name": row.name, **block_to_json(row.spec), **inputs})
-            before = row.name
-        described = {"format": FORMAT, "name": self.name, "rows": rows, "outputs": self.outputs}
-        if self.auxiliary:
-            described["auxiliary"] = list(self.auxiliary)
-        if self.targets:
-            described["targets"] = self.targets
-        return json.dumps(described, indent=indent)
+        return json_form.to_json(self, indent)
 
     @classmethod
     def from_json(cls, text: str) -> Architecture:
@@ -382,19 +294,7 @@ class Architecture:
             ValueError: if the text is not an architecture's JSON, has another format number, or
                 names an unknown block (import the module that defines the block first).
         """
-        try:
-            data = json.loads(text)
-        except (ValueError, TypeError, RecursionError) as error:
-            raise ValueError(f"`text` must be an architecture's JSON. Received: {error}") from error
-        if not isinstance(data, dict) or data.get("format") != FORMAT:
-            found = reprlib.repr(data.get("format") if isinstance(data, dict) else data)
-            raise ValueError(f'`text` must have "format": {FORMAT}. Received: format={found}')
-        try:
-            return cls(**arguments_from_json(data))
-        except ValueError:
-            raise
-        except Exception as error:  # JSON of another kind can raise anything
-            raise ValueError(f"`text` is not an architecture's JSON: {error!r}") from error
+        return json_form.from_json(text, cls)
 
     def canonical(self, input_shape: Any, aux: bool = False) -> Hashable:
         """A key that is equal for networks that compute the same on inputs of `input_shape`.
@@ -412,10 +312,8 @@ class Architecture:
         """
         check_input_shape(input_shape)
         shown = self._shown(aux)
-        needed = self.needed(shown.values())
-        rows = [row for row in self.rows if row.name in needed]
         try:
-            return of_rows(rows, shown, tuple(input_shape))
+            return of_rows(self.rows, self.needed(shown.values()), shown, tuple(input_shape))
         except ValueError:
             self._costs(input_shape, shown)  # raises an error that names the row
             raise
@@ -436,21 +334,24 @@ class Architecture:
     def _shown(self, aux: bool) -> dict[str, str]:
         return {k: row for k, row in self.outputs.items() if aux or k not in self.auxiliary}
 
+    def _specs(self) -> dict[str, Any]:
+        """The Spec of each row by name; of a row that shares weights, the other row's."""
+        return {name: row.spec for name, row in origins_of(self.rows).items()}
+
     def _body(self) -> str:
         """The name of the row that the head reads, or of the last row if there is no head."""
+        inputs = {row.name: row.inputs for row in self.rows}
         last = next(iter(self._shown(aux=False).values()))
         if not is_of_head(last):
             return last
-        if last == "head" and len(origins_of(self.rows)["head"].inputs) == 1:
-            read = next(row.inputs[0] for row in self.rows if row.name == "head")
-            if not is_of_head(read):
-                return read
+        if last == "head" and len(inputs[last]) == 1 and not is_of_head(inputs[last][0]):
+            return inputs[last][0]
         aside = {self.outputs[output] for output in self.auxiliary}
-        first = next(i for i, row in enumerate(self.rows) if is_of_head(row.name))
-        before = [row.name for row in self.rows[:first] if row.name not in aside]
+        first = next(i for i, name in enumerate(inputs) if is_of_head(name))
+        before = [name for name in list(inputs)[:first] if name not in aside]
         return before[-1] if before else INPUT
 
-    def needed(self, names: Any) -> set[str]:
+    def needed(self, names: Iterable[str]) -> set[str]:
         """The names of these rows and of all rows that they depend on."""
         needed = set(names)
         for row in reversed(self.rows):
@@ -463,24 +364,24 @@ class Architecture:
         check_input_shape(input_shape)
         return costs_of(self.rows, self.needed(shown.values()), input_shape)
 
-    def _tensors(self, start: Any, needed: set[str], prefix: str) -> dict[str, Any]:
-        made: dict[str, Block] = {}
-        tensors = {INPUT: start}
-        for row, origin, spec, inputs in walk_rows(self.rows, tensors, needed):
-            if origin not in made:
-                made[origin] = spec.layer(name=f"{prefix}{origin}")
-            tensors[row.name] = made[origin](inputs)
-        return tensors
+    def _levels(self, input_shape: Any, levels: Any) -> tuple[dict[str, Level], list[int]]:
+        """The chosen levels, and the strides of `pyramid`'s default that do not exist."""
+        body = self._body()
+        if None not in input_shape:
+            self._costs(input_shape, {"features": body})  # raises if the input does not fit
+        return chosen_levels(self.rows, self.needed([body]), input_shape, levels)
 
-
-def _sum(costs: Mapping[str, Cost], shown: Mapping[str, str]) -> Cost:
-    """The sum of the costs of rows, with the shapes of the outputs `shown`."""
-    shapes = {name: costs[row].output_shape for name, row in shown.items()}
-    shape = shapes if len(shapes) > 1 else next(iter(shapes.values()))
-    return dataclasses.replace(sum(costs.values(), Cost(None)), output_shape=shape)
-
-
-def _as_keras(shape: tuple[Any, ...]) -> tuple[Any, ...]:
-    if keras.config.image_data_format() == "channels_first":
-        return (shape[2], shape[0], shape[1])
-    return shape
+    def _tensors(
+        self, input_shape: Any, shown: Mapping[str, str], input_tensor: Any, prefix: str
+    ) -> tuple[Any, dict[str, Any]]:
+        """The input and the outputs `shown` as Keras tensors of new layers."""
+        check_input_shape(input_shape, unknown=True)
+        check_prefix(prefix)
+        if None not in input_shape:
+            self._costs(input_shape, shown)  # raises early if the input does not fit
+        if input_tensor is None:
+            input_tensor = building.input_of(input_shape, prefix)
+        needed = self.needed(shown.values())
+        tensors = building.tensors_of(self.rows, needed, input_tensor, prefix)
+        start = keras.utils.get_source_inputs(input_tensor)[0]
+        return start, {output: tensors[row] for output, row in shown.items()}

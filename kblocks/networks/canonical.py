@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from kblocks.blocks.spec import channels_of
-from kblocks.networks.rows import INPUT, walk_rows
+from kblocks.networks.rows import INPUT, Row, origins_of, walk_rows
 from kblocks.plans import ops
 from kblocks.plans.cost import walk
 from kblocks.plans.geometry import Shape, cropped, crops, of_axis, same_padding, side
@@ -146,33 +146,50 @@ def _axis(
 # --- networks ----------------------------------------------------------------------------
 
 
-def of_rows(rows: Sequence[Any], outputs: Mapping[str, str], input_shape: Shape) -> Hashable:
-    """The form of a network: nodes with their forms, the nodes they read, and shared weights.
+def of_rows(
+    rows: Sequence[Row], needed: Collection[str], outputs: Mapping[str, str], input_shape: Shape
+) -> Hashable:
+    """The form of a network: the steps of each node, the nodes that it reads, and shared weights.
 
-    A row that is the only reader of another is merged with it, so that the split of a chain of
-    blocks into rows makes no difference.
+    A node is one row or several. A row that does nothing adds no node, and the only reader of
+    another row is merged with it: the split of a chain of blocks into rows makes no difference.
+
+    Args:
+        rows: all rows of the network.
+        needed: the names of those that count.
+        outputs: the row of each output.
+        input_shape: (height, width, channels).
     """
-    uses = Counter(name for row in rows for name in row.inputs)
-    uses.update(outputs.values())
-    sharing = {row.spec for row in rows if isinstance(row.spec, str)}
-    sharing |= {row.name for row in rows if isinstance(row.spec, str)}
+    origins = origins_of(rows)
+    users = Counter(origins[name].name for name in needed if name in origins)
+    reads = Counter(name for row in rows if row.name in needed for name in row.inputs)
+    reads.update(outputs.values())
     shapes: dict[str, Shape] = {INPUT: input_shape}
-    nodes: list[tuple[Form, tuple[int, ...], int | None]] = [((), (), None)]
-    places: dict[str, int] = {}
-    for row, _, spec, source in walk_rows(rows, shapes):
-        steps, shapes[row.name] = form(spec.plan(channels_of(source)), source)
-        before = [places.get(name, 0) for name in row.inputs]
-        alone = len(before) == 1 and row.name not in sharing
-        if alone and not steps:
-            places[row.name] = before[0]
-        elif alone and before[0] and uses[row.inputs[0]] == 1 and nodes[before[0]][2] is None:
-            known, inputs, _ = nodes[before[0]]
-            nodes[before[0]] = (known + steps, inputs, None)
-            places[row.name] = before[0]
+    node_of = {INPUT: 0}
+    # By node: its steps, the nodes that it reads, the first node with its weights if it shares
+    # them, and how often it is read.
+    steps: list[Form] = [()]
+    inputs: list[tuple[int, ...]] = [()]
+    sharing: list[int | None] = [None]
+    readers = [reads[INPUT]]
+    first_user: dict[str, int] = {}
+    for row, origin, spec, source in walk_rows(rows, shapes, needed):
+        own, shapes[row.name] = form(spec.plan(channels_of(source)), source)
+        before = tuple(node_of[name] for name in row.inputs)
+        node, is_shared = before[0], users[origin] > 1
+        is_alone = len(before) == 1 and not is_shared
+        if is_alone and not own:
+            readers[node] += reads[row.name] - 1
+        elif is_alone and node and readers[node] == 1 and sharing[node] is None:
+            steps[node] += own
+            readers[node] = reads[row.name]
         else:
-            origin = row.spec if isinstance(row.spec, str) else row.name
-            places[row.name] = len(nodes)
-            shared = places[origin] if row.name in sharing else None
-            nodes.append((steps, tuple(before), shared))
-    shown = list(outputs) if len(outputs) > 1 else None
-    return tuple(nodes), tuple(places[row] for row in outputs.values()), tuple(shown or ())
+            node = len(steps)
+            steps.append(own)
+            inputs.append(before)
+            sharing.append(first_user.setdefault(origin, node) if is_shared else None)
+            readers.append(reads[row.name])
+        node_of[row.name] = node
+    names = tuple(outputs) if len(outputs) > 1 else ()
+    nodes = tuple(zip(steps, inputs, sharing, strict=True))
+    return nodes, tuple(node_of[row] for row in outputs.values()), names

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from kblocks.networks.rows import INPUT, Row, walk_rows
@@ -27,11 +27,18 @@ def costs_of(rows: Sequence[Row], needed: Collection[str], input_shape: Any) -> 
         missing = missing_pixels(lambda n: walked(rows, needed, (height + n, width + n, channels)))
         if math.isinf(missing):
             raise
-        fits = (height + missing, width + missing, channels)
-        told = f"an input of {fits} would fit"
+        larger = (height + missing, width + missing, channels)
+        hint = f"an input of {larger} would fit"
         if height == width:
-            told = f"the smallest input that fits is {fits}"
-        raise InputTooSmallError(f"{error}; {told}", missing) from error
+            hint = f"the smallest input that fits is {larger}"
+        raise InputTooSmallError(f"{error}; {hint}", missing) from error
+
+
+def total(costs: Mapping[str, Cost], shown: Mapping[str, str]) -> Cost:
+    """The sum of the costs of rows, with the shapes of the outputs `shown`."""
+    shapes = {name: costs[row].output_shape for name, row in shown.items()}
+    shape = shapes if len(shapes) > 1 else next(iter(shapes.values()))
+    return dataclasses.replace(sum(costs.values(), Cost(None)), output_shape=shape)
 
 
 def walked(rows: Sequence[Row], needed: Collection[str], input_shape: Any) -> dict[str, Cost]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -57,50 +58,60 @@ class Levels(Mapping[int, str]):
 
     def __init__(self, rows: Sequence[Row], needed: Collection[str]) -> None:
         self._rows, self._needed = tuple(rows), needed
-        self._found: dict[int, str] | None = None
 
+    @functools.cached_property
     def _levels(self) -> dict[int, str]:
-        if self._found is None:
-            tried = [
-                strides_of(self._rows, self._needed, (_SIDE, _SIDE, channels))[0]
-                for channels in _CHANNELS
-            ]
-            strides = max(tried, key=len)
-            self._found = {down: name for name, (down, right) in strides.items() if down == right}
-        return self._found
+        tried = [
+            strides_of(self._rows, self._needed, (_SIDE, _SIDE, channels))[0]
+            for channels in _CHANNELS
+        ]
+        return _by_stride(max(tried, key=len))
 
     def __getitem__(self, stride: int) -> str:
-        return self._levels()[stride]
+        return self._levels[stride]
 
     def __iter__(self) -> Iterator[int]:
-        return iter(self._levels())
+        return iter(self._levels)
 
     def __len__(self) -> int:
-        return len(self._levels())
+        return len(self._levels)
+
+
+def _by_stride(strides: Mapping[str, Pair]) -> dict[int, str]:
+    """The last row at each stride that is equal for height and width."""
+    return {down: name for name, (down, right) in strides.items() if down == right}
 
 
 def chosen_levels(
-    rows: Sequence[Row], needed: Collection[str], input_shape: Any, wanted: Any
+    rows: Sequence[Row], needed: Collection[str], input_shape: Any, levels: Any
 ) -> tuple[dict[str, Level], list[int]]:
-    """The wanted levels, by `stride4`, ... or by name, and the wanted strides that do not exist.
+    """The chosen levels, by `stride4`, ... or by name.
+
+    With `levels` None, also the strides of 4, 8, 16 and 32 that do not exist.
 
     Raises:
-        ValueError: if a name is unknown or its row has no stride; the message lists the stages.
+        ValueError: if a level does not exist; the message lists those that do.
     """
     strides, shapes = strides_of(rows, needed, input_shape)
-    by_stride = {down: name for name, (down, right) in strides.items() if down == right}
+    by_stride = _by_stride(strides)
+    if isinstance(levels, (str, int)):
+        levels = (levels,)
     found: dict[str, Level] = {}
     missing = []
-    for level in wanted:
-        if isinstance(level, str):
-            name = _row_named(level, strides)
-            down, right = strides[name]
-            found[level] = Level(name, down if down == right else (down, right), shapes[name])
-        elif level in by_stride:
-            name = by_stride[level]
-            found[f"stride{level}"] = Level(name, level, shapes[name])
-        else:
+    for level in STRIDES if levels is None else levels:
+        if not isinstance(level, str) and level not in by_stride:
             missing.append(level)
+            continue
+        name = _row_named(level, strides) if isinstance(level, str) else by_stride[level]
+        down, right = strides[name]
+        key = level if isinstance(level, str) else f"stride{level}"
+        found[key] = Level(name, down if down == right else (down, right), shapes[name])
+    if not found or (missing and levels is not None):
+        known = [f"stride{2**power}" for power in range(10) if 2**power in by_stride]
+        raise ValueError(
+            f"`levels` must be of {', '.join(known) or 'a network with maps'}. "
+            f"Received: levels={levels!r}"
+        )
     return found, missing
 
 

@@ -6,8 +6,6 @@ import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import keras
-
 from kblocks.blocks.block import Block
 
 INPUT = "input"
@@ -30,14 +28,15 @@ def rows_of(rows: Sequence[Any]) -> Iterator[Row]:
     """Yields a `Row` for each item and block, in all forms that `Architecture` takes."""
     before = INPUT
     for index, item in enumerate(rows, start=1):
-        for row in _named(item, index):
+        for row in _tuples(item, index):
             name, spec, inputs = row if len(row) == 3 else (*row, (before,))
             inputs = (inputs,) if isinstance(inputs, str) else tuple(inputs)
             yield Row(name, spec if isinstance(spec, str) else spec_of(spec, name), inputs)
             before = name
 
 
-def _named(item: Any, index: int) -> list[Any]:
+def _tuples(item: Any, index: int) -> list[Any]:
+    """The blocks of an item as `(name, spec)` or `(name, spec, inputs)`."""
     if isinstance(item, list):
         return [(f"stage{index}_block{number}", spec) for number, spec in enumerate(item, 1)]
     if isinstance(item, tuple):
@@ -50,14 +49,16 @@ def _named(item: Any, index: int) -> list[Any]:
     return [(f"stage{index}", item)]
 
 
-def spec_of(value: Any, place: str) -> Any:
+def spec_of(value: Any, row: str) -> Any:
+    """The Spec of the row called `row`, from a Spec or a block."""
     spec = getattr(value, "spec", value)
     if not isinstance(spec, Block.Spec) or isinstance(value, type):
-        raise ValueError(f"{place} must be a block's Spec or a block. Received: {value!r}")
+        raise ValueError(f"{row} must be a block's Spec or a block. Received: {value!r}")
     return spec
 
 
 def refuse_bad_names(net: Any) -> None:
+    """Raises ValueError if a name in an architecture is no word, is used twice or is unknown."""
     if not isinstance(net.name, str) or not net.name:
         raise ValueError(f"`name` must be a word. Received: name={net.name!r}")
     known = {INPUT}
@@ -122,38 +123,3 @@ def walk_rows(
 def is_of_head(name: str) -> bool:
     """Whether a row of this name belongs to a head."""
     return name == "head" or name.startswith("head_")
-
-
-# --- as data ---------------------------------------------------------------------------
-
-
-def block_to_json(spec: Any) -> dict[str, Any]:
-    """A row's block for JSON; arguments with default values are left out."""
-    if isinstance(spec, str):
-        return {"weights_of": spec}
-    name = keras.saving.get_registered_name(spec._block)
-    return {"block": name.removeprefix("kblocks>"), "arguments": spec.changes()}
-
-
-def arguments_from_json(data: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments of `Architecture` from its JSON data."""
-    rows, before = [], INPUT
-    for row in data["rows"]:
-        inputs = tuple(row.get("inputs", (before,)))
-        rows.append(Row(row["name"], block_from_json(row), inputs))
-        before = row["name"]
-    named = {key: data[key] for key in ("name", "outputs", "auxiliary", "targets") if key in data}
-    return {"rows": rows, **named, "outputs": dict(data["outputs"]), "name": data["name"]}
-
-
-def block_from_json(row: Mapping[str, Any]) -> Any:
-    """The inverse of `block_to_json`: a Spec, or the name of the row whose weights are shared."""
-    if "weights_of" in row:
-        return row["weights_of"]
-    name = row["block"]
-    block = keras.saving.get_registered_object(name if ">" in name else f"kblocks>{name}")
-    if not (isinstance(block, type) and issubclass(block, Block)):
-        raise ValueError(
-            f"{row['name']}: no block is known as {name!r}; import the module that defines it first"
-        )
-    return block.Spec(**row["arguments"])

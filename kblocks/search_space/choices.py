@@ -11,8 +11,35 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 
+class _Countable:
+    """Options at the positions 0, 1, ...; the first is the default."""
+
+    first = 0
+
+    @property
+    def size(self) -> int:
+        """The number of options."""
+        raise NotImplementedError
+
+    def at(self, share: float) -> int:
+        """The position at `share`, in [0, 1), of a range that all options divide equally."""
+        return int(share * self.size)
+
+    def share(self, position: int, within: float) -> float:
+        """The inverse of `at`: the share at `within`, in [0, 1), of the option's own part."""
+        return (position + within) / self.size
+
+    def label(self, position: int) -> Any:
+        """The value at a position, as a dict of values has it."""
+        raise NotImplementedError
+
+    def recorded(self, position: int) -> Any:
+        """The value at a position, as tuners record it; `index` reads it back."""
+        return self.label(position)
+
+
 @dataclass(frozen=True)
-class Choice:
+class Choice(_Countable):
     """One of several options; made by `choice` and `boolean`."""
 
     options: tuple[Any, ...]
@@ -48,21 +75,16 @@ class Choice:
             return tuple(f"#{index}" for index in range(len(labels)))
         return tuple(written)
 
-    def at(self, share: float) -> int:
-        """The position at `share`, in [0, 1), of a range that all options divide equally."""
-        return int(share * len(self.options))
-
-    def share(self, position: int, within: float) -> float:
-        """The inverse of `at`: the share at `within`, in [0, 1), of the option's own part."""
-        return (position + within) / self.size
-
     @functools.cached_property
     def _positions(self) -> dict[Any, int]:
         both = (*enumerate(self.written), *enumerate(self.labels))
         return {_keyed(name): index for index, name in both}
 
-    def label(self, index: int) -> Any:
-        return self.labels[index]
+    def label(self, position: int) -> Any:
+        return self.labels[position]
+
+    def recorded(self, position: int) -> Any:
+        return self.written[position]
 
     def index(self, value: Any) -> int:
         """The position of the option with this label, or for which tuners record this value.
@@ -77,7 +99,7 @@ class Choice:
 
 
 @dataclass(frozen=True)
-class Integer:
+class Integer(_Countable):
     """A whole number from `low` to `high`; made by `integer`."""
 
     low: int
@@ -91,22 +113,20 @@ class Integer:
         return (self.high - self.low) // self.step + 1
 
     def at(self, share: float) -> int:
-        """The position at `share`, in [0, 1), of the range, or of its logarithm with `log`."""
         if not self.log:
-            return int(share * self.size)
+            return super().at(share)
         low, high = math.log(self.low - 0.5), math.log(self.high + 0.5)
         drawn = round(math.exp(low + share * (high - low)))
         return min(max(drawn, self.low), self.high) - self.low
 
     def share(self, position: int, within: float) -> float:
-        """The inverse of `at`: the share at `within`, in [0, 1), of the number's own part."""
         if not self.log:
-            return (position + within) / self.size
+            return super().share(position, within)
         low, high = math.log(self.low - 0.5), math.log(self.high + 0.5)
         return (math.log(self.low + position - 0.5 + within) - low) / (high - low)
 
-    def label(self, index: int) -> int:
-        return self.low + index * self.step
+    def label(self, position: int) -> int:
+        return self.low + position * self.step
 
     def index(self, value: Any) -> int:
         value = _plain(value)
@@ -130,7 +150,6 @@ class Real:
 
     @property
     def first(self) -> float:
-        """The default."""
         return self.low if self.default is None else self.default
 
     def at(self, share: float) -> float:
@@ -146,8 +165,11 @@ class Real:
             return (position - self.low) / (self.high - self.low)
         return math.log(position / self.low) / math.log(self.high / self.low)
 
-    def label(self, index: float) -> float:
-        return index
+    def label(self, position: float) -> float:
+        return position
+
+    def recorded(self, position: float) -> float:
+        return position
 
     def index(self, value: Any) -> float:
         value = _plain(value)
@@ -163,25 +185,18 @@ class Real:
 Searchable = Choice | Integer | Real
 
 _LARGEST = 2**62  # limit on an integer's bounds and number of values, which `len` can count
-_EXACT = 2**53  # floats, in which Optuna stores numbers, hold every integer up to here
 
 
-def recorded(kind: Searchable, position: Any) -> Any:
-    """The value that tuners record for a position; `kind.index` reads it back."""
-    return kind.written[position] if isinstance(kind, Choice) else kind.label(position)
-
-
-def check_recordable(name: str, kind: Searchable) -> None:
-    """Refuses a choice of integers too large for a tuner to record exactly.
+def position_of(name: str, kind: Searchable, value: Any) -> Any:
+    """The position of a value of the choice called `name`, in either form.
 
     Raises:
-        ValueError: if a bound is beyond 2**53.
+        ValueError: if the value is no option of the choice.
     """
-    if isinstance(kind, Integer) and max(abs(kind.low), abs(kind.high)) > _EXACT:
-        raise ValueError(
-            f"`{name}` must be from -2**53 to 2**53 for a tuner, which records numbers as floats. "
-            f"Received: {name} from {kind.low} to {kind.high}"
-        )
+    try:
+        return kind.index(value)
+    except ValueError as error:
+        raise ValueError(f"`{name}` must be {error}. Received: {name}={value!r}") from error
 
 
 @dataclass(frozen=True)

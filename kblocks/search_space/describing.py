@@ -6,6 +6,7 @@ import math
 from itertools import groupby
 
 from kblocks.search_space.choices import Choice, Integer, Searchable
+from kblocks.search_space.counting import size
 from kblocks.search_space.tree import Dimension, Tree
 
 _WIDEST = 60
@@ -21,7 +22,7 @@ def table(tree: Tree) -> str:
     lines = [f"{a:<{widths[0]}}  {b:<{widths[1]}}  {c}".rstrip() for a, b, c in rows]
     count = len(tree.dimensions)
     choices = f"{count} choice{'' if count == 1 else 's'}"
-    return "\n".join([*lines, f"{choices}, {_size(tree.size())}"])
+    return "\n".join([*lines, f"{choices}, {_networks(size(tree))}"])
 
 
 def _short(text: str) -> str:
@@ -44,14 +45,14 @@ def _when(tree: Tree, dimension: Dimension) -> str:
     if dimension.always:
         return ""
     asked = sorted({condition[-1] for condition in dimension.conditions})
-    told = []
+    parents = []
     for parent, found in groupby(asked, key=lambda pair: pair[0]):
         labels = [str(tree.dimensions[parent].kind.label(index)) for _, index in found]
-        told.append(f"{parent} is {' or '.join(labels)}")
-    return "; ".join(told)
+        parents.append(f"{parent} is {' or '.join(labels)}")
+    return "; ".join(parents)
 
 
-def _size(size: float) -> str:
-    if math.isinf(size):
+def _networks(count: float) -> str:
+    if math.isinf(count):
         return "infinitely many networks"
-    return f"{size:,} network{'' if size == 1 else 's'}"
+    return f"{count:,} network{'' if count == 1 else 's'}"

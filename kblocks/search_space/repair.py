@@ -17,12 +17,12 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any
 
-from kblocks.search_space.choices import Choice, Integer, Real
-from kblocks.search_space.tree import Assignment, Dimension, Tree
+from kblocks.search_space.choices import Choice, Integer, Real, Searchable
+from kblocks.search_space.tree import Dimension, Point, Tree
 
 # (kind, amount): kind 1 breaks the budget, 2 needs a larger input, 3 is no allowed network.
 Violation = tuple[int, float]
-Measure = Callable[[Assignment], Violation | None]
+Measure = Callable[[Point], Violation | None]
 
 _STARTS = 100  # random starts to try until one leads to a point that fits
 _ALIKE = 8  # starts to try where all of them need the same larger input
@@ -44,7 +44,7 @@ class Ladder:
     """The steps along one dimension.
 
     Attributes:
-        rank: the dimension's place in the order in which choices are changed.
+        rank: the place of its arguments' names in `_ORDER`, in which choices are changed.
         order: the positions from small to large; empty if they have no such order.
         positions: all positions; none of a real, which steps leave alone.
     """
@@ -96,7 +96,7 @@ class Repair:
         self._ladders = {name: _ladder(d) for name, d in tree.dimensions.items()}
         self._shares = _shares(max((len(one.order) for one in self._ladders.values()), default=0))
 
-    def nearest(self, start: Assignment, anchor: Assignment) -> Assignment:
+    def nearest(self, start: Point, anchor: Point) -> Point:
         """A fitting point near `start`.
 
         Descends to a point that fits, or falls back to `anchor`, a point known to fit, and then
@@ -109,7 +109,7 @@ class Repair:
         found = self._descend(start)
         return self._restore(start, found if self._measure(found) is None else anchor)
 
-    def _towards(self, start: Assignment, anchor: Assignment) -> Assignment:
+    def _towards(self, start: Point, anchor: Point) -> Point:
         """`start` with as few choices as needed copied from `anchor`.
 
         Copies choices of low rank first, and among these the ones that bring the point nearest.
@@ -117,33 +117,29 @@ class Repair:
         """
 
         def after(name: str) -> tuple[int, Violation]:
-            amount = self._measure({**start, name: anchor[name]})
+            amount = self._measure(start.moved({name: anchor[name]}))
             return self._ladders[name].rank, amount or (0, 0.0)
 
-        dimensions = self._tree.dimensions
-        order = sorted(
-            (
-                name
-                for name, dimension in dimensions.items()
-                if start[name] != anchor[name]
-                and (dimension.is_active(start) or dimension.is_active(anchor))
-            ),
-            key=after,
-        )
+        def copied(number: int) -> Point:
+            return start.moved({name: anchor[name] for name in order[:number]})
+
+        either = dict.fromkeys(d.name for d in (*start.active, *anchor.active))
+        names = [name for name in self._ladders if name in either]
+        order = sorted((name for name in names if start[name] != anchor[name]), key=after)
         few, many = 0, len(order)
         while few < many - 1:
             middle = (few + many) // 2
-            fits = self._measure(_changed(start, anchor, order[:middle])) is None
+            fits = self._measure(copied(middle)) is None
             few, many = (few, middle) if fits else (middle, many)
-        return _changed(start, anchor, order[:many])
+        return copied(many)
 
-    def closest(self) -> tuple[Violation | None, Assignment]:
+    def closest(self) -> tuple[Violation | None, Point]:
         """The best point found, behind how far it is from fitting: None if it fits."""
         if self._tree.is_large:
             for start in self._starts():
                 if self._measure(start) is None:
                     return None, start
-        best: tuple[Violation, Assignment] | None = None
+        best: tuple[Violation, Point] | None = None
         lacking: set[Violation] = set()
         for number, start in enumerate(self._starts()):
             if number >= _ENOUGH and best and best[0][0] == 1:
@@ -160,17 +156,17 @@ class Repair:
         assert best is not None
         return best
 
-    def _starts(self) -> Iterator[Assignment]:
+    def _starts(self) -> Iterator[Point]:
         default = self._tree.default()
         yield default
+        ordered = {name: ladder.order for name, ladder in self._ladders.items() if ladder.order}
         for end in (0, -1) if self._grow else (0,):
-            ordered = {name: ladder.order for name, ladder in self._ladders.items() if ladder.order}
-            yield {**default, **{name: order[end] for name, order in ordered.items()}}
+            yield default.moved({name: order[end] for name, order in ordered.items()})
         random = Random(0)
         for _ in range(_STARTS if self._ladders else 0):
             yield self._tree.draw(random)
 
-    def _descend(self, start: Assignment, ranks: range = _ALL) -> Assignment:
+    def _descend(self, start: Point, ranks: range = _ALL) -> Point:
         """Takes greedy steps, each the best of its rank, as long as they bring the point nearer.
 
         A large step that leads to a point that fits is taken back, and smaller ones go on.
@@ -195,23 +191,23 @@ class Repair:
         return point
 
     def _best_step(
-        self, point: Assignment, now: Violation, rank: int, share: float
-    ) -> tuple[Assignment, Violation | None] | None:
-        best: tuple[Assignment, Violation | None] | None = None
-        for name, dimension in self._tree.dimensions.items():
-            ladder = self._ladders[name]
-            if ladder.rank != rank or not dimension.is_active(point):
+        self, point: Point, now: Violation, rank: int, share: float
+    ) -> tuple[Point, Violation | None] | None:
+        best: tuple[Point, Violation | None] | None = None
+        for dimension in point.active:
+            name, ladder = dimension.name, self._ladders[dimension.name]
+            if ladder.rank != rank:
                 continue
             for position in ladder.steps(point[name], share, self._grow):
-                candidate = {**point, name: position}
-                amount = self._measure(candidate)
+                moved = point.moved({name: position})
+                amount = self._measure(moved)
                 if amount is None:
-                    return candidate, None
+                    return moved, None
                 if amount < (best[1] if best and best[1] else now):
-                    best = candidate, amount
+                    best = moved, amount
         return best
 
-    def _restore(self, start: Assignment, found: Assignment) -> Assignment:
+    def _restore(self, start: Point, found: Point) -> Point:
         """Undoes changes, those of the highest rank first, where lower ranks can replace them."""
         point = found
         for name in sorted(self._ladders, key=lambda name: -self._ladders[name].rank):
@@ -221,33 +217,30 @@ class Repair:
                 point = self._bisected(point, name, way)
                 continue
             for position in way:
-                candidate = self._with(point, name, position)
-                if self._measure(candidate) is None:
-                    point = candidate
+                moved = self._moved(point, name, position)
+                if self._measure(moved) is None:
+                    point = moved
                     break
         return point
 
-    def _bisected(self, point: Assignment, name: str, way: Sequence[Any]) -> Assignment:
+    def _bisected(self, point: Point, name: str, way: Sequence[Any]) -> Point:
         """`point` with the first position of `way` that fits, if all later ones fit too."""
         low, high, best = 0, len(way), point
         while low < high:
             middle = (low + high) // 2
-            candidate = self._with(point, name, way[middle])
-            if self._measure(candidate) is None:
-                high, best = middle, candidate
+            moved = self._moved(point, name, way[middle])
+            if self._measure(moved) is None:
+                high, best = middle, moved
             else:
                 low = middle + 1
         return best
 
-    def _with(self, point: Assignment, name: str, position: Any) -> Assignment:
+    def _moved(self, point: Point, name: str, position: Any) -> Point:
         """`point` with one change, and unless the tree is large a descent in lower ranks."""
+        moved = point.moved({name: position})
         if self._tree.is_large:
-            return {**point, name: position}
-        return self._descend({**point, name: position}, range(self._ladders[name].rank))
-
-
-def _changed(start: Assignment, anchor: Assignment, names: Sequence[str]) -> Assignment:
-    return {**start, **{name: anchor[name] for name in names}}
+            return moved
+        return self._descend(moved, range(self._ladders[name].rank))
 
 
 def _shares(longest: int) -> list[float]:
@@ -262,20 +255,15 @@ def _shares(longest: int) -> list[float]:
 
 def _ladder(dimension: Dimension) -> Ladder:
     kind = dimension.kind
-    positions = range(0) if isinstance(kind, Real) else range(kind.size)
-    return Ladder(_rank(dimension), _ranked(kind), positions)
-
-
-def _rank(dimension: Dimension) -> int:
-    """The place of a choice in the order of steps, by the names of its arguments."""
     ranks = [
         next((i for i, pattern in enumerate(_ORDER) if pattern.search(path)), len(_ORDER))
         for path in dimension.paths
     ]
-    return max(ranks)
+    positions = range(0) if isinstance(kind, Real) else range(kind.size)
+    return Ladder(max(ranks), _ordered(kind), positions)
 
 
-def _ranked(kind: Any) -> Sequence[int]:
+def _ordered(kind: Searchable) -> Sequence[int]:
     """The positions of a choice from small to large; empty if it has no such order."""
     if isinstance(kind, Integer):
         return range(kind.size)

@@ -20,9 +20,9 @@ from random import Random
 from typing import Any
 
 from kblocks.search_space.choices import Choice, Integer, Real, Searchable
-from kblocks.search_space.tree import Assignment, Tree
+from kblocks.search_space.tree import Point, Tree
 
-Shortfall = Callable[[Assignment], tuple[int, float] | None]
+Shortfall = Callable[[Point], tuple[int, float] | None]
 
 _PARTS = 16  # of a range of numbers; a choice between options has a part for each
 _ROUNDS, _DRAWN, _ELITE = 12, 200, 30
@@ -46,16 +46,16 @@ class Law:
         self.helps = False
         self._sums = {name: list(itertools.accumulate(own)) for name, own in weights.items()}
 
-    def draw(self, tree: Tree, random: Random) -> tuple[Assignment, dict[str, int]]:
+    def draw(self, tree: Tree, random: Random) -> tuple[Point, dict[str, int]]:
         """A point, and the part of its range that each position was drawn from."""
-        point: Assignment = {}
+        positions: dict[str, Any] = {}
         parts: dict[str, int] = {}
         for name, dimension in tree.dimensions.items():
             sums = self._sums[name]
             part = bisect.bisect_right(sums, random.random() * sums[-1], hi=len(sums) - 1)
             parts[name] = part
-            point[name] = dimension.kind.at((part + random.random()) / len(sums))
-        return point, parts
+            positions[name] = dimension.kind.at((part + random.random()) / len(sums))
+        return Point(tree, positions), parts
 
 
 def learned(tree: Tree, shortfall: Shortfall) -> Law:
@@ -101,10 +101,10 @@ def _parts(kind: Searchable) -> int:
 
 def drawn(
     tree: Tree,
-    fits: Callable[[Assignment], bool],
+    fits: Callable[[Point], bool],
     law: Callable[[], Law],
     random: Random,
-) -> Any:
+) -> Point | None:
     """A random point that fits: from plain draws, then from draws by the law; None if all fail."""
     for _ in range(_PLAIN):
         point = tree.draw(random)
@@ -129,9 +129,7 @@ def wide(tree: Tree) -> list[str]:
     return [name for name, dimension in tree.dimensions.items() if is_wide(dimension.kind)]
 
 
-def redrawn(
-    tree: Tree, fits: Callable[[Assignment], bool], start: Assignment, random: Random
-) -> Assignment:
+def redrawn(tree: Tree, fits: Callable[[Point], bool], start: Point, random: Random) -> Point:
     """A random point that fits, made from another one by slice sampling.
 
     Of a large tree it redraws all choices at once and then some one by one. Of others it redraws
@@ -145,17 +143,17 @@ def redrawn(
         names = wide(tree)
         random.shuffle(names)
     for name in names:
-        if tree.dimensions[name].is_active(start):
+        if tree.dimensions[name].is_active(start.positions):
             start = _sliced({name: kinds[name]}, fits, start, random)
     return start
 
 
 def _sliced(
     kinds: Mapping[str, Searchable],
-    fits: Callable[[Assignment], bool],
-    start: Assignment,
+    fits: Callable[[Point], bool],
+    start: Point,
     random: Random,
-) -> Assignment:
+) -> Point:
     """`start` with these dimensions redrawn together, by slice sampling with shrinkage."""
     own = {name: kind.share(start[name], random.random()) for name, kind in kinds.items()}
     bounds = dict.fromkeys(kinds, (0.0, 1.0))
@@ -163,7 +161,7 @@ def _sliced(
         shares = {
             name: low + random.random() * (high - low) for name, (low, high) in bounds.items()
         }
-        point = {**start, **{name: kinds[name].at(min(s, _LAST)) for name, s in shares.items()}}
+        point = start.moved({name: kinds[name].at(min(s, _LAST)) for name, s in shares.items()})
         if point == start or fits(point):
             return point
         for name, share in shares.items():

@@ -3,27 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import replace
 from random import Random
 from typing import Any
-from weakref import WeakKeyDictionary
 
 from kblocks.networks.architecture import Architecture, check_input_shape
 from kblocks.plans.geometry import InputTooSmallError
-from kblocks.search_space import sampling
+from kblocks.search_space import counting, sampling
 from kblocks.search_space.budget import Budget
-from kblocks.search_space.choices import Call, Choice, Fixed, Real, Searchable
+from kblocks.search_space.choices import Call, Choice, Fixed
 from kblocks.search_space.conditions import Bound, Condition, name_of
+from kblocks.search_space.dead_options import refuse_dead_options
 from kblocks.search_space.describing import table
+from kblocks.search_space.recording import is_of_others, network_key, prefix_of, refuse_second
 from kblocks.search_space.repair import Repair, Violation
-from kblocks.search_space.tree import Assignment, Tree
+from kblocks.search_space.tree import Point, Tree
 
-NETWORK = "kblocks/network"  # the trial's user attribute that holds the network as JSON
-_SUGGESTED: WeakKeyDictionary[Any, set[str | None]] = WeakKeyDictionary()  # names by trial
 _BUILDER = "builder"  # the name of the choice between builders
-_CONTEXTS = 20  # random points at which to check that an option works
-_TRIED = 100  # about how many positions of an integer to check
 _REPEATS = 100  # `samples` ends after so many samples in a row without a new network
 
 
@@ -65,7 +62,7 @@ class Space:
         own = () if where is None else (Condition(where, arguments),)
         self._span(source, arguments, (*inherited, *own))
         self.builder = builder
-        self._refuse_dead_options()
+        refuse_dead_options(self.tree)
         self._prepare()
 
     def _span(
@@ -80,7 +77,7 @@ class Space:
             searched[_BUILDER] = _node(source, set(arguments))
         elif not callable(source):
             raise TypeError(f"`builder` must be a function. Received: builder={source!r}")
-        self.tree = Tree({**searched, **arguments})
+        self.tree = Tree({**searched, **arguments}, bind=self._bind)
         self.input_shape: tuple[int, int, int] | None = None
         self.budget = Budget()
 
@@ -129,7 +126,7 @@ class Space:
 
     def size(self) -> float:
         """The number of points, whether they fit or not; `math.inf` with a `kb.real`."""
-        return self.tree.size()
+        return counting.size(self.tree)
 
     def describe(self, print_fn: Callable[[str], Any] = print) -> None:
         """Prints a table of the choices and how many networks they make.
@@ -141,7 +138,7 @@ class Space:
 
     def default(self) -> dict[str, Any]:
         """The point with the default of every choice, repaired if it does not fit."""
-        return self.tree.values(self._fitted(self.tree.default()))
+        return self.default_point().values
 
     def sample(self, seed: int | Random) -> dict[str, Any]:
         """A random point that fits: the value of each active choice by its name.
@@ -153,15 +150,7 @@ class Space:
         Args:
             seed: an integer, which always gives the same point, or a `random.Random`.
         """
-        random = seed if isinstance(seed, Random) else Random(seed)
-        found = sampling.drawn(self.tree, self._fits, self._learned, random)
-        if found is None:
-            found = self._anchor
-            if not self.tree.is_large:  # `redrawn` samples wide ranges again
-                known = {name: found[name] for name in sampling.wide(self.tree)}
-                found = self._fitted({**self.tree.draw(random), **known})
-            found = sampling.redrawn(self.tree, self._fits, found, random)
-        return self.tree.values(found)
+        return self.sample_point(seed if isinstance(seed, Random) else Random(seed)).values
 
     def samples(self, seed: int | Random) -> Iterator[dict[str, Any]]:
         """Yields the default, then random points that fit, each with a new network.
@@ -173,16 +162,16 @@ class Space:
         """
         random = seed if isinstance(seed, Random) else Random(seed)
         seen: set[Hashable] = set()
-        values, repeats = self.default(), 0
+        point, repeats = self.default_point(), 0
         while repeats < _REPEATS:
-            key = self.key(values)
+            key = point.key(self.input_shape)
             if key in seen:
                 repeats += 1
             else:
                 seen.add(key)
                 repeats = 0
-                yield values
-            values = self.sample(random)
+                yield point.values
+            point = self.sample_point(random)
 
     def build(self, values: Mapping[str, Any], name: str | None = None) -> Architecture:
         """The network at a point, without repair.
@@ -196,7 +185,7 @@ class Space:
         Raises:
             ValueError: if a value is missing, unknown or no option, or the builder refuses them.
         """
-        return self._bound(self._read(values, name)).network
+        return self.point(values, name).network
 
     def suggest(self, trial: Any, name: str | None = None) -> Architecture:
         """The network at a point that an Optuna trial suggests.
@@ -215,9 +204,8 @@ class Space:
                 or an integer goes beyond 2**53, which Optuna would not record exactly.
         """
         key = network_key(name)
-        _refuse_second(trial, name)
-        assignment = self.tree.suggest(trial, prefix_of(name))
-        net = self._bound(self._fitted(assignment)).network
+        refuse_second(trial, name)
+        net = self.nearest(self.tree.suggest(trial, prefix_of(name))).network
         trial.set_user_attr(key, net.to_json())
         return net
 
@@ -230,7 +218,7 @@ class Space:
         Args:
             values, name: as in `build`.
         """
-        return self.tree.values(self._fitted(self._read(values, name)))
+        return self.nearest(self.point(values, name)).values
 
     def key(self, values: Mapping[str, Any]) -> Hashable:
         """A hashable key, equal for points that have equal networks.
@@ -241,31 +229,49 @@ class Space:
         Args:
             values: a point, as in `build`.
         """
-        net = self.build(values)
-        return net if self.input_shape is None else net.canonical(self.input_shape)
+        return self.point(values).key(self.input_shape)
 
-    def _read(self, values: Mapping[str, Any], name: str | None = None) -> Assignment:
-        """The point with these values; entries that do not belong to this space are ignored."""
+    def point(self, values: Mapping[str, Any], name: str | None = None) -> Point:
+        """The `Point` with these values; arguments and errors are those of `build`."""
         start, known = prefix_of(name), self.tree.dimensions
         named = {str(key): value for key, value in values.items()}
         own = {
             key.removeprefix(start): value
             for key, value in named.items()
-            if key.startswith(start) and (start or key in known or not _is_of_others(key))
+            if key.startswith(start) and (start or key in known or not is_of_others(key))
         }
-        return self.tree.assignment(own)
+        return self.tree.read(own)
 
-    def violation(self, assignment: Assignment) -> Violation | None:
+    def default_point(self) -> Point:
+        """`default` as a `Point`."""
+        return self.nearest(self.tree.default())
+
+    def sample_point(self, random: Random) -> Point:
+        """`sample` as a `Point`."""
+        found = sampling.drawn(self.tree, self._fits, self._learned, random)
+        if found is None:
+            found = self._anchor
+            if not self.tree.is_large:  # `redrawn` samples wide ranges again
+                known = {name: found[name] for name in sampling.wide(self.tree)}
+                found = self.nearest(self.tree.draw(random).moved(known))
+            found = sampling.redrawn(self.tree, self._fits, found, random)
+        return found
+
+    def nearest(self, point: Point) -> Point:
+        """`repair` of a `Point`."""
+        return self._repair.nearest(point, self._anchor)
+
+    def violation(self, point: Point) -> Violation | None:
         """How far a point is from fitting; None if it fits."""
-        return self._shortfall(assignment, exactly=True)
+        return self._shortfall(point, exactly=True)
 
-    def _shortfall(self, assignment: Assignment, exactly: bool = False) -> Violation | None:
+    def _shortfall(self, point: Point, exactly: bool = False) -> Violation | None:
         """`violation`; finds how much larger the input would have to be only if `exactly`."""
         shape = self.input_shape
-        if shape is None and not self._has_conditions:
+        if shape is None and not (self._is_searched or self._conditions):
             return None
         try:
-            bound = self._bound(assignment)
+            bound = point.bound
             if not bound.is_allowed():
                 return 3, 0.0
             net = bound.network
@@ -281,142 +287,44 @@ class Space:
             return 3, 0.0
         return (1, sum(map(math.log, broken.values()))) if broken else None
 
-    def _fits(self, assignment: Assignment) -> bool:
-        return self._shortfall(assignment) is None
+    def _fits(self, point: Point) -> bool:
+        return self._shortfall(point) is None
 
     def _learned(self) -> sampling.Law:
         if self._law is None:
             self._law = sampling.learned(self.tree, self._shortfall)
         return self._law
 
-    def _fitted(self, assignment: Assignment) -> Assignment:
-        return self._repair.nearest(assignment, self._anchor)
-
-    def _bound(self, assignment: Assignment) -> Bound:
-        arguments = self.tree.resolve(assignment)
+    def _bind(self, arguments: dict[str, Any]) -> Bound:
         if not self._is_searched:
             return Bound(self._source, arguments, self._conditions)
         inner = arguments.pop(_BUILDER)
         return inner.with_arguments(arguments, self._conditions)
 
-    @property
-    def _has_conditions(self) -> bool:
-        return self._is_searched or bool(self._conditions)
-
     def _nothing_fits(self) -> str:
-        nearest = self._anchor
-        told = f"Nothing in this space fits an input of {self.input_shape} and {self.budget}"
+        """What no point of this space does, and how near the nearest that was found comes."""
+        problem = f"Nothing in this space fits an input of {self.input_shape} and {self.budget}"
         if self.input_shape is None:
-            told = "Nothing was found of which `where` is true"
-        values, reason = self.tree.values(nearest), self._reason(nearest)
-        return f"{told}. The nearest that was found, {values}, {reason}"
+            problem = "Nothing was found of which `where` is true"
+        nearest = self._anchor
+        return f"{problem}. The nearest that was found, {nearest.values}, {self._reason(nearest)}"
 
-    def _reason(self, assignment: Assignment) -> str:
-        bound = self._bound(assignment)
+    def _reason(self, point: Point) -> str:
+        """Why a point does not fit."""
         try:
-            if not bound.is_allowed():
+            if not point.bound.is_allowed():
                 return "is not what `where` asks for"
-            cost = bound.network.cost(self.input_shape)
+            cost = point.network.cost(self.input_shape)
         except ValueError as error:
             return f"fails: {error}"
-        memory = self.budget.memory(bound.network, self.input_shape)
-        told = []
+        memory = self.budget.memory(point.network, self.input_shape)
+        parts = []
         for name, ratio in self.budget.exceeded(cost, memory).items():
             kind = name.removeprefix("min_")
             amount = memory[kind] if kind in memory else getattr(cost, kind)
             times = f"{ratio:.2f} times its limit" if kind == name else f"1/{ratio:.2f} of {name}"
-            told.append(f"{kind}={amount:,} ({times})")
-        return "has " + ", ".join(told)
-
-    def _refuse_dead_options(self) -> None:
-        """Raises if an option works at none of the points tried, since that is a mistake."""
-        random = Random(0)
-        contexts = [self.tree.default(), *(self.tree.draw(random) for _ in range(_CONTEXTS))]
-        left = {(n, i) for n, d in self.tree.dimensions.items() for i in _tried(d.kind)}
-        for context in contexts:  # one network proves that all its options work
-            shown = {
-                (name, index)
-                for name, index in context.items()
-                if (name, index) in left and self.tree.dimensions[name].is_active(context)
-            }
-            try:
-                if shown and self._failure(context) is None:
-                    left -= shown
-            except Exception:  # builders may raise anything for incompatible options
-                continue
-        for name, dimension in self.tree.dimensions.items():
-            for index in _tried(dimension.kind):
-                if (name, index) in left:
-                    self._refuse_dead(name, index, contexts)
-        if not self.tree.dimensions:
-            _ = self._bound({}).network
-
-    def _failure(self, point: Assignment) -> ValueError | None:
-        """The error that the builder raises at a point; None if it makes a network."""
-        bound = self._bound(point)
-        try:
-            _ = bound.network
-        except ValueError as error:
-            return error
-        except TypeError as error:
-            raise TypeError(f"{name_of(bound.builder)}: {error}") from error
-        return None
-
-    def _refuse_dead(self, name: str, index: int, contexts: list[Assignment]) -> None:
-        dimension = self.tree.dimensions[name]
-        first: ValueError | None = None
-        for context in contexts:
-            point = {**context, name: index}
-            for parent, option in max(dimension.conditions, key=len):
-                point[parent] = option
-            failure = self._failure(point)
-            if failure is None or isinstance(failure, InputTooSmallError):
-                return
-            first = first or failure
-        label = dimension.kind.label(index)
-        raise ValueError(f"No network can be made with {name}={label!r}: {first}") from first
-
-
-def network_key(name: str | None) -> str:
-    """The user attribute of a trial that holds the network called `name` as JSON."""
-    return NETWORK if name is None else f"{NETWORK}/{name}"
-
-
-def prefix_of(name: str | None) -> str:
-    """What the names of choices begin with in a trial if their network is called `name`.
-
-    Raises:
-        ValueError: if the name is not a word, has a "/" or is reserved.
-    """
-    if name is None:
-        return ""
-    if not isinstance(name, str) or not name or "/" in name or f"{name}/" in _TUNERS:
-        raise ValueError(
-            f"`name` must be a word without '/', not 'tuner' or 'kblocks'. Received: name={name!r}"
-        )
-    return f"{name}/"
-
-
-_TUNERS = ("tuner/", "kblocks/")  # prefixes of what Keras Tuner and kblocks record of a trial
-
-
-def _is_of_others(key: str) -> bool:
-    """Whether a recorded entry belongs to a recipe, a named network, or the tuner itself."""
-    return "/" in key or key.startswith("recipe.")
-
-
-def _refuse_second(trial: Any, name: str | None) -> None:
-    """Raises if a trial suggested a network of this name already: it would be the same again."""
-    try:
-        names = _SUGGESTED.setdefault(trial, set())
-    except TypeError:  # an Optuna-like trial that cannot be a weak key
-        return
-    if name in names:
-        raise ValueError(
-            "Each network of a trial must have a name of its own: space.suggest(trial, "
-            f"name='teacher'). Received: name={name!r} again"
-        )
-    names.add(name)
+            parts.append(f"{kind}={amount:,} ({times})")
+        return "has " + ", ".join(parts)
 
 
 def _restored(
@@ -460,12 +368,3 @@ def _node(source: Any, outer: set[str]) -> Any:
     if not callable(source):
         raise TypeError(f"`builder` must be functions or Spaces. Received: {source!r}")
     return Call(lambda: Bound(source, {}), {}, name_of(source))
-
-
-def _tried(kind: Searchable) -> Iterable[Any]:
-    """The positions to check: all of a choice, the ends of a range, some integers between."""
-    if isinstance(kind, Choice):
-        return range(kind.size)
-    if isinstance(kind, Real):
-        return kind.low, kind.high
-    return {*range(0, kind.size, max(kind.size // _TRIED, 1)), kind.size - 1}

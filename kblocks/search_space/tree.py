@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import functools
-import math
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Any
 
+from kblocks.networks.architecture import Architecture
 from kblocks.search_space.choices import (
     Call,
     Choice,
@@ -18,14 +18,15 @@ from kblocks.search_space.choices import (
     Searchable,
     Stages,
     alike,
-    check_recordable,
-    recorded,
+    position_of,
 )
+from kblocks.search_space.conditions import Bound
+from kblocks.search_space.recording import suggested
 
 _MANY = 64  # with more choices a tree is large: to try each of them at every step takes too long
 Condition = tuple[tuple[str, int], ...]  # (choice, position of its option): all must hold
-Assignment = dict[str, Any]  # a point: the position of every dimension, active or not
-Resolve = Callable[[Assignment], Any]
+Positions = Mapping[str, Any]  # by choice
+Resolve = Callable[[Positions], Any]
 
 
 @dataclass
@@ -37,9 +38,9 @@ class Dimension:
     paths: list[str] = field(default_factory=list)
     conditions: list[Condition] = field(default_factory=list)  # one must hold
 
-    def is_active(self, assignment: Mapping[str, Any]) -> bool:
+    def is_active(self, positions: Positions) -> bool:
         return any(
-            all(assignment[name] == index for name, index in condition)
+            all(positions[name] == index for name, index in condition)
             for condition in self.conditions
         )
 
@@ -49,14 +50,81 @@ class Dimension:
         return () in self.conditions
 
 
+@dataclass(frozen=True)
+class Point:
+    """One option of each choice of a tree.
+
+    Attributes:
+        tree: the tree.
+        positions: the position of each choice's option (of a `kb.real` the number itself).
+            Inactive choices have one too, without effect.
+    """
+
+    tree: Tree
+    positions: Positions
+
+    def __getitem__(self, name: str) -> Any:
+        return self.positions[name]
+
+    def moved(self, changes: Positions) -> Point:
+        """A copy with other positions for some choices."""
+        return replace(self, positions={**self.positions, **changes})
+
+    @functools.cached_property
+    def active(self) -> list[Dimension]:
+        """The active choices."""
+        return [d for d in self.tree.dimensions.values() if d.is_active(self.positions)]
+
+    @functools.cached_property
+    def values(self) -> dict[str, Any]:
+        """The plain values of the active choices: a point as users see it."""
+        return {d.name: d.kind.label(self[d.name]) for d in self.active}
+
+    @property
+    def recorded(self) -> dict[str, Any]:
+        """The values of the active choices as tuners record them."""
+        return {d.name: d.kind.recorded(self[d.name]) for d in self.active}
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """The builder's arguments, with plain values in place of choices."""
+        return self.tree.resolved(self.positions)
+
+    @property
+    def bound(self) -> Bound:
+        """The space's builder with these arguments, made anew: a network takes much memory."""
+        assert self.tree.bind is not None
+        return self.tree.bind(self.arguments)
+
+    @property
+    def network(self) -> Architecture:
+        """The network that the builder makes, whether it fits or not."""
+        return self.bound.network
+
+    def key(self, input_shape: Any) -> Hashable:
+        """Equal for points with equal networks, on inputs of this shape if it is not None."""
+        net = self.network
+        return net if input_shape is None else net.canonical(input_shape)
+
+
 class Tree:
     """A builder's arguments with choices anywhere in them, and the dimensions that these span.
 
-    A point has two forms: an `Assignment`, and a dict with the plain value of each active
-    dimension. Dimensions come behind those that they depend on.
+    Dimensions come behind those that they depend on.
+
+    Args:
+        arguments: the arguments.
+        prefix: what the names of choices without a name of their own begin with.
+        bind: returns a space's builder with plain arguments; None for a tree without networks.
     """
 
-    def __init__(self, arguments: Mapping[str, Any], prefix: str = "") -> None:
+    def __init__(
+        self,
+        arguments: Mapping[str, Any],
+        prefix: str = "",
+        bind: Callable[[dict[str, Any]], Bound] | None = None,
+    ) -> None:
+        self.bind = bind
         self.dimensions: dict[str, Dimension] = {}
         self.fixed: dict[str, Any] = {}  # the arguments without a choice
         self._varied: dict[str, Resolve] = {}
@@ -67,10 +135,6 @@ class Tree:
             else:
                 self._varied[key] = found
         self.dimensions = _parents_first(self.dimensions)
-        self._rows = [
-            (name, d.kind.label, None if d.always else d.is_active)
-            for name, d in self.dimensions.items()
-        ]
 
     def _collect(self, node: Any, path: str, condition: Condition) -> Resolve | None:
         """Adds the choices in a node; returns how to resolve it, None if it stays as it is."""
@@ -78,29 +142,34 @@ class Tree:
             case Choice() | Integer() | Real():
                 return self._collect_choice(node, path, condition)
             case Fixed(value):
-                inner = Tree({"value": value})
-                plain = inner.resolve(inner.default())["value"]
-                return lambda assignment: plain
+                plain = Tree({"value": value}).default().arguments["value"]
+                return lambda positions: plain
             case Call(function, arguments):
                 found = self._collect(arguments, path, condition)
                 if found is None:
-                    return lambda assignment: function(**arguments)
-                return lambda assignment: function(**found(assignment))
+                    return lambda positions: function(**arguments)
+                return lambda positions: function(**found(positions))
             case Stages():
                 return self._collect_stages(node, path, condition)
             case Mapping():
-                return _collected(
-                    node, {k: self._collect(n, f"{path}.{k}", condition) for k, n in node.items()}
-                )
+                return self._collect_items(node, lambda key: f"{path}.{key}", condition)
             case list() | tuple():
-                positions = dict(enumerate(node))
-                items = _collected(
-                    positions,
-                    {i: self._collect(n, f"{path}[{i}]", condition) for i, n in positions.items()},
-                )
                 kind = list if isinstance(node, list) else tuple
-                return items and (lambda assignment: kind(items(assignment).values()))
+                inner = dict(enumerate(node))
+                items = self._collect_items(inner, lambda index: f"{path}[{index}]", condition)
+                return items and (lambda positions: kind(items(positions).values()))
         return None
+
+    def _collect_items(
+        self, node: Mapping[Any, Any], path_of: Callable[[Any], str], condition: Condition
+    ) -> Resolve | None:
+        found = {key: self._collect(item, path_of(key), condition) for key, item in node.items()}
+        if not any(found.values()):
+            return None
+        return lambda positions: {
+            key: item if (resolve := found[key]) is None else resolve(positions)
+            for key, item in node.items()
+        }
 
     def _collect_choice(self, node: Searchable, path: str, condition: Condition) -> Resolve:
         name = node.name or path
@@ -115,18 +184,18 @@ class Tree:
         if condition not in known.conditions:
             known.conditions.append(condition)
         if not isinstance(node, Choice):
-            return lambda assignment: node.label(assignment[name])
+            return lambda positions: node.label(positions[name])
         inner = [
             self._collect(option, f"{path}#{_called(node, index)}", (*condition, (name, index)))
             for index, option in enumerate(node.options)
         ]
         if not any(inner):
-            return lambda assignment: node.options[assignment[name]]
+            return lambda positions: node.options[positions[name]]
 
-        def resolve(assignment: Assignment) -> Any:
-            index = assignment[name]
+        def resolve(positions: Positions) -> Any:
+            index = positions[name]
             found = inner[index]
-            return node.options[index] if found is None else found(assignment)
+            return node.options[index] if found is None else found(positions)
 
         return resolve
 
@@ -144,11 +213,9 @@ class Tree:
                 for index in there:
                     found = self._collect(value, f"{path}[{stage}]", (*condition, (name, index)))
             stages.append(found)
-        return lambda assignment: [
-            value if found is None else found(assignment)
-            for value, found, _ in zip(
-                node.values, stages, range(resolve(assignment)), strict=False
-            )
+        return lambda positions: [
+            value if found is None else found(positions)
+            for value, found, _ in zip(node.values, stages, range(resolve(positions)), strict=False)
         ]
 
     @property
@@ -156,28 +223,18 @@ class Tree:
         """Whether it has too many choices to try each of them at every step."""
         return len(self.dimensions) > _MANY
 
-    def default(self) -> Assignment:
+    def default(self) -> Point:
         """The point with the default of every dimension."""
-        return {
-            n: d.kind.first if isinstance(d.kind, Real) else 0 for n, d in self.dimensions.items()
-        }
+        return Point(self, {name: d.kind.first for name, d in self.dimensions.items()})
 
-    def draw(self, random: Random) -> Assignment:
+    def draw(self, random: Random) -> Point:
         """A random point; each dimension is drawn independently."""
-        return {name: d.kind.at(random.random()) for name, d in self.dimensions.items()}
+        return Point(self, {n: d.kind.at(random.random()) for n, d in self.dimensions.items()})
 
-    def values(self, assignment: Mapping[str, Any]) -> dict[str, Any]:
-        """The plain values of a point's active dimensions."""
-        return {
-            name: label(assignment[name])
-            for name, label, is_active in self._rows
-            if is_active is None or is_active(assignment)
-        }
-
-    def assignment(self, values: Mapping[str, Any]) -> Assignment:
+    def read(self, values: Mapping[str, Any]) -> Point:
         """The point with these values of its active dimensions; others take their default.
 
-        Each value may have the form that `values` returns or the one that a tuner records.
+        Each value may have the form of `Point.values` or of `Point.recorded`.
 
         Raises:
             ValueError: if a value is unknown, missing or no option of its choice.
@@ -188,52 +245,55 @@ class Tree:
                 f"`values` must be for {', '.join(self.dimensions) or 'no choice'}. "
                 f"Received: {unknown[0]!r}"
             )
-        found = self.default()
-        for name, value in values.items():
-            found[name] = _position(name, self.dimensions[name].kind, value)
-        for name, _, is_active in self._rows:
-            if name not in values and (is_active is None or is_active(found)):
-                raise ValueError(f"`values` must have {name!r}. Received: {dict(values)!r}")
-        return found
+        point = self.default().moved(
+            {n: position_of(n, self.dimensions[n].kind, value) for n, value in values.items()}
+        )
+        for dimension in point.active:
+            if dimension.name not in values:
+                raise ValueError(
+                    f"`values` must have {dimension.name!r}. Received: {dict(values)!r}"
+                )
+        return point
 
-    def resolve(self, assignment: Assignment) -> dict[str, Any]:
-        """The builder's arguments at a point, with plain values in place of choices."""
-        varied = {key: resolve(assignment) for key, resolve in self._varied.items()}
-        return {**self.fixed, **varied}
+    def ask(self, value_of: Callable[[str], Any]) -> Point:
+        """The point whose active dimensions have the values that a function returns by name.
 
-    def suggest(self, trial: Any, prefix: str = "") -> Assignment:
+        The function is called for active dimensions only, parents first; others take their default.
+
+        Raises:
+            ValueError: if a value is no option of its choice.
+        """
+        positions = dict(self.default().positions)
+        for name, dimension in self.dimensions.items():
+            if dimension.is_active(positions):
+                positions[name] = position_of(name, dimension.kind, value_of(name))
+        return Point(self, positions)
+
+    def suggest(self, trial: Any, prefix: str = "") -> Point:
         """The point that a trial suggests through Optuna's define-by-run methods.
 
-        Asks for active choices only, by their names after `prefix`; options have the form of
-        `Choice.written`.
+        Asks for active choices only, by their names after `prefix`.
         """
-        found = self.default()
-        for name, dimension in self.dimensions.items():
-            if dimension.always or dimension.is_active(found):
-                found[name] = _suggested(trial, f"{prefix}{name}", dimension.kind)
-        return found
+        kinds = self.dimensions
+        return self.ask(lambda name: suggested(trial, f"{prefix}{name}", kinds[name].kind))
 
-    def size(self) -> float:
-        """The number of different dicts of values; infinite if there is a real among them."""
-        kinds = {name: d.kind for name, d in self.dimensions.items()}
-        return _count(kinds, {n: _shortest(d.conditions) for n, d in self.dimensions.items()})
+    def resolved(self, positions: Positions) -> dict[str, Any]:
+        """The builder's arguments at a point, with plain values in place of choices."""
+        varied = {key: resolve(positions) for key, resolve in self._varied.items()}
+        return {**self.fixed, **varied}
+
+    def joined(self, other: Tree) -> Tree:
+        """A tree with the dimensions of both."""
+        both = Tree({})
+        both.dimensions = {**self.dimensions, **other.dimensions}
+        both.fixed, both._varied = {**self.fixed, **other.fixed}, {**self._varied, **other._varied}
+        return both
 
 
 def _called(node: Choice, index: int) -> Any:
     """How a path shows an option: by the name of a `Call`, else by its position."""
     option, label = node.options[index], node.labels[index]
     return label if isinstance(option, Call) and not label.startswith("#") else index
-
-
-def _collected(
-    node: Mapping[Any, Any], found: dict[Any, Resolve | None]
-) -> Callable[[Assignment], dict[Any, Any]] | None:
-    if not any(found.values()):
-        return None
-    return lambda assignment: {
-        key: child if found[key] is None else found[key](assignment)  # type: ignore[misc]
-        for key, child in node.items()
-    }
 
 
 def _parents_first(dimensions: dict[str, Dimension]) -> dict[str, Dimension]:
@@ -250,91 +310,3 @@ def _parents_first(dimensions: dict[str, Dimension]) -> dict[str, Dimension]:
     for name in dimensions:
         add(name)
     return ordered
-
-
-def _position(name: str, kind: Searchable, value: Any) -> Any:
-    try:
-        return kind.index(value)
-    except ValueError as error:
-        raise ValueError(f"`{name}` must be {error}. Received: {name}={value!r}") from error
-
-
-def _suggested(trial: Any, name: str, kind: Searchable) -> Any:
-    check_recordable(name, kind)
-    record_given(trial, name, kind)
-    match kind:
-        case Choice():
-            return kind.index(trial.suggest_categorical(name, list(kind.written)))
-        case Integer(low, high, step, log):
-            return kind.index(trial.suggest_int(name, low, high, step=step, log=log))
-        case Real(low, high, log):
-            return kind.index(trial.suggest_float(name, low, high, log=log))
-
-
-def record_given(trial: Any, name: str, kind: Searchable) -> None:
-    """Converts a value that was enqueued for a trial to the form in which it is suggested.
-
-    Users give `study.enqueue_trial` and `optuna.trial.FixedTrial` values as a space has them, such
-    as 3 and (1, 7), but Optuna expects the recorded form, "3" and "1x7". It has no public way to
-    change them.
-    """
-    for attribute in ("_fixed_params", "_params"):  # of a Trial; of a FixedTrial or FrozenTrial
-        given = getattr(trial, attribute, None)
-        if isinstance(given, Mapping) and name in given:
-            value = recorded(kind, _position(name, kind, given[name]))
-            setattr(trial, attribute, {**given, name: value})
-
-
-# --- counting ----------------------------------------------------------------------------
-
-Conditions = Mapping[str, tuple[Condition, ...]]
-
-
-def _count(kinds: Mapping[str, Searchable], conditions: Conditions) -> float:
-    """The number of points of these dimensions: the product over independent groups."""
-    total: float = 1
-    for group in _groups(conditions):
-        total *= _count_group(kinds, group)
-    return total
-
-
-def _count_group(kinds: Mapping[str, Searchable], group: Conditions) -> float:
-    first = next(name for name, own in group.items() if () in own)
-    kind = kinds[first]
-    rest = {name: own for name, own in group.items() if name != first}
-    if isinstance(kind, Real):
-        return math.inf
-    asked = {index for own in rest.values() for c in own for name, index in c if name == first}
-    others = kind.size - len(asked)
-    counts = [_count(kinds, _given(rest, first, index)) for index in asked]
-    return sum(counts) + (others * _count(kinds, _given(rest, first, None)) if others else 0)
-
-
-def _given(conditions: Conditions, name: str, index: int | None) -> Conditions:
-    """The conditions left once `name` takes option `index`; drops what cannot be active then."""
-    left = {}
-    for other, own in conditions.items():
-        kept = {
-            tuple(pair for pair in c if pair[0] != name)
-            for c in own
-            if all(position == index for parent, position in c if parent == name)
-        }
-        if kept:
-            left[other] = _shortest(kept)
-    return left
-
-
-def _shortest(conditions: Collection[Condition]) -> tuple[Condition, ...]:
-    """The conditions, or the empty one alone if it is among them: it always holds."""
-    return ((),) if () in conditions else tuple(conditions)
-
-
-def _groups(conditions: Conditions) -> list[Conditions]:
-    """Groups of dimensions that depend on each other, directly or through others."""
-    joined: list[set[str]] = []
-    for name, own in conditions.items():
-        bound = {name, *(parent for c in own for parent, _ in c)}
-        touching = [group for group in joined if group & bound]
-        joined = [group for group in joined if not group & bound]
-        joined.append(functools.reduce(set.union, touching, bound))
-    return [{name: conditions[name] for name in conditions if name in group} for group in joined]

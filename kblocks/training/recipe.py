@@ -144,8 +144,7 @@ class Recipe:
         Args:
             trial: an Optuna trial, or an object with the same methods.
         """
-        tree = self.tree()
-        return tree.resolve(tree.suggest(trial))
+        return self.tree().suggest(trial).arguments
 
     def callbacks(self, epochs: int, **chosen: Any) -> list[keras.callbacks.Callback]:
         """The callbacks that `fit` needs for the schedule.
@@ -169,7 +168,7 @@ class Recipe:
             plain = {k: v for k, v in plain.items() if k in own}
             tree = Tree({k: v for k, v in own.items() if k not in plain}, prefix="recipe.")
             of_tree = {k: v for k, v in chosen.items() if k in tree.dimensions}
-            plain |= tree.resolve(tree.assignment(of_tree))
+            plain |= tree.read(of_tree).arguments
         return Recipe(**{**own, **plain})
 
     def _objective(self, model: keras.Model) -> dict[str, Any]:
@@ -298,7 +297,7 @@ def _option(argument: Any, value: Any) -> Any:
         option = Tree({"option": argument.options[argument.index(value)]})
     except ValueError:
         return value
-    return value if option.dimensions else option.resolve({})["option"]
+    return value if option.dimensions else option.default().arguments["option"]
 
 
 def _options(value: Any) -> Iterator[Any]:

@@ -16,9 +16,10 @@ import keras_tuner
 from kblocks.model_tools.timing import latency as measured_latency
 from kblocks.networks.architecture import Architecture
 from kblocks.search_space.budget import Budget
-from kblocks.search_space.choices import Choice, Integer, Real, Searchable, check_recordable
-from kblocks.search_space.space import NETWORK, Space, network_key, prefix_of
-from kblocks.search_space.tree import Assignment, Tree
+from kblocks.search_space.choices import Choice, Integer, Real, Searchable
+from kblocks.search_space.recording import NETWORK, check_recordable, network_key, prefix_of
+from kblocks.search_space.space import Space
+from kblocks.search_space.tree import Point, Tree
 from kblocks.training.preparing import prepare
 from kblocks.training.recipe import Recipe, fresh
 
@@ -94,8 +95,7 @@ class HyperModel(keras_tuner.HyperModel):
         """Builds and compiles the model of the point in `hp`, repaired if it does not fit."""
         model = suggest(hp, self.space).model(self.space.input_shape)
         if self.compile is None:
-            tree = self.recipe.tree()
-            self.recipe.compile(model, **tree.resolve(_read(hp, tree)))
+            self.recipe.compile(model, **_read(hp, self.recipe.tree()).arguments)
             return model  # already prepared by the recipe
         if isinstance(self.compile, Mapping):
             model.compile(**_fresh(self.compile))
@@ -135,10 +135,8 @@ class HyperModel(keras_tuner.HyperModel):
         net = network_of(hp)
         added: list[Any] = []
         if self.compile is None:
-            tree = self.recipe.tree()
-            chosen = tree.resolve(_read(hp, tree))
-            epochs = named(args, kwargs).get("epochs", 1)
-            added = self.recipe.callbacks(epochs, **chosen)
+            chosen = _read(hp, self.recipe.tree()).arguments
+            added = self.recipe.callbacks(named(args, kwargs).get("epochs", 1), **chosen)
         costs = CostLogs(net, self.space.input_shape, self.latency)
         # First, so that the tuner's own callbacks find the costs in the logs.
         kwargs["callbacks"] = [costs, *(kwargs.get("callbacks") or ()), *added]
@@ -204,11 +202,11 @@ def suggest(hp: Any, space: Space, name: str | None = None) -> Architecture:
     """
     key, scoped = network_key(name), prefix_of(name) != ""
     with hp.name_scope(name) if scoped else contextlib.nullcontext():
-        values = space.tree.values(_read(hp, space.tree))
-    net = space.build(space.repair(values))
-    told = net.to_json()
-    _refuse_other(hp, name, space, values, told)
-    hp.values = _Values({**hp.values, key: told})
+        point = _read(hp, space.tree)
+    net = space.nearest(point).network
+    text = net.to_json()
+    _refuse_other(hp, name, space, point.values, text)
+    hp.values = _Values({**hp.values, key: text})
     return net
 
 
@@ -266,36 +264,24 @@ def network_of(hp: Any, name: str | None = None) -> Architecture:
 
 def _fresh(arguments: Mapping[str, Any]) -> dict[str, Any]:
     """Copies the arguments of `compile`, since an optimizer or a metric serves one model only."""
-    made = dict(arguments)
-    optimizer: Any = made.get("optimizer")
+    copies = dict(arguments)
+    optimizer: Any = copies.get("optimizer")
     if isinstance(optimizer, keras.optimizers.Optimizer):
-        made["optimizer"] = type(optimizer).from_config(optimizer.get_config())
-    for name in {"metrics", "weighted_metrics"} & set(made):
-        made[name] = fresh(made[name])
-    return made
+        copies["optimizer"] = type(optimizer).from_config(optimizer.get_config())
+    for name in {"metrics", "weighted_metrics"} & set(copies):
+        copies[name] = fresh(copies[name])
+    return copies
 
 
-def _read(hp: Any, tree: Tree) -> Assignment:
+def _read(hp: Any, tree: Tree) -> Point:
     """The point of a tree that `hp` holds; declares the choices that `hp` lacks."""
-    assignment = _found(hp, tree)
-    if any(name not in hp for name in tree.values(assignment)):
-        _declare(hp, tree)
-        assignment = _found(hp, tree)
-    return assignment
 
+    def value_of(name: str) -> Any:
+        if name not in hp:
+            _declare(hp, tree)
+        return hp.get(name)
 
-def _found(hp: Any, tree: Tree) -> Assignment:
-    assignment = tree.default()
-    for name, dimension in tree.dimensions.items():
-        if name in hp:
-            value = hp.get(name)
-            try:
-                assignment[name] = dimension.kind.index(value)
-            except ValueError as error:
-                raise ValueError(
-                    f"`hp` must hold a value of this space for {name!r}. Received: {value!r}"
-                ) from error
-    return assignment
+    return tree.ask(value_of)
 
 
 def _declare(hp: Any, tree: Tree) -> None:
@@ -327,18 +313,12 @@ def _scopes(tree: Tree, name: str) -> list[tuple[str, list[Any]]]:
         positions.setdefault(condition[-1][0], set()).add(condition[-1][1])
     stacks = []
     for parent, found in positions.items():
-        labels = _written(tree.dimensions[parent].kind)
-        stacks.append([*_scopes(tree, parent), (parent, [labels[i] for i in sorted(found)])])
+        kind = tree.dimensions[parent].kind
+        values = [kind.recorded(position) for position in sorted(found)]
+        stacks.append([*_scopes(tree, parent), (parent, values)])
     levels = zip(*stacks, strict=False)
     common = itertools.takewhile(lambda level: level.count(level[0]) == len(level), levels)
     return [level[0] for level in common]
-
-
-def _written(kind: Any) -> list[Any]:
-    """The options of a parent choice, as Keras Tuner knows them."""
-    if isinstance(kind, Choice):
-        return list(kind.written)
-    return [kind.label(index) for index in range(kind.size)]
 
 
 def declare(hp: Any, name: str, kind: Searchable) -> None:

@@ -12,8 +12,8 @@ from optuna.distributions import (
 from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState
 
-from kblocks.search_space.choices import Real, Searchable, recorded
-from kblocks.search_space.tree import Assignment, Tree
+from kblocks.search_space.choices import Real, Searchable
+from kblocks.search_space.tree import Point, Tree
 from kblocks.tuner.bridge import HyperModel, declare
 from kblocks.tuner.choosing.asking import Asking
 from kblocks.tuner.records import SURPLUS
@@ -33,6 +33,7 @@ class Points:
     def __init__(self, hypermodel: HyperModel) -> None:
         self._space = hypermodel.space
         self._recipe = Tree({}) if hypermodel.compile is not None else hypermodel.recipe.tree()
+        self._both = self._space.tree.joined(self._recipe)
         # A `compile` function may ask for more hyperparameters, which no point contains.
         self._is_whole = not callable(hypermodel.compile)
         self.kinds = hypermodel.dimensions()
@@ -45,65 +46,50 @@ class Points:
         """Whether the space or the recipe has a choice of that name."""
         return name in self.distributions
 
-    def default(self) -> Assignment:
+    def default(self) -> Point:
         """The default point of space and recipe, repaired if it does not fit."""
-        own = self._space.tree.assignment(self._space.default())
-        return {**own, **self._recipe.default()}
+        return self._joined(self._space.default_point(), self._recipe.default())
 
-    def random(self, random: Random) -> Assignment:
+    def random(self, random: Random) -> Point:
         """A random point that fits."""
-        own = self._space.tree.assignment(self._space.sample(random))
-        return {**own, **self._recipe.draw(random)}
+        return self._joined(self._space.sample_point(random), self._recipe.draw(random))
 
-    def fits(self, point: Assignment) -> bool:
+    def fits(self, point: Point) -> bool:
         """Whether the network of a point fits."""
         return self._space.violation(self._of_space(point)) is None
 
-    def repaired(self, point: Assignment) -> Assignment:
+    def repaired(self, point: Point) -> Point:
         """The nearest point that fits."""
-        values = self._space.repair(self._space.tree.values(self._of_space(point)))
-        return {**point, **self._space.tree.assignment(values)}
+        return point.moved(self._space.nearest(self._of_space(point)).positions)
 
-    def all(self) -> Iterator[Assignment]:
+    def all(self) -> Iterator[Point]:
         """All points that fit; a real-valued choice takes ten values of its range."""
         for own in _all(self._space.tree):
             if self.fits(own):
                 for recipe in _all(self._recipe):
-                    yield {**own, **recipe}
+                    yield self._joined(own, recipe)
 
-    def drawn(self, sampler: BaseSampler, study: Any, trial: FrozenTrial) -> Assignment:
+    def drawn(self, sampler: BaseSampler, study: Any, trial: FrozenTrial) -> Point:
         """A point drawn by an Optuna sampler; it may not fit."""
         together = sampler.infer_relative_search_space(study, trial)
         drawn = sampler.sample_relative(study, trial, together) if together else {}
-        point: Assignment = {}
-        for tree in (self._space.tree, self._recipe):
-            found = tree.default()
-            for name, dimension in tree.dimensions.items():
-                if dimension.always or dimension.is_active(found):
-                    known = self.distributions[name]
-                    if name in drawn and together.get(name) == known:
-                        value = drawn[name]
-                    else:
-                        value = sampler.sample_independent(study, trial, name, known)
-                    found[name] = dimension.kind.index(value)
-            point |= found
-        return point
 
-    def written(self, point: Assignment) -> dict[str, Any]:
-        """The active values of a point, as the storage records them."""
-        found = {}
-        for tree in (self._space.tree, self._recipe):
-            for name in tree.values(point):
-                found[name] = recorded(tree.dimensions[name].kind, point[name])
-        return found
+        def value_of(name: str) -> Any:
+            known = self.distributions[name]
+            if name in drawn and together.get(name) == known:
+                return drawn[name]
+            return sampler.sample_independent(study, trial, name, known)
 
-    def key(self, point: Assignment) -> Hashable:
+        return self._both.ask(value_of)
+
+    def key(self, point: Point) -> Hashable:
         """Equal for points with equal networks and recipes; unique if `compile` is a function."""
         if not self._is_whole:
             return object()
-        values = self._space.tree.values(self._of_space(point))
-        recipe = tuple(sorted(self._recipe.values(point).items(), key=lambda item: item[0]))
-        return self._space.key(values), str(recipe)
+        recipe = sorted(
+            Point(self._recipe, point.positions).values.items(), key=lambda item: item[0]
+        )
+        return self._of_space(point).key(self._space.input_shape), str(tuple(recipe))
 
     def first(self, trials: list[FrozenTrial], params: Mapping[str, Any]) -> int | None:
         """The number of the first trial with the same network and recipe; None without one."""
@@ -122,7 +108,7 @@ class Points:
             if trial.number not in self._keyed and trial.number != but and trial.params:
                 try:
                     key = self.key(self._read(trial.params))
-                except (KeyError, ValueError):  # not all of its values are written
+                except ValueError:  # not all of its values are written
                     continue
                 self._keys[key] = min(trial.number, self._keys.get(key, trial.number))
                 self._keyed.add(trial.number)
@@ -135,39 +121,35 @@ class Points:
         """Whether `params` has all active values of a point."""
         try:
             self._read(params)
-        except KeyError:
+        except ValueError:
             return False
         return True
 
-    def _read(self, params: Mapping[str, Any]) -> Assignment:
-        point: Assignment = {}
-        for tree in (self._space.tree, self._recipe):
-            own = tree.default()
-            for name, dimension in tree.dimensions.items():
-                if name in params:
-                    own[name] = dimension.kind.index(params[name])
-                elif dimension.is_active(own):
-                    raise KeyError(name)
-            point |= own
-        return point
+    def _read(self, params: Mapping[str, Any]) -> Point:
+        return self._both.read({n: v for n, v in params.items() if n in self._both.dimensions})
 
-    def _of_space(self, point: Assignment) -> Assignment:
-        return {name: point[name] for name in self._space.tree.dimensions}
+    def _joined(self, own: Point, recipe: Point) -> Point:
+        return Point(self._both, {**own.positions, **recipe.positions})
+
+    def _of_space(self, point: Point) -> Point:
+        return Point(self._space.tree, point.positions)
 
 
-def _all(tree: Tree, found: Assignment | None = None, left: Any = None) -> Iterator[Assignment]:
+def _all(tree: Tree) -> Iterator[Point]:
     """Every point of a tree; inactive choices stay at their default."""
-    found = tree.default() if found is None else found
-    names = list(tree.dimensions) if left is None else left
-    if not names:
-        yield dict(found)
-        return
-    dimension, rest = tree.dimensions[names[0]], names[1:]
-    if not (dimension.always or dimension.is_active(found)):
-        yield from _all(tree, found, rest)
-        return
-    for index in _positions(dimension.kind):
-        yield from _all(tree, {**found, names[0]: index}, rest)
+
+    def completed(point: Point, names: list[str]) -> Iterator[Point]:
+        if not names:
+            yield point
+            return
+        dimension, rest = tree.dimensions[names[0]], names[1:]
+        if not dimension.is_active(point.positions):
+            yield from completed(point, rest)
+            return
+        for position in _positions(dimension.kind):
+            yield from completed(point.moved({dimension.name: position}), rest)
+
+    return completed(tree.default(), list(tree.dimensions))
 
 
 def _positions(kind: Searchable) -> Iterable[Any]:

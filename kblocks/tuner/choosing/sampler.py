@@ -19,7 +19,8 @@ from optuna.distributions import (
 from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial
 
-from kblocks.search_space.tree import Assignment, record_given
+from kblocks.search_space.recording import record_given
+from kblocks.search_space.tree import Point
 from kblocks.tuner.bridge import HyperModel
 from kblocks.tuner.choosing.points import Points
 from kblocks.tuner.records import EXHAUSTED, OWNER
@@ -124,7 +125,7 @@ class Choosing(BaseSampler):
         self._random = Random(seed)
         ours = isinstance(hypermodel, HyperModel)
         self._points = Points(hypermodel) if ours else None
-        self._grid: Iterator[Assignment] | None = None
+        self._grid: Iterator[Point] | None = None
         self._chosen: dict[int, dict[str, Any]] = {}  # values by trial number
         self._unsure: set[int] = set()  # trials begun before earlier ones had written their points
         self._defaults: dict[str, Any] = {}
@@ -244,12 +245,12 @@ class Choosing(BaseSampler):
             self._unsure.add(trial.number)
         for point in self._candidates(points, study, trial, len(known) - 1):
             if points.key(point) not in tried:
-                return points.written(point)
+                return point.recorded
         raise ExhaustedError(trial.number)
 
     def _candidates(
         self, points: Points, study: Any, trial: FrozenTrial, count: int
-    ) -> Iterator[Assignment]:
+    ) -> Iterator[Point]:
         if trial.number == 0 and not self.is_listed:
             yield points.default()
         if self.is_grid:
