@@ -6,30 +6,23 @@ import shutil
 import sys
 import traceback
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import keras
 import typer
 from rich.console import Console
 
-from kblocks.command import final, tables
-from kblocks.command.searching import BadArgumentError, run_or_join, say, sizes
-from kblocks.command.stored import (
-    STORAGE,
-    best_network,
-    best_of,
-    folder_of,
-    masked,
-    opened,
-)
+from kblocks.command import tables
+from kblocks.command.listing import listing, native_input
+from kblocks.command.searching import run_or_join
+from kblocks.command.typed import STORAGE, BadArgumentError, masked, say, sizes
 from kblocks.common.atomic import whole
-from kblocks.model_tools.exporting import FORMATS, export
-from kblocks.networks.architecture import Architecture
-from kblocks.networks.catalog import architecture, by_family
-from kblocks.tuner.files import facts_of, save
-from kblocks.tuner.records import Run
-from kblocks.tuner.storing.checkpoints import Checkpoints
+from kblocks.model_tools.formats import FORMATS
 from kblocks.tuner.terminal import plain, tell
+
+if TYPE_CHECKING:
+    import keras
+
+    from kblocks.tuner.records import Run
 
 app = typer.Typer(
     add_completion=False,
@@ -59,14 +52,10 @@ def list_(
     family: Annotated[str | None, typer.Option(help="Only this family.")] = None,
 ) -> None:
     """The published architectures: input, parameters, MACs, weights."""
-    families = by_family()
-    if family is not None:
-        if family not in families:
-            raise BadArgumentError(
-                f"--family must be one of {', '.join(families)}. Received: {family}"
-            )
-        families = {family: families[family]}
-    _console().print(tables.of_architectures(families))
+    families = {known["family"]: None for known in listing()["architectures"].values()}
+    if family is not None and family not in families:
+        raise BadArgumentError(f"--family must be one of {', '.join(families)}. Received: {family}")
+    _console().print(tables.of_architectures(family))
 
 
 @app.command()
@@ -76,6 +65,9 @@ def show(
     classes: Annotated[int | None, typer.Option(min=1, help="Of the classifier.")] = None,
 ) -> None:
     """A network stage by stage: what comes out and what it costs."""
+    from kblocks.networks.architecture import Architecture
+    from kblocks.networks.catalog import architecture
+
     path = Path(network)
     if path.suffix == ".json":
         if classes is not None:
@@ -90,7 +82,7 @@ def show(
             net = architecture(network, **({} if classes is None else {"classes": classes}))
         except ValueError as error:
             raise BadArgumentError(str(error)) from error
-    shape = tables.native_input(net) if input is None else sizes("--input", input, 3)
+    shape = native_input(net) if input is None else sizes("--input", input, 3)
     _console().print(tables.of_stages(net, shape))
 
 
@@ -105,6 +97,8 @@ app.command(
 @app.command()
 def status(run: RunName, storage: Storage = None) -> None:
     """Where a run stands."""
+    from kblocks.command.stored import opened
+
     _console().print(tables.of_run(opened(run, storage)))
 
 
@@ -115,6 +109,7 @@ def report(
     output: Annotated[Path | None, typer.Option(help="A folder.")] = None,
 ) -> None:
     """Writes a report of a run: one HTML file and pictures."""
+    from kblocks.command.stored import folder_of, opened
     from kblocks.tuner.reporting.report import report as write
 
     found = opened(run, storage)
@@ -133,6 +128,8 @@ def best(
     ] = None,
 ) -> None:
     """A run's best network stage by stage; with --export its model with the weights found."""
+    from kblocks.command.stored import best_network, folder_of, opened
+
     if export_ is not None and export_ not in FORMATS:
         raise BadArgumentError(f"--export must be one of {', '.join(FORMATS)}. Received: {export_}")
     found = opened(run, storage)
@@ -157,6 +154,11 @@ def _export(
     run: Run, folder: Path, format: str, output: Path | None, checkpoints: str | None
 ) -> None:
     """Exports the delivered model, or the best trial's if there is none or an outdated one."""
+    from kblocks.command import final
+    from kblocks.command.stored import best_of
+    from kblocks.model_tools.exporting import export
+    from kblocks.tuner.files import facts_of, save
+
     delivered = folder / final.MODEL
     target = output or folder / f"best{FORMATS[format].suffix or f'_{format}'}"
     best, known = best_of(run), facts_of(delivered)
@@ -190,6 +192,9 @@ def _export(
 
 def _trained(run: Run, folder: Path, checkpoints: str | None) -> keras.Model:
     """The best trial's network with the weights from its checkpoint."""
+    from kblocks.command.stored import best_network
+    from kblocks.tuner.storing.checkpoints import Checkpoints
+
     trial, net = best_network(run)
     assert run.input_shape is not None
     own = str(folder / "checkpoints")

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Self
 
+from kblocks.command.searching import FAMILIES
 from kblocks.families import ready_spaces as spaces
 from kblocks.search_space.budget import Budget
 from kblocks.search_space.choices import choice, per_stage, real
@@ -21,7 +22,6 @@ from kblocks.tuner.running.jobs import FileJob, Job
 from kblocks.tuner.running.trial import Fit
 from kblocks.tuner.tuner import Tuner
 
-FAMILIES = tuple(spaces.__all__)
 TRIALS, EPOCHS, BATCH = 20, 15, 64  # the defaults
 _SMALL = 64  # pixels; up to this side length images count as small
 _MACS = 40_000  # per pixel, as ResNet-20 on 32x32

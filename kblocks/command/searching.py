@@ -6,28 +6,19 @@ import os
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import keras_tuner
 import typer
 
-from kblocks.command.final import finish, together
-from kblocks.command.ready import FAMILIES, FamilyJob, RunFile
-from kblocks.command.stored import STORAGE, masked, opened
-from kblocks.search_space.budget import Budget
-from kblocks.tuner.running.jobs import imported
-from kblocks.tuner.terminal import tell
+from kblocks.command.listing import listing
+from kblocks.command.typed import STORAGE, BadArgumentError, say, sizes
 
-Job = FamilyJob | RunFile  # what the options can ask for
+if TYPE_CHECKING:
+    from kblocks.command.ready import FamilyJob, RunFile
 
+    Job = FamilyJob | RunFile  # what the options can ask for
 
-class BadArgumentError(ValueError):
-    """The typed arguments are wrong."""
-
-
-def say(text: str) -> None:
-    """Writes a line to the standard output, with passwords masked."""
-    tell(masked(text))
+FAMILIES = tuple(listing()["spaces"])
 
 
 def run_or_join(
@@ -85,6 +76,9 @@ def run_or_join(
     verbose: Annotated[bool, typer.Option("--verbose/--quiet")] = True,
 ) -> None:
     """Runs `kblocks search` and `kblocks worker`: a run file, or a family on data."""
+    from kblocks.command.final import finish
+    from kblocks.search_space.budget import Budget
+
     size = None if image_size is None else sizes("--image-size", image_size, 2)
     limits = _given(macs=macs, params=params)
     settings = _given(
@@ -119,23 +113,12 @@ def run_or_join(
 
 def join(job: Job, tuner: Any, verbose: bool) -> None:
     """Joins a search as a worker; settings that were not typed come from the search."""
+    from kblocks.command.stored import opened
+
     job = job.joining(opened(tuner.project_name, tuner.storage_url).settings)
     tuner = job.tuner()
     tuner.join()
     tuner.run_job(job, verbose=int(verbose))
-
-
-def sizes(option: str, text: str, count: int) -> tuple[Any, ...]:
-    """Parses `224x224x3` to numbers.
-
-    Raises:
-        BadArgumentError: if there are not `count` positive numbers.
-    """
-    parts = text.lower().split("x")
-    if len(parts) != count or not all(part.isdecimal() and int(part) > 0 for part in parts):
-        form = "x".join(("HEIGHT", "WIDTH", "CHANNELS")[:count])
-        raise BadArgumentError(f"{option} must be {form}. Received: {text}")
-    return tuple(map(int, parts))
 
 
 def _job(
@@ -146,6 +129,8 @@ def _job(
     fitting: dict[str, Any],
     settings: dict[str, Any],
 ) -> Job:
+    from kblocks.command.ready import FamilyJob, RunFile
+
     if (run is None) == (family is None) or (family is None) != (data is None):
         raise BadArgumentError("give either a run file RUN.py, or --family with --data")
     if family is not None and data is not None:
@@ -163,6 +148,10 @@ def _retraining(job: Job, wanted: bool | None) -> Callable[..., Any] | None:
 
     A run file's `final` is used unless `wanted` is False, `together` only if `wanted` is True.
     """
+    from kblocks.command.final import together
+    from kblocks.command.ready import RunFile
+    from kblocks.tuner.running.jobs import imported
+
     own = getattr(imported(Path(job.path)), "final", None) if isinstance(job, RunFile) else None
     if wanted is False:
         return None
@@ -172,6 +161,8 @@ def _retraining(job: Job, wanted: bool | None) -> Callable[..., Any] | None:
 def _objectives(texts: list[str] | None) -> Any:
     if not texts:
         return None
+    import keras_tuner
+
     objectives = []
     for text in texts:
         name, _, direction = text.partition(":")

@@ -3,30 +3,19 @@
 from __future__ import annotations
 
 import os
-import re
 from pathlib import Path
-from urllib.parse import unquote
+from typing import TYPE_CHECKING
 
-from kblocks.common import masking
-from kblocks.networks.architecture import Architecture
+from kblocks.command.typed import DATABASE, STORAGE
 from kblocks.tuner.records import Record, Run, read
 from kblocks.tuner.storing.owners import as_it_is
 from kblocks.tuner.storing.storage import is_missing, open_storage, shown, url_of
 from kblocks.tuner.storing.study import find, names
 
-DATABASE = "study.db"  # the database in a run's folder
-STORAGE = "KBLOCKS_STORAGE"  # the environment variable with a storage's URL
+if TYPE_CHECKING:
+    from kblocks.networks.architecture import Architecture
+
 _PATIENCE = 10.0  # seconds that a command waits for a database
-
-
-def masked(text: str) -> str:
-    """Masks the passwords of URLs, and that of KBLOCKS_STORAGE wherever it stands."""
-    text = masking.masked(text)
-    found = re.search(r"://[^:/?#\s]*:(\S*)@", os.environ.get(STORAGE, ""))
-    for secret in {found[1], unquote(found[1])} if found else ():
-        if len(secret) > 3:  # shorter ones occur in ordinary words
-            text = text.replace(secret, "***")
-    return text
 
 
 def folder_of(run: str, storage: str | None) -> Path | None:
@@ -91,6 +80,8 @@ def best_network(run: Run) -> tuple[Record, Architecture]:
     Raises:
         ValueError: if no trial was completed, or kblocks did not build the network.
     """
+    from kblocks.networks.architecture import Architecture
+
     best = best_of(run)
     if best.network is None or run.input_shape is None:
         raise ValueError(

@@ -4,51 +4,29 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Group, RenderableType
 from rich.table import Table
 
-from kblocks.networks.architecture import Architecture
-from kblocks.networks.catalog import architecture
-from kblocks.tuner.records import Failure, Record, Run
+from kblocks.command.listing import listing
 from kblocks.tuner.terminal import cell
+
+if TYPE_CHECKING:
+    from kblocks.networks.architecture import Architecture
+    from kblocks.tuner.records import Record, Run
 
 _FAILURES = 10  # the most failures that are shown, newest last
 _BAR = 20  # characters of a full bar
-# Published input sizes of networks for which kblocks has no weights: Szegedy et al.
-# (arXiv:1602.07261, Fig. 10), and Tan & Le (arXiv:1905.11946; from the table in their code).
-_SIDES = {
-    "inception_resnet_v1": 299,
-    **{f"efficientnet_b{i}": side for i, side in enumerate((224, 240, 260, 300))},
-    **{f"efficientnet_b{i}": side for i, side in enumerate((380, 456, 528, 600), 4)},
-}
-_CIFAR, _IMAGENET = 32, 224
 
 
-def native_input(net: Architecture) -> tuple[int, int, int]:
-    """(height, width, channels) of the images for which a network was published."""
-    if net.weights:
-        side = net.weights[0].size
-    else:
-        ten = getattr(net.rows[-1].spec, "classes", None) == 10
-        side = _SIDES.get(net.name, _CIFAR if ten else _IMAGENET)
-    return side, side, 3
-
-
-def of_architectures(families: Mapping[str, list[str]]) -> Table:
-    """A table row for each architecture: input, parameters, MACs and weights."""
+def of_architectures(family: str | None) -> Table:
+    """A table row for each published architecture: input, parameters, MACs and weights."""
     table = _table("architecture", "family", "input", ">parameters", ">MACs", "weights")
-    for family, names in families.items():
-        for name in names:
-            net = architecture(name)
-            shape = native_input(net)
-            cost = net.cost(shape)
-            known = [one.name for one in net.weights]
-            sets = ", ".join([f"{known[0]} ({net.weights[0].source})", *known[1:]]) if known else ""
-            table.add_row(
-                name, family, sizes(shape), f"{cost.params:,}", f"{cost.macs:,}", sets or "-"
-            )
+    for name, known in listing()["architectures"].items():
+        if family in (None, known["family"]):
+            figures = sizes(known["input"]), f"{known['params']:,}", f"{known['macs']:,}"
+            table.add_row(name, known["family"], *figures, known["weights"] or "-")
     return table
 
 
@@ -94,8 +72,8 @@ def of_run(run: Run) -> RenderableType:
     if failed:
         table = _table(">failed", "kind", "why")
         for trial in failed[-_FAILURES:]:
-            why = trial.failure or Failure("unknown", "")  # another program made the study
-            table.add_row(str(trial.number), why.kind, why.message)
+            why = trial.failure  # None if another program made the study
+            table.add_row(str(trial.number), *((why.kind, why.message) if why else ("unknown", "")))
         parts.append(table)
     return Group(*parts)
 

@@ -7,7 +7,7 @@ import importlib.util
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import keras
 import numpy as np
@@ -16,25 +16,9 @@ from kblocks.common import backend
 from kblocks.common.atomic import whole
 from kblocks.common.keras_graph import layers_inside
 from kblocks.layers.export_mode import writing
+from kblocks.model_tools.formats import FORMATS
 
 _TORCH_OPTIMIZERS = "keras.src.backend.torch.optimizers"
-
-
-class Format(NamedTuple):
-    """An export format: Keras' name for it, its suffix, and the packages and extra it needs."""
-
-    keras_name: str
-    suffix: str
-    packages: tuple[str, ...] = ()
-    extra: str = ""
-
-
-FORMATS = {
-    "keras": Format("keras", ".keras"),
-    "savedmodel": Format("tf_saved_model", "", ("tensorflow",), "tensorflow"),
-    "onnx": Format("onnx", ".onnx", ("onnxruntime", "tf2onnx"), "export"),
-    "litert": Format("litert", ".tflite", ("tensorflow",), "tensorflow"),
-}
 
 
 def export(

@@ -1,4 +1,4 @@
-"""How a tuner's trial records a point: the names of choices and networks, and their values."""
+"""How a tuner's trial records the values of choices."""
 
 from __future__ import annotations
 
@@ -8,35 +8,8 @@ from weakref import WeakKeyDictionary
 
 from kblocks.search_space.choices import Choice, Integer, Real, Searchable, position_of
 
-NETWORK = "kblocks/network"  # the trial's user attribute that holds the network as JSON
-_TUNERS = ("tuner/", "kblocks/")  # prefixes of what Keras Tuner and kblocks record of a trial
 _SUGGESTED: WeakKeyDictionary[Any, set[str | None]] = WeakKeyDictionary()  # names by trial
 _EXACT = 2**53  # floats, in which Optuna stores numbers, hold every integer up to here
-
-
-def network_key(name: str | None) -> str:
-    """The user attribute of a trial that holds the network called `name` as JSON."""
-    return NETWORK if name is None else f"{NETWORK}/{name}"
-
-
-def prefix_of(name: str | None) -> str:
-    """What the names of choices begin with in a trial if their network is called `name`.
-
-    Raises:
-        ValueError: if the name is not a word, has a "/" or is reserved.
-    """
-    if name is None:
-        return ""
-    if not isinstance(name, str) or not name or "/" in name or f"{name}/" in _TUNERS:
-        raise ValueError(
-            f"`name` must be a word without '/', not 'tuner' or 'kblocks'. Received: name={name!r}"
-        )
-    return f"{name}/"
-
-
-def is_of_others(key: str) -> bool:
-    """Whether a recorded entry belongs to a recipe, a named network, or the tuner itself."""
-    return "/" in key or key.startswith("recipe.")
 
 
 def refuse_second(trial: Any, name: str | None) -> None:

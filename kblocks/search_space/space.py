@@ -16,7 +16,8 @@ from kblocks.search_space.choices import Call, Choice, Fixed
 from kblocks.search_space.conditions import Bound, Condition, name_of
 from kblocks.search_space.dead_options import refuse_dead_options
 from kblocks.search_space.describing import table
-from kblocks.search_space.recording import is_of_others, network_key, prefix_of, refuse_second
+from kblocks.search_space.names import is_of_others, network_key, prefix_of
+from kblocks.search_space.recording import refuse_second
 from kblocks.search_space.repair import Repair, Violation
 from kblocks.search_space.tree import Point, Tree
 

@@ -1,35 +1,58 @@
 """Searches over spaces: Keras Tuner, Optuna, data and reports (extra `tune`)."""
 
-try:
-    import keras_tuner as _keras_tuner  # noqa: F401
-    import rich as _rich  # noqa: F401
-except ImportError as error:
-    raise ImportError(
-        f"kblocks.tuner needs {error.name}: pip install 'kblocks[tune]'", name=error.name
-    ) from error
+from __future__ import annotations
 
-from kblocks.tuner.bridge import NETWORK, CostLogs, HyperModel, network_of, suggest
-from kblocks.tuner.files import save
-from kblocks.tuner.images.data import Data, load
-from kblocks.tuner.records import Objective, Record, Run
-from kblocks.tuner.reporting.report import report
-from kblocks.tuner.stock.run import Result, search
-from kblocks.tuner.tuner import Tuner
+import importlib
+import importlib.util
+from typing import TYPE_CHECKING, Any
+
+for _package in ("keras_tuner", "optuna", "rich"):
+    if importlib.util.find_spec(_package) is None:
+        raise ImportError(
+            f"kblocks.tuner needs {_package}: pip install 'kblocks[tune]'", name=_package
+        )
+
+if TYPE_CHECKING:
+    from kblocks.tuner.bridge import NETWORK as NETWORK
+    from kblocks.tuner.bridge import CostLogs as CostLogs
+    from kblocks.tuner.bridge import HyperModel as HyperModel
+    from kblocks.tuner.bridge import network_of as network_of
+    from kblocks.tuner.bridge import suggest as suggest
+    from kblocks.tuner.files import save as save
+    from kblocks.tuner.images.data import Data as Data
+    from kblocks.tuner.images.data import load as load
+    from kblocks.tuner.records import Objective as Objective
+    from kblocks.tuner.records import Record as Record
+    from kblocks.tuner.records import Run as Run
+    from kblocks.tuner.reporting.report import report as report
+    from kblocks.tuner.stock.run import Result as Result
+    from kblocks.tuner.stock.run import search as search
+    from kblocks.tuner.tuner import Tuner as Tuner
+
+# Imported on first use (PEP 562): `kblocks status` reads records without waiting for Keras.
+_MODULES = {
+    "bridge": ("NETWORK", "CostLogs", "HyperModel", "network_of", "suggest"),
+    "files": ("save",),
+    "images.data": ("Data", "load"),
+    "records": ("Objective", "Record", "Run"),
+    "reporting.report": ("report",),
+    "stock.run": ("Result", "search"),
+    "tuner": ("Tuner",),
+}
+_MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 
 __all__ = [
-    "NETWORK",
-    "CostLogs",
-    "Data",
-    "HyperModel",
-    "Objective",
-    "Record",
-    "Result",
-    "Run",
-    "Tuner",
-    "load",
-    "network_of",
-    "report",
-    "save",
-    "search",
-    "suggest",
+    *("NETWORK", "CostLogs", "Data", "HyperModel", "Objective", "Record", "Result", "Run", "Tuner"),
+    *("load", "network_of", "report", "save", "search", "suggest"),
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module 'kblocks.tuner' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"kblocks.tuner.{_MODULE_OF[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    """The public names only, so that completion shows no modules."""
+    return __all__

@@ -17,7 +17,8 @@ from kblocks.model_tools.timing import latency as measured_latency
 from kblocks.networks.architecture import Architecture
 from kblocks.search_space.budget import Budget
 from kblocks.search_space.choices import Choice, Integer, Real, Searchable
-from kblocks.search_space.recording import NETWORK, check_recordable, network_key, prefix_of
+from kblocks.search_space.names import NETWORK, network_key, prefix_of
+from kblocks.search_space.recording import check_recordable
 from kblocks.search_space.space import Space
 from kblocks.search_space.tree import Point, Tree
 from kblocks.training.preparing import prepare

@@ -7,7 +7,7 @@ from typing import Any
 import keras_tuner
 from keras_tuner.engine.trial import Trial
 
-from kblocks.search_space.recording import NETWORK
+from kblocks.search_space.names import NETWORK
 from kblocks.tuner.choosing.asking import given
 from kblocks.tuner.records import Objective, Record
 

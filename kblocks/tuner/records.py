@@ -13,7 +13,7 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from kblocks.search_space.recording import NETWORK
+from kblocks.search_space.names import NETWORK
 
 # Keys of user attributes in Optuna's storage. Of a trial:
 COSTS = "kblocks/costs"  # {"params": ..., "macs": ..., "activations": ..., "latency": ...}

@@ -15,7 +15,7 @@ from optuna.distributions import (
     IntDistribution,
 )
 
-from kblocks.search_space.recording import NETWORK
+from kblocks.search_space.names import NETWORK
 
 _PLAIN = (bool, int, float, str, type(None))  # value types that Keras Tuner allows
 _GRID = 10  # values into which a grid splits a range without a step

@@ -18,7 +18,7 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
 from kblocks.common.backend import custom_gradients, forget_gradients
-from kblocks.search_space.recording import NETWORK
+from kblocks.search_space.names import NETWORK
 from kblocks.tuner.bridge import HyperModel
 from kblocks.tuner.choosing.asking import Asking, asked_by
 from kblocks.tuner.choosing.sampler import Choosing, ExhaustedError, TornError

@@ -16,7 +16,7 @@ import keras_tuner
 import numpy as np
 
 from kblocks.search_space.budget import Budget
-from kblocks.search_space.recording import NETWORK
+from kblocks.search_space.names import NETWORK
 from kblocks.tuner.bridge import HyperModel, costs_of, named, network_of
 from kblocks.tuner.records import COST_NAMES, Failure, Objective, folder_name
 from kblocks.tuner.storing import interrupts

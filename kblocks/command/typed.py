@@ -1,0 +1,45 @@
+"""What the user has typed: errors about it, passwords in it, and the environment beside it."""
+
+from __future__ import annotations
+
+import os
+import re
+from urllib.parse import unquote
+
+from kblocks.common import masking
+from kblocks.tuner.terminal import tell
+
+DATABASE = "study.db"  # the database in a run's folder
+STORAGE = "KBLOCKS_STORAGE"  # the environment variable with a storage's URL
+
+
+class BadArgumentError(ValueError):
+    """The typed arguments are wrong."""
+
+
+def masked(text: str) -> str:
+    """Masks the passwords of URLs, and that of KBLOCKS_STORAGE wherever it stands."""
+    text = masking.masked(text)
+    found = re.search(r"://[^:/?#\s]*:(\S*)@", os.environ.get(STORAGE, ""))
+    for secret in {found[1], unquote(found[1])} if found else ():
+        if len(secret) > 3:  # shorter ones occur in ordinary words
+            text = text.replace(secret, "***")
+    return text
+
+
+def say(text: str) -> None:
+    """Writes a line to the standard output, with passwords masked."""
+    tell(masked(text))
+
+
+def sizes(option: str, text: str, count: int) -> tuple[int, ...]:
+    """Parses `224x224x3` to numbers.
+
+    Raises:
+        BadArgumentError: if there are not `count` positive numbers.
+    """
+    parts = text.lower().split("x")
+    if len(parts) != count or not all(part.isdecimal() and int(part) > 0 for part in parts):
+        form = "x".join(("HEIGHT", "WIDTH", "CHANNELS")[:count])
+        raise BadArgumentError(f"{option} must be {form}. Received: {text}")
+    return tuple(map(int, parts))

@@ -1,0 +1,22 @@
+"""The formats in which a model can be exported; no import of Keras, for quick help texts."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Format(NamedTuple):
+    """An export format: Keras' name for it, its suffix, and the packages and extra it needs."""
+
+    keras_name: str
+    suffix: str
+    packages: tuple[str, ...] = ()
+    extra: str = ""
+
+
+FORMATS = {
+    "keras": Format("keras", ".keras"),
+    "savedmodel": Format("tf_saved_model", "", ("tensorflow",), "tensorflow"),
+    "onnx": Format("onnx", ".onnx", ("onnxruntime", "tf2onnx"), "export"),
+    "litert": Format("litert", ".tflite", ("tensorflow",), "tensorflow"),
+}
