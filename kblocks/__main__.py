@@ -5,11 +5,13 @@ from __future__ import annotations
 import sys
 
 from kblocks.command.hiding import hide
+from kblocks.command.quiet import divert
 
 
 def main() -> int:
     """Runs the command line; where a package is missing, prints which extra to install."""
-    hide()  # before the imports below, which take seconds
+    hide()  # before anything that takes time
+    divert()  # before Keras is imported
     try:
         from kblocks.command.cli import main as run
     except ImportError as error:

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
+import kblocks
 from kblocks.command import tables
 from kblocks.command.listing import listing, native_input
+from kblocks.command.quiet import kept
 from kblocks.command.searching import run_or_join
 from kblocks.command.typed import STORAGE, BadArgumentError, masked, say, sizes
 from kblocks.common.atomic import whole
@@ -40,9 +42,18 @@ Storage = Annotated[
 ]
 
 
+def _version(wanted: bool) -> None:
+    if wanted:
+        say(f"kblocks {kblocks.__version__}")
+        raise typer.Exit
+
+
 @app.callback()
 def _every(
     debug: Annotated[bool, typer.Option("--debug", help="Show where an error comes from.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
 ) -> None:
     """Convolutional architectures and searches over them."""
 
@@ -65,9 +76,6 @@ def show(
     classes: Annotated[int | None, typer.Option(min=1, help="Of the classifier.")] = None,
 ) -> None:
     """A network stage by stage: what comes out and what it costs."""
-    from kblocks.networks.architecture import Architecture
-    from kblocks.networks.catalog import architecture
-
     path = Path(network)
     if path.suffix == ".json":
         if classes is not None:
@@ -76,10 +84,10 @@ def show(
             )
         if not path.is_file():
             raise BadArgumentError(f"there is no file {path}")
-        net = Architecture.from_json(path.read_text(encoding="utf-8"))
+        net = kblocks.Architecture.from_json(path.read_text(encoding="utf-8"))
     else:
         try:
-            net = architecture(network, **({} if classes is None else {"classes": classes}))
+            net = kblocks.architecture(network, **({} if classes is None else {"classes": classes}))
         except ValueError as error:
             raise BadArgumentError(str(error)) from error
     shape = native_input(net) if input is None else sizes("--input", input, 3)
@@ -239,6 +247,8 @@ def main(arguments: list[str]) -> int:
         if "--debug" in arguments:
             tell(masked(traceback.format_exc()), file=sys.stderr)
         tell(f"kblocks: {plain(masked(_message_of(error)))}", file=sys.stderr)
+        if not isinstance(error, BadArgumentError) and (log := kept()):
+            tell(f"kblocks: messages of other packages are in {log}", file=sys.stderr)
         return 2 if isinstance(error, BadArgumentError) else getattr(error, "exit_code", 1)
 
 

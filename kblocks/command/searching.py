@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from kblocks.command.listing import listing
+from kblocks.command.quiet import keep_in
 from kblocks.command.typed import STORAGE, BadArgumentError, say, sizes
 
 if TYPE_CHECKING:
@@ -104,6 +105,7 @@ def run_or_join(
         ending = _retraining(job, retrain)
     except (ValueError, FileNotFoundError) as error:
         raise BadArgumentError(str(error)) from error
+    keep_in(tuner.folder)
     if context.info_name == "worker":
         join(job, tuner, verbose)
         return
