@@ -23,8 +23,10 @@ from typer.testing import CliRunner
 
 import kblocks as kb
 from kblocks.command import cli
-from kblocks.command.ready import FAMILIES, FamilyJob, space
-from kblocks.command.stored import masked, opened
+from kblocks.command.ready import FamilyJob, space
+from kblocks.command.searching import FAMILIES
+from kblocks.command.stored import opened
+from kblocks.command.typed import masked
 from kblocks.tuner import records
 from kblocks.tuner.files import save
 from kblocks.tuner.storing.checkpoints import Checkpoints
