@@ -14,7 +14,7 @@ import pytest
 import typer
 
 from kblocks.command import cli
-from kblocks.command.stored import STORAGE
+from kblocks.command.typed import STORAGE
 
 ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / "tuning" / "cluster"
