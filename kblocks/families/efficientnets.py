@@ -87,11 +87,11 @@ def efficientnet(
     columns |= {"filters": [scaled(number, width) for number in filters], "padding": padding}
     columns |= {"activation": "silu", "normalization": staged.NORM, **block}
     arguments = staged.arguments_by_stage(stages, columns)
-    rates = staged.rising(stochastic_depth, repeats, first=0)
     shared = {"padding": "symmetric", **staged.shared_by_all(*arguments)}
     published = {"filters": scaled(32, width), "strides": 2, **shared}
     rows = [("stem", staged.part(ConvBlock, "stem", stem, published))]
-    rows += staged.stage_rows(name, [MBConvBlock] * stages, arguments, rates)
+    kinds = [MBConvBlock] * stages
+    rows += staged.stage_rows(name, kinds, arguments, repeats, stochastic_depth, first=0)
     published = {"filters": scaled(1280, width), "kernel_size": 1, **shared}
     rows.append((f"stage{stages + 1}", staged.part(ConvBlock, "top", top, published)))
     return staged.network(name, rows, head, classes=classes, dropout=dropout)

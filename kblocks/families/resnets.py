@@ -78,8 +78,7 @@ def resnet(
         first |= {"normalization": None, "activation": None}
         first["use_bias"] = first.get("use_bias") or False
     rows = [("stem", staged.part(ConvBlock, "stem", stem, first))]
-    rates = staged.rising(stochastic_depth, blocks)
-    rows += staged.stage_rows(name, [kind] * stages, arguments, rates)
+    rows += staged.stage_rows(name, [kind] * stages, arguments, blocks, stochastic_depth)
     order = arguments[-1].get("order")
     if order in _PREACTIVATED:
         last = staged.shared_by_all(arguments[-1])

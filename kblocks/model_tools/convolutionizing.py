@@ -209,7 +209,9 @@ def _convolved(op: Op, shape: Any, whole: Any) -> tuple[Op, Any]:
         case ops.Flatten():
             return Chain(), shape if len(shape) == 3 else whole
         case ops.Dense():
-            return _linear(op, whole), (1, 1, op.units)
+            own = {name: getattr(op, name) for name in (*_LINEAR, "weight_norm")}
+            convolution = ops.Conv(op.units, tuple(whole[:2]), padding="valid", **own)
+            return convolution, (1, 1, op.units)
         case ops.GlobalPool(keepdims=False):
             return ops.Pool(op.kind, shape[:2], (1, 1)), (1, 1, shape[2])
         case ops.AdaptivePool():
@@ -229,11 +231,6 @@ def _merge(op: Merge, shape: Any, whole: Any) -> tuple[Op, Any]:
     output = walk(op, shape)
     changed = Merge(op.mode, **{name: branch for name, (branch, _) in branches})
     return changed, output if len(output) == 3 else (1, 1, output[0])
-
-
-def _linear(op: ops.Dense, whole: Any) -> ops.Conv:
-    own = {name: getattr(op, name) for name in (*_LINEAR, "weight_norm")}
-    return ops.Conv(op.units, tuple(whole[:2]), padding="valid", **own)
 
 
 def _windows(op: ops.AdaptivePool, shape: Any) -> Op:
