@@ -159,6 +159,7 @@ def _choices(row: dict[str, Any]) -> dict[str, Any]:
     gate = row.get("squeeze_ratio", 0.25)
     ends = {"stem": scaled(32, width), "top": scaled(1280, width)}
     stem, top = ({"filters": n, **row.get(end, {})} for end, n in ends.items())
+    stem |= {"filters": choices.widths(stem["filters"]), "strides": choices.options(2, 1)}
     return {
         "width": 1.0,
         "depth": 1.0,
@@ -169,8 +170,7 @@ def _choices(row: dict[str, Any]) -> dict[str, Any]:
         "expansion": [choices.options(ratio, 1, 3, 4, 6) for ratio in _STAGES["expansion"]],
         "padding": [choices.paddings(row.get("padding", "symmetric")) for _ in _BLOCKS],
         "squeeze_ratio": [choices.options(gate, 0.25, 0.125, None) for _ in _BLOCKS],
-        "stem": stem
-        | {"filters": choices.widths(stem["filters"]), "strides": choices.options(2, 1)},
+        "stem": stem,
         "top": {**top, "filters": choices.widths(top["filters"])},
         "dropout": choices.options(row["dropout"], 0.0, 0.2),
         "head": {"pool": choices.options("avg", "max", "concat")},
