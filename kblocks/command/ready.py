@@ -49,20 +49,6 @@ def space(
     return ready.within(input_shape, budget or Budget(macs=_MACS * height * width))
 
 
-def tuner(family: str, data: Data, *, budget: Budget | None = None, **settings: Any) -> Tuner:
-    """A search of `space`: Adam with a searched learning rate and cosine decay.
-
-    Args:
-        family, budget: as for `space`.
-        data: the data, which give input shape and classes.
-        settings: arguments of `kb.tuner.Tuner`.
-    """
-    searched = space(family, data.input_shape, data.classes, budget)
-    recipe = Recipe(learning_rate=real(5e-4, 1e-2, log=True), schedule="cosine")
-    timed = "latency" in str(settings.get("objective"))
-    return Tuner(HyperModel(searched, recipe, latency=timed), **{"trials": TRIALS, **settings})
-
-
 class NamedJob(Job):
     """A job from the command line, whose options override the job's own.
 
@@ -161,8 +147,13 @@ class FamilyJob(NamedJob):
         return joined
 
     def tuner(self) -> Tuner:
-        """The family's search on the data."""
-        return tuner(self.family, self.data(), **self.settings)
+        """A search of `space`: Adam with a searched learning rate and cosine decay."""
+        data, settings = self.data(), {"trials": TRIALS, **self.settings}
+        budget = settings.pop("budget", None)
+        searched = space(self.family, data.input_shape, data.classes, budget)
+        recipe = Recipe(learning_rate=real(5e-4, 1e-2, log=True), schedule="cosine")
+        timed = "latency" in str(settings.get("objective"))
+        return Tuner(HyperModel(searched, recipe, latency=timed), **settings)
 
 
 class RunFile(NamedJob):

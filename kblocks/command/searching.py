@@ -106,21 +106,16 @@ def run_or_join(
     except (ValueError, FileNotFoundError) as error:
         raise BadArgumentError(str(error)) from error
     keep_in(tuner.folder)
-    if context.info_name == "worker":
-        join(job, tuner, verbose)
+    if context.info_name == "worker":  # settings that were not typed come from the search
+        from kblocks.command.stored import opened
+
+        job = job.joining(opened(tuner.project_name, tuner.storage_url).settings)
+        tuner = job.tuner()
+        tuner.join()
+        tuner.run_job(job, verbose=int(verbose))
         return
     tuner.run_job(job, verbose=int(verbose))
     finish(tuner, known, ending, say if verbose else lambda text: None, keep=retrain is None)
-
-
-def join(job: Job, tuner: Any, verbose: bool) -> None:
-    """Joins a search as a worker; settings that were not typed come from the search."""
-    from kblocks.command.stored import opened
-
-    job = job.joining(opened(tuner.project_name, tuner.storage_url).settings)
-    tuner = job.tuner()
-    tuner.join()
-    tuner.run_job(job, verbose=int(verbose))
 
 
 def _job(

@@ -58,7 +58,10 @@ def of_run(run: Run) -> RenderableType:
     if running:
         table = _table(">running", "epoch", "so far", "process")
         for trial in running:
-            table.add_row(str(trial.number), *_progress(trial, run), trial.owner)
+            epochs = max((len(values) for values in trial.history.values()), default=0)
+            known = trial.history.get(run.objectives[0].name, ())
+            score = f"{run.objectives[0].name} {known[-1]:.4f}" if known else ""
+            table.add_row(str(trial.number), f"{epochs}/{trial.epochs}", score, trial.owner)
         parts.append(table)
     best = run.front() if len(run.objectives) > 1 else run.ranked()[:5]
     if best:
@@ -97,13 +100,6 @@ def sizes(shape: Any) -> str:
 def file_name(name: str) -> str:
     """A run's name as a valid folder name; other characters become "_"."""
     return "".join(c if c.isalnum() or c in "-_ ." else "_" for c in name).lstrip(".") or "run"
-
-
-def _progress(trial: Record, run: Run) -> tuple[str, str]:
-    done = max((len(values) for values in trial.history.values()), default=0)
-    values = trial.history.get(run.objectives[0].name, ())
-    score = f"{run.objectives[0].name} {values[-1]:.4f}" if values else ""
-    return f"{done}/{trial.epochs}", score
 
 
 def _cost(trial: Record, name: str) -> str:

@@ -39,14 +39,14 @@ def rows_of_model(model: keras.Model) -> tuple[list[DrawnRow], list[str]]:
         rows.append(DrawnRow(name, chips, (INPUT,), "InputLayer", cost))
     numbers: Counter[int] = Counter()
     for node in _in_order(model):
-        layer, name = node.operation, node.operation.name
+        layer = node.operation
         numbers[id(layer)] += 1
-        if numbers[id(layer)] > 1:
-            name += f" ({numbers[id(layer)]})"
-        names |= dict.fromkeys(map(id, node.output_tensors), name)
+        again = f" ({numbers[id(layer)]})" if numbers[id(layer)] > 1 else ""
+        name = f"{layer.name}{again}"
+        names |= {id(x): name for x in node.output_tensors}
         inputs = dict.fromkeys(names.get(id(x), INPUT) for x in node.input_tensors)
         row = _row(layer, name, tuple(inputs), node)
-        if name != layer.name and row.cost is not None:  # its weights are counted already
+        if again and row.cost is not None:  # its weights are counted already
             row = replace(row, cost=replace(row.cost, params=0, trainable_params=0))
         rows.append(row)
     return rows, [names.get(id(x), INPUT) for x in model.outputs]

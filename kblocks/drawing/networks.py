@@ -32,15 +32,12 @@ def page(title: str, rows: Sequence[DrawnRow], input_shape: Any, outputs: Sequen
     figures = [figure(row.plan, row.shape, row.kind, row.name) for row in kinds[:_DETAILS]]
     x, y = table.left + table.right + 2 * _SPACE, 4.0
     for shelf in _packed(figures, x, 44 + table.height):
-        _place(canvas, shelf, x, y)
+        left = x
+        for piece in shelf:
+            piece.draw(canvas, left + piece.left, y)
+            left += _width(piece)
         y += _height(shelf)
     return canvas
-
-
-def _place(canvas: Canvas, figures: Sequence[Piece], x: float, y: float) -> None:
-    for piece in figures:
-        piece.draw(canvas, x + piece.left, y)
-        x += _width(piece)
 
 
 def _packed(figures: Sequence[Piece], left: float, height: float) -> list[list[Piece]]:

@@ -12,6 +12,7 @@ from kblocks.networks.architecture import Architecture
 from kblocks.plans.cost import Cost
 
 _BAR = 20
+_ALIGNED = "<><>>><"  # the columns: names and shapes left, numbers right
 
 
 def summary(net: Architecture, input_shape: Any, print_fn: Callable[[str], Any] = print) -> None:
@@ -45,18 +46,9 @@ def summary(net: Architecture, input_shape: Any, print_fn: Callable[[str], Any] 
     for number, row in enumerate(rows):
         if number in (1, len(rows) - 1):
             print_fn(ruler)
-        print_fn(_line(row, widths))
+        cells = zip(row, _ALIGNED, widths, strict=True)
+        print_fn("  ".join(f"{cell:{side}{width}}" for cell, side, width in cells).rstrip())
 
 
 def _counts(cost: Cost) -> list[str]:
     return [f"{n:,}" for n in (cost.params, cost.macs, cost.activations)]
-
-
-def _line(row: tuple[str, ...], widths: list[int]) -> str:
-    """A line of the table: names and shapes aligned left, numbers right."""
-    left = (0, 2, 6)
-    cells = (
-        f"{cell:<{width}}" if column in left else f"{cell:>{width}}"
-        for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-    )
-    return "  ".join(cells).rstrip()

@@ -87,11 +87,11 @@ def efficientnet(
     columns |= {"filters": [scaled(number, width) for number in filters], "padding": padding}
     columns |= {"activation": "silu", "normalization": staged.NORM, **block}
     arguments = staged.arguments_by_stage(stages, columns)
-    rates = staged.rising(stochastic_depth, repeats, first=0)
     shared = {"padding": "symmetric", **staged.shared_by_all(*arguments)}
     published = {"filters": scaled(32, width), "strides": 2, **shared}
     rows = [("stem", staged.part(ConvBlock, "stem", stem, published))]
-    rows += staged.stage_rows(name, [MBConvBlock] * stages, arguments, rates)
+    kinds = [MBConvBlock] * stages
+    rows += staged.stage_rows(name, kinds, arguments, repeats, stochastic_depth, first=0)
     published = {"filters": scaled(1280, width), "kernel_size": 1, **shared}
     rows.append((f"stage{stages + 1}", staged.part(ConvBlock, "top", top, published)))
     return staged.network(name, rows, head, classes=classes, dropout=dropout)
@@ -159,6 +159,7 @@ def _choices(row: dict[str, Any]) -> dict[str, Any]:
     gate = row.get("squeeze_ratio", 0.25)
     ends = {"stem": scaled(32, width), "top": scaled(1280, width)}
     stem, top = ({"filters": n, **row.get(end, {})} for end, n in ends.items())
+    stem |= {"filters": choices.widths(stem["filters"]), "strides": choices.options(2, 1)}
     return {
         "width": 1.0,
         "depth": 1.0,
@@ -169,8 +170,7 @@ def _choices(row: dict[str, Any]) -> dict[str, Any]:
         "expansion": [choices.options(ratio, 1, 3, 4, 6) for ratio in _STAGES["expansion"]],
         "padding": [choices.paddings(row.get("padding", "symmetric")) for _ in _BLOCKS],
         "squeeze_ratio": [choices.options(gate, 0.25, 0.125, None) for _ in _BLOCKS],
-        "stem": stem
-        | {"filters": choices.widths(stem["filters"]), "strides": choices.options(2, 1)},
+        "stem": stem,
         "top": {**top, "filters": choices.widths(top["filters"])},
         "dropout": choices.options(row["dropout"], 0.0, 0.2),
         "head": {"pool": choices.options("avg", "max", "concat")},

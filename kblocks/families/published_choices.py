@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -27,9 +26,9 @@ def ready_space(
         build, row = member(name, family)
         return Space(build, **{**choices_around(row), **arguments})
 
-    about = inspect.cleandoc(choices_around.__doc__ or "")
+    about = choices_around.__doc__ or "its arguments."
     space.__module__, space.__qualname__ = family.__module__, "space"
-    space.__doc__ = f"""A space around the published network `name`: {about}
+    space.__doc__ = f"""A space around the published network `name`: {about[0].lower()}{about[1:]}
 
     Args:
         name: the published network of this family that is the default point.

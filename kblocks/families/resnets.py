@@ -73,13 +73,12 @@ def resnet(
         columns["strides_on"] = _VARIANTS[staged.one_of("variant", variant, _VARIANTS)]
     arguments = staged.arguments_by_stage(stages, columns)
     first = {**staged.RESNET_STEM, **staged.shared_by_all(*arguments)}
-    if {own.get("order") for own in arguments} == {"full_preactivation"}:
+    if all(own.get("order") == "full_preactivation" for own in arguments):
         # The first block begins with norm and activation.
         first |= {"normalization": None, "activation": None}
         first["use_bias"] = first.get("use_bias") or False
     rows = [("stem", staged.part(ConvBlock, "stem", stem, first))]
-    rates = staged.rising(stochastic_depth, blocks)
-    rows += staged.stage_rows(name, [kind] * stages, arguments, rates)
+    rows += staged.stage_rows(name, [kind] * stages, arguments, blocks, stochastic_depth)
     order = arguments[-1].get("order")
     if order in _PREACTIVATED:
         last = staged.shared_by_all(arguments[-1])

@@ -90,24 +90,31 @@ def spec_of(block: Any, where: str, arguments: Mapping[str, Any]) -> Any:
 
 def stage_rows(
     name: str,
-    blocks: Sequence[Any],
+    kinds: Sequence[Any],
     arguments: Sequence[Mapping[str, Any]],
-    rates: Sequence[Sequence[float]],
+    blocks: Sequence[int],
+    rate: float,
+    first: int = 1,
 ) -> list[tuple[str, Any]]:
-    """The rows of all stages of the network `name`, one for each stochastic-depth rate in `rates`.
+    """The rows of all stages of the network `name`; a stage has one of the `kinds` of blocks.
 
-    Each stage has one class of `blocks` and its own `arguments`; only its first block has strides.
-    Equal Specs are one object unless a rate is set.
+    Only the first block of a stage has its strides. Stochastic depth grows linearly
+    (arXiv:1603.09382, Eq. 4): of n blocks the i-th has i / n of `rate`, i counted from `first`.
     """
+    if isinstance(rate, bool) or not isinstance(rate, (int, float)) or not 0 <= rate < 1:
+        raise ValueError(
+            "`stochastic_depth` must be a number from 0 up to but not including 1. "
+            f"Received: stochastic_depth={rate!r}"
+        )
     rows = []
-    for stage, (block, own, drops) in enumerate(zip(blocks, arguments, rates, strict=True), 1):
-        first = spec_of(block, f"{name}, stage {stage}", own)
-        specs = [first] + [first.replace(strides=1)] * (len(drops) - 1)
-        if any(drops):
-            specs = [
-                spec.replace(stochastic_depth=rate) for spec, rate in zip(specs, drops, strict=True)
-            ]
-        rows += [(f"stage{stage}_block{number}", spec) for number, spec in enumerate(specs, 1)]
+    for stage, (kind, own, repeats) in enumerate(zip(kinds, arguments, blocks, strict=True), 1):
+        spec = spec_of(kind, f"{name}, stage {stage}", own)
+        for number in range(1, repeats + 1):
+            drop = rate * (first + len(rows)) / sum(blocks)
+            dropped = spec.replace(stochastic_depth=drop) if drop else spec
+            rows.append((f"stage{stage}_block{number}", dropped))
+            if number == 1:
+                spec = spec.replace(strides=1)
     return rows
 
 
@@ -158,20 +165,3 @@ def positive(name: str, value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
         raise ValueError(f"`{name}` must be a number over 0. Received: {name}={value!r}")
     return value
-
-
-def rising(rate: float, blocks: Sequence[int], first: int = 1) -> list[list[float]]:
-    """Stochastic depth by stage and block, growing linearly (arXiv:1603.09382, Eq. 4).
-
-    Of n blocks the i-th has i / n of `rate`, where i counts from `first`.
-    """
-    if isinstance(rate, bool) or not isinstance(rate, (int, float)) or not 0 <= rate < 1:
-        raise ValueError(
-            "`stochastic_depth` must be a number from 0 up to but not including 1. "
-            f"Received: stochastic_depth={rate!r}"
-        )
-    total, before, rates = sum(blocks), first, []
-    for number in blocks:
-        rates.append([rate * (before + i) / total for i in range(number)])
-        before += number
-    return rates

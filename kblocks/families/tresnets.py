@@ -83,11 +83,10 @@ def tresnet(
     first |= {"activation": leaky_relu(1e-2), **staged.shared_by_all(*arguments)}
     rows = [("stem", staged.part(SpaceToDepthStem, "stem", stem, first))]
     expansions = staged.by_stage("expansion", expansion, stages)
-    rates = staged.rising(stochastic_depth, blocks)
     for kind, own, expand in zip(kinds, arguments, expansions, strict=True):
         if kind is TResNetBottleneckBlock:
             own["expansion"] = expand
-    rows += staged.stage_rows(name, kinds, arguments, rates)
+    rows += staged.stage_rows(name, kinds, arguments, blocks, stochastic_depth)
     return staged.network(name, rows, head, classes=classes)
 
 

@@ -96,11 +96,15 @@ def _counterpart(layer: Any) -> Any:
     match layer:
         case layers.Flatten():
             return None
-        case layers.GlobalAveragePooling2D() | layers.GlobalMaxPooling2D():
-            return _window(layer, shape, common)
+        # With `keepdims` it is the pool of a gate, which sees the whole image.
+        case layers.GlobalAveragePooling2D(keepdims=False):
+            return layers.AveragePooling2D(_size(layer), 1, data_format=layer.data_format, **common)
+        case layers.GlobalMaxPooling2D(keepdims=False):
+            return layers.MaxPooling2D(_size(layer), 1, data_format=layer.data_format, **common)
         case layers.Dense() if len(shape) == 2:
-            return _convolution(layer, common)
-        case keras.Model() if not isinstance(layer, Block):
+            own = {name: getattr(layer, name) for name in ("activation", *_LINEAR)}
+            return layers.Conv2D(layer.units, _flattened(layer.input) or 1, **own, **common)
+        case keras.Model():
             raise ValueError(f"{layer.name} is a model in a model, which cannot be told apart")
     config = layer.get_config()
     if len(shape) == 2:
@@ -125,7 +129,6 @@ _ELEMENTWISE = (
     *(layers.ReLU, layers.LeakyReLU, layers.ELU, layers.Softmax, layers.Rescaling),
 )
 
-
 # Arguments that dense layers and convolutions share, both Keras' and ours.
 _LINEAR = (
     *("use_bias", "kernel_initializer", "bias_initializer"),
@@ -133,20 +136,10 @@ _LINEAR = (
 )
 
 
-def _window(layer: Any, shape: Any, common: dict[str, Any]) -> Any:
-    average = isinstance(layer, layers.GlobalAveragePooling2D)
-    if layer.keepdims:  # the pool of a gate, which sees the whole image
-        return type(layer).from_config(layer.get_config())
-    kind = layers.AveragePooling2D if average else layers.MaxPooling2D
-    last = layer.data_format == "channels_last"
-    size = shape[1:3] if last else shape[2:4]
-    return kind(size, strides=1, padding="valid", data_format=layer.data_format, **common)
-
-
-def _convolution(layer: Any, common: dict[str, Any]) -> Any:
-    """A dense layer as a convolution over the map that it reads flattened, or of 1x1."""
-    own = {name: getattr(layer, name) for name in ("activation", *_LINEAR)}
-    return layers.Conv2D(layer.units, _flattened(layer.input) or 1, **own, **common)
+def _size(layer: Any) -> tuple[int, int]:
+    """Height and width of the map that a layer reads."""
+    shape = tuple(layer.input.shape)
+    return shape[1:3] if layer.data_format == "channels_last" else shape[2:4]
 
 
 def _flattened(x: Any) -> Any:
@@ -157,10 +150,7 @@ def _flattened(x: Any) -> Any:
         before = maker_of(source)
     if not isinstance(before, layers.Flatten):
         return None
-    flattened: Any = before.input
-    shape = tuple(flattened.shape)
-    size = shape[1:3] if before.data_format == "channels_last" else shape[2:4]
-    return None if size == (1, 1) else size
+    return None if _size(before) == (1, 1) else _size(before)
 
 
 # --- blocks ------------------------------------------------------------------------------
@@ -209,7 +199,9 @@ def _convolved(op: Op, shape: Any, whole: Any) -> tuple[Op, Any]:
         case ops.Flatten():
             return Chain(), shape if len(shape) == 3 else whole
         case ops.Dense():
-            return _linear(op, whole), (1, 1, op.units)
+            own = {name: getattr(op, name) for name in (*_LINEAR, "weight_norm")}
+            convolution = ops.Conv(op.units, tuple(whole[:2]), padding="valid", **own)
+            return convolution, (1, 1, op.units)
         case ops.GlobalPool(keepdims=False):
             return ops.Pool(op.kind, shape[:2], (1, 1)), (1, 1, shape[2])
         case ops.AdaptivePool():
@@ -229,11 +221,6 @@ def _merge(op: Merge, shape: Any, whole: Any) -> tuple[Op, Any]:
     output = walk(op, shape)
     changed = Merge(op.mode, **{name: branch for name, (branch, _) in branches})
     return changed, output if len(output) == 3 else (1, 1, output[0])
-
-
-def _linear(op: ops.Dense, whole: Any) -> ops.Conv:
-    own = {name: getattr(op, name) for name in (*_LINEAR, "weight_norm")}
-    return ops.Conv(op.units, tuple(whole[:2]), padding="valid", **own)
 
 
 def _windows(op: ops.AdaptivePool, shape: Any) -> Op:
