@@ -24,8 +24,9 @@ from kblocks.tuner.arguments import (
 )
 from kblocks.tuner.bridge import HyperModel
 from kblocks.tuner.choosing.asking import asked_by
+from kblocks.tuner.choosing.point_sampler import chooser
 from kblocks.tuner.choosing.points import distributions_of
-from kblocks.tuner.choosing.sampler import chooser, is_grid, sampler_of
+from kblocks.tuner.choosing.sampler import is_grid, sampler_of
 from kblocks.tuner.oracle import Oracle, hyperparameters
 from kblocks.tuner.records import IDENTITY, RUN, Record, Run, read
 from kblocks.tuner.running import on_ray

@@ -21,7 +21,8 @@ from kblocks.common.backend import custom_gradients, forget_gradients
 from kblocks.search_space.space import NETWORK
 from kblocks.tuner.bridge import HyperModel
 from kblocks.tuner.choosing.asking import Asking, asked_by
-from kblocks.tuner.choosing.sampler import Choosing, ExhaustedError, TornError
+from kblocks.tuner.choosing.point_sampler import TornError
+from kblocks.tuner.choosing.sampler import Choosing, ExhaustedError
 from kblocks.tuner.records import (
     ATTEMPTS,
     COST_NAMES,
@@ -220,12 +221,12 @@ def _next(search: Search) -> optuna.Trial | None:
         trial = search.study.ask()
     except ExhaustedError as error:
         search.study.set_user_attr(EXHAUSTED, True)
-        _drop(search, error.number)
+        _drop(search, error.args[0])
         ledger.look()
         search.trials = ledger.counted
         return None
     except TornError as error:
-        _drop(search, error.number)
+        _drop(search, error.args[0])
         return _next(search)
     if search.trials is not None and trial.number >= search.trials:
         ledger.look()
