@@ -37,7 +37,7 @@ from kblocks.tuner.storing.checkpoints import Checkpoints
 from kblocks.tuner.storing.identity import check_joining, settings_of
 from kblocks.tuner.storing.owners import as_it_is, owner
 from kblocks.tuner.storing.patience import PATIENCE
-from kblocks.tuner.storing.storage import is_blank, is_missing, open_storage, shown, url_of
+from kblocks.tuner.storing.storage import is_blank, open_storage, shown, url_of
 from kblocks.tuner.terminal import log, plain, tell
 
 
@@ -318,8 +318,7 @@ class Tuner(keras_tuner.Tuner):
             KeyError: if the search has not begun.
             ConnectionError: if the storage cannot be reached.
         """
-        url = self.storage_url
-        if self._storage is None and (is_missing(url) or is_blank(url)):
+        if self._storage is None and is_blank(self.storage_url):
             raise KeyError(f"there is no search in {shown(self.storage_url)}")
         return as_it_is(read(studies.find(self._opened(), self.project_name)))
 

@@ -54,10 +54,11 @@ def diagnosis(url: str, name: str = "", seen: int = 0, checkpoints: str = "") ->
 
 
 def file_of(url: str) -> Path | None:
-    """The file that an SQLite URL names; None for other URLs, and for URLs with options."""
+    """The file that an SQLite URL names; None for other URLs and for a database in memory."""
     made = sqlalchemy.make_url(url)
-    is_file = made.get_backend_name() == "sqlite" and made.database and not made.query
-    return Path(str(made.database)) if is_file and made.database != ":memory:" else None
+    path = (made.database or "").removeprefix("file:")  # with the option `uri=true`
+    is_in_memory = path in ("", ":memory:") or made.query.get("mode") == "memory"
+    return Path(path) if made.get_backend_name() == "sqlite" and not is_in_memory else None
 
 
 def _check(path: Path) -> None:
