@@ -1,4 +1,4 @@
-"""Jobs: how a process that works for a search gets its tuner and its data."""
+"""How a process takes part in a search, and how it gets the tuner and the data: jobs."""
 
 from __future__ import annotations
 
@@ -6,13 +6,31 @@ import importlib.util
 import io
 import pickle
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import keras
 
 from kblocks.tuner.running.trial import Fit
+
+
+@dataclass(frozen=True)
+class Role:
+    """How a process takes part in a search.
+
+    Attributes:
+        worker: the number of this process in the search; each draws its own points.
+        joins: whether it joins a search that another process has begun.
+        serves: whether another process has started it, to work for the search.
+        until: when `hours` are over, as `time.time()`, if they began in another process.
+    """
+
+    worker: int = 0
+    joins: bool = False
+    serves: bool = False
+    until: float | None = None
 
 
 class Job:
@@ -50,62 +68,41 @@ class Job:
 class ObjectJob(Job):
     """A tuner and data of this process; other processes get copies."""
 
-    def __init__(self, made: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+    def __init__(self, tuner: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         super().__init__()
-        self.made, self.args, self.kwargs = made, args, kwargs
+        self._objects = tuner, args, dict(kwargs)
 
     def tuner(self) -> Any:
         """The tuner itself, or its copy."""
-        return self.made
+        return self._objects[0]
 
     def fit(self) -> Fit:
         """The arguments themselves, or their copies."""
-        return self.args, self.kwargs
+        return self._objects[1:]
 
     def obstacle(self) -> str | None:
         """The pickling error, as for a lambda, a function in a function or a dataset."""
         try:
-            pickle.Pickler(_Nowhere(), protocol=5).dump((self.made, self.args, dict(self.kwargs)))
+            pickle.Pickler(_Nowhere(), protocol=5).dump(self._objects)
         except Exception as error:  # anything may be among a user's objects
             return f"{type(error).__name__}: {error}".splitlines()[0]
         return None
 
 
-class FileJob(Job):
-    """A run file: a Python file with the functions `tuner(**settings)` and `data()`.
-
-    Args:
-        path: of the file.
-        settings: keyword arguments for the file's `tuner`.
+def run_file_function(path: str, name: str) -> Callable[..., Any]:
+    """A function of a run file: a Python file with `tuner(**settings)` and `data()`.
 
     Raises:
-        ValueError: on use, if the file lacks one of the two functions.
+        FileNotFoundError: if the file does not exist.
+        ValueError: if it lacks the function.
     """
-
-    def __init__(self, path: str, settings: Mapping[str, Any] | None = None) -> None:
-        super().__init__()
-        self.path, self.settings = path, dict(settings or {})
-
-    def tuner(self) -> Any:
-        """What the file's `tuner` returns."""
-        return self._function("tuner")(**self.settings)
-
-    def fit(self) -> Fit:
-        """The arguments of `fit`, from what the file's `data` returns."""
-        return (), self.data().fit_arguments()
-
-    def data(self) -> Any:
-        """What the file's `data` returns."""
-        return self._function("data")()
-
-    def _function(self, name: str) -> Any:
-        function = getattr(imported(Path(self.path)), name, None)
-        if not callable(function):
-            raise ValueError(
-                f"A run file must have the functions tuner(**settings) and data(). {self.path} "
-                f"has no {name!r}"
-            )
-        return function
+    function = getattr(imported(Path(path)), name, None)
+    if not callable(function):
+        raise ValueError(
+            f"A run file must have the functions tuner(**settings) and data(). {path} has no "
+            f"{name!r}"
+        )
+    return function
 
 
 def imported(path: Path) -> Any:

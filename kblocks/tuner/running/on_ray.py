@@ -21,7 +21,7 @@ import keras
 from optuna.trial import TrialState
 
 from kblocks.tuner.records import ATTEMPTS
-from kblocks.tuner.running.ends import OVER, raise_told, told
+from kblocks.tuner.running.ends import OVER, ending, raise_ending
 from kblocks.tuner.running.jobs import Job
 from kblocks.tuner.running.loop import Search
 from kblocks.tuner.running.sending import Sent
@@ -116,7 +116,7 @@ class Cluster:
 
     def _beginner(self, ray: Any) -> Callable[[int], Any]:
         """A function that starts the task of an index."""
-        sent = Sent(self._job, self._tuner, self._until)
+        sent = Sent.of(self._job, self._tuner, self._until)
         # Ray may write its store to disk, so nothing with a password is put there.
         content, secret = ray.put(sent.content), sent.apart
         folder, environment = os.getcwd(), _environment(self._tuner.ray)
@@ -161,7 +161,7 @@ class Cluster:
         except ray.exceptions.RayError as error:
             return f"{type(error).__name__}: {error}".splitlines()[0]
         if event != OVER:
-            raise_told(event, value)
+            raise_ending(event, value)
         return None
 
     def _count(self, index: int, death: str) -> None:
@@ -279,13 +279,13 @@ def _by_value() -> Callable[..., tuple[str, str]]:
         from kblocks.tuner.running.on_ray import serve
         from kblocks.tuner.running.sending import Sent
 
-        return serve(Sent.received(content, secret, own), index)
+        return serve(Sent(content, secret, own), index)
 
     return begin
 
 
 def serve(job: Sent, index: int) -> tuple[str, str]:
-    """Runs a task to its end; returns how it ended, as `told` does."""
+    """Runs a task to its end; returns how it ended, as `ending` does."""
 
     def work() -> None:
         job.enter()
@@ -293,4 +293,4 @@ def serve(job: Sent, index: int) -> tuple[str, str]:
         tuner.serve(_APART * index)
         tuner.run_job(job, verbose=0)
 
-    return told(work)
+    return ending(work)

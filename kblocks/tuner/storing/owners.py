@@ -197,6 +197,16 @@ def give_back(
     return fail(study, storage, trial, Failure("killed", message))
 
 
+def give_back_all(study: optuna.Study, storage: PatientStorage, names: tuple[str, ...]) -> None:
+    """Releases the running trials of owners whose names begin with one of `names`.
+
+    The processes were told to end, so their attempts do not count.
+    """
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+        if trial.user_attrs.get(OWNER, "").startswith(names):
+            give_back(study, storage, trial, counts=False)
+
+
 def fail(
     study: optuna.Study, storage: PatientStorage, trial: FrozenTrial, failure: Failure
 ) -> bool:
