@@ -33,7 +33,7 @@ from kblocks.tuner import records
 from kblocks.tuner.records import Objective
 from kblocks.tuner.reporting.report import report
 from kblocks.tuner.running.jobs import ObjectJob
-from kblocks.tuner.running.trial import Progress
+from kblocks.tuner.running.recorder import Progress
 
 INPUT = (8, 8, 1)
 RNG = np.random.default_rng(0)

@@ -33,8 +33,9 @@ from kblocks.tuner.oracle import Oracle, hyperparameters
 from kblocks.tuner.records import RUN, Record, Run
 from kblocks.tuner.running import on_ray
 from kblocks.tuner.running.jobs import Job, ObjectJob, Role
-from kblocks.tuner.running.loop import HopelessError, Search
-from kblocks.tuner.running.trial import Fit, Limits, build_as, epochs_of
+from kblocks.tuner.running.loop import HopelessError
+from kblocks.tuner.running.search import Search
+from kblocks.tuner.running.trial import Fit, build_as, epochs_of
 from kblocks.tuner.storing.checkpoints import Checkpoints
 from kblocks.tuner.storing.identity import check_joining, settings_of
 from kblocks.tuner.storing.owners import owner
@@ -234,18 +235,20 @@ class Tuner(keras_tuner.Tuner):
         Args:
             deadline: when the search ends, in seconds of `time.monotonic`; None without a limit.
         """
-        study, storage = self.store.study(), self.store.storage
+        study = self.store.study()
         study.sampler = chooser(self.sampler, self.seed, self.role.worker, self.hypermodel, study)
         study.pruner = pruner_of(self.pruner)
         return Search(
             study,
-            storage,
+            self.store.storage,
             self.hypermodel,
             self.objectives,
             self.store.checkpoints,
             self.checkpoints,
             self.trials,
-            Limits(self.budget, self.trial_seconds, deadline, lambda: storage.waited),
+            self.budget,
+            self.trial_seconds,
+            deadline,
             self.tensorboard,
         )
 

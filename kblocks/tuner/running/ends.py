@@ -8,8 +8,8 @@ from collections.abc import Callable
 from optuna.exceptions import StorageInternalError
 from sqlalchemy.exc import SQLAlchemyError
 
+from kblocks.tuner.running.failures import reason
 from kblocks.tuner.running.loop import HopelessError
-from kblocks.tuner.running.trial import reason
 from kblocks.tuner.storing.identity import ChangedError
 from kblocks.tuner.storing.patience import why
 

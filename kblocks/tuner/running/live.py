@@ -16,7 +16,7 @@ from rich.table import Table
 
 from kblocks.common.quantities import quantity
 from kblocks.tuner.records import EXHAUSTED, Objective, Record, Run, read
-from kblocks.tuner.running.loop import Search
+from kblocks.tuner.running.search import Search
 from kblocks.tuner.terminal import cell, plain, tell
 
 _EVERY = 1.0  # seconds between two readings of the storage

@@ -6,49 +6,36 @@ import contextlib
 import gc
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
 import keras_tuner
-import numpy as np
 import optuna
-from optuna.exceptions import UpdateFinishedTrialError
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import TrialState
 
 from kblocks.common.backend import custom_gradients, forget_gradients
-from kblocks.search_space.space import NETWORK
 from kblocks.tuner.bridge import HyperModel
 from kblocks.tuner.choosing.asking import Asking, asked_by
 from kblocks.tuner.choosing.point_sampler import TornError
-from kblocks.tuner.choosing.sampler import Choosing, ExhaustedError
+from kblocks.tuner.choosing.sampler import ExhaustedError
 from kblocks.tuner.records import (
-    ATTEMPTS,
-    COST_NAMES,
-    COSTS,
-    EPOCHS,
     EXHAUSTED,
     FAILURE,
     FIXED,
-    HISTORY,
-    OWNER,
     RANGES,
-    SHAPES,
     SURPLUS,
-    Objective,
-    ended,
     identity_of,
     record,
 )
+from kblocks.tuner.running.recorder import LostError, Outcome, Recorder
+from kblocks.tuner.running.search import Search
 from kblocks.tuner.running.surroundings import restored
-from kblocks.tuner.running.trial import Limits, LostError, Outcome, Progress, Watch, train
+from kblocks.tuner.running.trial import Fit, train
 from kblocks.tuner.storing import interrupts
-from kblocks.tuner.storing.checkpoints import Checkpoints
 from kblocks.tuner.storing.identity import compare_range, compare_ranges
 from kblocks.tuner.storing.ledger import Ledger
 from kblocks.tuner.storing.owners import Watchman, beating, give_back, is_busy, is_gone
-from kblocks.tuner.storing.patience import PatientStorage
 from kblocks.tuner.terminal import log
 
 _POLL = 1.0  # seconds between two looks at the trials of other processes
@@ -58,46 +45,6 @@ _HOPELESS = 5  # trials; a search gives up when so many have ended, all with an 
 
 class HopelessError(RuntimeError):
     """All trials have failed, or the first few: the fault lies in the search itself."""
-
-
-@dataclass
-class Search:
-    """What a process needs to work for a search.
-
-    Attributes:
-        study: Optuna's study, with sampler and pruner.
-        storage: the storage of the study.
-        hypermodel: builds and fits the models.
-        objectives: one or several.
-        checkpoints: the files of weights.
-        kept: how many of the best trials keep their weights.
-        trials: the total number of trials, or None.
-        limits: what ends a trial early.
-        tensorboard: a folder for TensorBoard, or None.
-        is_worker: whether this is a worker process, whose trial the first process releases.
-        ledger: running totals over the trials.
-    """
-
-    study: optuna.Study
-    storage: PatientStorage
-    hypermodel: keras_tuner.HyperModel
-    objectives: tuple[Objective, ...]
-    checkpoints: Checkpoints
-    kept: int
-    trials: int | None
-    limits: Limits
-    tensorboard: str | None = None
-    is_worker: bool = False
-    ledger: Ledger = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.ledger = Ledger(self.study, self.objectives, self.kept)
-
-    @property
-    def sampler(self) -> Choosing:
-        """The sampler of the study, always a `Choosing`."""
-        sampler: Any = self.study.sampler
-        return sampler
 
 
 @contextlib.contextmanager
@@ -134,7 +81,7 @@ Tell = Callable[[str, int], None]
 
 def work(
     search: Search,
-    fit: tuple[tuple[Any, ...], Mapping[str, Any]],
+    fit: Fit,
     tell: Tell = lambda event, number: None,
     stop: Callable[[], bool] = lambda: False,
 ) -> None:
@@ -159,7 +106,7 @@ def work(
 def _work(
     search: Search, fit: Any, tell: Tell, stop: Any, watchman: Watchman, collect: Any
 ) -> None:
-    while not stop() and not _is_late(search.limits):
+    while not stop() and not search.is_late:
         interrupts.check()
         watchman.look()
         trial = _next(search)
@@ -198,10 +145,6 @@ def _look_at_space(search: Search) -> None:
     known = search.study.user_attrs.get(RANGES, {})
     builds_alone = type(search.hypermodel).fit is keras_tuner.HyperModel.fit
     compare_ranges(known, ranges, set(then) if builds_alone else set())
-
-
-def _is_late(limits: Limits) -> bool:
-    return limits.deadline is not None and time.monotonic() > limits.deadline
 
 
 def _is_over(search: Search) -> bool:
@@ -248,26 +191,14 @@ def _drop(search: Search, number: int) -> None:
         search.checkpoints.drop(number)  # it may have trained while more trials were wanted
 
 
-def _run(search: Search, trial: optuna.Trial, fit: Any) -> None:
-    identity = identity_of(trial)
-    attributes = trial.user_attrs
-    search.storage.set_trial_user_attr(identity, ATTEMPTS, attributes.get(ATTEMPTS, 0) + 1)
-    watch = _Telling(search, trial, attributes.get(HISTORY, {}))
+def _run(search: Search, trial: optuna.Trial, fit: Fit) -> None:
+    recorder = Recorder(search, trial)
     process = os.getpid()
-    with beating(search.storage, identity):
+    with beating(search.storage, identity_of(trial)):
         try:
             hp = Asking(_asks(search, trial), listed=search.sampler.needs_lists)
             with restored():
-                outcome, weights = train(
-                    search.hypermodel,
-                    hp,
-                    fit,
-                    search.objectives,
-                    trial.number,
-                    search.checkpoints,
-                    search.limits,
-                    watch,
-                )
+                outcome = train(search, recorder, hp, fit)
             if os.getpid() != process:
                 os._exit(1)  # the trial has forked, and this is the child
         except LostError:
@@ -277,16 +208,16 @@ def _run(search: Search, trial: optuna.Trial, fit: Any) -> None:
             # The first process releases the trials of workers that it ends. Any other end of a
             # worker counts as an attempt.
             with contextlib.suppress(Exception):
-                mine = None if search.is_worker else _mine(search, trial)
-                if mine is not None:
-                    give_back(search.study, search.storage, mine, counts=False)
+                current = None if search.is_worker else recorder.current()
+                if current is not None:
+                    give_back(search.study, search.storage, current, counts=False)
             raise
         fixed = hp.unasked()
-        if fixed and _mine(search, trial) is not None:
+        if fixed and recorder.current() is not None:
             trial.set_user_attr(FIXED, fixed)
-        _keep(search, trial.number, outcome, weights)
-        _finish(search, trial, outcome)
-    _log_for_tensorboard(search, identity)
+        _keep(search, trial.number, outcome)
+        recorder.end(outcome)
+    _log_for_tensorboard(search, identity_of(trial))
     tidy(search)
 
 
@@ -306,27 +237,14 @@ def _asks(search: Search, trial: optuna.Trial) -> Callable[[str, Any, Any], Any]
     return ask
 
 
-def _finish(search: Search, trial: optuna.Trial, outcome: Outcome) -> None:
-    """Records in the storage how a trial ended."""
-    failure = outcome.failure
-    state = ended(outcome.scores, failure, several=len(search.objectives) > 1)
-    if _mine(search, trial) is None:
-        return
-    if failure is not None:
-        trial.set_user_attr(FAILURE, asdict(failure))
-    values = list(outcome.scores) or None
-    with contextlib.suppress(UpdateFinishedTrialError, ValueError):
-        search.study.tell(trial, values, state=state, skip_if_finished=True)
-
-
-def _keep(search: Search, number: int, outcome: Outcome, weights: list[np.ndarray]) -> None:
+def _keep(search: Search, number: int, outcome: Outcome) -> None:
     """Saves the weights if the trial is among the best, before its end is recorded."""
     if not outcome.scores:
         return
     search.ledger.look()
     if number in search.ledger.best(search.kept, number, outcome.scores):
         try:
-            search.checkpoints.save_best(number, weights)
+            search.checkpoints.save_best(number, outcome.weights)
         except OSError as error:
             log.warning("The weights of trial %s could not be kept: %s", number, error)
 
@@ -370,69 +288,3 @@ def _check_hope(ledger: Ledger) -> None:
             f"The first {len(failed)} trials have all failed. The last one:\n"
             f"{failed[-1].user_attrs[FAILURE]['traceback']}"
         )
-
-
-class _Telling(Watch):
-    """Records the progress of a trial in the storage."""
-
-    def __init__(
-        self, search: Search, trial: optuna.Trial, history: Mapping[str, Sequence[float]]
-    ) -> None:
-        self._search, self._trial = search, trial
-        self._identity = identity_of(trial)
-        self._history = {name: list(values) for name, values in history.items()}
-        self._costs: dict[str, float] = {}
-        self._left_out = set(COST_NAMES) - {o.name for o in search.objectives}
-
-    def built(self, network: str | None, costs: Mapping[str, float]) -> None:
-        """Records the network and its costs."""
-        self._check_owner()
-        self._costs = dict(costs)
-        if network is not None:
-            self._trial.set_user_attr(NETWORK, network)
-        self._trial.set_user_attr(COSTS, self._costs)
-
-    def shapes(self) -> Mapping[str, Any] | None:
-        """The input shapes with which an earlier process built the model."""
-        return self._trial.user_attrs.get(SHAPES)
-
-    def built_of(self, shapes: Mapping[str, Any]) -> None:
-        """Records the input shapes with which `fit` has built the model."""
-        self._trial.set_user_attr(SHAPES, dict(shapes))
-
-    def resumed(self) -> Mapping[str, list[float]]:
-        """The history that earlier processes have recorded."""
-        return self._history
-
-    def epoch(self, progress: Progress, epochs: int) -> bool:
-        """Records the history and, with one objective, asks the pruner."""
-        known = self._check_owner()
-        history = {k: v for k, v in progress.history.items() if k not in self._left_out}
-        latency = progress.history.get("latency")
-        if latency and "latency" not in self._costs:
-            self._costs["latency"] = latency[-1]
-            self._trial.set_user_attr(COSTS, self._costs)
-        if progress.epochs == 1 or not self._history:
-            self._trial.set_user_attr(EPOCHS, epochs)
-        self._trial.set_user_attr(HISTORY, history)
-        objectives = self._search.objectives
-        found = progress.best(objectives)
-        if len(objectives) > 1 or found is None:
-            return False
-        if progress.epochs not in known.intermediate_values:  # else it is trained once more
-            self._trial.report(found[1][0], progress.epochs)  # the score that it would end with now
-        return self._trial.should_prune()
-
-    def _check_owner(self) -> FrozenTrial:
-        """The trial as the storage has it; raises LostError if it is no longer this process's."""
-        known = _mine(self._search, self._trial)
-        if known is None:
-            raise LostError
-        return known
-
-
-def _mine(search: Search, trial: optuna.Trial) -> FrozenTrial | None:
-    """A trial as the storage has it; None if it has ended or belongs to another process."""
-    known = search.storage.get_trial(identity_of(trial))
-    is_mine = known.user_attrs.get(OWNER) == search.storage.owner
-    return known if known.state is TrialState.RUNNING and is_mine else None

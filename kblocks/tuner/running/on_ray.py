@@ -23,7 +23,7 @@ from optuna.trial import TrialState
 from kblocks.tuner.records import ATTEMPTS
 from kblocks.tuner.running.ends import OVER, ending, raise_ending
 from kblocks.tuner.running.jobs import Job
-from kblocks.tuner.running.loop import Search
+from kblocks.tuner.running.search import Search
 from kblocks.tuner.running.sending import Sent
 from kblocks.tuner.storing.owners import Watchman
 
@@ -69,7 +69,7 @@ class Cluster:
 
     def __init__(self, tuner: Any, job: Job, search: Search, say: Callable[[str], None]) -> None:
         self._tuner, self._job, self._search, self._say = tuner, job, search, say
-        left = None if search.limits.deadline is None else search.limits.deadline - time.monotonic()
+        left = None if search.deadline is None else search.deadline - time.monotonic()
         self._until = None if left is None else time.time() + left
         self._watchman = Watchman(search.study, search.storage)
         self._before: dict[int, int] = {}  # by task: attempts at trials before it began

@@ -22,8 +22,9 @@ from kblocks.tuner.records import Failure
 from kblocks.tuner.running.ends import OVER, AwayError, raise_ending
 from kblocks.tuner.running.jobs import Job
 from kblocks.tuner.running.live import Live
-from kblocks.tuner.running.loop import Search, tidy, work
+from kblocks.tuner.running.loop import tidy, work
 from kblocks.tuner.running.on_ray import Cluster
+from kblocks.tuner.running.search import Search
 from kblocks.tuner.running.trial import Fit
 from kblocks.tuner.running.wire import Errand
 from kblocks.tuner.running.worker import serve
@@ -231,14 +232,14 @@ class _Crew:
     def _handle(self, member: _Member, event: str, value: Any) -> None:
         match event:
             case "hello":
-                deadline = self._search.limits.deadline
+                deadline = self._search.deadline
                 left = None if deadline is None else deadline - time.monotonic()
                 member.errand = Errand(member.connection, (self._job, left))
                 member.errand.start()
             case "ready":
                 member.is_ready, self._false_starts = True, 0
             case "begin":
-                member.number, member.began = value, self._clock()
+                member.number, member.began = value, self._search.clock()
             case "end":
                 member.number = member.began = None
             case "unable" | "replaced" | "over":
@@ -248,18 +249,14 @@ class _Crew:
             case _:
                 raise_ending(event, value)
 
-    def _clock(self) -> float:
-        """A clock in seconds that stands still while the storage is unusable, as trials do."""
-        return time.monotonic() - self._search.storage.waited
-
     def _check_time(self) -> None:
-        limit = self._search.limits.seconds
+        limit = self._search.trial_seconds
         for member in self._members:
             if member.until is not None and time.monotonic() > member.until:
                 self._stop(member)  # a thread left by a trial keeps it alive
             if limit is None or member.began is None or member.number is None:
                 continue
-            if self._clock() - member.began > limit + _SLACK:
+            if self._search.clock() - member.began > limit + _SLACK:
                 # Before it is killed, since others would claim the trial of a dead process.
                 trial = self._search.study.get_trials(deepcopy=False)[member.number]
                 if trial.state is TrialState.RUNNING:

@@ -14,8 +14,9 @@ from multiprocessing.connection import Connection, wait
 import psutil
 
 from kblocks.tuner.running.ends import OVER, ending
-from kblocks.tuner.running.loop import Search, work
-from kblocks.tuner.running.trial import reason
+from kblocks.tuner.running.failures import reason
+from kblocks.tuner.running.loop import work
+from kblocks.tuner.running.search import Search
 from kblocks.tuner.running.wire import Line, received
 from kblocks.tuner.storing.interrupts import REQUESTS
 from kblocks.tuner.storing.owners import give_back_all
