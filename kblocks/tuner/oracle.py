@@ -8,7 +8,6 @@ import keras_tuner
 from keras_tuner.engine.trial import Trial
 
 from kblocks.search_space.space import NETWORK
-from kblocks.tuner.choosing.asking import given
 from kblocks.tuner.records import Objective, Record
 
 
@@ -48,8 +47,11 @@ class Oracle(keras_tuner.Oracle):
 
 def hyperparameters(record: Record) -> keras_tuner.HyperParameters:
     """A trial's hyperparameters, from which `build` makes its model."""
-    network = {} if record.network is None else {NETWORK: record.network}
-    return given({**record.fixed, **record.values, **network})
+    hp = keras_tuner.HyperParameters()
+    hp.values = {**record.fixed, **record.values}
+    if record.network is not None:
+        hp.values[NETWORK] = record.network
+    return hp
 
 
 _STATUS = {"completed": "COMPLETED", "running": "RUNNING", "waiting": "IDLE", "failed": "FAILED"}

@@ -94,13 +94,6 @@ def _alone(kind: str, args: Any, kwargs: Mapping[str, Any]) -> Any:
     return scratch.space[-1]
 
 
-def given(values: Mapping[str, Any]) -> keras_tuner.HyperParameters:
-    """Hyperparameters with known values, from which `build` rebuilds a finished trial's model."""
-    hp = keras_tuner.HyperParameters()
-    hp.values = dict(values)
-    return hp
-
-
 def distribution_of(declared: Any, listed: bool = False) -> BaseDistribution:
     """The Optuna distribution of a Keras Tuner hyperparameter."""
     match declared:

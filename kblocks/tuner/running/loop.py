@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import gc
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
-import keras
 import keras_tuner
 import optuna
 from optuna.trial import TrialState
 
-from kblocks.common.backend import custom_gradients, forget_gradients
 from kblocks.tuner.bridge import HyperModel
 from kblocks.tuner.choosing.asking import Asking, asked_by
 from kblocks.tuner.choosing.point_sampler import TornError
@@ -30,50 +27,20 @@ from kblocks.tuner.records import (
 )
 from kblocks.tuner.running.recorder import LostError, Outcome, Recorder
 from kblocks.tuner.running.search import Search
-from kblocks.tuner.running.surroundings import restored
+from kblocks.tuner.running.surroundings import cleaning, restored
 from kblocks.tuner.running.trial import Fit, train
 from kblocks.tuner.storing import interrupts
-from kblocks.tuner.storing.identity import compare_range, compare_ranges
+from kblocks.tuner.storing.identity import refuse_change
 from kblocks.tuner.storing.ledger import Ledger
-from kblocks.tuner.storing.owners import Watchman, beating, give_back, is_busy, is_gone
+from kblocks.tuner.storing.owners import Watchman, beating, give_back, is_gone
 from kblocks.tuner.terminal import log
 
 _POLL = 1.0  # seconds between two looks at the trials of other processes
-_REFREEZE = 200  # trials between two garbage collections of all objects
 _HOPELESS = 5  # trials; a search gives up when so many have ended, all with an error
 
 
 class HopelessError(RuntimeError):
     """All trials have failed, or the first few: the fault lies in the search itself."""
-
-
-@contextlib.contextmanager
-def frozen() -> Iterator[Callable[[], None]]:
-    """Leaves existing objects out of the garbage collection after each trial.
-
-    Yields:
-        A function that collects. Every 200 trials it goes through everything and then leaves out
-        what has survived, so the time for a collection does not grow with the trials.
-    """
-    count = 0
-    known = set(custom_gradients())
-
-    def collect() -> None:
-        nonlocal count
-        count += 1
-        if not is_busy():  # a trial in another thread may still need its gradients
-            forget_gradients(known)
-        if count % _REFREEZE == 0:
-            gc.unfreeze()
-        gc.collect()
-        if count % _REFREEZE == 0:
-            gc.freeze()
-
-    gc.freeze()
-    try:
-        yield collect
-    finally:
-        gc.unfreeze()
 
 
 Tell = Callable[[str, int], None]
@@ -98,30 +65,24 @@ def work(
         SpaceChangedError: if the HyperModel asks for other hyperparameters than before.
     """
     watchman = Watchman(search.study, search.storage)
-    with interrupts.remembered(), frozen() as collect:
+    with interrupts.remembered(), cleaning() as clean:
         _look_at_space(search)
-        _work(search, fit, tell, stop, watchman, collect)
-
-
-def _work(
-    search: Search, fit: Any, tell: Tell, stop: Any, watchman: Watchman, collect: Any
-) -> None:
-    while not stop() and not search.is_late:
-        interrupts.check()
-        watchman.look()
-        trial = _next(search)
-        if trial is None:
-            if _is_over(search):
+        while not stop() and not search.is_late:
+            interrupts.check()
+            watchman.look()
+            trial = _next(search)
+            if trial is None and _is_over(search):
                 return
-            time.sleep(_POLL)  # others run the last trials, which may be released again
-            continue
-        tell("begin", trial.number)
-        try:
-            _run(search, trial, fit)
-            _forget(collect)
-        finally:
-            tell("end", trial.number)
-        _check_hope(search.ledger)
+            if trial is None:
+                time.sleep(_POLL)  # others run the last trials, which may be released again
+                continue
+            tell("begin", trial.number)
+            try:
+                _run(search, trial, fit)
+                clean()
+            finally:
+                tell("end", trial.number)
+            _check_hope(search.ledger)
 
 
 def _look_at_space(search: Search) -> None:
@@ -141,10 +102,12 @@ def _look_at_space(search: Search) -> None:
     then = trials[0].params
     if FAILURE in trials[0].user_attrs or any(then.get(k, v) != v for k, v in now.values.items()):
         return  # trial 0 failed before it had asked for all, or was not the default point
-    ranges = {name: str(distribution) for name, distribution in now.asked.items()}
     known = search.study.user_attrs.get(RANGES, {})
-    builds_alone = type(search.hypermodel).fit is keras_tuner.HyperModel.fit
-    compare_ranges(known, ranges, set(then) if builds_alone else set())
+    for name, distribution in now.asked.items():
+        refuse_change(name, known.get(name), str(distribution))
+    if type(search.hypermodel).fit is keras_tuner.HyperModel.fit:  # else `fit` may have asked too
+        for name in sorted(set(then) - set(now.asked)):
+            refuse_change(name, known.get(name, "there"), None)
 
 
 def _is_over(search: Search) -> bool:
@@ -228,9 +191,10 @@ def _asks(search: Search, trial: optuna.Trial) -> Callable[[str, Any, Any], Any]
 
     def ask(name: str, distribution: Any, default: Any) -> Any:
         if not ours:
-            compare_range(known, name, str(distribution))
+            now = str(distribution)
+            refuse_change(name, known.get(name, now), now)
             if name not in known:
-                known[name] = str(distribution)
+                known[name] = now
                 search.study.set_user_attr(RANGES, known)
         return search.sampler.ask(trial, name, distribution, default)
 
@@ -272,12 +236,6 @@ def _log_for_tensorboard(search: Search, trial_id: int) -> None:
         Log(search.tensorboard).trial(found, search.objectives)
     except Exception as error:  # the trial has logged something that TensorBoard refuses
         log.warning("TensorBoard's log of trial %s: %s", found.number, error)
-
-
-def _forget(collect: Callable[[], None]) -> None:
-    with restored():  # `clear_session` resets the dtype policy as well
-        keras.utils.clear_session(free_memory=False)
-    collect()
 
 
 def _check_hope(ledger: Ledger) -> None:

@@ -13,6 +13,7 @@ import keras
 import keras_tuner
 import numpy as np
 
+from kblocks.search_space.budget import Budget
 from kblocks.search_space.space import NETWORK
 from kblocks.tuner.bridge import HyperModel, costs_of, named, network_of
 from kblocks.tuner.records import folder_name
@@ -240,10 +241,8 @@ def _costs(search: Search, hp: Any, model: Any) -> Mapping[str, float]:
     # Like `model.count_params`, which takes some built models for unbuilt.
     params = sum(math.prod(weight.shape) for weight in model.weights)
     if not isinstance(search.hypermodel, HyperModel):
-        budget = search.budget
-        if budget is not None and not (budget.min_params or 0) <= params <= (
-            budget.params or math.inf
-        ):
+        budget = search.budget or Budget()
+        if not (budget.min_params or 0) <= params <= (budget.params or math.inf):
             message = f"the model has {params:,} parameters, which {budget} excludes"
             raise FailedError("budget", message)
     elif NETWORK in hp.values:

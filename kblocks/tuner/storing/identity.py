@@ -236,40 +236,10 @@ class SpaceChangedError(keras_tuner.errors.FatalError, ChangedError):
     """A HyperModel asks for other hyperparameters or ranges than when its search began."""
 
 
-def compare_range(known: Mapping[str, str], name: str, now: str) -> None:
-    """Raises if a hyperparameter has another range than in earlier trials.
-
-    Args:
-        known: the ranges in earlier trials, by name.
-        name, now: the hyperparameter and its present range.
-
-    Raises:
-        SpaceChangedError: if the range differs.
-    """
-    if known.get(name, now) != now:
-        raise _changed(name, known[name], now)
-
-
-def compare_ranges(known: Mapping[str, str], now: Mapping[str, str], first: set[str]) -> None:
-    """Raises if hyperparameters were added, removed or changed since the first trial.
-
-    Args:
-        known: the ranges in earlier trials, by name.
-        now: the ranges that the default point asks for at present.
-        first: the names that the first trial asked for, at the same point.
-
-    Raises:
-        SpaceChangedError: with the first difference.
-    """
-    for name, found in now.items():
-        if known.get(name) != found:
-            raise _changed(name, _told(known.get(name)), found)
-    for name in sorted(first - set(now)):
-        raise _changed(name, known.get(name, "there"), _told(None))
-
-
-def _changed(name: str, before: str, now: str) -> SpaceChangedError:
-    return SpaceChangedError(
-        f"The search has changed since it began: {name} was {before}, is {now}. "
-        f"{_WAYS_OUT}{_EXTENDABLE}."
-    )
+def refuse_change(name: str, before: str | None, now: str | None) -> None:
+    """Raises SpaceChangedError if a hyperparameter has another range; None if it is not there."""
+    if before != now:
+        raise SpaceChangedError(
+            f"The search has changed since it began: {name} was {_told(before)}, is {_told(now)}. "
+            f"{_WAYS_OUT}{_EXTENDABLE}."
+        )
