@@ -16,12 +16,7 @@ _LONGEST = 10.0  # seconds to wait until other processes have written their poin
 
 
 class Duplicates:
-    """The keys of the points that the trials of a study have.
-
-    Args:
-        points: those of the HyperModel.
-        study: the whole study.
-    """
+    """The keys of the points that the trials of a study have."""
 
     def __init__(self, points: Points, study: optuna.Study) -> None:
         self._points, self._study = points, study
@@ -44,11 +39,7 @@ class Duplicates:
 
         Another process may have chosen the same point while this one did. So this waits, for ten
         seconds at most, until the processes of all earlier trials have written their points or
-        ended.
-
-        Args:
-            number: of the trial.
-            is_gone: called with an owner; whether that process has ended.
+        ended (`is_gone`, by owner).
         """
         until = time.monotonic() + _LONGEST
         while True:

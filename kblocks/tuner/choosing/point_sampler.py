@@ -60,12 +60,6 @@ class PointSampler(Choosing):
     If the inner sampler draws a point that does not fit, it draws again; the last draw is
     repaired. A point whose network and recipe were tried is skipped. The storage records the
     values that are built, so the inner sampler learns only from points that fit.
-
-    Args:
-        inner: the Optuna sampler.
-        study: the whole study.
-        points: the points of the HyperModel.
-        seed: of the random points; None is random.
     """
 
     def __init__(

@@ -65,16 +65,11 @@ def is_grid(sampler: BaseSampler) -> bool:
 
 
 class Choosing(BaseSampler):
-    """Wraps an Optuna sampler: the default point comes first.
-
-    Args:
-        inner: the Optuna sampler.
-        study: the whole study; a pruner may show its sampler only a part of it.
-    """
+    """Wraps an Optuna sampler: the default point comes first."""
 
     def __init__(self, inner: BaseSampler, study: optuna.Study) -> None:
         self.inner = inner
-        self._study = study
+        self._study = study  # the whole one; a pruner may show its sampler only a part of it
         self._defaults: dict[str, Any] = {}
         self.needs_lists = is_grid(inner)  # whether ranges must become lists of values
 

@@ -11,16 +11,11 @@ _NO_MEMORY = ("ResourceExhaustedError", "OutOfMemoryError", "XlaRuntimeError")
 
 
 class FailedError(Exception):
-    """A trial must end, for a reason that is not an error of its code.
-
-    Args:
-        kind: one of `records.KINDS`.
-        message: the reason.
-    """
+    """A trial must end, for a reason that is not an error of its code."""
 
     def __init__(self, kind: str, message: str) -> None:
         super().__init__(message)
-        self.kind = kind
+        self.kind = kind  # one of `records.KINDS`
 
 
 def failure_from(error: BaseException) -> Failure:

@@ -18,19 +18,12 @@ from kblocks.tuner.running.trial import Fit
 
 @dataclass(frozen=True)
 class Role:
-    """How a process takes part in a search.
+    """How a process takes part in a search."""
 
-    Attributes:
-        worker: the number of this process in the search; each draws its own points.
-        joins: whether it joins a search that another process has begun.
-        serves: whether another process has started it, to work for the search.
-        until: when `hours` are over, as `time.time()`, if they began in another process.
-    """
-
-    worker: int = 0
-    joins: bool = False
-    serves: bool = False
-    until: float | None = None
+    worker: int = 0  # the number of this process in the search; each draws its own points
+    joins: bool = False  # a search that another process has begun
+    serves: bool = False  # another process, which has started it to work for the search
+    until: float | None = None  # when `hours` are over, as `time.time()`, if begun elsewhere
 
 
 class Job:

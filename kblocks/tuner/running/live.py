@@ -27,11 +27,7 @@ _SHARE = 20  # reading all trials may take a twentieth of the time
 class Live:
     """Shows the progress of a search, whichever processes work for it, until the block ends.
 
-    Args:
-        search: the search, whose storage is read.
-        tuner: the tuner of the search.
-        verbose: 0 shows nothing.
-        console: where to write; None is the standard output.
+    Nothing is shown if `verbose` is 0.
     """
 
     def __init__(

@@ -58,14 +58,7 @@ def checked(options: Mapping[str, Any] | None, workers: int) -> dict[str, Any] |
 
 
 class Cluster:
-    """The tasks of a search on a Ray cluster.
-
-    Args:
-        tuner: the tuner of the search; its `ray` has the options of a task.
-        job: creates the tuner and the data of a task.
-        search: the search, of which this process reads the storage.
-        say: prints a line.
-    """
+    """The tasks of a search on a Ray cluster, each with the tuner and the data of a job."""
 
     def __init__(self, tuner: Any, job: Job, search: Search, say: Callable[[str], None]) -> None:
         self._tuner, self._job, self._search, self._say = tuner, job, search, say
@@ -210,14 +203,9 @@ def _connected() -> Iterator[Any]:
 
 
 def _find(address: str, seconds: float = _LEAVE) -> None:
-    """Checks that a cluster may be there, since Ray itself would wait for minutes.
+    """Raises ConnectionError if no cluster listens, since Ray itself would wait for minutes.
 
-    Args:
-        address: RAY_ADDRESS; one without a port is not checked.
-        seconds: to wait for a cluster that is just starting.
-
-    Raises:
-        ConnectionError: if nothing listens there.
+    An address without a port is not checked. A cluster may be starting: this waits some seconds.
     """
     host, _, port = address.removeprefix("ray://").rpartition(":")
     until = time.monotonic() + seconds

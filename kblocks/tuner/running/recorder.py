@@ -81,21 +81,12 @@ class Progress:
 
 
 class Recorder:
-    """Records a trial in the storage as long as the trial is this process's.
-
-    Args:
-        search: the search that this process works for.
-        trial: the running trial.
-
-    Attributes:
-        number: the number of the trial.
-        history: what earlier processes have recorded of the trial's epochs.
-        shapes: the input shapes with which `fit` built the model before, or None.
-    """
+    """Records a running trial in the storage as long as the trial is this process's."""
 
     def __init__(self, search: Search, trial: optuna.Trial) -> None:
         self._search, self._trial = search, trial
         self.number, attributes = trial.number, trial.user_attrs
+        # What earlier processes have recorded: each epoch, and with what shapes `fit` has built.
         self.history: Mapping[str, Sequence[float]] = attributes.get(HISTORY, {})
         self.shapes: Mapping[str, Any] | None = attributes.get(SHAPES)
         self._costs: dict[str, float] = {}
@@ -127,12 +118,7 @@ class Recorder:
         self._trial.set_user_attr(SHAPES, dict(shapes))
 
     def epoch(self, progress: Progress, epochs: int) -> bool:
-        """Records the history; returns whether the pruner ends the trial.
-
-        Args:
-            progress: of the epochs so far.
-            epochs: for how many the trial trains.
-        """
+        """Records the progress of so many epochs; returns whether the pruner ends the trial."""
         known = self.check_owner()
         objectives = self._search.objectives
         latency = progress.history.get("latency")

@@ -19,36 +19,20 @@ from kblocks.tuner.storing.patience import PatientStorage
 
 @dataclass
 class Search:
-    """What a process needs to work for a search.
+    """What a process needs to work for a search."""
 
-    Attributes:
-        study: Optuna's study, with sampler and pruner.
-        storage: the storage of the study.
-        hypermodel: builds and fits the models.
-        objectives: one or several.
-        checkpoints: the files of weights.
-        kept: how many of the best trials keep their weights.
-        trials: the total number of trials, or None.
-        budget: for the models of a third-party HyperModel; ours keeps to its budget by itself.
-        trial_seconds: how long a trial may take, or None.
-        deadline: when the search ends, in seconds of `time.monotonic`, or None.
-        tensorboard: a folder for TensorBoard, or None.
-        is_worker: whether this is a worker process, whose trial the first process releases.
-        ledger: running totals over the trials.
-    """
-
-    study: optuna.Study
+    study: optuna.Study  # with sampler and pruner
     storage: PatientStorage
     hypermodel: keras_tuner.HyperModel
     objectives: tuple[Objective, ...]
     checkpoints: Checkpoints
-    kept: int
-    trials: int | None
-    budget: Budget | None
-    trial_seconds: float | None
-    deadline: float | None
-    tensorboard: str | None
-    is_worker: bool = False
+    kept: int  # how many of the best trials keep their weights
+    trials: int | None  # in all
+    budget: Budget | None  # for a third-party HyperModel; ours keeps to its budget by itself
+    trial_seconds: float | None  # how long a trial may take
+    deadline: float | None  # when the search ends, in seconds of `time.monotonic`
+    tensorboard: str | None  # a folder
+    is_worker: bool = False  # then the first process releases its trial
     ledger: Ledger = field(init=False)
 
     def __post_init__(self) -> None:

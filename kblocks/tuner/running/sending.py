@@ -17,29 +17,18 @@ _SAME = ("storage_url", "checkpoint_directory", "patience", "growth")
 
 @dataclass
 class Sent(Job):
-    """A job for other machines, with the storage and the checkpoints of the tuner here.
+    """A job for other machines, with the storage and the checkpoints of the tuner here."""
 
-    Attributes:
-        content: the pickled job, which anyone may see.
-        apart: URLs that were left out of it, since they may contain a password.
-        own: attributes of the tuner, among them the storage's URL.
-    """
-
-    content: bytes
-    apart: list[str]
-    own: dict[str, Any]
+    content: bytes  # the pickled job, which anyone may see
+    apart: list[str]  # URLs that were left out of it, since they may contain a password
+    own: dict[str, Any]  # attributes of the tuner, among them the storage's URL
 
     @classmethod
     def of(cls, job: Job, tuner: Any, until: float | None) -> Sent:
-        """Pickles a job, with the classes and functions of its script.
+        """Pickles a job of this machine's tuner, with the classes and functions of its script.
 
-        Args:
-            job: the job to send.
-            tuner: the tuner of the search on this machine.
-            until: when `hours` are over, in seconds since the epoch; None without a limit.
-
-        Raises:
-            ValueError: if the job cannot be pickled.
+        `until` is when `hours` are over, as `time.time()`. Raises ValueError if the job cannot be
+        pickled.
         """
         from ray import cloudpickle
 

@@ -51,10 +51,6 @@ def alone(url: str, name: str) -> Iterator[None]:
 
     Two threads would have the same owner in the storage, and take each other's trials.
 
-    Args:
-        url: of the search's storage.
-        name: of the search.
-
     Raises:
         RuntimeError: if another thread runs it, or this is a worker that imports its script.
     """

@@ -213,14 +213,9 @@ def _copied(callback: Any) -> Any:
 
 
 def build_as(model: Any, shapes: Mapping[str, Any] | None) -> bool:
-    """Builds a model that `fit` would build, if its input shapes are known.
+    """Builds a model that `fit` would build, if `fit` has built it with known shapes before.
 
-    Args:
-        model: from a HyperModel.
-        shapes: the input shapes with which `fit` built it before, as JSON holds them; or None.
-
-    Returns:
-        Whether the model is built.
+    The shapes are as JSON holds them. Returns whether the model is built.
     """
     if not model.built and shapes:
         model.build_from_config({name: _tuples(shape) for name, shape in shapes.items()})

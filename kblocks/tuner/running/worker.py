@@ -25,12 +25,7 @@ _LEAVE = 5.0  # seconds to wait for the storage when the first process has ended
 
 
 def serve(connection: Connection, index: int) -> None:
-    """Runs a worker process to its end.
-
-    Args:
-        connection: to the first process.
-        index: the number of this worker in the search.
-    """
+    """Runs the worker process of that index to its end; the first process is at the other end."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the first process decides
     handler = _exit_once()
     for number in REQUESTS:

@@ -21,18 +21,12 @@ _BEARS = "search"  # the file with the identity of the search that owns them
 
 @dataclass
 class State:
-    """The training state of a model.
+    """The training state of a model: the values of its variables and its optimizer's."""
 
-    Attributes:
-        epoch: how many epochs are done.
-        weights, optimizer: the values of the model's and the optimizer's variables.
-        best: the weights of the best epoch.
-    """
-
-    epoch: int
+    epoch: int  # how many epochs are done
     weights: list[np.ndarray]
     optimizer: list[np.ndarray] = field(default_factory=list)
-    best: list[np.ndarray] = field(default_factory=list)
+    best: list[np.ndarray] = field(default_factory=list)  # the weights of the best epoch
 
     @classmethod
     def of(cls, model: keras.Model, epoch: int, best: list[np.ndarray]) -> State:

@@ -41,13 +41,7 @@ def settings_of(
     fit: tuple[Sequence[Any], Mapping[str, Any]],
     **others: Any,
 ) -> dict[str, Any]:
-    """The settings of a search.
-
-    Args:
-        hypermodel, objectives: of the search.
-        fit: the arguments of `fit`.
-        others: further settings, which are recorded but never compared.
-    """
+    """The settings of a search; `others` are recorded but never compared."""
     made: dict[str, Any] = {
         "format": _FORMAT,
         "objectives": [asdict(objective) for objective in objectives],
@@ -88,14 +82,9 @@ def versions() -> dict[str, str]:
 
 
 def check(before: Mapping[str, Any], now: Mapping[str, Any], extend: bool = False) -> None:
-    """Raises if the settings of a search have changed since it began.
+    """Raises ChangedError if the settings of a search have changed since it began.
 
-    Args:
-        before, now: the recorded and the current settings.
-        extend: whether choices may have been added.
-
-    Raises:
-        ChangedError: with the differences.
+    With `extend` choices may have been added.
     """
     differences = _all_differences(before, now, _GROWING if extend else ())
     if extend:
@@ -111,14 +100,7 @@ def check(before: Mapping[str, Any], now: Mapping[str, Any], extend: bool = Fals
 
 
 def check_joining(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Raises if a process has other settings than the search that it joins.
-
-    Args:
-        before, now: the settings of the search and of the process.
-
-    Raises:
-        ChangedError: with the differences.
-    """
+    """Raises ChangedError if a process has other settings than the search that it joins."""
     differences = _all_differences(before, now)
     if differences:
         raise ChangedError(
@@ -163,9 +145,7 @@ def _told(value: Any) -> str:
 def text_of(value: Any, losses: bool = False) -> str:
     """A value as text that is the same in every process.
 
-    Args:
-        value: any object.
-        losses: whether a loss is written with its configuration, as always in a recipe.
+    With `losses` a loss is written with its configuration, as always in a recipe.
     """
     losses = losses or isinstance(value, Recipe)
     if isinstance(value, Mapping):

@@ -175,8 +175,7 @@ def give_back(
         trial: a running trial whose process has ended or stops working on it.
         counts: whether the attempt counts; False if the trial is not to blame for its end.
 
-    Returns:
-        False if the trial has ended or has another owner in the meantime.
+    Returns False if the trial has ended or has another owner in the meantime.
     """
     begun = trial.user_attrs.get(ATTEMPTS, 0)
     if not counts or begun < BEGINNINGS:

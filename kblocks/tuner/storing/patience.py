@@ -60,21 +60,15 @@ class PatientStorage(BaseStorage):
     """A storage that retries while its database is unreachable, locked or on a full disk.
 
     A running trial has an owner from its first moment on: the process that asked for it.
-
-    Args:
-        inner: Optuna's storage.
-        engine: the engine of its database.
-        owner: the name of this process.
-        patience: seconds after which it gives up and raises the error of the database.
     """
 
     def __init__(
         self, inner: BaseStorage, engine: sqlalchemy.Engine, owner: str, patience: float
     ) -> None:
-        self.inner = inner
-        self.patience = patience  # may be lowered while other threads wait
-        self._engine = engine
-        self.owner = owner
+        self.inner, self._engine = inner, engine
+        self.owner = owner  # the name of this process
+        # Seconds after which the error of the database is raised; other threads may lower it.
+        self.patience = patience
         self.seen = 0  # the most trials seen in a study so far
         self._thread = threading.local()
 
@@ -130,11 +124,9 @@ class PatientStorage(BaseStorage):
         return self.patiently(lambda: once(self._engine, study_id, key, value))
 
     def release(self, trial: FrozenTrial, attempts: int) -> bool:
-        """Puts a running trial back to waiting; False if it has another owner by now.
+        """Puts a running trial back to waiting, and records the number of attempts at it.
 
-        Args:
-            trial: the running trial, as it was read.
-            attempts: the number of attempts to record for it.
+        Returns False if the trial has another owner by now than when it was read.
         """
         owner = trial.user_attrs.get(OWNER, "")
         return self.patiently(lambda: release(self._engine, identity_of(trial), owner, attempts))

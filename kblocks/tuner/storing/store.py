@@ -18,13 +18,12 @@ from kblocks.tuner.storing.storage import is_blank, open_storage, shown
 
 
 class Store:
-    """The study and the checkpoints of one search.
+    """The study and the checkpoints of one search; opens the database on first use.
 
     Args:
         url, location: of the database and of the checkpoints.
         name: of the search.
-        patience: seconds for which the database may be unusable.
-        create: whether to create a missing database.
+        patience, create: as for `open_storage`.
     """
 
     def __init__(self, url: str, location: str, name: str, patience: float, create: bool) -> None:
