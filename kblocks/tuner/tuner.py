@@ -370,8 +370,8 @@ class Tuner(keras_tuner.Tuner):
         tell(f"Search {plain(run.name)} in {shown(self.storage_url)}")
         for record in run.ranked()[:num_trials]:
             scores = zip(self.objectives, record.scores, strict=True)
-            told = ", ".join(f"{o.name} {score:.6g}" for o, score in scores)
-            tell(f"\nTrial {record.number}: {plain(told)}")
+            figures = ", ".join(f"{o.name} {score:.6g}" for o, score in scores)
+            tell(f"\nTrial {record.number}: {plain(figures)}")
             for name, value in record.values.items():
                 tell(plain(f"  {name} = {value}"))
 

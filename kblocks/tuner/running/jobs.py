@@ -9,11 +9,14 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import keras
 
 from kblocks.tuner.running.trial import Fit
+
+if TYPE_CHECKING:
+    from kblocks.tuner.tuner import Tuner
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,7 @@ class Job:
         keras.config.set_image_data_format(self.data_format)
         keras.config.set_dtype_policy(self.policy)
 
-    def tuner(self) -> Any:
+    def tuner(self) -> Tuner:
         """The tuner of the search."""
         raise NotImplementedError
 
@@ -61,11 +64,11 @@ class Job:
 class ObjectJob(Job):
     """A tuner and data of this process; other processes get copies."""
 
-    def __init__(self, tuner: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+    def __init__(self, tuner: Tuner, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         super().__init__()
         self._objects = tuner, args, dict(kwargs)
 
-    def tuner(self) -> Any:
+    def tuner(self) -> Tuner:
         """The tuner itself, or its copy."""
         return self._objects[0]
 

@@ -15,7 +15,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import keras
 from optuna.trial import TrialState
@@ -26,6 +26,9 @@ from kblocks.tuner.running.jobs import Job
 from kblocks.tuner.running.search import Search
 from kblocks.tuner.running.sending import Sent
 from kblocks.tuner.storing.owners import Watchman
+
+if TYPE_CHECKING:
+    from kblocks.tuner.tuner import Tuner
 
 OPTIONS = (
     *("num_cpus", "num_gpus", "memory", "resources", "accelerator_type", "label_selector"),
@@ -60,8 +63,9 @@ def checked(options: Mapping[str, Any] | None, workers: int) -> dict[str, Any] |
 class Cluster:
     """The tasks of a search on a Ray cluster, each with the tuner and the data of a job."""
 
-    def __init__(self, tuner: Any, job: Job, search: Search, say: Callable[[str], None]) -> None:
+    def __init__(self, tuner: Tuner, job: Job, search: Search, say: Callable[[str], None]) -> None:
         self._tuner, self._job, self._search, self._say = tuner, job, search, say
+        self._options = dict(tuner.ray or {})
         left = None if search.deadline is None else search.deadline - time.monotonic()
         self._until = None if left is None else time.time() + left
         self._watchman = Watchman(search.study, search.storage)
@@ -99,9 +103,9 @@ class Cluster:
             )
         has = [node["Resources"] for node in nodes]
         cpus, gpus = (sum(one.get(name, 0) for one in has) for name in ("CPU", "GPU"))
-        told = f"{len(nodes)} node{'s' * (len(nodes) > 1)}, {cpus:g} CPUs, {gpus:g} GPUs"
-        self._say(f"On Ray: {told}; {self._tuner.workers} workers")
-        options = self._tuner.ray
+        size = f"{len(nodes)} node{'s' * (len(nodes) > 1)}, {cpus:g} CPUs, {gpus:g} GPUs"
+        self._say(f"On Ray: {size}; {self._tuner.workers} workers")
+        options = self._options
         needs = {"CPU": options.get("num_cpus", 1), "GPU": options.get("num_gpus", 0)}
         needs |= {"memory": options.get("memory", 0), **options.get("resources", {})}
         if not any(all(one.get(n, 0) >= (v or 0) for n, v in needs.items()) for one in has):
@@ -112,11 +116,11 @@ class Cluster:
         sent = Sent.of(self._job, self._tuner, self._until)
         # Ray may write its store to disk, so nothing with a password is put there.
         content, secret = ray.put(sent.content), sent.apart
-        folder, environment = os.getcwd(), _environment(self._tuner.ray)
+        folder, environment = os.getcwd(), _environment(self._options)
         # No actor, since Ray keeps an actor's arguments in its database, and no retries by Ray,
         # which never end. The process ends with its task (`max_calls`) and releases all it holds.
         fixed = {"max_retries": 0, "max_calls": 1, "name": "kblocks worker"}
-        task = ray.remote(**self._tuner.ray, **fixed)(_by_value())
+        task = ray.remote(**self._options, **fixed)(_by_value())
 
         def begin(index: int) -> Any:
             self._before[index] = self._begun()
@@ -183,8 +187,8 @@ def _connected() -> Iterator[Any]:
     try:
         import ray
     except ImportError as error:
-        told = f"a search on Ray needs ray: pip install 'kblocks[ray]' ({error})"
-        raise ImportError(told, name="ray") from error
+        message = f"a search on Ray needs ray: pip install 'kblocks[ray]' ({error})"
+        raise ImportError(message, name="ray") from error
     if ray.is_initialized():
         yield ray
         return
@@ -236,11 +240,11 @@ def _end(ray: Any, running: Mapping[Any, int]) -> None:
 
 def _environment(options: Mapping[str, Any]) -> dict[str, str]:
     """The variables that a worker's environment gets in addition to those of its machine."""
-    made = {k: v for k, v in os.environ.items() if k.startswith(_TAKEN_ALONG)}
-    made |= {"KERAS_BACKEND": keras.backend.backend(), "TF_CPP_MIN_LOG_LEVEL": "3"}
+    variables = {k: v for k, v in os.environ.items() if k.startswith(_TAKEN_ALONG)}
+    variables |= {"KERAS_BACKEND": keras.backend.backend(), "TF_CPP_MIN_LOG_LEVEL": "3"}
     cores = str(max(1, int(options.get("num_cpus") or 1)))  # as Ray does for OMP_NUM_THREADS
     names = ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS")
-    return made | {name: os.environ.get(name, cores) for name in names}
+    return variables | {name: os.environ.get(name, cores) for name in names}
 
 
 def _by_value() -> Callable[..., tuple[str, str]]:

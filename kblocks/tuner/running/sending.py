@@ -6,10 +6,13 @@ import io
 import pickle
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kblocks.tuner.running.jobs import Job
 from kblocks.tuner.running.trial import Fit
+
+if TYPE_CHECKING:
+    from kblocks.tuner.tuner import Tuner
 
 # Attributes that a tuner there takes from the one here, as its own environment may differ.
 _SAME = ("storage_url", "checkpoint_directory", "patience", "growth")
@@ -24,7 +27,7 @@ class Sent(Job):
     own: dict[str, Any]  # attributes of the tuner, among them the storage's URL
 
     @classmethod
-    def of(cls, job: Job, tuner: Any, until: float | None) -> Sent:
+    def of(cls, job: Job, tuner: Tuner, until: float | None) -> Sent:
         """Pickles a job of this machine's tuner, with the classes and functions of its script.
 
         `until` is when `hours` are over, as `time.time()`. Raises ValueError if the job cannot be
@@ -73,7 +76,7 @@ class Sent(Job):
         """Sets up Keras as in the process that made the job."""
         self._job.enter()
 
-    def tuner(self) -> Any:
+    def tuner(self) -> Tuner:
         """The job's tuner, with the attributes for a worker."""
         tuner = self._job.tuner()
         vars(tuner).update(self.own)

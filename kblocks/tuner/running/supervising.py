@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from multiprocessing import resource_tracker
 from multiprocessing.connection import wait
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from optuna.exceptions import StorageInternalError
 from optuna.trial import TrialState
@@ -33,6 +33,9 @@ from kblocks.tuner.storing.interrupts import REQUESTS, held
 from kblocks.tuner.storing.owners import Watchman, fail, give_back_all, node
 from kblocks.tuner.storing.patience import why
 from kblocks.tuner.storing.storage import is_in_memory, shown
+
+if TYPE_CHECKING:
+    from kblocks.tuner.tuner import Tuner
 
 _AWAY = (AwayError, StorageInternalError, SQLAlchemyError)
 _POLL = 0.5  # seconds between two looks at the workers
@@ -74,7 +77,7 @@ def alone(url: str, name: str) -> Iterator[None]:
         _SEARCHED.discard(key)
 
 
-def supervise(tuner: Any, job: Job, fit: Fit, verbose: int) -> None:
+def supervise(tuner: Tuner, job: Job, fit: Fit, verbose: int) -> None:
     """Runs a search to its end, in worker processes if that is possible.
 
     Raises:
@@ -104,7 +107,7 @@ def supervise(tuner: Any, job: Job, fit: Fit, verbose: int) -> None:
         search.storage.patience = tuner.patience
 
 
-def _unusable(tuner: Any, search: Search, error: Exception) -> str | None:
+def _unusable(tuner: Tuner, search: Search, error: Exception) -> str | None:
     """What is wrong with the search's database and what to do; None if it is not the cause."""
     seen, kept = search.storage.seen, search.checkpoints.shown
     found = diagnosis(tuner.storage_url, search.study.study_name, seen, kept)
@@ -118,17 +121,13 @@ def _unusable(tuner: Any, search: Search, error: Exception) -> str | None:
     return f"The search's database cannot be used{reason}. {found or back}"
 
 
-def _searched(tuner: Any, job: Job, fit: Fit, search: Search, live: Live) -> None:
+def _searched(tuner: Tuner, job: Job, fit: Fit, search: Search, live: Live) -> None:
     if tuner.ray is not None:
         Cluster(tuner, job, search, live.say).run()
-        tidy(search)
-        return
-    obstacle = job.obstacle() if tuner.workers else None
-    if tuner.workers and obstacle is None:
-        obstacle = _Crew(tuner, job, search).run()
-    if obstacle is not None:
+    elif not tuner.workers:
+        work(search, fit)
+    elif obstacle := job.obstacle() or _Crew(tuner, job, search).run():
         live.say(f"Searching in this process, since no other can: {obstacle}")
-    if obstacle is not None or not tuner.workers:
         work(search, fit)
     tidy(search)
 
@@ -165,11 +164,11 @@ class _Member:
 class _Crew:
     """The worker processes of a search on this machine."""
 
-    def __init__(self, tuner: Any, job: Job, search: Search) -> None:
+    def __init__(self, tuner: Tuner, job: Job, search: Search) -> None:
         self._tuner, self._job, self._search = tuner, job, search
         self._context = multiprocessing.get_context("spawn")
         self._members: list[_Member] = []
-        self._begun = tuner.worker
+        self._begun = tuner.role.worker
         self._false_starts = self._signalled = 0
         self._is_over = False
         self._obstacle: str | None = None

@@ -54,10 +54,10 @@ def diagnosis(url: str, name: str = "", seen: int = 0, checkpoints: str = "") ->
 
 def file_of(url: str) -> Path | None:
     """The file that an SQLite URL names; None for other URLs and for a database in memory."""
-    made = sqlalchemy.make_url(url)
-    path = (made.database or "").removeprefix("file:")  # with the option `uri=true`
-    is_in_memory = path in ("", ":memory:") or made.query.get("mode") == "memory"
-    return Path(path) if made.get_backend_name() == "sqlite" and not is_in_memory else None
+    parts = sqlalchemy.make_url(url)
+    path = (parts.database or "").removeprefix("file:")  # with the option `uri=true`
+    is_in_memory = path in ("", ":memory:") or parts.query.get("mode") == "memory"
+    return Path(path) if parts.get_backend_name() == "sqlite" and not is_in_memory else None
 
 
 def _trials(path: Path, name: str) -> int | None:

@@ -42,7 +42,7 @@ def settings_of(
     **others: Any,
 ) -> dict[str, Any]:
     """The settings of a search; `others` are recorded but never compared."""
-    made: dict[str, Any] = {
+    settings: dict[str, Any] = {
         "format": _FORMAT,
         "objectives": [asdict(objective) for objective in objectives],
         "data": _data(fit),
@@ -50,11 +50,11 @@ def settings_of(
         **others,
     }
     if not isinstance(hypermodel, HyperModel):
-        return made | {"builder": name_of(_origin(hypermodel))}
+        return settings | {"builder": name_of(_origin(hypermodel))}
     space = hypermodel.space
     training = hypermodel.recipe if hypermodel.compile is None else hypermodel.compile
     plain = training.tree().fixed if isinstance(training, Recipe) else {"compile": training}
-    return made | {
+    return settings | {
         "builder": name_of(space.builder),
         "input_shape": list(space.input_shape or ()),
         "space": {name: options_of(kind) for name, kind in hypermodel.dimensions().items()},
@@ -135,10 +135,10 @@ def _differences(path: str, before: Any, now: Any) -> list[str]:
             for name in names
             for line in _differences(f"{path}: {name}", before.get(name), now.get(name))
         ]
-    return [f"{path} was {_told(before)}, is {_told(now)}"]
+    return [f"{path} was {_text(before)}, is {_text(now)}"]
 
 
-def _told(value: Any) -> str:
+def _text(value: Any) -> str:
     return "not there" if value is None else str(value)
 
 
@@ -157,11 +157,10 @@ def text_of(value: Any, losses: bool = False) -> str:
         own = {k: v for k, v in vars(value).items() if not k.startswith("_") and k != "written"}
         parts = (f"{k}={text_of(v, losses)}" for k, v in own.items())
         return f"{type(value).__name__}({', '.join(parts)})"
-    told: Any = (keras.layers.Layer, keras.optimizers.Optimizer, *[keras.losses.Loss] * losses)
-    if isinstance(value, told):
-        configured: Any = value
+    configurable = (keras.layers.Layer, keras.optimizers.Optimizer)
+    if isinstance(value, configurable) or (losses and isinstance(value, keras.losses.Loss)):
         # Without the name, which counts up within a process.
-        config = {k: v for k, v in configured.get_config().items() if k != "name"}
+        config = {k: v for k, v in value.get_config().items() if k != "name"}
         return f"{type(value).__name__}({text_of(config, losses)})"
     if callable(value) and hasattr(value, "__qualname__"):
         return f"{value.__module__}.{value.__qualname__}"
@@ -220,6 +219,6 @@ def refuse_change(name: str, before: str | None, now: str | None) -> None:
     """Raises SpaceChangedError if a hyperparameter has another range; None if it is not there."""
     if before != now:
         raise SpaceChangedError(
-            f"The search has changed since it began: {name} was {_told(before)}, is {_told(now)}. "
+            f"The search has changed since it began: {name} was {_text(before)}, is {_text(now)}. "
             f"{_WAYS_OUT}{_EXTENDABLE}."
         )

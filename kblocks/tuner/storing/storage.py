@@ -104,12 +104,12 @@ def open_storage(url: str, patience: float = PATIENCE, create: bool = True) -> P
             arguments = _file(path, create)
     try:
         inner, engine = patiently(
-            lambda: _made(url, arguments, create), lambda: min(patience, 60.0)
+            lambda: _opened(url, arguments, create), lambda: min(patience, 60.0)
         )
     except (SQLAlchemyError, StorageInternalError) as error:
         found = diagnosis(url)
-        told = f"{shown(url)} cannot be used: {why(error)}" + (f". {found}" if found else "")
-        raise ConnectionError(told) from None
+        message = f"{shown(url)} cannot be used: {why(error)}" + (f". {found}" if found else "")
+        raise ConnectionError(message) from None
     except ImportError as error:
         missing = error.name or getattr(error.__cause__, "name", None) or "a package"
         raise ImportError(
@@ -175,7 +175,7 @@ def _not_closed(connection: Any, record: Any, proxy: Any) -> None:
 _CLOSED_BY_OTHERS = [(_marked, "connect"), (_not_closed, "checkout"), (_unmarked, "close")]
 
 
-def _made(
+def _opened(
     url: str, arguments: dict[str, Any], create: bool
 ) -> tuple[BaseStorage, sqlalchemy.Engine]:
     if not create:

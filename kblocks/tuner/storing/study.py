@@ -120,14 +120,14 @@ def _extend(
     taken = _studies(storage)
     newer = next(n for i in itertools.count(1) if (n := f"{first} +{i}") not in taken)
     trials = [_moved(trial, known) for trial in study.get_trials(deepcopy=False)]
-    made = created(storage, newer, objectives)
-    made.set_user_attr(EXTENDS, first)
+    extended = created(storage, newer, objectives)
+    extended.set_user_attr(EXTENDS, first)
     if IDENTITY in study.user_attrs:
-        made.set_user_attr(IDENTITY, study.user_attrs[IDENTITY])
-    made.add_trials(trials)
-    made.set_user_attr(RUN, dict(settings))
+        extended.set_user_attr(IDENTITY, study.user_attrs[IDENTITY])
+    extended.add_trials(trials)
+    extended.set_user_attr(RUN, dict(settings))
     study.set_user_attr(EXTENDED, newer)
-    return made
+    return extended
 
 
 def _moved(
@@ -143,7 +143,7 @@ def _moved(
                 "no more among its choices"
             ) from error
     state = trial.state if trial.state.is_finished() else TrialState.WAITING
-    made = optuna.trial.create_trial(
+    copy = optuna.trial.create_trial(
         state=state,
         params=trial.params,
         distributions={name: known[name] for name in trial.params},
@@ -152,5 +152,5 @@ def _moved(
         system_attrs=trial.system_attrs,
         intermediate_values=trial.intermediate_values,
     )
-    made.datetime_start, made.datetime_complete = trial.datetime_start, trial.datetime_complete
-    return made
+    copy.datetime_start, copy.datetime_complete = trial.datetime_start, trial.datetime_complete
+    return copy
