@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import io
 import pickle
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from kblocks.tuner.running.jobs import Job
+from kblocks.tuner.running.jobs import Job, Role
 from kblocks.tuner.running.trial import Fit
 
 if TYPE_CHECKING:
@@ -56,7 +56,8 @@ class Sent(Job):
             ) from None
         own = {name: getattr(tuner, name) for name in _SAME}
         own |= {"ray": None, "workers": 1, "overwrite": False, "extend": False}
-        own |= {"role": replace(tuner.role, until=until)}
+        # Plain values alone, as Ray reads them before Keras may be imported there.
+        own |= {"role": {**asdict(tuner.role), "until": until}}
         return cls(buffer.getvalue(), apart, own)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -79,7 +80,7 @@ class Sent(Job):
     def tuner(self) -> Tuner:
         """The job's tuner, with the attributes for a worker."""
         tuner = self._job.tuner()
-        vars(tuner).update(self.own)
+        vars(tuner).update(self.own, role=Role(**self.own["role"]))
         return tuner
 
     def fit(self) -> Fit:

@@ -72,6 +72,7 @@ class _Epochs(keras.callbacks.Callback):
     def __init__(self, search: Search, recorder: Recorder) -> None:
         super().__init__()
         self._search, self._recorder = search, recorder
+        self._objectives = [objective.name for objective in search.objectives]
         self.number = recorder.number
         self._started = search.clock()
         self._saved, self._took = time.monotonic(), 0.0  # the last checkpoint, in seconds
@@ -108,8 +109,8 @@ class _Epochs(keras.callbacks.Callback):
         self._note_build(model)
         figures = {k: float(v) for k, v in (logs or {}).items() if np.ndim(v) == 0}
         self.progress.add(figures)
-        watched = {name: [figures[name]] for name in self._watched() if name in figures}
-        _refuse_diverged(watched, f" after epoch {epoch + 1}")
+        for name in sorted({"loss", *self._objectives} & set(figures)):
+            _refuse_diverged(name, [figures[name]], f" after epoch {epoch + 1}")
         self._keep_best(model)
         epochs = (self.params or {}).get("epochs") or 1
         is_last = epoch + 1 >= epochs or model.stop_training
@@ -125,15 +126,15 @@ class _Epochs(keras.callbacks.Callback):
         """Records what `fit` returned, if it has not called this callback."""
         if self.progress.history:
             return
-        objectives = [objective.name for objective in self._search.objectives]
         if isinstance(results, keras.callbacks.History):
             results = results.history
         if isinstance(results, (int, float, np.floating)):
-            results = {objectives[0]: results}
+            results = {self._objectives[0]: results}
         if isinstance(results, Mapping):
             history = {k: [float(x) for x in np.ravel(v)] for k, v in results.items()}
             self.progress.history = history
-            _refuse_diverged({name: history.get(name, []) for name in objectives})
+            for name in self._objectives:
+                _refuse_diverged(name, history.get(name, []))
             self._recorder.epoch(self.progress, self.progress.epochs)
 
     def check_time(self) -> None:
@@ -141,9 +142,6 @@ class _Epochs(keras.callbacks.Callback):
         limit = self._search.trial_seconds
         if limit is not None and self._search.clock() - self._started > limit:
             raise FailedError("timeout", f"took longer than {limit:g} s")
-
-    def _watched(self) -> list[str]:
-        return sorted({"loss", *(objective.name for objective in self._search.objectives)})
 
     def _note_build(self, model: Any) -> None:
         if self.when_built is not None:
@@ -178,11 +176,10 @@ class _TimedEpochs(_Epochs):
         self.check_time()
 
 
-def _refuse_diverged(figures: Mapping[str, Iterable[float]], when: str = "") -> None:
-    for name, values in figures.items():
-        for value in values:
-            if not math.isfinite(value):
-                raise FailedError("diverged", f"{name} is {value}{when}")
+def _refuse_diverged(name: str, values: Iterable[float], when: str = "") -> None:
+    for value in values:
+        if not math.isfinite(value):
+            raise FailedError("diverged", f"{name} is {value}{when}")
 
 
 def _fitted(hypermodel: Any, hp: Any, model: Any, fit: Fit, epochs: _Epochs) -> Any:

@@ -50,7 +50,7 @@ def settings_of(
         **others,
     }
     if not isinstance(hypermodel, HyperModel):
-        return settings | {"builder": name_of(_origin(hypermodel))}
+        return settings | {"builder": name_of(getattr(hypermodel, "function", type(hypermodel)))}
     space = hypermodel.space
     training = hypermodel.recipe if hypermodel.compile is None else hypermodel.compile
     plain = training.tree().fixed if isinstance(training, Recipe) else {"compile": training}
@@ -165,10 +165,6 @@ def text_of(value: Any, losses: bool = False) -> str:
     if callable(value) and hasattr(value, "__qualname__"):
         return f"{value.__module__}.{value.__qualname__}"
     return re.sub(r" at 0x[0-9a-f]+", "", repr(value))
-
-
-def _origin(hypermodel: Any) -> Any:
-    return getattr(hypermodel, "function", type(hypermodel))
 
 
 def _data(fit: tuple[Sequence[Any], Mapping[str, Any]]) -> dict[str, Any]:

@@ -37,7 +37,7 @@ def begin(
     Raises:
         ChangedError: if the search is another one, with the differences.
     """
-    if not is_there(storage, name):
+    if name not in optuna.get_all_study_names(storage):
         study = created(storage, name, objectives)
         study.set_user_attr(RUN, dict(settings))
         return study
@@ -60,11 +60,6 @@ def begin(
     if ranges:
         study.set_user_attr(RANGES, {**ranges, **asked})
     return study
-
-
-def is_there(storage: BaseStorage, name: str) -> bool:
-    """Whether the storage has a search of that name."""
-    return name in optuna.get_all_study_names(storage)
 
 
 def find(storage: BaseStorage, name: str) -> optuna.Study:
