@@ -74,14 +74,12 @@ class PointSampler(Choosing):
         self._lock = threading.Lock()
 
     def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
-        """Chooses the trial's point."""
         super().before_trial(study, trial)
         with self._lock:
             self._chosen[trial.number] = self._choose(study, trial)
 
     def infer_relative_search_space(self, study: Any, trial: FrozenTrial) -> dict[str, Any]:
-        """Nothing is left to draw."""
-        return {}
+        return {}  # nothing is left to draw
 
     def sample_independent(
         self, study: Any, trial: FrozenTrial, param_name: str, param_distribution: Any
@@ -101,12 +99,10 @@ class PointSampler(Choosing):
             super().after_trial(study, trial, state, values)
 
     def reseed_rng(self) -> None:
-        """Reseeds the inner sampler and the random points."""
         super().reseed_rng()
         self._random = Random()
 
     def settle(self, trial: optuna.Trial, is_gone: Callable[[str], bool]) -> bool:
-        """Writes the point chosen for a trial; False if an earlier trial has the same point."""
         if trial.params:  # a resumed trial has its point
             return True
         for name in self._chosen[trial.number]:

@@ -97,7 +97,6 @@ class Choosing(BaseSampler):
         return self.inner.infer_relative_search_space(study, trial) if trial.number else {}
 
     def sample_relative(self, study: Any, trial: FrozenTrial, search_space: Any) -> dict[str, Any]:
-        """Asks the inner sampler."""
         if not search_space:
             return {}
         return self.inner.sample_relative(study, trial, search_space)
@@ -122,7 +121,6 @@ class Choosing(BaseSampler):
             self._study.set_user_attr(EXHAUSTED, True)
 
     def reseed_rng(self) -> None:
-        """Reseeds the inner sampler."""
         self.inner.reseed_rng()
 
     def settle(self, trial: optuna.Trial, is_gone: Callable[[str], bool]) -> bool:

@@ -62,22 +62,22 @@ class Job:
 
 
 class ObjectJob(Job):
-    """A tuner and data of this process; other processes get copies."""
+    """A tuner and data of this process; other processes get copies.
+
+    It cannot be sent with a lambda, an inner function or a dataset, which cannot be pickled.
+    """
 
     def __init__(self, tuner: Tuner, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         super().__init__()
         self._objects = tuner, args, dict(kwargs)
 
     def tuner(self) -> Tuner:
-        """The tuner itself, or its copy."""
         return self._objects[0]
 
     def fit(self) -> Fit:
-        """The arguments themselves, or their copies."""
         return self._objects[1:]
 
     def obstacle(self) -> str | None:
-        """The pickling error, as for a lambda, a function in a function or a dataset."""
         try:
             pickle.Pickler(_Nowhere(), protocol=5).dump(self._objects)
         except Exception as error:  # anything may be among a user's objects

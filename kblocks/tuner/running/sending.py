@@ -74,15 +74,12 @@ class Sent(Job):
         return Unpickler(io.BytesIO(self.content)).load()
 
     def enter(self) -> None:
-        """Sets up Keras as in the process that made the job."""
         self._job.enter()
 
     def tuner(self) -> Tuner:
-        """The job's tuner, with the attributes for a worker."""
         tuner = self._job.tuner()
         vars(tuner).update(self.own, role=Role(**self.own["role"]))
         return tuner
 
     def fit(self) -> Fit:
-        """The job's arguments of `fit`."""
         return self._job.fit()
