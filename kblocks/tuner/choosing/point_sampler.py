@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from random import Random
 from typing import Any
 
 import optuna
+from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 
 from kblocks.search_space.tree import Assignment, record_given
 from kblocks.tuner.bridge import HyperModel
@@ -78,11 +79,17 @@ class PointSampler(Choosing):
         with self._lock:
             self._chosen[trial.number] = self._choose(study, trial)
 
-    def infer_relative_search_space(self, study: Any, trial: FrozenTrial) -> dict[str, Any]:
+    def infer_relative_search_space(
+        self, study: optuna.Study, trial: FrozenTrial
+    ) -> dict[str, Any]:
         return {}  # nothing is left to draw
 
     def sample_independent(
-        self, study: Any, trial: FrozenTrial, param_name: str, param_distribution: Any
+        self,
+        study: optuna.Study,
+        trial: FrozenTrial,
+        param_name: str,
+        param_distribution: BaseDistribution,
     ) -> Any:
         """The chosen point's value; a draw for what only a `compile` function asks for."""
         chosen = self._chosen.get(trial.number, {})
@@ -92,7 +99,13 @@ class PointSampler(Choosing):
             return self._defaults.get(param_name)  # inactive: Keras Tuner's scopes are wider
         return super().sample_independent(study, trial, param_name, param_distribution)
 
-    def after_trial(self, study: Any, trial: FrozenTrial, state: Any, values: Any) -> None:
+    def after_trial(
+        self,
+        study: optuna.Study,
+        trial: FrozenTrial,
+        state: TrialState,
+        values: Sequence[float] | None,
+    ) -> None:
         """Forgets the trial's point and tells the inner sampler how the trial ended."""
         self._chosen.pop(trial.number, None)
         if not is_grid(self.inner):

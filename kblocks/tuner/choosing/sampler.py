@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import optuna
@@ -14,7 +14,7 @@ from optuna.distributions import (
     IntDistribution,
 )
 from optuna.samplers import BaseSampler
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 
 from kblocks.tuner.records import EXHAUSTED
 
@@ -92,17 +92,25 @@ class Choosing(BaseSampler):
             raise ExhaustedError(trial.number)
         self.inner.before_trial(study, trial)
 
-    def infer_relative_search_space(self, study: Any, trial: FrozenTrial) -> dict[str, Any]:
+    def infer_relative_search_space(
+        self, study: optuna.Study, trial: FrozenTrial
+    ) -> dict[str, BaseDistribution]:
         """What the inner sampler draws jointly; nothing in the first trial."""
         return self.inner.infer_relative_search_space(study, trial) if trial.number else {}
 
-    def sample_relative(self, study: Any, trial: FrozenTrial, search_space: Any) -> dict[str, Any]:
+    def sample_relative(
+        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
         if not search_space:
             return {}
         return self.inner.sample_relative(study, trial, search_space)
 
     def sample_independent(
-        self, study: Any, trial: FrozenTrial, param_name: str, param_distribution: Any
+        self,
+        study: optuna.Study,
+        trial: FrozenTrial,
+        param_name: str,
+        param_distribution: BaseDistribution,
     ) -> Any:
         """The default in the first trial, otherwise a draw."""
         default = self._defaults.get(param_name)
@@ -111,7 +119,13 @@ class Choosing(BaseSampler):
             return default
         return self.inner.sample_independent(study, trial, param_name, param_distribution)
 
-    def after_trial(self, study: Any, trial: FrozenTrial, state: Any, values: Any) -> None:
+    def after_trial(
+        self,
+        study: optuna.Study,
+        trial: FrozenTrial,
+        state: TrialState,
+        values: Sequence[float] | None,
+    ) -> None:
         """Tells the inner sampler how the trial ended."""
         try:
             self.inner.after_trial(study, trial, state, values)

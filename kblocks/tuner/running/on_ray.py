@@ -66,8 +66,8 @@ class Cluster:
     def __init__(self, tuner: Tuner, job: Job, search: Search, say: Callable[[str], None]) -> None:
         self._tuner, self._job, self._search, self._say = tuner, job, search, say
         self._options = dict(tuner.ray or {})
-        left = None if search.deadline is None else search.deadline - time.monotonic()
-        self._until = None if left is None else time.time() + left
+        ends = search.deadline
+        self._until = None if ends is None else time.time() + ends - time.monotonic()
         self._watchman = Watchman(search.study, search.storage)
         self._before: dict[int, int] = {}  # by task: attempts at trials before it began
         self._false_starts: dict[int, int] = {}

@@ -88,13 +88,12 @@ class _Epochs(keras.callbacks.Callback):
         """Restores the last checkpoint of the trial, if there is one."""
         try:
             state = self._search.checkpoints.state(self.number)
+            if state is None:
+                return
+            state.restore(model)
         except OSError as error:
             log.warning("Trial %s starts anew, its checkpoint is away: %s", self.number, error)
             return
-        if state is None:
-            return
-        try:
-            state.restore(model)
         except ValueError:  # truncated, or of another model
             log.warning("The checkpoint of trial %s does not fit: it starts anew", self.number)
             return
@@ -143,7 +142,7 @@ class _Epochs(keras.callbacks.Callback):
         if limit is not None and self._search.clock() - self._started > limit:
             raise FailedError("timeout", f"took longer than {limit:g} s")
 
-    def _note_build(self, model: Any) -> None:
+    def _note_build(self, model: keras.Model) -> None:
         if self.when_built is not None:
             self._recorder.built_by_fit(model.get_build_config() or {})
             self.when_built()
@@ -182,7 +181,13 @@ def _refuse_diverged(name: str, values: Iterable[float], when: str = "") -> None
             raise FailedError("diverged", f"{name} is {value}{when}")
 
 
-def _fitted(hypermodel: Any, hp: Any, model: Any, fit: Fit, epochs: _Epochs) -> Any:
+def _fitted(
+    hypermodel: keras_tuner.HyperModel,
+    hp: keras_tuner.HyperParameters,
+    model: keras.Model,
+    fit: Fit,
+    epochs: _Epochs,
+) -> Any:
     """Calls the HyperModel's `fit` with copies of the user's callbacks and `epochs`."""
     args, kwargs = fit[0], dict(fit[1])
     own = [_copied(callback) for callback in kwargs.pop("callbacks", None) or ()]
@@ -209,7 +214,7 @@ def _copied(callback: Any) -> Any:
         return callback
 
 
-def build_as(model: Any, shapes: Mapping[str, Any] | None) -> bool:
+def build_as(model: keras.Model, shapes: Mapping[str, Any] | None) -> bool:
     """Builds a model that `fit` would build, if `fit` has built it with known shapes before.
 
     The shapes are as JSON holds them. Returns whether the model is built.
@@ -228,7 +233,9 @@ def _tuples(shape: Any) -> Any:
     return tuple(shape) if is_shape else shape
 
 
-def _costs(search: Search, hp: Any, model: Any) -> Mapping[str, float]:
+def _costs(
+    search: Search, hp: keras_tuner.HyperParameters, model: keras.Model
+) -> Mapping[str, float]:
     """The costs of a trial's network; refuses a third-party model that is outside the budget."""
     # Like `model.count_params`, which takes some built models for unbuilt.
     params = sum(math.prod(weight.shape) for weight in model.weights)

@@ -37,13 +37,10 @@ def begin(
     Raises:
         ChangedError: if the search is another one, with the differences.
     """
-    if name not in optuna.get_all_study_names(storage):
-        study = created(storage, name, objectives)
-        study.set_user_attr(RUN, dict(settings))
-        return study
-    study = find(storage, name)
+    is_there = name in optuna.get_all_study_names(storage)
+    study = find(storage, name) if is_there else created(storage, name, objectives)
     before = study.user_attrs.get(RUN)
-    if before is None:  # a process ended between the two steps above
+    if before is None:  # it is new, or a process ended after it had created it
         study.set_user_attr(RUN, dict(settings))
         return study
     check(before, settings, extend)
