@@ -21,7 +21,7 @@ from searching import PACKAGE, command_line, family, until
 
 import kblocks as kb
 from kblocks.tuner.records import Record
-from kblocks.tuner.running.ends import raise_told, told
+from kblocks.tuner.running.ends import ending, raise_ending
 
 pytestmark = pytest.mark.system
 
@@ -188,10 +188,10 @@ def test_what_stops_a_worker_is_said_first() -> None:
     def work() -> None:
         os.environ["KBLOCKS_TEST_OF_WHAT_LACKS"]
 
-    event, value = told(work)
+    event, value = ending(work)
     reason = r"^A worker process cannot go on: KeyError: 'KBLOCKS_TEST_OF_WHAT_LACKS'\nTraceback"
     with pytest.raises(RuntimeError, match=reason):
-        raise_told(event, value)
+        raise_ending(event, value)
 
 
 def test_a_clock_that_was_set_back_gives_no_time() -> None:

@@ -269,14 +269,14 @@ def test_an_outage_is_told_once(monkeypatch: pytest.MonkeyPatch, caplog: Any) ->
 
 
 def test_what_a_worker_says_of_its_database_is_told_with_it() -> None:
-    from kblocks.tuner.running.ends import raise_told, told
+    from kblocks.tuner.running.ends import ending, raise_ending
 
     def work() -> None:
         raise StorageInternalError from RuntimeError("gone")
 
-    event, value = told(work)
+    event, value = ending(work)
     with pytest.raises(AwayError, match="gone"):
-        raise_told(event, value)
+        raise_ending(event, value)
 
 
 # --- names -------------------------------------------------------------------------------

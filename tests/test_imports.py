@@ -46,7 +46,7 @@ IN_TUNER: dict[str, set[str]] = {
     "reporting": {"records"},
     "running": {"reporting", "storing"},
     "stock": {"bridge", "files", "terminal"},
-    "oracle": {"choosing"},
+    "oracle": {"records"},
     "arguments": {"records", "bridge"},
     "tuner": {"arguments", "oracle", "running"},
 }

@@ -195,7 +195,7 @@ def test_a_trial_is_given_back_once(
 ) -> None:
     """Two watchers see the same dead process; one has a stale look when a third takes over."""
     tuner = made(Toy(), tmp_path, url)
-    tuner._prepare(((), {}))
+    tuner._begin(((), {}), {})
     search = tuner.make_search()
     trial = search.study.ask()
     dead = f"{owners.node()}|{_ended()}|1.00"
@@ -220,7 +220,7 @@ def _ended() -> int:
 # --- several machines --------------------------------------------------------------------
 
 RUN = """
-import json, logging, os, time, types
+import json, logging, os, time
 import keras, keras_tuner, numpy as np
 import kblocks as kb
 from kblocks.tuner.storing import owners
@@ -255,16 +255,16 @@ def tuner(**settings):
     return kb.tuner.Tuner(Toy(), "val_loss", **{**own, **settings})
 
 def data():
-    return types.SimpleNamespace(fit_arguments=lambda: {"x": np.zeros((4, 2))})
+    return kb.tuner.Data(np.zeros((4, 2)), None)
 """
 
 MACHINE = """
 import sys
-from kblocks.tuner.running.jobs import FileJob
+from kblocks.command.ready import RunFile
 
 if __name__ == "__main__":
     path, workers, joins = sys.argv[1:]
-    job = FileJob(path, {"workers": int(workers)})
+    job = RunFile(path, {"workers": int(workers)})
     tuner = job.tuner()
     if int(joins):
         tuner.join()

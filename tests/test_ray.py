@@ -28,7 +28,8 @@ from searching import PACKAGE, Toy, cleared, command_line, family, told_to_end, 
 
 import kblocks as kb
 from kblocks.command import cli
-from kblocks.tuner.running.jobs import FileJob, ObjectJob
+from kblocks.command.ready import RunFile
+from kblocks.tuner.running.jobs import ObjectJob
 from kblocks.tuner.running.on_ray import Cluster, _find
 from kblocks.tuner.running.sending import Sent
 from kblocks.tuner.storing.storage import open_storage
@@ -301,13 +302,13 @@ def test_a_password_travels_apart(tmp_path: Path) -> None:
     url = f"postgres://me:{quote(PASSWORD, safe='')}@host/name"
     tuner = made(tmp_path, storage=url, ray={"num_cpus": 2}, hours=1)
     x = np.arange(6.0)
-    for job in (ObjectJob(tuner, (x,), {}), FileJob("a.py", {"storage": url})):
-        sent = Sent(job, tuner, until=None)
+    for job in (ObjectJob(tuner, (x,), {}), RunFile("a.py", {"storage": url})):
+        sent = Sent.of(job, tuner, until=None)
         content = sent.content.decode("utf-8", "replace")
         assert not any(form in content for form in FORMS)
         assert "host" not in content
-    sent = Sent(ObjectJob(tuner, (x,), {}), tuner, until=time.time() + 60)
-    there = pickle.loads(pickle.dumps(Sent.received(sent.content, sent.apart, sent.own)))
+    sent = Sent.of(ObjectJob(tuner, (x,), {}), tuner, until=time.time() + 60)
+    there = pickle.loads(pickle.dumps(sent))
     got = there.tuner()
     assert got.storage_url == tuner.storage_url
     assert quote(PASSWORD, safe="") in got.storage_url
@@ -319,7 +320,7 @@ def test_a_password_travels_apart(tmp_path: Path) -> None:
 def test_what_cannot_be_sent_is_refused(tmp_path: Path) -> None:
     tuner = made(tmp_path)
     with pytest.raises(ValueError, match=r"run file. Received: TypeError: .*generator"):
-        Sent(ObjectJob(tuner, ((n for n in range(3)),), {}), tuner, None)
+        Sent.of(ObjectJob(tuner, ((n for n in range(3)),), {}), tuner, None)
 
 
 def test_a_file_is_no_storage_for_several_machines(tmp_path: Path) -> None:
@@ -342,7 +343,7 @@ def test_a_file_is_no_storage_for_several_machines(tmp_path: Path) -> None:
 
 
 def tuner_search(tuner: kb.tuner.Tuner) -> Any:
-    tuner._prepare(((), {}))
+    tuner._begin(((), {}), {})
     return tuner.make_search()
 
 

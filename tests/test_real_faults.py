@@ -22,10 +22,10 @@ from kblocks.tuner.storing.storage import loaded, open_storage
 REAL = Path(__file__).parent / "runs" / "real.py"
 SEARCH = """
 import json, sys
-from kblocks.tuner.running.jobs import FileJob
+from kblocks.command.ready import RunFile
 if __name__ == "__main__":
     path, settings = sys.argv[1], json.loads(sys.argv[2])
-    job = FileJob(path, settings)
+    job = RunFile(path, settings)
     print(len(job.tuner().run_job(job).completed()), "completed")
 """
 Start = Callable[..., "subprocess.Popen[str]"]

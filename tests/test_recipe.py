@@ -12,7 +12,7 @@ import pytest
 from scenes import HEADS, network, scenes
 
 import kblocks as kb
-from kblocks.tuner.running.trial import _failure
+from kblocks.tuner.running.failures import failure_from
 from kblocks.tuner.storing.identity import text_of
 
 SHAPE = (8, 8, 1)
@@ -246,11 +246,11 @@ def test_a_failed_trial_keeps_the_line_that_helps() -> None:
     kb.Recipe().compile(model)
     with pytest.raises(tf.errors.InvalidArgumentError) as caught:
         model.fit(X, Y + 1, verbose=0)
-    message = _failure(caught.value).message
+    message = failure_from(caught.value).message
     assert message.startswith("InvalidArgumentError: Received a label value of 3 which is outside")
     segmenter: Any = network(HEADS["mask"]).model((24, 32, 3))
     kb.Recipe().compile(segmenter)
     x, y = scenes(4)
     with pytest.raises(tf.errors.InvalidArgumentError) as caught:
         segmenter.fit(x, y["mask"] + 3, verbose=0)
-    assert "Targets must be classes from 0 to 2" in _failure(caught.value).message
+    assert "Targets must be classes from 0 to 2" in failure_from(caught.value).message

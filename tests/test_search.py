@@ -33,8 +33,7 @@ from kblocks.tuner import records
 from kblocks.tuner.records import Objective
 from kblocks.tuner.reporting.report import report
 from kblocks.tuner.running.jobs import ObjectJob
-from kblocks.tuner.running.trial import Progress
-from kblocks.tuner.storing import study as studies
+from kblocks.tuner.running.recorder import Progress
 
 INPUT = (8, 8, 1)
 RNG = np.random.default_rng(0)
@@ -517,7 +516,7 @@ def test_what_a_search_is_made_with_is_recorded_and_may_change(make: Make) -> No
     }
     # As a search was recorded before, with fewer of them, and by other versions.
     tuner = make(trials=2)
-    study = studies.find(tuner._opened(), tuner.project_name)
+    study = tuner.store.study()
     before = study.user_attrs[records.RUN]
     study.set_user_attr(records.RUN, {**before, "versions": {"keras": "3.12.0"}})
     run = tuner.search(X, Y, verbose=0)
@@ -781,7 +780,7 @@ def test_a_trial_that_was_run_again_has_not_failed(make: Make) -> None:
     """Its process ended after it had noted why, and before it had told that the trial was over."""
     tuner = make(trials=1)
     tuner.search(X, Y, verbose=0)
-    study = studies.find(tuner._opened(), tuner.project_name)
+    study = tuner.store.study()
     failure = {"kind": "error", "message": "once", "traceback": ""}
     trial = study.ask()
     trial.set_user_attr(records.FAILURE, failure)

@@ -59,8 +59,9 @@ def keep_in(folder: str | os.PathLike[str]) -> None:
 def kept() -> Path | None:
     """The log file in the folder of a run; None if there is none or it is empty."""
     path = _diverted[0] if _diverted else None
-    is_there = path is not None and path.name == LOG and path.is_file()
-    return path if is_there and path.stat().st_size else None
+    if path is None or path.name != LOG or not path.is_file():
+        return None
+    return path if path.stat().st_size else None
 
 
 def _remove_temporary() -> None:

@@ -18,7 +18,7 @@ from kblocks.tuner.bridge import HyperModel
 from kblocks.tuner.images.data import Data, load
 from kblocks.tuner.images.image_files import ImageFiles
 from kblocks.tuner.records import Objective
-from kblocks.tuner.running.jobs import FileJob, Job
+from kblocks.tuner.running.jobs import Job, run_file_function
 from kblocks.tuner.running.trial import Fit
 from kblocks.tuner.tuner import Tuner
 
@@ -175,19 +175,19 @@ class RunFile(NamedJob):
 
     def load(self) -> Data:
         """Calls the run file's `data`."""
-        data = FileJob(self.path).data()
+        data = run_file_function(self.path, "data")()
         if not isinstance(data, Data):
             raise ValueError(f"`data` of a run file must return kb.tuner.Data. Received: {data!r}")
         return data
 
     def tuner(self) -> Tuner:
         """Calls the run file's `tuner` with the typed settings."""
-        tuner = FileJob(self.path, self.settings).tuner()
-        if not isinstance(tuner, Tuner):
+        found = run_file_function(self.path, "tuner")(**self.settings)
+        if not isinstance(found, Tuner):
             raise ValueError(
-                f"`tuner` of a run file must return a kb.tuner.Tuner. Received: {tuner!r}"
+                f"`tuner` of a run file must return a kb.tuner.Tuner. Received: {found!r}"
             )
-        return tuner
+        return found
 
 
 def _for_small(family: str, side: int) -> Mapping[str, Any]:

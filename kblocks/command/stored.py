@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 from kblocks.command.typed import DATABASE, STORAGE
 from kblocks.tuner.records import Record, Run, read
+from kblocks.tuner.storing.diagnosis import file_of
 from kblocks.tuner.storing.owners import as_it_is
-from kblocks.tuner.storing.storage import is_missing, open_storage, shown, url_of
+from kblocks.tuner.storing.storage import open_storage, shown, url_of
 from kblocks.tuner.storing.study import find, names
 
 if TYPE_CHECKING:
@@ -49,7 +50,8 @@ def opened(run: str, storage: str | None = None) -> Run:
 
 
 def _read(url: str, name: str) -> Run:
-    if is_missing(url):
+    path = file_of(url)
+    if path is not None and not path.is_file():
         raise ValueError(f"--storage must be a database that exists. Received: {shown(url)}")
     storage = open_storage(url, _PATIENCE, create=False)
     known = names(storage)

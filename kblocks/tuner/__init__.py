@@ -42,8 +42,21 @@ _MODULES = {
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 
 __all__ = [
-    *("NETWORK", "CostLogs", "Data", "HyperModel", "Objective", "Record", "Result", "Run", "Tuner"),
-    *("load", "network_of", "report", "save", "search", "suggest"),
+    "NETWORK",
+    "CostLogs",
+    "Data",
+    "HyperModel",
+    "Objective",
+    "Record",
+    "Result",
+    "Run",
+    "Tuner",
+    "load",
+    "network_of",
+    "report",
+    "save",
+    "search",
+    "suggest",
 ]
 
 

@@ -24,8 +24,8 @@ def objectives_of(objective: Any) -> tuple[Objective, ...]:
     Raises:
         ValueError: if there is none, a name occurs twice, or a direction is not known.
     """
-    given = list(objective) if isinstance(objective, (list, tuple)) else [objective]
-    found = [_objective(one) for one in given]
+    several = objective if isinstance(objective, (list, tuple)) else [objective]
+    found = [_objective(one) for one in several]
     if not found or len({o.name for o in found}) < len(found):
         raise ValueError(f"`objective` must be one or several. Received: {objective!r}")
     return tuple(found)
@@ -96,14 +96,12 @@ def hypermodel_of(hypermodel: Any, budget: Budget | None) -> Any:
     )
 
 
-def check_numbers(**given: float | None) -> None:
-    for name, value in given.items():
-        if value is None:
-            continue
-        number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        whole = name != "trials" or isinstance(value, int)
-        if not number or not whole or not 0 < value < math.inf:
-            kind = "integer" if name == "trials" else "number"
+def check_numbers(**numbers: float | None) -> None:
+    """Raises ValueError unless each is positive and finite, or None; `trials` is an integer."""
+    for name, value in numbers.items():
+        kind, types = ("integer", int) if name == "trials" else ("number", (int, float))
+        is_number = isinstance(value, types) and not isinstance(value, bool)
+        if value is not None and not (is_number and 0 < value < math.inf):
             raise ValueError(f"`{name}` must be a positive {kind} or None. Received: {value!r}")
 
 
@@ -123,7 +121,8 @@ def check_name(name: Any) -> None:
         )
 
 
-def check_counts(**given: int) -> None:
-    for name, value in given.items():
+def check_counts(**counts: int) -> None:
+    """Raises ValueError unless each is an integer from 0."""
+    for name, value in counts.items():
         if not isinstance(value, int) or isinstance(value, bool) or value < 0:
             raise ValueError(f"`{name}` must be an integer from 0. Received: {name}={value!r}")

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import keras_tuner
 from keras_tuner.engine.trial import Trial
 
 from kblocks.search_space.names import NETWORK
-from kblocks.tuner.choosing.asking import given
 from kblocks.tuner.records import Objective, Record
+
+if TYPE_CHECKING:
+    from kblocks.tuner.tuner import Tuner
 
 
 class Oracle(keras_tuner.Oracle):
     """The trials in the storage, for code that reads `tuner.oracle`."""
 
-    def __init__(self, tuner: Any) -> None:
+    def __init__(self, tuner: Tuner) -> None:
         theirs = [keras_tuner.Objective(one.name, one.direction) for one in tuner.objectives]
         super().__init__(objective=theirs[0] if len(theirs) == 1 else theirs)
         self._tuner = tuner
@@ -48,8 +50,11 @@ class Oracle(keras_tuner.Oracle):
 
 def hyperparameters(record: Record) -> keras_tuner.HyperParameters:
     """A trial's hyperparameters, from which `build` makes its model."""
-    network = {} if record.network is None else {NETWORK: record.network}
-    return given({**record.fixed, **record.values, **network})
+    hp = keras_tuner.HyperParameters()
+    hp.values = {**record.fixed, **record.values}
+    if record.network is not None:
+        hp.values[NETWORK] = record.network
+    return hp
 
 
 _STATUS = {"completed": "COMPLETED", "running": "RUNNING", "waiting": "IDLE", "failed": "FAILED"}
@@ -57,14 +62,16 @@ _STATUS = {"completed": "COMPLETED", "running": "RUNNING", "waiting": "IDLE", "f
 
 def _trial(record: Record, objectives: tuple[Objective, ...]) -> Trial:
     directions = {objective.name: objective.direction for objective in objectives}
-    made = Trial(hyperparameters(record), str(record.number), _STATUS.get(record.status, "STOPPED"))
-    made.score = record.scores[0] if record.scores else None
-    made.message = record.failure.message if record.failure else None
+    trial = Trial(
+        hyperparameters(record), str(record.number), _STATUS.get(record.status, "STOPPED")
+    )
+    trial.score = record.scores[0] if record.scores else None
+    trial.message = record.failure.message if record.failure else None
     for name, values in record.history.items():
         for step, value in enumerate(values):
-            if not made.metrics.exists(name):
-                made.metrics.register(name, directions.get(name))  # if None, Keras Tuner infers it
-            made.metrics.update(name, value, step=step)
-            if record.scores and value == record.scores[0] and made.best_step in (None, 0):
-                made.best_step = step
-    return made
+            if not trial.metrics.exists(name):
+                trial.metrics.register(name, directions.get(name))  # if None, Keras Tuner infers it
+            trial.metrics.update(name, value, step=step)
+            if record.scores and value == record.scores[0] and trial.best_step in (None, 0):
+                trial.best_step = step
+    return trial

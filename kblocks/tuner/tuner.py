@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 import zlib
 from collections.abc import Mapping
+from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -24,19 +26,22 @@ from kblocks.tuner.arguments import (
 )
 from kblocks.tuner.bridge import HyperModel
 from kblocks.tuner.choosing.asking import asked_by
+from kblocks.tuner.choosing.point_sampler import chooser
 from kblocks.tuner.choosing.points import distributions_of
-from kblocks.tuner.choosing.sampler import chooser, is_grid, sampler_of
+from kblocks.tuner.choosing.sampler import is_grid, sampler_of
 from kblocks.tuner.oracle import Oracle, hyperparameters
-from kblocks.tuner.records import IDENTITY, RUN, Record, Run, read
+from kblocks.tuner.records import RUN, Record, Run
 from kblocks.tuner.running import on_ray
-from kblocks.tuner.running.loop import HopelessError, Search
-from kblocks.tuner.running.trial import Fit, Limits, build_as, epochs_of
-from kblocks.tuner.storing import study as studies
+from kblocks.tuner.running.jobs import Job, ObjectJob, Role
+from kblocks.tuner.running.loop import HopelessError
+from kblocks.tuner.running.search import Search
+from kblocks.tuner.running.trial import Fit, build_as, epochs_of
 from kblocks.tuner.storing.checkpoints import Checkpoints
 from kblocks.tuner.storing.identity import check_joining, settings_of
-from kblocks.tuner.storing.owners import as_it_is, owner
+from kblocks.tuner.storing.owners import owner
 from kblocks.tuner.storing.patience import PATIENCE
-from kblocks.tuner.storing.storage import is_blank, is_missing, open_storage, shown, url_of
+from kblocks.tuner.storing.storage import shown, url_of
+from kblocks.tuner.storing.store import Store
 from kblocks.tuner.terminal import log, plain, tell
 
 
@@ -140,13 +145,16 @@ class Tuner(keras_tuner.Tuner):
                 "`checkpoint_directory` must be one that worker processes share, or workers=0. "
                 f"Received: {checkpoint_directory}"
             )
-        self._joins = False
-        self._storage: Any = None
-        self.worker = 0  # number of this process in the search; each draws its own points
-        self._serves = False
-        self._until: float | None = None  # end of `hours` as `time.time()`, if they began elsewhere
+        self.role = Role()
         self.patience = PATIENCE  # seconds for which the storage may be unusable
         self.growth = float(1 << 30)  # bytes; a worker process that grows by more is replaced
+
+    @cached_property
+    def store(self) -> Store:
+        """Where the search is kept."""
+        create = not self.role.serves  # to a worker, a missing storage is an outage
+        where = self.storage_url, self.checkpoint_directory, self.project_name
+        return Store(*where, self.patience, create)
 
     # --- running -------------------------------------------------------------------------
 
@@ -168,80 +176,36 @@ class Tuner(keras_tuner.Tuner):
                 or if worker processes import a script without `if __name__ == "__main__":`.
             ConnectionError: if the storage or the checkpoints cannot be reached.
         """
-        from kblocks.tuner.running.jobs import ObjectJob
-
         return self.run_job(ObjectJob(self, fit_args, fit_kwargs), verbose=verbose)
 
-    def run_job(self, job: Any, verbose: int = 1) -> Run:
+    def run_job(self, job: Job, verbose: int = 1) -> Run:
         """Runs the search of a `Job`, which creates the tuner and the data in worker processes."""
         from kblocks.tuner.running.supervising import alone, supervise
 
         with alone(self.storage_url, self.project_name):
-            Checkpoints(self.checkpoint_directory).check()
+            self.store.checkpoints.check()
             fit = job.fit()
             if isinstance(self.hypermodel, HyperModel):
                 self.hypermodel.check_targets(*fit)
-            if self._joins:
-                before = studies.find(self._opened(), self.project_name).user_attrs.get(RUN)
-                if before is not None:  # else another process is just creating it
-                    check_joining(before, self._settings(fit, job.named()))
-            else:
-                self._prepare(fit, job.named())
+            self._begin(fit, job.named())
             supervise(self, job, fit, verbose)
         run = self.run()
-        helps = self._joins or self._serves  # other processes may still complete a trial
+        helps = self.role.joins or self.role.serves  # other processes may still complete a trial
         if not helps and not run.completed() and any(trial.failure for trial in run.trials):
             raise HopelessError(_without_result(run))
         return run
 
     def join(self) -> None:
         """Makes `search` work for the search in the storage, which must have the same settings."""
-        self._joins = True
-        self.worker = zlib.crc32(owner().encode())  # other machines' processes count from 0 too
+        number = zlib.crc32(owner().encode())  # other machines' processes count from 0 too
+        self.role = replace(self.role, worker=number, joins=True)
 
     def serve(self, worker: int) -> None:
         """Makes this the tuner of a worker process."""
-        self.worker, self._serves = worker, True
+        self.role = replace(self.role, worker=worker, serves=True)
 
-    def _prepare(self, fit: Fit, named: Mapping[str, Any] | None = None) -> None:
-        checkpoints = Checkpoints(self.checkpoint_directory)
-        if not self.overwrite and checkpoints.bears() is not None and is_blank(self.storage_url):
-            raise ValueError(
-                f"{self._foreign(checkpoints)} There is no search in that database: if it was "
-                "deleted, emptied or moved, put it back, or a copy of it."
-            )
-        storage = self._opened()
-        if self.overwrite:
-            studies.delete(storage, self.project_name)
-            checkpoints.clear()
-            self.overwrite = False  # the next call resumes this search
-        settings = self._settings(fit, named or {})
-        study = studies.begin(
-            storage, self.project_name, self.objectives, settings, self._asks, self.extend
-        )
-        identity = studies.identity(storage, study)
-        is_new = not study.get_trials(deepcopy=False)
-        bears = checkpoints.bears()
-        if bears is None and not (is_new and checkpoints.numbers()):
-            checkpoints.mark(identity)
-        elif bears != identity:
-            raise self._foreign(checkpoints)
-
-    def _foreign(self, checkpoints: Checkpoints) -> ValueError:
-        return ValueError(
-            "`checkpoint_directory` must be of the search alone. Received: "
-            f"{checkpoints.shown}, with the weights of another search than the one in "
-            f"{shown(self.storage_url)}. Name the storage of that one, or give this one another "
-            "`project_name`; overwrite=True removes the weights."
-        )
-
-    def _asks(self) -> Mapping[str, BaseDistribution]:
-        if isinstance(self.hypermodel, HyperModel):
-            return distributions_of(self.hypermodel)
-        return asked_by(self.hypermodel, is_grid(sampler_of(self.sampler, self.seed))).asked
-
-    def _settings(self, fit: Fit, named: Mapping[str, Any]) -> dict[str, Any]:
-        return settings_of(
+    def _begin(self, fit: Fit, named: Mapping[str, Any]) -> None:
+        settings = settings_of(
             self.hypermodel,
             self.objectives,
             fit,
@@ -252,6 +216,18 @@ class Tuner(keras_tuner.Tuner):
             pruner=_named(self.pruner),
             job=dict(named),
         )
+        if self.role.joins:
+            before = self.store.study().user_attrs.get(RUN)
+            if before is not None:  # else another process is just creating it
+                check_joining(before, settings)
+        else:
+            self.store.begin(self.objectives, settings, self._asks, self.extend, self.overwrite)
+            self.overwrite = False  # the next call resumes this search
+
+    def _asks(self) -> Mapping[str, BaseDistribution]:
+        if isinstance(self.hypermodel, HyperModel):
+            return distributions_of(self.hypermodel)
+        return asked_by(self.hypermodel, is_grid(sampler_of(self.sampler, self.seed))).asked
 
     def make_search(self, deadline: float | None = None) -> Search:
         """What this process needs to work for the search: study, sampler, pruner, limits.
@@ -259,27 +235,27 @@ class Tuner(keras_tuner.Tuner):
         Args:
             deadline: when the search ends, in seconds of `time.monotonic`; None without a limit.
         """
-        storage = self._opened()
-        found = studies.find(storage, self.project_name)
-        found.sampler = chooser(self.sampler, self.seed, self.worker, self.hypermodel, found)
-        found.pruner = pruner_of(self.pruner)
-        limits = Limits(self.budget, self.trial_seconds, deadline, lambda: storage.waited)
+        study = self.store.study()
+        study.sampler = chooser(self.sampler, self.seed, self.role.worker, self.hypermodel, study)
+        study.pruner = pruner_of(self.pruner)
         return Search(
-            found,
-            storage,
+            study,
+            self.store.storage,
             self.hypermodel,
             self.objectives,
-            Checkpoints(self.checkpoint_directory),
+            self.store.checkpoints,
             self.checkpoints,
             self.trials,
-            limits,
+            self.budget,
+            self.trial_seconds,
+            deadline,
             self.tensorboard,
         )
 
     def deadline(self) -> float | None:
         """When `hours` are over, in seconds of `time.monotonic`; None without a limit."""
-        if self._until is not None:
-            return time.monotonic() + self._until - time.time()
+        if self.role.until is not None:
+            return time.monotonic() + self.role.until - time.time()
         return None if self.hours is None else time.monotonic() + 3600 * self.hours
 
     def run_trial(self, trial: Any, *args: Any, **kwargs: Any) -> Any:
@@ -294,15 +270,9 @@ class Tuner(keras_tuner.Tuner):
             f"{self.project_name!r} in {shown(self.storage_url)}."
         )
 
-    def _opened(self) -> Any:
-        if self._storage is None:
-            create = not self._serves  # to a worker, a missing storage is an outage
-            self._storage = open_storage(self.storage_url, self.patience, create)
-        return self._storage
-
     def __getstate__(self) -> dict[str, Any]:
-        # A process that receives this tuner opens the storage itself.
-        return {**vars(self), "_storage": None, "oracle": None}
+        # A process that receives this tuner opens the store itself.
+        return {k: v for k, v in vars(self).items() if k not in ("store", "oracle")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
@@ -317,10 +287,7 @@ class Tuner(keras_tuner.Tuner):
             KeyError: if the search has not begun.
             ConnectionError: if the storage cannot be reached.
         """
-        url = self.storage_url
-        if self._storage is None and (is_missing(url) or is_blank(url)):
-            raise KeyError(f"there is no search in {shown(self.storage_url)}")
-        return as_it_is(read(studies.find(self._opened(), self.project_name)))
+        return self.store.run()
 
     def get_best_hyperparameters(self, num_trials: int = 1) -> list[keras_tuner.HyperParameters]:
         """The hyperparameters of the best trials; with several objectives the Pareto front first.
@@ -342,15 +309,14 @@ class Tuner(keras_tuner.Tuner):
             RuntimeError: if no trial was completed, with the reason of the last failure.
         """
         records = self._ranked()[:num_models]
-        checkpoints = self._own_checkpoints()
-        weights = {record.number: checkpoints.best(record.number) for record in records}
-        kept = [record for record in records if weights[record.number] is not None]
-        if len(kept) < len(records):
-            lost = [record for record in records if weights[record.number] is None]
-            told = f"{self._unkept(*lost)} {len(kept)} of {len(records)} models are there"
+        weights = self.store.weights_of(*(record.number for record in records))
+        lost = [record.number for record in records if weights[record.number] is None]
+        kept = [record for record in records if record.number not in lost]
+        if lost:
+            message = f"{self._unkept(*lost)} {len(kept)} of {len(records)} models are there"
             if not kept:
-                raise ValueError(told)
-            log.warning("%s", told)
+                raise ValueError(message)
+            log.warning("%s", message)
         return [self._model(record, weights[record.number]) for record in kept]
 
     def _ranked(self) -> list[Record]:
@@ -369,16 +335,16 @@ class Tuner(keras_tuner.Tuner):
             ValueError: if the trial has not kept its weights, or `build` now makes a model that
                 they do not fit.
         """
-        weights = self._own_checkpoints().best(record.number)
+        weights = self.store.weights_of(record.number)[record.number]
         if weights is None:
-            raise ValueError(self._unkept(record))
+            raise ValueError(self._unkept(record.number))
         return self._model(record, weights)
 
-    def _unkept(self, *records: Record) -> str:
-        numbers = ", ".join(str(record.number) for record in records)
+    def _unkept(self, *numbers: int) -> str:
         return (
-            f"No weights are kept of trial {numbers}; of the {self.checkpoints} best they are "
-            "(`checkpoints`). Its hyperparameters are there: build it and train it."
+            f"No weights are kept of trial {', '.join(map(str, numbers))}; of the "
+            f"{self.checkpoints} best they are (`checkpoints`). Its hyperparameters are there: "
+            "build it and train it."
         )
 
     def _model(self, record: Record, weights: Any) -> keras.Model:
@@ -393,13 +359,6 @@ class Tuner(keras_tuner.Tuner):
             ) from error
         return model
 
-    def _own_checkpoints(self) -> Checkpoints:
-        checkpoints = Checkpoints(self.checkpoint_directory)
-        study = studies.find(self._opened(), self.project_name)
-        if not checkpoints.are_of(study.user_attrs.get(IDENTITY, "")):
-            raise self._foreign(checkpoints)
-        return checkpoints
-
     def load_model(self, trial: Any) -> keras.Model:
         """The model of a Keras Tuner trial, with the weights of its best epoch."""
         number = int(trial.trial_id)
@@ -411,8 +370,8 @@ class Tuner(keras_tuner.Tuner):
         tell(f"Search {plain(run.name)} in {shown(self.storage_url)}")
         for record in run.ranked()[:num_trials]:
             scores = zip(self.objectives, record.scores, strict=True)
-            told = ", ".join(f"{o.name} {score:.6g}" for o, score in scores)
-            tell(f"\nTrial {record.number}: {plain(told)}")
+            figures = ", ".join(f"{o.name} {score:.6g}" for o, score in scores)
+            tell(f"\nTrial {record.number}: {plain(figures)}")
             for name, value in record.values.items():
                 tell(plain(f"  {name} = {value}"))
 
@@ -447,11 +406,11 @@ class Tuner(keras_tuner.Tuner):
 def _without_result(run: Run) -> str:
     """The message for a search without a completed trial."""
     failure = next((t.failure for t in reversed(run.trials) if t.failure is not None), None)
-    told = f"None of the {len(run.trials)} trials of the search {run.name!r} was completed"
+    message = f"None of the {len(run.trials)} trials of the search {run.name!r} was completed"
     if failure is None:
-        return told
+        return message
     last = f"{failure.kind}: {failure.message}\n{failure.traceback}".rstrip()
-    return f"{told}. The last failure: {last}"
+    return f"{message}. The last failure: {last}"
 
 
 def _named(value: Any) -> str | None:

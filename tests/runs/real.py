@@ -76,21 +76,15 @@ def tuner(**settings: Any) -> kb.tuner.Tuner:
     return made
 
 
-class _Data:
-    def fit_arguments(self) -> dict[str, Any]:
-        digits = load_digits()
-        count = plan().get("images", 400)
-        x = (digits.images[:count, ..., np.newaxis] / 16).astype("float32")
-        return {
-            "x": x,
-            "y": digits.target[:count],
-            "validation_split": 0.25,
-            "epochs": plan().get("epochs", 2),
-            "batch_size": plan().get("batch", 50),
-            "callbacks": [Noting()],
-        }
-
-
-def data() -> _Data:
+def data() -> kb.tuner.Data:
     """What every run file has."""
-    return _Data()
+    digits = load_digits()
+    count = plan().get("images", 400)
+    x = (digits.images[:count, ..., np.newaxis] / 16).astype("float32")
+    fit = {
+        "validation_split": 0.25,
+        "epochs": plan().get("epochs", 2),
+        "batch_size": plan().get("batch", 50),
+        "callbacks": [Noting()],
+    }
+    return kb.tuner.Data((x, digits.target[:count]), None, fit=fit)

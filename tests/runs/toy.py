@@ -25,8 +25,8 @@ import keras
 import numpy as np
 
 import kblocks as kb
+from kblocks.command.ready import RunFile
 from kblocks.tuner.running import trial as training
-from kblocks.tuner.running.jobs import FileJob
 from kblocks.tuner.storing import owners
 
 SPACE = kb.Space(
@@ -133,14 +133,9 @@ def tuner(**settings: Any) -> kb.tuner.Tuner:
     return made
 
 
-class _Data:
-    def fit_arguments(self) -> dict[str, Any]:
-        return {"x": np.zeros((4, 2)), "epochs": plan().get("epochs", 3)}
-
-
-def data() -> _Data:
+def data() -> kb.tuner.Data:
     """What every run file has."""
-    return _Data()
+    return kb.tuner.Data(np.zeros((4, 2)), None, fit={"epochs": plan().get("epochs", 3)})
 
 
 def main(settings: dict[str, Any]) -> None:
@@ -148,7 +143,7 @@ def main(settings: dict[str, Any]) -> None:
     verbose = settings.pop("verbose", 1)
     if "KBLOCKS_TOY_STORAGE" in os.environ:  # its URL may have a password
         settings["storage"] = os.environ["KBLOCKS_TOY_STORAGE"]
-    run = tuner(**settings).run_job(FileJob(__file__, settings), verbose=verbose)
+    run = tuner(**settings).run_job(RunFile(__file__, settings), verbose=verbose)
     print(f"completed {len(run.completed())} of {len(run.trials)}")
 
 

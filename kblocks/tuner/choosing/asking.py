@@ -40,20 +40,18 @@ class Asking(keras_tuner.HyperParameters):
         self._listed = listed
         self.asked: dict[str, BaseDistribution] = {}
 
+    # These take the arguments of `keras_tuner.HyperParameters`.
+
     def Int(self, *args: Any, **kwargs: Any) -> Any:  # noqa: N802
-        """Takes the arguments of `keras_tuner.HyperParameters.Int`."""
         return self._chosen(super().Int, args, kwargs)
 
     def Float(self, *args: Any, **kwargs: Any) -> Any:  # noqa: N802
-        """Takes the arguments of `keras_tuner.HyperParameters.Float`."""
         return self._chosen(super().Float, args, kwargs)
 
     def Choice(self, *args: Any, **kwargs: Any) -> Any:  # noqa: N802
-        """Takes the arguments of `keras_tuner.HyperParameters.Choice`."""
         return self._chosen(super().Choice, args, kwargs)
 
     def Boolean(self, *args: Any, **kwargs: Any) -> Any:  # noqa: N802
-        """Takes the arguments of `keras_tuner.HyperParameters.Boolean`."""
         return self._chosen(super().Boolean, args, kwargs)
 
     def unasked(self) -> dict[str, Any]:
@@ -92,13 +90,6 @@ def _alone(kind: str, args: Any, kwargs: Mapping[str, Any]) -> Any:
     scratch = keras_tuner.HyperParameters()
     getattr(scratch, kind)(*args, **free)
     return scratch.space[-1]
-
-
-def given(values: Mapping[str, Any]) -> keras_tuner.HyperParameters:
-    """Hyperparameters with known values, from which `build` rebuilds a finished trial's model."""
-    hp = keras_tuner.HyperParameters()
-    hp.values = dict(values)
-    return hp
 
 
 def distribution_of(declared: Any, listed: bool = False) -> BaseDistribution:

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from optuna.exceptions import StorageInternalError
 from sqlalchemy.exc import SQLAlchemyError
 
+from kblocks.tuner.running.failures import reason
 from kblocks.tuner.running.loop import HopelessError
-from kblocks.tuner.running.trial import reason
 from kblocks.tuner.storing.identity import ChangedError
 from kblocks.tuner.storing.patience import why
 
@@ -19,27 +19,25 @@ class AwayError(Exception):
 
 
 OVER = "over"  # the work ended without an error
+_ERRORS = {"hopeless": HopelessError, "changed": ChangedError, "unreachable": ConnectionError}
 
 
-def told(work: Callable[[], object]) -> tuple[str, str]:
-    """Calls `work` and returns how it ended: an event, and a text for another process to raise."""
+def ending(work: Callable[[], object]) -> tuple[str, str]:
+    """Calls `work`; returns how it ended, an event and a text, for `raise_ending` elsewhere."""
     try:
         work()
-    except HopelessError as error:
-        return "hopeless", str(error)
-    except ChangedError as error:
-        return "changed", str(error)
     except (StorageInternalError, SQLAlchemyError) as error:
         return "away", why(error)
-    except ConnectionError as error:
-        return "unreachable", str(error)
     except Exception as error:
+        for event, kind in _ERRORS.items():
+            if isinstance(error, kind):
+                return event, str(error)
         return "raised", f"{reason(error)}\n{traceback.format_exc()}"
     return OVER, ""
 
 
-def raise_told(event: str, value: str) -> None:
-    """Raises the error that `told` has reported, if there was one.
+def raise_ending(event: str, text: str) -> None:
+    """Raises the error with which work has ended in another process, if there was one.
 
     Raises:
         HopelessError, ChangedError: as raised by the work.
@@ -47,14 +45,9 @@ def raise_told(event: str, value: str) -> None:
         ConnectionError: if the checkpoints could not be reached.
         RuntimeError: for anything else.
     """
-    match event:
-        case "hopeless":
-            raise HopelessError(value)
-        case "changed":
-            raise ChangedError(value)
-        case "away":
-            raise AwayError(value)
-        case "unreachable":
-            raise ConnectionError(value)
-        case "raised":
-            raise RuntimeError(f"A worker process cannot go on: {value}")
+    if event in _ERRORS:
+        raise _ERRORS[event](text)
+    if event == "away":
+        raise AwayError(text)
+    if event == "raised":
+        raise RuntimeError(f"A worker process cannot go on: {text}")

@@ -1,4 +1,4 @@
-"""Jobs: how a process that works for a search gets its tuner and its data."""
+"""How a process takes part in a search, and how it gets the tuner and the data: jobs."""
 
 from __future__ import annotations
 
@@ -6,13 +6,27 @@ import importlib.util
 import io
 import pickle
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import keras
 
 from kblocks.tuner.running.trial import Fit
+
+if TYPE_CHECKING:
+    from kblocks.tuner.tuner import Tuner
+
+
+@dataclass(frozen=True)
+class Role:
+    """How a process takes part in a search."""
+
+    worker: int = 0  # the number of this process in the search; each draws its own points
+    joins: bool = False  # a search that another process has begun
+    serves: bool = False  # another process, which has started it to work for the search
+    until: float | None = None  # when `hours` are over, as `time.time()`, if begun elsewhere
 
 
 class Job:
@@ -30,7 +44,7 @@ class Job:
         keras.config.set_image_data_format(self.data_format)
         keras.config.set_dtype_policy(self.policy)
 
-    def tuner(self) -> Any:
+    def tuner(self) -> Tuner:
         """The tuner of the search."""
         raise NotImplementedError
 
@@ -48,64 +62,43 @@ class Job:
 
 
 class ObjectJob(Job):
-    """A tuner and data of this process; other processes get copies."""
+    """A tuner and data of this process; other processes get copies.
 
-    def __init__(self, made: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+    It cannot be sent with a lambda, an inner function or a dataset, which cannot be pickled.
+    """
+
+    def __init__(self, tuner: Tuner, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         super().__init__()
-        self.made, self.args, self.kwargs = made, args, kwargs
+        self._objects = tuner, args, dict(kwargs)
 
-    def tuner(self) -> Any:
-        """The tuner itself, or its copy."""
-        return self.made
+    def tuner(self) -> Tuner:
+        return self._objects[0]
 
     def fit(self) -> Fit:
-        """The arguments themselves, or their copies."""
-        return self.args, self.kwargs
+        return self._objects[1:]
 
     def obstacle(self) -> str | None:
-        """The pickling error, as for a lambda, a function in a function or a dataset."""
         try:
-            pickle.Pickler(_Nowhere(), protocol=5).dump((self.made, self.args, dict(self.kwargs)))
+            pickle.Pickler(_Nowhere(), protocol=5).dump(self._objects)
         except Exception as error:  # anything may be among a user's objects
             return f"{type(error).__name__}: {error}".splitlines()[0]
         return None
 
 
-class FileJob(Job):
-    """A run file: a Python file with the functions `tuner(**settings)` and `data()`.
-
-    Args:
-        path: of the file.
-        settings: keyword arguments for the file's `tuner`.
+def run_file_function(path: str, name: str) -> Callable[..., Any]:
+    """A function of a run file: a Python file with `tuner(**settings)` and `data()`.
 
     Raises:
-        ValueError: on use, if the file lacks one of the two functions.
+        FileNotFoundError: if the file does not exist.
+        ValueError: if it lacks the function.
     """
-
-    def __init__(self, path: str, settings: Mapping[str, Any] | None = None) -> None:
-        super().__init__()
-        self.path, self.settings = path, dict(settings or {})
-
-    def tuner(self) -> Any:
-        """What the file's `tuner` returns."""
-        return self._function("tuner")(**self.settings)
-
-    def fit(self) -> Fit:
-        """The arguments of `fit`, from what the file's `data` returns."""
-        return (), self.data().fit_arguments()
-
-    def data(self) -> Any:
-        """What the file's `data` returns."""
-        return self._function("data")()
-
-    def _function(self, name: str) -> Any:
-        function = getattr(imported(Path(self.path)), name, None)
-        if not callable(function):
-            raise ValueError(
-                f"A run file must have the functions tuner(**settings) and data(). {self.path} "
-                f"has no {name!r}"
-            )
-        return function
+    function = getattr(imported(Path(path)), name, None)
+    if not callable(function):
+        raise ValueError(
+            f"A run file must have the functions tuner(**settings) and data(). {path} has no "
+            f"{name!r}"
+        )
+    return function
 
 
 def imported(path: Path) -> Any:

@@ -7,7 +7,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, Group
 from rich.live import Live as RichLive
@@ -16,8 +16,11 @@ from rich.table import Table
 
 from kblocks.common.quantities import quantity
 from kblocks.tuner.records import EXHAUSTED, Objective, Record, Run, read
-from kblocks.tuner.running.loop import Search
+from kblocks.tuner.running.search import Search
 from kblocks.tuner.terminal import cell, plain, tell
+
+if TYPE_CHECKING:
+    from kblocks.tuner.tuner import Tuner
 
 _EVERY = 1.0  # seconds between two readings of the storage
 _LEAVE = 5.0  # seconds to wait for the last reading
@@ -27,15 +30,11 @@ _SHARE = 20  # reading all trials may take a twentieth of the time
 class Live:
     """Shows the progress of a search, whichever processes work for it, until the block ends.
 
-    Args:
-        search: the search, whose storage is read.
-        tuner: the tuner of the search.
-        verbose: 0 shows nothing.
-        console: where to write; None is the standard output.
+    Nothing is shown if `verbose` is 0.
     """
 
     def __init__(
-        self, search: Search, tuner: Any, verbose: int = 1, console: Console | None = None
+        self, search: Search, tuner: Tuner, verbose: int = 1, console: Console | None = None
     ) -> None:
         self._search = search
         self._total: int | None = tuner.trials
@@ -43,7 +42,7 @@ class Live:
         self.console = console or Console(soft_wrap=True, highlight=False, quiet=not verbose)
         self._is_shown = bool(verbose)
         self._started = time.monotonic()
-        self._told: set[int] = set()
+        self._printed: set[int] = set()
         self._before = 0  # trials finished by earlier runs
         self._live: RichLive | None = None
         self._ends = threading.Event()
@@ -54,7 +53,7 @@ class Live:
             return self
         finished = [t for t in read(self._search.study).trials if t.is_finished]
         self._before = len(finished)
-        self._told = {trial.number for trial in finished}
+        self._printed = {trial.number for trial in finished}
         if self._before:
             self.say(f"Going on after {self._before} trials")
         if self.console.is_terminal:
@@ -97,20 +96,20 @@ class Live:
         run = read(self._search.study)
         best = run.best()
         for trial in run.trials:
-            if trial.is_finished and trial.number not in self._told:
-                self._told.add(trial.number)
+            if trial.is_finished and trial.number not in self._printed:
+                self._printed.add(trial.number)
                 self.say(self._line(run, trial, trial is best))
         if self._live is not None and not self._ends.is_set():
             self._live.update(self._table(run))
 
     def _line(self, run: Run, trial: Record, is_best: bool) -> str:
-        done = f"{len(self._told)}" + (f"/{self._total}" if self._total else "")
+        done = f"{len(self._printed)}" + (f"/{self._total}" if self._total else "")
         seconds = "" if trial.seconds is None else f"  {trial.seconds:.0f} s"
         left = self._left(run)
-        told = ended(run.objectives, trial)
+        text = ended(run.objectives, trial)
         if is_best:  # its number counts from 0, in the order in which trials began
-            told += f" (best: trial {trial.number})"
-        return plain(f"trial {done}  {told}{seconds}{f'  {left} left' if left else ''}")
+            text += f" (best: trial {trial.number})"
+        return plain(f"trial {done}  {text}{seconds}{f'  {left} left' if left else ''}")
 
     def _table(self, run: Run) -> Group:
         finished = sum(trial.is_finished for trial in run.trials)

@@ -15,17 +15,20 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import keras
 from optuna.trial import TrialState
 
 from kblocks.tuner.records import ATTEMPTS
-from kblocks.tuner.running.ends import OVER, raise_told, told
+from kblocks.tuner.running.ends import OVER, ending, raise_ending
 from kblocks.tuner.running.jobs import Job
-from kblocks.tuner.running.loop import Search
+from kblocks.tuner.running.search import Search
 from kblocks.tuner.running.sending import Sent
 from kblocks.tuner.storing.owners import Watchman
+
+if TYPE_CHECKING:
+    from kblocks.tuner.tuner import Tuner
 
 OPTIONS = (
     *("num_cpus", "num_gpus", "memory", "resources", "accelerator_type", "label_selector"),
@@ -58,19 +61,13 @@ def checked(options: Mapping[str, Any] | None, workers: int) -> dict[str, Any] |
 
 
 class Cluster:
-    """The tasks of a search on a Ray cluster.
+    """The tasks of a search on a Ray cluster, each with the tuner and the data of a job."""
 
-    Args:
-        tuner: the tuner of the search; its `ray` has the options of a task.
-        job: creates the tuner and the data of a task.
-        search: the search, of which this process reads the storage.
-        say: prints a line.
-    """
-
-    def __init__(self, tuner: Any, job: Job, search: Search, say: Callable[[str], None]) -> None:
+    def __init__(self, tuner: Tuner, job: Job, search: Search, say: Callable[[str], None]) -> None:
         self._tuner, self._job, self._search, self._say = tuner, job, search, say
-        left = None if search.limits.deadline is None else search.limits.deadline - time.monotonic()
-        self._until = None if left is None else time.time() + left
+        self._options = dict(tuner.ray or {})
+        ends = search.deadline
+        self._until = None if ends is None else time.time() + ends - time.monotonic()
         self._watchman = Watchman(search.study, search.storage)
         self._before: dict[int, int] = {}  # by task: attempts at trials before it began
         self._false_starts: dict[int, int] = {}
@@ -106,9 +103,9 @@ class Cluster:
             )
         has = [node["Resources"] for node in nodes]
         cpus, gpus = (sum(one.get(name, 0) for one in has) for name in ("CPU", "GPU"))
-        told = f"{len(nodes)} node{'s' * (len(nodes) > 1)}, {cpus:g} CPUs, {gpus:g} GPUs"
-        self._say(f"On Ray: {told}; {self._tuner.workers} workers")
-        options = self._tuner.ray
+        size = f"{len(nodes)} node{'s' * (len(nodes) > 1)}, {cpus:g} CPUs, {gpus:g} GPUs"
+        self._say(f"On Ray: {size}; {self._tuner.workers} workers")
+        options = self._options
         needs = {"CPU": options.get("num_cpus", 1), "GPU": options.get("num_gpus", 0)}
         needs |= {"memory": options.get("memory", 0), **options.get("resources", {})}
         if not any(all(one.get(n, 0) >= (v or 0) for n, v in needs.items()) for one in has):
@@ -116,14 +113,14 @@ class Cluster:
 
     def _beginner(self, ray: Any) -> Callable[[int], Any]:
         """A function that starts the task of an index."""
-        sent = Sent(self._job, self._tuner, self._until)
+        sent = Sent.of(self._job, self._tuner, self._until)
         # Ray may write its store to disk, so nothing with a password is put there.
         content, secret = ray.put(sent.content), sent.apart
-        folder, environment = os.getcwd(), _environment(self._tuner.ray)
+        folder, environment = os.getcwd(), _environment(self._options)
         # No actor, since Ray keeps an actor's arguments in its database, and no retries by Ray,
         # which never end. The process ends with its task (`max_calls`) and releases all it holds.
         fixed = {"max_retries": 0, "max_calls": 1, "name": "kblocks worker"}
-        task = ray.remote(**self._tuner.ray, **fixed)(_by_value())
+        task = ray.remote(**self._options, **fixed)(_by_value())
 
         def begin(index: int) -> Any:
             self._before[index] = self._begun()
@@ -161,7 +158,7 @@ class Cluster:
         except ray.exceptions.RayError as error:
             return f"{type(error).__name__}: {error}".splitlines()[0]
         if event != OVER:
-            raise_told(event, value)
+            raise_ending(event, value)
         return None
 
     def _count(self, index: int, death: str) -> None:
@@ -190,8 +187,8 @@ def _connected() -> Iterator[Any]:
     try:
         import ray
     except ImportError as error:
-        told = f"a search on Ray needs ray: pip install 'kblocks[ray]' ({error})"
-        raise ImportError(told, name="ray") from error
+        message = f"a search on Ray needs ray: pip install 'kblocks[ray]' ({error})"
+        raise ImportError(message, name="ray") from error
     if ray.is_initialized():
         yield ray
         return
@@ -210,14 +207,9 @@ def _connected() -> Iterator[Any]:
 
 
 def _find(address: str, seconds: float = _LEAVE) -> None:
-    """Checks that a cluster may be there, since Ray itself would wait for minutes.
+    """Raises ConnectionError if no cluster listens, since Ray itself would wait for minutes.
 
-    Args:
-        address: RAY_ADDRESS; one without a port is not checked.
-        seconds: to wait for a cluster that is just starting.
-
-    Raises:
-        ConnectionError: if nothing listens there.
+    An address without a port is not checked. A cluster may be starting: this waits some seconds.
     """
     host, _, port = address.removeprefix("ray://").rpartition(":")
     until = time.monotonic() + seconds
@@ -248,11 +240,11 @@ def _end(ray: Any, running: Mapping[Any, int]) -> None:
 
 def _environment(options: Mapping[str, Any]) -> dict[str, str]:
     """The variables that a worker's environment gets in addition to those of its machine."""
-    made = {k: v for k, v in os.environ.items() if k.startswith(_TAKEN_ALONG)}
-    made |= {"KERAS_BACKEND": keras.backend.backend(), "TF_CPP_MIN_LOG_LEVEL": "3"}
+    variables = {k: v for k, v in os.environ.items() if k.startswith(_TAKEN_ALONG)}
+    variables |= {"KERAS_BACKEND": keras.backend.backend(), "TF_CPP_MIN_LOG_LEVEL": "3"}
     cores = str(max(1, int(options.get("num_cpus") or 1)))  # as Ray does for OMP_NUM_THREADS
     names = ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS")
-    return made | {name: os.environ.get(name, cores) for name in names}
+    return variables | {name: os.environ.get(name, cores) for name in names}
 
 
 def _by_value() -> Callable[..., tuple[str, str]]:
@@ -279,13 +271,13 @@ def _by_value() -> Callable[..., tuple[str, str]]:
         from kblocks.tuner.running.on_ray import serve
         from kblocks.tuner.running.sending import Sent
 
-        return serve(Sent.received(content, secret, own), index)
+        return serve(Sent(content, secret, own), index)
 
     return begin
 
 
 def serve(job: Sent, index: int) -> tuple[str, str]:
-    """Runs a task to its end; returns how it ended, as `told` does."""
+    """Runs a task to its end; returns how it ended, as `ending` does."""
 
     def work() -> None:
         job.enter()
@@ -293,4 +285,4 @@ def serve(job: Sent, index: int) -> tuple[str, str]:
         tuner.serve(_APART * index)
         tuner.run_job(job, verbose=0)
 
-    return told(work)
+    return ending(work)

@@ -1,4 +1,4 @@
-"""Starts, watches, replaces and ends the worker processes of a search."""
+"""Runs a search in worker processes: starts, watches, replaces and ends them."""
 
 from __future__ import annotations
 
@@ -8,30 +8,34 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from multiprocessing import resource_tracker
 from multiprocessing.connection import wait
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import psutil
 from optuna.exceptions import StorageInternalError
 from optuna.trial import TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
-from kblocks.tuner.records import OWNER, Failure
-from kblocks.tuner.running.ends import OVER, AwayError, raise_told, told
+from kblocks.tuner.records import Failure
+from kblocks.tuner.running.ends import OVER, AwayError, raise_ending
 from kblocks.tuner.running.jobs import Job
 from kblocks.tuner.running.live import Live
-from kblocks.tuner.running.loop import Search, tidy, work
+from kblocks.tuner.running.loop import tidy, work
 from kblocks.tuner.running.on_ray import Cluster
-from kblocks.tuner.running.trial import Fit, reason
-from kblocks.tuner.running.wire import Errand, Line, received
+from kblocks.tuner.running.search import Search
+from kblocks.tuner.running.trial import Fit
+from kblocks.tuner.running.wire import Errand
+from kblocks.tuner.running.worker import serve
 from kblocks.tuner.storing.diagnosis import diagnosis
 from kblocks.tuner.storing.interrupts import REQUESTS, held
-from kblocks.tuner.storing.owners import Watchman, fail, give_back, node
+from kblocks.tuner.storing.owners import Watchman, fail, give_back_all, node
 from kblocks.tuner.storing.patience import why
 from kblocks.tuner.storing.storage import is_in_memory, shown
+
+if TYPE_CHECKING:
+    from kblocks.tuner.tuner import Tuner
 
 _AWAY = (AwayError, StorageInternalError, SQLAlchemyError)
 _POLL = 0.5  # seconds between two looks at the workers
@@ -49,10 +53,6 @@ def alone(url: str, name: str) -> Iterator[None]:
     """Lets one thread at a time run a search, and no worker process that is still starting.
 
     Two threads would have the same owner in the storage, and take each other's trials.
-
-    Args:
-        url: of the search's storage.
-        name: of the search.
 
     Raises:
         RuntimeError: if another thread runs it, or this is a worker that imports its script.
@@ -77,7 +77,7 @@ def alone(url: str, name: str) -> Iterator[None]:
         _SEARCHED.discard(key)
 
 
-def supervise(tuner: Any, job: Job, fit: Fit, verbose: int) -> None:
+def supervise(tuner: Tuner, job: Job, fit: Fit, verbose: int) -> None:
     """Runs a search to its end, in worker processes if that is possible.
 
     Raises:
@@ -107,7 +107,7 @@ def supervise(tuner: Any, job: Job, fit: Fit, verbose: int) -> None:
         search.storage.patience = tuner.patience
 
 
-def _unusable(tuner: Any, search: Search, error: Exception) -> str | None:
+def _unusable(tuner: Tuner, search: Search, error: Exception) -> str | None:
     """What is wrong with the search's database and what to do; None if it is not the cause."""
     seen, kept = search.storage.seen, search.checkpoints.shown
     found = diagnosis(tuner.storage_url, search.study.study_name, seen, kept)
@@ -121,17 +121,13 @@ def _unusable(tuner: Any, search: Search, error: Exception) -> str | None:
     return f"The search's database cannot be used{reason}. {found or back}"
 
 
-def _searched(tuner: Any, job: Job, fit: Fit, search: Search, live: Live) -> None:
+def _searched(tuner: Tuner, job: Job, fit: Fit, search: Search, live: Live) -> None:
     if tuner.ray is not None:
         Cluster(tuner, job, search, live.say).run()
-        tidy(search)
-        return
-    obstacle = job.obstacle() if tuner.workers else None
-    if tuner.workers and obstacle is None:
-        obstacle = _Crew(tuner, job, search).run()
-    if obstacle is not None:
+    elif not tuner.workers:
+        work(search, fit)
+    elif obstacle := job.obstacle() or _Crew(tuner, job, search).run():
         live.say(f"Searching in this process, since no other can: {obstacle}")
-    if obstacle is not None or not tuner.workers:
         work(search, fit)
     tidy(search)
 
@@ -168,11 +164,11 @@ class _Member:
 class _Crew:
     """The worker processes of a search on this machine."""
 
-    def __init__(self, tuner: Any, job: Job, search: Search) -> None:
+    def __init__(self, tuner: Tuner, job: Job, search: Search) -> None:
         self._tuner, self._job, self._search = tuner, job, search
         self._context = multiprocessing.get_context("spawn")
         self._members: list[_Member] = []
-        self._begun = tuner.worker
+        self._begun = tuner.role.worker
         self._false_starts = self._signalled = 0
         self._is_over = False
         self._obstacle: str | None = None
@@ -197,7 +193,7 @@ class _Crew:
     def _fill(self) -> None:
         while len(self._members) < self._tuner.workers:
             here, there = self._context.Pipe()
-            process = self._context.Process(target=_serve, args=(there, self._begun), daemon=True)
+            process = self._context.Process(target=serve, args=(there, self._begun), daemon=True)
             self._begun += 1
             try:
                 with _environment(self._tuner.workers), _uninterrupted():
@@ -212,10 +208,10 @@ class _Crew:
             self._members.append(_Member(process, here))
 
     def _listen(self) -> None:
-        connections = [m.connection for m in self._members if not m.connection.closed]
-        for connection in wait(connections, _POLL):
-            member = next(m for m in self._members if m.connection is connection)
-            self._drain(member)
+        ready = wait([m.connection for m in self._members if not m.connection.closed], _POLL)
+        for member in self._members:
+            if member.connection in ready:
+                self._drain(member)
 
     def _drain(self, member: _Member) -> None:
         while not member.connection.closed:
@@ -226,19 +222,19 @@ class _Crew:
             except Exception:  # the pipe is closed, or a trial has written to it
                 member.connection.close()
                 return
-            self._heard(member, event, value)
+            self._handle(member, event, value)
 
-    def _heard(self, member: _Member, event: str, value: Any) -> None:
+    def _handle(self, member: _Member, event: str, value: Any) -> None:
         match event:
             case "hello":
-                deadline = self._search.limits.deadline
+                deadline = self._search.deadline
                 left = None if deadline is None else deadline - time.monotonic()
                 member.errand = Errand(member.connection, (self._job, left))
                 member.errand.start()
             case "ready":
                 member.is_ready, self._false_starts = True, 0
             case "begin":
-                member.number, member.began = value, self._clock()
+                member.number, member.began = value, self._search.clock()
             case "end":
                 member.number = member.began = None
             case "unable" | "replaced" | "over":
@@ -246,29 +242,23 @@ class _Crew:
                 self._reason = value or self._reason
                 self._is_over |= event == OVER
             case _:
-                raise_told(event, value)
-
-    def _clock(self) -> float:
-        """A clock in seconds that stands still while the storage is unusable, as trials do."""
-        return time.monotonic() - self._search.storage.waited
+                raise_ending(event, value)
 
     def _check_time(self) -> None:
-        limit = self._search.limits.seconds
+        limit = self._search.trial_seconds
         for member in self._members:
             if member.until is not None and time.monotonic() > member.until:
                 self._stop(member)  # a thread left by a trial keeps it alive
             if limit is None or member.began is None or member.number is None:
                 continue
-            if self._clock() - member.began > limit + _SLACK:
+            if self._search.clock() - member.began > limit + _SLACK:
                 # Before it is killed, since others would claim the trial of a dead process.
-                self._fail(member.number, f"took longer than {limit:g} s, and did not react")
+                trial = self._search.study.get_trials(deepcopy=False)[member.number]
+                if trial.state is TrialState.RUNNING:
+                    message = f"took longer than {limit:g} s, and did not react"
+                    failure = Failure("timeout", message)
+                    fail(self._search.study, self._search.storage, trial, failure)
                 self._stop(member)
-
-    def _fail(self, number: int, message: str) -> None:
-        study = self._search.study
-        trial = study.get_trials(deepcopy=False)[number]
-        if trial.state is TrialState.RUNNING:
-            fail(study, self._search.storage, trial, Failure("timeout", message))
 
     def _collect(self) -> None:
         """Removes workers that have ended, and releases their trials."""
@@ -311,98 +301,13 @@ class _Crew:
         study, storage = self._search.study, self._search.storage
         storage.patience = min(storage.patience, _LEAVE)
         with contextlib.suppress(StorageInternalError, SQLAlchemyError):
-            for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-                if trial.user_attrs.get(OWNER, "").startswith(names):
-                    give_back(study, storage, trial, counts=False)
+            give_back_all(study, storage, names)
 
     @staticmethod
     def _stop(member: _Member) -> None:
         with contextlib.suppress(OSError):
             member.process.kill()
         member.process.join()
-
-
-def _serve(connection: Any, index: int) -> None:
-    """Runs a worker process to its end."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the first process decides
-    handler = _exit_once()
-    for number in REQUESTS:
-        # The first process sends SIGTERM; SIGHUP stays ignored under `nohup`.
-        if number == signal.SIGTERM or signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, handler)
-    searches: list[Search] = []
-    threading.Thread(target=_follow, args=(searches,), daemon=True).start()
-    line = Line(connection)
-    try:
-        line.tell("hello")
-        job, left = received(connection)
-        job.enter()
-        tuner, fit = job.tuner(), job.fit()
-        tuner.serve(index)
-        searches.append(tuner.make_search(None if left is None else time.monotonic() + left))
-        searches[0].is_worker = True
-    except (Exception, SystemExit) as error:  # a run file may call `sys.exit`
-        line.tell("unable", reason(error))
-        raise SystemExit(1) from None
-    line.tell("ready")
-    memory = _Memory(tuner.growth)
-
-    def tell(event: str, number: int) -> None:
-        try:
-            line.tell(event, number)
-        except OSError:  # no event arrives any more: another process takes this one's place
-            os._exit(1)
-        if event == "end":
-            memory.look()
-
-    event, value = told(lambda: work(searches[0], fit, tell, lambda: memory.has_grown))
-    line.tell("replaced" if event == OVER and memory.has_grown else event, value)
-
-
-def _exit_once() -> Callable[..., None]:
-    """A signal handler that ends this process; a later signal would only leave a traceback."""
-    requests: list[int] = []
-
-    def handler(number: int, _: object) -> None:
-        requests.append(number)
-        if len(requests) == 1:
-            raise SystemExit(0)
-
-    return handler
-
-
-def _follow(searches: list[Search]) -> None:
-    """Ends this process once its parent has ended; its trial is released, and not blamed."""
-    parent = multiprocessing.parent_process()
-    if parent is None:
-        return
-    wait([parent.sentinel])
-    with contextlib.suppress(Exception):
-        for search in searches:
-            search.storage.patience = _LEAVE
-            for trial in search.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-                if trial.user_attrs.get(OWNER) == search.storage.owner:
-                    give_back(search.study, search.storage, trial, counts=False)
-    os._exit(1)
-
-
-class _Memory:
-    """Measures whether this process has grown too large to go on.
-
-    Args:
-        most: bytes by which it may grow after its first trial.
-    """
-
-    def __init__(self, most: float) -> None:
-        self._most = most
-        self._first: int | None = None
-        self.has_grown = False
-
-    def look(self) -> None:
-        """Measures the process; called after each trial."""
-        size = psutil.Process().memory_info().rss
-        self._first = size if self._first is None else self._first
-        self.has_grown = size - self._first > self._most
 
 
 @contextlib.contextmanager

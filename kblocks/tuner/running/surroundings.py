@@ -1,18 +1,53 @@
-"""Restores the process-wide state that one trial may have changed for the next."""
+"""Restores the process-wide state that a trial may have changed, and frees what it has left."""
 
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
 
+from kblocks.common.backend import custom_gradients, forget_gradients
+from kblocks.tuner.storing.owners import is_busy
+
 _STREAMS = ("stdin", "stdout", "stderr")
+_REFREEZE = 200  # trials between two garbage collections of all objects
+
+
+@contextlib.contextmanager
+def cleaning() -> Iterator[Callable[[], None]]:
+    """Yields a function that frees what a trial has left.
+
+    The garbage collection leaves out the objects that existed before. Every 200 trials it goes
+    through everything and then leaves out what has survived, so its time does not grow.
+    """
+    count = 0
+    known = set(custom_gradients())
+
+    def clean() -> None:
+        nonlocal count
+        count += 1
+        with restored():  # `clear_session` resets the dtype policy as well
+            keras.utils.clear_session(free_memory=False)
+        if not is_busy():  # a trial in another thread may still need its gradients
+            forget_gradients(known)
+        if count % _REFREEZE == 0:
+            gc.unfreeze()
+        gc.collect()
+        if count % _REFREEZE == 0:
+            gc.freeze()
+
+    gc.freeze()
+    try:
+        yield clean
+    finally:
+        gc.unfreeze()
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""One trial: builds its model, trains it epoch by epoch, and returns its scores."""
+"""Trains the model of one trial: builds it, fits it epoch by epoch, and returns its scores."""
 
 from __future__ import annotations
 
@@ -6,9 +6,7 @@ import copy
 import math
 import os
 import time
-import traceback
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import keras
@@ -18,204 +16,88 @@ import numpy as np
 from kblocks.search_space.budget import Budget
 from kblocks.search_space.names import NETWORK
 from kblocks.tuner.bridge import HyperModel, costs_of, named, network_of
-from kblocks.tuner.records import COST_NAMES, Failure, Objective, folder_name
+from kblocks.tuner.records import folder_name
+from kblocks.tuner.running.failures import FailedError, failure_from
+from kblocks.tuner.running.recorder import LostError, Outcome, Progress, Recorder
+from kblocks.tuner.running.search import Search
 from kblocks.tuner.storing import interrupts
-from kblocks.tuner.storing.checkpoints import Checkpoints, State
+from kblocks.tuner.storing.checkpoints import State
 from kblocks.tuner.terminal import log
 
 _SHARE = 10  # saving checkpoints may take a tenth of the time
-_NO_MEMORY = ("ResourceExhaustedError", "OutOfMemoryError", "XlaRuntimeError")
-
 
 Fit = tuple[tuple[Any, ...], Mapping[str, Any]]  # the arguments of `fit`
-
-
-class DivergedError(Exception):
-    """The loss or an objective became NaN or infinite."""
 
 
 class PrunedError(Exception):
     """The pruner ended the trial."""
 
 
-class LostError(Exception):
-    """Another process has claimed the trial, as this one was silent for too long."""
-
-
-class TimeoutError(Exception):
-    """The trial took longer than its limit."""
-
-
-class OverBudgetError(Exception):
-    """The model has more or fewer parameters than the budget allows."""
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What ends the training of a trial early.
-
-    Attributes:
-        budget: for the models of a third-party HyperModel; ours keeps to its budget by itself.
-        seconds: how long a trial may take; None without a limit.
-        deadline: in seconds of `time.monotonic`; the epoch that runs then is the last.
-        waited: returns the seconds that this thread has waited for the storage; they do not count.
-    """
-
-    budget: Budget | None = None
-    seconds: float | None = None
-    deadline: float | None = None
-    waited: Callable[[], float] = lambda: 0.0
-
-
-@dataclass
-class Progress:
-    """The logged figures of a trial's epochs so far."""
-
-    history: dict[str, list[float]] = field(default_factory=dict)
-
-    @property
-    def epochs(self) -> int:
-        """How many epochs are done."""
-        return max(map(len, self.history.values()), default=0)
-
-    def best(self, objectives: Sequence[Objective]) -> tuple[int, tuple[float, ...]] | None:
-        """The best epoch and its objectives; None if no epoch has them all.
-
-        Epochs are compared by the first objective that is not a cost, as costs never change.
-        """
-        names = [objective.name for objective in objectives]
-        place = next((i for i, name in enumerate(names) if name not in COST_NAMES), 0)
-        found: tuple[int, tuple[float, ...]] | None = None
-        columns = [self.history.get(name, ()) for name in names]
-        for epoch, values in enumerate(zip(*columns, strict=False)):
-            if any(map(math.isnan, values)):
-                continue  # not in that epoch's logs, as with `validation_freq`
-            if found is None or objectives[place].better(values[place], found[1][place]):
-                found = epoch, tuple(map(float, values))
-        return found
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How a trial ended: completed with scores, pruned, or failed with a reason."""
-
-    scores: tuple[float, ...] = ()
-    failure: Failure | None = None
-
-
-def train(
-    hypermodel: keras_tuner.HyperModel,
-    hp: keras_tuner.HyperParameters,
-    fit: Fit,
-    objectives: Sequence[Objective],
-    number: int,
-    checkpoints: Checkpoints,
-    limits: Limits,
-    watch: Watch,
-) -> tuple[Outcome, list[np.ndarray]]:
-    """Builds and trains the model of a trial; an interrupted one resumes from its checkpoint.
-
-    Returns:
-        How the trial ended, and the weights of its best epoch.
-    """
-    started = time.monotonic() - limits.waited()
-    epoch: _Epochs | None = None
+def train(search: Search, recorder: Recorder, hp: keras_tuner.HyperParameters, fit: Fit) -> Outcome:
+    """Builds and trains the model of a trial; an interrupted one resumes from its checkpoint."""
+    callback = (_Epochs if search.trial_seconds is None else _TimedEpochs)(search, recorder)
     try:
-        model: Any = hypermodel.build(hp)
+        model: Any = search.hypermodel.build(hp)
         if not isinstance(model, keras.Model):
             raise ValueError(f"`build` must return a keras.Model. Received: {model!r}")
 
         def built() -> None:
-            _hold_to(limits.budget, hypermodel, model)
-            watch.built(hp.values.get(NETWORK), _costs(hypermodel, hp, model))
+            recorder.built(hp.values.get(NETWORK), _costs(search, hp, model))
 
-        kind = _Epochs if limits.seconds is None else _TimedEpochs
-        epoch = kind(objectives, number, checkpoints, limits, watch, started)
-        if build_as(model, watch.shapes()):
+        if build_as(model, recorder.shapes):
             built()
-            epoch.resume(model)
+            callback.resume(model)
         else:
-            epoch.when_built = built
-        results = _fitted(hypermodel, hp, model, fit, epoch)
-        epoch.finish(results)
-        found = epoch.progress.best(objectives)
-        if found is None:
+            callback.when_built = built
+        callback.finish(_fitted(search.hypermodel, hp, model, fit, callback))
+        best = callback.progress.best(search.objectives)
+        if best is None:
             raise ValueError(
-                f"the objectives {', '.join(o.name for o in objectives)} must be in the logs. "
-                f"Received: {sorted(epoch.progress.history) or 'none'}"
+                f"the objectives {', '.join(o.name for o in search.objectives)} must be in the "
+                f"logs. Received: {sorted(callback.progress.history) or 'none'}"
             )
-        return Outcome(found[1]), epoch.weights or model.get_weights()
+        return Outcome(best[1], callback.weights or model.get_weights())
     except PrunedError:
-        return Outcome(), []
+        return Outcome()
     except (keras_tuner.errors.FatalError, LostError):
         raise
     except BaseException as error:  # `sys.exit` among them, as `argparse` calls it
         interrupts.check(error)
-        return Outcome(failure=_failure(error)), []
-
-
-class Watch:
-    """Receives the progress of a trial; this base class ignores it."""
-
-    def built(self, network: str | None, costs: Mapping[str, float]) -> None:
-        """Called when the model is built."""
-
-    def shapes(self) -> Mapping[str, Any] | None:
-        """The input shapes with which `fit` built the model before an interruption, or None."""
-        return None
-
-    def built_of(self, shapes: Mapping[str, Any]) -> None:
-        """Called with the input shapes with which `fit` has built the model."""
-
-    def resumed(self) -> Mapping[str, list[float]]:
-        """The history of the epochs before an interruption."""
-        return {}
-
-    def epoch(self, progress: Progress, epochs: int) -> bool:
-        """Called after each epoch; returns whether the pruner ends the trial."""
-        return False
+        return Outcome(failure=failure_from(error))
 
 
 class _Epochs(keras.callbacks.Callback):
     """Records, checkpoints and ends the training of a trial."""
 
-    def __init__(
-        self,
-        objectives: Sequence[Objective],
-        number: int,
-        checkpoints: Checkpoints,
-        limits: Limits,
-        watch: Watch,
-        started: float,
-    ) -> None:
+    def __init__(self, search: Search, recorder: Recorder) -> None:
         super().__init__()
-        self._objectives, self.number, self._watch = objectives, number, watch
-        self._checkpoints, self._limits = checkpoints, limits
-        self._started = started
-        self._saved, self._took = time.monotonic(), 0.0
+        self._search, self._recorder = search, recorder
+        self._objectives = [objective.name for objective in search.objectives]
+        self.number = recorder.number
+        self._started = search.clock()
+        self._saved, self._took = time.monotonic(), 0.0  # the last checkpoint, in seconds
         self.progress = Progress()
-        self.weights: list[np.ndarray] = []
+        self.weights: list[np.ndarray] = []  # of the best epoch
         self.first = 0  # the epoch with which training begins
         self.when_built: Callable[[], None] | None = None  # called once `fit` has built the model
 
     def __deepcopy__(self, memo: Any) -> _Epochs:
         return self  # a copied list of callbacks keeps this one
 
-    def resume(self, model: Any) -> None:
+    def resume(self, model: keras.Model) -> None:
         """Restores the last checkpoint of the trial, if there is one."""
         try:
-            state = self._checkpoints.state(self.number)
+            state = self._search.checkpoints.state(self.number)
+            if state is None:
+                return
+            state.restore(model)
         except OSError as error:
             log.warning("Trial %s starts anew, its checkpoint is away: %s", self.number, error)
             return
-        if state is None:
-            return
-        try:
-            state.restore(model)
         except ValueError:  # truncated, or of another model
             log.warning("The checkpoint of trial %s does not fit: it starts anew", self.number)
             return
-        known = self._watch.resumed()
+        known = self._recorder.history
         self.progress.history = {k: list(v[: state.epoch]) for k, v in known.items()}
         self.weights, self.first = state.best, state.epoch
 
@@ -223,30 +105,20 @@ class _Epochs(keras.callbacks.Callback):
         """Records the logs, asks the pruner, and saves a checkpoint."""
         interrupts.check()
         model: Any = self.model
-        if self.when_built is not None:
-            self._watch.built_of(model.get_build_config() or {})
-            self.when_built()
-            self.when_built = None
+        self._note_build(model)
         figures = {k: float(v) for k, v in (logs or {}).items() if np.ndim(v) == 0}
-        for name, value in figures.items():
-            past = self.progress.history.setdefault(name, [])
-            past.extend([math.nan] * (self.progress.epochs - 1 - len(past)))
-            past.append(value)
-        watched = {"loss", *(o.name for o in self._objectives)}
-        wrong = [n for n in sorted(watched & set(figures)) if not math.isfinite(figures[n])]
-        if wrong:
-            raise DivergedError(f"{wrong[0]} is {figures[wrong[0]]} after epoch {epoch + 1}")
-        found = self.progress.best(self._objectives)
-        if found is not None and found[0] == self.progress.epochs - 1:
-            self.weights = model.get_weights()
+        self.progress.add(figures)
+        for name in sorted({"loss", *self._objectives} & set(figures)):
+            _refuse_diverged(name, [figures[name]], f" after epoch {epoch + 1}")
+        self._keep_best(model)
         epochs = (self.params or {}).get("epochs") or 1
         is_last = epoch + 1 >= epochs or model.stop_training
-        if self._watch.epoch(self.progress, epochs) and not is_last:
+        if self._recorder.epoch(self.progress, epochs) and not is_last:
             raise PrunedError
-        if self._limits.deadline is not None and time.monotonic() > self._limits.deadline:
+        if self._search.is_late:
             model.stop_training = True
         elif epoch + 1 < epochs:
-            self._keep(model, epoch + 1)
+            self._save(model, epoch + 1)
         self.check_time()
 
     def finish(self, results: Any) -> None:
@@ -256,30 +128,39 @@ class _Epochs(keras.callbacks.Callback):
         if isinstance(results, keras.callbacks.History):
             results = results.history
         if isinstance(results, (int, float, np.floating)):
-            results = {self._objectives[0].name: results}
+            results = {self._objectives[0]: results}
         if isinstance(results, Mapping):
             history = {k: [float(x) for x in np.ravel(v)] for k, v in results.items()}
             self.progress.history = history
-            for objective in self._objectives:
-                values = history.get(objective.name, [])
-                if any(not math.isfinite(value) for value in values):
-                    raise DivergedError(f"{objective.name} is {values[-1]}")
-            self._watch.epoch(self.progress, self.progress.epochs)
+            for name in self._objectives:
+                _refuse_diverged(name, history.get(name, []))
+            self._recorder.epoch(self.progress, self.progress.epochs)
 
     def check_time(self) -> None:
-        """Raises TimeoutError if the trial has taken longer than its limit."""
-        limit = self._limits.seconds
-        if limit is None:
-            return
-        if time.monotonic() - self._limits.waited() - self._started > limit:
-            raise TimeoutError(f"took longer than {limit:g} s")
+        """Raises FailedError if the trial has taken longer than its limit."""
+        limit = self._search.trial_seconds
+        if limit is not None and self._search.clock() - self._started > limit:
+            raise FailedError("timeout", f"took longer than {limit:g} s")
 
-    def _keep(self, model: Any, done: int) -> None:
+    def _note_build(self, model: keras.Model) -> None:
+        if self.when_built is not None:
+            self._recorder.built_by_fit(model.get_build_config() or {})
+            self.when_built()
+            self.when_built = None
+
+    def _keep_best(self, model: keras.Model) -> None:
+        best = self.progress.best(self._search.objectives)
+        if best is not None and best[0] == self.progress.epochs - 1:
+            self.weights = model.get_weights()
+
+    def _save(self, model: keras.Model, epochs: int) -> None:
+        """Saves a checkpoint, unless the last one took too much of the time since."""
         now = time.monotonic()
         if now - self._saved < _SHARE * self._took:
             return
         try:
-            self._checkpoints.save_state(self.number, State.of(model, done, self.weights))
+            state = State.of(model, epochs, self.weights)
+            self._search.checkpoints.save_state(self.number, state)
         except OSError as error:
             log.warning("No checkpoint of trial %s: %s", self.number, error)
         self._saved = time.monotonic()
@@ -290,27 +171,39 @@ class _TimedEpochs(_Epochs):
     """Checks the time after each batch too; used only where there is a limit."""
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        """Raises TimeoutError if the trial has taken longer than its limit."""
+        """Raises FailedError if the trial has taken longer than its limit."""
         self.check_time()
 
 
-def _fitted(hypermodel: Any, hp: Any, model: Any, fit: Fit, epoch: _Epochs) -> Any:
-    args, kwargs = fit
-    kwargs = dict(kwargs)
+def _refuse_diverged(name: str, values: Iterable[float], when: str = "") -> None:
+    for value in values:
+        if not math.isfinite(value):
+            raise FailedError("diverged", f"{name} is {value}{when}")
+
+
+def _fitted(
+    hypermodel: keras_tuner.HyperModel,
+    hp: keras_tuner.HyperParameters,
+    model: keras.Model,
+    fit: Fit,
+    epochs: _Epochs,
+) -> Any:
+    """Calls the HyperModel's `fit` with copies of the user's callbacks and `epochs`."""
+    args, kwargs = fit[0], dict(fit[1])
     own = [_copied(callback) for callback in kwargs.pop("callbacks", None) or ()]
-    told: list[Any] = []
+    added: list[Any] = []
     for callback in own:
         if isinstance(callback, keras.callbacks.TensorBoard):
             from kblocks.tuner.reporting.tensorboard import Values
 
-            # a run for each trial
-            callback.log_dir = os.path.join(str(callback.log_dir), folder_name(epoch.number))
+            run = folder_name(epochs.number)
+            callback.log_dir = os.path.join(str(callback.log_dir), run)
             values = {name: value for name, value in hp.values.items() if name != NETWORK}
-            told.append(Values(callback.log_dir, folder_name(epoch.number), values))
-    kwargs["callbacks"] = [*own, *told, epoch]
+            added.append(Values(callback.log_dir, run, values))
+    kwargs["callbacks"] = [*own, *added, epochs]
     kwargs.setdefault("verbose", 0)
-    if epoch.first:
-        kwargs["initial_epoch"] = epoch.first
+    if epochs.first:
+        kwargs["initial_epoch"] = epochs.first
     return hypermodel.fit(hp, model, *args, **kwargs)
 
 
@@ -321,15 +214,10 @@ def _copied(callback: Any) -> Any:
         return callback
 
 
-def build_as(model: Any, shapes: Mapping[str, Any] | None) -> bool:
-    """Builds a model that `fit` would build, if its input shapes are known.
+def build_as(model: keras.Model, shapes: Mapping[str, Any] | None) -> bool:
+    """Builds a model that `fit` would build, if `fit` has built it with known shapes before.
 
-    Args:
-        model: from a HyperModel.
-        shapes: the input shapes with which `fit` built it before, as JSON holds them; or None.
-
-    Returns:
-        Whether the model is built.
+    The shapes are as JSON holds them. Returns whether the model is built.
     """
     if not model.built and shapes:
         model.build_from_config({name: _tuples(shape) for name, shape in shapes.items()})
@@ -345,79 +233,20 @@ def _tuples(shape: Any) -> Any:
     return tuple(shape) if is_shape else shape
 
 
-def _hold_to(budget: Budget | None, hypermodel: Any, model: Any) -> None:
-    if budget is None or isinstance(hypermodel, HyperModel):
-        return
-    params = _params(model)
-    least, most = budget.min_params, budget.params
-    if (most is not None and params > most) or (least is not None and params < least):
-        raise OverBudgetError(f"the model has {params:,} parameters, which {budget} excludes")
-
-
-def _costs(hypermodel: Any, hp: Any, model: Any) -> dict[str, float]:
-    if NETWORK not in hp.values or not isinstance(hypermodel, HyperModel):
-        return {"params": _params(model)}
-    return {**costs_of(network_of(hp), hypermodel.space.input_shape)}
-
-
-def _params(model: Any) -> int:
-    """Like `model.count_params`, which takes some built models for unbuilt."""
-    return sum(math.prod(weight.shape) for weight in model.weights)
-
-
-def reason(error: BaseException) -> str:
-    """An exception in one line."""
-    told = _line_that_helps(_text(error).strip())
-    return f"{type(error).__name__}: {told}" if told else type(error).__name__
-
-
-def _text(error: BaseException) -> str:
-    """The message of an exception; its `__str__` may be a user's, and raise."""
-    try:
-        return str(error)
-    except BaseException as another:
-        interrupts.check(another)
-        return f"(its __str__ raises {type(another).__name__})"
-
-
-def _trace(error: BaseException) -> str:
-    try:
-        return "".join(traceback.format_exception(error))
-    except Exception:  # its attributes are not those of Python's own exceptions
-        return ""
-
-
-def _failure(error: BaseException) -> Failure:
-    message, kind = reason(error), "error"
-    if isinstance(error, DivergedError):
-        kind, message = "diverged", str(error)
-    elif isinstance(error, TimeoutError):
-        kind, message = "timeout", str(error)
-    elif isinstance(error, OverBudgetError):
-        kind, message = "budget", str(error)
-    elif isinstance(error, MemoryError) or (
-        type(error).__name__ in _NO_MEMORY or "out of memory" in _text(error).lower()
-    ):
-        kind = "memory"
-    # Python strings may have lone surrogates, but databases and terminals refuse them.
-    message, trace = (t.encode(errors="replace").decode() for t in (message, _trace(error)))
-    return Failure(kind, message[:500], trace[-8000:])
-
-
-def _line_that_helps(text: str) -> str:
-    """The first line of an error message that says what is wrong.
-
-    In an error of a TensorFlow graph, indented lines before it say where in the graph and in the
-    code it arose.
-    """
-    lines = text.splitlines() or [""]
-    if lines[0] != "Graph execution error:":
-        return lines[0]
-    where = (" ", "\t", "Detected at", "<stack traces", "defined at")
-    telling = [line for line in lines[1:] if line and not line.startswith(where)]
-    if telling and "root error(s) found" in telling[0]:  # then take the first of a numbered list
-        telling = [line.strip() for line in lines if line.startswith("  (0)")] or telling
-    return (telling or lines)[0]
+def _costs(
+    search: Search, hp: keras_tuner.HyperParameters, model: keras.Model
+) -> Mapping[str, float]:
+    """The costs of a trial's network; refuses a third-party model that is outside the budget."""
+    # Like `model.count_params`, which takes some built models for unbuilt.
+    params = sum(math.prod(weight.shape) for weight in model.weights)
+    if not isinstance(search.hypermodel, HyperModel):
+        budget = search.budget or Budget()
+        if not (budget.min_params or 0) <= params <= (budget.params or math.inf):
+            message = f"the model has {params:,} parameters, which {budget} excludes"
+            raise FailedError("budget", message)
+    elif NETWORK in hp.values:
+        return costs_of(network_of(hp), search.hypermodel.space.input_shape)
+    return {"params": params}
 
 
 def epochs_of(fit: Fit) -> int:

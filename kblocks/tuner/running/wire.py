@@ -19,9 +19,7 @@ _PART = 1 << 20  # bytes that are sent at once
 class Errand(threading.Thread):
     """A thread that sends an object to a process, which may end at any moment.
 
-    Args:
-        connection: to the process, which calls `received`.
-        content: the object.
+    The process calls `received`.
     """
 
     def __init__(self, connection: Connection, content: Any) -> None:
@@ -78,9 +76,6 @@ class Line:
     """A worker's end of the pipe.
 
     A trial may close it, and another file that is opened then may get its descriptor.
-
-    Args:
-        connection: to the first process.
     """
 
     def __init__(self, connection: Connection) -> None:

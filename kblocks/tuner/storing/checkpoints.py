@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import io
 import re
 import uuid
@@ -11,37 +10,31 @@ import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import fsspec
 import keras
 import numpy as np
 
 _BEARS = "search"  # the file with the identity of the search that owns them
-_Method = TypeVar("_Method", bound=Callable[..., Any])
 
 
 @dataclass
 class State:
-    """The training state of a model.
+    """The training state of a model: the values of its variables and its optimizer's."""
 
-    Attributes:
-        epoch: how many epochs are done.
-        weights, optimizer: the values of the model's and the optimizer's variables.
-        best: the weights of the best epoch.
-    """
-
-    epoch: int
+    epoch: int  # how many epochs are done
     weights: list[np.ndarray]
     optimizer: list[np.ndarray] = field(default_factory=list)
-    best: list[np.ndarray] = field(default_factory=list)
+    best: list[np.ndarray] = field(default_factory=list)  # the weights of the best epoch
 
     @classmethod
     def of(cls, model: keras.Model, epoch: int, best: list[np.ndarray]) -> State:
         """The state of a model after `epoch` epochs, with the weights of the best one."""
         optimizer = getattr(model, "optimizer", None)
         variables = [] if optimizer is None else optimizer.variables
-        return cls(epoch, model.get_weights(), [_array(v) for v in variables], best)
+        values = [np.asarray(keras.ops.convert_to_numpy(variable)) for variable in variables]
+        return cls(epoch, model.get_weights(), values, best)
 
     def restore(self, model: keras.Model) -> None:
         """Restores the variables of a model and its optimizer.
@@ -58,19 +51,15 @@ class State:
             variable.assign(value)
 
 
-def _as_oserror(method: _Method) -> _Method:
+@contextlib.contextmanager
+def _as_oserror() -> Iterator[None]:
     """Turns the errors of fsspec's packages, which have their own types, into OSError."""
-
-    @functools.wraps(method)
-    def call(self: Checkpoints, *args: Any, **kwargs: Any) -> Any:
-        try:
-            return method(self, *args, **kwargs)
-        except OSError:
-            raise
-        except Exception as error:
-            raise OSError(f"{type(error).__name__}: {error}") from error
-
-    return call  # type: ignore[return-value]
+    try:
+        yield
+    except OSError:
+        raise
+    except Exception as error:
+        raise OSError(f"{type(error).__name__}: {error}") from error
 
 
 class Checkpoints:
@@ -131,14 +120,14 @@ class Checkpoints:
         if groups is None or not np.array_equal(groups["w"][0], expected):
             raise ConnectionError(f"{self.shown} does not give back what was written")
 
-    @_as_oserror
+    @_as_oserror()
     def clear(self) -> None:
         """Removes the files of all trials and the identity of their search."""
         for number in self.numbers():
             self.drop(number)
         self._remove([f"{self._root}/{_BEARS}"])
 
-    @_as_oserror
+    @_as_oserror()
     def bears(self) -> str | None:
         """The identity of the search that owns the files; None if none is recorded."""
         try:
@@ -151,21 +140,21 @@ class Checkpoints:
         """Whether that search owns the files; True also if no identity is recorded."""
         return self.bears() in (None, identity)
 
-    @_as_oserror
+    @_as_oserror()
     def mark(self, identity: str) -> None:
         """Records the identity of the search that owns the files."""
         self._files.makedirs(self._root, exist_ok=True)
         with self._written(f"{self._root}/{_BEARS}") as file:
             file.write(identity.encode())
 
-    @_as_oserror
+    @_as_oserror()
     def save_state(self, number: int, state: State) -> None:
         """Saves the state of a trial and removes its older states."""
         groups = {"w": state.weights, "o": state.optimizer, "b": state.best}
         self._write(self._path(number, f"epoch-{state.epoch:06d}.npz"), groups)
         self._remove(path for path in self._states(number)[:-1])
 
-    @_as_oserror
+    @_as_oserror()
     def state(self, number: int) -> State | None:
         """The newest readable state of a trial; None without one."""
         for path in reversed(self._states(number)):
@@ -175,24 +164,24 @@ class Checkpoints:
                 return State(epoch, groups["w"], groups["o"], groups["b"])
         return None
 
-    @_as_oserror
+    @_as_oserror()
     def save_best(self, number: int, weights: list[np.ndarray]) -> None:
         """Saves the weights of a trial's best epoch."""
         self._write(self._path(number, "best.npz"), {"w": weights})
 
-    @_as_oserror
+    @_as_oserror()
     def best(self, number: int) -> list[np.ndarray] | None:
         """The weights of a trial's best epoch; None if there are none or they are unreadable."""
         groups = self._read(self._path(number, "best.npz"))
         return None if groups is None else groups["w"]
 
-    @_as_oserror
+    @_as_oserror()
     def drop(self, number: int) -> None:
         """Removes the files of a trial."""
         with contextlib.suppress(FileNotFoundError):
             self._files.rm(self._path(number), recursive=True)
 
-    @_as_oserror
+    @_as_oserror()
     def keep(self, numbers: Iterable[int], is_finished: Callable[[int], bool]) -> None:
         """Removes the files of finished trials, except the best weights of those in `numbers`."""
         kept = set(numbers)
@@ -260,18 +249,10 @@ class Checkpoints:
         except FileNotFoundError:
             return None
         try:
+            groups: dict[str, list[np.ndarray]] = {"w": [], "o": [], "b": []}
             with np.load(content, allow_pickle=False) as arrays:
-                return _groups(arrays)
+                for name in sorted(arrays.files):
+                    groups.setdefault(name[0], []).append(arrays[name])
+            return groups
         except (ValueError, OSError, EOFError, zipfile.BadZipFile):
             return None  # truncated, or no checkpoint
-
-
-def _groups(arrays: Any) -> dict[str, list[np.ndarray]]:
-    groups: dict[str, list[np.ndarray]] = {"w": [], "o": [], "b": []}
-    for name in sorted(arrays.files):
-        groups.setdefault(name[0], []).append(arrays[name])
-    return groups
-
-
-def _array(variable: Any) -> np.ndarray:
-    return np.asarray(keras.ops.convert_to_numpy(variable))

@@ -51,13 +51,9 @@ def take(engine: Engine, trial_id: int, owner: str) -> bool:
 
 
 def release(engine: Engine, trial_id: int, owner: str, attempts: int) -> bool:
-    """Puts a running trial back to waiting; False if it no longer runs or has another owner.
+    """Puts a running trial back to waiting, and records the number of attempts at it.
 
-    Args:
-        engine: of the database.
-        trial_id: of the trial.
-        owner: the process that the trial must belong to; "" stands for none.
-        attempts: the number of attempts to record for the trial.
+    Returns False if the trial no longer runs or has another owner; "" stands for no owner.
     """
     mine = and_(_ATTRIBUTES.c.trial_id == trial_id, _ATTRIBUTES.c.key == OWNER)
     named = _ATTRIBUTES.c.value_json == json.dumps(owner)

@@ -32,7 +32,6 @@ def diagnosis(url: str, name: str = "", seen: int = 0, checkpoints: str = "") ->
     if path.stat().st_size == 0:
         return f"{path} has been emptied; {back}"
     try:
-        _check(path)
         has = _trials(path, name)
     except sqlite3.OperationalError as error:
         if "no such table" not in str(error):  # locked, or too many files are open
@@ -54,29 +53,25 @@ def diagnosis(url: str, name: str = "", seen: int = 0, checkpoints: str = "") ->
 
 
 def file_of(url: str) -> Path | None:
-    """The file that an SQLite URL names; None for other URLs, and for URLs with options."""
-    made = sqlalchemy.make_url(url)
-    is_file = made.get_backend_name() == "sqlite" and made.database and not made.query
-    return Path(str(made.database)) if is_file and made.database != ":memory:" else None
-
-
-def _check(path: Path) -> None:
-    """Raises sqlite3.DatabaseError if the file is damaged."""
-    with _read(path) as connection:
-        found = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
-    if found != "ok":
-        raise sqlite3.DatabaseError(found)
+    """The file that an SQLite URL names; None for other URLs and for a database in memory."""
+    parts = sqlalchemy.make_url(url)
+    path = (parts.database or "").removeprefix("file:")  # with the option `uri=true`
+    is_in_memory = path in ("", ":memory:") or parts.query.get("mode") == "memory"
+    return Path(path) if parts.get_backend_name() == "sqlite" and not is_in_memory else None
 
 
 def _trials(path: Path, name: str) -> int | None:
-    """The number of trials in the study of that name; None without such a study."""
-    with _read(path) as connection:
+    """The number of trials in the study of that name; None without such a study.
+
+    Raises:
+        sqlite3.DatabaseError: if the file is damaged.
+    """
+    address = f"file:{quote(str(path.absolute()))}?mode=ro"
+    with contextlib.closing(sqlite3.connect(address, uri=True)) as connection:
+        damage = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
+        if damage != "ok":
+            raise sqlite3.DatabaseError(damage)
         study = "SELECT study_id FROM studies WHERE study_name = ?"
         found = connection.execute(study, (name,)).fetchone()
         counted = "SELECT COUNT(*) FROM trials WHERE study_id = ?"
         return connection.execute(counted, found).fetchone()[0] if found else None
-
-
-def _read(path: Path) -> contextlib.closing[sqlite3.Connection]:
-    address = f"file:{quote(str(path.absolute()))}?mode=ro"
-    return contextlib.closing(sqlite3.connect(address, uri=True))

@@ -41,14 +41,8 @@ def settings_of(
     fit: tuple[Sequence[Any], Mapping[str, Any]],
     **others: Any,
 ) -> dict[str, Any]:
-    """The settings of a search.
-
-    Args:
-        hypermodel, objectives: of the search.
-        fit: the arguments of `fit`.
-        others: further settings, which are recorded but never compared.
-    """
-    made: dict[str, Any] = {
+    """The settings of a search; `others` are recorded but never compared."""
+    settings: dict[str, Any] = {
         "format": _FORMAT,
         "objectives": [asdict(objective) for objective in objectives],
         "data": _data(fit),
@@ -56,11 +50,11 @@ def settings_of(
         **others,
     }
     if not isinstance(hypermodel, HyperModel):
-        return made | {"builder": name_of(_origin(hypermodel))}
+        return settings | {"builder": name_of(getattr(hypermodel, "function", type(hypermodel)))}
     space = hypermodel.space
     training = hypermodel.recipe if hypermodel.compile is None else hypermodel.compile
     plain = training.tree().fixed if isinstance(training, Recipe) else {"compile": training}
-    return made | {
+    return settings | {
         "builder": name_of(space.builder),
         "input_shape": list(space.input_shape or ()),
         "space": {name: options_of(kind) for name, kind in hypermodel.dimensions().items()},
@@ -88,14 +82,9 @@ def versions() -> dict[str, str]:
 
 
 def check(before: Mapping[str, Any], now: Mapping[str, Any], extend: bool = False) -> None:
-    """Raises if the settings of a search have changed since it began.
+    """Raises ChangedError if the settings of a search have changed since it began.
 
-    Args:
-        before, now: the recorded and the current settings.
-        extend: whether choices may have been added.
-
-    Raises:
-        ChangedError: with the differences.
+    With `extend` choices may have been added.
     """
     differences = _all_differences(before, now, _GROWING if extend else ())
     if extend:
@@ -111,14 +100,7 @@ def check(before: Mapping[str, Any], now: Mapping[str, Any], extend: bool = Fals
 
 
 def check_joining(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Raises if a process has other settings than the search that it joins.
-
-    Args:
-        before, now: the settings of the search and of the process.
-
-    Raises:
-        ChangedError: with the differences.
-    """
+    """Raises ChangedError if a process has other settings than the search that it joins."""
     differences = _all_differences(before, now)
     if differences:
         raise ChangedError(
@@ -153,19 +135,17 @@ def _differences(path: str, before: Any, now: Any) -> list[str]:
             for name in names
             for line in _differences(f"{path}: {name}", before.get(name), now.get(name))
         ]
-    return [f"{path} was {_told(before)}, is {_told(now)}"]
+    return [f"{path} was {_text(before)}, is {_text(now)}"]
 
 
-def _told(value: Any) -> str:
+def _text(value: Any) -> str:
     return "not there" if value is None else str(value)
 
 
 def text_of(value: Any, losses: bool = False) -> str:
     """A value as text that is the same in every process.
 
-    Args:
-        value: any object.
-        losses: whether a loss is written with its configuration, as always in a recipe.
+    With `losses` a loss is written with its configuration, as always in a recipe.
     """
     losses = losses or isinstance(value, Recipe)
     if isinstance(value, Mapping):
@@ -177,19 +157,14 @@ def text_of(value: Any, losses: bool = False) -> str:
         own = {k: v for k, v in vars(value).items() if not k.startswith("_") and k != "written"}
         parts = (f"{k}={text_of(v, losses)}" for k, v in own.items())
         return f"{type(value).__name__}({', '.join(parts)})"
-    told: Any = (keras.layers.Layer, keras.optimizers.Optimizer, *[keras.losses.Loss] * losses)
-    if isinstance(value, told):
-        configured: Any = value
+    configurable = (keras.layers.Layer, keras.optimizers.Optimizer)
+    if isinstance(value, configurable) or (losses and isinstance(value, keras.losses.Loss)):
         # Without the name, which counts up within a process.
-        config = {k: v for k, v in configured.get_config().items() if k != "name"}
+        config = {k: v for k, v in value.get_config().items() if k != "name"}
         return f"{type(value).__name__}({text_of(config, losses)})"
     if callable(value) and hasattr(value, "__qualname__"):
         return f"{value.__module__}.{value.__qualname__}"
     return re.sub(r" at 0x[0-9a-f]+", "", repr(value))
-
-
-def _origin(hypermodel: Any) -> Any:
-    return getattr(hypermodel, "function", type(hypermodel))
 
 
 def _data(fit: tuple[Sequence[Any], Mapping[str, Any]]) -> dict[str, Any]:
@@ -236,40 +211,10 @@ class SpaceChangedError(keras_tuner.errors.FatalError, ChangedError):
     """A HyperModel asks for other hyperparameters or ranges than when its search began."""
 
 
-def compare_range(known: Mapping[str, str], name: str, now: str) -> None:
-    """Raises if a hyperparameter has another range than in earlier trials.
-
-    Args:
-        known: the ranges in earlier trials, by name.
-        name, now: the hyperparameter and its present range.
-
-    Raises:
-        SpaceChangedError: if the range differs.
-    """
-    if known.get(name, now) != now:
-        raise _changed(name, known[name], now)
-
-
-def compare_ranges(known: Mapping[str, str], now: Mapping[str, str], first: set[str]) -> None:
-    """Raises if hyperparameters were added, removed or changed since the first trial.
-
-    Args:
-        known: the ranges in earlier trials, by name.
-        now: the ranges that the default point asks for at present.
-        first: the names that the first trial asked for, at the same point.
-
-    Raises:
-        SpaceChangedError: with the first difference.
-    """
-    for name, found in now.items():
-        if known.get(name) != found:
-            raise _changed(name, _told(known.get(name)), found)
-    for name in sorted(first - set(now)):
-        raise _changed(name, known.get(name, "there"), _told(None))
-
-
-def _changed(name: str, before: str, now: str) -> SpaceChangedError:
-    return SpaceChangedError(
-        f"The search has changed since it began: {name} was {before}, is {now}. "
-        f"{_WAYS_OUT}{_EXTENDABLE}."
-    )
+def refuse_change(name: str, before: str | None, now: str | None) -> None:
+    """Raises SpaceChangedError if a hyperparameter has another range; None if it is not there."""
+    if before != now:
+        raise SpaceChangedError(
+            f"The search has changed since it began: {name} was {_text(before)}, is {_text(now)}. "
+            f"{_WAYS_OUT}{_EXTENDABLE}."
+        )

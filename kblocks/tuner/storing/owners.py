@@ -120,12 +120,6 @@ def is_busy() -> bool:
 
 
 @dataclass
-class _Seen:
-    beat: Any
-    still: float = 0.0  # seconds watched without a new heartbeat
-
-
-@dataclass
 class Watchman:
     """Releases the trials of dead processes.
 
@@ -143,7 +137,8 @@ class Watchman:
     storage: PatientStorage
     grace: float = field(default_factory=lambda: GRACE_SECONDS)
     clock: Callable[[], float] = time.monotonic
-    _seen: dict[int, _Seen] = field(default_factory=dict)
+    # By trial: owner and heartbeat, and for how many seconds these have been the same.
+    _seen: dict[int, tuple[Any, float]] = field(default_factory=dict)
     _looked: float | None = None
 
     def look(self) -> list[int]:
@@ -154,25 +149,20 @@ class Watchman:
         passed = 0.0 if self._looked is None else min(now - self._looked, 2 * BEAT_SECONDS)
         self._looked = now
         freed = []
-        seen: dict[int, _Seen] = {}
+        seen = {}
         for trial in running:
-            name, beat = trial.user_attrs.get(OWNER, ""), trial.user_attrs.get(BEAT)
-            state = _Seen((name, beat))
-            before = self._seen.get(trial.number)
-            if before is not None and before.beat == state.beat:
-                state.still = before.still + passed
-            if self._is_left(trial, name) or (not is_here(name) and state.still > self.grace):
+            name = trial.user_attrs.get(OWNER, "")
+            state = name, trial.user_attrs.get(BEAT)
+            before, still = self._seen.get(trial.number, (None, 0.0))
+            still = still + passed if state == before else 0.0
+            is_left = name == owner() and identity_of(trial) not in _RUNS
+            if is_left or is_gone(name) or (not is_here(name) and still > self.grace):
                 if give_back(self.study, self.storage, trial):
                     freed.append(trial.number)
             else:
-                seen[trial.number] = state
+                seen[trial.number] = state, still
         self._seen = seen
         return freed
-
-    @staticmethod
-    def _is_left(trial: FrozenTrial, name: str) -> bool:
-        """Whether nobody runs it: its process has ended, or is this one, which does not run it."""
-        return is_gone(name) or (name == owner() and identity_of(trial) not in _RUNS)
 
 
 def give_back(
@@ -185,8 +175,7 @@ def give_back(
         trial: a running trial whose process has ended or stops working on it.
         counts: whether the attempt counts; False if the trial is not to blame for its end.
 
-    Returns:
-        False if the trial has ended or has another owner in the meantime.
+    Returns False if the trial has ended or has another owner in the meantime.
     """
     begun = trial.user_attrs.get(ATTEMPTS, 0)
     if not counts or begun < BEGINNINGS:
@@ -195,6 +184,16 @@ def give_back(
     if storage.get_trial(identity_of(trial)).user_attrs.get(OWNER) != trial.user_attrs.get(OWNER):
         return False
     return fail(study, storage, trial, Failure("killed", message))
+
+
+def give_back_all(study: optuna.Study, storage: PatientStorage, names: tuple[str, ...]) -> None:
+    """Releases the running trials of owners whose names begin with one of `names`.
+
+    The processes were told to end, so their attempts do not count.
+    """
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+        if trial.user_attrs.get(OWNER, "").startswith(names):
+            give_back(study, storage, trial, counts=False)
 
 
 def fail(

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import abc
 import functools
 import inspect
 import threading
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Container, Sequence
+from typing import Any, TypeVar
 
 import sqlalchemy
 from optuna.exceptions import StorageInternalError
@@ -21,7 +22,7 @@ from sqlalchemy.exc import (
     ProgrammingError,
 )
 
-from kblocks.tuner.records import ATTEMPTS, OWNER, identity_of
+from kblocks.tuner.records import OWNER, identity_of
 from kblocks.tuner.storing.claims import once, release, take
 from kblocks.tuner.storing.interrupts import held
 from kblocks.tuner.terminal import log
@@ -34,29 +35,40 @@ _REFUSED = ("password authentication failed", "no password supplied", "does not 
 _SPOILT = ("malformed", "not a database")
 
 
+_Result = TypeVar("_Result")
+_Storage = TypeVar("_Storage", bound="type[BaseStorage]")
+
+
+def _retrying(storage: _Storage) -> _Storage:
+    """Adds each method of Optuna's storages that a class lacks: that of `inner`, retried."""
+
+    def retried(name: str) -> Callable[..., Any]:
+        @functools.wraps(getattr(BaseStorage, name), updated=())  # not the mark of abstract ones
+        def call(self: PatientStorage, *args: Any, **kwargs: Any) -> Any:
+            return self.patiently(lambda: getattr(self.inner, name)(*args, **kwargs))
+
+        return call
+
+    for name, _ in inspect.getmembers(BaseStorage, inspect.isfunction):
+        if not name.startswith("_") and name not in vars(storage):
+            setattr(storage, name, retried(name))
+    return abc.update_abstractmethods(storage)
+
+
+@_retrying
 class PatientStorage(BaseStorage):
     """A storage that retries while its database is unreachable, locked or on a full disk.
 
     A running trial has an owner from its first moment on: the process that asked for it.
-
-    Args:
-        inner: Optuna's storage.
-        engine: the engine of its database; None if it has none.
-        owner: the name of this process.
-        patience: seconds after which it gives up and raises the error of the database.
     """
 
     def __init__(
-        self,
-        inner: BaseStorage,
-        engine: sqlalchemy.Engine | None = None,
-        owner: str = "",
-        patience: float = PATIENCE,
+        self, inner: BaseStorage, engine: sqlalchemy.Engine, owner: str, patience: float
     ) -> None:
-        self.inner = inner
-        self.patience = patience  # may be lowered while other threads wait
-        self._engine = engine
-        self.owner = owner
+        self.inner, self._engine = inner, engine
+        self.owner = owner  # the name of this process
+        # Seconds after which the error of the database is raised; other threads may lower it.
+        self.patience = patience
         self.seen = 0  # the most trials seen in a study so far
         self._thread = threading.local()
 
@@ -65,11 +77,11 @@ class PatientStorage(BaseStorage):
         """Seconds that this thread has waited for the database."""
         return getattr(self._thread, "waited", 0.0)
 
-    def patiently(self, function: Callable[[], Any]) -> Any:
+    def patiently(self, function: Callable[[], _Result]) -> _Result:
         """The result of `function`, which is retried while the database cannot be used."""
         began, failed = time.monotonic(), False
 
-        def called() -> Any:
+        def called() -> _Result:
             nonlocal failed
             try:
                 with held():
@@ -84,85 +96,43 @@ class PatientStorage(BaseStorage):
             if failed:
                 self._thread.waited = self.waited + time.monotonic() - began
 
-    def take(self, trial_id: int) -> bool:
-        """Claims a waiting trial for this process; False if it is no longer waiting."""
-        engine = self._engine
-        if engine is None:
-            return self.inner.set_trial_state_values(trial_id, TrialState.RUNNING)
-        return self.patiently(lambda: take(engine, trial_id, self.owner))
+    def create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> int:
+        """Creates a trial; without a template it is running and owned by this process."""
+        template = template_trial or create_trial(
+            state=TrialState.RUNNING, user_attrs={OWNER: self.owner}
+        )
+        return self.patiently(lambda: self.inner.create_new_trial(study_id, template))
+
+    def set_trial_state_values(
+        self, trial_id: int, state: TrialState, values: Sequence[float] | None = None
+    ) -> bool:
+        """Sets a trial's state; of several processes that set RUNNING, one gets True."""
+        if state is TrialState.RUNNING:
+            return self.patiently(lambda: take(self._engine, trial_id, self.owner))
+        return self.patiently(lambda: self.inner.set_trial_state_values(trial_id, state, values))
+
+    def get_all_trials(
+        self, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None
+    ) -> list[FrozenTrial]:
+        """Reads the trials and notes how many there are."""
+        found = self.patiently(lambda: self.inner.get_all_trials(study_id, deepcopy, states))
+        self.seen = max(self.seen, *(trial.number + 1 for trial in found[-1:]), 0)
+        return found
 
     def once(self, study_id: int, key: str, value: Any) -> Any:
         """Sets a study attribute if it is not set yet; returns the stored value."""
-        engine = self._engine
-        if engine is None:
-            found = self.inner.get_study_user_attrs(study_id).get(key)
-            if found is None:
-                self.inner.set_study_user_attr(study_id, key, value)
-            return value if found is None else found
-        return self.patiently(lambda: once(engine, study_id, key, value))
+        return self.patiently(lambda: once(self._engine, study_id, key, value))
 
     def release(self, trial: FrozenTrial, attempts: int) -> bool:
-        """Puts a running trial back to waiting; False if it has another owner by now.
+        """Puts a running trial back to waiting, and records the number of attempts at it.
 
-        Args:
-            trial: the running trial, as it was read.
-            attempts: the number of attempts to record for it.
+        Returns False if the trial has another owner by now than when it was read.
         """
-        engine, identity = self._engine, identity_of(trial)
-        if engine is None:
-            self.inner.set_trial_user_attr(identity, OWNER, "")
-            self.inner.set_trial_user_attr(identity, ATTEMPTS, attempts)
-            return self.inner.set_trial_state_values(identity, TrialState.WAITING)
-        name = trial.user_attrs.get(OWNER, "")
-        return self.patiently(lambda: release(engine, identity, name, attempts))
+        owner = trial.user_attrs.get(OWNER, "")
+        return self.patiently(lambda: release(self._engine, identity_of(trial), owner, attempts))
 
     def __getstate__(self) -> Any:
         raise TypeError("a storage holds connections: hand over its URL")
-
-
-def _patient(name: str) -> Callable[..., Any]:
-    @functools.wraps(getattr(BaseStorage, name))
-    def call(self: PatientStorage, *args: Any, **kwargs: Any) -> Any:
-        return self.patiently(lambda: getattr(self.inner, name)(*args, **kwargs))
-
-    return call
-
-
-def _create_new_trial(
-    self: PatientStorage, study_id: int, template_trial: FrozenTrial | None = None
-) -> int:
-    """Creates a trial; without a template it is running and owned by this process."""
-    template = template_trial
-    if template is None:
-        template = create_trial(state=TrialState.RUNNING, user_attrs={OWNER: self.owner})
-    return self.patiently(lambda: self.inner.create_new_trial(study_id, template))
-
-
-def _set_trial_state_values(
-    self: PatientStorage, trial_id: int, state: TrialState, values: Any = None
-) -> bool:
-    """Sets a trial's state; of several processes that set RUNNING, one gets True."""
-    if state is TrialState.RUNNING:
-        return self.take(trial_id)
-    return self.patiently(lambda: self.inner.set_trial_state_values(trial_id, state, values))
-
-
-def _get_all_trials(
-    self: PatientStorage, study_id: int, deepcopy: bool = True, states: Any = None
-) -> list[FrozenTrial]:
-    """Reads the trials and notes how many there are."""
-    found = self.patiently(lambda: self.inner.get_all_trials(study_id, deepcopy, states))
-    self.seen = max(self.seen, *(trial.number + 1 for trial in found[-1:]), 0)
-    return found
-
-
-for _name, _function in inspect.getmembers(BaseStorage, inspect.isfunction):
-    if not _name.startswith("_"):
-        setattr(PatientStorage, _name, _patient(_name))
-PatientStorage.create_new_trial = _create_new_trial
-PatientStorage.get_all_trials = _get_all_trials
-PatientStorage.set_trial_state_values = _set_trial_state_values
-PatientStorage.__abstractmethods__ = frozenset()
 
 
 class _Outage:
@@ -191,7 +161,7 @@ class _Outage:
 _outage = _Outage()
 
 
-def patiently(function: Callable[[], Any], patience: Callable[[], float]) -> Any:
+def patiently(function: Callable[[], _Result], patience: Callable[[], float]) -> _Result:
     """The result of `function`, which is retried while its database cannot be used.
 
     Args:

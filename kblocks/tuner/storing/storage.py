@@ -68,13 +68,7 @@ def url_of(storage: str | None, folder: Path) -> str:
 
 def is_in_memory(url: str) -> bool:
     """Whether it is an SQLite database in memory: each opening creates another one."""
-    return url.startswith("sqlite") and sqlalchemy.make_url(url).database in (None, "", ":memory:")
-
-
-def is_missing(url: str) -> bool:
-    """Whether it names an SQLite file that does not exist."""
-    path = (sqlalchemy.make_url(url).database or "").removeprefix("file:")  # with `uri=true`
-    return url.startswith("sqlite") and path != ":memory:" and not Path(path).is_file()
+    return url.startswith("sqlite") and file_of(url) is None
 
 
 def is_blank(url: str) -> bool:
@@ -103,27 +97,26 @@ def open_storage(url: str, patience: float = PATIENCE, create: bool = True) -> P
         ImportError: if the package for this kind of database is missing.
     """
     arguments: dict[str, Any] = {"pool_pre_ping": True, "pool_events": _CLOSED_BY_OTHERS}
-    made = sqlalchemy.make_url(url)
-    if made.get_backend_name() == "sqlite":
+    if url.startswith("sqlite"):
         arguments["connect_args"] = {"timeout": _BUSY}
-        if made.database and made.database != ":memory:" and not made.query:
-            arguments = _file(Path(made.database), create)
+        path = file_of(url)
+        if path is not None and not sqlalchemy.make_url(url).query:
+            arguments = _file(path, create)
     try:
         inner, engine = patiently(
-            lambda: _made(url, arguments, create), lambda: min(patience, 60.0)
+            lambda: _opened(url, arguments, create), lambda: min(patience, 60.0)
         )
     except (SQLAlchemyError, StorageInternalError) as error:
         found = diagnosis(url)
-        told = f"{shown(url)} cannot be used: {why(error)}" + (f". {found}" if found else "")
-        raise ConnectionError(told) from None
+        message = f"{shown(url)} cannot be used: {why(error)}" + (f". {found}" if found else "")
+        raise ConnectionError(message) from None
     except ImportError as error:
         missing = error.name or getattr(error.__cause__, "name", None) or "a package"
         raise ImportError(
             f"{shown(url)} needs {missing}; for PostgreSQL: pip install 'kblocks[postgresql]'",
             name=missing,
         ) from error
-    made: Any = PatientStorage  # its methods are set below its class
-    return made(inner, engine, owner(), patience)
+    return PatientStorage(inner, engine, owner(), patience)  # type: ignore[abstract]
 
 
 def _file(path: Path, create: bool) -> dict[str, Any]:
@@ -182,7 +175,7 @@ def _not_closed(connection: Any, record: Any, proxy: Any) -> None:
 _CLOSED_BY_OTHERS = [(_marked, "connect"), (_not_closed, "checkout"), (_unmarked, "close")]
 
 
-def _made(
+def _opened(
     url: str, arguments: dict[str, Any], create: bool
 ) -> tuple[BaseStorage, sqlalchemy.Engine]:
     if not create:

@@ -37,13 +37,10 @@ def begin(
     Raises:
         ChangedError: if the search is another one, with the differences.
     """
-    if not is_there(storage, name):
-        study = created(storage, name, objectives)
-        study.set_user_attr(RUN, dict(settings))
-        return study
-    study = find(storage, name)
+    is_there = name in optuna.get_all_study_names(storage)
+    study = find(storage, name) if is_there else created(storage, name, objectives)
     before = study.user_attrs.get(RUN)
-    if before is None:  # a process ended between the two steps above
+    if before is None:  # it is new, or a process ended after it had created it
         study.set_user_attr(RUN, dict(settings))
         return study
     check(before, settings, extend)
@@ -60,11 +57,6 @@ def begin(
     if ranges:
         study.set_user_attr(RANGES, {**ranges, **asked})
     return study
-
-
-def is_there(storage: BaseStorage, name: str) -> bool:
-    """Whether the storage has a search of that name."""
-    return name in optuna.get_all_study_names(storage)
 
 
 def find(storage: BaseStorage, name: str) -> optuna.Study:
@@ -120,14 +112,14 @@ def _extend(
     taken = _studies(storage)
     newer = next(n for i in itertools.count(1) if (n := f"{first} +{i}") not in taken)
     trials = [_moved(trial, known) for trial in study.get_trials(deepcopy=False)]
-    made = created(storage, newer, objectives)
-    made.set_user_attr(EXTENDS, first)
+    extended = created(storage, newer, objectives)
+    extended.set_user_attr(EXTENDS, first)
     if IDENTITY in study.user_attrs:
-        made.set_user_attr(IDENTITY, study.user_attrs[IDENTITY])
-    made.add_trials(trials)
-    made.set_user_attr(RUN, dict(settings))
+        extended.set_user_attr(IDENTITY, study.user_attrs[IDENTITY])
+    extended.add_trials(trials)
+    extended.set_user_attr(RUN, dict(settings))
     study.set_user_attr(EXTENDED, newer)
-    return made
+    return extended
 
 
 def _moved(
@@ -143,7 +135,7 @@ def _moved(
                 "no more among its choices"
             ) from error
     state = trial.state if trial.state.is_finished() else TrialState.WAITING
-    made = optuna.trial.create_trial(
+    copy = optuna.trial.create_trial(
         state=state,
         params=trial.params,
         distributions={name: known[name] for name in trial.params},
@@ -152,5 +144,5 @@ def _moved(
         system_attrs=trial.system_attrs,
         intermediate_values=trial.intermediate_values,
     )
-    made.datetime_start, made.datetime_complete = trial.datetime_start, trial.datetime_complete
-    return made
+    copy.datetime_start, copy.datetime_complete = trial.datetime_start, trial.datetime_complete
+    return copy

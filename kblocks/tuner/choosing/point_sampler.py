@@ -1,0 +1,171 @@
+"""Chooses the point of each trial of a `kb.tuner.HyperModel`: one that fits and is new."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from random import Random
+from typing import Any
+
+import optuna
+from optuna.distributions import BaseDistribution
+from optuna.samplers import BaseSampler
+from optuna.trial import FrozenTrial, TrialState
+
+from kblocks.search_space.recording import record_given
+from kblocks.search_space.tree import Point
+from kblocks.tuner.bridge import HyperModel
+from kblocks.tuner.choosing.duplicates import Duplicates
+from kblocks.tuner.choosing.points import Points
+from kblocks.tuner.choosing.sampler import (
+    STARTUP,
+    Choosing,
+    ExhaustedError,
+    is_grid,
+    sampler_of,
+    suggested,
+)
+
+_DRAWS = 4  # points drawn from the inner sampler; then the last one is repaired
+_RANDOM = 200  # random points that are drawn in search of a new one
+
+
+class TornError(Exception):
+    """A process ended while it wrote the values of a trial; the argument is its number."""
+
+
+def chooser(
+    sampler: str | BaseSampler,
+    seed: int | None,
+    worker: int,
+    hypermodel: Any,
+    study: optuna.Study,
+) -> Choosing:
+    """The sampler of one process of a search.
+
+    Its seed depends on the process and on the number of trials so far: processes draw different
+    points, and a resumed search does not repeat its draws.
+    """
+    begun = len(study.get_trials(deepcopy=False))
+    own = None if seed is None else (seed + 100_003 * worker + 101 * begun) % 2**32
+    inner = sampler_of(sampler, own)
+    if inner is sampler and worker + begun:
+        inner.reseed_rng()
+    if isinstance(hypermodel, HyperModel):
+        return PointSampler(inner, study, Points(hypermodel), own)
+    return Choosing(inner, study)
+
+
+class PointSampler(Choosing):
+    """Chooses all values when a trial begins.
+
+    If the inner sampler draws a point that does not fit, it draws again; the last draw is
+    repaired. A point whose network and recipe were tried is skipped. The storage records the
+    values that are built, so the inner sampler learns only from points that fit.
+    """
+
+    def __init__(
+        self, inner: BaseSampler, study: optuna.Study, points: Points, seed: int | None
+    ) -> None:
+        super().__init__(inner, study)
+        self.needs_lists = False  # a grid takes some values of each range by itself
+        self._points, self._duplicates = points, Duplicates(points, study)
+        self._random = Random(seed)
+        self._grid = points.all()
+        self._chosen: dict[int, dict[str, Any]] = {}  # by number of the trial: its point's params
+        self._lock = threading.Lock()
+
+    def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
+        super().before_trial(study, trial)
+        with self._lock:
+            self._chosen[trial.number] = self._choose(study, trial)
+
+    def infer_relative_search_space(
+        self, study: optuna.Study, trial: FrozenTrial
+    ) -> dict[str, Any]:
+        return {}  # nothing is left to draw
+
+    def sample_independent(
+        self,
+        study: optuna.Study,
+        trial: FrozenTrial,
+        param_name: str,
+        param_distribution: BaseDistribution,
+    ) -> Any:
+        """The chosen point's value; a draw for what only a `compile` function asks for."""
+        chosen = self._chosen.get(trial.number, {})
+        if param_name in chosen:
+            return chosen[param_name]
+        if param_name in self._points.kinds:
+            return self._defaults.get(param_name)  # inactive: Keras Tuner's scopes are wider
+        return super().sample_independent(study, trial, param_name, param_distribution)
+
+    def after_trial(
+        self,
+        study: optuna.Study,
+        trial: FrozenTrial,
+        state: TrialState,
+        values: Sequence[float] | None,
+    ) -> None:
+        """Forgets the trial's point and tells the inner sampler how the trial ended."""
+        self._chosen.pop(trial.number, None)
+        if not is_grid(self.inner):
+            super().after_trial(study, trial, state, values)
+
+    def reseed_rng(self) -> None:
+        super().reseed_rng()
+        self._random = Random()
+
+    def settle(self, trial: optuna.Trial, is_gone: Callable[[str], bool]) -> bool:
+        if trial.params:  # a resumed trial has its point
+            return True
+        for name in self._chosen[trial.number]:
+            record_given(trial, name, self._points.kinds[name])
+            suggested(trial, name, self._points.distributions[name])  # by `sample_independent`
+        return self._duplicates.is_first(trial.number, is_gone)
+
+    def _choose(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, Any]:
+        """The params of the first candidate that was not tried."""
+        points = self._points
+        if trial.params:  # resumed after an interruption: it keeps its point
+            if not points.is_whole(trial.params):
+                raise TornError(trial.number)
+            return dict(trial.params)
+        trials = self._study.get_trials(deepcopy=False)
+        tried = self._duplicates.keys(trials)
+        for point in self._candidates(study, trial, begun=len(trials) - 1):
+            if points.key(point) not in tried:
+                return point.recorded
+        raise ExhaustedError(trial.number)
+
+    def _candidates(self, study: optuna.Study, trial: FrozenTrial, begun: int) -> Iterator[Point]:
+        if trial.number == 0 and not self.is_listed:
+            yield self._points.default()
+        if is_grid(self.inner):
+            # Not `yield from`, which would close the grid along with this generator.
+            while (point := next(self._grid, None)) is not None:
+                yield point
+            return
+        is_random = isinstance(self.inner, optuna.samplers.RandomSampler)
+        if not is_random and begun >= STARTUP:
+            for draw in range(1, _DRAWS + 1):
+                point = self._drawn(study, trial)
+                if self._points.fits(point):
+                    yield point
+                if draw == _DRAWS:
+                    yield self._points.repaired(point)
+        for _ in range(_RANDOM):
+            yield self._points.random(self._random)
+
+    def _drawn(self, study: optuna.Study, trial: FrozenTrial) -> Point:
+        """A point drawn by the inner sampler; it may not fit."""
+        jointly = self.inner.infer_relative_search_space(study, trial)
+        drawn = self.inner.sample_relative(study, trial, jointly) if jointly else {}
+
+        def value(name: str) -> Any:
+            known = self._points.distributions[name]
+            if name in drawn and jointly[name] == known:
+                return drawn[name]
+            return self.inner.sample_independent(study, trial, name, known)
+
+        return self._points.asked(value)

@@ -1,0 +1,150 @@
+"""Records a trial's progress and its end in the storage."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import optuna
+from optuna.exceptions import UpdateFinishedTrialError
+from optuna.trial import FrozenTrial, TrialState
+
+from kblocks.search_space.names import NETWORK
+from kblocks.tuner.records import (
+    ATTEMPTS,
+    COST_NAMES,
+    COSTS,
+    EPOCHS,
+    FAILURE,
+    HISTORY,
+    OWNER,
+    SHAPES,
+    Failure,
+    Objective,
+    ended,
+    identity_of,
+)
+from kblocks.tuner.running.search import Search
+
+
+class LostError(Exception):
+    """Another process has claimed the trial, as this one was silent for too long."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a trial ended: completed with scores and weights, pruned, or failed with a reason."""
+
+    scores: tuple[float, ...] = ()
+    weights: list[np.ndarray] = field(default_factory=list)
+    failure: Failure | None = None
+
+
+@dataclass
+class Progress:
+    """The logged figures of a trial's epochs so far."""
+
+    history: dict[str, list[float]] = field(default_factory=dict)
+
+    @property
+    def epochs(self) -> int:
+        """How many epochs are done."""
+        return max(map(len, self.history.values()), default=0)
+
+    def add(self, figures: Mapping[str, float]) -> None:
+        """Adds the figures of the next epoch; NaN stands for those of epochs without one."""
+        epochs = self.epochs
+        for name, value in figures.items():
+            past = self.history.setdefault(name, [])
+            past.extend([math.nan] * (epochs - len(past)))
+            past.append(value)
+
+    def best(self, objectives: Sequence[Objective]) -> tuple[int, tuple[float, ...]] | None:
+        """The best epoch and its objectives; None if no epoch has them all.
+
+        Epochs are compared by the first objective that is not a cost, as costs never change.
+        """
+        names = [objective.name for objective in objectives]
+        first = next((i for i, name in enumerate(names) if name not in COST_NAMES), 0)
+        found: tuple[int, tuple[float, ...]] | None = None
+        columns = [self.history.get(name, ()) for name in names]
+        for epoch, values in enumerate(zip(*columns, strict=False)):
+            if any(map(math.isnan, values)):
+                continue  # not in that epoch's logs, as with `validation_freq`
+            if found is None or objectives[first].better(values[first], found[1][first]):
+                found = epoch, tuple(map(float, values))
+        return found
+
+
+class Recorder:
+    """Records a running trial in the storage as long as the trial is this process's."""
+
+    def __init__(self, search: Search, trial: optuna.Trial) -> None:
+        self._search, self._trial = search, trial
+        self.number, attributes = trial.number, trial.user_attrs
+        # What earlier processes have recorded: each epoch, and with what shapes `fit` has built.
+        self.history: Mapping[str, Sequence[float]] = attributes.get(HISTORY, {})
+        self.shapes: Mapping[str, Any] | None = attributes.get(SHAPES)
+        self._costs: dict[str, float] = {}
+        trial.set_user_attr(ATTEMPTS, attributes.get(ATTEMPTS, 0) + 1)
+
+    def current(self) -> FrozenTrial | None:
+        """The trial as the storage has it; None if it has ended or belongs to another process."""
+        known = self._search.storage.get_trial(identity_of(self._trial))
+        is_mine = known.user_attrs.get(OWNER) == self._search.storage.owner
+        return known if known.state is TrialState.RUNNING and is_mine else None
+
+    def check_owner(self) -> FrozenTrial:
+        """The trial as the storage has it; raises LostError if it is no longer this process's."""
+        known = self.current()
+        if known is None:
+            raise LostError
+        return known
+
+    def built(self, network: str | None, costs: Mapping[str, float]) -> None:
+        """Records the network of the model and its costs."""
+        self.check_owner()
+        self._costs = dict(costs)
+        if network is not None:
+            self._trial.set_user_attr(NETWORK, network)
+        self._trial.set_user_attr(COSTS, self._costs)
+
+    def built_by_fit(self, shapes: Mapping[str, Any]) -> None:
+        """Records the input shapes with which `fit` has built the model."""
+        self._trial.set_user_attr(SHAPES, dict(shapes))
+
+    def epoch(self, progress: Progress, epochs: int) -> bool:
+        """Records the progress of so many epochs; returns whether the pruner ends the trial."""
+        known = self.check_owner()
+        objectives = self._search.objectives
+        latency = progress.history.get("latency")
+        if latency and "latency" not in self._costs:
+            self._costs["latency"] = latency[-1]
+            self._trial.set_user_attr(COSTS, self._costs)
+        if progress.epochs == 1 or not self.history:
+            self._trial.set_user_attr(EPOCHS, epochs)
+        left_out = set(COST_NAMES) - {objective.name for objective in objectives}
+        history = {k: v for k, v in progress.history.items() if k not in left_out}
+        self._trial.set_user_attr(HISTORY, history)
+        best = progress.best(objectives)
+        if len(objectives) > 1 or best is None:
+            return False
+        if progress.epochs not in known.intermediate_values:  # else it is trained once more
+            self._trial.report(best[1][0], progress.epochs)  # the score that it would end with now
+        return self._trial.should_prune()
+
+    def end(self, outcome: Outcome) -> None:
+        """Records how the trial ended."""
+        failure = outcome.failure
+        state = ended(outcome.scores, failure, several=len(self._search.objectives) > 1)
+        if self.current() is None:
+            return
+        if failure is not None:
+            self._trial.set_user_attr(FAILURE, asdict(failure))
+        values = list(outcome.scores) or None
+        with contextlib.suppress(UpdateFinishedTrialError, ValueError):
+            self._search.study.tell(self._trial, values, state=state, skip_if_finished=True)

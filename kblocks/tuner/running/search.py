@@ -1,0 +1,53 @@
+"""`Search`: what a process needs to work for a search."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import cast
+
+import keras_tuner
+import optuna
+
+from kblocks.search_space.budget import Budget
+from kblocks.tuner.choosing.sampler import Choosing
+from kblocks.tuner.records import Objective
+from kblocks.tuner.storing.checkpoints import Checkpoints
+from kblocks.tuner.storing.ledger import Ledger
+from kblocks.tuner.storing.patience import PatientStorage
+
+
+@dataclass
+class Search:
+    """What a process needs to work for a search."""
+
+    study: optuna.Study  # with sampler and pruner
+    storage: PatientStorage
+    hypermodel: keras_tuner.HyperModel
+    objectives: tuple[Objective, ...]
+    checkpoints: Checkpoints
+    kept: int  # how many of the best trials keep their weights
+    trials: int | None  # in all
+    budget: Budget | None  # for a third-party HyperModel; ours keeps to its budget by itself
+    trial_seconds: float | None  # how long a trial may take
+    deadline: float | None  # when the search ends, in seconds of `time.monotonic`
+    tensorboard: str | None  # a folder
+    is_worker: bool = False  # then the first process releases its trial
+    ledger: Ledger = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.ledger = Ledger(self.study, self.objectives, self.kept)
+
+    @property
+    def sampler(self) -> Choosing:
+        """The sampler of the study."""
+        return cast(Choosing, self.study.sampler)
+
+    @property
+    def is_late(self) -> bool:
+        """Whether the search has reached its deadline."""
+        return self.deadline is not None and time.monotonic() > self.deadline
+
+    def clock(self) -> float:
+        """A clock in seconds that stands still while this thread waits for the storage."""
+        return time.monotonic() - self.storage.waited

@@ -1,0 +1,100 @@
+"""Where a search is kept: its study in a database, and its checkpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import cached_property
+from typing import Any
+
+import optuna
+from optuna.distributions import BaseDistribution
+
+from kblocks.tuner.records import IDENTITY, Objective, Run, read
+from kblocks.tuner.storing import study as studies
+from kblocks.tuner.storing.checkpoints import Checkpoints
+from kblocks.tuner.storing.owners import as_it_is
+from kblocks.tuner.storing.patience import PatientStorage
+from kblocks.tuner.storing.storage import is_blank, open_storage, shown
+
+
+class Store:
+    """The study and the checkpoints of one search; opens the database on first use.
+
+    Args:
+        url, location: of the database and of the checkpoints.
+        name: of the search.
+        patience, create: as for `open_storage`.
+    """
+
+    def __init__(self, url: str, location: str, name: str, patience: float, create: bool) -> None:
+        self._url, self._name = url, name
+        self._patience, self._create = patience, create
+        self.checkpoints = Checkpoints(location)
+
+    @cached_property
+    def storage(self) -> PatientStorage:
+        """The database, opened on first use."""
+        return open_storage(self._url, self._patience, self._create)
+
+    def study(self) -> optuna.Study:
+        """The study; raises KeyError if the search has not begun."""
+        return studies.find(self.storage, self._name)
+
+    def run(self) -> Run:
+        """The search as the database has it; raises KeyError if it has not begun."""
+        if "storage" not in vars(self) and is_blank(self._url):
+            raise KeyError(f"there is no search in {shown(self._url)}")
+        return as_it_is(read(self.study()))
+
+    def begin(
+        self,
+        objectives: tuple[Objective, ...],
+        settings: Mapping[str, Any],
+        asks: Callable[[], Mapping[str, BaseDistribution]],
+        extend: bool,
+        overwrite: bool,
+    ) -> None:
+        """Begins the search, or checks that the one that is there is the same.
+
+        Args:
+            objectives, settings, asks, extend: as for `study.begin`.
+            overwrite: whether to delete an earlier search of that name.
+
+        Raises:
+            ValueError: if it is another search, or the checkpoints are of another one.
+        """
+        checkpoints = self.checkpoints
+        if not overwrite and checkpoints.bears() is not None and is_blank(self._url):
+            raise ValueError(
+                f"{self._foreign()} There is no search in that database: if it was deleted, "
+                "emptied or moved, put it back, or a copy of it."
+            )
+        if overwrite:
+            studies.delete(self.storage, self._name)
+            checkpoints.clear()
+        study = studies.begin(self.storage, self._name, objectives, settings, asks, extend)
+        identity = studies.identity(self.storage, study)
+        is_new = not study.get_trials(deepcopy=False)
+        bears = checkpoints.bears()
+        if bears is None and not (is_new and checkpoints.numbers()):
+            checkpoints.mark(identity)
+        elif bears != identity:
+            raise self._foreign()
+
+    def weights_of(self, *numbers: int) -> dict[int, Any]:
+        """By trial, the weights of its best epoch, or None.
+
+        Raises:
+            ValueError: if the checkpoints are of another search.
+        """
+        if not self.checkpoints.are_of(self.study().user_attrs.get(IDENTITY, "")):
+            raise self._foreign()
+        return {number: self.checkpoints.best(number) for number in numbers}
+
+    def _foreign(self) -> ValueError:
+        return ValueError(
+            "`checkpoint_directory` must be of the search alone. Received: "
+            f"{self.checkpoints.shown}, with the weights of another search than the one in "
+            f"{shown(self._url)}. Name the storage of that one, or give this one another "
+            "`project_name`; overwrite=True removes the weights."
+        )
