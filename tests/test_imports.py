@@ -36,16 +36,16 @@ PACKAGES: dict[str, set[str]] = {
 ROOT = {"__init__", "__main__", "exports", "fields", "ops"}
 # The same inside the tuner.
 IN_TUNER: dict[str, set[str]] = {
-    "files": set(),
     "terminal": set(),
     "records": set(),
+    "files": {"records"},
     "bridge": set(),
     "images": set(),
     "choosing": {"bridge", "records"},
     "storing": {"choosing", "terminal"},
     "reporting": {"records"},
     "running": {"reporting", "storing"},
-    "stock": {"bridge", "files", "terminal"},
+    "stock": {"files", "running"},
     "oracle": {"choosing"},
     "arguments": {"records", "bridge"},
     "tuner": {"arguments", "oracle", "running"},
