@@ -54,7 +54,7 @@ IN_TUNER: dict[str, set[str]] = {
 OUTSIDE: dict[str, set[str]] = {
     "common": {"keras"},
     "layers": {"keras", "numpy"},
-    "model_tools": {"onnxruntime"},
+    "model_tools": {"PIL", "onnxruntime"},
     "tuner": {
         *("PIL", "altair", "fsspec", "keras_tuner", "optuna", "psutil", "ray", "rich", "sklearn"),
         *("sqlalchemy", "tensorboard", "vl_convert"),
