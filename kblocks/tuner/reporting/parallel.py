@@ -8,7 +8,7 @@ import altair as alt
 import numpy as np
 
 from kblocks.tuner.reporting.choice_charts import by_importance, is_wide, ordered
-from kblocks.tuner.reporting.figures import Figure, Section, named, tooltip, with_texts
+from kblocks.tuner.reporting.figures import Figure, Section, apart, named, tooltip, with_texts
 from kblocks.tuner.reporting.importance import Importance, is_numeric
 from kblocks.tuner.reporting.text import clean, plain, score
 from kblocks.tuner.reporting.view import Shown, View, spread
@@ -28,8 +28,8 @@ def parallel(view: View, made: Sequence[Importance]) -> Section | None:
     shown = _lines(view)
     places = [*(_places(name, shown) for name in names), _score_places(view, shown)]
     titles = [*(clean(name, _NAME) for name in names), clean(view.objectives[0].name, _NAME)]
-    rows = [
-        {"n": t.number, "a": a, "y": at[t.number] + _apart(t.number), "s": t.scores[0]}
+    rows = [  # a little apart, so that trials with equal values do not share one line
+        {"n": t.number, "a": a, "y": at[t.number] + apart(t.number, 0.03), "s": t.scores[0]}
         for t in shown
         for a, (at, _) in enumerate(places)
     ]
@@ -39,17 +39,10 @@ def parallel(view: View, made: Sequence[Importance]) -> Section | None:
         for text, y in marks
     ]
     rails = [{"a": a, "l": title} for a, title in enumerate(titles)]
-    x = alt.X(
-        field="a",
-        type="quantitative",
-        axis=None,
-        scale=alt.Scale(domain=[-0.3, len(places) - 0.3], nice=False),
-    )
+    x = alt.X("a:Q", axis=None, scale=alt.Scale(domain=[-0.3, len(places) - 0.3], nice=False))
     has_all = all(_NONE not in at.values() for at, _ in places)
     floor = -0.05 if has_all else _NONE - 0.05
-    y = alt.Y(
-        field="y", type="quantitative", axis=None, scale=alt.Scale(domain=[floor, 1.12], nice=False)
-    )
+    y = alt.Y("y:Q", axis=None, scale=alt.Scale(domain=[floor, 1.12], nice=False))
     # Lines cross the labels, so each label gets an outline in the colour of the page.
     hover = alt.selection_point(
         name="hover", fields=["n"], on="pointerover", clear="pointerout", empty=False
@@ -61,10 +54,9 @@ def parallel(view: View, made: Sequence[Importance]) -> Section | None:
         .encode(
             x=x,
             y=y,
-            detail=alt.Detail(field="n", type="nominal"),
+            detail="n:N",
             color=alt.Color(
-                field="s",
-                type="quantitative",
+                "s:Q",
                 scale=alt.Scale(range="ramp", reverse=descending),
                 legend=alt.Legend(
                     title=titles[-1],
@@ -88,16 +80,12 @@ def parallel(view: View, made: Sequence[Importance]) -> Section | None:
     heads = (
         alt.Chart(named("rails"))
         .mark_text(style="name", baseline="bottom", align="center", dy=-2, limit=104)
-        .encode(
-            x=x,
-            y=alt.Y(datum=1.04, type="quantitative", axis=None),
-            text=alt.Text(field="l", type="nominal"),
-        )
+        .encode(x=x, y=alt.Y(datum=1.04, type="quantitative", axis=None), text="l:N")
     )
     labels = (
         alt.Chart(named("ticks"))
         .mark_text(style="label", align="left", dx=6, limit=100)
-        .encode(x=x, y=y, text=alt.Text(field="l", type="nominal"))
+        .encode(x=x, y=y, text="l:N")
     )
     halo = labels.mark_text(style="halo", align="left", dx=6, limit=100)
     chart = rail + lines + halo + labels + heads
@@ -124,11 +112,6 @@ def parallel(view: View, made: Sequence[Importance]) -> Section | None:
         [Figure("", chart, data, height=380, width=110 * len(places))],
         columns=1,
     )
-
-
-def _apart(place: int) -> float:
-    """A small vertical offset, so that trials with equal values do not share one line."""
-    return 0.03 * (place * 0.6180339887 % 1) - 0.015
 
 
 def _lines(view: View) -> list[Shown]:
