@@ -90,21 +90,12 @@ def parallel(view: View, made: Sequence[Importance]) -> Section | None:
     halo = labels.mark_text(style="halo", align="left", dx=6, limit=100)
     chart = rail + lines + halo + labels + heads
     data = {"lines": rows, "rails": rails, "ticks": ticks}
-    few = ""
+    caption = "A line is a trial. A choice that a trial did not have is at “none”, below its axis."
     if len(shown) < len(view.scored):
-        few = (
-            f" Drawn are the {_BEST} best and {len(shown) - _BEST} others of {len(view.scored):,}."
-        )
-    more = (
-        f" The {_AXES} most important of {len(view.choices)} choices."
-        if len(view.choices) > len(names)
-        else ""
-    )
-    caption = (
-        "A line is a trial. A choice that a trial did not have is at “none”, below its axis."
-        + few
-        + more
-    )
+        others = len(shown) - _BEST
+        caption += f" Drawn are the {_BEST} best and {others} others of {len(view.scored):,}."
+    if len(view.choices) > len(names):
+        caption += f" The {_AXES} most important of {len(view.choices)} choices."
     return Section(
         "parallel",
         "All choices at once",
