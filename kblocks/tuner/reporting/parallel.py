@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 
 import altair as alt
-import numpy as np
 
 from kblocks.tuner.reporting.choice_charts import by_importance, is_wide, ordered
 from kblocks.tuner.reporting.figures import Figure, Section, apart, named, tooltip, with_texts
@@ -120,25 +120,20 @@ def _places(name: str, shown: Sequence[Shown]) -> tuple[dict[int, float], list[t
     values = {t.number: t.values[name] for t in shown if name in t.values}
     distinct = {plain(v, 22): v for v in values.values()}
     if is_numeric(list(distinct.values())):
-        found = np.array([float(v) for v in values.values()])
-        low, high = float(found.min()), float(found.max())
+        low, high = float(min(values.values())), float(max(values.values()))
         log = is_wide(low, high)
-        of = np.log if log else np.asarray
-        width = float(of(high) - of(low)) or 1.0
-        at = {n: float((of(float(v)) - of(low)) / width) for n, v in values.items()}
-        if len(distinct) <= _FEW:
-            marks = [
-                (text, float((of(float(v)) - of(low)) / width)) for text, v in distinct.items()
-            ]
-        else:
-            middle = float(np.exp((of(low) + of(high)) / 2)) if log else (low + high) / 2
-            marks = [(plain(float(v)), p) for v, p in ((low, 0.0), (middle, 0.5), (high, 1.0))]
+        place = _scale(low, high, log)
+        at = {n: place(v) for n, v in values.items()}
+        marks = [(text, place(v)) for text, v in distinct.items()]
+        if len(distinct) > _FEW:
+            middle = math.sqrt(low) * math.sqrt(high) if log else (low + high) / 2
+            marks = [(plain(v), place(v)) for v in (low, middle, high)]
     else:
         options = ordered(distinct)
         step = 1 / max(len(options) - 1, 1)
-        place = {option: index * step for index, option in enumerate(options)}
-        at = {n: place[plain(v, 22)] for n, v in values.items()}
-        marks = list(place.items()) if len(options) <= _OPTIONS else []
+        heights = {option: index * step for index, option in enumerate(options)}
+        at = {n: heights[plain(v, 22)] for n, v in values.items()}
+        marks = list(heights.items()) if len(options) <= _OPTIONS else []
     absent = [t.number for t in shown if t.number not in at]
     if absent:
         marks.append(("none", _NONE))
@@ -149,10 +144,14 @@ def _score_places(
     view: View, shown: Sequence[Shown]
 ) -> tuple[dict[int, float], list[tuple[str, float]]]:
     low, high = min(t.scores[0] for t in shown), max(t.scores[0] for t in shown)
-    width = (high - low) or 1.0
-    at = {t.number: (t.scores[0] - low) / width for t in shown}
-    marks = [(score(low), 0.0), (score(high), 1.0)] if high > low else [(score(low), 0.0)]
-    if view.objectives[0].direction == "min":  # put the best at the top
-        at = {n: 1 - p for n, p in at.items()}
-        marks = [(text, 1 - p) for text, p in marks]
-    return at, marks
+    up = _scale(low, high, log=False)
+    # The best is at the top.
+    place = up if view.objectives[0].direction == "max" else lambda value: 1 - up(value)
+    marks = [(score(value), place(value)) for value in dict.fromkeys((low, high))]
+    return {t.number: place(t.scores[0]) for t in shown}, marks
+
+
+def _scale(low: float, high: float, log: bool) -> Callable[[float], float]:
+    """A function from a value to its height on an axis: 0 for `low`, 1 for `high`."""
+    of = math.log if log else float
+    return lambda value: (of(value) - of(low)) / ((of(high) - of(low)) or 1.0)
