@@ -36,16 +36,16 @@ PACKAGES: dict[str, set[str]] = {
 ROOT = {"__init__", "__main__", "exports", "fields", "ops"}
 # The same inside the tuner.
 IN_TUNER: dict[str, set[str]] = {
-    "files": set(),
     "terminal": set(),
     "records": set(),
+    "files": {"records"},
     "bridge": set(),
     "images": set(),
     "choosing": {"bridge", "records"},
     "storing": {"choosing", "terminal"},
     "reporting": {"records"},
     "running": {"reporting", "storing"},
-    "stock": {"bridge", "files", "terminal"},
+    "stock": {"files", "running"},
     "oracle": {"records"},
     "arguments": {"records", "bridge"},
     "tuner": {"arguments", "oracle", "running"},
@@ -54,7 +54,7 @@ IN_TUNER: dict[str, set[str]] = {
 OUTSIDE: dict[str, set[str]] = {
     "common": {"keras"},
     "layers": {"keras", "numpy"},
-    "model_tools": {"onnxruntime"},
+    "model_tools": {"PIL", "onnxruntime"},
     "tuner": {
         *("PIL", "altair", "fsspec", "keras_tuner", "optuna", "psutil", "ray", "rich", "sklearn"),
         *("sqlalchemy", "tensorboard", "vl_convert"),

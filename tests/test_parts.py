@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -395,6 +396,15 @@ def test_filters_of_other_channels_are_shown_in_grey(tmp_path: Path) -> None:
     assert Image.open(tmp_path / "one.png").mode == "L"
     plain = keras.Sequential([keras.Input((8, 8, 5)), keras.layers.Conv2D(2, 3)])
     assert kb.first_filters(plain, tmp_path / "five.png").shape == (2, 3, 3, 5)
+
+
+def test_a_picture_without_pillow_names_the_extra(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "PIL", None)
+    with pytest.raises(ImportError, match=r"kblocks\[report\]"):
+        kb.first_filters(small(), tmp_path / "filters.png")
+    assert kb.first_filters(small()).shape == (16, 3, 3, 3)
 
 
 def test_maps_of_channels_first_models_are_turned(images: Images) -> None:

@@ -217,6 +217,23 @@ def test_a_conditional_choice_is_not_credited_with_its_parent() -> None:
     assert found.shares["inner"] < 0.02
 
 
+def test_importance_does_not_depend_on_the_names_of_options() -> None:
+    """Else it would differ from process to process, as the order of a set of texts does."""
+
+    def shares(prefix: str) -> dict[str, float]:
+        random = np.random.default_rng(5)
+        trials = []
+        for number in range(30):
+            a, b = number % 5, int(random.integers(5))
+            values = {"a": f"{prefix}{a}", "b": f"{prefix}{b}"}
+            trials.append(done(number, a % 3 + random.normal(), values=values))
+        found = importance(View(plain(trials)).scored)
+        assert found is not None
+        return found.shares
+
+    assert all(shares(prefix) == shares("") for prefix in ("u", "v", "w"))
+
+
 @pytest.mark.parametrize("scores", [[0.5] * 30, [0.1, 0.2, 0.3]])
 def test_nothing_is_said_where_nothing_can_be_known(scores: list[float]) -> None:
     trials = [done(n, score, values={"a": n}) for n, score in enumerate(scores)]

@@ -26,10 +26,10 @@ import tensorflow
 from rich.console import Console
 
 import kblocks as kb
-from kblocks.command.final import write_trials
 from kblocks.command.stored import opened
 from kblocks.command.tables import of_run
 from kblocks.tuner import records
+from kblocks.tuner.files import write_trials
 from kblocks.tuner.records import Objective
 from kblocks.tuner.reporting.report import report
 from kblocks.tuner.running.jobs import ObjectJob

@@ -16,7 +16,7 @@ from tensorboard.util import tensor_util
 
 import kblocks as kb
 from kblocks.tuner.records import Objective, Record
-from kblocks.tuner.reporting.tensorboard import Log, write
+from kblocks.tuner.reporting.tensorboard import log_trial
 
 
 def read(folder: Path) -> tuple[dict[str, list[tuple[int, float]]], dict[str, Any]]:
@@ -46,7 +46,9 @@ def hparams(events: EventAccumulator) -> dict[str, Any]:
 
 def test_trials_are_read_back(tmp_path: Path) -> None:
     run = searches.run(20)
-    folder = write(run, tmp_path / "logs")
+    folder = tmp_path / "logs"
+    for trial in run.trials:
+        log_trial(trial, run.objectives, folder)
     ended = [trial for trial in run.trials if trial.is_finished]
     assert len(list(folder.iterdir())) == len(ended)
     for trial in ended:
@@ -107,7 +109,7 @@ def test_an_axis_of_time_has_the_epochs_side_by_side(tmp_path: Path) -> None:
     [trial] = searches.run(1).trials
     assert trial.started
     assert trial.ended
-    path = Log(tmp_path).trial(trial, [Objective("val_accuracy", "max")])
+    path = log_trial(trial, [Objective("val_accuracy", "max")], tmp_path)
     events = EventAccumulator(str(path), size_guidance={"tensors": 0})
     events.Reload()
     times = [event.wall_time for event in events.Tensors("val_loss")]
@@ -123,7 +125,7 @@ def test_the_objective_is_among_the_metrics_that_are_shown_first(tmp_path: Path)
     record = Record(
         0, "completed", (0.5,), history={key: [0.5] for key in names}, costs=costs, epochs=1
     )
-    path = Log(tmp_path).trial(record, [Objective("val_accuracy", "max")])
+    path = log_trial(record, [Objective("val_accuracy", "max")], tmp_path)
     assert path
     scalars, _ = read(path)
     assert "best/val_accuracy" in sorted(scalars)[:5]
@@ -131,17 +133,19 @@ def test_the_objective_is_among_the_metrics_that_are_shown_first(tmp_path: Path)
 
 def test_a_trial_is_written_once_and_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = searches.run(6)
-    before = {path: path.read_bytes() for path in write(run, tmp_path).rglob("events*")}
+    first, *_ = run.trials
+    log_trial(first, run.objectives, tmp_path)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("events*")}
     assert before
-    write(run, tmp_path)
+    log_trial(first, run.objectives, tmp_path)
     assert {path: path.read_bytes() for path in tmp_path.rglob("events*")} == before
 
     def full(*arguments: Any) -> None:
         raise OSError("No space left on device")
 
     monkeypatch.setattr("kblocks.tuner.reporting.tensorboard._write", full)
-    log, objectives = Log(tmp_path / "other"), [Objective("s", "max")]
+    folder, objectives = tmp_path / "other", [Objective("s", "max")]
     with pytest.raises(OSError, match="space"):
-        log.trial(Record(0, "completed", (0.5,)), objectives)
-    assert list(log.folder.iterdir()) == []
-    assert log.trial(Record(1, "running"), objectives) is None
+        log_trial(Record(0, "completed", (0.5,)), objectives, folder)
+    assert list(folder.iterdir()) == []
+    assert log_trial(Record(1, "running"), objectives, folder) is None

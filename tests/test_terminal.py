@@ -7,7 +7,6 @@ import csv
 import io
 import logging
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import optuna
@@ -18,11 +17,10 @@ from typer.testing import CliRunner
 
 import kblocks as kb
 from kblocks.command import cli
-from kblocks.command.final import write_trials
 from kblocks.tuner import records, terminal
+from kblocks.tuner.files import write_trials
 from kblocks.tuner.records import read
 from kblocks.tuner.running.live import Live
-from kblocks.tuner.stock.progress import Display
 
 # Red, NUL, red by C1's CSI, a bell, text that runs backwards, isolates, markup, an emoji's name.
 HOSTILE = "\x1b[31m\x00\x9b31m\x07\u202e\u2066\u200f[red]a[/red][/all] :key:"
@@ -71,21 +69,14 @@ def test_what_acts_is_taken_out(text: str) -> None:
 def test_a_search_shows_text(tmp_path: Path) -> None:
     """Its lines, and the table that lives in a terminal."""
     found = study(tmp_path / "run")
-    search: Any = SimpleNamespace(study=found)
-    tuner = SimpleNamespace(trials=3, hours=None)
     written = io.StringIO()
-    live = Live(search, tuner, console=Console(file=written, width=300, soft_wrap=True))
+    live = Live(lambda: read(found), 3, console=Console(file=written, width=300, soft_wrap=True))
     live._look()
     live.console.print(live._table(read(found)))
     assert only_text(written.getvalue())
     assert written.getvalue().count(f"{METRIC} 0.5000") == 2  # its line, and the best
     assert f"{METRIC} 0.2500" in written.getvalue()
     assert len(written.getvalue().splitlines()) == 7
-
-    theirs = io.StringIO()
-    with Display(4, console=Console(file=theirs, width=300)) as display:
-        display.end(1, f"failed: {HOSTILE}")
-    assert only_text(theirs.getvalue())
 
 
 @pytest.mark.parametrize("command", ["status", "best"])

@@ -26,7 +26,9 @@ from spaces import NUMBERS, One, Recorder, Values, exact, plain_net, resolved, t
 
 import kblocks as kb
 from kblocks.tuner import files
-from kblocks.tuner.stock.progress import Display
+from kblocks.tuner.records import Objective, Record
+from kblocks.tuner.reporting.report import report
+from kblocks.tuner.running.live import Live
 
 INPUT = (8, 8, 1)
 X = np.random.default_rng(0).normal(size=(32, *INPUT)).astype("float32")
@@ -908,11 +910,10 @@ def finished(tmp_path_factory: Any) -> Searched:
 def test_search_writes_one_row_a_trial(finished: Searched) -> None:
     rows = table(finished.folder)
     trials = finished.tuner.oracle.trials
-    assert [row["trial"] for row in rows] == list(trials)
-    for row in rows:
-        trial = trials[row["trial"]]
+    assert [row["trial"] for row in rows] == ["0", "1", "2"]
+    for row, trial in zip(rows, trials.values(), strict=True):
         cost = kb.tuner.network_of(trial.hyperparameters).cost(INPUT)
-        assert row["status"] == "COMPLETED"
+        assert row["status"] == "completed"
         assert float(row["val_loss"]) == trial.score
         assert (int(row["params"]), int(row["macs"])) == (cost.params, cost.macs)
         assert float(row["seconds"]) >= 0
@@ -992,14 +993,11 @@ def test_output_that_is_no_terminal_is_one_plain_line_a_trial(finished: Searched
     assert "\x1b" not in finished.output
     assert "\r" not in finished.output
     assert [line.split()[1] for line in lines] == ["1/3", "2/3", "3/3"]
-    best = math.inf
     for line, row in zip(lines, table(finished.folder), strict=True):
-        best = min(best, float(row["val_loss"]))
-        assert f"val_loss {float(row['val_loss']):.4f} (best {best:.4f})" in line
+        assert f"val_loss {float(row['val_loss']):.4f}" in line
         assert "parameters" in line
         assert "MACs" in line
-    assert all("left" in line for line in lines[:-1])
-    assert "left" not in lines[-1]
+    assert all("left" in line for line in lines)
 
 
 def test_search_leaves_nothing_on_the_tuner(finished: Searched) -> None:
@@ -1010,6 +1008,25 @@ def test_search_leaves_nothing_on_the_tuner(finished: Searched) -> None:
         "trials.csv",
         "tuner",
     ]
+
+
+def test_the_run_has_what_keras_tuner_does_not_keep(finished: Searched) -> None:
+    run = finished.result.run
+    assert run.input_shape == INPUT
+    assert run.settings["sampler"] == "RandomSearch"
+    assert finished.result.values.items() >= run.best().values.items()
+    for trial in run.trials:
+        assert trial.epochs == 2
+        assert min(trial.history["val_loss"]) == pytest.approx(trial.scores[0])
+        assert trial.costs.keys() == {"params", "macs", "activations", "latency"}
+        assert trial.seconds > 0
+
+
+def test_a_run_of_a_stock_tuner_has_a_report(finished: Searched, tmp_path: Path) -> None:
+    page = report(finished.result.run, tmp_path, png=False).read_text(encoding="utf-8")
+    assert "filters" in page
+    assert 'id="curves"' in page
+    assert 'id="network"' in page
 
 
 class Faked(kb.tuner.HyperModel):
@@ -1048,10 +1065,12 @@ def test_a_trial_that_raises_is_in_the_table_and_the_search_goes_on(
 ) -> None:
     tuner = faked(tmp_path, 0.5, ZeroDivisionError("the cause"), 0.25)
     result = searched(tuner, tmp_path)
-    assert [row["status"] for row in table(tmp_path)] == ["COMPLETED", "FAILED", "COMPLETED"]
+    assert [row["status"] for row in table(tmp_path)] == ["completed", "failed", "completed"]
     assert [row["val_loss"] for row in table(tmp_path)] == ["0.5", "", "0.25"]
     assert result.score == 0.25
-    assert "failed: ZeroDivisionError: the cause" in capsys.readouterr().out
+    assert table(tmp_path)[1]["failure"] == "error: ZeroDivisionError: the cause"
+    assert "error: ZeroDivisionError: the cause" in capsys.readouterr().out
+    assert "the cause" in result.run.trials[1].failure.traceback
 
 
 def test_a_score_that_is_no_number_is_a_failure_and_never_the_best(
@@ -1060,11 +1079,10 @@ def test_a_score_that_is_no_number_is_a_failure_and_never_the_best(
     result = searched(faked(tmp_path, math.nan, 0.5, math.nan, 0.25), tmp_path)
     lines = capsys.readouterr().out.splitlines()
     lines = [line for line in lines if line.startswith("trial")]
-    assert "failed: val_loss is nan" in lines[0]
-    assert "val_loss 0.5000 (best 0.5000)" in lines[1]
-    assert "val_loss 0.2500 (best 0.2500)" in lines[3]
+    assert "diverged: val_loss is nan" in "".join(lines)
+    assert "val_loss 0.2500" in "".join(lines)
     assert result.score == 0.25
-    assert [row["status"] for row in table(tmp_path)] == ["FAILED", "COMPLETED"] * 2
+    assert [row["status"] for row in table(tmp_path)] == ["failed", "completed"] * 2
 
 
 @pytest.mark.parametrize("trials", [1, 2, 5])
@@ -1073,7 +1091,7 @@ def test_where_every_trial_fails_the_cause_is_told(trials: int, tmp_path: Path) 
     tuner = faked(tmp_path, *[ZeroDivisionError("the cause")] * trials)
     with pytest.raises(RuntimeError, match=r"ZeroDivisionError: the cause"):
         searched(tuner, tmp_path)
-    assert [row["status"] for row in table(tmp_path)] == ["FAILED"] * min(trials, 3)
+    assert [row["status"] for row in table(tmp_path)] == ["failed"] * min(trials, 3)
     assert not (tmp_path / "best.keras").exists()
     assert not {"on_trial_begin", "on_trial_end"} & set(vars(tuner))
 
@@ -1081,13 +1099,14 @@ def test_where_every_trial_fails_the_cause_is_told(trials: int, tmp_path: Path) 
 def test_a_trial_that_is_tried_again_is_one_row(tmp_path: Path, capsys: Any) -> None:
     outcomes = [ZeroDivisionError("once"), 0.5, 0.25]
     tuner = faked(tmp_path, *outcomes, max_trials=2, max_retries_per_trial=1)
-    searched(tuner, tmp_path)
+    result = searched(tuner, tmp_path)
     assert [(row["status"], row["val_loss"]) for row in table(tmp_path)] == [
-        ("COMPLETED", "0.5"),
-        ("COMPLETED", "0.25"),
+        ("completed", "0.5"),
+        ("completed", "0.25"),
     ]
+    assert [trial.attempts for trial in result.run.trials] == [2, 1]
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("trial")]
-    assert [line.split()[1] for line in lines] == ["1/2", "1/2", "2/2"]
+    assert [line.split()[1] for line in lines] == ["1/2", "2/2"]
 
 
 def test_hooks_of_the_users_are_called_and_kept(tmp_path: Path) -> None:
@@ -1110,11 +1129,29 @@ def test_a_search_that_goes_on_keeps_the_earlier_rows(tmp_path: Path, capsys: An
     searched(faked(tmp_path, 0.5, 0.25), tmp_path)
     capsys.readouterr()
     result = searched(faked(tmp_path, 0.125, 0.75, max_trials=4), tmp_path)
+    histories = [list(trial.history["val_loss"]) for trial in result.run.trials]
+    assert histories == [[0.5], [0.25], [0.125], [0.75]]
+    assert all(trial.seconds > 0 for trial in result.run.trials)
     assert [row["val_loss"] for row in table(tmp_path)] == ["0.5", "0.25", "0.125", "0.75"]
     assert all(int(row["macs"]) > 0 for row in table(tmp_path))
     assert len(result.trials) == 4
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("trial")]
     assert [line.split()[1] for line in lines] == ["3/4", "4/4"]
+
+
+def test_a_search_of_an_earlier_version_goes_on(tmp_path: Path, caplog: Any) -> None:
+    """It has no notes of its trials, and a table with other columns, which is kept."""
+    searched(faked(tmp_path, 0.5, 0.25), tmp_path)
+    for path in tmp_path.glob("tuner/**/kblocks.json"):
+        path.unlink()
+    older = '"trial","status","val_loss","seconds"\n"0","COMPLETED",0.5,1.5\n'
+    (tmp_path / "trials.csv").write_text(older)
+    result = searched(faked(tmp_path, 0.125, max_trials=3), tmp_path)
+    assert (tmp_path / "trials-1.csv").read_text() == older
+    assert "trials-1.csv" in caplog.text
+    assert [row["val_loss"] for row in table(tmp_path)] == ["0.5", "0.25", "0.125"]
+    assert all(int(row["macs"]) > 0 for row in table(tmp_path))
+    assert [trial.seconds is None for trial in result.run.trials] == [True, True, False]
 
 
 def test_search_over_a_build_of_ones_own(tmp_path: Path) -> None:
@@ -1124,7 +1161,8 @@ def test_search_over_a_build_of_ones_own(tmp_path: Path) -> None:
     text = (tmp_path / "best.json").read_text(encoding="utf-8")
     assert kb.Architecture.from_json(text) == result.network
     assert result.network in own.nets
-    assert [row["macs"] for row in table(tmp_path)] == ["", ""]
+    counts = [net.cost(INPUT).params for net in own.nets[-2:]]
+    assert [int(row["params"]) for row in table(tmp_path)] == counts
 
 
 def test_search_over_a_model_that_is_not_ours(tmp_path: Path) -> None:
@@ -1158,38 +1196,37 @@ def test_callbacks_of_the_users_run_in_every_trial(tmp_path: Path) -> None:
 # --- progress and files --------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("earlier", "left"), [(0, ["3:00", "2:00", "1:00", None]), (2, ["1:00", None])]
-)
-def test_time_left_is_the_mean_of_the_trials_times_those_left(
-    earlier: int, left: list[Any], monkeypatch: Any
-) -> None:
+def run_of(*trials: Record) -> kb.tuner.Run:
+    return kb.tuner.Run("search", (Objective("val_accuracy", "max"),), {}, trials)
+
+
+def test_time_left_is_the_mean_of_the_trials_times_those_left(monkeypatch: Any) -> None:
     """Each of four trials takes a minute; those of an earlier run took none of this one's time."""
     now = [1000.0]
     monkeypatch.setattr("time.monotonic", lambda: now[0])
-    written = io.StringIO()
-    with Display(4, earlier, Console(file=written, width=120)) as display:
-        for done in range(earlier + 1, 5):
-            display.begin()
-            now[0] += 60
-            display.end(done, "text")
-    lines = written.getvalue().splitlines()
-    for line, expected in zip(lines, left, strict=True):
-        assert "text  60 s" in line
-        assert line.endswith("60 s" if expected is None else f"about {expected} left")
+    for earlier, left in ((0, ["3:00", "2:00", "1:00", "0:00"]), (2, ["1:00", "0:00"])):
+        written = io.StringIO()
+        trials = [Record(number, "completed", (0.5,)) for number in range(earlier)]
+        live = Live(
+            lambda known=trials: run_of(*known), 4, console=Console(file=written, width=120)
+        )
+        with live:
+            for number in range(earlier, 4):
+                now[0] += 60
+                trials.append(Record(number, "completed", (0.5,)))
+                live._look()
+        lines = [line for line in written.getvalue().splitlines() if line.startswith("trial")]
+        assert [line.split()[-2] for line in lines] == left
 
 
 def test_a_terminal_sees_the_epochs_as_they_pass() -> None:
     written = io.StringIO()
     console = Console(file=written, force_terminal=True, width=120)
-    with Display(3, console=console) as display:
-        display.begin()
-        for epoch in (1, 2):
-            display.epoch(epoch, 4, {"val_accuracy": 0.625})
-        display._bar.refresh()
-        display.end(1, "text")
-    assert "epoch 2/4 0.625" in written.getvalue()
-    assert "trial 1/3" in written.getvalue()
+    history = {"val_accuracy": [0.5, 0.625]}
+    run = run_of(Record(0, "running", history=history, epochs=4))
+    console.print(Live(lambda: run, 3, console=console)._table(run))
+    assert "epoch 2/4 val_accuracy 0.6250" in " ".join(written.getvalue().split())
+    assert "trial 0 of 3" in written.getvalue()
 
 
 def test_whole_replaces_a_file_when_the_block_ends(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import keras
 import numpy as np
 
 from kblocks.common.atomic import whole
-from kblocks.tuner.files import facts_of, save, write_table
+from kblocks.tuner.files import facts_of, save, write_trials
 from kblocks.tuner.images.data import Data
 from kblocks.tuner.images.image_files import ImageFiles
 from kblocks.tuner.records import Record, Run
@@ -128,18 +128,6 @@ def together(data: Data) -> Data:
         "Training once more needs arrays or a folder of images, or `final` in the run file. "
         f"Received: {type(train).__name__}"
     )
-
-
-def write_trials(run: Run, path: Path) -> None:
-    """Writes a CSV row for each trial: status, failure, scores, costs, seconds and values."""
-    rows = []
-    for trial in run.trials:
-        scores = dict(zip((o.name for o in run.objectives), trial.scores, strict=False))
-        seconds = None if trial.seconds is None else round(trial.seconds, 1)
-        failure = f"{trial.failure.kind}: {trial.failure.message}" if trial.failure else None
-        row = {"trial": trial.number, "status": trial.status, "failure": failure}
-        rows.append({**row, **scores, **trial.costs, "seconds": seconds, **trial.values})
-    write_table(path, rows)
 
 
 def _retrained(tuner: Any, data: Data, tell: Callable[[str], None]) -> keras.Model:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import struct
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +42,7 @@ def feature_maps(
     Raises:
         ValueError: if the image does not fit, there is no such stage, its output is not a map, or
             `path` does not end in ".png".
+        ImportError: if `path` is given and Pillow is missing.
     """
     _check_path(path)
     first = next(layer for layer in model.layers if not isinstance(layer, keras.layers.InputLayer))
@@ -84,6 +83,7 @@ def first_filters(model: keras.Model, path: str | os.PathLike[str] | None = None
 
     Raises:
         ValueError: if the model has no convolution, or `path` does not end in ".png".
+        ImportError: if `path` is given and Pillow is missing.
     """
     _check_path(path)
     kernel = _first_kernel(model)
@@ -123,6 +123,12 @@ def _stretched(tile: np.ndarray) -> np.ndarray:
 
 def _write(path: str | os.PathLike[str], tiles: list[np.ndarray]) -> None:
     """Writes equal tiles as a PNG: an about square grid on white."""
+    try:
+        from PIL import Image
+    except ImportError as error:
+        raise ImportError(
+            "A PNG needs Pillow: pip install 'kblocks[report]'", name="PIL"
+        ) from error
     factor = math.ceil(_TILE / min(tiles[0].shape[:2]))
     tiles = [tile.repeat(factor, 0).repeat(factor, 1) for tile in tiles]
     height, width, *color = tiles[0].shape
@@ -135,21 +141,4 @@ def _write(path: str | os.PathLike[str], tiles: list[np.ndarray]) -> None:
         left = _BETWEEN + number % columns * right
         page[top : top + height, left : left + width] = tile
     with whole(Path(path)) as written:
-        written.write_bytes(_png(page))
-
-
-def _png(pixels: np.ndarray) -> bytes:
-    """Grey or RGB bytes as PNG (RFC 2083).
-
-    Encoded here because `keras.utils.save_img` needs Pillow, which the core does without.
-    """
-    height, width, *color = pixels.shape
-    header = struct.pack(">IIBBBBB", width, height, 8, 2 if color else 0, 0, 0, 0)
-    rows = pixels.reshape(height, -1)
-    filtered = np.pad(rows, ((0, 0), (1, 0)))  # each row begins with its filter type, 0
-    parts = ((b"IHDR", header), (b"IDAT", zlib.compress(filtered.tobytes())), (b"IEND", b""))
-    chunks = (
-        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-        for kind, data in parts
-    )
-    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
+        Image.fromarray(page).save(written, "png")

@@ -13,7 +13,7 @@ for _package in ("keras_tuner", "optuna", "rich"):
         )
 
 if TYPE_CHECKING:
-    from kblocks.tuner.bridge import NETWORK as NETWORK
+    from kblocks.search_space.names import NETWORK as NETWORK
     from kblocks.tuner.bridge import CostLogs as CostLogs
     from kblocks.tuner.bridge import HyperModel as HyperModel
     from kblocks.tuner.bridge import network_of as network_of
@@ -31,13 +31,14 @@ if TYPE_CHECKING:
 
 # Imported on first use (PEP 562): `kblocks status` reads records without waiting for Keras.
 _MODULES = {
-    "bridge": ("NETWORK", "CostLogs", "HyperModel", "network_of", "suggest"),
-    "files": ("save",),
-    "images.data": ("Data", "load"),
-    "records": ("Objective", "Record", "Run"),
-    "reporting.report": ("report",),
-    "stock.run": ("Result", "search"),
-    "tuner": ("Tuner",),
+    "kblocks.search_space.names": ("NETWORK",),
+    "kblocks.tuner.bridge": ("CostLogs", "HyperModel", "network_of", "suggest"),
+    "kblocks.tuner.files": ("save",),
+    "kblocks.tuner.images.data": ("Data", "load"),
+    "kblocks.tuner.records": ("Objective", "Record", "Run"),
+    "kblocks.tuner.reporting.report": ("report",),
+    "kblocks.tuner.stock.run": ("Result", "search"),
+    "kblocks.tuner.tuner": ("Tuner",),
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 
@@ -63,7 +64,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _MODULE_OF:
         raise AttributeError(f"module 'kblocks.tuner' has no attribute {name!r}")
-    return getattr(importlib.import_module(f"kblocks.tuner.{_MODULE_OF[name]}"), name)
+    return getattr(importlib.import_module(_MODULE_OF[name]), name)
 
 
 def __dir__() -> list[str]:

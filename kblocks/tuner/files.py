@@ -17,6 +17,7 @@ import numpy as np
 
 from kblocks.common.atomic import whole
 from kblocks.model_tools.exporting import not_finite, portable
+from kblocks.tuner.records import Run
 
 _METADATA = "metadata.json"  # of a `.keras` file: Keras' version and the date
 _OURS = "kblocks"  # the key of `facts` in it
@@ -71,6 +72,23 @@ def _note(path: Path, facts: Mapping[str, Any]) -> None:
                     to.write(json.dumps({**known, _OURS: dict(facts)}).encode())
                 else:
                     shutil.copyfileobj(source, to, 1 << 20)
+
+
+def table_of(run: Run) -> list[dict[str, Any]]:
+    """A row for each trial: number, status, failure, scores, costs, seconds and values."""
+    rows = []
+    for trial in run.trials:
+        scores = dict(zip((o.name for o in run.objectives), trial.scores, strict=False))
+        seconds = None if trial.seconds is None else round(trial.seconds, 1)
+        failure = f"{trial.failure.kind}: {trial.failure.message}" if trial.failure else None
+        told = {"trial": trial.number, "status": trial.status, "failure": failure}
+        rows.append({**told, **scores, **trial.costs, "seconds": seconds, **trial.values})
+    return rows
+
+
+def write_trials(run: Run, path: Path) -> None:
+    """Writes `table_of` a run as CSV."""
+    write_table(path, table_of(run))
 
 
 # What a spreadsheet takes for the beginning of a formula (OWASP, "CSV Injection").

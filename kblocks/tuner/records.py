@@ -162,6 +162,7 @@ class Run:
             "input_shape" and others.
         trials: all trials in the order of their numbers.
         identity: the random name that the search's checkpoints carry; "" if they carry none.
+        is_exhausted: whether every point of a grid or a finite space was tried.
     """
 
     name: str
@@ -169,6 +170,7 @@ class Run:
     settings: Mapping[str, Any]
     trials: tuple[Record, ...]
     identity: str = ""
+    is_exhausted: bool = False
 
     @property
     def input_shape(self) -> tuple[int, ...] | None:
@@ -230,7 +232,10 @@ def read(study: optuna.Study) -> Run:
     known = study.get_trials(deepcopy=False)
     trials = tuple(record(trial) for trial in known if SURPLUS not in trial.user_attrs)
     name = study.user_attrs.get(EXTENDS, study.study_name)
-    return Run(name, tuple(objectives), settings, trials, study.user_attrs.get(IDENTITY, ""))
+    identity, is_exhausted = (study.user_attrs.get(key) for key in (IDENTITY, EXHAUSTED))
+    return Run(
+        name, tuple(objectives), settings, trials, identity or "", is_exhausted=bool(is_exhausted)
+    )
 
 
 def folder_name(number: int) -> str:

@@ -8,12 +8,12 @@ from typing import Any
 import altair as alt
 
 from kblocks.tuner.reporting.figures import (
-    COST_NAMES,
     TRIALS,
     Figure,
     Rows,
     Section,
     axis,
+    drawn_cost,
     named,
     position,
     score_channel,
@@ -22,12 +22,17 @@ from kblocks.tuner.reporting.figures import (
     with_texts,
 )
 from kblocks.tuner.reporting.text import clean
-from kblocks.tuner.reporting.view import POINTS, Shown, View, spread
+from kblocks.tuner.reporting.view import COSTS, POINTS, Shown, View, spread
 
 _OBJECTIVES = 3  # the most objectives that get plots
 _CURVES = 6
 _RUG = 300
 _LOST = ("failed", "pruned")
+_AXES = {  # titles of the costs' axes
+    "macs": "multiply-adds (MACs)",
+    "params": "parameters",
+    "latency": "milliseconds for one image",
+}
 
 
 def progress(view: View) -> Section | None:
@@ -60,8 +65,7 @@ def _over(view: View, index: int, title: str, order: str, label: str) -> Figure:
         if trial.record.status in _LOST and trial.number in at
     ]
     x = alt.X(
-        field="n" if order == "number" else "e",
-        type="quantitative",
+        "n:Q" if order == "number" else "e:Q",
         axis=axis(label, [last], grid=False, tickMinStep=1 if unit == 1 else 0.01),
     )
     points = alt.Chart(named(TRIALS)).mark_circle(size=44, style="trial")
@@ -69,15 +73,14 @@ def _over(view: View, index: int, title: str, order: str, label: str) -> Figure:
     ticks = alt.Chart(named(lost)).mark_tick(
         orient="vertical", size=9, thickness=1.5, style="failure", yOffset=-5
     )
-    at_x = alt.X(field="x", type="quantitative")
-    reason = alt.Tooltip(field="w", type="nominal", title="reason")
-    number = alt.Tooltip(field="n", type="nominal", title="trial")
+    reason = alt.Tooltip("w:N", title="reason")
+    number = alt.Tooltip("n:N", title="trial")
     layers = [
-        line.encode(x=at_x, y=alt.Y(field="s", type="quantitative")),
+        line.encode(x="x:Q", y="s:Q"),
         points.encode(x=x, y=score_channel(alt.Y, view, index), tooltip=tooltip()),
     ]
     if marks:
-        layers.append(ticks.encode(x=at_x, y=alt.value("height"), tooltip=[number, reason]))
+        layers.append(ticks.encode(x="x:Q", y=alt.value("height"), tooltip=[number, reason]))
     return Figure(title, alt.layer(*layers), {best: steps, lost: spread(marks, _RUG)})
 
 
@@ -102,17 +105,16 @@ def fronts(view: View) -> Section | None:
 
 def _against_costs(view: View) -> list[Figure]:
     figures = []
-    for cost, (name, label) in COST_NAMES.items():
-        front = view.cost_front(cost)
-        if not front:
+    for cost, label in _AXES.items():
+        values = {t.number: drawn_cost(cost, t.costs[cost]) for t in view.scored if cost in t.costs}
+        if not values:
             continue
-        times = 1000 if cost == "latency" else 1
-        values = [t.costs[cost] * times for t in view.scored if cost in t.costs]
-        rows = [{"x": t.costs[cost] * times, "s0": t.scores[0], "n": t.number} for t in front]
-        log = max(values) > 3 * min(values)
-        x = position(alt.X, cost, label, values, log, grid=False)
-        title = f"{view.objectives[0].name} against {name}"
-        figures.append(_front(view, title, x, rows, "step-after"))
+        front = view.cost_front(cost)
+        rows = [{"x": values[t.number], "s0": t.scores[0], "n": t.number} for t in front]
+        log = max(values.values()) > 3 * min(values.values())
+        x = position(alt.X, cost, label, list(values.values()), log, grid=False)
+        title = f"{view.objectives[0].name} against {COSTS[cost]}"
+        figures.append(_front(view, title, cost, x, rows, "step-after"))
     return figures
 
 
@@ -131,17 +133,15 @@ def _between(view: View) -> list[Figure]:
         # With two objectives a step line bounds what is attainable; more have no such line.
         line = "step-after" if other.direction == "min" else "step-before"
         title = f"{first.name} against {other.name}"
-        figures.append(_front(view, title, x, rows, line if len(view.objectives) == 2 else None))
+        line = line if len(view.objectives) == 2 else None
+        figures.append(_front(view, title, f"s{index}", x, rows, line))
     return figures
 
 
-def _front(view: View, title: str, x: Any, rows: Rows, line: Any) -> Figure:
-    field = x.to_dict()["field"]
+def _front(view: View, title: str, field: str, x: Any, rows: Rows, line: Any) -> Figure:
     name = f"front_{field}"
     points = alt.Chart(named(TRIALS)).mark_circle(size=40, style="trial")
-    marked = alt.Chart(named(name)).encode(
-        x=alt.X(field="x", type="quantitative"), y=alt.Y(field="s0", type="quantitative")
-    )
+    marked = alt.Chart(named(name)).encode(x="x:Q", y="s0:Q")
     layers = [
         points.encode(x=x, y=score_channel(alt.Y, view, 0), tooltip=tooltip()).transform_filter(
             f"isValid(datum.{field})"
@@ -178,19 +178,17 @@ def _curve(metric: str, name: str, rows: Rows) -> Figure:
         strokeWidth=2, point=alt.OverlayMarkDef(size=26, filled=True, opacity=1)
     )
     epochs = alt.X(
-        field="e",
-        type="quantitative",
+        "e:Q",
         axis=axis("epoch", grid=False, tickMinStep=1, format="d"),
         scale=alt.Scale(zero=False, nice=False, padding=10),
     )
     colour = alt.Color(
-        field="t",
-        type="nominal",
+        "t:N",
         scale=alt.Scale(domain=list(dict.fromkeys(row["t"] for row in rows))),
         legend=alt.Legend(title=None, orient="top", columns=3, symbolType="stroke"),
     )
-    value = alt.Tooltip(field="v", type="quantitative", title="value", format=".4~f")
-    epoch = alt.Tooltip(field="e", type="nominal", title="epoch")
+    value = alt.Tooltip("v:Q", title="value", format=".4~f")
+    epoch = alt.Tooltip("e:N", title="epoch")
     chart = chart.encode(
         x=epochs,
         y=position(alt.Y, "v", metric, values, log, titleLimit=240),

@@ -12,6 +12,7 @@ from kblocks.tuner.reporting.figures import (
     Figure,
     Rows,
     Section,
+    apart,
     named,
     position,
     score_channel,
@@ -65,24 +66,18 @@ def _bars(title: str, name: str, found: Importance) -> Figure:
     widest = max(0.05, *(1.15 * row["v"] for row in rows))
     bars = alt.Chart(named(name)).encode(
         x=alt.X(
-            field="v",
-            type="quantitative",
+            "v:Q",
             axis=alt.Axis(title="share of the variance", format="~%", tickCount=4),
             scale=alt.Scale(domain=[0, widest], nice=False),
         ),
-        y=alt.Y(
-            field="c",
-            type="nominal",
-            sort=None,
-            axis=alt.Axis(title=None, labelLimit=190, ticks=False),
-        ),
+        y=alt.Y("c:N", sort=None, axis=alt.Axis(title=None, labelLimit=190, ticks=False)),
         tooltip=[
-            alt.Tooltip(field="c", type="nominal", title="choice"),
-            alt.Tooltip(field="v", type="quantitative", title="share", format=".1%"),
+            alt.Tooltip("c:N", title="choice"),
+            alt.Tooltip("v:Q", title="share", format=".1%"),
         ],
     )
     texts = bars.mark_text(align="left", dx=5, style="label").encode(
-        text=alt.Text(field="v", type="quantitative", format=".1%")
+        text=alt.Text("v:Q", format=".1%")
     )
     chart = bars.mark_bar(style="bar", cornerRadiusEnd=3, height={"band": 0.66}) + texts
     return Figure(title, chart, {name: rows}, height=24 * len(rows) + 46, width=300)
@@ -141,9 +136,9 @@ def _of_range(view: View, name: str, had: list[Shown], data: str) -> Figure:
     band = between.mark_area(style="range", interpolate="monotone")
     line = between.mark_line(style="bestline", interpolate="monotone")
     chart = alt.layer(
-        band.encode(y=alt.Y(field="l", type="quantitative"), y2=alt.Y2(field="h")),
+        band.encode(y="l:Q", y2="h"),
         with_texts(points.encode(x=x, y=_score(view), tooltip=tooltip())),
-        line.encode(y=alt.Y(field="m", type="quantitative")),
+        line.encode(y="m:Q"),
     )
     rows_of = {data: rows, f"{data}_middle": steps}
     return Figure(clean(name, 60), chart, rows_of, height=190, width=220)
@@ -171,7 +166,11 @@ def _of_options(view: View, name: str, had: list[Shown], data: str) -> Figure:
         middle.append({"x": option, "l": low, "m": median, "h": high, "k": len(members)})
         members = [trial for trial in members if trial.number in drawn]
         rows += [
-            {"p": place + _jitter(trial.number), "s0": trial.scores[0], "n": trial.number}
+            {
+                "p": place + round(apart(trial.number, 0.66), 3),
+                "s0": trial.scores[0],
+                "n": trial.number,
+            }
             for trial in spread(members, _DOTS // len(groups))
         ]
     chart = alt.layer(
@@ -190,34 +189,27 @@ def ordered(values: Mapping[str, Any]) -> list[str]:
 def _boxes(data: str, options: Sequence[str]) -> Any:
     tilted = sum(map(len, options)) > 26
     x = alt.X(
-        field="x",
-        type="nominal",
+        "x:N",
         scale=alt.Scale(domain=list(options), paddingInner=0.28, paddingOuter=0.14),
         axis=alt.Axis(
             title=None, grid=False, ticks=False, labelAngle=-35 if tilted else 0, labelLimit=110
         ),
     )
     tips = [
-        alt.Tooltip(field="x", type="nominal", title="option"),
-        alt.Tooltip(field="k", type="quantitative", title="trials"),
-        alt.Tooltip(field="m", type="quantitative", title="median", format=".4~f"),
+        alt.Tooltip("x:N", title="option"),
+        alt.Tooltip("k:Q", title="trials"),
+        alt.Tooltip("m:Q", title="median", format=".4~f"),
     ]
     chart = alt.Chart(named(data)).encode(x=x, tooltip=tips)
     box = chart.mark_bar(style="range", width={"band": 1}, cornerRadius=2)
     line = chart.mark_tick(style="middle", orient="horizontal", width={"band": 1}, thickness=2.5)
-    return alt.layer(
-        box.encode(y=alt.Y(field="l", type="quantitative"), y2=alt.Y2(field="h")),
-        line.encode(y=alt.Y(field="m", type="quantitative")),
-    )
+    return alt.layer(box.encode(y="l:Q", y2="h"), line.encode(y="m:Q"))
 
 
 def _dots(view: View, data: str, options: int) -> Any:
     """The points, on a numeric x axis where option i is at i; the bands have a nominal one."""
     x = alt.X(
-        field="p",
-        type="quantitative",
-        axis=None,
-        scale=alt.Scale(domain=[-0.5, options - 0.5], nice=False, zero=False),
+        "p:Q", axis=None, scale=alt.Scale(domain=[-0.5, options - 0.5], nice=False, zero=False)
     )
     points = alt.Chart(named(data)).mark_circle(size=24, style="trial")
     return with_texts(points.encode(x=x, y=_score(view), tooltip=tooltip()))
@@ -230,8 +222,3 @@ def _score(view: View) -> Any:
 def _quartiles(values: Sequence[float]) -> tuple[float, float, float]:
     low, middle, high = np.percentile(values, [25, 50, 75])
     return float(low), float(middle), float(high)
-
-
-def _jitter(place: int) -> float:
-    """A deterministic offset from -0.33 to 0.33, evenly spread by multiples of the golden ratio."""
-    return round(0.66 * (place * 0.6180339887 % 1) - 0.33, 3)

@@ -10,16 +10,10 @@ from typing import Any
 import altair as alt
 
 from kblocks.tuner.reporting.outline import outline
-from kblocks.tuner.reporting.text import clean, plain, score, short
-from kblocks.tuner.reporting.view import Shown, View
+from kblocks.tuner.reporting.text import clean, cost, plain
+from kblocks.tuner.reporting.view import COSTS, Shown, View
 
 TRIALS = "trials"  # the name of the data that most plots share
-COST_NAMES = {  # (in a title, on an axis)
-    "macs": ("MACs", "multiply-adds (MACs)"),
-    "params": ("parameters", "parameters"),
-    "latency": ("latency", "milliseconds for one image"),
-}
-_SHORT = {"macs": "MACs", "params": "parameters"}
 # A Vega expression that writes 1200000 as "1.2 M".
 _LABEL = (
     "abs(datum.value) < 1000 ? format(datum.value, '.4~g') : "
@@ -83,7 +77,7 @@ def trial_rows(view: View) -> Rows:
     for trial in view.drawn:
         row: dict[str, Any] = {"n": trial.number, "f": trial.number in front, **told(view, trial)}
         row |= {f"s{index}": value for index, value in enumerate(trial.scores)}
-        row |= {name: _scaled(name, value) for name, value in trial.costs.items()}
+        row |= {name: drawn_cost(name, value) for name, value in trial.costs.items()}
         if trial.ended is not None:
             row["e"] = trial.ended / unit
         rows.append(row)
@@ -92,27 +86,28 @@ def trial_rows(view: View) -> Rows:
 
 def told(view: View, trial: Shown) -> dict[str, str]:
     """The texts of a trial's tooltip: scores, costs, network and choices."""
-    pairs = zip(view.objectives, trial.scores, strict=True)
-    costs = [f"{short(v)} {_SHORT[name]}" for name, v in trial.costs.items() if name in _SHORT]
-    if "latency" in trial.costs:
-        costs.append(f"{1000 * trial.costs['latency']:.3g} ms")
+    costs = [
+        cost(name, value) + ("" if name == "latency" else f" {COSTS[name]}")
+        for name, value in trial.costs.items()
+    ]
     network = outline(trial.record.network)
     return {
-        "ts": "\n".join(f"{objective.name} {score(value)}" for objective, value in pairs),
+        "ts": "\n".join(view.scores_of(trial)),
         "tc": ", ".join(costs) or "–",
         "tn": clean("\n".join(f"{stage}: {blocks}" for stage, blocks in network), 700) or "–",
         "tv": clean("\n".join(f"{k} = {plain(v)}" for k, v in trial.values.items()), 900) or "–",
     }
 
 
-def _scaled(name: str, value: float) -> float:
+def drawn_cost(name: str, value: float) -> float:
+    """A cost in the unit of its axis: a latency in milliseconds."""
     return 1000 * value if name == "latency" else value
 
 
 def tooltip() -> list[Any]:
     """The tooltip with `told`'s texts. Titles are constants, since Vega interprets some words."""
     shown = {"n": "trial", **_TEXTS}
-    return [alt.Tooltip(field=f, type="nominal", title=title) for f, title in shown.items()]
+    return [alt.Tooltip(f"{f}:N", title=title) for f, title in shown.items()]
 
 
 def time_unit(view: View) -> tuple[float, str]:
@@ -150,12 +145,7 @@ def position(
     """A quantitative x or y channel with a little room on both sides."""
     made = (log_axis if log else axis)(title, values, **more)
     scale: dict[str, Any] = {"type": "log"} if log else {"zero": False}
-    return channel(
-        field=field,
-        type="quantitative",
-        axis=made,
-        scale=alt.Scale(nice=False, padding=10, **scale),
-    )
+    return channel(f"{field}:Q", axis=made, scale=alt.Scale(nice=False, padding=10, **scale))
 
 
 def score_channel(channel: Any, view: View, index: int, title: bool = True) -> Any:
@@ -166,6 +156,11 @@ def score_channel(channel: Any, view: View, index: int, title: bool = True) -> A
     log = objective.direction == "min" and low > 0 and high > _WIDE * low
     name = objective.name if title else None
     return position(channel, f"s{index}", name, values, log, titleLimit=240)
+
+
+def apart(place: int, width: float) -> float:
+    """A deterministic offset, at most half of `width`; those of successive places lie far apart."""
+    return width * (place * 0.6180339887 % 1) - width / 2  # multiples of the golden ratio
 
 
 def named(name: str) -> Any:

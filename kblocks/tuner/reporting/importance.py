@@ -103,7 +103,8 @@ def _columns(trials: Sequence[Shown], name: str) -> np.ndarray:
         absent = low - max(high - low, 1.0)
         return np.array([[float(trial.values.get(name, absent))] for trial in trials])
     found = [_key(trial, name) for trial in trials]
-    options = sorted({key for key in found if key is not None}, key=found.count)[-_OPTIONS:]
+    options = sorted(dict.fromkeys(key for key in found if key is not None), key=found.count)
+    options = options[-_OPTIONS:]  # a set's order would differ from process to process
     return np.array([[key == option for option in options] for key in found], float)
 
 

@@ -9,8 +9,8 @@ from typing import Any
 
 from kblocks.networks.architecture import Architecture
 from kblocks.plans.cost import Cost
-from kblocks.tuner.reporting.outline import outline
-from kblocks.tuner.reporting.text import escaped, score, short
+from kblocks.tuner.reporting.outline import outline, outline_table
+from kblocks.tuner.reporting.text import escaped, short
 from kblocks.tuner.reporting.view import Shown, View
 
 _LARGEST = 1_000_000  # the most characters of JSON, and the largest number in it
@@ -21,9 +21,7 @@ def drawing(view: View) -> str:
     best = view.best
     if best is None:
         return ""
-    pairs = zip(view.objectives, best.scores, strict=True)
-    told = ", ".join(f"{objective.name} {score(value)}" for objective, value in pairs)
-    title = f"Trial {best.number}: {told}."
+    title = f"Trial {best.number}: {', '.join(view.scores_of(best))}."
     stages = stages_of(best, view.run.input_shape)
     body = _table(view, best, stages) if stages else _words(best)
     head = f"<h2>The best network</h2><p>{escaped(title, 400)}</p>"
@@ -55,41 +53,33 @@ def _refuse_endless(text: Any) -> None:
 
 
 def _words(best: Shown) -> str:
-    lines = outline(best.record.network)
-    if not lines:
+    table = outline_table(best.record.network)
+    if not table:
         return '<p class="empty">Its network was not kept, or cannot be read here.</p>'
-    rows = "".join(f"<tr><th>{escaped(s)}</th><td>{escaped(b, 400)}</td></tr>" for s, b in lines)
-    return f"<p>Its cost stage by stage is not known here.</p><table class=plain>{rows}</table>"
+    return f"<p>Its cost stage by stage is not known here.</p>{table}"
 
 
 def _table(view: View, best: Shown, stages: list[tuple[str, Cost]]) -> str:
     blocks = dict(outline(best.record.network))
     params = sum(cost.params for _, cost in stages) or 1
     macs = sum(cost.macs for _, cost in stages) or 1
-    largest = max(_side(cost.output_shape) for _, cost in stages)
     shape = view.run.input_shape or ()
-    rows = [
-        _row("input", "", shape, _prism(shape, max(largest, _side(shape))), "", ""),
-        *(
-            _row(
-                name,
-                blocks.get(name, ""),
-                cost.output_shape,
-                _prism(cost.output_shape, max(largest, _side(shape))),
-                _share(cost.params, params),
-                _share(cost.macs, macs),
-            )
-            for name, cost in stages
-        ),
-        f'<div class="stage total"><span></span><b>total</b><span></span><span></span>'
-        f"<span>{short(params)}</span><span>{short(macs)}</span></div>",
-    ]
+    largest = max(_side(shape), *(_side(cost.output_shape) for _, cost in stages))
+    rows = _row("input", "", shape, largest, "", "")
+    for name, cost in stages:
+        shares = _share(cost.params, params), _share(cost.macs, macs)
+        rows += _row(name, blocks.get(name, ""), cost.output_shape, largest, *shares)
     heads = ("", "stage", "blocks", "output", "parameters", "MACs")
     head = "".join(f"<span>{name}</span>" for name in heads)
-    return f'<div class="network"><div class="stage heads">{head}</div>{"".join(rows)}</div>'
+    return (
+        f'<div class="network"><div class="stage heads">{head}</div>{rows}'
+        '<div class="stage total"><span></span><b>total</b><span></span><span></span>'
+        f"<span>{short(params)}</span><span>{short(macs)}</span></div></div>"
+    )
 
 
-def _row(name: str, blocks: str, shape: Any, icon: str, params: str, macs: str) -> str:
+def _row(name: str, blocks: str, shape: Any, largest: int, params: str, macs: str) -> str:
+    icon = _prism(shape, largest)
     return (
         f'<div class="stage"><span class="icon">{icon}</span><b>{escaped(name, 40)}</b>'
         f'<span class="blocks">{escaped(blocks, 400)}</span>'

@@ -8,7 +8,7 @@ from itertools import groupby
 from typing import Any
 
 from kblocks.blocks.stages import stage_of
-from kblocks.tuner.reporting.text import clean
+from kblocks.tuner.reporting.text import clean, escaped
 
 _LARGEST = 1_000_000  # characters of JSON; ResNet-152 has 10,000
 _SAID = ("filters", "kernel_size", "strides", "padding", "pool", "classes")
@@ -23,6 +23,15 @@ def outline(network: Any) -> list[tuple[str, str]]:
     for row in rows:
         stages.setdefault(stage_of(row["name"]), []).append(_block(row))
     return [(clean(name, 40), clean(_joined(blocks), 300)) for name, blocks in stages.items()]
+
+
+def outline_table(network: Any) -> str:
+    """HTML of an outline; "" for an empty one."""
+    rows = "".join(
+        f"<tr><th>{escaped(stage)}</th><td>{escaped(blocks, 400)}</td></tr>"
+        for stage, blocks in outline(network)
+    )
+    return f"<table class=plain>{rows}</table>" if rows else ""
 
 
 def _rows(network: Any) -> list[dict[str, Any]]:

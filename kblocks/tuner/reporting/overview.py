@@ -6,8 +6,8 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from kblocks.tuner.reporting.text import duration, escaped, score, short
-from kblocks.tuner.reporting.view import View
+from kblocks.tuner.reporting.text import cost, duration, escaped, score, short
+from kblocks.tuner.reporting.view import COSTS, View
 
 _STATES = ("completed", "pruned", "failed", "running", "waiting")
 _LABELS = {
@@ -48,12 +48,10 @@ def _tiles(view: View) -> list[tuple[str, str, str]]:
             (f"best {o.name}" if len(view.objectives) == 1 else o.name, score(v), note)
             for o, v in list(pairs)[:2]
         ]
-        for cost, label in (("params", "parameters"), ("macs", "MACs")):
-            if cost in best.costs:
-                tiles.append((label, short(best.costs[cost]), "of the best network"))
-        if "latency" in best.costs:
-            value = f"{1000 * best.costs['latency']:.3g} ms"
-            tiles.append(("latency", value, "of the best network, one image"))
+        for name in ("params", "macs", "latency"):
+            if name in best.costs:
+                note = "of the best network" + (", one image" if name == "latency" else "")
+                tiles.append((COSTS[name], cost(name, best.costs[name]), note))
     done = sum(trial.record.is_finished for trial in view.trials)
     asked = view.run.settings.get("trials") if isinstance(view.run.settings, Mapping) else None
     of = f"of {asked:,} asked for" if type(asked) is int else "ended"
@@ -70,16 +68,9 @@ def _states(view: View) -> str:
     counts = Counter(trial.record.status for trial in view.trials)
     if not counts:
         return '<p class="empty">No trial has begun yet.</p>'
-    shares = "".join(
-        f'<i class="{state}" style="flex-grow:{counts[state]}"></i>'
-        for state in _STATES
-        if counts[state]
-    )
-    legend = "".join(
-        f'<li><i class="{state}"></i>{counts[state]:,} {state}</li>'
-        for state in _STATES
-        if counts[state]
-    )
+    known = [(state, counts[state]) for state in _STATES if counts[state]]
+    shares = "".join(f'<i class="{s}" style="flex-grow:{count}"></i>' for s, count in known)
+    legend = "".join(f'<li><i class="{s}"></i>{count:,} {s}</li>' for s, count in known)
     return f'<div class="states"><div class="bar">{shares}</div><ul>{legend}</ul></div>'
 
 

@@ -53,13 +53,12 @@ def page(
 
 
 def _section(section: Section) -> str:
-    opened = "".join(_box(section, i) for i in range(min(section.opened, len(section.figures))))
-    folded = "".join(_box(section, i) for i in range(section.opened, len(section.figures)))
-    if folded:
-        count = len(section.figures) - section.opened
+    boxes = [_box(section, i) for i in range(len(section.figures))]
+    opened, more, folded = "".join(boxes[: section.opened]), boxes[section.opened :], ""
+    if more:
         folded = (
-            f"<details><summary>{count} more, of less importance</summary>"
-            f'<div class="plots">{folded}</div></details>'
+            f"<details><summary>{len(more)} more, of less importance</summary>"
+            f'<div class="plots">{"".join(more)}</div></details>'
         )
     columns = f"--columns:{min(section.columns, len(section.figures))}"
     return (

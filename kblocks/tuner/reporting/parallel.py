@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 
 import altair as alt
-import numpy as np
 
 from kblocks.tuner.reporting.choice_charts import by_importance, is_wide, ordered
-from kblocks.tuner.reporting.figures import Figure, Section, named, tooltip, with_texts
+from kblocks.tuner.reporting.figures import Figure, Section, apart, named, tooltip, with_texts
 from kblocks.tuner.reporting.importance import Importance, is_numeric
 from kblocks.tuner.reporting.text import clean, plain, score
 from kblocks.tuner.reporting.view import Shown, View, spread
@@ -28,8 +28,8 @@ def parallel(view: View, made: Sequence[Importance]) -> Section | None:
     shown = _lines(view)
     places = [*(_places(name, shown) for name in names), _score_places(view, shown)]
     titles = [*(clean(name, _NAME) for name in names), clean(view.objectives[0].name, _NAME)]
-    rows = [
-        {"n": t.number, "a": a, "y": at[t.number] + _apart(t.number), "s": t.scores[0]}
+    rows = [  # a little apart, so that trials with equal values do not share one line
+        {"n": t.number, "a": a, "y": at[t.number] + apart(t.number, 0.03), "s": t.scores[0]}
         for t in shown
         for a, (at, _) in enumerate(places)
     ]
@@ -39,17 +39,10 @@ def parallel(view: View, made: Sequence[Importance]) -> Section | None:
         for text, y in marks
     ]
     rails = [{"a": a, "l": title} for a, title in enumerate(titles)]
-    x = alt.X(
-        field="a",
-        type="quantitative",
-        axis=None,
-        scale=alt.Scale(domain=[-0.3, len(places) - 0.3], nice=False),
-    )
+    x = alt.X("a:Q", axis=None, scale=alt.Scale(domain=[-0.3, len(places) - 0.3], nice=False))
     has_all = all(_NONE not in at.values() for at, _ in places)
     floor = -0.05 if has_all else _NONE - 0.05
-    y = alt.Y(
-        field="y", type="quantitative", axis=None, scale=alt.Scale(domain=[floor, 1.12], nice=False)
-    )
+    y = alt.Y("y:Q", axis=None, scale=alt.Scale(domain=[floor, 1.12], nice=False))
     # Lines cross the labels, so each label gets an outline in the colour of the page.
     hover = alt.selection_point(
         name="hover", fields=["n"], on="pointerover", clear="pointerout", empty=False
@@ -61,10 +54,9 @@ def parallel(view: View, made: Sequence[Importance]) -> Section | None:
         .encode(
             x=x,
             y=y,
-            detail=alt.Detail(field="n", type="nominal"),
+            detail="n:N",
             color=alt.Color(
-                field="s",
-                type="quantitative",
+                "s:Q",
                 scale=alt.Scale(range="ramp", reverse=descending),
                 legend=alt.Legend(
                     title=titles[-1],
@@ -88,35 +80,22 @@ def parallel(view: View, made: Sequence[Importance]) -> Section | None:
     heads = (
         alt.Chart(named("rails"))
         .mark_text(style="name", baseline="bottom", align="center", dy=-2, limit=104)
-        .encode(
-            x=x,
-            y=alt.Y(datum=1.04, type="quantitative", axis=None),
-            text=alt.Text(field="l", type="nominal"),
-        )
+        .encode(x=x, y=alt.Y(datum=1.04, type="quantitative", axis=None), text="l:N")
     )
     labels = (
         alt.Chart(named("ticks"))
         .mark_text(style="label", align="left", dx=6, limit=100)
-        .encode(x=x, y=y, text=alt.Text(field="l", type="nominal"))
+        .encode(x=x, y=y, text="l:N")
     )
     halo = labels.mark_text(style="halo", align="left", dx=6, limit=100)
     chart = rail + lines + halo + labels + heads
     data = {"lines": rows, "rails": rails, "ticks": ticks}
-    few = ""
+    caption = "A line is a trial. A choice that a trial did not have is at “none”, below its axis."
     if len(shown) < len(view.scored):
-        few = (
-            f" Drawn are the {_BEST} best and {len(shown) - _BEST} others of {len(view.scored):,}."
-        )
-    more = (
-        f" The {_AXES} most important of {len(view.choices)} choices."
-        if len(view.choices) > len(names)
-        else ""
-    )
-    caption = (
-        "A line is a trial. A choice that a trial did not have is at “none”, below its axis."
-        + few
-        + more
-    )
+        others = len(shown) - _BEST
+        caption += f" Drawn are the {_BEST} best and {others} others of {len(view.scored):,}."
+    if len(view.choices) > len(names):
+        caption += f" The {_AXES} most important of {len(view.choices)} choices."
     return Section(
         "parallel",
         "All choices at once",
@@ -124,11 +103,6 @@ def parallel(view: View, made: Sequence[Importance]) -> Section | None:
         [Figure("", chart, data, height=380, width=110 * len(places))],
         columns=1,
     )
-
-
-def _apart(place: int) -> float:
-    """A small vertical offset, so that trials with equal values do not share one line."""
-    return 0.03 * (place * 0.6180339887 % 1) - 0.015
 
 
 def _lines(view: View) -> list[Shown]:
@@ -146,25 +120,20 @@ def _places(name: str, shown: Sequence[Shown]) -> tuple[dict[int, float], list[t
     values = {t.number: t.values[name] for t in shown if name in t.values}
     distinct = {plain(v, 22): v for v in values.values()}
     if is_numeric(list(distinct.values())):
-        found = np.array([float(v) for v in values.values()])
-        low, high = float(found.min()), float(found.max())
+        low, high = float(min(values.values())), float(max(values.values()))
         log = is_wide(low, high)
-        of = np.log if log else np.asarray
-        width = float(of(high) - of(low)) or 1.0
-        at = {n: float((of(float(v)) - of(low)) / width) for n, v in values.items()}
-        if len(distinct) <= _FEW:
-            marks = [
-                (text, float((of(float(v)) - of(low)) / width)) for text, v in distinct.items()
-            ]
-        else:
-            middle = float(np.exp((of(low) + of(high)) / 2)) if log else (low + high) / 2
-            marks = [(plain(float(v)), p) for v, p in ((low, 0.0), (middle, 0.5), (high, 1.0))]
+        place = _scale(low, high, log)
+        at = {n: place(v) for n, v in values.items()}
+        marks = [(text, place(v)) for text, v in distinct.items()]
+        if len(distinct) > _FEW:
+            middle = math.sqrt(low) * math.sqrt(high) if log else (low + high) / 2
+            marks = [(plain(v), place(v)) for v in (low, middle, high)]
     else:
         options = ordered(distinct)
         step = 1 / max(len(options) - 1, 1)
-        place = {option: index * step for index, option in enumerate(options)}
-        at = {n: place[plain(v, 22)] for n, v in values.items()}
-        marks = list(place.items()) if len(options) <= _OPTIONS else []
+        heights = {option: index * step for index, option in enumerate(options)}
+        at = {n: heights[plain(v, 22)] for n, v in values.items()}
+        marks = list(heights.items()) if len(options) <= _OPTIONS else []
     absent = [t.number for t in shown if t.number not in at]
     if absent:
         marks.append(("none", _NONE))
@@ -175,10 +144,14 @@ def _score_places(
     view: View, shown: Sequence[Shown]
 ) -> tuple[dict[int, float], list[tuple[str, float]]]:
     low, high = min(t.scores[0] for t in shown), max(t.scores[0] for t in shown)
-    width = (high - low) or 1.0
-    at = {t.number: (t.scores[0] - low) / width for t in shown}
-    marks = [(score(low), 0.0), (score(high), 1.0)] if high > low else [(score(low), 0.0)]
-    if view.objectives[0].direction == "min":  # put the best at the top
-        at = {n: 1 - p for n, p in at.items()}
-        marks = [(text, 1 - p) for text, p in marks]
-    return at, marks
+    up = _scale(low, high, log=False)
+    # The best is at the top.
+    place = up if view.objectives[0].direction == "max" else lambda value: 1 - up(value)
+    marks = [(score(value), place(value)) for value in dict.fromkeys((low, high))]
+    return {t.number: place(t.scores[0]) for t in shown}, marks
+
+
+def _scale(low: float, high: float, log: bool) -> Callable[[float], float]:
+    """A function from a value to its height on an axis: 0 for `low`, 1 for `high`."""
+    of = math.log if log else float
+    return lambda value: (of(value) - of(low)) / ((of(high) - of(low)) or 1.0)

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from kblocks.tuner.records import KINDS
-from kblocks.tuner.reporting.outline import outline
-from kblocks.tuner.reporting.text import duration, escaped, number, plain, score, short
-from kblocks.tuner.reporting.view import Shown, View
+from kblocks.tuner.reporting.outline import outline_table
+from kblocks.tuner.reporting.text import cost, duration, escaped, number, plain, score
+from kblocks.tuner.reporting.view import COSTS, Shown, View
 
 _KINDS = {**KINDS, "unknown": "failed, and no reason was kept"}
 _MESSAGES = 30  # the most different messages that are shown of a kind
@@ -65,18 +65,13 @@ def _message(message: str, trials: Sequence[Shown]) -> str:
 
 def _example(trial: Shown) -> str:
     record = trial.record
-    attempts = (
-        f", begun {record.attempts} times" if number(record.attempts) not in (None, 1) else ""
-    )
-    stages = "".join(
-        f"<tr><th>{escaped(stage)}</th><td>{escaped(blocks, 400)}</td></tr>"
-        for stage, blocks in outline(record.network)
-    )
+    is_first = number(record.attempts) in (None, 1)
+    attempts = "" if is_first else f", begun {record.attempts} times"
     values = ", ".join(f"{name} = {plain(value)}" for name, value in trial.values.items())
     traceback = str(record.failure.traceback) if record.failure else ""
     parts = [
         f"<h4>Trial {trial.number} after {duration(record.seconds)}{escaped(attempts)}</h4>",
-        f"<table class=plain>{stages}</table>" if stages else "<p>No network was kept.</p>",
+        outline_table(record.network) or "<p>No network was kept.</p>",
         f"<p>{escaped(values, 2000)}</p>" if values else "",
         f"<pre>{escaped(traceback[-_TRACEBACK:], _TRACEBACK)}</pre>" if traceback else "",
     ]
@@ -91,13 +86,12 @@ def trials(view: View) -> str:
     scored = {trial.number for trial in ranked}
     ordered = [*ranked, *(trial for trial in view.trials if trial.number not in scored)]
     names = list(dict.fromkeys(name for trial in ordered for name in trial.values))[:_COLUMNS]
-    costs = [
-        cost for cost in ("params", "macs", "latency") if any(cost in t.costs for t in ordered)
-    ]
+    found = {name for trial in ordered for name in trial.costs}
+    costs = [name for name in ("params", "macs", "latency") if name in found]
     heads = [
         *("trial", "state"),
         *(objective.name for objective in view.objectives),
-        *({"params": "parameters", "macs": "MACs", "latency": "latency"}[cost] for cost in costs),
+        *(COSTS[name] for name in costs),
         *("time", *names),
     ]
     head = "".join(
@@ -124,18 +118,16 @@ def _row(view: View, trial: Shown, costs: Sequence[str], names: Sequence[str]) -
             _cell(score(trial.scores[i]), trial.scores[i]) if trial.scores else "<td></td>"
             for i in range(len(view.objectives))
         ),
-        *(_cost(trial, cost) for cost in costs),
+        *(
+            _cell(cost(name, trial.costs[name]), trial.costs[name])
+            if name in trial.costs
+            else "<td></td>"
+            for name in costs
+        ),
         _cell(duration(trial.record.seconds), trial.record.seconds),
         *(_value(trial, name) for name in names),
     ]
     return f"<tr>{''.join(cells)}</tr>"
-
-
-def _cost(trial: Shown, cost: str) -> str:
-    if cost not in trial.costs:
-        return "<td></td>"
-    value = trial.costs[cost]
-    return _cell(f"{1000 * value:.3g} ms" if cost == "latency" else short(value), value)
 
 
 def _value(trial: Shown, name: str) -> str:

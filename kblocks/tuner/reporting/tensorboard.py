@@ -17,7 +17,7 @@ from tensorboard.summary import Writer
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
 from kblocks.common.atomic import whole
-from kblocks.tuner.records import Objective, Record, Run, folder_name
+from kblocks.tuner.records import Objective, Record, folder_name
 
 # protobuf creates these message classes on import, where no type checker sees them.
 _api: Any = api_pb2
@@ -26,43 +26,36 @@ _events: Any = event_pb2
 _summaries: Any = summary_pb2
 
 
-class Log:
-    """A folder for `tensorboard --logdir`, with one folder for each trial.
+def log_trial(
+    record: Record, objectives: Sequence[Objective], folder: str | os.PathLike[str]
+) -> Path | None:
+    """Writes a trial that has ended; a trial that is already written stays unchanged.
+
+    The trial's folder appears whole or not at all, so several processes may call this, and more
+    than once.
 
     Args:
-        folder: the folder that gets the trials' folders.
+        record: the trial.
+        objectives: the run's objectives; each becomes a scalar `best/<name>` with its value at the
+            best epoch. (The HParams tab shows the first five metrics by name.)
+        folder: the folder for `tensorboard --logdir`, which gets a folder for each trial.
+
+    Returns:
+        The trial's folder; None if the trial has not ended.
     """
-
-    def __init__(self, folder: str | os.PathLike[str]) -> None:
-        self.folder = Path(folder)
-
-    def trial(self, record: Record, objectives: Sequence[Objective]) -> Path | None:
-        """Writes a trial that has ended; a trial that is already written stays unchanged.
-
-        The trial's folder appears whole or not at all, so several processes may call this, and
-        more than once.
-
-        Args:
-            record: the trial.
-            objectives: the run's objectives; each becomes a scalar `best/<name>` with its value at
-                the best epoch. (The HParams tab shows the first five metrics by name.)
-
-        Returns:
-            The trial's folder; None if the trial has not ended.
-        """
-        if not record.is_finished:
-            return None
-        path = self.folder / folder_name(record.number)
-        if path.exists():
-            return path
-        try:
-            with whole(path) as written:
-                written.mkdir()
-                _write(written, record, objectives)
-        except OSError:
-            if not path.exists():  # if it exists, another process was first
-                raise
+    if not record.is_finished:
+        return None
+    path = Path(folder) / folder_name(record.number)
+    if path.exists():
         return path
+    try:
+        with whole(path) as written:
+            written.mkdir()
+            _write(written, record, objectives)
+    except OSError:
+        if not path.exists():  # if it exists, another process was first
+            raise
+    return path
 
 
 class Values(keras.callbacks.Callback):
@@ -93,18 +86,6 @@ class Values(keras.callbacks.Callback):
         events = EventFileWriter(self._folder)
         events.add_event(_events.Event(wall_time=now, summary=summary))
         events.close()
-
-
-def write(run: Run, folder: str | os.PathLike[str]) -> Path:
-    """Writes every trial of a run that has ended and is not in the folder yet.
-
-    Returns:
-        The folder, for `tensorboard --logdir`.
-    """
-    log = Log(folder)
-    for record in run.trials:
-        log.trial(record, run.objectives)
-    return log.folder
 
 
 def _write(folder: Path, record: Record, objectives: Sequence[Objective]) -> None:

@@ -6,6 +6,7 @@ A run folder may come from anyone, so its names, values and messages can hold an
 from __future__ import annotations
 
 import html
+import itertools
 import json
 import math
 import re
@@ -62,6 +63,11 @@ def short(value: Any) -> str:
     return "–" if found is None else quantity(found, "\u00a0")
 
 
+def cost(name: str, value: float) -> str:
+    """One of `view.COSTS` as text: a latency in milliseconds, the others in short form."""
+    return f"{1000 * value:.3g} ms" if name == "latency" else short(value)
+
+
 def score(value: Any) -> str:
     """A metric as text: four decimals; three digits below 0.001; `short` from 100 on."""
     found = number(value)
@@ -85,18 +91,12 @@ def duration(seconds: Any) -> str:
     if found < 9.95:
         return f"{found:.1f} s"
     whole = round(found)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return _two(whole, 60, "min", 1, "s")
-    if whole < 86400:
-        return _two(whole, 3600, "h", 60, "min")
-    return _two(whole, 86400, "d", 3600, "h")
-
-
-def _two(seconds: int, large: int, name: str, small: int, rest: str) -> str:
-    left = seconds % large // small
-    return f"{seconds // large} {name}" + (f" {left} {rest}" if left else "")
+    units = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
+    for (large, name), (small, rest) in itertools.pairwise(units):
+        if whole >= large:
+            left = whole % large // small
+            return f"{whole // large} {name}" + (f" {left} {rest}" if left else "")
+    return f"{whole} s"
 
 
 def _written(value: Any) -> str:
@@ -104,15 +104,8 @@ def _written(value: Any) -> str:
     if isinstance(value, Mapping):
         return ", ".join(f"{name}: {_written(inner)}" for name, inner in value.items())
     if isinstance(value, (list, tuple)):
-        return (
-            " × ".join(map(_written, value))
-            if _is_shape(value)
-            else ", ".join(map(_written, value))
-        )
+        is_shape = len(value) > 1 and all(type(item) is int for item in value)
+        return (" × " if is_shape else ", ").join(map(_written, value))
     if isinstance(value, float):
         return f"{value:.6g}"
     return "–" if value is None else str(value)
-
-
-def _is_shape(value: Any) -> bool:
-    return len(value) > 1 and all(type(item) is int for item in value)

@@ -9,9 +9,9 @@ from functools import cached_property
 from typing import Any
 
 from kblocks.tuner.records import Objective, Record, Run
-from kblocks.tuner.reporting.text import clean, number
+from kblocks.tuner.reporting.text import clean, number, score
 
-COSTS = ("macs", "params", "latency")
+COSTS = {"macs": "MACs", "params": "parameters", "latency": "latency"}  # and their names in text
 POINTS = 2000  # the most that one plot draws
 
 
@@ -90,6 +90,11 @@ class View:
     def choices(self) -> list[str]:
         """The names of all choices that were active in a scored trial, in order of appearance."""
         return list(dict.fromkeys(name for trial in self.scored for name in trial.values))
+
+    def scores_of(self, trial: Shown) -> list[str]:
+        """A scored trial's objectives as text: "val_accuracy 0.9100"."""
+        pairs = zip(self.objectives, trial.scores, strict=True)
+        return [f"{objective.name} {score(value)}" for objective, value in pairs]
 
     def improvements(self, index: int, order: str) -> list[tuple[Shown, float]]:
         """Each trial that set a new best of an objective, and its score.

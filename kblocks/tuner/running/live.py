@@ -6,8 +6,8 @@ import contextlib
 import threading
 import time
 from collections import Counter
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from rich.console import Console, Group
 from rich.live import Live as RichLive
@@ -15,14 +15,10 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 
 from kblocks.common.quantities import quantity
-from kblocks.tuner.records import EXHAUSTED, Objective, Record, Run, read
-from kblocks.tuner.running.search import Search
+from kblocks.tuner.records import Objective, Record, Run
 from kblocks.tuner.terminal import cell, plain, tell
 
-if TYPE_CHECKING:
-    from kblocks.tuner.tuner import Tuner
-
-_EVERY = 1.0  # seconds between two readings of the storage
+_EVERY = 1.0  # seconds between two readings of the run
 _LEAVE = 5.0  # seconds to wait for the last reading
 _SHARE = 20  # reading all trials may take a twentieth of the time
 
@@ -30,15 +26,23 @@ _SHARE = 20  # reading all trials may take a twentieth of the time
 class Live:
     """Shows the progress of a search, whichever processes work for it, until the block ends.
 
-    Nothing is shown if `verbose` is 0.
+    Args:
+        read: reads the run; also called from another thread.
+        trials: the total number of trials, or None.
+        hours: how long this search may take, or None.
+        verbose: 0 shows nothing.
+        console: where to write; None is the standard output.
     """
 
     def __init__(
-        self, search: Search, tuner: Tuner, verbose: int = 1, console: Console | None = None
+        self,
+        read: Callable[[], Run],
+        trials: int | None = None,
+        hours: float | None = None,
+        verbose: int = 1,
+        console: Console | None = None,
     ) -> None:
-        self._search = search
-        self._total: int | None = tuner.trials
-        self._hours: float | None = tuner.hours
+        self._read, self._total, self._hours = read, trials, hours
         self.console = console or Console(soft_wrap=True, highlight=False, quiet=not verbose)
         self._is_shown = bool(verbose)
         self._started = time.monotonic()
@@ -51,7 +55,7 @@ class Live:
     def __enter__(self) -> Live:
         if not self._is_shown:
             return self
-        finished = [t for t in read(self._search.study).trials if t.is_finished]
+        finished = [t for t in self._read().trials if t.is_finished]
         self._before = len(finished)
         self._printed = {trial.number for trial in finished}
         if self._before:
@@ -70,8 +74,8 @@ class Live:
         if self._live is not None:
             self._live.stop()
         try:
-            self._look()
-            if error[0] is None and self._search.study.user_attrs.get(EXHAUSTED):
+            run = self._look()
+            if error[0] is None and run.is_exhausted:
                 self.say("Every network of the space that could be found has been tried.")
         except Exception:
             if error[0] is None:
@@ -92,8 +96,8 @@ class Live:
                     self.say(f"(progress cannot be read: {type(error).__name__})")
             took = time.monotonic() - started
 
-    def _look(self) -> None:
-        run = read(self._search.study)
+    def _look(self) -> Run:
+        run = self._read()
         best = run.best()
         for trial in run.trials:
             if trial.is_finished and trial.number not in self._printed:
@@ -101,6 +105,7 @@ class Live:
                 self.say(self._line(run, trial, trial is best))
         if self._live is not None and not self._ends.is_set():
             self._live.update(self._table(run))
+        return run
 
     def _line(self, run: Run, trial: Record, is_best: bool) -> str:
         done = f"{len(self._printed)}" + (f"/{self._total}" if self._total else "")

@@ -229,11 +229,11 @@ def tidy(search: Search) -> None:
 def _log_for_tensorboard(search: Search, trial_id: int) -> None:
     if search.tensorboard is None:
         return
-    from kblocks.tuner.reporting.tensorboard import Log
+    from kblocks.tuner.reporting.tensorboard import log_trial
 
     found = record(search.storage.get_trial(trial_id))
     try:
-        Log(search.tensorboard).trial(found, search.objectives)
+        log_trial(found, search.objectives, search.tensorboard)
     except Exception as error:  # the trial has logged something that TensorBoard refuses
         log.warning("TensorBoard's log of trial %s: %s", found.number, error)
 

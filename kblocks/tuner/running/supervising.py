@@ -18,7 +18,7 @@ from optuna.exceptions import StorageInternalError
 from optuna.trial import TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
-from kblocks.tuner.records import Failure
+from kblocks.tuner.records import Failure, read
 from kblocks.tuner.running.ends import OVER, AwayError, raise_ending
 from kblocks.tuner.running.jobs import Job
 from kblocks.tuner.running.live import Live
@@ -88,7 +88,8 @@ def supervise(tuner: Tuner, job: Job, fit: Fit, verbose: int) -> None:
     """
     search = tuner.make_search(tuner.deadline())
     try:
-        with _ended_by_request(), Live(search, tuner, verbose) as live:
+        progress = Live(lambda: read(search.study), tuner.trials, tuner.hours, verbose)
+        with _ended_by_request(), progress as live:
             try:
                 _searched(tuner, job, fit, search, live)
             except BaseException as error:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import csv
 import functools
 import gc
+import itertools
 import os
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,16 @@ import keras_tuner
 
 from kblocks.common.atomic import whole
 from kblocks.common.backend import custom_gradients, forget_gradients
-from kblocks.common.quantities import quantity
 from kblocks.networks.architecture import Architecture
-from kblocks.tuner.bridge import NETWORK, HyperModel, costs_of, network_of
-from kblocks.tuner.files import save, write_table
-from kblocks.tuner.stock.progress import Display, EpochCallback
+from kblocks.search_space.space import NETWORK
+from kblocks.tuner.bridge import HyperModel, network_of
+from kblocks.tuner.files import save, table_of, write_trials
+from kblocks.tuner.records import Objective, Run
+from kblocks.tuner.running.live import Live
+from kblocks.tuner.running.trial import epochs_of
+from kblocks.tuner.stock.trials import Trials
+from kblocks.tuner.storing.identity import settings_of
+from kblocks.tuner.terminal import log
 
 
 @dataclass(frozen=True)
@@ -33,14 +39,20 @@ class Result:
         network: the architecture of `model`; None if kblocks did not build it.
         values: the best trial's hyperparameters, as the tuner drew them.
         score: the best trial's objective.
-        trials: a dict for each trial: number, status, objective, cost, seconds and values.
+        run: the settings and all trials, as `kb.tuner.Tuner.search` returns them; also for
+            `kb.tuner.report`.
     """
 
     model: keras.Model
     network: Architecture | None
     values: dict[str, Any]
     score: float
-    trials: list[dict[str, Any]]
+    run: Run
+
+    @property
+    def trials(self) -> list[dict[str, Any]]:
+        """The rows of `trials.csv`, a dict for each trial."""
+        return table_of(self.run)
 
 
 def search(
@@ -63,7 +75,7 @@ def search(
         verbose: 0 shows nothing.
 
     Returns:
-        The best model, its architecture, values and score, and the table of trials.
+        The best model, its architecture, values and score, and the run with all trials.
 
     Raises:
         ValueError: if the targets' form fits no trial of a `kb.tuner.HyperModel`.
@@ -72,21 +84,66 @@ def search(
     if isinstance(tuner.hypermodel, HyperModel):
         tuner.hypermodel.check_targets(fit_args, fit_kwargs)
     folder = Path(folder)
-    table = _Table(tuner, folder / "trials.csv")
-    done = len(table.rows())
-    display = Display(getattr(tuner.oracle, "max_trials", None), done, quiet=verbose == 0)
-    callbacks = [*(fit_kwargs.pop("callbacks", None) or ()), EpochCallback(display)]
-    with display, _Hooks(tuner, display, table), _default_first(tuner), _frozen():
+    trials = Trials(tuner, _settings(tuner, fit_args, fit_kwargs))
+    _set_aside(folder / "trials.csv")
+    known = set(custom_gradients())
+
+    def ended(trial: Any) -> None:
+        forget_gradients(known)
+        trials.end(trial)
+        write_trials(trials.run(), folder / "trials.csv")
+
+    begin, end = _then(tuner.on_trial_begin, trials.begin), _then(tuner.on_trial_end, ended)
+    callbacks = [*(fit_kwargs.pop("callbacks", None) or ()), trials]
+    with (
+        Live(trials.run, tuner.oracle.max_trials, verbose=verbose),
+        _replaced(tuner, on_trial_begin=begin, on_trial_end=end),
+        _default_first(tuner),
+        _frozen(),
+    ):
         tuner.search(*fit_args, callbacks=callbacks, verbose=0, **fit_kwargs)
-    best = _best_trial(tuner)
-    model = tuner.get_best_models(1)[0]
-    save(model, folder / "best.keras", {"trial": best.trial_id, "retrained": False})
-    network = None
-    if NETWORK in best.hyperparameters.values:
-        network = network_of(best.hyperparameters)
+    run = trials.run()
+    best = run.best()
+    if best is None:
+        reasons = (t.failure.traceback or t.failure.message for t in run.trials if t.failure)
+        reason = next(reasons, "no trial ran")
+        raise RuntimeError(f"No trial was completed. The first error was:\n{reason}")
+    trial = tuner.oracle.get_trial(tuner.oracle.start_order[best.number])
+    model: Any = tuner.load_model(trial)
+    save(model, folder / "best.keras", {"trial": best.number, "retrained": False})
+    found, network = trial.hyperparameters.values, None
+    if NETWORK in found:
+        network = network_of(found)
         with whole(folder / "best.json") as path:
             path.write_text(network.to_json(indent=2), encoding="utf-8")
-    return Result(model, network, _values(best), best.score, table.rows())
+    values = {name: value for name, value in found.items() if not name.startswith(NETWORK)}
+    return Result(model, network, values, best.scores[0], run)
+
+
+def _settings(tuner: keras_tuner.Tuner, args: Any, kwargs: Any) -> dict[str, Any]:
+    """The settings of the search, as `kb.tuner.Tuner` records them."""
+    objective: Any = tuner.oracle.objective
+    return settings_of(
+        tuner.hypermodel,
+        (Objective(objective.name, objective.direction),),
+        (args, kwargs),
+        epochs=epochs_of((args, kwargs)),
+        trials=tuner.oracle.max_trials,
+        sampler=type(tuner).__name__,
+    )
+
+
+def _set_aside(path: Path) -> None:
+    """Renames a `trials.csv` of an earlier version of kblocks, whose columns are others."""
+    if not path.exists():
+        return
+    with path.open(newline="", encoding="utf-8", errors="replace") as file:
+        if "failure" in next(csv.reader(file), ()):
+            return
+    names = (path.with_name(f"trials-{count}.csv") for count in itertools.count(1))
+    other = next(name for name in names if not name.exists())
+    path.rename(other)
+    log.warning("%s is of an earlier version of kblocks: it is %s now", path, other)
 
 
 @contextlib.contextmanager
@@ -114,116 +171,30 @@ def _default_first(tuner: keras_tuner.Tuner) -> Iterator[None]:
         own = {k: v for k, v in drawn["values"].items() if k.startswith("tuner/")}
         return {**drawn, "values": {**defaults, **own}}
 
-    if isinstance(tuner.hypermodel, HyperModel):
-        oracle.populate_space = populate_space
+    is_ours = isinstance(tuner.hypermodel, HyperModel)
+    with _replaced(oracle, populate_space=populate_space) if is_ours else contextlib.nullcontext():
+        yield
+
+
+@contextlib.contextmanager
+def _replaced(owner: Any, **methods: Callable[..., Any]) -> Iterator[None]:
+    """Replaces methods of one object until the block ends."""
+    own = {name: vars(owner)[name] for name in methods if name in vars(owner)}
+    vars(owner).update(methods)
     try:
         yield
     finally:
-        vars(oracle).pop("populate_space", None)
+        for name in methods:
+            del vars(owner)[name]
+        vars(owner).update(own)
 
 
-def _best_trial(tuner: keras_tuner.Tuner) -> Any:
-    completed = [t for t in tuner.oracle.trials.values() if t.status == "COMPLETED"]
-    if not completed:
-        message = next(
-            (t.message for t in tuner.oracle.trials.values() if t.message), "no trial ran"
-        )
-        raise RuntimeError(f"No trial was completed. The first error was:\n{message}")
-    return tuner.oracle.get_best_trials(1)[0]
-
-
-class _Table:
-    """A CSV file with a row for each trial that has ended, rewritten as a whole."""
-
-    def __init__(self, tuner: keras_tuner.Tuner, path: Path) -> None:
-        self._tuner, self._path = tuner, path
-        earlier = {name: tuner.oracle.get_trial(name) for name in tuner.oracle.end_order}
-        self._rows = {name: self._row(trial, None) for name, trial in earlier.items()}
-
-    def ended(self, trial: Any, seconds: float) -> None:
-        """Adds the row of a trial that ended and rewrites the file."""
-        self._rows[trial.trial_id] = self._row(trial, round(seconds, 1))
-        write_table(self._path, self.rows())
-
-    def rows(self) -> list[dict[str, Any]]:
-        """The rows, in the order in which the trials ended."""
-        return list(self._rows.values())
-
-    def _row(self, trial: Any, seconds: float | None) -> dict[str, Any]:
-        return {
-            "trial": trial.trial_id,
-            "status": trial.status,
-            self._tuner.oracle.objective.name: trial.score,
-            **self._cost(trial),
-            "seconds": seconds,
-            **_values(trial),
-        }
-
-    def _cost(self, trial: Any) -> dict[str, int | None]:
-        model = self._tuner.hypermodel
-        if not isinstance(model, HyperModel) or NETWORK not in trial.hyperparameters.values:
-            return {"params": None, "macs": None}
-        costs = costs_of(network_of(trial.hyperparameters), model.space.input_shape)
-        return {"params": costs["params"], "macs": costs["macs"]}
-
-
-class _Hooks:
-    """Listens to a tuner through its public `on_trial_begin` and `on_trial_end`."""
-
-    def __init__(self, tuner: keras_tuner.Tuner, display: Display, table: _Table) -> None:
-        self._tuner, self._display, self._table = tuner, display, table
-        self._own: dict[str, Any] = {}
-        self._began = 0.0
-        self._known = set(custom_gradients())
-
-    def __enter__(self) -> None:
-        tuner = self._tuner
-        for name, told in (("on_trial_begin", self._begin), ("on_trial_end", self._end)):
-            if name in vars(tuner):
-                self._own[name] = vars(tuner)[name]
-            setattr(tuner, name, _then(getattr(tuner, name), told))
-
-    def __exit__(self, *error: object) -> None:
-        for name in ("on_trial_begin", "on_trial_end"):
-            delattr(self._tuner, name)
-        vars(self._tuner).update(self._own)
-
-    def _begin(self, trial: Any) -> None:
-        self._began = time.monotonic()
-        self._display.begin()
-
-    def _end(self, trial: Any) -> None:
-        forget_gradients(self._known)
-        trial = self._tuner.oracle.get_trial(trial.trial_id)
-        self._table.ended(trial, time.monotonic() - self._began)
-        rows = self._table.rows()
-        self._display.end(len(rows), self._told(trial, rows))
-
-    def _told(self, trial: Any, rows: list[dict[str, Any]]) -> str:
-        objective = self._tuner.oracle.objective
-        if trial.status != "COMPLETED":
-            lines = (trial.message or "").strip().splitlines()
-            reason = lines[-1] if lines else f"{objective.name} is {trial.score}"
-            return f"{trial.status.lower()}: {reason}"
-        scores = [row[objective.name] for row in rows if row["status"] == "COMPLETED"]
-        best = max(scores) if objective.direction == "max" else min(scores)
-        size = ""
-        row = next(row for row in rows if row["trial"] == trial.trial_id)
-        if row["params"] is not None:
-            size = f"  {quantity(row['params'])} parameters, {quantity(row['macs'])} MACs"
-        return f"{objective.name} {trial.score:.4f} (best {best:.4f}){size}"
-
-
-def _then(function: Any, told: Any) -> Any:
-    @functools.wraps(function)
+def _then(method: Callable[[Any], None], told: Callable[[Any], None]) -> Callable[[Any], None]:
+    @functools.wraps(method)
     def both(trial: Any) -> None:
         try:
-            function(trial)
+            method(trial)
         finally:  # the tuner ends the search by raising when too many trials have failed
             told(trial)
 
     return both
-
-
-def _values(trial: Any) -> dict[str, Any]:
-    return {k: v for k, v in trial.hyperparameters.values.items() if not k.startswith(NETWORK)}
