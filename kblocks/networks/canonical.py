@@ -153,12 +153,6 @@ def of_rows(
 
     A node is one row or several. A row that does nothing adds no node, and the only reader of
     another row is merged with it: the split of a chain of blocks into rows makes no difference.
-
-    Args:
-        rows: all rows of the network.
-        needed: the names of those that count.
-        outputs: the row of each output.
-        input_shape: (height, width, channels).
     """
     origins = origins_of(rows)
     users = Counter(origins[name].name for name in needed if name in origins)
