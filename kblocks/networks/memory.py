@@ -210,12 +210,12 @@ class Trace:
                 if padded != shape:
                     source, _ = self._step("pad", [source], padded)
         tally = Tally()
-        made = walk(op, shape, tally)
+        out = walk(op, shape, tally)
         self.largest_kernel = max(self.largest_kernel, tally.params)
         if isinstance(op, ops.Activation) and op.function in _GATED and not self._training:
-            gate, _ = self._step("gate", [source], made)
-            return self._step("multiply", [source, gate], made)
-        return self._step(op, [source], made)
+            gate, _ = self._step("gate", [source], out)
+            return self._step("multiply", [source, gate], out)
+        return self._step(op, [source], out)
 
     def _merge(self, op: Merge, sources: list[Placed]) -> Placed:
         if len(sources) == 1:

@@ -102,13 +102,13 @@ class Budget:
         """
         broken = {}
         for name, limit in self._limits.items():
-            kind = name.removeprefix("min_")
-            if memory is None and kind in _MEMORY:
+            measure = name.removeprefix("min_")
+            if memory is None and measure in _MEMORY:
                 continue
-            amount = memory[kind] if memory and kind in _MEMORY else getattr(cost, kind)
-            if kind == name and amount > limit:
+            amount = memory[measure] if memory and measure in _MEMORY else getattr(cost, measure)
+            if measure == name and amount > limit:
                 broken[name] = amount / limit
-            elif kind != name and amount < limit:
+            elif measure != name and amount < limit:
                 broken[name] = limit / max(amount, 1)
         return broken
 

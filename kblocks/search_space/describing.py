@@ -44,7 +44,7 @@ def options_of(kind: Searchable) -> str:
 
 def _when(tree: Tree, dimension: Dimension) -> str:
     """The direct parents of a choice and the options at which it is active."""
-    if dimension.always:
+    if () in dimension.conditions:
         return ""
     asked = sorted({condition[-1] for condition in dimension.conditions})
     parents = []

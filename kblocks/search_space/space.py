@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from random import Random
 from typing import Any
 
@@ -259,12 +260,11 @@ class Space:
         """`repair` of a `Point`."""
         return self._repair.nearest(point, self._anchor)
 
-    def violation(self, point: Point) -> Violation | None:
-        """How far a point is from fitting; None if it fits."""
-        return self._shortfall(point, exactly=True)
+    def violation(self, point: Point, exactly: bool = True) -> Violation | None:
+        """How far a point is from fitting; None if it fits.
 
-    def _shortfall(self, point: Point, exactly: bool = False) -> Violation | None:
-        """`violation`; finds how much larger the input would have to be only if `exactly`."""
+        Finds how much larger the input would have to be only if `exactly`.
+        """
         shape = self.input_shape
         if shape is None and not (self._is_searched or self._conditions):
             return None
@@ -286,11 +286,11 @@ class Space:
         return (1, sum(map(math.log, broken.values()))) if broken else None
 
     def _fits(self, point: Point) -> bool:
-        return self._shortfall(point) is None
+        return self.violation(point, exactly=False) is None
 
     def _learned(self) -> sampling.Law:
         if self._law is None:
-            self._law = sampling.learned(self.tree, self._shortfall)
+            self._law = sampling.learned(self.tree, partial(self.violation, exactly=False))
         return self._law
 
     def _bind(self, arguments: dict[str, Any]) -> Bound:
@@ -318,10 +318,10 @@ class Space:
         memory = self.budget.memory(point.network, self.input_shape)
         parts = []
         for name, ratio in self.budget.exceeded(cost, memory).items():
-            kind = name.removeprefix("min_")
-            amount = memory[kind] if kind in memory else getattr(cost, kind)
-            times = f"{ratio:.2f} times its limit" if kind == name else f"1/{ratio:.2f} of {name}"
-            parts.append(f"{kind}={amount:,} ({times})")
+            measure = name.removeprefix("min_")
+            amount = memory[measure] if measure in memory else getattr(cost, measure)
+            far = f"{ratio:.2f} times its limit" if measure == name else f"1/{ratio:.2f} of {name}"
+            parts.append(f"{measure}={amount:,} ({far})")
         return "has " + ", ".join(parts)
 
 
