@@ -1,4 +1,4 @@
-"""Finds and names the choices in a tree of arguments: the dimensions of a space."""
+"""Finds and names the choices in a tree of arguments, and the points that they span."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class Point:
         """The active choices."""
         return [d for d in self.tree.dimensions.values() if d.is_active(self.positions)]
 
-    @functools.cached_property
+    @property
     def values(self) -> dict[str, Any]:
         """The plain values of the active choices: a point as users see it."""
         return {d.name: d.kind.label(self[d.name]) for d in self.active}
