@@ -472,6 +472,7 @@ def test_within_gives_a_new_space_and_leaves_the_old_one() -> None:
     assert space.default() == space.repair(space.default()) == {"filters[0]": 64, "filters[1]": 64}
     assert bounded.input_shape == INPUT
     assert bounded.default() != space.default()
+    bounded.default().clear()  # the caller's own copy
     assert fits(bounded, bounded.default())
     assert tighter.budget.params == 400
     assert bounded.budget.params == 2000

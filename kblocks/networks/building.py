@@ -55,11 +55,6 @@ def auxiliary_losses(
 
     It is the first main output with the same target, else with the same kind of loss.
 
-    Args:
-        auxiliary: the auxiliary outputs.
-        tasks: the task of each output, main ones too; None where it is not a head of kblocks.
-        targets: the name of the target of each output for which it is not the output's own name.
-
     Raises:
         ValueError: if no main output is trained on what an auxiliary output is trained on.
     """

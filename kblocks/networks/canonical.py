@@ -30,13 +30,13 @@ def form(op: Op, shape: Any) -> tuple[Form, Shape]:
             done, shape = form(step, shape)
             steps += done
         return steps, shape
-    made = walk(op, shape)
+    out = walk(op, shape)
     if type(op) is Merge:
-        return _merge(op, shape, made), made
-    return _primitive(op, shape, made), made
+        return _merge(op, shape, out), out
+    return _primitive(op, shape, out), out
 
 
-def _merge(op: Merge, shape: Any, made: Shape) -> Form:
+def _merge(op: Merge, shape: Any, out: Shape) -> Form:
     several = isinstance(shape, list)
     cuts = [None] * len(op.branches) if several else crops(op)
     branches: list[Hashable] = []
@@ -52,18 +52,18 @@ def _merge(op: Merge, shape: Any, made: Shape) -> Form:
     return ((op.mode, *branches),)
 
 
-def _primitive(op: Any, shape: Shape, made: Shape) -> Form:
+def _primitive(op: Any, shape: Shape, out: Shape) -> Form:
     pixels = shape[:2] == (1, 1)
     match op:
         case ops.Conv():
-            return (_conv(op, shape, made),)
+            return (_conv(op, shape, out),)
         case ops.Pool():
-            return _pool(op, shape, made)
+            return _pool(op, shape, out)
         case ops.GlobalPool():
             if pixels:
                 return () if op.keepdims else (("flatten",),)
         case ops.AdaptivePool():
-            if made == shape:
+            if out == shape:
                 return ()
         case ops.Flatten():
             return (("flatten",),)
@@ -72,7 +72,7 @@ def _primitive(op: Any, shape: Shape, made: Shape) -> Form:
         case ops.Activation(function="linear"):
             return ()
         case ops.PadChannels() | ops.SpaceToDepth():
-            if made == shape:
+            if out == shape:
                 return ()
         case ops.Norm():
             if op.kind == "group":
@@ -81,8 +81,8 @@ def _primitive(op: Any, shape: Shape, made: Shape) -> Form:
     return ((type(op).__name__, *op),)
 
 
-def _conv(op: ops.Conv, shape: Shape, made: Shape) -> Hashable:
-    axes = tuple(_axis(op, axis, shape, made) for axis in (0, 1))
+def _conv(op: ops.Conv, shape: Shape, out: Shape) -> Hashable:
+    axes = tuple(_axis(op, axis, shape, out) for axis in (0, 1))
     pads = any(axis[3] for axis in axes)
     mode = op.padding_mode if pads else "zeros"
     taps: Hashable = tuple(axis[:3] for axis in axes)
@@ -92,20 +92,20 @@ def _conv(op: ops.Conv, shape: Shape, made: Shape) -> Hashable:
     return ("Conv", op.filters, taps, mode, op.groups, *op[6:7], *op[8:])
 
 
-def _pool(op: ops.Pool, shape: Shape, made: Shape) -> Form:
+def _pool(op: ops.Pool, shape: Shape, out: Shape) -> Form:
     """The form of a pool: the range of pixels in each of its windows."""
     axes, padded = [], False
     for axis in (0, 1):
         size, window, stride = shape[axis], op.pool_size[axis], op.strides[axis]
         before = _before(op, axis, size, window, 1)
-        starts = [output * stride - before for output in range(made[axis])]
+        starts = [output * stride - before for output in range(out[axis])]
         padded = padded or starts[0] < 0 or starts[-1] + window > size
         axes.append(tuple((max(start, 0), min(start + window, size)) for start in starts))
     if op.kind == "avg" and op.count_padding and padded:
         return (("Pool", *op),)
     if all(stop - start == 1 for windows in axes for start, stop in windows):
         # Windows of one pixel: max equals mean, and if all pixels are kept the pool does nothing.
-        return () if shape == made else (("Pool", "any", *axes),)
+        return () if shape == out else (("Pool", "any", *axes),)
     return (("Pool", op.kind, *axes),)
 
 
@@ -118,14 +118,14 @@ def _before(op: Any, axis: int, size: int, kernel: int, dilation: int) -> int:
 
 
 def _axis(
-    op: ops.Conv, axis: int, shape: Shape, made: Shape
+    op: ops.Conv, axis: int, shape: Shape, out: Shape
 ) -> tuple[int, int, tuple[int, ...], bool]:
     """The number of outputs, the stride (1 if it has no effect), the taps, and whether any pads.
 
     Taps that only meet padding are left out. A tap is the pixel that it meets at the first
     output. The last value is whether any tap meets padding at any output.
     """
-    size, outputs, stride = shape[axis], made[axis], op.strides[axis]
+    size, outputs, stride = shape[axis], out[axis], op.strides[axis]
     kernel, dilation = op.kernel_size[axis], op.dilation_rate[axis]
     before = _before(op, axis, size, kernel, dilation)
     # Taps before met_from and from met_to on only ever meet padding.
@@ -153,12 +153,6 @@ def of_rows(
 
     A node is one row or several. A row that does nothing adds no node, and the only reader of
     another row is merged with it: the split of a chain of blocks into rows makes no difference.
-
-    Args:
-        rows: all rows of the network.
-        needed: the names of those that count.
-        outputs: the row of each output.
-        input_shape: (height, width, channels).
     """
     origins = origins_of(rows)
     users = Counter(origins[name].name for name in needed if name in origins)

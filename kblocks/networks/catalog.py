@@ -54,18 +54,14 @@ def variant(
 def _signature(family: Callable[..., Architecture], row: Mapping[str, Any]) -> inspect.Signature:
     """The family's signature with a row's values as defaults, for `help` and completion."""
     signature = inspect.signature(family, eval_str=True)
-    known = {
-        key: parameter.replace(default=row.get(key, parameter.default))
-        for key, parameter in signature.parameters.items()
-    }
+    known = signature.parameters
+    listed = [p.replace(default=row.get(name, p.default)) for name, p in known.items()]
     further = [
-        inspect.Parameter(key, inspect.Parameter.KEYWORD_ONLY, default=value)
-        for key, value in row.items()
-        if key not in known
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=value)
+        for name, value in row.items()
+        if name not in known
     ]
-    rest = [p for p in known.values() if p.kind is inspect.Parameter.VAR_KEYWORD]
-    listed = [p for p in known.values() if p not in rest]
-    return signature.replace(parameters=[*listed, *further, *rest])
+    return signature.replace(parameters=sorted([*listed, *further], key=lambda p: p.kind))
 
 
 def member(name: str, family: Callable[..., Architecture]) -> tuple[Any, dict[str, Any]]:

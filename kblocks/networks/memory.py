@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from kblocks.networks.architecture import INPUT, Architecture, check_input_shape
 from kblocks.networks.rows import walk_rows
@@ -31,36 +30,15 @@ _FUSED_FUNCTIONS = ("relu", "relu6", "linear")
 _GATED = ("silu", "swish", "hard_silu", "hard_swish", "mish")  # x times a function of x
 
 
-@dataclass
-class Step:
+Placed = tuple[int, Shape]  # a tensor's number and its shape
+
+
+class Step(NamedTuple):
     """One operation: the numbers of the tensors that it reads and of the one that it makes."""
 
     op: Any
     inputs: tuple[int, ...]
     output: int
-
-
-@dataclass
-class Steps:
-    """A network as steps, with the number of elements of each tensor for one image."""
-
-    steps: list[Step] = field(default_factory=list)
-    elements: list[int] = field(default_factory=list)
-    results: list[int] = field(default_factory=list)
-    params: int = 0
-    trainable_params: int = 0
-    largest_kernel: int = 0
-
-    def tensor(self, shape: Shape) -> int:
-        """Adds a tensor and returns its number."""
-        self.elements.append(math.prod(shape))
-        return len(self.elements) - 1
-
-    def add(self, op: Any, inputs: Sequence[int], shape: Shape) -> int:
-        """Adds a step that makes a tensor of this shape, and returns the tensor's number."""
-        output = self.tensor(shape)
-        self.steps.append(Step(op, tuple(inputs), output))
-        return output
 
 
 def inference_memory(net: Architecture, input_shape: Any, itemsize: int = _FLOAT) -> int:
@@ -78,9 +56,9 @@ def inference_memory(net: Architecture, input_shape: Any, itemsize: int = _FLOAT
     Raises:
         InputTooSmallError: (a ValueError) if a map would vanish.
     """
-    traced = _traced(net, input_shape)
+    traced = Trace(net, input_shape)
     owner = list(range(len(traced.elements)))  # the tensor whose memory each tensor uses
-    last = _last_uses(traced)
+    last = traced.last_uses()
     ends = list(last)
     makers: dict[int, Any] = {}
     for time, step in enumerate(traced.steps):
@@ -131,7 +109,7 @@ def training_memory(
     Raises:
         InputTooSmallError: (a ValueError) if a map would vanish.
     """
-    traced = _traced(net, input_shape, training=True, aux=aux)
+    traced = Trace(net, input_shape, training=True, aux=aux)
     kept: set[int] = set()
     flowing = 0
     for step in traced.steps:
@@ -139,7 +117,7 @@ def training_memory(
         gradients = {*step.inputs, step.output}
         flowing = max(flowing, sum(traced.elements[tensor] for tensor in gradients))
     maps = batch_size * (sum(traced.elements[tensor] for tensor in kept) + flowing)
-    weights = traced.params + (1 + slots) * traced.trainable_params
+    weights = traced.cost.params + (1 + slots) * traced.cost.trainable_params
     return _FLOAT * (weights + max(maps, _UPDATE * traced.largest_kernel))
 
 
@@ -159,95 +137,96 @@ def _kept(step: Step) -> tuple[int, ...]:
     return ()
 
 
-def _last_uses(traced: Steps) -> list[int]:
-    last = [0] * len(traced.elements)
-    for time, step in enumerate(traced.steps):
-        last[step.output] = time
-        for tensor in step.inputs:
-            last[tensor] = time
-    for tensor in traced.results:
-        last[tensor] = len(traced.steps)
-    return last
-
-
 # --- a network as steps ------------------------------------------------------------------
 
 
-def _traced(
-    net: Architecture, input_shape: Any, training: bool = False, aux: bool = False
-) -> Steps:
-    check_input_shape(input_shape)
-    cost = net.cost(input_shape, aux)
-    traced = Steps(params=cost.params, trainable_params=cost.trainable_params)
-    start = tuple(input_shape)
-    made: dict[str, Placed] = {INPUT: (traced.tensor(start), start)}
-    shown = [row for name, row in net.outputs.items() if aux or name not in net.auxiliary]
-    for row, _, spec, placed in walk_rows(net.rows, made, net.needed(shown)):
-        sources = placed if isinstance(placed, list) else [placed]
-        channels = [shape[-1] for _, shape in sources]
-        plan = spec.plan(channels if len(channels) > 1 else channels[0])
-        made[row.name] = _Trace(traced, training).op(plan, sources)
-    traced.results = [made[row][0] for row in shown]
-    return traced
+class Trace:
+    """A network as steps.
 
+    Attributes:
+        steps: in the order in which they run.
+        elements: the number of elements of each tensor, for one image.
+        results: the numbers of the tensors that are outputs.
+        cost: the network's cost.
+        largest_kernel: the number of parameters of the op that has most.
+    """
 
-Placed = tuple[int, Shape]  # a tensor's number and its shape
+    def __init__(
+        self, net: Architecture, input_shape: Any, training: bool = False, aux: bool = False
+    ) -> None:
+        check_input_shape(input_shape)
+        self.cost = net.cost(input_shape, aux)
+        self.steps: list[Step] = []
+        self.elements: list[int] = []
+        self.largest_kernel = 0
+        self._training = training
+        start = tuple(input_shape)
+        tensors: dict[str, Placed] = {INPUT: (self._tensor(start), start)}
+        shown = [row for name, row in net.outputs.items() if aux or name not in net.auxiliary]
+        for row, _, spec, placed in walk_rows(net.rows, tensors, net.needed(shown)):
+            sources = placed if isinstance(placed, list) else [placed]
+            channels = [shape[-1] for _, shape in sources]
+            plan = spec.plan(channels if len(channels) > 1 else channels[0])
+            tensors[row.name] = self._op(plan, sources)
+        self.results = [tensors[row][0] for row in shown]
 
+    def last_uses(self) -> list[int]:
+        """By tensor, the last step that makes or reads it; the end for outputs."""
+        last = [0] * len(self.elements)
+        for time, step in enumerate(self.steps):
+            for tensor in (*step.inputs, step.output):
+                last[tensor] = time
+        for tensor in self.results:
+            last[tensor] = len(self.steps)
+        return last
 
-@dataclass
-class _Trace:
-    """Appends the steps of plans to `traced`."""
+    def _tensor(self, shape: Shape) -> int:
+        """Adds a tensor and returns its number."""
+        self.elements.append(math.prod(shape))
+        return len(self.elements) - 1
 
-    traced: Steps
-    training: bool
+    def _step(self, op: Any, inputs: Sequence[int], shape: Shape) -> Placed:
+        """Adds a step that makes a tensor of this shape."""
+        output = self._tensor(shape)
+        self.steps.append(Step(op, tuple(inputs), output))
+        return output, shape
 
-    def op(self, op: Op, sources: list[Placed]) -> Placed:
-        """Appends the steps of an op, and returns the tensor that it makes."""
+    def _op(self, op: Op, sources: list[Placed]) -> Placed:
+        """Adds the steps of an op, and returns the tensor that it makes."""
+        source, shape = sources[0]
         match op:
             case Chain():
                 for step in op:
-                    sources = [self.op(step, sources)]
+                    sources = [self._op(step, sources)]
                 return sources[0]
             case Merge():
                 return self._merge(op, sources)
-            case ops.Dropout() | ops.DropPath() if not self.training:
+            case ops.ResizeLike():
+                return self._step(op, [source], walk(op, [shape for _, shape in sources]))
+            case ops.Dropout() | ops.DropPath() if not self._training:
                 return sources[0]
             case ops.Conv() | ops.Pool() | ops.Blur():
-                source, shape = sources[0]
                 padded = _padded(op, shape)
                 if padded != shape:
-                    source = self.traced.add("pad", (source,), padded)
-                return self._add(op, source, shape)
-            case ops.ResizeLike():
-                made = walk(op, [shape for _, shape in sources])
-                return self.traced.add(op, [sources[0][0]], made), made
-        return self._add(op, *sources[0])
-
-    def _add(self, op: Op, source: int, shape: Shape) -> Placed:
+                    source, _ = self._step("pad", [source], padded)
         tally = Tally()
-        made = walk(op, shape, tally)
-        self.traced.largest_kernel = max(self.traced.largest_kernel, tally.params)
-        if isinstance(op, ops.Activation) and op.function in _GATED and not self.training:
-            gate = self.traced.add("gate", (source,), made)
-            return self.traced.add("multiply", (source, gate), made), made
-        return self.traced.add(op, (source,), made), made
+        out = walk(op, shape, tally)
+        self.largest_kernel = max(self.largest_kernel, tally.params)
+        if isinstance(op, ops.Activation) and op.function in _GATED and not self._training:
+            gate, _ = self._step("gate", [source], out)
+            return self._step("multiply", [source, gate], out)
+        return self._step(op, [source], out)
 
     def _merge(self, op: Merge, sources: list[Placed]) -> Placed:
         if len(sources) == 1:
-            sources = [self._cropped(sources[0], cut) for cut in crops(op)]
-        ends = [
-            self.op(branch, [source])
-            for (_, branch), source in zip(op.branches, sources, strict=True)
-        ]
-        made = walk(op, [shape for _, shape in sources])
-        return self.traced.add(op, [tensor for tensor, _ in ends], made), made
-
-    def _cropped(self, source: Placed, cut: Any) -> Placed:
-        if cut is None:
-            return source
-        tensor, whole = source
-        shape = cropped(whole, cut)
-        return self.traced.add("crop", (tensor,), shape), shape
+            tensor, whole = sources[0]
+            sources = [
+                sources[0] if cut is None else self._step("crop", [tensor], cropped(whole, cut))
+                for cut in crops(op)
+            ]
+        pairs = zip(op.branches, sources, strict=True)
+        ends = [self._op(branch, [source])[0] for (_, branch), source in pairs]
+        return self._step(op, ends, walk(op, [shape for _, shape in sources]))
 
 
 def _padded(op: Any, shape: Shape) -> Shape:

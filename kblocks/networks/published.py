@@ -7,8 +7,6 @@ from typing import Any, NamedTuple
 import keras
 
 _IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-_HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
-_NONE = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 
 
 class WeightSet(NamedTuple):
@@ -98,8 +96,11 @@ class Preprocessing(keras.layers.Layer):
         return {**super().get_config(), **{name: getattr(self, name) for name in names}}
 
 
-def _torchvision(name: str, top1: float, **other: Any) -> WeightSet:
-    return WeightSet("tv_in1k", f"hf://timm/{name}.tv_in1k", "bsd-3-clause", top1, **other)
+def _timm(
+    name: str, label: str, top1: float, license: str = "apache-2.0", **other: Any
+) -> tuple[WeightSet, ...]:
+    """The set that timm's repository of this name and label on the Hugging Face hub has."""
+    return (WeightSet(label, f"hf://timm/{name}.{label}", license, top1, **other),)
 
 
 # Sources of top-1: the metadata of torchvision's weights; for TResNet the paper; for
@@ -129,7 +130,9 @@ _TORCHVISION = {
     "densenet201": 76.896,
 }
 _TRESNET = {"tresnet_m": 80.8, "tresnet_l": 81.5, "tresnet_xl": 82.0}
-_HALVED = {"mean": _HALF[0], "std": _HALF[1], "size": 299, "interpolation": "bicubic"}
+_HALVED: dict[str, Any] = {"mean": (0.5,) * 3, "std": (0.5,) * 3, "size": 299}
+_HALVED["interpolation"] = "bicubic"
+_UNSCALED: dict[str, Any] = {"mean": (0.0,) * 3, "std": (1.0,) * 3}
 
 # Side, top-1, and the file of the Python package that has the same weights, if any.
 _LITE = {
@@ -155,33 +158,14 @@ def _lite(name: str, size: int, top1: float, packaged: str | None) -> tuple[Weig
     )
 
 
+_BSD = "bsd-3-clause"
 WEIGHT_SETS: dict[str, tuple[WeightSet, ...]] = {
-    **{name: (_torchvision(name, top1),) for name, top1 in _TORCHVISION.items()},
-    **{
-        name: (
-            WeightSet(
-                "miil_in1k",
-                f"hf://timm/{name}.miil_in1k",
-                "apache-2.0",
-                top1,
-                mean=_NONE[0],
-                std=_NONE[1],
-            ),
-        )
-        for name, top1 in _TRESNET.items()
-    },
+    **{name: _timm(name, "tv_in1k", top1, _BSD) for name, top1 in _TORCHVISION.items()},
+    **{name: _timm(name, "miil_in1k", top1, **_UNSCALED) for name, top1 in _TRESNET.items()},
     **{name: _lite(name, *row) for name, row in _LITE.items()},
-    "inception_v3": (_torchvision("inception_v3", 77.294, **_HALVED),),
-    "inception_v4": (
-        WeightSet("tf_in1k", "hf://timm/inception_v4.tf_in1k", "apache-2.0", 80.2, **_HALVED),
-    ),
-    "inception_resnet_v2": (
-        WeightSet(
-            "tf_in1k",
-            "hf://timm/inception_resnet_v2.tf_in1k",
-            "apache-2.0",
-            80.4,
-            **{**_HALVED, "crop": 0.8975},
-        ),
+    "inception_v3": _timm("inception_v3", "tv_in1k", 77.294, _BSD, **_HALVED),
+    "inception_v4": _timm("inception_v4", "tf_in1k", 80.2, **_HALVED),
+    "inception_resnet_v2": _timm(
+        "inception_resnet_v2", "tf_in1k", 80.4, **{**_HALVED, "crop": 0.8975}
     ),
 }

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import math
 import os
 import re
 import tempfile
@@ -74,12 +73,45 @@ def by_patterns(paths: list[str], names: Mapping[str, str]) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class _Tensor:
-    """A variable of the model, its published name, and the conversions of its layout."""
+    """A variable of the model, and its published name and shape.
+
+    Attributes:
+        name: the published name.
+        variable: the Keras variable.
+        kernel: (height, width, input channels) of a convolution's kernel, also of the one that a
+            linear layer after a Flatten is equal to; None if the variable is no kernel.
+        is_flat: whether the published model has a linear layer.
+    """
 
     name: str
     variable: Any
-    from_torch: Callable[[np.ndarray], np.ndarray]
-    to_torch: Callable[[np.ndarray], np.ndarray]
+    kernel: tuple[int, int, int] | None = None
+    is_flat: bool = False
+
+    def from_torch(self, given: np.ndarray) -> np.ndarray:
+        """The array in Keras' layout; the ValueError says why it does not fit."""
+        if given.dtype.kind not in "biuf" and not given.dtype.name.startswith(("bfloat", "float8")):
+            raise ValueError(f"holds no real numbers but {given.dtype}")
+        shape = published = tuple(self.variable.shape)
+        if self.kernel is not None:
+            height, width, channels = self.kernel
+            published = shape[-1], channels, height, width
+        linear = shape[::-1] if self.kernel and len(shape) == 2 else published
+        if given.shape not in (published, linear):
+            raise ValueError(
+                f"is {given.shape}, which does not fit {self.variable.path} of {shape}"
+            )
+        if self.kernel is None:
+            return given
+        return given.reshape(published).transpose(2, 3, 1, 0).reshape(shape)
+
+    def to_torch(self) -> np.ndarray:
+        """The variable's array in PyTorch's layout."""
+        value = np.asarray(self.variable)
+        if self.kernel is None:
+            return value
+        maps = value.reshape(*self.kernel, -1).transpose(3, 2, 0, 1)
+        return maps.reshape(len(maps), -1) if self.is_flat else maps
 
 
 def load_torch_weights(
@@ -120,7 +152,7 @@ def load_torch_weights(
             problems.append(f"missing {tensor.name}")
             continue
         try:
-            values.append((tensor.variable, _value(tensor, _array(tensors[tensor.name]))))
+            values.append((tensor.variable, tensor.from_torch(_array(tensors[tensor.name]))))
         except ValueError as error:
             problems.append(f"{tensor.name} {error}")
     if problems:
@@ -128,23 +160,6 @@ def load_torch_weights(
         raise ValueError(f"`source` does not fit {model.name}: {'; '.join(problems[:5])}{more}")
     for variable, value in values:
         variable.assign(value)
-
-
-def _value(tensor: _Tensor, given: np.ndarray) -> np.ndarray:
-    """The array in the variable's layout; the ValueError says why it does not fit."""
-    if given.dtype.kind not in "biuf" and not given.dtype.name.startswith(("bfloat", "float8")):
-        raise ValueError(f"holds no real numbers but {given.dtype}")
-    wanted = tuple(tensor.variable.shape)
-    told = f"is {given.shape}, which does not fit {tensor.variable.path} of {wanted}"
-    if math.prod(given.shape) != math.prod(wanted):
-        raise ValueError(told)
-    try:
-        value = tensor.from_torch(given)
-    except ValueError as error:  # it has another number of axes
-        raise ValueError(told) from error
-    if tuple(value.shape) != wanted:
-        raise ValueError(told)
-    return value
 
 
 def _array(value: Any) -> np.ndarray:
@@ -165,24 +180,16 @@ def load_weights(
     prefix: str,
     skip_head: bool = False,
 ) -> None:
-    """Loads weights from what `Architecture.model` takes: a file, a set's name or a source.
-
-    Args:
-        model: built by an architecture.
-        source: a file that Keras wrote, the name of one of the `known` sets, or a source of
-            `load_torch_weights`.
-        known: the published sets of the architecture.
-        prefix: of the layers' names.
-        skip_head: whether the head keeps its new weights.
+    """Loads weights from a file, a source or a `known` set's name, as `Architecture.model` does.
 
     Raises:
         ValueError: if there is no such file or set, or the weights do not fit.
     """
     if isinstance(source, (str, os.PathLike)):
-        sets = {one.name: one.source for one in known}
         if str(source).endswith((".weights.h5", ".keras")):
-            load_keras_weights(model, source, skip_head, prefix)
+            _load_keras_weights(model, source, skip_head, prefix)
             return
+        sets = {one.name: one.source for one in known}
         is_source = str(source).startswith(ADDRESSES) or Path(source).exists()
         if source not in sets and not is_source:
             raise ValueError(
@@ -193,7 +200,7 @@ def load_weights(
     load_torch_weights(model, source, skip_head=skip_head, prefix=prefix)
 
 
-def load_keras_weights(model: keras.Model, path: Any, skip_head: bool, prefix: str) -> None:
+def _load_keras_weights(model: keras.Model, path: Any, skip_head: bool, prefix: str) -> None:
     """Calls `model.load_weights`; with `skip_head` the rows of the head keep their weights."""
     if not skip_head:
         model.load_weights(path)
@@ -297,7 +304,7 @@ def to_torch_state_dict(
     """
     # In C order, because safetensors writes an array's memory and ignores its strides.
     return {
-        tensor.name: np.array(tensor.to_torch(np.asarray(tensor.variable)), order="C")
+        tensor.name: np.array(tensor.to_torch(), order="C")
         for tensor in _table(model, set(), source, prefix)
     }
 
@@ -356,14 +363,14 @@ def _tensors(part: Any, block: Block, module: str, as_convolution: bool) -> Iter
         if variable.name not in ("kernel", "bias", *_NORM):
             continue
         if isinstance(part, keras.layers.BatchNormalization):
-            yield _Tensor(f"{module}.{_NORM[variable.name]}", variable, _as_is, _as_is)
+            yield _Tensor(f"{module}.{_NORM[variable.name]}", variable)
         elif variable.name == "bias":
-            yield _Tensor(f"{module}.bias", variable, _as_is, _as_is)
+            yield _Tensor(f"{module}.bias", variable)
         elif isinstance(part, keras.layers.Dense):
-            layouts = _dense_layouts(part, block, as_convolution)
-            yield _Tensor(f"{module}.weight", variable, *layouts)
+            kernel = _flattened(part.name, block) or (1, 1, variable.shape[0])
+            yield _Tensor(f"{module}.weight", variable, kernel, not as_convolution)
         else:
-            yield _Tensor(f"{module}.weight", variable, _conv_in, _conv_out)
+            yield _Tensor(f"{module}.weight", variable, tuple(variable.shape[:3]))
 
 
 def _flattened(path: str, block: Block) -> Any:
@@ -382,31 +389,3 @@ def _flattened(path: str, block: Block) -> Any:
             before = shape if isinstance(op, ops.Flatten) else None
         shape = cost.walk(op, shape)
     return None
-
-
-def _as_is(value: np.ndarray) -> np.ndarray:
-    return value
-
-
-def _conv_in(value: np.ndarray) -> np.ndarray:
-    return value.transpose(2, 3, 1, 0)
-
-
-def _conv_out(value: np.ndarray) -> np.ndarray:
-    return value.transpose(3, 2, 0, 1)
-
-
-def _dense_layouts(part: Any, block: Block, as_convolution: bool) -> tuple[Any, Any]:
-    """Conversions between torch's (out, in) and Keras' (in, out), also after a Flatten."""
-    features = part.kernel.shape[0]
-    height, width, channels = _flattened(part.name, block) or (1, 1, features)
-
-    def inward(value: np.ndarray) -> np.ndarray:
-        maps = value.reshape(-1, channels, height, width)
-        return maps.transpose(2, 3, 1, 0).reshape(features, -1)
-
-    def outward(value: np.ndarray) -> np.ndarray:
-        maps = value.reshape(height, width, channels, -1).transpose(3, 2, 0, 1)
-        return maps if as_convolution else maps.reshape(-1, features)
-
-    return inward, outward

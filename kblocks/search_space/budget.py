@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
+from kblocks.networks.architecture import Architecture
 from kblocks.networks.memory import inference_memory, training_memory
 from kblocks.plans.cost import Cost
 
@@ -80,15 +81,14 @@ class Budget:
     def _memory_limits(self) -> list[str]:
         return [kind for kind in _MEMORY if {kind, f"min_{kind}"} & set(self._limits)]
 
-    def memory(self, net: Any, input_shape: Any) -> dict[str, int]:
+    def memory(self, net: Architecture, input_shape: Any) -> dict[str, int]:
         """The estimated bytes of each kind of memory that the budget limits."""
-        found = {}
-        for kind in self._memory_limits:
-            if kind == "training_memory":
-                found[kind] = training_memory(net, input_shape, self.batch_size)
-            else:
-                found[kind] = inference_memory(net, input_shape)
-        return found
+        return {
+            kind: inference_memory(net, input_shape)
+            if kind == "inference_memory"
+            else training_memory(net, input_shape, self.batch_size)
+            for kind in self._memory_limits
+        }
 
     def exceeded(self, cost: Cost, memory: Mapping[str, int] | None = None) -> dict[str, float]:
         """By what factor a network misses each limit that it breaks; empty if it keeps all.
@@ -102,16 +102,13 @@ class Budget:
         """
         broken = {}
         for name, limit in self._limits.items():
-            kind = name.removeprefix("min_")
-            if kind in _MEMORY:
-                if memory is None:
-                    continue
-                amount = memory[kind]
-            else:
-                amount = getattr(cost, kind)
-            if kind == name and amount > limit:
+            measure = name.removeprefix("min_")
+            if memory is None and measure in _MEMORY:
+                continue
+            amount = memory[measure] if memory and measure in _MEMORY else getattr(cost, measure)
+            if measure == name and amount > limit:
                 broken[name] = amount / limit
-            elif kind != name and amount < limit:
+            elif measure != name and amount < limit:
                 broken[name] = limit / max(amount, 1)
         return broken
 

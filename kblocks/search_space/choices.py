@@ -8,18 +8,20 @@ import numbers
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 
-class _Countable:
-    """Options at the positions 0, 1, ...; the first is the default."""
+@dataclass(frozen=True)
+class Choice:
+    """One of several options; made by `choice` and `boolean`."""
 
-    first = 0
+    options: tuple[Any, ...]
+    name: str | None = None
+    first: ClassVar[int] = 0  # the position of the default
 
     @property
     def size(self) -> int:
-        """The number of options."""
-        raise NotImplementedError
+        return len(self.options)
 
     def at(self, share: float) -> int:
         """The position at `share`, in [0, 1), of a range that all options divide equally."""
@@ -28,26 +30,6 @@ class _Countable:
     def share(self, position: int, within: float) -> float:
         """The inverse of `at`: the share at `within`, in [0, 1), of the option's own part."""
         return (position + within) / self.size
-
-    def label(self, position: int) -> Any:
-        """The value at a position, as a dict of values has it."""
-        raise NotImplementedError
-
-    def recorded(self, position: int) -> Any:
-        """The value at a position, as tuners record it; `index` reads it back."""
-        return self.label(position)
-
-
-@dataclass(frozen=True)
-class Choice(_Countable):
-    """One of several options; made by `choice` and `boolean`."""
-
-    options: tuple[Any, ...]
-    name: str | None = None
-
-    @property
-    def size(self) -> int:
-        return len(self.options)
 
     @functools.cached_property
     def labels(self) -> tuple[Any, ...]:
@@ -81,9 +63,11 @@ class Choice(_Countable):
         return {_keyed(name): index for index, name in both}
 
     def label(self, position: int) -> Any:
+        """The value of an option in a dict of values."""
         return self.labels[position]
 
     def recorded(self, position: int) -> Any:
+        """The value of an option as tuners record it."""
         return self.written[position]
 
     def index(self, value: Any) -> int:
@@ -99,7 +83,7 @@ class Choice(_Countable):
 
 
 @dataclass(frozen=True)
-class Integer(_Countable):
+class Integer:
     """A whole number from `low` to `high`; made by `integer`."""
 
     low: int
@@ -107,26 +91,30 @@ class Integer(_Countable):
     step: int = 1
     log: bool = False
     name: str | None = None
+    first: ClassVar[int] = 0  # the position of the default
 
     @property
     def size(self) -> int:
         return (self.high - self.low) // self.step + 1
 
     def at(self, share: float) -> int:
+        """The position at `share`, in [0, 1), of the range, or of its logarithm with `log`."""
         if not self.log:
-            return super().at(share)
+            return int(share * self.size)
         low, high = math.log(self.low - 0.5), math.log(self.high + 0.5)
         drawn = round(math.exp(low + share * (high - low)))
         return min(max(drawn, self.low), self.high) - self.low
 
     def share(self, position: int, within: float) -> float:
         if not self.log:
-            return super().share(position, within)
+            return (position + within) / self.size
         low, high = math.log(self.low - 0.5), math.log(self.high + 0.5)
         return (math.log(self.low + position - 0.5 + within) - low) / (high - low)
 
     def label(self, position: int) -> int:
         return self.low + position * self.step
+
+    recorded = label
 
     def index(self, value: Any) -> int:
         value = _plain(value)
@@ -168,8 +156,7 @@ class Real:
     def label(self, position: float) -> float:
         return position
 
-    def recorded(self, position: float) -> float:
-        return position
+    recorded = label
 
     def index(self, value: Any) -> float:
         value = _plain(value)

@@ -1,15 +1,17 @@
-"""A space's choices as a table."""
+"""A space's choices as a table, and the number of its points."""
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Collection, Mapping
 from itertools import groupby
 
-from kblocks.search_space.choices import Choice, Integer, Searchable
-from kblocks.search_space.counting import size
-from kblocks.search_space.tree import Dimension, Tree
+from kblocks.search_space.choices import Choice, Integer, Real, Searchable
+from kblocks.search_space.tree import Condition, Dimension, Tree
 
 _WIDEST = 60
+Conditions = Mapping[str, tuple[Condition, ...]]  # by choice; it is active if one of them holds
 
 
 def table(tree: Tree) -> str:
@@ -42,7 +44,7 @@ def options_of(kind: Searchable) -> str:
 
 def _when(tree: Tree, dimension: Dimension) -> str:
     """The direct parents of a choice and the options at which it is active."""
-    if dimension.always:
+    if () in dimension.conditions:
         return ""
     asked = sorted({condition[-1] for condition in dimension.conditions})
     parents = []
@@ -56,3 +58,60 @@ def _networks(count: float) -> str:
     if math.isinf(count):
         return "infinitely many networks"
     return f"{count:,} network{'' if count == 1 else 's'}"
+
+
+# --- counting ----------------------------------------------------------------------------
+
+
+def size(tree: Tree) -> float:
+    """The number of different dicts of values; infinite if there is a real among them."""
+    kinds = {name: d.kind for name, d in tree.dimensions.items()}
+    return _count(kinds, {n: _shortest(d.conditions) for n, d in tree.dimensions.items()})
+
+
+def _count(kinds: Mapping[str, Searchable], conditions: Conditions) -> float:
+    """The number of points of these dimensions: the product over independent groups."""
+    return math.prod(_count_group(kinds, group) for group in _groups(conditions))
+
+
+def _count_group(kinds: Mapping[str, Searchable], group: Conditions) -> float:
+    """The sum over the options of a choice that is always active."""
+    first = next(name for name, own in group.items() if () in own)
+    kind = kinds[first]
+    rest = {name: own for name, own in group.items() if name != first}
+    if isinstance(kind, Real):
+        return math.inf
+    asked = {index for own in rest.values() for c in own for name, index in c if name == first}
+    others = kind.size - len(asked)
+    counts = [_count(kinds, _given(rest, first, index)) for index in asked]
+    return sum(counts) + (others * _count(kinds, _given(rest, first, None)) if others else 0)
+
+
+def _given(conditions: Conditions, name: str, index: int | None) -> Conditions:
+    """The conditions left once `name` takes option `index`; drops what cannot be active then."""
+    left = {}
+    for other, own in conditions.items():
+        kept = {
+            tuple(pair for pair in c if pair[0] != name)
+            for c in own
+            if all(position == index for parent, position in c if parent == name)
+        }
+        if kept:
+            left[other] = _shortest(kept)
+    return left
+
+
+def _shortest(conditions: Collection[Condition]) -> tuple[Condition, ...]:
+    """The conditions, or the empty one alone if it is among them: it always holds."""
+    return ((),) if () in conditions else tuple(conditions)
+
+
+def _groups(conditions: Conditions) -> list[Conditions]:
+    """Groups of dimensions that depend on each other, directly or through others."""
+    joined: list[set[str]] = []
+    for name, own in conditions.items():
+        bound = {name, *(parent for c in own for parent, _ in c)}
+        touching = [group for group in joined if group & bound]
+        joined = [group for group in joined if not group & bound]
+        joined.append(functools.reduce(set.union, touching, bound))
+    return [{name: conditions[name] for name in conditions if name in group} for group in joined]

@@ -20,7 +20,7 @@ from typing import Any
 from kblocks.search_space.choices import Choice, Integer, Real, Searchable
 from kblocks.search_space.tree import Dimension, Point, Tree
 
-# (kind, amount): kind 1 breaks the budget, 2 needs a larger input, 3 is no allowed network.
+# (reason, amount): reason 1 breaks the budget, 2 needs a larger input, 3 is no allowed network.
 Violation = tuple[int, float]
 Measure = Callable[[Point], Violation | None]
 
@@ -66,10 +66,10 @@ class Ladder:
         if not self.order:
             drawn = Random(position).sample(self.positions, _LONG)
             return [other for other in drawn if other != position]
-        place, last = self.order.index(position), len(self.order) - 1
+        step, last = self.order.index(position), len(self.order) - 1
         far = max(1, int(share * len(self.order))) if is_long else 1
-        down = [self.order[max(place - far, 0)]] if place else []
-        up = [self.order[min(place + far, last)]] if place < last else []
+        down = [self.order[max(step - far, 0)]] if step else []
+        up = [self.order[min(step + far, last)]] if step < last else []
         return down + (up if grow or anywhere else [])
 
     def between(self, start: Any, found: Any) -> Sequence[Any]:

@@ -5,23 +5,25 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from random import Random
 from typing import Any
 
 from kblocks.networks.architecture import Architecture, check_input_shape
 from kblocks.plans.geometry import InputTooSmallError
-from kblocks.search_space import counting, sampling
+from kblocks.search_space import sampling
 from kblocks.search_space.budget import Budget
 from kblocks.search_space.choices import Call, Choice, Fixed
 from kblocks.search_space.conditions import Bound, Condition, name_of
 from kblocks.search_space.dead_options import refuse_dead_options
-from kblocks.search_space.describing import table
+from kblocks.search_space.describing import size, table
 from kblocks.search_space.names import is_of_others, network_key, prefix_of
 from kblocks.search_space.recording import refuse_second
 from kblocks.search_space.repair import Repair, Violation
 from kblocks.search_space.tree import Point, Tree
 
 _BUILDER = "builder"  # the name of the choice between builders
+_STATE = ("builder", "_source", "_arguments", "_conditions", "input_shape", "budget")
 _REPEATS = 100  # `samples` ends after so many samples in a row without a new network
 
 
@@ -61,35 +63,32 @@ class Space:
         else:
             source = builder
         own = () if where is None else (Condition(where, arguments),)
-        self._span(source, arguments, (*inherited, *own))
-        self.builder = builder
+        self.builder, self._source = builder, source
+        self._arguments, self._conditions = arguments, (*inherited, *own)
+        self.input_shape: tuple[int, int, int] | None = None
+        self.budget = Budget()
+        self._span()
         refuse_dead_options(self.tree)
         self._prepare()
 
-    def _span(
-        self, source: Any, arguments: dict[str, Any], conditions: tuple[Condition, ...]
-    ) -> None:
+    def _span(self) -> None:
         """Sets up the choices, but not what fits."""
-        self.builder = self._source = source
-        self._arguments, self._conditions = arguments, conditions
-        self._is_searched = isinstance(source, (Choice, Fixed))
+        self._is_searched = isinstance(self._source, (Choice, Fixed))
         searched = {}
         if self._is_searched:
-            searched[_BUILDER] = _node(source, set(arguments))
-        elif not callable(source):
-            raise TypeError(f"`builder` must be a function. Received: builder={source!r}")
-        self.tree = Tree({**searched, **arguments}, bind=self._bind)
-        self.input_shape: tuple[int, int, int] | None = None
-        self.budget = Budget()
+            searched[_BUILDER] = _node(self._source, set(self._arguments))
+        elif not callable(self._source):
+            raise TypeError(f"`builder` must be a function. Received: builder={self._source!r}")
+        self.tree = Tree({**searched, **self._arguments}, bind=self._bind)
 
-    def __reduce__(self) -> Any:
-        return _restored, (
-            self._source,
-            self._arguments,
-            self._conditions,
-            self.input_shape,
-            self.budget,
-        )
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: self.__dict__[name] for name in _STATE}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Unpickles a space, whose options were checked when it was made."""
+        self.__dict__.update(state)
+        self._span()
+        self._prepare()
 
     def _prepare(self) -> None:
         """Sets up what depends on the input and the budget; raises if no point fits."""
@@ -127,7 +126,7 @@ class Space:
 
     def size(self) -> float:
         """The number of points, whether they fit or not; `math.inf` with a `kb.real`."""
-        return counting.size(self.tree)
+        return size(self.tree)
 
     def describe(self, print_fn: Callable[[str], Any] = print) -> None:
         """Prints a table of the choices and how many networks they make.
@@ -262,12 +261,11 @@ class Space:
         """`repair` of a `Point`."""
         return self._repair.nearest(point, self._anchor)
 
-    def violation(self, point: Point) -> Violation | None:
-        """How far a point is from fitting; None if it fits."""
-        return self._shortfall(point, exactly=True)
+    def violation(self, point: Point, exactly: bool = True) -> Violation | None:
+        """How far a point is from fitting; None if it fits.
 
-    def _shortfall(self, point: Point, exactly: bool = False) -> Violation | None:
-        """`violation`; finds how much larger the input would have to be only if `exactly`."""
+        Finds how much larger the input would have to be only if `exactly`.
+        """
         shape = self.input_shape
         if shape is None and not (self._is_searched or self._conditions):
             return None
@@ -289,11 +287,11 @@ class Space:
         return (1, sum(map(math.log, broken.values()))) if broken else None
 
     def _fits(self, point: Point) -> bool:
-        return self._shortfall(point) is None
+        return self.violation(point, exactly=False) is None
 
     def _learned(self) -> sampling.Law:
         if self._law is None:
-            self._law = sampling.learned(self.tree, self._shortfall)
+            self._law = sampling.learned(self.tree, partial(self.violation, exactly=False))
         return self._law
 
     def _bind(self, arguments: dict[str, Any]) -> Bound:
@@ -321,22 +319,11 @@ class Space:
         memory = self.budget.memory(point.network, self.input_shape)
         parts = []
         for name, ratio in self.budget.exceeded(cost, memory).items():
-            kind = name.removeprefix("min_")
-            amount = memory[kind] if kind in memory else getattr(cost, kind)
-            times = f"{ratio:.2f} times its limit" if kind == name else f"1/{ratio:.2f} of {name}"
-            parts.append(f"{kind}={amount:,} ({times})")
+            measure = name.removeprefix("min_")
+            amount = memory[measure] if measure in memory else getattr(cost, measure)
+            far = f"{ratio:.2f} times its limit" if measure == name else f"1/{ratio:.2f} of {name}"
+            parts.append(f"{measure}={amount:,} ({far})")
         return "has " + ", ".join(parts)
-
-
-def _restored(
-    source: Any, arguments: Any, conditions: Any, input_shape: Any, budget: Budget
-) -> Space:
-    """Unpickles a space, whose options were checked when it was made."""
-    space = object.__new__(Space)
-    space._span(source, arguments, conditions)
-    space.input_shape, space.budget = input_shape, budget
-    space._prepare()
-    return space
 
 
 def _unbounded(space: Space) -> Space:

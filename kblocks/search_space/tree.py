@@ -1,4 +1,4 @@
-"""Finds and names the choices in a tree of arguments: the dimensions of a space."""
+"""Finds and names the choices in a tree of arguments, and the points that they span."""
 
 from __future__ import annotations
 
@@ -44,11 +44,6 @@ class Dimension:
             for condition in self.conditions
         )
 
-    @property
-    def always(self) -> bool:
-        """Whether it is active at every point."""
-        return () in self.conditions
-
 
 @dataclass(frozen=True)
 class Point:
@@ -75,7 +70,7 @@ class Point:
         """The active choices."""
         return [d for d in self.tree.dimensions.values() if d.is_active(self.positions)]
 
-    @functools.cached_property
+    @property
     def values(self) -> dict[str, Any]:
         """The plain values of the active choices: a point as users see it."""
         return {d.name: d.kind.label(self[d.name]) for d in self.active}
@@ -88,7 +83,8 @@ class Point:
     @property
     def arguments(self) -> dict[str, Any]:
         """The builder's arguments, with plain values in place of choices."""
-        return self.tree.resolved(self.positions)
+        varied = {key: resolve(self.positions) for key, resolve in self.tree.varied.items()}
+        return {**self.tree.fixed, **varied}
 
     @property
     def bound(self) -> Bound:
@@ -127,13 +123,13 @@ class Tree:
         self.bind = bind
         self.dimensions: dict[str, Dimension] = {}
         self.fixed: dict[str, Any] = {}  # the arguments without a choice
-        self._varied: dict[str, Resolve] = {}
+        self.varied: dict[str, Resolve] = {}  # how to resolve the others
         for key, node in arguments.items():
             found = self._collect(node, f"{prefix}{key}", ())
             if found is None:
                 self.fixed[key] = node
             else:
-                self._varied[key] = found
+                self.varied[key] = found
         self.dimensions = _parents_first(self.dimensions)
 
     def _collect(self, node: Any, path: str, condition: Condition) -> Resolve | None:
@@ -154,10 +150,10 @@ class Tree:
             case Mapping():
                 return self._collect_items(node, lambda key: f"{path}.{key}", condition)
             case list() | tuple():
-                kind = list if isinstance(node, list) else tuple
+                sequence = list if isinstance(node, list) else tuple
                 inner = dict(enumerate(node))
                 items = self._collect_items(inner, lambda index: f"{path}[{index}]", condition)
-                return items and (lambda positions: kind(items(positions).values()))
+                return items and (lambda positions: sequence(items(positions).values()))
         return None
 
     def _collect_items(
@@ -277,16 +273,11 @@ class Tree:
         kinds = self.dimensions
         return self.ask(lambda name: suggested(trial, f"{prefix}{name}", kinds[name].kind))
 
-    def resolved(self, positions: Positions) -> dict[str, Any]:
-        """The builder's arguments at a point, with plain values in place of choices."""
-        varied = {key: resolve(positions) for key, resolve in self._varied.items()}
-        return {**self.fixed, **varied}
-
     def joined(self, other: Tree) -> Tree:
         """A tree with the dimensions of both."""
         both = Tree({})
         both.dimensions = {**self.dimensions, **other.dimensions}
-        both.fixed, both._varied = {**self.fixed, **other.fixed}, {**self._varied, **other._varied}
+        both.fixed, both.varied = {**self.fixed, **other.fixed}, {**self.varied, **other.varied}
         return both
 
 

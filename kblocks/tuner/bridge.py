@@ -77,9 +77,8 @@ class HyperModel(keras_tuner.HyperModel):
 
     def declare_hyperparameters(self, hp: Any) -> None:
         """Declares all choices at once, so that no model is built to find them."""
-        _declare(hp, self.space.tree)
-        if self.compile is None:
-            _declare(hp, self.recipe.tree())
+        for tree in self.trees():
+            _declare(hp, tree)
 
     def within(self, budget: Budget) -> HyperModel:
         """A copy of this hypermodel over the networks within a `kb.Budget`."""
@@ -87,10 +86,13 @@ class HyperModel(keras_tuner.HyperModel):
         other.space = self.space.within(self.space.input_shape, budget)
         return other
 
+    def trees(self) -> tuple[Tree, Tree]:
+        """The space's tree of choices and the recipe's, which is empty if `compile` replaces it."""
+        return self.space.tree, self.recipe.tree() if self.compile is None else Tree({})
+
     def dimensions(self) -> dict[str, Searchable]:
-        """The choices of the space and, unless `compile` replaces it, of the recipe, by name."""
-        trees = [self.space.tree] + ([self.recipe.tree()] if self.compile is None else [])
-        return {name: d.kind for tree in trees for name, d in tree.dimensions.items()}
+        """The choices of both trees, by name."""
+        return {name: d.kind for tree in self.trees() for name, d in tree.dimensions.items()}
 
     def build(self, hp: Any) -> keras.Model:
         """Builds and compiles the model of the point in `hp`, repaired if it does not fit."""

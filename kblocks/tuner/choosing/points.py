@@ -27,7 +27,7 @@ class Points:
 
     def __init__(self, hypermodel: HyperModel) -> None:
         self._space = hypermodel.space
-        self._recipe = Tree({}) if hypermodel.compile is not None else hypermodel.recipe.tree()
+        _, self._recipe = hypermodel.trees()
         self._both = self._space.tree.joined(self._recipe)
         # A `compile` function may ask for more hyperparameters, which no point contains.
         self._is_whole = not callable(hypermodel.compile)

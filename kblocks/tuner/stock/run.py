@@ -19,7 +19,7 @@ import keras_tuner
 from kblocks.common.atomic import whole
 from kblocks.common.backend import custom_gradients, forget_gradients
 from kblocks.networks.architecture import Architecture
-from kblocks.search_space.space import NETWORK
+from kblocks.search_space.names import NETWORK
 from kblocks.tuner.bridge import HyperModel, network_of
 from kblocks.tuner.files import save, table_of, write_trials
 from kblocks.tuner.records import Objective, Run

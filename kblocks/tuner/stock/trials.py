@@ -14,7 +14,7 @@ import keras_tuner
 from keras_tuner.engine.hyperparameters import Fixed
 
 from kblocks.common.atomic import whole
-from kblocks.search_space.space import NETWORK
+from kblocks.search_space.names import NETWORK
 from kblocks.tuner.bridge import HyperModel, costs_of, network_of
 from kblocks.tuner.records import COST_NAMES, Failure, Objective, Record, Run
 
