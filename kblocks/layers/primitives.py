@@ -21,9 +21,9 @@ from kblocks.layers.grouped import Convolving, convolve
 from kblocks.layers.normalization import BatchNormalization
 from kblocks.layers.spatial import Corners, ResizeLike, SoftArgmax
 from kblocks.plans import ops
-from kblocks.plans.cost import unknown_size, walk
+from kblocks.plans.cost import walk
 from kblocks.plans.geometry import op_reach, pool_reach, same_padding, side
-from kblocks.plans.ops import Pair
+from kblocks.plans.ops import Pair, unknown_size
 
 Pads = tuple[Pair, Pair]  # (top, bottom), (left, right)
 

@@ -16,7 +16,7 @@ from kblocks.networks.architecture import INPUT, Architecture, check_input_shape
 from kblocks.networks.rows import walk_rows
 from kblocks.plans import ops
 from kblocks.plans.cost import Tally, walk
-from kblocks.plans.geometry import Shape, cropped, crops, of_axis, op_reach, pool_reach, side
+from kblocks.plans.geometry import Shape, cropped, of_axis, op_reach, pool_reach, side
 from kblocks.plans.ops import Chain, Merge, Op
 
 _FLOAT = 4  # bytes
@@ -234,7 +234,7 @@ class _Trace:
 
     def _merge(self, op: Merge, sources: list[Placed]) -> Placed:
         if len(sources) == 1:
-            sources = [self._cropped(sources[0], cut) for cut in crops(op)]
+            sources = [self._cropped(sources[0], cut) for cut in op.crops()]
         ends = [
             self.op(branch, [source])
             for (_, branch), source in zip(op.branches, sources, strict=True)
