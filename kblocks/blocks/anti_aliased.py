@@ -31,12 +31,8 @@ class SpaceToDepthStem(Convolutional):
             side, integer or pair.
         block_size: side of the squares; zeros fill up those that reach over the edge.
 
-    Input shape: (batch, height, width, channels).
     Output shape: (batch, ceil(height / block_size), ceil(width / block_size), filters) at
         strides 1 with padding "same".
-
-    Raises:
-        ValueError: if an argument is not of the documented form or does not fit the input.
 
     Reference: Ridnik et al. 2020, arXiv:2003.13630, Sec. 2.
     """
@@ -56,7 +52,7 @@ class SpaceToDepthStem(Convolutional):
         return Chain(SpaceToDepth(self.block_size), first, norm(self), act(self))
 
 
-class AntiAliased(Convolutional, kw_only=True):
+class AntiAliased(Convolutional, kw_only=True, abstract=True):
     """The arguments of both residual blocks of TResNet.
 
     Args:
@@ -102,11 +98,7 @@ class TResNetBasicBlock(AntiAliased):
         kernel_size: of both convolutions; integer or pair (height, width).
         strides: of the blur after the first convolution, and of the shortcut; integer or pair.
 
-    Input shape: (batch, height, width, channels).
     Output shape: (batch, new_height, new_width, filters).
-
-    Raises:
-        ValueError: if an argument is not of the documented form or does not fit the input.
 
     Reference: Ridnik et al. 2020, arXiv:2003.13630, Sec. 2.
     """
@@ -141,11 +133,7 @@ class TResNetBottleneckBlock(AntiAliased):
         strides: of the blur after the middle convolution, and of the shortcut; integer or pair.
         expansion: the output has `expansion * filters` channels.
 
-    Input shape: (batch, height, width, channels).
     Output shape: (batch, new_height, new_width, expansion * filters).
-
-    Raises:
-        ValueError: if an argument is not of the documented form or does not fit the input.
 
     Reference: Ridnik et al. 2020, arXiv:2003.13630, Sec. 2.
     """

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     @dataclass_transform(eq_default=False)
     class _Root:
-        def __init_subclass__(cls, *, kw_only: bool = False) -> None: ...
+        def __init_subclass__(cls, *, kw_only: bool = False, abstract: bool = False) -> None: ...
         def __call__(self, inputs: Any, training: bool | None = None) -> Any: ...
         def __getattr__(self, name: str) -> Any: ...
 
@@ -46,7 +46,9 @@ class Block(_Layer):
     """The base class of all blocks. A block is a class with annotated fields and a `plan`.
 
     The arguments of a block are its fields and those below. If its docstring has an Args section,
-    the entries that are missing there are added from the docstrings of its base classes.
+    the entries that are missing there are added from the docstrings of its base classes, and so are
+    Input shape and Raises if it has an Output shape. A base class of blocks without a `plan` of its
+    own says so: `class Mine(kb.Block, abstract=True)`.
 
     Args:
         name: of the layer; None makes one of the class's name, such as "conv_block_1".
@@ -54,7 +56,7 @@ class Block(_Layer):
         trainable: whether training changes the weights.
         data_format: "channels_last" or "channels_first"; None takes Keras' setting.
 
-    Input shape: (batch, height, width, channels), or what the block's own docstring says.
+    Input shape: (batch, height, width, channels).
     Output shape: see `compute_output_shape(input_shape)`.
 
     Raises:
@@ -86,9 +88,14 @@ class Block(_Layer):
     sets it.
     """
 
-    def __init_subclass__(cls, *, kw_only: bool = False) -> None:
+    def __init_subclass__(cls, *, kw_only: bool = False, abstract: bool = False) -> None:
         super().__init_subclass__()
         cls.Spec = make_spec(cls, kw_only)
+        if cls.Spec.plan is Spec.plan and not abstract:
+            raise TypeError(
+                "A block must define a method plan(self, channels), or be a base class of blocks: "
+                f"class {cls.__name__}(..., abstract=True). Received: {cls.__name__} without either"
+            )
         for name in cls.Spec._checks:
             setattr(cls, name, _field(name))
         cls.plan = lambda self, channels: self.spec.plan(channels)

@@ -22,7 +22,7 @@ from kblocks.blocks.fields import (
 from kblocks.plans.ops import Activation, Chain, Conv, Dropout, Norm, Op, Pixels, Pool
 
 
-class Convolutional(Block, kw_only=True):
+class Convolutional(Block, kw_only=True, abstract=True):
     """The arguments of all convolutional blocks.
 
     Args:
@@ -157,11 +157,7 @@ class ConvBlock(Convolutional):
         pool_padding: padding of that pool, in the forms of `padding`; less than `pool_size`.
         dropout: share of the features that training sets to zero at the end of the block.
 
-    Input shape: (batch, height, width, channels).
     Output shape: (batch, new_height, new_width, filters).
-
-    Raises:
-        ValueError: if an argument is not of the documented form or does not fit the input.
 
     Example:
         >>> kb.ConvBlock(32, 3, convolutions=2, pool="max")(keras.Input((32, 32, 3))).shape
@@ -226,9 +222,6 @@ class NormAct(Convolutional):
             (to set momentum, epsilon and more), or None.
 
     Input shape: (batch, height, width, channels). Output shape: the same.
-
-    Raises:
-        ValueError: if an argument is not of the documented form.
     """
 
     def plan(self, channels: int) -> Op:

@@ -43,9 +43,6 @@ class ResidualDense(Block):
 
     Input shape: (batch, features). Output shape: (batch, units).
 
-    Raises:
-        ValueError: if an argument is not of the documented form or does not fit the input.
-
     Reference: He et al. 2015, arXiv:1512.03385, Eq. 1 and 2.
     """
 

@@ -35,11 +35,7 @@ class DenseBlock(Convolutional):
         groups: of the spatial convolutions; must divide the channels that they read and make.
         dropout: share of the features that training sets to zero after each layer.
 
-    Input shape: (batch, height, width, channels).
     Output shape: (batch, new_height, new_width, channels + depth * growth_rate).
-
-    Raises:
-        ValueError: if an argument is not of the documented form or does not fit the input.
 
     Reference: Huang et al. 2016, arXiv:1608.06993, Eq. 2, "Composite function" and "Bottleneck
         layers".
@@ -97,11 +93,7 @@ class TransitionBlock(Convolutional):
         pool_padding: padding of the pool, in the forms of `padding`; less than `pool_size`.
         dropout: share of the features that training sets to zero before the pool.
 
-    Input shape: (batch, height, width, channels).
     Output shape: (batch, new_height, new_width, int(compression * channels)).
-
-    Raises:
-        ValueError: if an argument is not of the documented form or does not fit the input.
 
     Reference: Huang et al. 2016, arXiv:1608.06993, "Pooling layers" and "Compression".
     """

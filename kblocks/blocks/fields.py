@@ -291,6 +291,7 @@ RegularizerLike = Annotated[
     Any, Check("a Keras regularizer, registered if your own", _config_of(keras.regularizers))
 ]
 
+_ANYTHING = Check("anything", lambda value: value)
 _PLAIN = {
     int: Check("an integer", lambda value: _integer(value, -(2**63))),
     float: Check("a number", _real),
@@ -299,16 +300,24 @@ _PLAIN = {
 }
 
 
-def check_of(annotation: Any) -> tuple[Check | None, bool]:
-    """The check of an annotated field, and whether the field may be None."""
+def check_of(annotation: Any) -> Check:
+    """The check of an annotated field; of an unknown type, one that accepts anything."""
     if get_origin(annotation) is Annotated:
-        return next((m for m in annotation.__metadata__ if isinstance(m, Check)), None), False
-    if get_origin(annotation) is Literal:
-        options = get_args(annotation)
-        listed = ", ".join(repr(option) for option in options)
-        return Check(f"one of {listed}", functools.partial(_one_of, options)), False
+        return next((m for m in annotation.__metadata__ if isinstance(m, Check)), _ANYTHING)
     members = get_args(annotation)
+    if get_origin(annotation) is Literal:
+        listed = ", ".join(map(repr, members))
+        return Check(f"one of {listed}", functools.partial(_one_of, members))
     if type(None) in members:
-        inner = [member for member in members if member is not type(None)]
-        return (check_of(inner[0])[0] if len(inner) == 1 else None), True
-    return _PLAIN.get(annotation), False
+        others = [member for member in members if member is not type(None)]
+        return _or_none(check_of(others[0])) if len(others) == 1 else _ANYTHING
+    return _PLAIN.get(annotation, _ANYTHING)
+
+
+def _or_none(check: Check) -> Check:
+    """A check that accepts None as well."""
+    return Check(
+        check.expected if "None" in check.expected else f"{check.expected} or None",
+        lambda value: None if value is None else check.normalise(value),
+        lambda value: None if value is None else check.serialise(value),
+    )

@@ -23,7 +23,7 @@ from kblocks.blocks.fields import Branches, Padding, Size, Sizes
 from kblocks.plans.ops import Chain, Merge, Op, Pair, Pixels, Pool, Scale
 
 
-class Branched(Convolutional, kw_only=True):
+class Branched(Convolutional, kw_only=True, abstract=True):
     """The arguments of all blocks of several branches.
 
     Args:
@@ -65,12 +65,8 @@ class InceptionBlock(Branched):
             Of the latter, every second has height and width swapped.
         strides: of the pool or the last convolution of each branch; integer or pair.
 
-    Input shape: (batch, height, width, channels).
     Output shape: (batch, new_height, new_width, the sum of the branches' last filters and of the
         channels of bare pools).
-
-    Raises:
-        ValueError: if an argument is not of the documented form or does not fit the input.
 
     Example:
         The published modules, each with widths of its first use:
@@ -125,11 +121,7 @@ class InceptionResNetBlock(Branched):
             networks stable.
         activate: whether the activation follows the addition.
 
-    Input shape: (batch, height, width, channels).
     Output shape: (batch, new_height, new_width, channels).
-
-    Raises:
-        ValueError: if an argument is not of the documented form or does not fit the input.
 
     Example:
         The published forms A, B and C, with the widths and scales of Inception-ResNet-v2:

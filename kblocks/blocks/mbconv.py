@@ -33,11 +33,7 @@ class MBConvBlock(Convolutional):
         stochastic_depth: probability with which training drops the main path of a sample, where
             the block has a shortcut: at strides 1 with as many output as input channels.
 
-    Input shape: (batch, height, width, channels).
     Output shape: (batch, new_height, new_width, filters).
-
-    Raises:
-        ValueError: if an argument is not of the documented form or does not fit the input.
 
     Reference: Sandler et al. 2018, arXiv:1801.04381, Table 1; with squeeze-excite, Tan et al.
         2018, arXiv:1807.11626, Fig. 7.

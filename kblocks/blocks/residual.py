@@ -18,7 +18,7 @@ Order = Literal[
 ]
 
 
-class Residual(Convolutional, kw_only=True):
+class Residual(Convolutional, kw_only=True, abstract=True):
     """The arguments of all residual blocks.
 
     Args:
@@ -98,11 +98,7 @@ class ResidualBlock(Residual):
         kernel_size: of both convolutions; integer or pair (height, width).
         strides: of the first convolution and the shortcut; integer or pair.
 
-    Input shape: (batch, height, width, channels).
     Output shape: (batch, new_height, new_width, filters).
-
-    Raises:
-        ValueError: if an argument is not of the documented form or does not fit the input.
 
     Reference: He et al. 2015, arXiv:1512.03385, Fig. 2; orders: arXiv:1603.05027, Fig. 4.
     """
@@ -134,11 +130,7 @@ class BottleneckBlock(Residual):
         strides_on: the convolution that has the strides: "spatial" for the middle one, as in
             published weights ("v1.5"), or "first" for the first 1x1, as in the paper.
 
-    Input shape: (batch, height, width, channels).
     Output shape: (batch, new_height, new_width, expansion * filters).
-
-    Raises:
-        ValueError: if an argument is not of the documented form or does not fit the input.
 
     Reference: He et al. 2015, arXiv:1512.03385, Fig. 5; orders: arXiv:1603.05027, Fig. 4.
     """
@@ -172,11 +164,7 @@ class ResNeXtBlock(Residual):
         strides_on: the convolution that has the strides: "spatial" for the middle one, as in
             published weights, or "first" for the first 1x1.
 
-    Input shape: (batch, height, width, channels).
     Output shape: (batch, new_height, new_width, filters).
-
-    Raises:
-        ValueError: if an argument is not of the documented form or does not fit the input.
 
     Reference: Xie et al. 2016, arXiv:1611.05431, Fig. 3.
     """

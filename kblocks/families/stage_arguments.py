@@ -69,9 +69,9 @@ def _one(name: str, value: Any, stages: int) -> Any:
     if isinstance(value[0], (list, tuple)):  # a single one could be read as one a stage
         return value
     spec: Any = Convolutional.Spec
-    check = spec._checks.get(name, (None,))[0]
+    check = spec._checks.get(name)
     try:
-        forms = [one if check is None or one is None else check.normalise(one) for one in value]
+        forms = [one if check is None else check.normalise(one) for one in value]
     except (TypeError, ValueError):
         return value  # making the blocks raises, with the stage
     return value[0] if all(form == forms[0] for form in forms) else value

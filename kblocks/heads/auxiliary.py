@@ -44,11 +44,7 @@ class AuxiliaryClassifier(Convolutional):
         dropout: dropout rate after each hidden layer, or before the logits if there is none.
         loss_weight: factor of this output's loss in the total; the default is GoogLeNet's.
 
-    Input shape: (batch, height, width, channels).
     Output shape: (batch, classes), logits.
-
-    Raises:
-        ValueError: if an argument is not as described above or does not fit the input.
 
     Reference: Szegedy et al. 2014, arXiv:1409.4842, Sec. 5 (the defaults); Szegedy et al. 2015,
         arXiv:1512.00567, Fig. 8.

@@ -154,7 +154,7 @@ class BoxIoU(TargetMetric):
         return overlap(y_true, y_pred)[0]
 
 
-class Regressor(Block, kw_only=True):
+class Regressor(Block, kw_only=True, abstract=True):
     """The arguments of heads that predict numbers from a whole map.
 
     Args:
@@ -224,12 +224,8 @@ class BoxRegressor(Regressor):
     Args:
         box_loss: "giou" (generalized IoU) or "smooth_l1" of the corners.
 
-    Input shape: (batch, height, width, channels).
     Output shape: (batch, 4): (y1, x1, y2, x2) as fractions of the image; corners may lie outside.
     Targets: of the same form, (batch, 4). Loss: `box_loss`. Metric: intersection over union.
-
-    Raises:
-        ValueError: if an argument is not as described above or does not fit the input.
 
     Reference: Sermanet et al. 2013, arXiv:1312.6229, Sec. 4, for boxes by regression;
         Rezatofighi et al. 2019, arXiv:1902.09630, for the loss.

@@ -52,13 +52,9 @@ class Classifier(Block):
         kernel_regularizer: Keras regularizer of the kernels, by name or as an object, or None.
         bias_regularizer: Keras regularizer of the biases, by name or as an object, or None.
 
-    Input shape: (batch, height, width, channels).
     Output shape: (batch, classes), logits.
     Targets: class indices, (batch,), or probabilities, (batch, classes); with `multi_label` zeros
         and ones, (batch, classes). Loss: cross-entropy. Metric: accuracy.
-
-    Raises:
-        ValueError: if an argument is not as described above or does not fit the input.
     """
 
     classes: Count
@@ -121,11 +117,7 @@ class Features(Block):
     Args:
         pool: "avg", "max" or "concat" (both).
 
-    Input shape: (batch, height, width, channels).
     Output shape: (batch, channels), or twice the channels for "concat".
-
-    Raises:
-        ValueError: if an argument is not as described above or does not fit the input.
     """
 
     pool: Literal["avg", "max", "concat"] = "avg"

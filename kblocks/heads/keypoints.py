@@ -145,14 +145,10 @@ class KeypointRegressor(Regressor):
         points: number of points.
         tolerance: largest error that the metric `within` accepts, as a fraction of the image.
 
-    Input shape: (batch, height, width, channels).
     Output shape: (batch, points, 2): (y, x) as fractions of the image.
     Targets: of the same form, or (y, x, visible) with 1 for visible points and 0 for others.
         Loss: smooth L1 of the visible points. Metrics: mean distance, fraction of points within
         `tolerance`.
-
-    Raises:
-        ValueError: if an argument is not as described above or does not fit the input.
 
     Reference: Toshev & Szegedy 2013, arXiv:1312.4659, Sec. 3.1.
     """
@@ -185,12 +181,8 @@ class KeypointMaps(Convolutional):
         tolerance: largest error that the metric `within` accepts, as a fraction of the image.
         loss_weight: factor of this output's loss in the total of several outputs.
 
-    Input shape: (batch, height, width, channels).
     Output shape: (batch, points, 2): (y, x) as fractions of the image.
     Targets, loss and metrics: those of `KeypointRegressor`.
-
-    Raises:
-        ValueError: if an argument is not as described above or does not fit the input.
 
     Reference: Sun et al. 2017, arXiv:1711.08229, Sec. 2.
     """

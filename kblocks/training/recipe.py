@@ -33,7 +33,7 @@ class Recipe:
 
     Args:
         optimizer: the name of a Keras optimizer ("sgd" has Nesterov momentum 0.9).
-        learning_rate: a positive number, or a Keras schedule.
+        learning_rate: a positive number, or without `schedule` a Keras schedule.
         weight_decay: decoupled weight decay per step; biases and the weights of norms have none.
             None is the optimizer's default.
         schedule: "cosine" lowers the learning rate to zero along a half cosine over the epochs
@@ -76,6 +76,12 @@ class Recipe:
             for option in _options(getattr(self, name)):
                 if not fits(option):
                     raise ValueError(f"`{name}` must be {expected}. Received: {name}={option!r}")
+        rates = [rate for rate in _options(self.learning_rate) if not _is_number(rate, 0)]
+        if rates and "cosine" in _options(self.schedule):
+            raise ValueError(
+                "`learning_rate` must be a number if `schedule` is 'cosine'. "
+                f"Received: learning_rate={rates[0]!r}, schedule={self.schedule!r}"
+            )
 
     def tree(self) -> Tree:
         """The choices in this recipe, named `recipe.learning_rate` and so on."""
@@ -353,7 +359,7 @@ def _is_rate(value: Any) -> bool:
 
 _FORMS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "optimizer": ("the name of a Keras optimizer", _is_optimizer),
-    "learning_rate": ("a positive number", _is_rate),
+    "learning_rate": ("a positive number or a Keras schedule", _is_rate),
     "weight_decay": ("a number of 0 or more, or None", lambda v: v is None or _is_number(v, 0)),
     "schedule": ("'cosine' or None", lambda v: v in ("cosine", None)),
     "label_smoothing": (
