@@ -26,9 +26,6 @@ class SpaceToDepthStem(Convolutional):
         filters: output channels.
         kernel_size: of the convolution; integer or pair (height, width).
         strides: of the convolution; integer or pair.
-        padding: of the convolution: "same" (as Keras), "valid", "symmetric" (equal on both sides,
-            which keeps the size at stride 1; kernels must be odd), or the number of pixels on each
-            side, integer or pair.
         block_size: side of the squares; zeros fill up those that reach over the edge.
 
     Output shape: (batch, ceil(height / block_size), ceil(width / block_size), filters) at
@@ -56,10 +53,6 @@ class AntiAliased(Convolutional, kw_only=True, abstract=True):
     """The arguments of both residual blocks of TResNet.
 
     Args:
-        padding: of the spatial convolutions: "same" (as Keras), "valid", "symmetric" (equal on both
-            sides, which keeps the size at stride 1; kernels must be odd), or the number of pixels
-            on each side, integer or pair. Where the main path shrinks the map, the shortcut's input
-            is cropped to its centre.
         activation: between the convolutions: a Keras activation by name, a function, an activation
             layer without weights, or None.
         last_activation: after the addition, in the forms of `activation`.
@@ -70,9 +63,6 @@ class AntiAliased(Convolutional, kw_only=True, abstract=True):
         least_squeeze: the least width of the gate, in channels; a smaller one is raised to it.
         squeeze_activation: the activation in the middle of the gate, in the forms of `activation`.
         gate: the last activation of the gate, in the forms of `activation`, but not None.
-        dilation_rate: of the spatial convolutions; integer or pair; must be 1 if strides are not.
-        groups: of the spatial convolutions; must divide the channels that they read and make.
-        stochastic_depth: probability with which training drops the main path of a sample.
     """
 
     padding: Padding = "same"

@@ -27,12 +27,7 @@ class DenseBlock(Convolutional):
         kernel_size: of each layer's spatial convolution; integer or pair (height, width).
         bottleneck: a 1x1 convolution before the spatial one makes `bottleneck * growth_rate`
             channels; None for no such convolution.
-        padding: of the spatial convolutions: "same" (as Keras), "valid", "symmetric" (equal on both
-            sides, which keeps the size; kernels must be odd), or the number of pixels on each side,
-            integer or pair. Where a layer shrinks the map, its input is cropped to its centre
-            before the two are concatenated.
         dilation_rate: of the spatial convolutions; integer or pair.
-        groups: of the spatial convolutions; must divide the channels that they read and make.
         dropout: share of the features that training sets to zero after each layer.
 
     Output shape: (batch, new_height, new_width, channels + depth * growth_rate).
@@ -85,9 +80,6 @@ class TransitionBlock(Convolutional):
         compression: output channels as a share of the input's, rounded down, at least 1 channel.
         kernel_size: of the convolution; integer or pair (height, width).
         strides: of the pool; integer or pair; with 1 there is no pool unless `pool_size` is given.
-        padding: of the convolution: "same" (as Keras), "valid", "symmetric" (equal on both sides,
-            which keeps the size; kernels must be odd), or the number of pixels on each side,
-            integer or pair.
         pool: "avg", "max" or "min".
         pool_size: window of the pool; integer or pair; None takes `strides`.
         pool_padding: padding of the pool, in the forms of `padding`; less than `pool_size`.

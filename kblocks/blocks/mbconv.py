@@ -21,10 +21,6 @@ class MBConvBlock(Convolutional):
             activation layer without weights, or None.
         expansion: the first 1x1 convolution makes this many times the input's channels, rounded
             down; it is left out where their number stays.
-        padding: of the depthwise convolution: "same" (as Keras), "valid", "symmetric" (equal on
-            both sides, which keeps the size at stride 1; kernels must be odd), or the number of
-            pixels on each side, integer or pair. Where the block shrinks the map, the shortcut's
-            input is cropped to its centre.
         squeeze_ratio: width of the squeeze-excite gate as a share of the block's input
             channels, rounded down; None for no gate.
         squeeze_activation: in the middle of the gate, in the forms of `activation`; None takes

@@ -22,19 +22,12 @@ class Residual(Convolutional, kw_only=True, abstract=True):
     """The arguments of all residual blocks.
 
     Args:
-        padding: of the spatial convolutions: "same" (as Keras), "valid", "symmetric" (equal on both
-            sides, which keeps the size at stride 1; kernels must be odd), or the number of pixels
-            on each side, integer or pair. Where the main path shrinks the map, the shortcut's input
-            is cropped to its centre.
         order: of convolution, normalization, activation ("relu") and addition, as in Fig. 4 of
             He et al. 2016, arXiv:1603.05027: "original" (a), "norm_after_addition" (b),
             "relu_before_addition" (c), "relu_only_preactivation" (d) or "full_preactivation" (e).
         shortcut: what it does where the block changes the size or the number of channels; elsewhere
             it is the identity. "projection": a 1x1 convolution. "zero_pad": take every `strides`-th
             pixel and append zero channels. "identity": raise an error.
-        dilation_rate: of the spatial convolutions; integer or pair; must be 1 if strides are not.
-        groups: of the spatial convolutions; must divide the channels that they read and make.
-        stochastic_depth: probability with which training drops the main path of a sample.
     """
 
     padding: Padding = "same"

@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 
+from kblocks.heads.task import is_channels_first
+
 
 class Detections(NamedTuple):
     """The objects found in one image, by falling score.
@@ -58,7 +60,7 @@ def detections(
 
 def _read(cells: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The scores (batch, cells, classes) and boxes (batch, cells, 4) of a map."""
-    if keras.config.image_data_format() == "channels_first" and cells.ndim == 4:
+    if is_channels_first() and cells.ndim == 4:
         cells = cells.transpose(0, 2, 3, 1)
     if cells.ndim != 4 or cells.shape[3] < 5:
         raise ValueError(
