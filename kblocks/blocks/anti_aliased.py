@@ -12,6 +12,7 @@ from kblocks.blocks.convolution import (
     check_symmetric,
     conv,
     norm,
+    spatial,
 )
 from kblocks.blocks.fields import ActivationLike, Count, Fraction, Padding, Rate, Size, leaky_relu
 from kblocks.blocks.pooling import check_blur
@@ -101,14 +102,8 @@ class TResNetBasicBlock(AntiAliased):
         check_anti_aliased(self)
 
     def plan(self, channels: int) -> Op:
-        second = conv(
-            self,
-            self.filters,
-            self.kernel_size,
-            dilation_rate=self.dilation_rate,
-            groups=self.groups,
-        )
-        main = Chain(blurred(self), second, norm(self), gated(self))
+        second = Chain(spatial(self, self.filters), norm(self))
+        main = Chain(blurred(self), second, gated(self))
         return joined(self, channels, self.filters, main)
 
 
@@ -154,16 +149,9 @@ def check_anti_aliased(spec: Any) -> None:
 def blurred(spec: Any) -> Op:
     """The spatial convolution, and the blur that has its strides if there is one."""
     blurs = spec.blur_size and spec.strides != (1, 1)
-    spatial = conv(
-        spec,
-        spec.filters,
-        spec.kernel_size,
-        (1, 1) if blurs else spec.strides,
-        dilation_rate=spec.dilation_rate,
-        groups=spec.groups,
-    )
+    convolution = spatial(spec, spec.filters, (1, 1) if blurs else spec.strides)
     blur = Blur(spec.blur_size, spec.strides) if blurs else None
-    return Chain(spatial, norm(spec), act(spec), blur)
+    return Chain(convolution, norm(spec), act(spec), blur)
 
 
 def gated(spec: Any) -> Op:

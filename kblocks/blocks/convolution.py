@@ -92,6 +92,18 @@ def conv(
     )
 
 
+def spatial(
+    spec: Any,
+    filters: int,
+    strides: Pixels = (1, 1),
+    groups: int | None = None,
+    use_bias: bool | None = None,
+) -> Conv:
+    """A convolution with the block's kernel size and dilation rate, and its groups or `groups`."""
+    shape = {"dilation_rate": spec.dilation_rate, "groups": groups or spec.groups}
+    return conv(spec, filters, spec.kernel_size, strides, use_bias=use_bias, **shape)
+
+
 def dense(spec: Any, units: int, use_bias: bool, weight_norm: bool = False) -> Dense:
     """A linear layer with the initializers and regularizers of `spec`."""
     return Dense(
@@ -213,15 +225,9 @@ class ConvBlock(Convolutional):
         """The convolution at `index`, counted from 0, with its normalization and activation."""
         last = index == self.convolutions - 1
         normed = last or self.order != "norm_last"
-        convolution = conv(
-            self,
-            self.filters,
-            self.kernel_size,
-            self.strides if index == 0 else (1, 1),
-            dilation_rate=self.dilation_rate,
-            groups=self.groups,
-            use_bias=None if normed or self.use_bias is not None else True,
-        )
+        use_bias = None if normed or self.use_bias is not None else True
+        strides: Pixels = self.strides if index == 0 else (1, 1)
+        convolution = spatial(self, self.filters, strides, use_bias=use_bias)
         if self.order == "norm_act_conv":
             return Chain(norm(self), act(self), convolution)
         return Chain(convolution, norm(self) if normed else None, act(self))

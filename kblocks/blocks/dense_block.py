@@ -11,6 +11,7 @@ from kblocks.blocks.convolution import (
     check_symmetric,
     conv,
     norm,
+    spatial,
 )
 from kblocks.blocks.fields import Count, Fraction, Padding, PoolKind, Rate, Repeats, Size
 from kblocks.plans.ops import Chain, Dropout, Merge, Op, Pool
@@ -58,15 +59,8 @@ class DenseBlock(Convolutional):
         reduce = self.bottleneck and Chain(
             norm(self), act(self), conv(self, self.bottleneck * self.growth_rate, padding="same")
         )
-        spatial = conv(
-            self,
-            self.growth_rate,
-            self.kernel_size,
-            dilation_rate=self.dilation_rate,
-            groups=self.groups,
-        )
         drop = Dropout(self.dropout) if self.dropout else None
-        layer = Chain(reduce, norm(self), act(self), spatial, drop)
+        layer = Chain(reduce, norm(self), act(self), spatial(self, self.growth_rate), drop)
         names = (f"layer{number}" for number in range(1, self.depth + 1))
         return Chain(*(Merge("concat", **{"input": Chain(), name: layer}) for name in names))
 
@@ -105,9 +99,7 @@ class TransitionBlock(Convolutional):
         check_pool("pool_padding", self.pool_padding, "pool_size", self.pool_size or self.strides)
 
     def plan(self, channels: int) -> Op:
-        filters = max(
-            1, int(channels * self.compression + 1e-6)
-        )  # 0.29 * 100 is 28.999999999999996
+        filters = max(1, int(channels * self.compression + 1e-6))  # .29 * 100 is 28.999999999999996
         size = self.pool_size or self.strides
         pools = size != (1, 1) or self.strides != (1, 1)
         return Chain(

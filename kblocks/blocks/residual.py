@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import KW_ONLY
 from typing import Any, Literal
 
-from kblocks.blocks.convolution import Convolutional, act, check_convolutions, conv, norm
+from kblocks.blocks.convolution import Convolutional, act, check_convolutions, conv, norm, spatial
 from kblocks.blocks.fields import Count, Padding, Rate, Size
 from kblocks.plans.ops import Chain, DropPath, Merge, Op, PadChannels, Pixels, Pool
 
@@ -104,10 +104,8 @@ class ResidualBlock(Residual):
         check_convolutions(self)
 
     def plan(self, channels: int) -> Op:
-        shared = {"dilation_rate": self.dilation_rate, "groups": self.groups}
-        first = conv(self, self.filters, self.kernel_size, self.strides, **shared)
-        second = conv(self, self.filters, self.kernel_size, **shared)
-        return residual(self, channels, self.filters, [first, second])
+        both = [spatial(self, self.filters, self.strides), spatial(self, self.filters)]
+        return residual(self, channels, self.filters, both)
 
 
 class BottleneckBlock(Residual):
@@ -188,13 +186,6 @@ def bottleneck(spec: Any, channels: int, width: int, outputs: int, groups: int) 
     first = spec.strides_on == "first"
     once: Pixels = (1, 1)
     reduce = conv(spec, width, once, spec.strides if first else once, padding)
-    spatial = conv(
-        spec,
-        width,
-        spec.kernel_size,
-        once if first else spec.strides,
-        dilation_rate=spec.dilation_rate,
-        groups=groups,
-    )
+    middle = spatial(spec, width, once if first else spec.strides, groups)
     expand = conv(spec, outputs, once, padding=padding)
-    return residual(spec, channels, outputs, [reduce, spatial, expand])
+    return residual(spec, channels, outputs, [reduce, middle, expand])

@@ -192,7 +192,7 @@ def _with_section(doc: str, name: str, inherited: list[str], before: str, gap: s
     found = next(filter(None, map(section.search, inherited)), None)
     if f"{name}:" in doc or found is None:
         return doc
-    place = re.search(rf"^(?:{before})|\Z", doc, re.MULTILINE).start()
+    place = next(re.finditer(rf"^(?:{before})|\Z", doc, re.MULTILINE)).start()
     return f"{doc[:place].rstrip()}\n\n{found[0]}{gap}{doc[place:]}".rstrip()
 
 

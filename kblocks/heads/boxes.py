@@ -128,8 +128,7 @@ def in_shares(boxes: Any, target: str) -> None:
         ValueError: as `backend.demand` does.
     """
     largest = _ops.max(_ops.reshape(boxes, (-1,)), initial=0.0)
-    told = f"Targets must be {target} (are they in pixels?)."
-    backend.demand(largest <= 2.0, told, (largest,))
+    backend.demand(largest <= 2.0, f"Targets must be {target} (are they in pixels?).", (largest,))
 
 
 @keras.saving.register_keras_serializable("kblocks")

@@ -20,10 +20,10 @@ from kblocks.blocks.fields import (
 from kblocks.blocks.pooling import concat_pool
 from kblocks.heads.classification import classification
 from kblocks.heads.task import Task
-from kblocks.plans.ops import AdaptivePool, Chain, Dense, Dropout, Flatten, GlobalPool, Op, Pair
+from kblocks.plans.ops import AdaptivePool, Chain, Dense, Dropout, Flatten, GlobalPool, Op, Pixels
 
 
-def pooled(pool: str, pool_size: Pair | None = None) -> Op:
+def pooled(pool: str, pool_size: Pixels | None = None) -> Op:
     """The plan from a map to features: the arguments `pool` and `pool_size` of heads."""
     if pool == "concat":
         return concat_pool()

@@ -267,8 +267,8 @@ class Tasks(Mapping[str, Task]):
         weights.update(loss_weights or {})
         if len(self._tasks) == 1:
             (output,) = self._tasks
-            made = {"loss": self.losses()[output], "metrics": self.metrics()[output]}
-            return made if weights[output] == 1 else {**made, "loss_weights": [weights[output]]}
+            alone = {"loss": self.losses()[output], "metrics": self.metrics()[output]}
+            return alone if weights[output] == 1 else {**alone, "loss_weights": [weights[output]]}
         return {"loss": self.losses(), "metrics": self.metrics(), "loss_weights": weights}
 
     def check(self, targets: Any) -> None:

@@ -332,7 +332,7 @@ class Moved(keras.layers.Layer):
         rows = _ops.expand_dims(starts + rows, 2) * width
         pixels = rows + _ops.expand_dims(columns, 1)
         names = [name for name in ("images", "segmentation_masks") if name in data]
-        made = {name: _gathered(data[name], pixels) for name in names}
+        result = {name: _gathered(data[name], pixels) for name in names}
         if "bounding_boxes" in data:
             x1, y1, x2, y2 = (data["bounding_boxes"]["boxes"][..., i] for i in range(4))
             y1, y2 = _along(y1, y2, down, height)
@@ -343,8 +343,8 @@ class Moved(keras.layers.Layer):
             labels = data["bounding_boxes"]["labels"]
             labels = _ops.where((x2 - x1) * (y2 - y1) > 0, labels, -_ops.ones_like(labels))
             boxes = _ops.stack([x1, y1, x2, y2], -1)
-            made["bounding_boxes"] = {"boxes": boxes, "labels": labels}
-        return made
+            result["bounding_boxes"] = {"boxes": boxes, "labels": labels}
+        return result
 
     def _drawn(self, number: Any, size: Any) -> Any:
         """A random shift of each image in rows or columns; 0 without `shift`."""
