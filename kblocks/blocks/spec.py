@@ -135,32 +135,46 @@ def channels_of(shape: Any) -> Any:
 def make_spec(cls: Any, kw_only: bool) -> type[Spec]:
     """The Spec class of a block: a frozen dataclass with its fields, properties and methods."""
     parent = next((base.Spec for base in cls.__mro__[1:] if "Spec" in vars(base)), Spec)
-    annotations = {
-        name: annotation
-        for name, annotation in inspect.get_annotations(cls, eval_str=True).items()
-        if not name.startswith("_") or annotation is dataclasses.KW_ONLY
-        if not str(annotation).startswith("typing.ClassVar")
-    }
+    annotations = _annotations_of(cls)
     _refuse_bad_fields(cls, annotations, parent)
-    members = vars(cls).items()
-    shared = {name: value for name, value in members if _is_shared(name, value)}
     checks = {name: check_of(annotations[name]) for name in annotations if name[0] != "_"}
-    defaults = {name: value for name, value in members if name in checks}
-    for name, value in defaults.items():
-        try:
-            defaults[name] = checks[name].normalise(value)
-        except (TypeError, ValueError) as error:
-            raise _refusal(cls.__name__, name, value, checks) from error
-    about = {"__module__": cls.__module__, "__doc__": cls.__doc__, "_block": cls}
-    namespace = {**shared, **defaults, **about, "__annotations__": annotations}
+    namespace = {
+        "__annotations__": annotations,
+        "__doc__": cls.__doc__,
+        "__module__": cls.__module__,
+        "_block": cls,
+        **{name: value for name, value in vars(cls).items() if _is_shared(name, value)},
+        **_defaults_of(cls, checks),
+    }
     spec: Any = type(f"{cls.__name__}.Spec", (parent,), namespace)
     spec = dataclasses.dataclass(frozen=True, init=False, kw_only=kw_only)(spec)
-    fields = dataclasses.fields(spec)
+    fields = dataclasses.fields(spec)  # those of base classes too
     checks = {**parent._checks, **checks}
     spec._checks = {field.name: checks[field.name] for field in fields}
     spec._defaults = {f.name: f.default for f in fields if f.default is not dataclasses.MISSING}
     spec._positional = tuple(field.name for field in fields if not field.kw_only)
     return spec
+
+
+def _annotations_of(cls: type) -> dict[str, Any]:
+    """The annotations of a class that make fields, and the KW_ONLY mark between them."""
+    return {
+        name: annotation
+        for name, annotation in inspect.get_annotations(cls, eval_str=True).items()
+        if not name.startswith("_") or annotation is dataclasses.KW_ONLY
+        if not str(annotation).startswith("typing.ClassVar")
+    }
+
+
+def _defaults_of(cls: type, checks: dict[str, Check]) -> dict[str, Any]:
+    """The defaults of a class's own fields, in the form that Specs keep."""
+    defaults = {name: vars(cls)[name] for name in checks if name in vars(cls)}
+    for name, value in defaults.items():
+        try:
+            defaults[name] = checks[name].normalise(value)
+        except (TypeError, ValueError) as error:
+            raise _refusal(cls.__name__, name, value, checks) from error
+    return defaults
 
 
 def documented(cls: Any, names: Sequence[str]) -> str | None:
