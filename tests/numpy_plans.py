@@ -11,7 +11,6 @@ import numpy as np
 from numpy_reference import PAD_MODES, Pads, adaptive_average, conv, pad, pair, same_pads
 
 from kblocks.plans import ops
-from kblocks.plans.geometry import crops
 
 Numbers = dict[str, np.ndarray]  # of one part: its weights by name
 
@@ -42,7 +41,7 @@ def _computed(op: Any, x: Any, left: Iterator[Numbers], training: bool) -> np.nd
             x = _computed(step, x, left, training)
         return x
     if isinstance(op, ops.Merge):
-        cuts = [None] * len(op.branches) if isinstance(x, list) else crops(op)
+        cuts = [None] * len(op.branches) if isinstance(x, list) else op.crops()
         outputs = []
         for index, ((_, branch), cut) in enumerate(zip(op.branches, cuts, strict=True)):
             source = x[index] if isinstance(x, list) else x

@@ -569,15 +569,33 @@ def test_a_plan_holds_primitives_only() -> None:
         def plan(self, channels: int) -> Any:
             return Merge("subtract", left=Conv(3), right=Conv(3))
 
-    class Planless(kb.Block):
-        filters: int
-
     x = np.zeros((1, 9, 9, 3), "float32")
     for way in (lambda: Layered()(x), lambda: Layered.Spec().cost((9, 9, 3))):
         refused(way, (TypeError, ValueError), ["ReLU"])
     for way in (lambda: Multiplied()(x), lambda: Multiplied.Spec().cost((9, 9, 3))):
         refused(way, (TypeError, ValueError), ["subtract"])
-    refused(lambda: Planless(3)(x), NotImplementedError, ["Planless", "plan"])
+
+
+def test_a_block_has_a_plan_or_is_abstract() -> None:
+    with pytest.raises(TypeError, match=r"plan\(self, channels\).*Received: Planless"):
+
+        class Planless(kb.Block):
+            filters: int
+
+    class Common(kb.Block, abstract=True):
+        filters: kb.fields.Count = 3  # type: ignore[name-defined]
+
+    class Planned(Common):
+        def plan(self, channels: int) -> Any:
+            return Conv(self.filters)
+
+    class Wider(Planned):
+        filters: kb.fields.Count = 5  # type: ignore[name-defined]
+
+    x = np.zeros((1, 9, 9, 3), "float32")
+    assert Planned()(x).shape == (1, 9, 9, 3)
+    assert Wider()(x).shape == (1, 9, 9, 5)
+    refused(lambda: Common()(x), NotImplementedError, ["Common", "plan"])
 
 
 @pytest.mark.parametrize("value", [{}, [], [1], 2.5, (4, 8), {"a": 1}])

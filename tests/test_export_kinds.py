@@ -14,6 +14,7 @@ from test_export import PACKAGES, SUFFIXES, interpreter_of, run_litert, run_onnx
 
 import kblocks as kb
 from kblocks.layers.spatial import SoftArgmax
+from kblocks.plans import ops
 
 tf = pytest.importorskip("tensorflow")
 
@@ -194,7 +195,9 @@ def test_int8_places_of_heatmaps_are_not_drawn_to_a_corner(tmp_path: Path) -> No
     y, x = centres[:, 0, None, None], centres[:, 1, None, None]
     squares = (side[None, :, None] - y) ** 2 + (side[None, None, :] - x) ** 2
     maps = np.maximum(-squares / 32, -12.0)[..., None].astype("float32")
-    found, true = as_int8(SoftArgmax("channels_last"), maps, tmp_path / "k.tflite")
+    found, true = as_int8(
+        SoftArgmax(ops.SoftArgmax(), "channels_last"), maps, tmp_path / "k.tflite"
+    )
     np.testing.assert_allclose(true[:, 0], centres / 32, atol=0.01)
     assert np.abs(found - true).mean() < 0.005
 

@@ -176,7 +176,13 @@ def test_the_split_way_at_many_widths(groups: int) -> None:
     random = np.random.default_rng(0)
     x = tf.constant(random.normal(size=(2, 6, 6, 64)), "float32")
     kernel = tf.constant(random.normal(size=(3, 3, 64 // groups, 192)), "float32")
-    mine = _split(x, kernel, groups, (1, 1), "same", (1, 1), "channels_last")
+    how = {
+        "strides": (1, 1),
+        "padding": "same",
+        "dilation_rate": (1, 1),
+        "data_format": "channels_last",
+    }
+    mine = _split(x, kernel, groups, how)
     parts = zip(tf.split(x, groups, -1), tf.split(kernel, groups, -1), strict=True)
     dense = [tf.nn.conv2d(part, own, 1, "SAME") for part, own in parts]
     np.testing.assert_allclose(mine, tf.concat(dense, -1), rtol=1e-4, atol=1e-4)

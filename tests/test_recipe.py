@@ -155,6 +155,15 @@ def test_the_callbacks_of_a_recipe_can_be_sent_to_another_process() -> None:
     assert [sent.schedule(epoch, 0.3) for epoch in range(4)] == pytest.approx(list(expected))
 
 
+def test_a_learning_rate_has_one_schedule() -> None:
+    own = keras.optimizers.schedules.ExponentialDecay(0.1, 10, 0.9)
+    match = "`learning_rate` must be a number if `schedule` is 'cosine'"
+    for schedule in ("cosine", kb.choice(None, "cosine")):
+        with pytest.raises(ValueError, match=match):
+            kb.Recipe(learning_rate=own, schedule=schedule)
+    assert kb.Recipe(learning_rate=own).callbacks(4) == []
+
+
 class Late(keras.Model):
     """A model whose `build` leaves the layers for the first call to build."""
 

@@ -12,6 +12,7 @@ from kblocks.blocks.convolution import (
     check_symmetric,
     conv,
     norm,
+    spatial,
 )
 from kblocks.blocks.fields import ActivationLike, Count, Fraction, Padding, Rate, Size, leaky_relu
 from kblocks.blocks.pooling import check_blur
@@ -26,17 +27,10 @@ class SpaceToDepthStem(Convolutional):
         filters: output channels.
         kernel_size: of the convolution; integer or pair (height, width).
         strides: of the convolution; integer or pair.
-        padding: of the convolution: "same" (as Keras), "valid", "symmetric" (equal on both sides,
-            which keeps the size at stride 1; kernels must be odd), or the number of pixels on each
-            side, integer or pair.
         block_size: side of the squares; zeros fill up those that reach over the edge.
 
-    Input shape: (batch, height, width, channels).
     Output shape: (batch, ceil(height / block_size), ceil(width / block_size), filters) at
         strides 1 with padding "same".
-
-    Raises:
-        ValueError: if an argument is not of the documented form or does not fit the input.
 
     Reference: Ridnik et al. 2020, arXiv:2003.13630, Sec. 2.
     """
@@ -56,14 +50,10 @@ class SpaceToDepthStem(Convolutional):
         return Chain(SpaceToDepth(self.block_size), first, norm(self), act(self))
 
 
-class AntiAliased(Convolutional, kw_only=True):
+class AntiAliased(Convolutional, kw_only=True, abstract=True):
     """The arguments of both residual blocks of TResNet.
 
     Args:
-        padding: of the spatial convolutions: "same" (as Keras), "valid", "symmetric" (equal on both
-            sides, which keeps the size at stride 1; kernels must be odd), or the number of pixels
-            on each side, integer or pair. Where the main path shrinks the map, the shortcut's input
-            is cropped to its centre.
         activation: between the convolutions: a Keras activation by name, a function, an activation
             layer without weights, or None.
         last_activation: after the addition, in the forms of `activation`.
@@ -74,9 +64,6 @@ class AntiAliased(Convolutional, kw_only=True):
         least_squeeze: the least width of the gate, in channels; a smaller one is raised to it.
         squeeze_activation: the activation in the middle of the gate, in the forms of `activation`.
         gate: the last activation of the gate, in the forms of `activation`, but not None.
-        dilation_rate: of the spatial convolutions; integer or pair; must be 1 if strides are not.
-        groups: of the spatial convolutions; must divide the channels that they read and make.
-        stochastic_depth: probability with which training drops the main path of a sample.
     """
 
     padding: Padding = "same"
@@ -102,11 +89,7 @@ class TResNetBasicBlock(AntiAliased):
         kernel_size: of both convolutions; integer or pair (height, width).
         strides: of the blur after the first convolution, and of the shortcut; integer or pair.
 
-    Input shape: (batch, height, width, channels).
     Output shape: (batch, new_height, new_width, filters).
-
-    Raises:
-        ValueError: if an argument is not of the documented form or does not fit the input.
 
     Reference: Ridnik et al. 2020, arXiv:2003.13630, Sec. 2.
     """
@@ -119,14 +102,8 @@ class TResNetBasicBlock(AntiAliased):
         check_anti_aliased(self)
 
     def plan(self, channels: int) -> Op:
-        second = conv(
-            self,
-            self.filters,
-            self.kernel_size,
-            dilation_rate=self.dilation_rate,
-            groups=self.groups,
-        )
-        main = Chain(blurred(self), second, norm(self), gated(self))
+        second = Chain(spatial(self, self.filters), norm(self))
+        main = Chain(blurred(self), second, gated(self))
         return joined(self, channels, self.filters, main)
 
 
@@ -141,11 +118,7 @@ class TResNetBottleneckBlock(AntiAliased):
         strides: of the blur after the middle convolution, and of the shortcut; integer or pair.
         expansion: the output has `expansion * filters` channels.
 
-    Input shape: (batch, height, width, channels).
     Output shape: (batch, new_height, new_width, expansion * filters).
-
-    Raises:
-        ValueError: if an argument is not of the documented form or does not fit the input.
 
     Reference: Ridnik et al. 2020, arXiv:2003.13630, Sec. 2.
     """
@@ -176,16 +149,9 @@ def check_anti_aliased(spec: Any) -> None:
 def blurred(spec: Any) -> Op:
     """The spatial convolution, and the blur that has its strides if there is one."""
     blurs = spec.blur_size and spec.strides != (1, 1)
-    spatial = conv(
-        spec,
-        spec.filters,
-        spec.kernel_size,
-        (1, 1) if blurs else spec.strides,
-        dilation_rate=spec.dilation_rate,
-        groups=spec.groups,
-    )
+    convolution = spatial(spec, spec.filters, (1, 1) if blurs else spec.strides)
     blur = Blur(spec.blur_size, spec.strides) if blurs else None
-    return Chain(spatial, norm(spec), act(spec), blur)
+    return Chain(convolution, norm(spec), act(spec), blur)
 
 
 def gated(spec: Any) -> Op:

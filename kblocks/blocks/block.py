@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import itertools
 from collections.abc import Iterator
@@ -11,9 +12,8 @@ import keras
 
 from kblocks.blocks.spec import Spec, channels_of, documented, make_spec, placed
 from kblocks.common import backend
-from kblocks.layers import primitives as layers
+from kblocks.layers.primitives import crop, layer_for
 from kblocks.plans import cost, ops
-from kblocks.plans.geometry import cropped, crops
 from kblocks.plans.ops import Chain, Merge, Op
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     @dataclass_transform(eq_default=False)
     class _Root:
-        def __init_subclass__(cls, *, kw_only: bool = False) -> None: ...
+        def __init_subclass__(cls, *, kw_only: bool = False, abstract: bool = False) -> None: ...
         def __call__(self, inputs: Any, training: bool | None = None) -> Any: ...
         def __getattr__(self, name: str) -> Any: ...
 
@@ -46,7 +46,9 @@ class Block(_Layer):
     """The base class of all blocks. A block is a class with annotated fields and a `plan`.
 
     The arguments of a block are its fields and those below. If its docstring has an Args section,
-    the entries that are missing there are added from the docstrings of its base classes.
+    the entries that are missing there are added from the docstrings of its base classes, and so are
+    Input shape and Raises if it has an Output shape. A base class of blocks without a `plan` of its
+    own says so: `class Mine(kb.Block, abstract=True)`.
 
     Args:
         name: of the layer; None makes one of the class's name, such as "conv_block_1".
@@ -54,7 +56,7 @@ class Block(_Layer):
         trainable: whether training changes the weights.
         data_format: "channels_last" or "channels_first"; None takes Keras' setting.
 
-    Input shape: (batch, height, width, channels), or what the block's own docstring says.
+    Input shape: (batch, height, width, channels).
     Output shape: see `compute_output_shape(input_shape)`.
 
     Raises:
@@ -86,9 +88,14 @@ class Block(_Layer):
     sets it.
     """
 
-    def __init_subclass__(cls, *, kw_only: bool = False) -> None:
+    def __init_subclass__(cls, *, kw_only: bool = False, abstract: bool = False) -> None:
         super().__init_subclass__()
         cls.Spec = make_spec(cls, kw_only)
+        if cls.Spec.plan is Spec.plan and not abstract:
+            raise TypeError(
+                "A block must define a method plan(self, channels), or be a base class of blocks: "
+                f"class {cls.__name__}(..., abstract=True). Received: {cls.__name__} without either"
+            )
         for name in cls.Spec._checks:
             setattr(cls, name, _field(name))
         cls.plan = lambda self, channels: self.spec.plan(channels)
@@ -176,14 +183,12 @@ class Block(_Layer):
                 shape = self._build(step, shape, parts, after)
             return shape
         if isinstance(op, Merge):
-            for source, (_, branch) in zip(_sources(op, shape), op.branches, strict=True):
+            for source, (_, branch) in zip(op.sources(shape), op.branches, strict=True):
                 self._build(branch, source, parts)
             return cost.walk(op, shape)
         path, _ = next(parts)
         seed = f"{self.name}/{path}"
-        layer = layers.layer_for(
-            op, following, shape[-1], self.data_format, path, seed, self.dtype_policy
-        )
+        layer = layer_for(op, following, shape[-1], self.data_format, path, seed, self.dtype_policy)
         setattr(self, path, layer)
         layer.build(self._as_keras(shape))
         if not self.trainable:  # otherwise batch norms would still update their averages
@@ -209,33 +214,29 @@ class Block(_Layer):
                 x = self._run(step, x, paths, training, seen)
             return x
         if isinstance(op, Merge):
-            outputs = []
-            for index, (cut, (_, branch)) in enumerate(zip(_cuts(op, x), op.branches, strict=True)):
-                source = x[index] if isinstance(x, (list, tuple)) else x
-                source = source if cut is None else layers.crop(source, cut, self.data_format)
-                outputs.append(self._run(branch, source, paths, training, seen))
-            return self._join(op, outputs)
+            sources = x if isinstance(x, (list, tuple)) else self._cropped(op, x)
+            return self._join(
+                op.mode,
+                [
+                    self._run(branch, source, paths, training, seen)
+                    for source, (_, branch) in zip(sources, op.branches, strict=True)
+                ],
+            )
         path = next(paths)
-        layer = getattr(self, path)
-        outputs = layer(x, training=training) if isinstance(op, _TRAINED) else layer(x)
+        outputs = getattr(self, path)(x, training=training)
         if seen is not None:
             seen[path] = outputs
         return outputs
 
-    def _join(self, op: Merge, outputs: list[Any]) -> Any:
-        if op.mode == "add":
-            total = outputs[0]
-            for other in outputs[1:]:
-                total = keras.ops.add(total, other)
-            return total
-        if op.mode == "multiply":
-            product = outputs[0]
-            for other in outputs[1:]:
-                product = keras.ops.multiply(product, other)
-            return product
-        flat = len(outputs[0].shape) == 2
-        axis = 1 if self.data_format == "channels_first" and not flat else -1
-        return keras.ops.concatenate(outputs, axis=axis)
+    def _cropped(self, merge: Merge, x: Any) -> list[Any]:
+        """The input of each branch."""
+        return [x if cut is None else crop(x, cut, self.data_format) for cut in merge.crops()]
+
+    def _join(self, mode: str, outputs: list[Any]) -> Any:
+        if mode == "concat":
+            is_first = self.data_format == "channels_first" and len(outputs[0].shape) > 2
+            return keras.ops.concatenate(outputs, axis=1 if is_first else -1)
+        return functools.reduce(keras.ops.add if mode == "add" else keras.ops.multiply, outputs)
 
     # --- shapes ----------------------------------------------------------------------
 
@@ -267,19 +268,6 @@ class Block(_Layer):
                     f"{type(self).__name__} {self.name!r} works on maps of rank 4 (or features of "
                     f"rank 2) with a known number of channels. Received: input shape {received}"
                 )
-
-
-_TRAINED = (ops.Norm, ops.Dropout, ops.DropPath, ops.ResizeLike)
-
-
-def _sources(op: Merge, shape: Any) -> list[Any]:
-    if isinstance(shape, list):
-        return shape
-    return [shape if cut is None else cropped(shape, cut) for cut in crops(op)]
-
-
-def _cuts(op: Merge, x: Any) -> list[Any]:
-    return [None] * len(op.branches) if isinstance(x, (list, tuple)) else crops(op)
 
 
 def _field(name: str) -> property:

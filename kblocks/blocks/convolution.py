@@ -19,11 +19,11 @@ from kblocks.blocks.fields import (
     Repeats,
     Size,
 )
-from kblocks.plans.ops import Activation, Chain, Conv, Dropout, Norm, Op, Pixels, Pool
+from kblocks.plans.ops import Activation, Chain, Conv, Dense, Dropout, Norm, Op, Pixels, Pool
 
 
-class Convolutional(Block, kw_only=True):
-    """The arguments of all convolutional blocks.
+class Convolutional(Block, kw_only=True, abstract=True):
+    """The arguments of all convolutional blocks, and the descriptions of those that several have.
 
     Args:
         activation: a Keras activation by name, a function, an activation layer without
@@ -35,6 +35,13 @@ class Convolutional(Block, kw_only=True):
             with normalization None or "weight".
         padding_mode: what the padding consists of: "zeros", "reflect" (the map mirrored at its
             edge) or "replicate" (the edge repeated).
+        padding: of the spatial convolutions: "same" (as Keras), "valid", "symmetric" (equal on both
+            sides, which keeps the size at stride 1; kernels must be odd), or the number of pixels
+            on each side, integer or pair. Where a branch shrinks the map, the inputs of branches
+            beside it, such as a shortcut, are cropped to their centre.
+        dilation_rate: of the spatial convolutions; integer or pair; must be 1 if strides are not.
+        groups: of the spatial convolutions; must divide the channels that they read and make.
+        stochastic_depth: probability with which training drops the main path of a sample.
         kernel_initializer: Keras initializer of the kernels, by name or as an object. Each kernel
             gets its own, so that a seed does not make two kernels equal.
         bias_initializer: Keras initializer of the biases, by name or as an object.
@@ -77,6 +84,31 @@ def conv(
         groups,
         spec.normalization is None or weight_norm if use_bias is None else use_bias,
         spec.padding_mode,
+        spec.kernel_initializer,
+        spec.bias_initializer,
+        spec.kernel_regularizer,
+        spec.bias_regularizer,
+        weight_norm,
+    )
+
+
+def spatial(
+    spec: Any,
+    filters: int,
+    strides: Pixels = (1, 1),
+    groups: int | None = None,
+    use_bias: bool | None = None,
+) -> Conv:
+    """A convolution with the block's kernel size and dilation rate, and its groups or `groups`."""
+    shape = {"dilation_rate": spec.dilation_rate, "groups": groups or spec.groups}
+    return conv(spec, filters, spec.kernel_size, strides, use_bias=use_bias, **shape)
+
+
+def dense(spec: Any, units: int, use_bias: bool, weight_norm: bool = False) -> Dense:
+    """A linear layer with the initializers and regularizers of `spec`."""
+    return Dense(
+        units,
+        use_bias,
         spec.kernel_initializer,
         spec.bias_initializer,
         spec.kernel_regularizer,
@@ -143,9 +175,6 @@ class ConvBlock(Convolutional):
         filters: output channels of each convolution.
         kernel_size: of all convolutions; integer or pair (height, width).
         strides: of the first convolution, integer or pair; the others have strides 1.
-        padding: of the convolutions: "same" (as Keras), "valid", "symmetric" (equal on both sides,
-            which keeps the size at stride 1; kernels must be odd), or the number of pixels on each
-            side, integer or pair.
         convolutions: number of convolutions.
         order: of the parts of each unit: "conv_norm_act"; "norm_act_conv"; or "norm_last",
             convolution and activation, where only the last convolution is normalized.
@@ -157,11 +186,7 @@ class ConvBlock(Convolutional):
         pool_padding: padding of that pool, in the forms of `padding`; less than `pool_size`.
         dropout: share of the features that training sets to zero at the end of the block.
 
-    Input shape: (batch, height, width, channels).
     Output shape: (batch, new_height, new_width, filters).
-
-    Raises:
-        ValueError: if an argument is not of the documented form or does not fit the input.
 
     Example:
         >>> kb.ConvBlock(32, 3, convolutions=2, pool="max")(keras.Input((32, 32, 3))).shape
@@ -200,15 +225,9 @@ class ConvBlock(Convolutional):
         """The convolution at `index`, counted from 0, with its normalization and activation."""
         last = index == self.convolutions - 1
         normed = last or self.order != "norm_last"
-        convolution = conv(
-            self,
-            self.filters,
-            self.kernel_size,
-            self.strides if index == 0 else (1, 1),
-            dilation_rate=self.dilation_rate,
-            groups=self.groups,
-            use_bias=None if normed or self.use_bias is not None else True,
-        )
+        use_bias = None if normed or self.use_bias is not None else True
+        strides: Pixels = self.strides if index == 0 else (1, 1)
+        convolution = spatial(self, self.filters, strides, use_bias=use_bias)
         if self.order == "norm_act_conv":
             return Chain(norm(self), act(self), convolution)
         return Chain(convolution, norm(self) if normed else None, act(self))
@@ -226,9 +245,6 @@ class NormAct(Convolutional):
             (to set momentum, epsilon and more), or None.
 
     Input shape: (batch, height, width, channels). Output shape: the same.
-
-    Raises:
-        ValueError: if an argument is not of the documented form.
     """
 
     def plan(self, channels: int) -> Op:

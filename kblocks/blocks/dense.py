@@ -6,7 +6,7 @@ from dataclasses import KW_ONLY
 from typing import Literal
 
 from kblocks.blocks.block import Block
-from kblocks.blocks.convolution import act, norm, norms_weights
+from kblocks.blocks.convolution import act, dense, norm, norms_weights
 from kblocks.blocks.fields import (
     ActivationLike,
     Count,
@@ -42,9 +42,6 @@ class ResidualDense(Block):
     Where the number of features changes, the shortcut is a linear layer too.
 
     Input shape: (batch, features). Output shape: (batch, units).
-
-    Raises:
-        ValueError: if an argument is not of the documented form or does not fit the input.
 
     Reference: He et al. 2015, arXiv:1512.03385, Eq. 1 and 2.
     """
@@ -88,12 +85,5 @@ class ResidualDense(Block):
         """A linear layer with this block's arguments."""
         weight_norm = norms_weights(self)
         needs_bias = self.normalization is None or weight_norm
-        return Dense(
-            self.units,
-            needs_bias if self.use_bias is None else self.use_bias,
-            self.kernel_initializer,
-            self.bias_initializer,
-            self.kernel_regularizer,
-            self.bias_regularizer,
-            weight_norm,
-        )
+        use_bias = needs_bias if self.use_bias is None else self.use_bias
+        return dense(self, self.units, use_bias, weight_norm)

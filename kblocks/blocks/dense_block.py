@@ -11,6 +11,7 @@ from kblocks.blocks.convolution import (
     check_symmetric,
     conv,
     norm,
+    spatial,
 )
 from kblocks.blocks.fields import Count, Fraction, Padding, PoolKind, Rate, Repeats, Size
 from kblocks.plans.ops import Chain, Dropout, Merge, Op, Pool
@@ -27,19 +28,10 @@ class DenseBlock(Convolutional):
         kernel_size: of each layer's spatial convolution; integer or pair (height, width).
         bottleneck: a 1x1 convolution before the spatial one makes `bottleneck * growth_rate`
             channels; None for no such convolution.
-        padding: of the spatial convolutions: "same" (as Keras), "valid", "symmetric" (equal on both
-            sides, which keeps the size; kernels must be odd), or the number of pixels on each side,
-            integer or pair. Where a layer shrinks the map, its input is cropped to its centre
-            before the two are concatenated.
         dilation_rate: of the spatial convolutions; integer or pair.
-        groups: of the spatial convolutions; must divide the channels that they read and make.
         dropout: share of the features that training sets to zero after each layer.
 
-    Input shape: (batch, height, width, channels).
     Output shape: (batch, new_height, new_width, channels + depth * growth_rate).
-
-    Raises:
-        ValueError: if an argument is not of the documented form or does not fit the input.
 
     Reference: Huang et al. 2016, arXiv:1608.06993, Eq. 2, "Composite function" and "Bottleneck
         layers".
@@ -67,15 +59,8 @@ class DenseBlock(Convolutional):
         reduce = self.bottleneck and Chain(
             norm(self), act(self), conv(self, self.bottleneck * self.growth_rate, padding="same")
         )
-        spatial = conv(
-            self,
-            self.growth_rate,
-            self.kernel_size,
-            dilation_rate=self.dilation_rate,
-            groups=self.groups,
-        )
         drop = Dropout(self.dropout) if self.dropout else None
-        layer = Chain(reduce, norm(self), act(self), spatial, drop)
+        layer = Chain(reduce, norm(self), act(self), spatial(self, self.growth_rate), drop)
         names = (f"layer{number}" for number in range(1, self.depth + 1))
         return Chain(*(Merge("concat", **{"input": Chain(), name: layer}) for name in names))
 
@@ -89,19 +74,12 @@ class TransitionBlock(Convolutional):
         compression: output channels as a share of the input's, rounded down, at least 1 channel.
         kernel_size: of the convolution; integer or pair (height, width).
         strides: of the pool; integer or pair; with 1 there is no pool unless `pool_size` is given.
-        padding: of the convolution: "same" (as Keras), "valid", "symmetric" (equal on both sides,
-            which keeps the size; kernels must be odd), or the number of pixels on each side,
-            integer or pair.
         pool: "avg", "max" or "min".
         pool_size: window of the pool; integer or pair; None takes `strides`.
         pool_padding: padding of the pool, in the forms of `padding`; less than `pool_size`.
         dropout: share of the features that training sets to zero before the pool.
 
-    Input shape: (batch, height, width, channels).
     Output shape: (batch, new_height, new_width, int(compression * channels)).
-
-    Raises:
-        ValueError: if an argument is not of the documented form or does not fit the input.
 
     Reference: Huang et al. 2016, arXiv:1608.06993, "Pooling layers" and "Compression".
     """
@@ -121,9 +99,7 @@ class TransitionBlock(Convolutional):
         check_pool("pool_padding", self.pool_padding, "pool_size", self.pool_size or self.strides)
 
     def plan(self, channels: int) -> Op:
-        filters = max(
-            1, int(channels * self.compression + 1e-6)
-        )  # 0.29 * 100 is 28.999999999999996
+        filters = max(1, int(channels * self.compression + 1e-6))  # .29 * 100 is 28.999999999999996
         size = self.pool_size or self.strides
         pools = size != (1, 1) or self.strides != (1, 1)
         return Chain(

@@ -55,7 +55,7 @@ def _integer(value: Any, least: int, most: float = math.inf) -> int:
     return int(value)
 
 
-def _pair(value: Any, least: int) -> tuple[int, int]:
+def _pair(value: Any, least: int = 1) -> tuple[int, int]:
     if isinstance(value, (tuple, list)):
         first, second = value
         return _integer(first, least), _integer(second, least)
@@ -69,25 +69,16 @@ def _real(value: Any) -> float:
     return float(value)
 
 
-def _rate(value: Any) -> float:
-    value = _real(value)
-    if not 0.0 <= value < 1.0:
-        raise ValueError
-    return value
+def _number(fits: Callable[[float], bool]) -> Callable[[Any], float]:
+    """A `normalise` for the numbers that fit."""
 
+    def normalise(value: Any) -> float:
+        value = _real(value)
+        if not fits(value):
+            raise ValueError
+        return value
 
-def _fraction(value: Any) -> float:
-    value = _real(value)
-    if not 0.0 < value <= 1.0:
-        raise ValueError
-    return value
-
-
-def _positive(value: Any) -> float:
-    value = _real(value)
-    if not 0.0 < value < math.inf:
-        raise ValueError
-    return value
+    return normalise
 
 
 def _boolean(value: Any) -> bool:
@@ -233,8 +224,7 @@ def _some(item: Callable[[Any], Any], value: Any) -> tuple[Any, ...]:
 
 
 def _sizes(value: Any) -> tuple[tuple[int, int], ...]:
-    value = value if isinstance(value, (tuple, list)) else (value,)
-    return _some(lambda size: _pair(size, 1), value)
+    return _some(_pair, value if isinstance(value, (tuple, list)) else (value,))
 
 
 Count = Annotated[int, Check("a positive integer", lambda value: _integer(value, 1))]
@@ -247,7 +237,7 @@ Repeats = Annotated[
 Counts = Annotated[tuple[int, ...], Check("a sequence of positive integers", _each)]
 Size = Annotated[
     int | tuple[int, int],
-    Check("a positive integer or a pair of them (height, width)", lambda value: _pair(value, 1)),
+    Check("a positive integer or a pair of them (height, width)", _pair),
 ]
 Sizes = Annotated[
     int | Sequence[int | tuple[int, int]],
@@ -269,9 +259,11 @@ PaddingMode = Literal["zeros", "reflect", "replicate"]
 PoolKind = Annotated[
     Literal["max", "avg", "average", "min"], Check("'max', 'avg' or 'min'", _pool_kind)
 ]
-Rate = Annotated[float, Check("a number from 0 up to but not including 1", _rate)]
-Fraction = Annotated[float, Check("a number over 0 and up to 1", _fraction)]
-Positive = Annotated[float, Check("a number over 0", _positive)]
+Rate = Annotated[
+    float, Check("a number from 0 up to but not including 1", _number(lambda v: 0 <= v < 1))
+]
+Fraction = Annotated[float, Check("a number over 0 and up to 1", _number(lambda v: 0 < v <= 1))]
+Positive = Annotated[float, Check("a number over 0", _number(lambda v: 0 < v < math.inf))]
 ActivationLike = Annotated[
     Any,
     Check(
@@ -291,6 +283,7 @@ RegularizerLike = Annotated[
     Any, Check("a Keras regularizer, registered if your own", _config_of(keras.regularizers))
 ]
 
+_ANYTHING = Check("anything", lambda value: value)
 _PLAIN = {
     int: Check("an integer", lambda value: _integer(value, -(2**63))),
     float: Check("a number", _real),
@@ -299,16 +292,24 @@ _PLAIN = {
 }
 
 
-def check_of(annotation: Any) -> tuple[Check | None, bool]:
-    """The check of an annotated field, and whether the field may be None."""
+def check_of(annotation: Any) -> Check:
+    """The check of an annotated field; of an unknown type, one that accepts anything."""
     if get_origin(annotation) is Annotated:
-        return next((m for m in annotation.__metadata__ if isinstance(m, Check)), None), False
-    if get_origin(annotation) is Literal:
-        options = get_args(annotation)
-        listed = ", ".join(repr(option) for option in options)
-        return Check(f"one of {listed}", functools.partial(_one_of, options)), False
+        return next((m for m in annotation.__metadata__ if isinstance(m, Check)), _ANYTHING)
     members = get_args(annotation)
+    if get_origin(annotation) is Literal:
+        listed = ", ".join(map(repr, members))
+        return Check(f"one of {listed}", functools.partial(_one_of, members))
     if type(None) in members:
-        inner = [member for member in members if member is not type(None)]
-        return (check_of(inner[0])[0] if len(inner) == 1 else None), True
-    return _PLAIN.get(annotation), False
+        others = [member for member in members if member is not type(None)]
+        return _or_none(check_of(others[0])) if len(others) == 1 else _ANYTHING
+    return _PLAIN.get(annotation, _ANYTHING)
+
+
+def _or_none(check: Check) -> Check:
+    """A check that accepts None as well."""
+    return Check(
+        check.expected if "None" in check.expected else f"{check.expected} or None",
+        lambda value: None if value is None else check.normalise(value),
+        lambda value: None if value is None else check.serialise(value),
+    )

@@ -23,10 +23,16 @@ from kblocks.blocks.fields import Branches, Padding, Size, Sizes
 from kblocks.plans.ops import Chain, Merge, Op, Pair, Pixels, Pool, Scale
 
 
-class Branched(Convolutional, kw_only=True):
-    """The arguments of all blocks of several branches.
+class Branched(Convolutional, kw_only=True, abstract=True):
+    """The arguments of all blocks of several branches, and the descriptions of their first two.
 
     Args:
+        branches: an entry for each branch: the filters of its convolutions in their order, such as
+            `64` or `(96, 128)`, after "max", "avg" or "min" if it begins with a pool, such as
+            `("max", 32)`. The first of several convolutions is a 1x1; all after a pool are.
+        kernel_size: one for all branches or one for each; integer or pair (height, width). It is
+            the kernel of the branch's pool, of its only convolution, or of those after the first.
+            Of the latter, every second has height and width swapped.
         last_kernel_size: kernel of the last convolution in branches of several; integer or pair;
             None takes the branch's `kernel_size`.
         wide: whether the last convolution in branches of several becomes two side by side, 1xn and
@@ -57,20 +63,10 @@ class InceptionBlock(Branched):
     Normalization and activation follow each convolution.
 
     Args:
-        branches: an entry for each branch: the filters of its convolutions in their order, such as
-            `64` or `(96, 128)`, after "max", "avg" or "min" if it begins with a pool, such as
-            `("max", 32)`. The first of several convolutions is a 1x1; all after a pool are.
-        kernel_size: one for all branches or one for each; integer or pair (height, width). It is
-            the kernel of the branch's pool, of its only convolution, or of those after the first.
-            Of the latter, every second has height and width swapped.
         strides: of the pool or the last convolution of each branch; integer or pair.
 
-    Input shape: (batch, height, width, channels).
     Output shape: (batch, new_height, new_width, the sum of the branches' last filters and of the
         channels of bare pools).
-
-    Raises:
-        ValueError: if an argument is not of the documented form or does not fit the input.
 
     Example:
         The published modules, each with widths of its first use:
@@ -115,21 +111,11 @@ class InceptionResNetBlock(Branched):
     `use_bias` is False.
 
     Args:
-        branches: an entry for each branch: the filters of its convolutions in their order, such as
-            `64` or `(96, 128)`, after "max", "avg" or "min" if it begins with a pool, such as
-            `("max", 32)`. The first of several convolutions is a 1x1; all after a pool are.
-        kernel_size: one for all branches or one for each; integer or pair (height, width). It is
-            the kernel of the branch's pool, of its only convolution, or of those after the first.
-            Of the latter, every second has height and width swapped.
         scale: factor of the branches' output before the addition; small ones keep training of wide
             networks stable.
         activate: whether the activation follows the addition.
 
-    Input shape: (batch, height, width, channels).
     Output shape: (batch, new_height, new_width, channels).
-
-    Raises:
-        ValueError: if an argument is not of the documented form or does not fit the input.
 
     Example:
         The published forms A, B and C, with the widths and scales of Inception-ResNet-v2:

@@ -21,10 +21,6 @@ class MBConvBlock(Convolutional):
             activation layer without weights, or None.
         expansion: the first 1x1 convolution makes this many times the input's channels, rounded
             down; it is left out where their number stays.
-        padding: of the depthwise convolution: "same" (as Keras), "valid", "symmetric" (equal on
-            both sides, which keeps the size at stride 1; kernels must be odd), or the number of
-            pixels on each side, integer or pair. Where the block shrinks the map, the shortcut's
-            input is cropped to its centre.
         squeeze_ratio: width of the squeeze-excite gate as a share of the block's input
             channels, rounded down; None for no gate.
         squeeze_activation: in the middle of the gate, in the forms of `activation`; None takes
@@ -33,11 +29,7 @@ class MBConvBlock(Convolutional):
         stochastic_depth: probability with which training drops the main path of a sample, where
             the block has a shortcut: at strides 1 with as many output as input channels.
 
-    Input shape: (batch, height, width, channels).
     Output shape: (batch, new_height, new_width, filters).
-
-    Raises:
-        ValueError: if an argument is not of the documented form or does not fit the input.
 
     Reference: Sandler et al. 2018, arXiv:1801.04381, Table 1; with squeeze-excite, Tan et al.
         2018, arXiv:1807.11626, Fig. 7.

@@ -20,11 +20,7 @@ class MinPooling2D(Block):
             at stride 1; windows must be odd), or the number of pixels on each side, integer or
             pair, less than `pool_size`. Padding is never the minimum.
 
-    Input shape: (batch, height, width, channels).
     Output shape: (batch, new_height, new_width, channels).
-
-    Raises:
-        ValueError: if an argument is not of the documented form or does not fit the input.
     """
 
     pool_size: Size = 2
@@ -50,9 +46,6 @@ class BlurPooling2D(Block):
 
     Input shape: (batch, height, width, channels), with height and width over `pool_size // 2`.
     Output shape: (batch, new_height, new_width, channels).
-
-    Raises:
-        ValueError: if an argument is not of the documented form or does not fit the input.
 
     Reference: Zhang 2019, arXiv:1904.11486, Sec. 3.
     """

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import KW_ONLY
 from typing import Any, Literal
 
-from kblocks.blocks.convolution import Convolutional, act, check_convolutions, conv, norm
+from kblocks.blocks.convolution import Convolutional, act, check_convolutions, conv, norm, spatial
 from kblocks.blocks.fields import Count, Padding, Rate, Size
 from kblocks.plans.ops import Chain, DropPath, Merge, Op, PadChannels, Pixels, Pool
 
@@ -18,23 +18,16 @@ Order = Literal[
 ]
 
 
-class Residual(Convolutional, kw_only=True):
+class Residual(Convolutional, kw_only=True, abstract=True):
     """The arguments of all residual blocks.
 
     Args:
-        padding: of the spatial convolutions: "same" (as Keras), "valid", "symmetric" (equal on both
-            sides, which keeps the size at stride 1; kernels must be odd), or the number of pixels
-            on each side, integer or pair. Where the main path shrinks the map, the shortcut's input
-            is cropped to its centre.
         order: of convolution, normalization, activation ("relu") and addition, as in Fig. 4 of
             He et al. 2016, arXiv:1603.05027: "original" (a), "norm_after_addition" (b),
             "relu_before_addition" (c), "relu_only_preactivation" (d) or "full_preactivation" (e).
         shortcut: what it does where the block changes the size or the number of channels; elsewhere
             it is the identity. "projection": a 1x1 convolution. "zero_pad": take every `strides`-th
             pixel and append zero channels. "identity": raise an error.
-        dilation_rate: of the spatial convolutions; integer or pair; must be 1 if strides are not.
-        groups: of the spatial convolutions; must divide the channels that they read and make.
-        stochastic_depth: probability with which training drops the main path of a sample.
     """
 
     padding: Padding = "same"
@@ -98,11 +91,7 @@ class ResidualBlock(Residual):
         kernel_size: of both convolutions; integer or pair (height, width).
         strides: of the first convolution and the shortcut; integer or pair.
 
-    Input shape: (batch, height, width, channels).
     Output shape: (batch, new_height, new_width, filters).
-
-    Raises:
-        ValueError: if an argument is not of the documented form or does not fit the input.
 
     Reference: He et al. 2015, arXiv:1512.03385, Fig. 2; orders: arXiv:1603.05027, Fig. 4.
     """
@@ -115,10 +104,8 @@ class ResidualBlock(Residual):
         check_convolutions(self)
 
     def plan(self, channels: int) -> Op:
-        shared = {"dilation_rate": self.dilation_rate, "groups": self.groups}
-        first = conv(self, self.filters, self.kernel_size, self.strides, **shared)
-        second = conv(self, self.filters, self.kernel_size, **shared)
-        return residual(self, channels, self.filters, [first, second])
+        both = [spatial(self, self.filters, self.strides), spatial(self, self.filters)]
+        return residual(self, channels, self.filters, both)
 
 
 class BottleneckBlock(Residual):
@@ -134,11 +121,7 @@ class BottleneckBlock(Residual):
         strides_on: the convolution that has the strides: "spatial" for the middle one, as in
             published weights ("v1.5"), or "first" for the first 1x1, as in the paper.
 
-    Input shape: (batch, height, width, channels).
     Output shape: (batch, new_height, new_width, expansion * filters).
-
-    Raises:
-        ValueError: if an argument is not of the documented form or does not fit the input.
 
     Reference: He et al. 2015, arXiv:1512.03385, Fig. 5; orders: arXiv:1603.05027, Fig. 4.
     """
@@ -172,11 +155,7 @@ class ResNeXtBlock(Residual):
         strides_on: the convolution that has the strides: "spatial" for the middle one, as in
             published weights, or "first" for the first 1x1.
 
-    Input shape: (batch, height, width, channels).
     Output shape: (batch, new_height, new_width, filters).
-
-    Raises:
-        ValueError: if an argument is not of the documented form or does not fit the input.
 
     Reference: Xie et al. 2016, arXiv:1611.05431, Fig. 3.
     """
@@ -207,13 +186,6 @@ def bottleneck(spec: Any, channels: int, width: int, outputs: int, groups: int) 
     first = spec.strides_on == "first"
     once: Pixels = (1, 1)
     reduce = conv(spec, width, once, spec.strides if first else once, padding)
-    spatial = conv(
-        spec,
-        width,
-        spec.kernel_size,
-        once if first else spec.strides,
-        dilation_rate=spec.dilation_rate,
-        groups=groups,
-    )
+    middle = spatial(spec, width, once if first else spec.strides, groups)
     expand = conv(spec, outputs, once, padding=padding)
-    return residual(spec, channels, outputs, [reduce, spatial, expand])
+    return residual(spec, channels, outputs, [reduce, middle, expand])

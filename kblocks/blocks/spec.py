@@ -32,7 +32,7 @@ class Spec:
     """The base class of Specs. `_block` is the block's class; `_checks` has a check a field."""
 
     _block: ClassVar[Any]
-    _checks: ClassVar[dict[str, tuple[Check | None, bool]]] = {}
+    _checks: ClassVar[dict[str, Check]] = {}
     _defaults: ClassVar[dict[str, Any]] = {}
     _positional: ClassVar[tuple[str, ...]] = ()
 
@@ -54,10 +54,7 @@ class Spec:
         name = ""
         try:
             for name, value in given.items():
-                check, optional = self._checks[name]
-                if check is not None and not (value is None and optional):
-                    value = check.normalise(value)
-                values[name] = value
+                values[name] = self._checks[name].normalise(value)
         except (KeyError, TypeError, ValueError) as error:
             raise _refusal(self._block.__name__, name, given[name], self._checks) from error
         if len(values) < len(self._checks):
@@ -97,31 +94,26 @@ class Spec:
 
     def config(self) -> dict[str, Any]:
         """The values of all fields, ready for JSON."""
-        return {name: self._serialised(name) for name in self._checks}
+        return {name: check.serialise(getattr(self, name)) for name, check in self._checks.items()}
 
     def changes(self) -> dict[str, Any]:
         """The values that differ from their field's default, ready for JSON."""
+        defaults = self._defaults
         return {
-            name: self._serialised(name)
-            for name in self._checks
-            if name not in self._defaults or getattr(self, name) != self._defaults[name]
+            name: check.serialise(getattr(self, name))
+            for name, check in self._checks.items()
+            if name not in defaults or getattr(self, name) != defaults[name]
         }
 
-    def _serialised(self, name: str) -> Any:
-        check, value = self._checks[name][0], getattr(self, name)
-        return value if check is None or value is None else check.serialise(value)
 
-
-def _refusal(owner: str, name: str, value: Any, checks: dict[str, Any]) -> Exception:
+def _refusal(owner: str, name: str, value: Any, checks: dict[str, Check]) -> Exception:
     """The error for an unknown argument (TypeError) or an invalid value (ValueError)."""
     if name not in checks:
         close = difflib.get_close_matches(name, checks, 1)
         hint = f"Did you mean {close[0]!r}?" if close else f"It has {', '.join(checks)}."
         return TypeError(f"{owner} has no argument {name!r}. {hint} Received: {name}={value!r}")
-    check, optional = checks[name]
-    none = " or None" if optional and "None" not in check.expected else ""
     return ValueError(
-        f"`{name}` of {owner} must be {check.expected}{none}. Received: {name}={value!r}"
+        f"`{name}` of {owner} must be {checks[name].expected}. Received: {name}={value!r}"
     )
 
 
@@ -140,54 +132,81 @@ def channels_of(shape: Any) -> Any:
 
 
 def make_spec(cls: Any, kw_only: bool) -> type[Spec]:
+    """The Spec class of a block: a frozen dataclass with its fields, properties and methods."""
     parent = next((base.Spec for base in cls.__mro__[1:] if "Spec" in vars(base)), Spec)
-    annotations = {
+    annotations = _annotations_of(cls)
+    _refuse_bad_fields(cls, annotations, parent)
+    checks = {name: check_of(annotations[name]) for name in annotations if name[0] != "_"}
+    namespace = {
+        "__annotations__": annotations,
+        "__doc__": cls.__doc__,
+        "__module__": cls.__module__,
+        "_block": cls,
+        **{name: value for name, value in vars(cls).items() if _is_shared(name, value)},
+        **_defaults_of(cls, checks),
+    }
+    spec: Any = type(f"{cls.__name__}.Spec", (parent,), namespace)
+    spec = dataclasses.dataclass(frozen=True, init=False, kw_only=kw_only)(spec)
+    fields = dataclasses.fields(spec)  # those of base classes too
+    checks = {**parent._checks, **checks}
+    spec._checks = {field.name: checks[field.name] for field in fields}
+    spec._defaults = {f.name: f.default for f in fields if f.default is not dataclasses.MISSING}
+    spec._positional = tuple(field.name for field in fields if not field.kw_only)
+    return spec
+
+
+def _annotations_of(cls: type) -> dict[str, Any]:
+    """The annotations of a class that make fields, and the KW_ONLY mark between them."""
+    return {
         name: annotation
         for name, annotation in inspect.get_annotations(cls, eval_str=True).items()
         if not name.startswith("_") or annotation is dataclasses.KW_ONLY
         if not str(annotation).startswith("typing.ClassVar")
     }
-    _refuse_bad_fields(cls, annotations, parent)
-    namespace = {name: vars(cls)[name] for name in annotations if name in vars(cls)}
-    namespace |= {name: value for name, value in vars(cls).items() if _is_shared(name, value)}
-    checks = {name: check_of(a) for name, a in annotations.items() if name[0] != "_"}
-    for name, (check, optional) in checks.items():
-        default = namespace.get(name, _MISSING)
-        if check is not None and default is not _MISSING and not (optional and default is None):
-            try:
-                namespace[name] = check.normalise(default)
-            except (TypeError, ValueError) as error:
-                raise _refusal(cls.__name__, name, default, checks) from error
-    spec: Any = type(
-        f"{cls.__name__}.Spec", (parent,), {**namespace, "__annotations__": annotations}
-    )
-    spec.__module__, spec._block, spec.__doc__ = cls.__module__, cls, cls.__doc__
-    spec = dataclasses.dataclass(frozen=True, init=False, kw_only=kw_only)(spec)
-    made = dataclasses.fields(spec)
-    every = {**parent._checks, **checks}
-    spec._checks = {field.name: every[field.name] for field in made}
-    spec._defaults = {field.name: field.default for field in made if field.default is not _MISSING}
-    spec._positional = tuple(field.name for field in made if not field.kw_only)
-    return spec
+
+
+def _defaults_of(cls: type, checks: dict[str, Check]) -> dict[str, Any]:
+    """The defaults of a class's own fields, in the form that Specs keep."""
+    defaults = {name: vars(cls)[name] for name in checks if name in vars(cls)}
+    for name, value in defaults.items():
+        try:
+            defaults[name] = checks[name].normalise(value)
+        except (TypeError, ValueError) as error:
+            raise _refusal(cls.__name__, name, value, checks) from error
+    return defaults
 
 
 def documented(cls: Any, names: Sequence[str]) -> str | None:
-    """The docstring of `cls`, its Args completed for `names`, in their order.
+    """The docstring of `cls`, completed from its base classes.
 
-    What the class does not describe comes from its base classes. A docstring without Args stays.
+    Args gets the entries for `names` that are missing, in their order. A docstring with an Output
+    shape gets an Input shape and Raises. A docstring without Args stays.
     """
     doc = inspect.cleandoc(cls.__doc__ or "")
-    section = _ARGS.search(doc)
-    if section is None:
+    if not _ARGS.search(doc):
         return cls.__doc__
+    bases = [base for base in cls.__mro__[1:] if "Spec" in vars(base)]
+    inherited = [inspect.cleandoc(base.__doc__ or "") for base in bases]
+    if "Output shape:" in doc:
+        doc = _with_section(doc, "Input shape", inherited, "Output shape:", "\n")
+        doc = _with_section(doc, "Raises", inherited, "Example:|Reference:", "\n\n")
     own = texts = _described(doc)
-    for base in cls.__mro__[1:]:
-        if "Spec" in vars(base):
-            texts = {**_described(inspect.cleandoc(base.__doc__ or "")), **texts}
+    for text in inherited:
+        texts = {**_described(text), **texts}
     order = [name for name in names if name in texts] + [name for name in own if name not in names]
     groups = itertools.groupby(order, texts.__getitem__)
     entries = "\n".join(", ".join(group) + text for text, group in groups)
-    return f"{doc[: section.start(1)]}\n{textwrap.indent(entries, ' ' * 4)}{doc[section.end(1) :]}"
+    return _ARGS.sub(lambda _: f"Args:\n{textwrap.indent(entries, ' ' * 4)}", doc, count=1)
+
+
+def _with_section(doc: str, name: str, inherited: list[str], before: str, gap: str) -> str:
+    """The docstring with a section that it lacks, from the first base that has it."""
+    section = re.compile(rf"^{name}:.*(?:\n+ .*)*", re.MULTILINE)
+    found = next(filter(None, map(section.search, inherited)), None)
+    if f"{name}:" in doc or found is None:
+        return doc
+    place = next(re.finditer(rf"^(?:{before})|\Z", doc, re.MULTILINE)).start()
+    return f"{doc[:place].rstrip()}\n\n{found[0]}{gap}{doc[place:]}".rstrip()
 
 
 def _described(doc: str) -> dict[str, str]:

@@ -23,9 +23,6 @@ class SqueezeExcite(Block):
 
     Input shape: (batch, height, width, channels). Output shape: the same.
 
-    Raises:
-        ValueError: if an argument is not of the documented form or does not fit the input.
-
     Reference: Hu et al. 2017, arXiv:1709.01507, Fig. 2.
     """
 

@@ -58,19 +58,19 @@ def replaced(
     if several:
         new = [(f"{name}_block{number}", spec) for number, spec in enumerate(block, 1)]
     renamed = {old[-1]: new[-1][0]}
-    made: list[NamedRow] = []
+    changed: list[NamedRow] = []
     for row_name, spec, inputs in rows:
         if row_name == old[0]:
             source = inputs
             for new_name, new_spec in new:
-                made.append((new_name, new_spec, source))
+                changed.append((new_name, new_spec, source))
                 source = (new_name,)
         if row_name in old:
             continue
         _refuse_missing(row_name, inputs, set(old[:-1]) - {n for n, _ in new})
         spec = renamed.get(spec, spec) if isinstance(spec, str) else spec
-        made.append((row_name, spec, tuple(renamed.get(n, n) for n in inputs)))
-    return made, renamed
+        changed.append((row_name, spec, tuple(renamed.get(n, n) for n in inputs)))
+    return changed, renamed
 
 
 def _refuse_missing(reader: str, inputs: Sequence[str], gone: set[str]) -> None:

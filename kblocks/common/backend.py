@@ -296,8 +296,8 @@ def demand(condition: Any, message: str, values: Any) -> None:
     elif name() != "torch":
         return
     if not bool(condition):
-        told = ", ".join(str(keras.ops.convert_to_numpy(value)) for value in values)
-        raise ValueError(f"{message} Received: {told}")
+        received = ", ".join(str(keras.ops.convert_to_numpy(value)) for value in values)
+        raise ValueError(f"{message} Received: {received}")
 
 
 def custom_gradients() -> dict[str, Any]:

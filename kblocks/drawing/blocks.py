@@ -10,7 +10,7 @@ from kblocks.drawing.labels import Label, label_of, shape_text
 from kblocks.drawing.layout import Fork, Line, Piece, Repeat, Series, Stack, Titled
 from kblocks.plans import ops
 from kblocks.plans.cost import walk
-from kblocks.plans.geometry import Crop, crops
+from kblocks.plans.geometry import Crop
 from kblocks.plans.ops import Chain, Merge, Op
 
 _FOLDED = 3  # from so many equal forks in a row on, one is drawn with their number
@@ -93,7 +93,7 @@ def _nameless(op: Op) -> Any:
 
 def _fork(merge: Merge, steps: Iterator[_Step]) -> Fork:
     try:
-        cuts = crops(merge)
+        cuts = merge.crops()
     except ValueError:
         cuts = [None] * len(merge.branches)
     branches: list[Piece] = []

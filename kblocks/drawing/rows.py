@@ -17,7 +17,7 @@ from kblocks.networks.architecture import INPUT, Architecture, Row
 from kblocks.networks.rows import walk_rows
 from kblocks.plans import ops
 from kblocks.plans.cost import Cost
-from kblocks.plans.geometry import InputTooSmallError, geometry
+from kblocks.plans.geometry import InputTooSmallError
 from kblocks.plans.ops import Chain, Merge, Op
 
 Chip = tuple[Label, int]  # the label and the number of times that it repeats
@@ -113,7 +113,7 @@ def chips_of(chip: Label, plan: Op, shape: Any, output: Any) -> tuple[Chip, ...]
 
 def _strides(plan: Op) -> str:
     try:
-        found = geometry(plan)
+        found = plan.geometry()
     except ValueError:
         return ""
     return "" if found is None else strides_text(found[:2])

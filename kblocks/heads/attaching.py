@@ -106,7 +106,7 @@ def attached(head: Any, place: Place) -> Attached:
         ValueError: if `head` is none of these, or a key of the dict is no word.
     """
     if isinstance(head, Mapping):
-        parts = [attached(inner, _named(place, name)) for name, inner in head.items()]
+        parts = [attached(inner, _with_name(place, name)) for name, inner in head.items()]
         return Attached(
             [row for part in parts for row in part.rows],
             {output: row for part in parts for output, row in part.outputs.items()},
@@ -125,7 +125,7 @@ def attached(head: Any, place: Place) -> Attached:
     return Attached([(place.row(), spec, (place.body,))], {output: place.row()})
 
 
-def _named(place: Place, name: Any) -> Place:
+def _with_name(place: Place, name: Any) -> Place:
     if not isinstance(name, str) or not name.isidentifier():
         raise ValueError(f"The outputs of `head` must be words. Received: {name!r}")
     return Place(place.body, place.levels, "_".join(filter(None, (place.name, name))))

@@ -5,21 +5,12 @@ from __future__ import annotations
 from dataclasses import KW_ONLY
 from typing import Any, Literal
 
-from kblocks.blocks.convolution import Convolutional, act, check_symmetric, conv, norm
+from kblocks.blocks.convolution import Convolutional, act, check_symmetric, conv, dense, norm
 from kblocks.blocks.fields import Count, Counts, Padding, Positive, Rate, Size, Sizes
 from kblocks.heads.classification import classification
+from kblocks.heads.classifier import pooled
 from kblocks.heads.task import Task
-from kblocks.plans.ops import (
-    AdaptivePool,
-    Chain,
-    Dense,
-    Dropout,
-    Flatten,
-    GlobalPool,
-    Op,
-    Pair,
-    Pool,
-)
+from kblocks.plans.ops import AdaptivePool, Chain, Dropout, Op, Pair, Pool
 
 
 class AuxiliaryClassifier(Convolutional):
@@ -32,9 +23,6 @@ class AuxiliaryClassifier(Convolutional):
         classes: number of logits.
         filters: filters of each convolution after the average pool.
         kernel_size: kernel of the convolutions, one value or a list with one for each.
-        padding: padding of the convolutions: "same" (as Keras), "valid", "symmetric" (equal on both
-            sides, which keeps the size; kernels must be odd), or the number of pixels on each side,
-            integer or pair.
         pool_size: window of the average pool, which has no padding; integer or pair.
         pool_strides: strides of the average pool; integer or pair.
         grid: with `pool_size=None`, average adaptively to a map of this size instead, whatever
@@ -44,11 +32,7 @@ class AuxiliaryClassifier(Convolutional):
         dropout: dropout rate after each hidden layer, or before the logits if there is none.
         loss_weight: factor of this output's loss in the total; the default is GoogLeNet's.
 
-    Input shape: (batch, height, width, channels).
     Output shape: (batch, classes), logits.
-
-    Raises:
-        ValueError: if an argument is not as described above or does not fit the input.
 
     Reference: Szegedy et al. 2014, arXiv:1409.4842, Sec. 5 (the defaults); Szegedy et al. 2015,
         arXiv:1512.00567, Fig. 8.
@@ -97,19 +81,7 @@ class AuxiliaryClassifier(Convolutional):
             Chain(conv(self, filters, size), norm(self), act(self))
             for filters, size in zip(self.filters, self.kernels(), strict=True)
         ]
-        features = Flatten() if self.pool == "flatten" else GlobalPool("avg")
         drop = Dropout(self.dropout) if self.dropout else None
-        hidden = [Chain(self.linear(units), act(self), drop) for units in self.hidden]
-        logits = self.linear(self.classes)
-        return Chain(averages, *convolutions, features, *(hidden or [drop]), logits)
-
-    def linear(self, units: int) -> Dense:
-        """A linear layer with this head's arguments."""
-        return Dense(
-            units,
-            True,
-            self.kernel_initializer,
-            self.bias_initializer,
-            self.kernel_regularizer,
-            self.bias_regularizer,
-        )
+        hidden = [Chain(dense(self, units, True), act(self), drop) for units in self.hidden]
+        logits = dense(self, self.classes, True)
+        return Chain(averages, *convolutions, pooled(self.pool), *(hidden or [drop]), logits)

@@ -13,6 +13,7 @@ import keras
 import numpy as np
 
 from kblocks.blocks.block import Block
+from kblocks.blocks.convolution import act
 from kblocks.blocks.fields import (
     ActivationLike,
     Counts,
@@ -23,23 +24,11 @@ from kblocks.blocks.fields import (
     RegularizerLike,
     Size,
 )
-from kblocks.blocks.pooling import concat_pool
 from kblocks.common import backend
 from kblocks.heads.attaching import Attached, Head, Place, only
-from kblocks.heads.classifier import Classifier
+from kblocks.heads.classifier import Classifier, check_pooled, pooled
 from kblocks.heads.task import TargetLoss, TargetMetric, Task, agree, outside
-from kblocks.plans.ops import (
-    Activation,
-    AdaptivePool,
-    Chain,
-    Corners,
-    Dense,
-    Dropout,
-    Flatten,
-    GlobalPool,
-    Merge,
-    Op,
-)
+from kblocks.plans.ops import Activation, Chain, Corners, Dense, Dropout, Merge, Op
 
 _ops: Any = keras.ops  # its functions are annotated as if they could return None
 
@@ -72,14 +61,17 @@ def _area(start: Any, end: Any) -> Any:
 
 
 def box_errors(y_true: Any, y_pred: Any, kind: str, beta: float = 1.0) -> Any:
-    """The loss of each box in (..., 4): `kind` "giou", or "smooth_l1" summed over the corners.
+    """The loss of each box in (..., 4): `kind` "giou", or "smooth_l1" summed over the corners."""
+    if kind == "giou":
+        return 1.0 - overlap(y_true, y_pred)[1]
+    return smooth_l1(y_true, y_pred, beta)
 
-    `beta` is the error at which smooth L1 changes from quadratic to linear.
+
+def smooth_l1(y_true: Any, y_pred: Any, beta: float) -> Any:
+    """The sum over the last axis of an error that is quadratic below `beta`, and linear from it on.
 
     Reference: Girshick 2015, arXiv:1504.08083, Eq. 3.
     """
-    if kind == "giou":
-        return 1.0 - overlap(y_true, y_pred)[1]
     distance = _ops.abs(y_true - y_pred)
     square = 0.5 * _ops.square(distance) / beta
     return _ops.sum(_ops.where(distance < beta, square, distance - 0.5 * beta), -1)
@@ -115,9 +107,6 @@ class BoxLoss(TargetLoss):
         in_shares(y_true, self.target)
         return box_errors(y_true, y_pred, self.kind, self.beta)
 
-    def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "kind": self.kind, "beta": self.beta}
-
 
 def box_problem(boxes: np.ndarray) -> str | None:
     """Says what is wrong with boxes (n, 4), or None: outside the image, or empty."""
@@ -139,22 +128,20 @@ def in_shares(boxes: Any, target: str) -> None:
         ValueError: as `backend.demand` does.
     """
     largest = _ops.max(_ops.reshape(boxes, (-1,)), initial=0.0)
-    told = f"Targets must be {target} (are they in pixels?)."
-    backend.demand(largest <= 2.0, told, (largest,))
+    backend.demand(largest <= 2.0, f"Targets must be {target} (are they in pixels?).", (largest,))
 
 
 @keras.saving.register_keras_serializable("kblocks")
 class BoxIoU(TargetMetric):
     """The mean IoU of predicted and true boxes, one box an image."""
 
-    def __init__(self, name: str = "iou", **kwargs: Any) -> None:
-        super().__init__(name=name, **kwargs)
+    label = "iou"
 
     def values(self, y_true: Any, y_pred: Any) -> Any:
         return overlap(y_true, y_pred)[0]
 
 
-class Regressor(Block, kw_only=True):
+class Regressor(Block, kw_only=True, abstract=True):
     """The arguments of heads that predict numbers from a whole map.
 
     Args:
@@ -181,22 +168,14 @@ class Regressor(Block, kw_only=True):
     kernel_regularizer: RegularizerLike | None = None
 
     def check(self) -> None:
-        if self.pool_size is not None and self.pool != "flatten":
-            raise ValueError(
-                "`pool_size` goes with pool='flatten'. "
-                f"Received: pool_size={self.pool_size}, pool={self.pool!r}"
-            )
+        check_pooled(self)
 
 
 def features(spec: Any) -> Op:
     """The plan from a map to the features that the last linear layer reads."""
-    pooled: Op = GlobalPool(spec.pool) if spec.pool in ("avg", "max") else concat_pool()
-    if spec.pool == "flatten":
-        pooled = Chain(spec.pool_size and AdaptivePool(spec.pool_size), Flatten())
-    act = None if spec.activation is None else Activation(spec.activation)
     drop = Dropout(spec.dropout) if spec.dropout else None
-    hidden = [Chain(linear(spec, units), act, drop) for units in spec.hidden]
-    return Chain(pooled, *hidden)
+    hidden = [Chain(linear(spec, units), act(spec), drop) for units in spec.hidden]
+    return Chain(pooled(spec.pool, spec.pool_size), *hidden)
 
 
 def linear(spec: Any, units: int, start: float = 0.0) -> Dense:
@@ -224,12 +203,8 @@ class BoxRegressor(Regressor):
     Args:
         box_loss: "giou" (generalized IoU) or "smooth_l1" of the corners.
 
-    Input shape: (batch, height, width, channels).
     Output shape: (batch, 4): (y1, x1, y2, x2) as fractions of the image; corners may lie outside.
     Targets: of the same form, (batch, 4). Loss: `box_loss`. Metric: intersection over union.
-
-    Raises:
-        ValueError: if an argument is not as described above or does not fit the input.
 
     Reference: Sermanet et al. 2013, arXiv:1312.6229, Sec. 4, for boxes by regression;
         Rezatofighi et al. 2019, arXiv:1902.09630, for the loss.

@@ -62,9 +62,8 @@ class ClassLoss(TargetLoss):
     def problem(self, targets: np.ndarray) -> str | None:
         if not self.fits(targets.shape, (None, self.classes)):
             return "another form"
-        if targets.ndim == 2 and targets.shape[1] == self.classes and self.classes > 1:
-            return outside(targets, 0, 1)
-        if self.multi_label:
+        of_shares = targets.ndim == 2 and targets.shape[1] == self.classes > 1
+        if of_shares or self.multi_label:
             return outside(targets, 0, 1)
         if np.any(targets != np.floor(targets)):
             return "fractions"
@@ -89,14 +88,6 @@ class ClassLoss(TargetLoss):
         )
         return losses * known
 
-    def get_config(self) -> dict[str, Any]:
-        own = {
-            "classes": self.classes,
-            "multi_label": self.multi_label,
-            "label_smoothing": self.label_smoothing,
-        }
-        return {**super().get_config(), **own}
-
 
 @keras.saving.register_keras_serializable("kblocks")
 class ClassAccuracy(TargetMetric):
@@ -106,8 +97,7 @@ class ClassAccuracy(TargetMetric):
     fixes the form of the targets with the first batch.
     """
 
-    def __init__(self, name: str = "accuracy", **kwargs: Any) -> None:
-        super().__init__(name=name, **kwargs)
+    label = "accuracy"
 
     def values(self, y_true: Any, y_pred: Any) -> Any:
         if len(y_true.shape) == 2 and y_true.shape[1] != 1:
@@ -122,8 +112,7 @@ class ClassAccuracy(TargetMetric):
 class LabelAccuracy(TargetMetric):
     """The fraction of labels that the sign of their logit predicts correctly."""
 
-    def __init__(self, name: str = "accuracy", **kwargs: Any) -> None:
-        super().__init__(name=name, **kwargs)
+    label = "accuracy"
 
     def values(self, y_true: Any, y_pred: Any) -> Any:
         right = _ops.equal(y_pred > 0, y_true > 0.5)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import KW_ONLY
-from typing import Literal
+from typing import Any, Literal
 
 from kblocks.blocks.block import Block
+from kblocks.blocks.convolution import act, dense
 from kblocks.blocks.fields import (
     ActivationLike,
     Count,
@@ -19,16 +20,25 @@ from kblocks.blocks.fields import (
 from kblocks.blocks.pooling import concat_pool
 from kblocks.heads.classification import classification
 from kblocks.heads.task import Task
-from kblocks.plans.ops import (
-    Activation,
-    AdaptivePool,
-    Chain,
-    Dense,
-    Dropout,
-    Flatten,
-    GlobalPool,
-    Op,
-)
+from kblocks.plans.ops import AdaptivePool, Chain, Dense, Dropout, Flatten, GlobalPool, Op, Pixels
+
+
+def pooled(pool: str, pool_size: Pixels | None = None) -> Op:
+    """The plan from a map to features: the arguments `pool` and `pool_size` of heads."""
+    if pool == "concat":
+        return concat_pool()
+    if pool == "flatten":
+        return Chain(pool_size and AdaptivePool(pool_size), Flatten())
+    return GlobalPool(pool)
+
+
+def check_pooled(spec: Any) -> None:
+    """Refuses a `pool_size` without pool="flatten"."""
+    if spec.pool_size is not None and spec.pool != "flatten":
+        raise ValueError(
+            "`pool_size` goes with pool='flatten'. "
+            f"Received: pool_size={spec.pool_size}, pool={spec.pool!r}"
+        )
 
 
 class Classifier(Block):
@@ -52,13 +62,9 @@ class Classifier(Block):
         kernel_regularizer: Keras regularizer of the kernels, by name or as an object, or None.
         bias_regularizer: Keras regularizer of the biases, by name or as an object, or None.
 
-    Input shape: (batch, height, width, channels).
     Output shape: (batch, classes), logits.
     Targets: class indices, (batch,), or probabilities, (batch, classes); with `multi_label` zeros
         and ones, (batch, classes). Loss: cross-entropy. Metric: accuracy.
-
-    Raises:
-        ValueError: if an argument is not as described above or does not fit the input.
     """
 
     classes: Count
@@ -78,11 +84,7 @@ class Classifier(Block):
     bias_regularizer: RegularizerLike | None = None
 
     def check(self) -> None:
-        if self.pool_size is not None and self.pool != "flatten":
-            raise ValueError(
-                "`pool_size` goes with pool='flatten'. "
-                f"Received: pool_size={self.pool_size}, pool={self.pool!r}"
-            )
+        check_pooled(self)
 
     def task(self) -> Task:
         """The task: cross-entropy and accuracy."""
@@ -90,29 +92,14 @@ class Classifier(Block):
 
     def plan(self, channels: int) -> Op:
         drop = Dropout(self.dropout) if self.dropout else None
-        act = None if self.activation is None else Activation(self.activation)
         before, behind = (drop, None) if self.dropout_first else (None, drop)
-        hidden = [Chain(before, self.linear(units), act, behind) for units in self.hidden]
-        return Chain(self.pooling(), *(hidden or [drop]), self.linear(self.classes))
-
-    def pooling(self) -> Op:
-        """The plan from a map to features."""
-        if self.pool == "concat":
-            return concat_pool()
-        if self.pool == "flatten":
-            return Chain(self.pool_size and AdaptivePool(self.pool_size), Flatten())
-        return GlobalPool(self.pool)
+        hidden = [Chain(before, self.linear(units), act(self), behind) for units in self.hidden]
+        logits = self.linear(self.classes)
+        return Chain(pooled(self.pool, self.pool_size), *(hidden or [drop]), logits)
 
     def linear(self, units: int) -> Dense:
         """A linear layer with this head's arguments."""
-        return Dense(
-            units,
-            self.use_bias,
-            self.kernel_initializer,
-            self.bias_initializer,
-            self.kernel_regularizer,
-            self.bias_regularizer,
-        )
+        return dense(self, units, self.use_bias)
 
 
 class Features(Block):
@@ -121,14 +108,10 @@ class Features(Block):
     Args:
         pool: "avg", "max" or "concat" (both).
 
-    Input shape: (batch, height, width, channels).
     Output shape: (batch, channels), or twice the channels for "concat".
-
-    Raises:
-        ValueError: if an argument is not as described above or does not fit the input.
     """
 
     pool: Literal["avg", "max", "concat"] = "avg"
 
     def plan(self, channels: int) -> Op:
-        return concat_pool() if self.pool == "concat" else GlobalPool(self.pool)
+        return pooled(self.pool)

@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 
+from kblocks.heads.task import is_channels_first
+
 
 class Detections(NamedTuple):
     """The objects found in one image, by falling score.
@@ -50,15 +52,15 @@ def detections(
             f"Received: {', '.join(others)} beside them"
         )
     arrays: Any = map(keras.ops.convert_to_numpy, maps.values())
-    read = [_read(one) for one in arrays]
-    scores = np.concatenate([one[0] for one in read], 1)
-    boxes = np.concatenate([one[1] for one in read], 1)
+    scores, boxes = (
+        np.concatenate(levels, 1) for levels in zip(*map(_scores_and_boxes, arrays), strict=True)
+    )
     return [_kept(*image, score, iou, most) for image in zip(scores, boxes, strict=True)]
 
 
-def _read(cells: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _scores_and_boxes(cells: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The scores (batch, cells, classes) and boxes (batch, cells, 4) of a map."""
-    if keras.config.image_data_format() == "channels_first" and cells.ndim == 4:
+    if is_channels_first() and cells.ndim == 4:
         cells = cells.transpose(0, 2, 3, 1)
     if cells.ndim != 4 or cells.shape[3] < 5:
         raise ValueError(

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 
 from kblocks.heads.boxes import box_problem, in_shares, overlap
-from kblocks.heads.task import TargetLoss, agree
+from kblocks.heads.task import Configured, TargetLoss, agree, channels_last, is_channels_first
 
 _ops: Any = keras.ops  # its functions are annotated as if they could return None
 
@@ -46,8 +46,7 @@ class _Cells:
 
     def __init__(self, y_true: Any, y_pred: Any, spec: Any) -> None:
         ops = _ops
-        if keras.config.image_data_format() == "channels_first":
-            y_pred = ops.transpose(y_pred, (0, 2, 3, 1))
+        y_pred = channels_last(y_pred)
         shape = ops.shape(y_pred)
         height, width = shape[1], shape[2]
         y_pred = ops.reshape(y_pred, (-1, height * width, spec.classes + 4))
@@ -116,8 +115,7 @@ class DetectionLoss(TargetLoss):
         )
 
     def fits(self, targets: tuple[Any, ...], outputs: tuple[Any, ...]) -> bool:
-        first = keras.config.image_data_format() == "channels_first"
-        channels = outputs[1 if first else -1]
+        channels = outputs[1 if is_channels_first() else -1]
         known = len(targets) == 3 and agree(targets[2], 5)
         return known and agree(channels, self.classes + 4)
 
@@ -146,13 +144,9 @@ class DetectionLoss(TargetLoss):
         wrong_kinds = _ops.sum(known - 1.0, 1)  # 0, or NaN
         return wrong_kinds + total / _ops.maximum(cells.objects, 1.0)
 
-    def get_config(self) -> dict[str, Any]:
-        names = ("classes", "smallest", "largest", "radius", "box_weight")
-        return {**super().get_config(), **{name: getattr(self, name) for name in names}}
-
 
 @keras.saving.register_keras_serializable("kblocks")
-class CellIoU(keras.metrics.Mean):
+class CellIoU(Configured, keras.metrics.Mean):
     """The mean IoU of the boxes of all cells that an object belongs to.
 
     Args:
@@ -180,7 +174,3 @@ class CellIoU(keras.metrics.Mean):
         if sample_weight is not None:
             weights = weights * _ops.cast(sample_weight, "float32")[:, None]
         return super().update_state(overlap(cells.truth, cells.found)[0], weights)
-
-    def get_config(self) -> dict[str, Any]:
-        names = ("classes", "smallest", "largest", "radius")
-        return {**super().get_config(), **{name: getattr(self, name) for name in names}}

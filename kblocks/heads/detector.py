@@ -36,16 +36,12 @@ class DetectionMap(Block):
         loss_weight: factor of this output's loss in the total of several outputs.
         kernel_initializer: Keras initializer of both convolutions, by name or as an object.
 
-    Input shape: (batch, height, width, channels).
     Output shape: (batch, height, width, classes + 4): logits, then the distances from the cell's
         centre to the box's top, left, bottom and right, in cells. `kb.detections` decodes them.
     Targets: (batch, objects, 5): class, y1, x1, y2, x2, corners as fractions of the image; rows
         with class -1 are padding. Loss: focal loss of all cells and generalized IoU loss of cells
         with an object, both divided by the image's number of objects.
         Metric: the mean IoU of the boxes of cells with an object.
-
-    Raises:
-        ValueError: if an argument is not as described above or does not fit the input.
 
     Reference: Tian et al. 2019, arXiv:1904.01355, Sec. 3; Lin et al. 2017, arXiv:1708.02002.
     """

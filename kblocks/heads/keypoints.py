@@ -12,7 +12,7 @@ import numpy as np
 from kblocks.blocks.convolution import Convolutional, act, conv, norm
 from kblocks.blocks.fields import Count, Counts, Padding, Positive, Size
 from kblocks.heads.attaching import Attached, Head, Place, only
-from kblocks.heads.boxes import Regressor, features, linear
+from kblocks.heads.boxes import Regressor, features, linear, smooth_l1
 from kblocks.heads.pyramid import top_down
 from kblocks.heads.task import TargetLoss, TargetMetric, Task, agree, outside
 from kblocks.plans.ops import Chain, Conv, Op, Reshape, SoftArgmax
@@ -58,13 +58,7 @@ class KeypointLoss(TargetLoss):
 
     def values(self, y_true: Any, y_pred: Any) -> Any:
         places, seen = places_and_seen(y_true)
-        distance = _ops.abs(places - y_pred)
-        square = 0.5 * _ops.square(distance) / self.beta
-        error = _ops.where(distance < self.beta, square, distance - 0.5 * self.beta)
-        return _mean_of_seen(_ops.sum(error, -1), seen)
-
-    def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "points": self.points, "beta": self.beta}
+        return _mean_of_seen(smooth_l1(places, y_pred, self.beta), seen)
 
 
 def places_and_seen(targets: Any) -> tuple[Any, Any]:
@@ -101,8 +95,7 @@ class _OfPlaces(TargetMetric):
 class KeypointDistance(_OfPlaces):
     """The mean distance of predicted and true points, as a fraction of the image."""
 
-    def __init__(self, name: str = "distance", **kwargs: Any) -> None:
-        super().__init__(name=name, **kwargs)
+    label = "distance"
 
     def values(self, y_true: Any, y_pred: Any) -> Any:
         places, seen = places_and_seen(y_true)
@@ -124,9 +117,6 @@ class KeypointsWithin(_OfPlaces):
         near = _ops.cast(squares <= self.tolerance**2, "float32")
         return _mean_of_seen(near, seen)
 
-    def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "tolerance": self.tolerance}
-
 
 def keypoint_task(spec: Any) -> Task:
     """The task of `KeypointRegressor` and `KeypointMaps`."""
@@ -145,14 +135,10 @@ class KeypointRegressor(Regressor):
         points: number of points.
         tolerance: largest error that the metric `within` accepts, as a fraction of the image.
 
-    Input shape: (batch, height, width, channels).
     Output shape: (batch, points, 2): (y, x) as fractions of the image.
     Targets: of the same form, or (y, x, visible) with 1 for visible points and 0 for others.
         Loss: smooth L1 of the visible points. Metrics: mean distance, fraction of points within
         `tolerance`.
-
-    Raises:
-        ValueError: if an argument is not as described above or does not fit the input.
 
     Reference: Toshev & Szegedy 2013, arXiv:1312.4659, Sec. 3.1.
     """
@@ -179,18 +165,11 @@ class KeypointMaps(Convolutional):
         points: number of points.
         filters: filters of each hidden convolution.
         kernel_size: kernel of the hidden convolutions; integer or pair (height, width).
-        padding: padding of the hidden convolutions: "same" (as Keras), "valid", "symmetric" (equal
-            on both sides, which keeps the size for odd kernels), or the number of pixels on each
-            side, integer or pair.
         tolerance: largest error that the metric `within` accepts, as a fraction of the image.
         loss_weight: factor of this output's loss in the total of several outputs.
 
-    Input shape: (batch, height, width, channels).
     Output shape: (batch, points, 2): (y, x) as fractions of the image.
     Targets, loss and metrics: those of `KeypointRegressor`.
-
-    Raises:
-        ValueError: if an argument is not as described above or does not fit the input.
 
     Reference: Sun et al. 2017, arXiv:1711.08229, Sec. 2.
     """

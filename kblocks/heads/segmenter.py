@@ -14,7 +14,16 @@ from kblocks.blocks.convolution import ConvBlock
 from kblocks.blocks.fields import Count, Positive
 from kblocks.heads.attaching import Attached, Head, Place
 from kblocks.heads.pyramid import raised, strides_down_to
-from kblocks.heads.task import FunctionLoss, TargetLoss, Task, agree, outside, shape_of
+from kblocks.heads.task import (
+    FunctionLoss,
+    TargetLoss,
+    Task,
+    agree,
+    channels_last,
+    is_channels_first,
+    outside,
+    shape_of,
+)
 from kblocks.plans.ops import Op, ResizeLike
 
 _ops: Any = keras.ops  # its functions are annotated as if they could return None
@@ -83,8 +92,7 @@ class PixelLoss(TargetLoss):
 
     def of_pixels(self, y_true: Any, y_pred: Any) -> Any:
         """The loss of each pixel, scaled so that an image's mean is that of its counted pixels."""
-        if _first():
-            y_pred = _ops.transpose(y_pred, (0, 2, 3, 1))
+        y_pred = channels_last(y_pred)
         if len(y_true.shape) == 4:
             y_true = y_true[..., 0]
         counted = None if self.void is None else y_true != self.void
@@ -97,16 +105,9 @@ class PixelLoss(TargetLoss):
         share = _ops.mean(counts, axis=(1, 2), keepdims=True)
         return losses * counts / _ops.maximum(share, keras.config.epsilon())
 
-    def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "classes": self.classes, "void": self.void}
-
-
-def _first() -> bool:
-    return keras.config.image_data_format() == "channels_first"
-
 
 def _last(shape: tuple[Any, ...]) -> tuple[Any, Any, Any]:
-    return (shape[2], shape[3], shape[1]) if _first() else (shape[1], shape[2], shape[3])
+    return (shape[2], shape[3], shape[1]) if is_channels_first() else (shape[1], shape[2], shape[3])
 
 
 @keras.saving.register_keras_serializable("kblocks")
@@ -117,8 +118,7 @@ class PixelIoU(keras.metrics.MeanIoU):
     """
 
     def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
-        if _first():
-            y_pred = _ops.transpose(y_pred, (0, 2, 3, 1))
+        y_pred = channels_last(y_pred)
         return super().update_state(y_true, y_pred, sample_weight)
 
 

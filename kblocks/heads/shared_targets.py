@@ -53,7 +53,7 @@ class SharedTargets(keras.Model):
         sample_weight: Any = None,
         training: bool = True,
     ) -> Any:
-        auxiliary = {} if self._is_told_all() else self._auxiliary()
+        auxiliary = {} if self._trains_auxiliary_directly() else self._auxiliary()
         names = [name for name in self._names() if name not in auxiliary]
         y, y_pred = self._by_output(y), self._predicted(y_pred)
         weights = self._weights_by_output(sample_weight)
@@ -67,7 +67,7 @@ class SharedTargets(keras.Model):
         return total
 
     def compute_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> Any:
-        names = self._names() if self._is_told_all() else self.main_outputs()
+        names = self._names() if self._trains_auxiliary_directly() else self.main_outputs()
         y, weights = self._by_output(y), self._weights_by_output(sample_weight)
         given = (self._of(names, one) for one in (y, self._predicted(y_pred), weights))
         return super().compute_metrics(x, *given)
@@ -98,7 +98,7 @@ class SharedTargets(keras.Model):
         """The outputs as a dict by name, also of a single output."""
         return y_pred if isinstance(y_pred, Mapping) else dict.fromkeys(self._names(), y_pred)
 
-    def _is_told_all(self) -> bool:
+    def _trains_auxiliary_directly(self) -> bool:
         """Whether `compile` got a dict of losses that names auxiliary outputs."""
         named = self.loss if isinstance(self.loss, Mapping) else ()
         return any(name in self._auxiliary() for name in named)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +17,26 @@ from kblocks.common.keras_graph import maker_of
 LOGITS = "logits"
 
 
-class TargetLoss(keras.losses.Loss):
+def is_channels_first() -> bool:
+    """Whether Keras' current data format is channels first."""
+    return keras.config.image_data_format() == "channels_first"
+
+
+def channels_last(maps: Any) -> Any:
+    """Maps in Keras' current data format as (batch, height, width, channels)."""
+    return keras.ops.transpose(maps, (0, 2, 3, 1)) if is_channels_first() else maps
+
+
+class Configured:
+    """A mixin for losses and metrics that keep each argument of `__init__` as an attribute."""
+
+    def get_config(self) -> dict[str, Any]:
+        names = [name for name in inspect.signature(type(self)).parameters if name != "kwargs"]
+        own = {name: getattr(self, name) for name in names}
+        return {**super().get_config(), **own}  # type: ignore[misc]
+
+
+class TargetLoss(Configured, keras.losses.Loss):
     """A loss that checks the form of its targets and raises for other forms when a step is traced.
 
     A subclass defines `target`, the form in words; `fits`, whether two shapes have that form; and
@@ -137,8 +157,13 @@ def outside(values: np.ndarray, least: float, most: float) -> str | None:
 
 
 @keras.saving.register_keras_serializable("kblocks")
-class TargetMetric(keras.metrics.Mean):
-    """The mean over samples of what a subclass computes in `values`."""
+class TargetMetric(Configured, keras.metrics.Mean):
+    """The mean over samples of what a subclass computes in `values`; `label` is its usual name."""
+
+    label = "mean"
+
+    def __init__(self, name: str | None = None, **kwargs: Any) -> None:
+        super().__init__(name=name or self.label, **kwargs)
 
     def values(self, y_true: Any, y_pred: Any) -> Any:
         """The metric of each sample, (batch,)."""
@@ -242,8 +267,8 @@ class Tasks(Mapping[str, Task]):
         weights.update(loss_weights or {})
         if len(self._tasks) == 1:
             (output,) = self._tasks
-            made = {"loss": self.losses()[output], "metrics": self.metrics()[output]}
-            return made if weights[output] == 1 else {**made, "loss_weights": [weights[output]]}
+            alone = {"loss": self.losses()[output], "metrics": self.metrics()[output]}
+            return alone if weights[output] == 1 else {**alone, "loss_weights": [weights[output]]}
         return {"loss": self.losses(), "metrics": self.metrics(), "loss_weights": weights}
 
     def check(self, targets: Any) -> None:

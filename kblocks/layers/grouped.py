@@ -105,57 +105,36 @@ def convolve(
         inputs = keras.ops.average_pool(inputs, 1, strides, "valid", data_format)
         strides = (1, 1)
     way = way_of(channels, groups, strides, dtype, max(dilation_rate) > 1)
-    how = (strides, padding, dilation_rate, data_format)
-    if way == "depthwise":
-        outputs = _depthwise(inputs, kernel, *how)
+    how = {
+        "strides": strides,
+        "padding": padding,
+        "dilation_rate": dilation_rate,
+        "data_format": data_format,
+    }
+    if way == "depthwise":  # one channel a group: the kernel, reshaped, is a depthwise one
+        kernel = keras.ops.reshape(kernel, (*kernel.shape[:2], channels, -1))
+        outputs = keras.ops.depthwise_conv(inputs, kernel, **how)
     elif way == "native":
-        outputs = backend.conv2d(inputs, kernel, *how)
+        outputs = backend.conv2d(inputs, kernel, **how)
     elif way == "native in float32":
         wide, wide_kernel = keras.ops.cast(inputs, "float32"), keras.ops.cast(kernel, "float32")
-        outputs = keras.ops.cast(backend.conv2d(wide, wide_kernel, *how), dtype)
+        outputs = keras.ops.cast(backend.conv2d(wide, wide_kernel, **how), dtype)
     elif way == "split":
-        outputs = _split(inputs, kernel, groups, *how)
+        outputs = _split(inputs, kernel, groups, how)
     else:
-        outputs = _dense(inputs, kernel, *how)
+        outputs = keras.ops.conv(inputs, kernel, **how)
     if data_format != given:
         back = (0, 3, 1, 2) if given == "channels_first" else (0, 2, 3, 1)
         outputs = keras.ops.transpose(outputs, back)
     return outputs, way
 
 
-def _dense(x: Any, kernel: Any, strides: Any, padding: str, dilation: Any, data_format: str) -> Any:
-    return keras.ops.conv(
-        x,
-        kernel,
-        strides=strides,
-        padding=padding,
-        dilation_rate=dilation,
-        data_format=data_format,
-    )
-
-
-def _depthwise(
-    x: Any, kernel: Any, strides: Any, padding: str, dilation: Any, data_format: str
-) -> Any:
-    """A convolution with one input channel a group: its kernel, reshaped, is a depthwise one."""
-    channels = x.shape[-1 if data_format == "channels_last" else 1]
-    filters = kernel.shape[-1]
-    return keras.ops.depthwise_conv(
-        x,
-        keras.ops.reshape(kernel, (*kernel.shape[:2], channels, filters // channels)),
-        strides=strides,
-        padding=padding,
-        dilation_rate=dilation,
-        data_format=data_format,
-    )
-
-
-def _split(x: Any, kernel: Any, groups: int, *how: Any) -> Any:
+def _split(x: Any, kernel: Any, groups: int, how: dict[str, Any]) -> Any:
     """A grouped convolution computed as several dense ones, whose outputs are concatenated.
 
     Each has the channels of one group, or of several narrow groups with zeros between them.
     """
-    axis = -1 if how[-1] == "channels_last" else 1
+    axis = -1 if how["data_format"] == "channels_last" else 1
     width = kernel.shape[2]
     together = next(
         m for m in range(groups, 0, -1) if not groups % m and (m * width <= _NARROW or m == 1)
@@ -163,7 +142,7 @@ def _split(x: Any, kernel: Any, groups: int, *how: Any) -> Any:
     parts = groups // together
     kernels: Any = keras.ops.split(_on_diagonal(kernel, groups, together), parts, axis=-1)
     inputs: Any = keras.ops.split(x, parts, axis=axis)
-    outputs = [_dense(part, own, *how) for part, own in zip(inputs, kernels, strict=True)]
+    outputs = [keras.ops.conv(part, own, **how) for part, own in zip(inputs, kernels, strict=True)]
     return keras.ops.concatenate(outputs, axis=axis)
 
 

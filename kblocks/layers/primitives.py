@@ -19,11 +19,11 @@ import numpy as np
 from kblocks.layers.export_mode import written_as
 from kblocks.layers.grouped import Convolving, convolve
 from kblocks.layers.normalization import BatchNormalization
-from kblocks.layers.spatial import Corners, ResizeLike, SoftArgmax
+from kblocks.layers.spatial import Corners, OpLayer, ResizeLike, SoftArgmax
 from kblocks.plans import ops
-from kblocks.plans.cost import unknown_size, walk
+from kblocks.plans.cost import walk
 from kblocks.plans.geometry import op_reach, pool_reach, same_padding, side
-from kblocks.plans.ops import Pair
+from kblocks.plans.ops import Pair, unknown_size
 
 Pads = tuple[Pair, Pair]  # (top, bottom), (left, right)
 
@@ -43,6 +43,8 @@ def layer_for(
     """
     axis = -1 if data_format == "channels_last" else 1
     common = {"name": name, "dtype": dtype}
+    if type(op) in _OWN_LAYERS:
+        return _OWN_LAYERS[type(op)](op, data_format, **common)
     match op:
         case ops.Conv():
             return Conv2D(op, data_format, seed, **common)
@@ -52,30 +54,14 @@ def layer_for(
             return _norm(op, following, channels, axis, common)
         case ops.Activation():
             return _activation(op.function, axis, common)
-        case ops.Pool():
-            return Pool2D(op, data_format, **common)
         case ops.GlobalPool():
-            kind = {
-                "avg": keras.layers.GlobalAveragePooling2D,
-                "max": keras.layers.GlobalMaxPooling2D,
-            }
-            return kind[op.kind](data_format=data_format, keepdims=op.keepdims, **common)
+            name = "Max" if op.kind == "max" else "Average"
+            kind = getattr(keras.layers, f"Global{name}Pooling2D")
+            return kind(data_format=data_format, keepdims=op.keepdims, **common)
         case ops.AdaptivePool():
             return AdaptivePool2D(op.output_size, data_format=data_format, **common)
-        case ops.PadChannels():
-            return PadChannels(op.filters, axis, **common)
-        case ops.Blur():
-            return Blur2D(op, data_format, **common)
-        case ops.SpaceToDepth():
-            return SpaceToDepth(op.block, data_format, **common)
         case ops.Reshape():
             return keras.layers.Reshape(op.shape, **common)
-        case ops.ResizeLike():
-            return ResizeLike(data_format, **common)
-        case ops.SoftArgmax():
-            return SoftArgmax(data_format, **common)
-        case ops.Corners():
-            return Corners(**common)
         case ops.Scale():
             return keras.layers.Rescaling(op.factor, **common)
         case ops.Flatten():
@@ -268,13 +254,11 @@ class Dense(_WeightNorm, keras.layers.Dense):
         return keras.ops.add(outputs, self.bias) if self.use_bias else outputs
 
 
-class Pool2D(keras.layers.Layer):
+class Pool2D(OpLayer):
     """Maximum, average or minimum over windows."""
 
     def __init__(self, op: ops.Pool, data_format: str, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self._op = op
-        self.data_format = data_format
+        super().__init__(op, data_format, **kwargs)
         counts_same = op.padding == "same" and op.kind == "avg" and op.count_padding
         self._explicit = op.padding not in ("same", "valid") or counts_same
         self._over = _over_the_edge(op)
@@ -293,7 +277,7 @@ class Pool2D(keras.layers.Layer):
         means = self._pooled(keras.ops.average_pool, inputs, 0.0)
         if self._over == ((0, 0), (0, 0)) and (self._op.count_padding or not self._explicit):
             return means
-        first = inputs[:1, :, :, :1] if self.data_format == "channels_last" else inputs[:1, :1]
+        first = inputs[:1, :, :, :1] if self._axis == -1 else inputs[:1, :1]
         ones, counts = keras.ops.ones_like(first), float(self._op.count_padding)
         return means / self._pooled(keras.ops.average_pool, ones, counts)
 
@@ -336,36 +320,26 @@ def _means(x: Any, axis: int, n: int, wanted: int) -> Any:
     return keras.ops.concatenate(means, axis)
 
 
-class Blur2D(keras.layers.Layer):
+class Blur2D(OpLayer):
     """A convolution of each channel with a binomial kernel, with reflected edges and strides."""
 
-    def __init__(self, op: ops.Blur, data_format: str, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self._op = op
-        self.data_format = data_format
-        row = np.array([math.comb(op.size - 1, i) for i in range(op.size)], "float64")
-        self._kernel = np.outer(row, row) / row.sum() ** 2
-
     def call(self, inputs: Any) -> Any:
-        channels = inputs.shape[-1 if self.data_format == "channels_last" else 1]
-        kernel = np.repeat(self._kernel[:, :, np.newaxis, np.newaxis], channels, axis=3)
+        size, channels = self._op.size, inputs.shape[self._axis]
+        row = np.array([math.comb(size - 1, i) for i in range(size)], "float64")
+        kernel = np.outer(row, row) / row.sum() ** 2
+        kernel = np.repeat(kernel[:, :, np.newaxis, np.newaxis], channels, axis=3)
         kernel = keras.ops.convert_to_tensor(kernel, dtype=inputs.dtype)
-        side = self._op.size // 2
+        side = size // 2
         padded = pad(inputs, ((side, side), (side, side)), "reflect", self.data_format)
         strides = self._op.strides
         return convolve(padded, kernel, strides, "valid", (1, 1), channels, self.data_format)[0]
 
 
-class SpaceToDepth(keras.layers.Layer):
+class SpaceToDepth(OpLayer):
     """Turns squares of pixels into channels."""
 
-    def __init__(self, block: int, data_format: str, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self._block, self.data_format = block, data_format
-
     def call(self, inputs: Any) -> Any:
-        block, last = self._block, self.data_format == "channels_last"
-        x: Any = inputs if last else keras.ops.transpose(inputs, (0, 2, 3, 1))
+        block, x = self._op.block, self.to_last(inputs)
         if any(size is None or size % block for size in x.shape[1:3]):
             x = pad(x, ((0, block - 1), (0, block - 1)), "zeros", "channels_last")
         shape: Any = keras.ops.shape(x)
@@ -375,20 +349,27 @@ class SpaceToDepth(keras.layers.Layer):
         x = keras.ops.reshape(x, (-1, rows, block, columns, block, channels))
         turned: Any = keras.ops.transpose(x, (0, 1, 3, 2, 4, 5))
         x = keras.ops.reshape(turned, (-1, rows, columns, block * block * channels))
-        return x if last else keras.ops.transpose(x, (0, 3, 1, 2))
+        return self.from_last(x)
 
 
-class PadChannels(keras.layers.Layer):
+class PadChannels(OpLayer):
     """Appends zero channels."""
-
-    def __init__(self, filters: int, axis: int, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self._filters, self._axis = filters, axis
 
     def call(self, inputs: Any) -> Any:
         widths = [(0, 0)] * 4
-        widths[self._axis] = (0, self._filters - inputs.shape[self._axis])
+        widths[self._axis] = (0, self._op.filters - inputs.shape[self._axis])
         return keras.ops.pad(inputs, widths)
+
+
+_OWN_LAYERS: dict[type, type[OpLayer]] = {
+    ops.Pool: Pool2D,
+    ops.Blur: Blur2D,
+    ops.SpaceToDepth: SpaceToDepth,
+    ops.PadChannels: PadChannels,
+    ops.ResizeLike: ResizeLike,
+    ops.SoftArgmax: SoftArgmax,
+    ops.Corners: Corners,
+}
 
 
 def _map_size(inputs: Any, data_format: str) -> tuple[Any, Any]:

@@ -1,4 +1,4 @@
-"""Layers with spatial outputs: resize, soft-argmax, box corners."""
+"""`OpLayer`, and layers with spatial outputs: resize, soft-argmax, box corners."""
 
 from __future__ import annotations
 
@@ -7,11 +7,30 @@ from typing import Any
 import keras
 
 from kblocks.layers.export_mode import written_as
+from kblocks.plans.ops import Op
 
 _ops: Any = keras.ops  # whose functions are typed as if they could return None
 
 
-class ResizeLike(keras.layers.Layer):
+class OpLayer(keras.layers.Layer):
+    """The base class of layers without weights that compute one op."""
+
+    def __init__(self, op: Op, data_format: str, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._op = op
+        self.data_format = data_format
+        self._axis = -1 if data_format == "channels_last" else 1  # of the channels
+
+    def to_last(self, maps: Any) -> Any:
+        """Maps of this layer as (batch, height, width, channels)."""
+        return maps if self._axis == -1 else _ops.transpose(maps, (0, 2, 3, 1))
+
+    def from_last(self, maps: Any) -> Any:
+        """Maps of (batch, height, width, channels) in this layer's format."""
+        return maps if self._axis == -1 else _ops.transpose(maps, (0, 3, 1, 2))
+
+
+class ResizeLike(OpLayer):
     """Bilinear interpolation of the first input to the size of the second.
 
     Computed by a matrix for each axis in training, for sizes unknown while tracing, and for ONNX,
@@ -19,29 +38,18 @@ class ResizeLike(keras.layers.Layer):
     in int8.
     """
 
-    def __init__(self, data_format: str, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.data_format = data_format
-
     def call(self, inputs: Any, training: bool | None = None) -> Any:
-        x, like = inputs
-        last = self.data_format == "channels_last"
-        if not last:
-            x = _ops.transpose(x, (0, 2, 3, 1))
-        size = like.shape[1:3] if last else like.shape[2:]
+        x, like = self.to_last(inputs[0]), inputs[1]
+        sides = slice(1, 3) if self._axis == -1 else slice(2, 4)
+        size = like.shape[sides]
         if training or written_as("onnx") or None in (*size, *x.shape[1:3]):
-            shape = _ops.shape(like)
-            x = _by_matrices(x, shape[1:3] if last else shape[2:])
-        else:
-            resized = _ops.image.resize(x, size, "bilinear", data_format="channels_last")
-            x = _ops.cast(resized, x.dtype)
-        return x if last else _ops.transpose(x, (0, 3, 1, 2))
+            return self.from_last(_by_matrices(x, _ops.shape(like)[sides]))
+        resized = _ops.image.resize(x, size, "bilinear", data_format="channels_last")
+        return self.from_last(_ops.cast(resized, x.dtype))
 
     def compute_output_shape(self, input_shape: Any) -> Any:
         x, like = input_shape
-        if self.data_format == "channels_last":
-            return (*like[:3], x[3])
-        return (*x[:2], *like[2:])
+        return (*like[:3], x[3]) if self._axis == -1 else (*x[:2], *like[2:])
 
 
 def _by_matrices(x: Any, target: Any) -> Any:
@@ -62,17 +70,11 @@ def _interpolation(size: Any, target: Any, dtype: Any) -> Any:
     return _ops.cast(_ops.maximum(1.0 - distances, 0.0), dtype)
 
 
-class SoftArgmax(keras.layers.Layer):
+class SoftArgmax(OpLayer):
     """The mean position (y, x) under the softmax of each channel over the map."""
 
-    def __init__(self, data_format: str, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.data_format = data_format
-
     def call(self, inputs: Any) -> Any:
-        x = inputs
-        if self.data_format == "channels_last":
-            x = _ops.transpose(x, (0, 3, 1, 2))
+        x = _ops.transpose(inputs, (0, 3, 1, 2)) if self._axis == -1 else inputs
         shape = _ops.shape(x)
         height, width = shape[2], shape[3]
         flat = _ops.reshape(x, (-1, x.shape[1], height * width))
@@ -86,7 +88,7 @@ class SoftArgmax(keras.layers.Layer):
         return _ops.cast(_ops.stack([y, x], -1), self.compute_dtype)
 
     def compute_output_shape(self, input_shape: Any) -> Any:
-        return input_shape[0], input_shape[3 if self.data_format == "channels_last" else 1], 2
+        return input_shape[0], input_shape[self._axis], 2
 
 
 def _centres(size: Any) -> Any:
@@ -95,7 +97,7 @@ def _centres(size: Any) -> Any:
     return places / _ops.cast(size, "float32")
 
 
-class Corners(keras.layers.Layer):
+class Corners(OpLayer):
     """Turns the centre and size of boxes into corners."""
 
     def call(self, inputs: Any) -> Any:

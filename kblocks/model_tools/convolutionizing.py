@@ -13,7 +13,6 @@ from kblocks.common.keras_graph import ends_of, maker_of
 from kblocks.model_tools.fused_block import FusedBlock
 from kblocks.plans import ops
 from kblocks.plans.cost import walk
-from kblocks.plans.geometry import cropped, crops
 from kblocks.plans.ops import Chain, Merge, Op
 
 
@@ -213,7 +212,7 @@ def _convolved(op: Op, shape: Any, whole: Any) -> tuple[Op, Any]:
 
 
 def _merge(op: Merge, shape: Any, whole: Any) -> tuple[Op, Any]:
-    sources = [shape if cut is None else cropped(shape, cut) for cut in crops(op)]
+    sources = op.sources(shape)
     branches = [
         (name, _convolved(branch, source, source if len(source) == 3 else whole))
         for (name, branch), source in zip(op.branches, sources, strict=True)

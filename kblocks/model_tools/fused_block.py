@@ -10,7 +10,7 @@ from kblocks.blocks.fields import ActivationLike, Check, check_of
 from kblocks.plans import ops
 from kblocks.plans.ops import Chain, Merge, Op
 
-_ACTIVATION: Any = check_of(ActivationLike)[0]
+_ACTIVATION = check_of(ActivationLike)
 
 
 def data_of(op: Op) -> Any:

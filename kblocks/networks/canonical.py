@@ -16,7 +16,7 @@ from kblocks.blocks.spec import channels_of
 from kblocks.networks.rows import INPUT, Row, origins_of, walk_rows
 from kblocks.plans import ops
 from kblocks.plans.cost import walk
-from kblocks.plans.geometry import Shape, cropped, crops, of_axis, same_padding, side
+from kblocks.plans.geometry import Shape, cropped, of_axis, same_padding, side
 from kblocks.plans.ops import Chain, Merge, Op
 
 Form = tuple[Hashable, ...]  # the steps of a chain; empty if it changes nothing
@@ -38,7 +38,7 @@ def form(op: Op, shape: Any) -> tuple[Form, Shape]:
 
 def _merge(op: Merge, shape: Any, out: Shape) -> Form:
     several = isinstance(shape, list)
-    cuts = [None] * len(op.branches) if several else crops(op)
+    cuts = [None] * len(op.branches) if several else op.crops()
     branches: list[Hashable] = []
     for index, ((_, branch), cut) in enumerate(zip(op.branches, cuts, strict=True)):
         source = shape[index] if several else shape

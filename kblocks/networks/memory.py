@@ -15,7 +15,7 @@ from kblocks.networks.architecture import INPUT, Architecture, check_input_shape
 from kblocks.networks.rows import walk_rows
 from kblocks.plans import ops
 from kblocks.plans.cost import Tally, walk
-from kblocks.plans.geometry import Shape, cropped, crops, of_axis, op_reach, pool_reach, side
+from kblocks.plans.geometry import Shape, cropped, of_axis, op_reach, pool_reach, side
 from kblocks.plans.ops import Chain, Merge, Op
 
 _FLOAT = 4  # bytes
@@ -222,7 +222,7 @@ class Trace:
             tensor, whole = sources[0]
             sources = [
                 sources[0] if cut is None else self._step("crop", [tensor], cropped(whole, cut))
-                for cut in crops(op)
+                for cut in op.crops()
             ]
         pairs = zip(op.branches, sources, strict=True)
         ends = [self._op(branch, [source])[0] for (_, branch), source in pairs]

@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 from kblocks.blocks.spec import channels_of
 from kblocks.networks.rows import INPUT, Row, walk_rows
 from kblocks.plans.cost import walk
-from kblocks.plans.geometry import geometry
 from kblocks.plans.ops import Pair
 
 STRIDES = (4, 8, 16, 32)
@@ -39,7 +38,7 @@ def strides_of(
             continue
         try:
             plan = spec.plan(channels_of(source))
-            shapes[row.name], own = walk(plan, source), geometry(plan)
+            shapes[row.name], own = walk(plan, source), plan.geometry()
         except ValueError:
             continue
         before = {strides[name] for name in row.inputs}

@@ -2,7 +2,7 @@
 
 One formula serves all paddings: with `reach`, the pixels by which an axis would shrink at
 stride 1, the output has `(size - 1 - reach) // stride + 1` pixels. Ops one after another have a
-common stride and reach, so `crops` can align branches without knowing the size of the input.
+common stride and reach, so `Merge.crops` can align branches of inputs of any size.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from kblocks.plans import ops
-from kblocks.plans.ops import Chain, Merge, Op, Pair
-
+Pair = tuple[int, int]
+Pixels = Any  # a Pair, or a name of padding; checkers see a block's field as `int | Pair`
+Op = Any  # a primitive of `ops`, a Chain or a Merge
 Shape = tuple[Any, ...]  # (height, width, channels) or (features,); None is an unknown size
 Geometry = tuple[int, int, int, int]  # strides (height, width), reach (height, width)
 Crop = tuple[Pair, Pair]  # pixels to cut: (top, bottom), (left, right)
@@ -168,90 +168,7 @@ def check_input_shape(shape: Any, unknown: bool = False) -> None:
         )
 
 
-# --- branches --------------------------------------------------------------------------
-
-
-def geometry(op: Op) -> Geometry | None:
-    """Total strides and reach of a plan; None where they do not give its output's size."""
-    down, right, rows, columns = 1, 1, 0, 0
-    for step in op if type(op) is Chain else (op,):
-        kind = type(step)
-        if kind in _KEEPS_SIZE:
-            continue
-        if kind is ops.Conv:
-            reached = op_reach(step, step.kernel_size, step.dilation_rate)
-        elif kind is ops.Pool:
-            reached = pool_reach(step)
-        elif kind is ops.Blur:
-            reached = (0, 0)
-        elif kind is ops.SpaceToDepth:
-            down, right = down * step.block, right * step.block
-            continue
-        else:
-            inner = _merged_geometry(step)[0] if kind is Merge else None
-            if inner is None:
-                return None
-            rows += down * inner[2]
-            columns += right * inner[3]
-            down *= inner[0]
-            right *= inner[1]
-            continue
-        rows += down * reached[0]
-        columns += right * reached[1]
-        down *= step.strides[0]
-        right *= step.strides[1]
-    return down, right, rows, columns
-
-
-_KEEPS_SIZE = frozenset(
-    {
-        ops.Activation,
-        ops.Dense,
-        ops.DropPath,
-        ops.Dropout,
-        ops.Norm,
-        ops.PadChannels,
-        ops.Scale,
-    }
-)
-
-
-def _merged_geometry(merge: Merge) -> tuple[Geometry | None, list[Geometry | None]]:
-    branches = [geometry(branch) for _, branch in merge.branches]
-    first = branches[0]
-    if branches.count(first) == len(branches):
-        return first, branches
-    known = [branch for branch in branches if branch is not None]
-    if merge.mode == "multiply" and len(known) == 1:
-        return known[0], [known[0]] * len(branches)  # gates of one pixel need no alignment
-    if len(known) < len(branches) or any(branch[:2] != known[0][:2] for branch in known):
-        described = ", ".join(
-            f"{name}: {'size of its own' if inner is None else inner[:2]}"
-            for (name, _), inner in zip(merge.branches, branches, strict=True)
-        )
-        raise ValueError(
-            f"Branches joined by {merge.mode!r} must have equal strides. Received: {described}"
-        )
-    rows, columns = max(branch[2] for branch in known), max(branch[3] for branch in known)
-    return (*known[0][:2], rows, columns), branches
-
-
-def crops(merge: Merge) -> list[Crop | None]:
-    """The pixels to crop off each branch's input, so that all outputs have one size and centre."""
-    total, branches = _merged_geometry(merge)
-    if branches.count(total) == len(branches):
-        return [None] * len(branches)
-    cuts: list[Crop | None] = []
-    for branch in branches:
-        if branch is None or total is None or branch == total:
-            cuts.append(None)
-            continue
-        rows, columns = total[2] - branch[2], total[3] - branch[3]
-        cuts.append(((rows // 2, rows - rows // 2), (columns // 2, columns - columns // 2)))
-    return cuts
-
-
-def pool_reach(op: ops.Pool) -> Pair:
+def pool_reach(op: Op) -> Pair:
     """`reach` of both axes of a pool.
 
     With `ceil_mode` a window that reaches over the edge counts if it begins before the edge.

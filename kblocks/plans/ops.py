@@ -1,20 +1,76 @@
-"""Ops, the primitives of convolutional networks as data, and `Chain` and `Merge` of them.
+"""Ops, the primitives of convolutional networks as data.
 
-A block's `plan` returns a tree of these. They know neither Keras nor costs: `plans.cost`
-counts them and `layers.primitives` turns them into Keras layers. They are named tuples, since
-a search makes hundreds of thousands a second. Shapes are (height, width, channels), pairs
-(height, width).
+A block's `plan` returns a tree of these, made by `Chain` and `Merge`. Each op knows its arithmetic:
+`walk` gives the output's shape and counts costs; `geometry` gives strides and reach, or None where
+they do not give the output's size. `layers.primitives` makes the Keras layers. Ops are named
+tuples, since a search makes hundreds of thousands a second. Shapes are (height, width, channels),
+pairs (height, width).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
-Pair = tuple[int, int]
-Pixels = Any  # a Pair, or a name of padding; checkers see a block's field as `int | Pair`
-Op = Any  # a primitive below, a Chain or a Merge
+from kblocks.plans.cost import Tally
+from kblocks.plans.geometry import (
+    Geometry,
+    InputTooSmallError,
+    Op,
+    Pair,
+    Pixels,
+    Shape,
+    ceiled,
+    of_axis,
+    op_reach,
+    pool_reach,
+    same_padding,
+    side,
+    window,
+)
+from kblocks.plans.trees import Chain as Chain
+from kblocks.plans.trees import Merge as Merge
+from kblocks.plans.trees import parts as parts
+
+# --- methods of several ops ----------------------------------------------------------------
+
+
+def _keeps_shape(op: Op, shape: Shape, tally: Tally | None) -> Shape:
+    return shape
+
+
+def _keeps_size(op: Op) -> Geometry:
+    return 1, 1, 0, 0
+
+
+def _has_its_own_size(op: Op) -> None:
+    """The geometry of an op whose output's size does not follow from strides and a reach."""
+
+
+def _strided(op: Op, kernel: Pair, dilation: Pair = (1, 1)) -> Geometry:
+    return (*op.strides, *op_reach(op, kernel, dilation))
+
+
+def _map(op: Op, shape: Shape) -> Shape:
+    """The shape, if it is that of a map."""
+    if len(shape) != 3:
+        raise ValueError(
+            f"{type(op).__name__} works on a map of (height, width, channels). "
+            f"Received: input of shape {shape}"
+        )
+    return shape
+
+
+def unknown_size(op: Op, reason: str) -> ValueError:
+    """The error for "same" padding that depends on a size that is not known."""
+    return ValueError(
+        f"padding='same' with {reason} and strides={op.strides} needs a known height and width; "
+        "'symmetric' does not. Received: unknown size"
+    )
+
+
+# --- the primitives --------------------------------------------------------------------------
 
 
 class Conv(NamedTuple):
@@ -35,6 +91,47 @@ class Conv(NamedTuple):
     weight_norm: bool = False
     label = "conv"
 
+    def walk(self, shape: Shape, tally: Tally | None) -> Shape:
+        if len(shape) != 3:  # asked here to save a call
+            _map(self, shape)
+        height, width, channels = shape
+        filters, kernel, _, _, dilation, groups, _, mode = self[:8]
+        if channels % groups:
+            raise ValueError(
+                f"`groups` (={groups}) must divide the input's channels (={channels}) in a "
+                f"convolution to {filters} filters"
+            )
+        if mode != "zeros":
+            self._check_padding_mode(height, width)
+        rows, columns = window(self, height, width, kernel, dilation)
+        if tally is not None:
+            weights = kernel[0] * kernel[1] * (channels // groups) * filters
+            tally.add_kernel(self, weights, filters, rows * columns)
+        return rows, columns, filters
+
+    def geometry(self) -> Geometry:
+        return _strided(self, self.kernel_size, self.dilation_rate)
+
+    def _check_padding_mode(self, height: int | None, width: int | None) -> None:
+        for axis, size in enumerate((height, width)):
+            kernel, dilation = self.kernel_size[axis], self.dilation_rate[axis]
+            padding, strides = of_axis(self.padding, axis), self.strides[axis]
+            if size is None:
+                if padding == "same" and kernel > 1 and strides > 1:
+                    raise unknown_size(self, f"padding_mode={self.padding_mode!r}")
+                continue
+            added = (
+                same_padding(size, kernel, strides, dilation)[1]
+                if padding == "same"
+                else side(kernel, padding, dilation)
+            )
+            if self.padding_mode == "reflect" and added >= size:
+                raise InputTooSmallError(
+                    f"{size} pixels are too few to reflect {added} of them: "
+                    f"{added + 1 - size} more are needed",
+                    missing=added + 1 - size,
+                )
+
 
 class Dense(NamedTuple):
     """A linear layer on flat features."""
@@ -47,6 +144,17 @@ class Dense(NamedTuple):
     bias_regularizer: Any = None
     weight_norm: bool = False
     label = "dense"
+    geometry = _keeps_size
+
+    def walk(self, shape: Shape, tally: Tally | None) -> Shape:
+        if len(shape) != 1 or shape[0] is None:
+            raise ValueError(
+                "Dense works on flat features of known number (is the height and width of the "
+                f"input given?). Received: input of shape {shape}"
+            )
+        if tally is not None:
+            tally.add_kernel(self, shape[0] * self.units, self.units)
+        return (self.units,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,12 +186,30 @@ class Norm:
     synchronized: bool = False
     label: ClassVar[str] = "norm"
 
+    def walk(self, shape: Shape, tally: Tally | None) -> Shape:
+        channels = shape[-1]
+        if self.groups is not None and channels % self.groups:
+            raise ValueError(
+                f"`groups` (={self.groups}) of the normalization must divide its channels "
+                f"(={channels})"
+            )
+        if tally is not None:
+            learned = channels * (self.scale + self.center)
+            tally.trainable_params += learned
+            tally.params += learned + (2 * channels if self.kind == "batch" else 0)
+        return shape
+
+    def geometry(self) -> Geometry:
+        return 1, 1, 0, 0
+
 
 class Activation(NamedTuple):
     """An element-wise function: its Keras name, a callable or a layer's config."""
 
     function: Any
     label = "act"
+    walk = _keeps_shape
+    geometry = _keeps_size
 
 
 class Pool(NamedTuple):
@@ -101,6 +227,25 @@ class Pool(NamedTuple):
     ceil_mode: bool = False
     label = "pooling"
 
+    def walk(self, shape: Shape, tally: Tally | None) -> Shape:
+        height, width, channels = _map(self, shape)
+        if self.kind == "avg" and self.count_padding and self.padding == "same":
+            sides = zip((height, width), self.pool_size, self.strides, strict=True)
+            if any(size is None and pool > 1 and stride > 1 for size, pool, stride in sides):
+                raise unknown_size(self, "count_padding=True")
+        if not self.ceil_mode:
+            return (*window(self, height, width, self.pool_size), channels)
+        rows, columns = (
+            None if size is None else ceiled(size, reached, stride)
+            for size, reached, stride in zip(
+                (height, width), pool_reach(self), self.strides, strict=True
+            )
+        )
+        return rows, columns, channels
+
+    def geometry(self) -> Geometry:
+        return (*self.strides, *pool_reach(self))
+
 
 class GlobalPool(NamedTuple):
     """The "max" or "avg" of the whole map: (channels,), with `keepdims` (1, 1, channels)."""
@@ -108,6 +253,11 @@ class GlobalPool(NamedTuple):
     kind: str
     keepdims: bool = False
     label = "global_pooling"
+    geometry = _has_its_own_size
+
+    def walk(self, shape: Shape, tally: Tally | None) -> Shape:
+        channels = _map(self, shape)[2]
+        return (1, 1, channels) if self.keepdims else (channels,)
 
 
 class AdaptivePool(NamedTuple):
@@ -115,6 +265,16 @@ class AdaptivePool(NamedTuple):
 
     output_size: Pixels
     label = "adaptive_pooling"
+    geometry = _has_its_own_size
+
+    def walk(self, shape: Shape, tally: Tally | None) -> Shape:
+        height, width, channels = _map(self, shape)
+        if height is None or width is None:
+            raise ValueError(
+                f"Pooling to {self.output_size} needs a known height and width. "
+                f"Received: input of shape {shape}"
+            )
+        return (*self.output_size, channels)
 
 
 class PadChannels(NamedTuple):
@@ -122,6 +282,16 @@ class PadChannels(NamedTuple):
 
     filters: int
     label = "pad_channels"
+    geometry = _keeps_size
+
+    def walk(self, shape: Shape, tally: Tally | None) -> Shape:
+        height, width, channels = _map(self, shape)
+        if channels > self.filters:
+            raise ValueError(
+                f"Zero-padding to {self.filters} channels cannot shorten an input of {channels} "
+                "channels"
+            )
+        return height, width, self.filters
 
 
 class Blur(NamedTuple):
@@ -130,6 +300,21 @@ class Blur(NamedTuple):
     size: int = 3
     strides: Pixels = (2, 2)
     label = "blur"
+
+    def walk(self, shape: Shape, tally: Tally | None) -> Shape:
+        height, width, channels = _map(self, shape)
+        least = self.size // 2 + 1
+        for size in (height, width):
+            if size is not None and size < least:
+                raise InputTooSmallError(f"{size} pixels are too few to blur", least - size)
+        rows, columns = (
+            None if size is None else (size - 1) // stride + 1
+            for size, stride in zip((height, width), self.strides, strict=True)
+        )
+        return rows, columns, channels
+
+    def geometry(self) -> Geometry:
+        return (*self.strides, 0, 0)
 
 
 class SpaceToDepth(NamedTuple):
@@ -141,18 +326,32 @@ class SpaceToDepth(NamedTuple):
     block: int
     label = "space_to_depth"
 
+    def walk(self, shape: Shape, tally: Tally | None) -> Shape:
+        height, width, channels = _map(self, shape)
+        rows, columns = (None if n is None else -(-n // self.block) for n in (height, width))
+        return rows, columns, channels * self.block**2
+
+    def geometry(self) -> Geometry:
+        return self.block, self.block, 0, 0
+
 
 class Scale(NamedTuple):
     """Multiplies the map by a constant."""
 
     factor: float
     label = "scaling"
+    walk = _keeps_shape
+    geometry = _keeps_size
 
 
 class Flatten(NamedTuple):
     """Turns a map into flat features, channels running fastest."""
 
     label = "flatten"
+    geometry = _has_its_own_size
+
+    def walk(self, shape: Shape, tally: Tally | None) -> Shape:
+        return (None,) if None in shape else (math.prod(shape),)
 
 
 class Reshape(NamedTuple):
@@ -160,12 +359,27 @@ class Reshape(NamedTuple):
 
     shape: tuple[int, ...]
     label = "reshape"
+    geometry = _has_its_own_size
+
+    def walk(self, shape: Shape, tally: Tally | None) -> Shape:
+        if None not in shape and math.prod(shape) != math.prod(self.shape):
+            raise ValueError(
+                f"A reshape to {self.shape} does not fit. Received: input of shape {shape}"
+            )
+        return self.shape
 
 
 class ResizeLike(NamedTuple):
     """Interpolates the first of two inputs bilinearly to the height and width of the second."""
 
     label = "resize"
+    geometry = _has_its_own_size
+
+    def walk(self, shape: Any, tally: Tally | None) -> Shape:
+        if not isinstance(shape, list) or len(shape) != 2:
+            raise ValueError(f"ResizeLike works on two inputs. Received: {shape}")
+        source, like = (_map(self, one) for one in shape)
+        return (*like[:2], source[2])
 
 
 class SoftArgmax(NamedTuple):
@@ -175,12 +389,22 @@ class SoftArgmax(NamedTuple):
     """
 
     label = "soft_argmax"
+    geometry = _has_its_own_size
+
+    def walk(self, shape: Shape, tally: Tally | None) -> Shape:
+        return (_map(self, shape)[2], 2)
 
 
 class Corners(NamedTuple):
     """Turns a box's centre (y, x) and size (height, width) into corners (y1, x1, y2, x2)."""
 
     label = "corners"
+    geometry = _has_its_own_size
+
+    def walk(self, shape: Shape, tally: Tally | None) -> Shape:
+        if shape != (4,):
+            raise ValueError(f"Corners works on four features. Received: input of shape {shape}")
+        return shape
 
 
 class Dropout(NamedTuple):
@@ -188,6 +412,8 @@ class Dropout(NamedTuple):
 
     rate: float
     label = "drop"
+    walk = _keeps_shape
+    geometry = _keeps_size
 
 
 class DropPath(NamedTuple):
@@ -195,63 +421,8 @@ class DropPath(NamedTuple):
 
     rate: float
     label = "drop_path"
+    walk = _keeps_shape
+    geometry = _keeps_size
 
 
 PRIMITIVES = {name: kind for name, kind in tuple(globals().items()) if hasattr(kind, "label")}
-
-
-class Chain(tuple):
-    """Ops in sequence. `Chain(a, None, Chain(b, c))` is `Chain(a, b, c)`; `Chain()`: identity."""
-
-    __slots__ = ()
-
-    def __new__(cls, *ops: Op) -> Chain:
-        flat: list[Op] = []
-        for op in ops:
-            if type(op) is Chain:
-                flat.extend(op)
-            elif op is not None:
-                flat.append(op)
-        return tuple.__new__(cls, flat)
-
-    def __repr__(self) -> str:
-        return f"Chain({', '.join(map(repr, self))})"
-
-
-class _Branches(NamedTuple):
-    mode: str
-    branches: tuple[tuple[str, Op], ...]
-
-
-class Merge(_Branches):
-    """Named branches from one input, joined by `mode`: "add", "concat" (of channels), "multiply".
-
-    A branch of "multiply" may be a gate of one pixel.
-    Where "valid" padding makes branches shrink differently, the inputs of those that shrink
-    less are cropped to their centre (`geometry.crops`).
-    """
-
-    __slots__ = ()
-
-    def __new__(cls, mode: str, **branches: Op) -> Merge:
-        return tuple.__new__(cls, (mode, tuple(branches.items())))
-
-
-def parts(op: Op, prefix: str = "") -> Iterator[tuple[str, Op]]:
-    """The primitives of a plan in order, each with its path, such as `main_conv2`.
-
-    A path consists of the names of the branches around an op, its kind, and its number if the
-    same branch holds several ops of its kind.
-    """
-    chain = op if isinstance(op, Chain) else (op,)
-    labels = [step.label for step in chain if not isinstance(step, Merge)]
-    seen: dict[str, int] = {}
-    for step in chain:
-        if isinstance(step, Merge):
-            for name, branch in step.branches:
-                yield from parts(branch, f"{prefix}{name}_")
-        else:
-            label = step.label
-            seen[label] = seen.get(label, 0) + 1
-            number = str(seen[label]) if labels.count(label) > 1 else ""
-            yield f"{prefix}{label}{number}", step

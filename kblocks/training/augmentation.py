@@ -9,6 +9,7 @@ import keras
 
 from kblocks.common import backend
 from kblocks.training.moving import Moved, check_moves, for_targets, kinds_of, moved, moves_targets
+from kblocks.training.overriding import override, restore
 
 _NAMES: dict[str, dict[str, bool]] = {
     "flip": {"flip": True},
@@ -17,6 +18,7 @@ _NAMES: dict[str, dict[str, bool]] = {
 }
 _MIXING = (keras.layers.MixUp, keras.layers.CutMix)  # would have to change labels too
 _UNCOMPILED = (keras.layers.RandAugment, keras.layers.AugMix)  # contain layers that do not compile
+_STEP = "train_step", "make_train_function"  # methods of a model
 _DRAWS = 1024  # states of the generator for each step, so that steps do not share any
 
 
@@ -47,7 +49,7 @@ def augment(model: keras.Model, augmentation: Any) -> None:
     Raises:
         ValueError: if a layer would move the images and cannot move the targets.
     """
-    _end(model)
+    restore(model, *_STEP)
     kinds = kinds_of(model)
     has_places = any(kind.geometry != "class" for kind in kinds.values())
     layers = list(_layers(augmentation, has_places))
@@ -58,7 +60,6 @@ def augment(model: keras.Model, augmentation: Any) -> None:
     if backend.name() == "tensorflow" and not all(map(_compiles, layers)):
         model.jit_compile = False  # else the step fails on a GPU
     optimizer: Any = model.optimizer
-    plain_step, plain_make = model.train_step, model.make_train_function
     variables: list[Any] = [variable for layer in layers for variable in layer.variables]
     states = [variable for variable in variables if variable.name == "seed_generator_state"]
     seeds: list[Any] = [keras.ops.convert_to_numpy(state) for state in states]
@@ -76,25 +77,20 @@ def augment(model: keras.Model, augmentation: Any) -> None:
                 batch = moved(batch, layer, kinds)
         return keras.utils.pack_x_y_sample_weight(*batch)
 
-    def step(data: Any) -> Any:
-        return plain_step(augmented(data, keras.ops.convert_to_tensor(optimizer.iterations)))
+    def step(model: Any, plain: Any, data: Any) -> Any:
+        return plain(augmented(data, keras.ops.convert_to_tensor(optimizer.iterations)))
 
-    def stateless_step(state: Any, data: Any) -> Any:
-        place = [v is optimizer.iterations for v in optimizer.variables].index(True)
-        return plain_step(state, augmented(data, state[2][place]))
+    def stateless_step(model: Any, plain: Any, state: Any, data: Any) -> Any:
+        position = [v is optimizer.iterations for v in optimizer.variables].index(True)
+        return plain(state, augmented(data, state[2][position]))
 
-    def make_train_function(force: bool = False) -> Any:
+    def make_train_function(model: Any, plain: Any, force: bool = False) -> Any:
         if model.optimizer is not optimizer:  # compiled again
-            _end(model)
-        return plain_make(force)
+            restore(model, *_STEP)
+        return plain(force)
 
-    model.train_step = stateless_step if backend.name() == "jax" else step
-    model.make_train_function = make_train_function
-
-
-def _end(model: keras.Model) -> None:
-    for name in ("train_step", "make_train_function"):
-        model.__dict__.pop(name, None)
+    override(model, "train_step", stateless_step if backend.name() == "jax" else step)
+    override(model, "make_train_function", make_train_function)
 
 
 def _layers(augmentation: Any, has_places: bool) -> Iterator[keras.layers.Layer]:

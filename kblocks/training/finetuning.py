@@ -67,12 +67,8 @@ def _add_sources(layers: list[Any], found: set[int]) -> None:
     for layer in layers:
         if id(layer) not in found:
             found.add(id(layer))
-            _add_sources(list(_read_by(layer)), found)
-
-
-def _read_by(layer: Any) -> Iterator[Any]:
-    for node in calls_to(layer):
-        yield from map(maker_of, node.input_tensors)
+            inputs = (tensor for node in calls_to(layer) for tensor in node.input_tensors)
+            _add_sources(list(map(maker_of, inputs)), found)
 
 
 def learning_rate_multipliers(
@@ -117,13 +113,13 @@ def learning_rate_multipliers(
             raise ValueError(
                 f"`multipliers` must be numbers of 0 or more. Received: {name!r}: {value!r}"
             )
-    made = kind.from_config({**optimizer.get_config(), "multipliers": dict(multipliers)})
+    scaled = kind.from_config({**optimizer.get_config(), "multipliers": dict(multipliers)})
     # Bypasses Keras' tracking, which would take the weights for the optimizer's own.
-    made.__dict__["_places"] = None if model is None else _places_in(model)
+    scaled.__dict__["_places"] = None if model is None else _places_in(model)
     for name in _UNDECAYED:
         if hasattr(optimizer, name):
-            setattr(made, name, getattr(optimizer, name))
-    return made
+            setattr(scaled, name, getattr(optimizer, name))
+    return scaled
 
 
 class _Scaled:
@@ -228,11 +224,11 @@ def _factor(multipliers: Mapping[str, float], place: str) -> float:
     return float(multipliers[max(fitting, key=len)]) if fitting else 1.0
 
 
-def _made(name: str) -> Any:
+def _scaled_class(name: str) -> Any:
     plain = getattr(keras.optimizers, name)
-    made = type(f"Scaled{name}", (_Scaled, plain), {"__module__": __name__, "plain": plain})
-    return keras.saving.register_keras_serializable("kblocks")(made)
+    scaled = type(f"Scaled{name}", (_Scaled, plain), {"__module__": __name__, "plain": plain})
+    return keras.saving.register_keras_serializable("kblocks")(scaled)
 
 
-_SCALED: dict[str, Any] = {name: _made(name) for name in _KINDS}
+_SCALED: dict[str, Any] = {name: _scaled_class(name) for name in _KINDS}
 globals().update({kind.__name__: kind for kind in _SCALED.values()})  # where pickle looks for them

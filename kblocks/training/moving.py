@@ -9,7 +9,7 @@ import keras
 
 from kblocks.common import backend
 from kblocks.heads import tasks_of
-from kblocks.heads.task import agree
+from kblocks.heads.task import agree, channels_last, is_channels_first
 
 _ops: Any = keras.ops  # its functions are annotated as if they could return None
 _layers: Any = keras.layers
@@ -144,13 +144,9 @@ def _rank(leaf: Any) -> int:
     return 0 if shape is None else len(shape)
 
 
-def _is_first() -> bool:
-    return keras.config.image_data_format() == "channels_first"
-
-
 def _size(images: Sequence[Any]) -> tuple[Any, Any]:
     """The height and width that all images have; None for an unknown one."""
-    start = 2 if _is_first() else 1
+    start = 2 if is_channels_first() else 1
     sizes = [tuple(image.shape[start : start + 2]) for image in images]
     for size in sizes:
         if not all(map(agree, size, sizes[0])):
@@ -172,7 +168,7 @@ def _kind(kinds: Mapping[Any, Kind], path: Any, leaf: Any, size: tuple[Any, Any]
     kind = named or (alike.pop() if len(alike) == 1 else Kind())
     if kind.geometry is not None:
         return kind
-    start = 2 if _is_first() and len(shape) == 4 else 1
+    start = 2 if is_channels_first() and len(shape) == 4 else 1
     if len(shape) <= 2 or all(length == 1 for length in shape[1:-1]):
         return Kind("class")
     if len(shape) <= 4 and all(map(agree, shape[start : start + 2], size)):
@@ -186,7 +182,7 @@ def _kind(kinds: Mapping[Any, Kind], path: Any, leaf: Any, size: tuple[Any, Any]
 
 def _move(layer: Any, leaves: list[Any], images: list[int], lying: Mapping[int, Kind]) -> None:
     """Replaces images and targets in `leaves` by moved ones, with one call of the layer."""
-    axis = 1 if _is_first() else 3
+    axis = 1 if is_channels_first() else 3
     pictures = [_ops.convert_to_tensor(leaves[i]) for i in images]
     height, width = (_ops.shape(pictures[0])[place] for place in ((2, 3) if axis == 1 else (1, 2)))
     size = _ops.stack([_ops.cast(side, "float32") for side in (width, height, width, height)])
@@ -239,8 +235,8 @@ def _as_map(leaf: Any, kind: Kind) -> Any:
     """Masks or weights, (batch, height, width) with or without a last axis of 1, as images."""
     values = _ops.cast(leaf, "float32")
     if len(values.shape) == 3:
-        return _ops.expand_dims(values, 1 if _is_first() else 3)
-    turned = _is_first() and kind.geometry != "map"
+        return _ops.expand_dims(values, 1 if is_channels_first() else 3)
+    turned = is_channels_first() and kind.geometry != "map"
     return _ops.transpose(values, (0, 3, 1, 2)) if turned else values
 
 
@@ -248,8 +244,8 @@ def _from_map(values: Any, leaf: Any, kind: Kind) -> Any:
     if kind.geometry == "mask":
         values = _ops.round(values)  # undoes rounding errors of `_filling`
     if len(leaf.shape) == 3:
-        return _ops.squeeze(values, 1 if _is_first() else 3)
-    turned = _is_first() and kind.geometry != "map"
+        return _ops.squeeze(values, 1 if is_channels_first() else 3)
+    turned = is_channels_first() and kind.geometry != "map"
     return _ops.transpose(values, (0, 2, 3, 1)) if turned else values
 
 
@@ -325,7 +321,7 @@ class Moved(keras.layers.Layer):
             return self.call({"images": data})["images"]
         shape = _ops.shape(data["images"])
         number = shape[0]
-        height, width = shape[2:] if _is_first() else shape[1:3]
+        height, width = shape[2:] if is_channels_first() else shape[1:3]
         down, right = self._drawn(number, height), self._drawn(number, width)
         rows, columns = _places(down, height), _places(right, width)
         flipped = None
@@ -336,7 +332,7 @@ class Moved(keras.layers.Layer):
         rows = _ops.expand_dims(starts + rows, 2) * width
         pixels = rows + _ops.expand_dims(columns, 1)
         names = [name for name in ("images", "segmentation_masks") if name in data]
-        made = {name: _gathered(data[name], pixels) for name in names}
+        result = {name: _gathered(data[name], pixels) for name in names}
         if "bounding_boxes" in data:
             x1, y1, x2, y2 = (data["bounding_boxes"]["boxes"][..., i] for i in range(4))
             y1, y2 = _along(y1, y2, down, height)
@@ -347,8 +343,8 @@ class Moved(keras.layers.Layer):
             labels = data["bounding_boxes"]["labels"]
             labels = _ops.where((x2 - x1) * (y2 - y1) > 0, labels, -_ops.ones_like(labels))
             boxes = _ops.stack([x1, y1, x2, y2], -1)
-            made["bounding_boxes"] = {"boxes": boxes, "labels": labels}
-        return made
+            result["bounding_boxes"] = {"boxes": boxes, "labels": labels}
+        return result
 
     def _drawn(self, number: Any, size: Any) -> Any:
         """A random shift of each image in rows or columns; 0 without `shift`."""
@@ -366,10 +362,9 @@ def _places(by: Any, size: Any) -> Any:
 
 def _gathered(images: Any, pixels: Any) -> Any:
     """Images of the `pixels` (batch, height, width), numbered through the whole batch."""
-    if _is_first():
-        images = _ops.transpose(images, (0, 2, 3, 1))
+    images = channels_last(images)
     found = _ops.take(_ops.reshape(images, (-1, images.shape[-1])), pixels, axis=0)
-    return _ops.transpose(found, (0, 3, 1, 2)) if _is_first() else found
+    return _ops.transpose(found, (0, 3, 1, 2)) if is_channels_first() else found
 
 
 def _along(start: Any, end: Any, by: Any, size: Any) -> tuple[Any, Any]:

@@ -9,7 +9,9 @@ from typing import Any
 import keras
 
 from kblocks.common import backend
+from kblocks.training.overriding import override
 
+_POWERS = "_kblocks_powers"  # the attribute of an optimizer during a step
 _ADAMS = (keras.optimizers.Adam, keras.optimizers.AdamW)
 
 
@@ -43,14 +45,13 @@ def prepare(model: keras.Model, labels: Any = None) -> keras.Model:
     if output is None:  # a subclassed model, whose outputs are not known
         return model
     outputs = keras.tree.map_structure(_zeros, output)
-    if labels is None:
-        try:
-            _build_metrics(model, _guessed_labels(model, outputs), outputs)
-        except Exception:  # third-party metrics may need labels of another form
-            model.reset_metrics()
-    else:
-        first = keras.tree.map_structure(_first, labels)
-        _build_metrics(model, first, outputs)
+    if labels is not None:
+        _build_metrics(model, keras.tree.map_structure(_first, labels), outputs)
+        return model
+    try:
+        _build_metrics(model, _guessed_labels(model, outputs), outputs)
+    except Exception:  # third-party metrics may need labels of another form
+        model.reset_metrics()
     return model
 
 
@@ -91,57 +92,53 @@ def _example(loss: Any, output: Any) -> Any:
 
 
 def _fuse_updates(optimizer: Any) -> None:
-    """Replaces methods of the instance, so that the optimizer keeps its class when saved."""
     if not backend.has_update_kernels() or "update_step" in vars(optimizer):
         return
     kind: Any = getattr(optimizer, "plain", type(optimizer))  # of `learning_rate_multipliers`
     if kind is keras.optimizers.SGD:
-        optimizer.update_step = _sgd_step(optimizer)
+        override(optimizer, "update_step", _sgd_step)
     elif kind in _ADAMS and not optimizer.amsgrad:
-        _fuse_adam(optimizer)
+        override(optimizer, "apply", _adam_apply)
+        override(optimizer, "update_step", _adam_step)
 
 
-def _sgd_step(optimizer: Any) -> Callable[[Any, Any, Any], None]:
-    plain = optimizer.update_step
-
-    def update_step(gradient: Any, variable: Any, learning_rate: Any) -> None:
-        if not backend.updates_in_place(variable, gradient):
-            plain(gradient, variable, learning_rate)
-            return
-        learning_rate = learning_rate * _multiplier(optimizer, variable)
-        slot = None
-        if optimizer.momentum:
-            slot = optimizer.momentums[_index(optimizer, variable)]
-        backend.apply_sgd(
-            variable, slot, gradient, learning_rate, optimizer.momentum, optimizer.nesterov
-        )
-
-    return update_step
+def _sgd_step(
+    optimizer: Any, plain: Callable[..., None], gradient: Any, variable: Any, learning_rate: Any
+) -> None:
+    if not backend.updates_in_place(variable, gradient):
+        plain(gradient, variable, learning_rate)
+        return
+    momentum, nesterov = optimizer.momentum, optimizer.nesterov
+    slot = optimizer.momentums[_index(optimizer, variable)] if momentum else None
+    learning_rate = learning_rate * _multiplier(optimizer, variable)
+    backend.apply_sgd(variable, slot, gradient, learning_rate, momentum, nesterov)
 
 
-def _fuse_adam(optimizer: Any) -> None:
-    plain_apply, plain_step = optimizer.apply, optimizer.update_step
-    powers: list[Any] = []  # of the betas, computed once per step and not per variable
+def _adam_apply(
+    optimizer: Any, plain: Callable[..., Any], grads: Any, trainable_variables: Any = None
+) -> Any:
+    """Computes the powers of the betas once per step, not once per variable."""
+    step = keras.ops.cast(optimizer.iterations + 1, "float32")
+    powers = [keras.ops.power(beta, step) for beta in (optimizer.beta_1, optimizer.beta_2)]
+    vars(optimizer)[_POWERS] = powers
+    try:
+        return plain(grads, trainable_variables)
+    finally:
+        del vars(optimizer)[_POWERS]
 
-    def apply(grads: Any, trainable_variables: Any = None) -> Any:
-        step = keras.ops.cast(optimizer.iterations + 1, "float32")
-        powers[:] = [keras.ops.power(beta, step) for beta in (optimizer.beta_1, optimizer.beta_2)]
-        try:
-            return plain_apply(grads, trainable_variables)
-        finally:
-            powers.clear()
 
-    def update_step(gradient: Any, variable: Any, learning_rate: Any) -> None:
-        if not powers or not backend.updates_in_place(variable, gradient):
-            plain_step(gradient, variable, learning_rate)
-            return
-        index = _index(optimizer, variable)
-        slots = optimizer._momentums[index], optimizer._velocities[index]
-        learning_rate = learning_rate * _multiplier(optimizer, variable)
-        rates = learning_rate, optimizer.beta_1, optimizer.beta_2
-        backend.apply_adam(variable, slots, gradient, powers, rates, optimizer.epsilon)
-
-    optimizer.apply, optimizer.update_step = apply, update_step
+def _adam_step(
+    optimizer: Any, plain: Callable[..., None], gradient: Any, variable: Any, learning_rate: Any
+) -> None:
+    powers = vars(optimizer).get(_POWERS)
+    if powers is None or not backend.updates_in_place(variable, gradient):
+        plain(gradient, variable, learning_rate)
+        return
+    index = _index(optimizer, variable)
+    slots = optimizer._momentums[index], optimizer._velocities[index]
+    learning_rate = learning_rate * _multiplier(optimizer, variable)
+    rates = learning_rate, optimizer.beta_1, optimizer.beta_2
+    backend.apply_adam(variable, slots, gradient, powers, rates, optimizer.epsilon)
 
 
 def _multiplier(optimizer: Any, variable: Any) -> float:

@@ -33,7 +33,7 @@ class Recipe:
 
     Args:
         optimizer: the name of a Keras optimizer ("sgd" has Nesterov momentum 0.9).
-        learning_rate: a positive number, or a Keras schedule.
+        learning_rate: a positive number, or without `schedule` a Keras schedule.
         weight_decay: decoupled weight decay per step; biases and the weights of norms have none.
             None is the optimizer's default.
         schedule: "cosine" lowers the learning rate to zero along a half cosine over the epochs
@@ -76,6 +76,12 @@ class Recipe:
             for option in _options(getattr(self, name)):
                 if not fits(option):
                     raise ValueError(f"`{name}` must be {expected}. Received: {name}={option!r}")
+        rates = [rate for rate in _options(self.learning_rate) if not _is_number(rate, 0)]
+        if rates and "cosine" in _options(self.schedule):
+            raise ValueError(
+                "`learning_rate` must be a number if `schedule` is 'cosine'. "
+                f"Received: learning_rate={rates[0]!r}, schedule={self.schedule!r}"
+            )
 
     def tree(self) -> Tree:
         """The choices in this recipe, named `recipe.learning_rate` and so on."""
@@ -97,7 +103,7 @@ class Recipe:
         if left is not None:
             name = left.removeprefix("recipe.")
             raise ValueError(f"Every choice must be given a value. Received: none for `{name}`")
-        model.compile(optimizer=plain._made_optimizer(), **plain._objective(model))
+        model.compile(optimizer=plain._new_optimizer(), **plain._objective(model))
         augment(model, plain.augmentation)
         prepare(model)
 
@@ -127,12 +133,12 @@ class Recipe:
         shape = shape_of(targets) if hasattr(targets, "shape") else None
         if shape is not None:
             is_one_hot = len(shape) == 2 and shape[1] != 1
-            if is_one_hot and self.loss != "categorical":
-                told = 'One-hot labels need kb.Recipe(loss="categorical")'
-                raise ValueError(f"{told}. Received: labels of shape {shape}, loss={self.loss!r}")
-            if not is_one_hot and self.loss == "categorical":
-                told = 'Integer labels need kb.Recipe(loss="sparse")'
-                raise ValueError(f"{told}. Received: labels of shape {shape}, loss={self.loss!r}")
+            if is_one_hot != (self.loss == "categorical"):
+                form, loss = ("One-hot", "categorical") if is_one_hot else ("Integer", "sparse")
+                raise ValueError(
+                    f'{form} labels need kb.Recipe(loss="{loss}"). '
+                    f"Received: labels of shape {shape}, loss={self.loss!r}"
+                )
         if has_values:
             tasks.check(targets)
 
@@ -175,14 +181,14 @@ class Recipe:
         """The arguments of `model.compile` that set the loss, the metrics and the loss weights."""
         tasks = tasks_of(model)
         is_own = not _is_one_of(self.loss, _OURS)
-        told: dict[str, Any] = {"loss": self._made_loss(), "metrics": ["accuracy"]}
+        arguments: dict[str, Any] = {"loss": self._new_loss(), "metrics": ["accuracy"]}
         if not _is_classifier(tasks) and (is_own or self.loss == "head"):
             if self.label_smoothing:
                 raise ValueError(
                     "`label_smoothing` is for classifiers. "
                     f"Received: label_smoothing={self.label_smoothing} for {', '.join(tasks)}"
                 )
-            told = tasks.training(self.loss_weights)
+            arguments = tasks.training(self.loss_weights)
         elif self.loss_weights is not None:
             raise ValueError(
                 "`loss_weights` are for models of several outputs. "
@@ -195,25 +201,25 @@ class Recipe:
                     f"to the loss. Received: label_smoothing={self.label_smoothing}, "
                     f"loss={self.loss!r}"
                 )
-            told["loss"] = _own_loss(self.loss, tasks, told["loss"])
-            if not tasks and isinstance(told["loss"], Mapping):
-                told["metrics"] = None  # nothing is known of the outputs
+            arguments["loss"] = _own_loss(self.loss, tasks, arguments["loss"])
+            if not tasks and isinstance(arguments["loss"], Mapping):
+                arguments["metrics"] = None  # nothing is known of the outputs
         if self.metrics != "head":
             named = [self.metrics] if isinstance(self.metrics, str) else self.metrics
-            told["metrics"] = fresh(named)
-        return told
+            arguments["metrics"] = fresh(named)
+        return arguments
 
-    def _made_optimizer(self) -> Any:
+    def _new_optimizer(self) -> Any:
         config: dict[str, Any] = {"learning_rate": self.learning_rate}
         if self.weight_decay is not None:
             config["weight_decay"] = self.weight_decay
         if self.optimizer.lower() == "sgd":
             config |= {"momentum": 0.9, "nesterov": True}
-        made: Any = keras.optimizers.get({"class_name": self.optimizer, "config": config})
-        made.exclude_from_weight_decay(var_names=_UNDECAYED)
-        return made
+        optimizer: Any = keras.optimizers.get({"class_name": self.optimizer, "config": config})
+        optimizer.exclude_from_weight_decay(var_names=_UNDECAYED)
+        return optimizer
 
-    def _made_loss(self) -> Any:
+    def _new_loss(self) -> Any:
         smoothing = self.label_smoothing
         if self.loss == "categorical":
             return keras.losses.CategoricalCrossentropy(True, label_smoothing=smoothing)
@@ -240,8 +246,8 @@ def _own_loss(given: Any, tasks: Tasks, head: Any) -> Any:
             form = f"a dict by output, of {', '.join(tasks)}" if len(tasks) > 1 else "one loss"
             raise ValueError(f"`loss` must be {form}. Received: loss={given!r}")
         own = {name: Tasks({name: tasks[name]} if tasks else {}) for name in given}
-        made = {name: _own_loss(loss, own[name], None) for name, loss in given.items()}
-        return {**head, **made} if tasks else made
+        losses = {name: _own_loss(loss, own[name], None) for name, loss in given.items()}
+        return {**head, **losses} if tasks else losses
     if inspect.isfunction(given) and getattr(keras.losses, given.__name__, None) is given:
         given = given.__name__
     loss = _named_loss(given) if isinstance(given, str) else given
@@ -352,7 +358,7 @@ def _is_rate(value: Any) -> bool:
 
 _FORMS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "optimizer": ("the name of a Keras optimizer", _is_optimizer),
-    "learning_rate": ("a positive number", _is_rate),
+    "learning_rate": ("a positive number or a Keras schedule", _is_rate),
     "weight_decay": ("a number of 0 or more, or None", lambda v: v is None or _is_number(v, 0)),
     "schedule": ("'cosine' or None", lambda v: v in ("cosine", None)),
     "label_smoothing": (

@@ -1,0 +1,25 @@
+"""Replaces methods of one object, which keeps its class, and so is saved as before.
+
+`prepare` replaces the update of an optimizer, `augment` the training step of a model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+
+def override(instance: Any, name: str, function: Callable[..., Any]) -> None:
+    """Calls `function(instance, plain, ...)` in place of a method, `plain(...)`."""
+    plain = getattr(instance, name)
+
+    def method(*args: Any, **kwargs: Any) -> Any:
+        return function(instance, plain, *args, **kwargs)
+
+    setattr(instance, name, method)
+
+
+def restore(instance: Any, *names: str) -> None:
+    """Brings back the methods of the object's class."""
+    for name in names:
+        vars(instance).pop(name, None)
