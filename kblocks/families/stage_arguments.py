@@ -146,7 +146,7 @@ def shared_by_all(*stages: Mapping[str, Any]) -> dict[str, Any]:
         name: value
         for name, value in stages[0].items()
         if name in spec._checks
-        and all(_is_equal(spec._checks[name][0], value, own[name]) for own in stages)
+        and all(_is_equal(spec._checks[name], value, own[name]) for own in stages)
     }
 
 
