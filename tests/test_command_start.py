@@ -48,6 +48,18 @@ print("imported", *[name for name in {HEAVY} if name in sys.modules])
 
 
 @pytest.mark.system
+def test_the_status_of_a_run_needs_no_keras(fresh_process: Callable[..., str]) -> None:
+    script = f"""
+import sys
+sys.argv = ["kblocks"]
+sys.orig_argv = [sys.executable, "kblocks"]
+import kblocks.command.stored, kblocks.command.tables
+print("imported", *[name for name in {HEAVY[:3]} if name in sys.modules])
+"""
+    assert fresh_process(script).splitlines()[-1] == "imported"
+
+
+@pytest.mark.system
 def test_a_search_on_a_terminal_shows_nothing_of_other_packages(tmp_path: Path) -> None:
     """What was held back is in the log file of the run."""
     ours, theirs = pty.openpty()

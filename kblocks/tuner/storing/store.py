@@ -10,11 +10,12 @@ import optuna
 from optuna.distributions import BaseDistribution
 
 from kblocks.tuner.records import IDENTITY, Objective, Run, read
-from kblocks.tuner.storing import study as studies
+from kblocks.tuner.storing.beginning import begin
 from kblocks.tuner.storing.checkpoints import Checkpoints
 from kblocks.tuner.storing.owners import as_it_is
 from kblocks.tuner.storing.patience import PatientStorage
 from kblocks.tuner.storing.storage import is_blank, open_storage, shown
+from kblocks.tuner.storing.study import delete, find, identity
 
 
 class Store:
@@ -38,7 +39,7 @@ class Store:
 
     def study(self) -> optuna.Study:
         """The study; raises KeyError if the search has not begun."""
-        return studies.find(self.storage, self._name)
+        return find(self.storage, self._name)
 
     def run(self) -> Run:
         """The search as the database has it; raises KeyError if it has not begun."""
@@ -57,7 +58,7 @@ class Store:
         """Begins the search, or checks that the one that is there is the same.
 
         Args:
-            objectives, settings, asks, extend: as for `study.begin`.
+            objectives, settings, asks, extend: as for `beginning.begin`.
             overwrite: whether to delete an earlier search of that name.
 
         Raises:
@@ -70,15 +71,15 @@ class Store:
                 "emptied or moved, put it back, or a copy of it."
             )
         if overwrite:
-            studies.delete(self.storage, self._name)
+            delete(self.storage, self._name)
             checkpoints.clear()
-        study = studies.begin(self.storage, self._name, objectives, settings, asks, extend)
-        identity = studies.identity(self.storage, study)
+        study = begin(self.storage, self._name, objectives, settings, asks, extend)
+        own = identity(self.storage, study)
         is_new = not study.get_trials(deepcopy=False)
         bears = checkpoints.bears()
         if bears is None and not (is_new and checkpoints.numbers()):
-            checkpoints.mark(identity)
-        elif bears != identity:
+            checkpoints.mark(own)
+        elif bears != own:
             raise self._foreign()
 
     def weights_of(self, *numbers: int) -> dict[int, Any]:

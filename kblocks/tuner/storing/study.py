@@ -1,62 +1,15 @@
-"""The study of a search: created once, found again, and extended by choices."""
+"""The study of a search: found by its name, in its newest extension."""
 
 from __future__ import annotations
 
-import itertools
 import uuid
-from collections.abc import Callable, Mapping
-from typing import Any
 
 import optuna
-from optuna.distributions import BaseDistribution
 from optuna.storages import BaseStorage
-from optuna.trial import TrialState
 
-from kblocks.tuner.records import EXTENDED, EXTENDS, IDENTITY, RANGES, RUN, Objective
-from kblocks.tuner.storing.identity import ChangedError, check, has_changed
+from kblocks.tuner.records import EXTENDED, EXTENDS, IDENTITY
 from kblocks.tuner.storing.patience import PatientStorage
-from kblocks.tuner.storing.storage import created, loaded
-
-
-def begin(
-    storage: BaseStorage,
-    name: str,
-    objectives: tuple[Objective, ...],
-    settings: Mapping[str, Any],
-    asks: Callable[[], Mapping[str, BaseDistribution]],
-    extend: bool,
-) -> optuna.Study:
-    """Creates the study of a search, or finds it and checks that the search is the same.
-
-    Args:
-        storage, name, objectives, settings: of the search.
-        asks: returns the distributions of all its choices; for a third-party HyperModel, those
-            of the hyperparameters that it asks for at its default point.
-        extend: whether choices may have been added.
-
-    Raises:
-        ChangedError: if the search is another one, with the differences.
-    """
-    is_there = name in optuna.get_all_study_names(storage)
-    study = find(storage, name) if is_there else created(storage, name, objectives)
-    before = study.user_attrs.get(RUN)
-    if before is None:  # it is new, or a process ended after it had created it
-        study.set_user_attr(RUN, dict(settings))
-        return study
-    check(before, settings, extend)
-    changed = has_changed(before, settings)
-    ranges = study.user_attrs.get(RANGES, {})  # only of a third-party HyperModel
-    known = dict(asks()) if extend and (changed or ranges) else {}
-    asked = {name: str(one) for name, one in known.items()} if ranges else {}
-    if not changed and {**ranges, **asked} == ranges:
-        study.set_user_attr(RUN, {**before, **settings})
-        return study
-    for trial in study.get_trials(deepcopy=False) if ranges else ():
-        known = {**trial.distributions, **known}  # adds what the default point does not ask for
-    study = _extend(storage, study, objectives, settings, known)
-    if ranges:
-        study.set_user_attr(RANGES, {**ranges, **asked})
-    return study
+from kblocks.tuner.storing.storage import loaded
 
 
 def find(storage: BaseStorage, name: str) -> optuna.Study:
@@ -81,68 +34,17 @@ def identity(storage: PatientStorage, study: optuna.Study) -> str:
 
 def names(storage: BaseStorage) -> list[str]:
     """The names of the searches in a storage."""
-    return sorted(name for name, first in _studies(storage).items() if name == first)
+    return sorted(name for name, first in studies(storage).items() if name == first)
 
 
 def delete(storage: BaseStorage, name: str) -> None:
     """Deletes a search with all its extensions."""
-    own = [one for one, first in _studies(storage).items() if first == name]
+    own = [one for one, first in studies(storage).items() if first == name]
     for one in sorted(own, key=lambda one: one == name):  # the first last: it leads to the others
         optuna.delete_study(study_name=one, storage=storage)
 
 
-def _studies(storage: BaseStorage) -> dict[str, str]:
+def studies(storage: BaseStorage) -> dict[str, str]:
     """By study, the name under which its search began."""
-    studies = optuna.get_all_study_summaries(storage, include_best_trial=False)
-    return {one.study_name: one.user_attrs.get(EXTENDS, one.study_name) for one in studies}
-
-
-def _extend(
-    storage: BaseStorage,
-    study: optuna.Study,
-    objectives: tuple[Objective, ...],
-    settings: Mapping[str, Any],
-    known: Mapping[str, BaseDistribution],
-) -> optuna.Study:
-    """Copies a study's trials to a new study with more choices; the old one then points to it.
-
-    Optuna does not let the options of a choice change within a study.
-    """
-    first = study.user_attrs.get(EXTENDS, study.study_name)
-    taken = _studies(storage)
-    newer = next(n for i in itertools.count(1) if (n := f"{first} +{i}") not in taken)
-    trials = [_moved(trial, known) for trial in study.get_trials(deepcopy=False)]
-    extended = created(storage, newer, objectives)
-    extended.set_user_attr(EXTENDS, first)
-    if IDENTITY in study.user_attrs:
-        extended.set_user_attr(IDENTITY, study.user_attrs[IDENTITY])
-    extended.add_trials(trials)
-    extended.set_user_attr(RUN, dict(settings))
-    study.set_user_attr(EXTENDED, newer)
-    return extended
-
-
-def _moved(
-    trial: optuna.trial.FrozenTrial, known: Mapping[str, BaseDistribution]
-) -> optuna.trial.FrozenTrial:
-    """A copy of a trial under other distributions; an unfinished one becomes a waiting one."""
-    for name, value in trial.params.items():
-        try:
-            known[name].to_internal_repr(value)
-        except (KeyError, ValueError) as error:
-            raise ChangedError(
-                f"The space may only grow: trial {trial.number} has {name} = {value!r}, which is "
-                "no more among its choices"
-            ) from error
-    state = trial.state if trial.state.is_finished() else TrialState.WAITING
-    copy = optuna.trial.create_trial(
-        state=state,
-        params=trial.params,
-        distributions={name: known[name] for name in trial.params},
-        values=trial.values if state is TrialState.COMPLETE else None,
-        user_attrs=trial.user_attrs,
-        system_attrs=trial.system_attrs,
-        intermediate_values=trial.intermediate_values,
-    )
-    copy.datetime_start, copy.datetime_complete = trial.datetime_start, trial.datetime_complete
-    return copy
+    summaries = optuna.get_all_study_summaries(storage, include_best_trial=False)
+    return {one.study_name: one.user_attrs.get(EXTENDS, one.study_name) for one in summaries}
