@@ -95,7 +95,7 @@ def _one_of(options: tuple[Any, ...], value: Any) -> Any:
 
 def _padding(value: Any) -> str | tuple[int, int]:
     if isinstance(value, str):
-        return _one_of(("same", "valid", "symmetric"), value)
+        return _one_of(("same", "valid", "symmetric"), value.lower())  # as Keras takes "SAME"
     return _pair(value, 0)
 
 

@@ -9,7 +9,7 @@ import itertools
 import re
 import textwrap
 import types
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar
 
 import keras
@@ -106,11 +106,36 @@ class Spec:
         }
 
 
+# Words of Keras and its `applications` that users type, and what stands for them here.
+_ELSEWHERE = {
+    "weights": 'Weights go to the model: `.model((224, 224, 3), weights="imagenet")`.',
+    "include_top": "The model takes it: `.model((224, 224, 3), include_top=False)`.",
+    "pooling": 'The model takes it: `.model((224, 224, 3), include_top=False, pooling="avg")`.',
+    "input_shape": "The model takes it, `.model((224, 224, 3))`; a block takes the shape of its input.",
+    "input_tensor": "The model takes it: `.model((224, 224, 3), input_tensor=x)`.",
+    "classifier_activation": 'The model takes it: `.model(shape, classifier_activation="softmax")`.',
+    "use_batchnorm": 'It has `normalization`, which is "batch" or None.',
+    "batch_norm": 'It has `normalization`, which is "batch" or None.',
+    "dilation": "It has `dilation_rate`.",
+    "stride": "It has `strides`.",
+    "kernel": "It has `kernel_size`.",
+    "num_classes": "It has `classes`.",
+}
+
+
+def refuse_foreign(names: Iterable[str]) -> None:
+    """Raises TypeError if an argument has a name under which only Keras knows it."""
+    for name in names:
+        if name in _ELSEWHERE:
+            raise TypeError(f"There is no argument {name!r}. {_ELSEWHERE[name]}")
+
+
 def _refusal(owner: str, name: str, value: Any, checks: dict[str, Check]) -> Exception:
     """The error for an unknown argument (TypeError) or an invalid value (ValueError)."""
     if name not in checks:
         close = difflib.get_close_matches(name, checks, 1)
         hint = f"Did you mean {close[0]!r}?" if close else f"It has {', '.join(checks)}."
+        hint = _ELSEWHERE.get(name, hint)
         return TypeError(f"{owner} has no argument {name!r}. {hint} Received: {name}={value!r}")
     return ValueError(
         f"`{name}` of {owner} must be {checks[name].expected}. Received: {name}={value!r}"

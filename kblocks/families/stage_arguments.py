@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from kblocks.blocks.convolution import Convolutional
+from kblocks.blocks.spec import refuse_foreign
 from kblocks.heads import Classifier
 from kblocks.heads.attaching import is_head
 from kblocks.networks.architecture import Architecture
@@ -71,6 +72,7 @@ def arguments_by_stage(
     stages: int, arguments: Mapping[str, Any], of: str = "stages"
 ) -> list[dict[str, Any]]:
     """The arguments of each stage's blocks, from arguments that may have one value a stage."""
+    refuse_foreign(arguments)
     columns = {name: by_stage(name, value, stages, of) for name, value in arguments.items()}
     return [{name: column[i] for name, column in columns.items()} for i in range(stages)]
 

@@ -143,6 +143,22 @@ class Architecture:
         """The cost of each row by name; `cost` and `stages` are sums of these."""
         return self._costs(input_shape, self._shown(aux))
 
+    def __getattr__(self, name: str) -> Any:
+        """Refuses what only a Keras model has, such as `fit`, with the line that makes one."""
+        hint = ""
+        if not name.startswith("_") and hasattr(keras.Model, name):
+            hint = f". A Keras model has it: net.model((height, width, channels)).{name}"
+        raise AttributeError(
+            f"an Architecture has no attribute {name!r}{hint}", name=name, obj=self
+        )
+
+    def __call__(self, *inputs: Any) -> Any:
+        """Refuses to be called: a Keras model computes."""
+        raise TypeError(
+            "an Architecture computes nothing: net.model((height, width, channels)) is a Keras "
+            "model that does"
+        )
+
     def replace(self, name: str, block: Any, input_shape: Any = None) -> Architecture:
         """A copy with another block in place of a row, or other blocks in place of a stage.
 
@@ -188,8 +204,9 @@ class Architecture:
             pooling: global pooling of that map with `include_top=False`: "avg", "max", "concat"
                 or None.
             weights: a file from `model.save_weights` or `model.save`; the name of a published
-                set (see the attribute `weights`); any source of `kb.load_torch_weights`; or None
-                for fresh weights.
+                set (see the attribute `weights`), or "imagenet" for the first of them; any source
+                of `kb.load_torch_weights`; or None for fresh weights. If the classifier has other
+                classes than a published set, it keeps fresh weights, with a warning.
             skip_head: whether the head keeps its fresh weights, for other classes.
             input_tensor: a Keras tensor to build on in place of a new input.
             classifier_activation: activation after the logits, such as "softmax", or None.

@@ -7,6 +7,7 @@ import importlib.util
 import os
 import re
 import tempfile
+import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -182,6 +183,9 @@ def load_weights(
 ) -> None:
     """Loads weights from a file, a source or a `known` set's name, as `Architecture.model` does.
 
+    "imagenet" is the first known set. A known set may be of other classes than the model: then the
+    classifier keeps its fresh weights, with a warning.
+
     Raises:
         ValueError: if there is no such file or set, or the weights do not fit.
     """
@@ -190,14 +194,34 @@ def load_weights(
             _load_keras_weights(model, source, skip_head, prefix)
             return
         sets = {one.name: one.source for one in known}
+        sets |= {"imagenet": one.source for one in known[:1]}
         is_source = str(source).startswith(ADDRESSES) or Path(source).exists()
         if source not in sets and not is_source:
             raise ValueError(
                 f"`weights` must be a file, a source or one of {list(sets)}. "
                 f"Received: weights={source!r}"
             )
-        source = sets.get(str(source), source)
+        if source in sets:
+            source = opened(sets[str(source)])
+            skip_head = skip_head or _has_other_classes(model, source, prefix)
     load_torch_weights(model, source, skip_head=skip_head, prefix=prefix)
+
+
+def _has_other_classes(model: keras.Model, state: Mapping[str, Any], prefix: str) -> bool:
+    """Whether the classifiers of model and state differ in their classes; warns if they do."""
+    heads = [layer for layer in model.layers if _is_classifier(layer, prefix)]
+    own = {id(variable) for head in heads for variable in head.variables}
+    for tensor in _table(model, set(state), prefix=prefix):
+        if id(tensor.variable) in own and tensor.name in state:
+            published, classes = len(state[tensor.name]), tensor.variable.shape[-1]
+            if published != classes:
+                warnings.warn(
+                    f"The classifier of {model.name} keeps fresh weights: it has {classes} classes "
+                    f"and the published one {published}",
+                    stacklevel=4,
+                )
+                return True
+    return False
 
 
 def _load_keras_weights(model: keras.Model, path: Any, skip_head: bool, prefix: str) -> None:

@@ -77,7 +77,7 @@ class Space:
         searched = {}
         if self._is_searched:
             searched[_BUILDER] = _node(self._source, set(self._arguments))
-        elif not callable(self._source):
+        elif not callable(self._source) or isinstance(self._source, Architecture):
             raise TypeError(f"`builder` must be a function. Received: builder={self._source!r}")
         self.tree = Tree({**searched, **self._arguments}, bind=self._bind)
 
@@ -353,6 +353,6 @@ def _node(source: Any, outer: set[str]) -> Any:
                 return builder.with_arguments(arguments, source._conditions)
 
             return Call(bind, inner, name_of(source._source))
-    if not callable(source):
+    if not callable(source) or isinstance(source, Architecture):
         raise TypeError(f"`builder` must be functions or Spaces. Received: {source!r}")
     return Call(lambda: Bound(source, {}), {}, name_of(source))

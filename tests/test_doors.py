@@ -1,0 +1,100 @@
+"""What users of Keras and timm type first: it works, or the error has the line that does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+
+import kblocks as kb
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        ({"weights": "imagenet"}, r"\.model\(\(224, 224, 3\), weights=\"imagenet\"\)"),
+        ({"include_top": False}, r"include_top=False\)"),
+        ({"pooling": "avg"}, r"pooling=\"avg\"\)"),
+        ({"input_shape": (224, 224, 3)}, r"\.model\(\(224, 224, 3\)\)"),
+        ({"classifier_activation": "softmax"}, r"classifier_activation=\"softmax\"\)"),
+        ({"num_classes": 10}, r"`classes`"),
+    ],
+)
+@pytest.mark.parametrize("build", [kb.resnet50, kb.vgg16, kb.inception_v3, kb.densenet121])
+def test_arguments_of_keras_applications(
+    build: Callable[..., Any], arguments: dict[str, Any], line: str
+) -> None:
+    with pytest.raises(TypeError, match=line):
+        build(**arguments)
+
+
+@pytest.mark.parametrize("name", ["summary", "compile", "fit", "predict", "save", "layers"])
+def test_an_architecture_says_how_to_make_the_model(name: str) -> None:
+    line = rf"net\.model\(\(height, width, channels\)\)\.{name}"
+    with pytest.raises(AttributeError, match=line):
+        getattr(kb.resnet18(), name)
+    assert not hasattr(kb.resnet18(), name)
+
+
+def test_an_architecture_is_not_called() -> None:
+    with pytest.raises(TypeError, match=r"net\.model\(\(height, width, channels\)\)"):
+        kb.resnet18()(np.zeros((1, 32, 32, 3)))
+
+
+def test_arguments_of_keras_layers() -> None:
+    assert kb.ConvBlock.Spec(8, padding="SAME") == kb.ConvBlock.Spec(8, padding="same")
+    for arguments, word in (
+        ({"use_batchnorm": False}, "normalization"),
+        ({"stride": 2}, "strides"),
+    ):
+        with pytest.raises(TypeError, match=f"`{word}`"):
+            kb.ConvBlock(8, **arguments)
+
+
+def state_of(net: kb.Architecture, path: Path) -> dict[str, np.ndarray]:
+    model = net.model((32, 32, 3))
+    return kb.to_torch_state_dict(model)
+
+
+@pytest.fixture
+def published(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, np.ndarray]:
+    """ResNet-18's published set, on the disk: random weights of 1000 classes."""
+    from safetensors.numpy import save_file
+
+    state = kb.to_torch_state_dict(kb.resnet18().model((32, 32, 3)))
+    path = tmp_path / "model.safetensors"
+    save_file({name: np.ascontiguousarray(value) for name, value in state.items()}, path)
+    from kblocks.networks import torch_weights
+
+    read = torch_weights.opened
+    monkeypatch.setattr(
+        torch_weights, "opened", lambda source: read(path if "hf://" in str(source) else source)
+    )
+    return state
+
+
+def test_imagenet_is_the_first_published_set(published: dict[str, np.ndarray]) -> None:
+    model = kb.resnet18().model((32, 32, 3), weights="imagenet")
+    np.testing.assert_array_equal(
+        kb.to_torch_state_dict(model)["fc.weight"], published["fc.weight"]
+    )
+
+
+def test_other_classes_get_a_new_head(published: dict[str, np.ndarray]) -> None:
+    """As timm's `create_model(..., pretrained=True, num_classes=7)`, and it is said."""
+    with pytest.warns(UserWarning, match="has 7 classes and the published one 1000"):
+        model = kb.resnet18(classes=7).model((32, 32, 3), weights="imagenet")
+    state = kb.to_torch_state_dict(model)
+    assert state["fc.weight"].shape == (7, 512)
+    for name in ("conv1.weight", "layer4.1.bn2.running_var"):
+        np.testing.assert_array_equal(state[name], published[name])
+
+
+def test_imagenet_of_a_network_without_weights_lists_what_there_is() -> None:
+    with pytest.raises(ValueError, match="`weights` must be a file"):
+        kb.resnet20().model((32, 32, 3), weights="imagenet")
+    assert isinstance(kb.resnet20().model((32, 32, 3)), keras.Model)
