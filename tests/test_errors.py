@@ -36,7 +36,7 @@ BAD_VALUES: list[tuple[str, Any, str]] = [
     *(("strides", value, "a positive integer or a pair") for value in (0, -1, (1,), None)),
     *(
         ("padding", value, "'same', 'valid', 'symmetric'")
-        for value in ("full", "SAME", -1, (1, -1), 0.5, None, True, ((1, 1), (1, 1)))
+        for value in ("full", "SAMES", -1, (1, -1), 0.5, None, True, ((1, 1), (1, 1)))
     ),
     *(("dilation_rate", value, "a positive integer or a pair") for value in (0, (1, -2))),
     *(("groups", value, "a positive integer") for value in (0, -1, (2, 2), 2.0)),

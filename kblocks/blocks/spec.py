@@ -111,14 +111,11 @@ _ELSEWHERE = {
     "weights": 'Weights go to the model: `.model((224, 224, 3), weights="imagenet")`.',
     "include_top": "The model takes it: `.model((224, 224, 3), include_top=False)`.",
     "pooling": 'The model takes it: `.model((224, 224, 3), include_top=False, pooling="avg")`.',
-    "input_shape": "The model takes it, `.model((224, 224, 3))`; a block takes the shape of its input.",
+    "input_shape": "The model takes it, `.model((224, 224, 3))`; a block reads its input's.",
     "input_tensor": "The model takes it: `.model((224, 224, 3), input_tensor=x)`.",
-    "classifier_activation": 'The model takes it: `.model(shape, classifier_activation="softmax")`.',
+    "classifier_activation": 'The model takes it: `.model(size, classifier_activation="softmax")`.',
     "use_batchnorm": 'It has `normalization`, which is "batch" or None.',
     "batch_norm": 'It has `normalization`, which is "batch" or None.',
-    "dilation": "It has `dilation_rate`.",
-    "stride": "It has `strides`.",
-    "kernel": "It has `kernel_size`.",
     "num_classes": "It has `classes`.",
 }
 

@@ -194,7 +194,8 @@ def load_weights(
             _load_keras_weights(model, source, skip_head, prefix)
             return
         sets = {one.name: one.source for one in known}
-        sets |= {"imagenet": one.source for one in known[:1]}
+        if known:
+            sets["imagenet"] = known[0].source
         is_source = str(source).startswith(ADDRESSES) or Path(source).exists()
         if source not in sets and not is_source:
             raise ValueError(
