@@ -141,6 +141,7 @@ def test_built_model_is_what_was_counted(name: str, images: Images) -> None:
     assert as_count(net.cost((32, 32, 3))) == counted(net.model((32, 32, 3)), images(1, 32, 32, 3))
 
 
+@pytest.mark.slow
 def test_the_largest_head_is_what_was_counted() -> None:
     model = kb.vgg11().model((224, 224, 3))
     assert model.count_params() == REFERENCE["vgg11"]["trainable"]
@@ -692,6 +693,7 @@ def small(**more: Any) -> kb.Architecture:
     return kb.Architecture(rows, head=kb.Classifier.Spec(5), **more)
 
 
+@pytest.mark.slow
 def test_two_networks_in_one_flat_model(tmp_path: Path) -> None:
     """Without a prefix Keras refuses them; with one, freezing and extracting know the stages."""
     net = kb.resnet20(3, head=kb.Localizer(3))

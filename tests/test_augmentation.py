@@ -297,6 +297,7 @@ def test_a_trial_of_optuna_gives_plain_arguments() -> None:
     assert len(RECIPE.callbacks(3, **chosen)) == 1
 
 
+@pytest.mark.slow
 def test_optuna_searches_a_recipe_and_a_space() -> None:
     space = kb.Space(plain_net, filters=kb.per_stage(2, kb.choice(4, 8))).within(SHAPE)
 

@@ -200,6 +200,7 @@ def test_rare_samples_are_not_bought_with_many_networks() -> None:
     assert len(made) - before < 100 * 30
 
 
+@pytest.mark.slow
 def test_the_learned_law_does_not_forget_large_networks() -> None:
     """The mean cost of its samples, against the points that fit, all of them drawn equally."""
     options = (4, 8, 12, 16, 24, 32, 48, 64)

@@ -372,6 +372,7 @@ def test_a_model_of_another_trial_is_not_replaced(trained: Any, failing: Any) ->
     assert _metadata(run / "new.keras")["kblocks"]["trial"] == 1
 
 
+@pytest.mark.slow
 def test_weights_kept_elsewhere_are_found_by_their_folder_or_its_parent(
     trained: Any, tmp_path: Path, failing: Any
 ) -> None:
@@ -543,6 +544,7 @@ def test_a_search_is_not_gone_on_with_other_data(file: str, failing: Any, capsys
     assert "data" in line
 
 
+@pytest.mark.slow
 def test_tensorboard_can_be_typed(file: str) -> None:
     typed = ["--trials", "1", "--epochs", "1", "--quiet", "--tensorboard", "board"]
     assert cli.main(["search", file, *typed]) == 0
@@ -555,6 +557,7 @@ def test_retraining_comes_after_the_hours(file: str, capsys: Any) -> None:
     assert "1 epochs (this comes after the `hours` of the search)" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_retraining_is_on_all_but_the_test_part(file: str, capsys: Any) -> None:
     assert cli.main(["search", file, "--trials", "1", "--epochs", "1", "--retrain"]) == 0
     data = kb.tuner.load("digits", limit=60)

@@ -161,6 +161,7 @@ def test_samples_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
 HALVES = {"mixed_float16": 4 * 2.0**-10, "mixed_bfloat16": 4 * 2.0**-7}
 
 
+@pytest.mark.slow
 def test_onnx_of_maps_that_are_not_twice_the_coarser(tmp_path: Path) -> None:
     """10 to 19 pixels: ONNX's sizes are products with a rounded factor, and would be 18."""
     pytest.importorskip("tf2onnx")

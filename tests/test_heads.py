@@ -203,6 +203,7 @@ def test_pyramid_of_published_networks() -> None:
     assert sizes == {4: (71, 71), 8: (35, 35), 16: (17, 17), 32: (8, 8)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     [

@@ -38,7 +38,7 @@ def test_layers_of_keras_move_all_targets(kind: str) -> None:
     np.testing.assert_allclose(weights["mask"], expected, atol=1e-5)
 
 
-@pytest.mark.thin(12)
+@pytest.mark.slow
 @pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize("name", NAMES)
 def test_what_a_step_of_fit_is_told_is_what_it_sees(name: str, compiled: bool) -> None:

@@ -419,6 +419,7 @@ class Ramp(kb.Block):
         return Merge("concat", **branches)
 
 
+@pytest.mark.slow
 @settings(max_examples=60)
 @given(chains=branches(), more=st.integers(0, 7))
 def test_branches_of_any_odd_kernels_agree_in_their_centres(

@@ -233,6 +233,7 @@ def test_tpe_finds_more_than_chance(make: Make) -> None:
     assert sum(best("tpe", s) for s in seeds) > sum(best("random", s) for s in seeds)
 
 
+@pytest.mark.slow
 def test_machines_that_join_draw_their_own_points(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:

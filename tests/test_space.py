@@ -95,6 +95,7 @@ def test_builder_gets_plain_values_for_any_tree(tree: Values, seed: int) -> None
     assert set(values) <= set(space.names())
 
 
+@pytest.mark.slow
 @given(trees)
 @settings(max_examples=80, deadline=None)
 def test_default_takes_every_first_option(tree: Values) -> None:
@@ -836,6 +837,7 @@ def cases() -> Iterator[tuple[kb.Space, list[Values], list[Values]]]:
             yield space.within(shape, kb.Budget(macs=limit)), fitting, rest
 
 
+@pytest.mark.slow
 def test_repair_is_nearly_always_the_best_in_the_documented_order() -> None:
     """Against brute force: least change of the rest, then padding, kernels, blocks, filters."""
     random = Random(0)

@@ -295,6 +295,7 @@ def test_one_name_under_several_conditions(kind: str, case: str, tmp_path: Path)
     assert len({exact(dict(t.hyperparameters.values)) for t in tuner.oracle.trials.values()}) == 4
 
 
+@pytest.mark.slow
 def test_nested_conditions_build_once_and_are_all_drawn(tmp_path: Path) -> None:
     """Keras Tuner builds once more for each scope it sees: here that would be five times."""
     leaf = kb.choice({"k": kb.choice(1, 3)}, {"k": kb.choice(3, 5)}, 0)
@@ -367,6 +368,7 @@ def test_suggest_in_ones_own_build(form: Any, kind: str, tmp_path: Path) -> None
         assert net.cost(INPUT).macs <= BUDGET.macs
 
 
+@pytest.mark.slow
 def test_suggest_below_a_condition_of_ones_own(tmp_path: Path) -> None:
     """Keras Tuner's own scopes keep working: it builds once more to see the other branch."""
     space = kb.Space(plain_net, filters=[kb.choice(2, 4), kb.choice(2, 4)]).within(INPUT)
@@ -613,6 +615,7 @@ def test_compile_as_a_dict_makes_fresh_objects_for_each_model() -> None:
     assert not optimizer.built
 
 
+@pytest.mark.slow
 def test_compile_as_a_function_may_search_too(tmp_path: Path) -> None:
     def compile_(model: keras.Model, hp: Any) -> None:
         momentum = hp.Choice("momentum", [0.0, 0.5, 0.9])

@@ -215,7 +215,7 @@ def test_weight_sets_are_data_on_the_architecture() -> None:
     assert kb.resnet50(classes=10).weights == kb.resnet50().weights
     assert kb.resnet50(kernel_size=5).weights == ()
     with pytest.raises(ValueError, match="tv_in1k"):
-        kb.resnet18().model(INPUT, weights="imagenet")
+        kb.resnet18().model(INPUT, weights="imagenet22k")
 
 
 def test_preprocessing_is_the_formula() -> None:

@@ -60,7 +60,7 @@ def test_a_wide_range_is_repaired_to_the_largest_that_fits(high: int) -> None:
     assert bounded.repair({"filters": 9}) == {"filters": 9}
 
 
-@pytest.mark.thin(3)
+@pytest.mark.slow
 @pytest.mark.parametrize(("high", "log"), [(10**7, False), (2**62, False), (2**62, True)])
 def test_what_the_budget_leaves_of_a_wide_range_is_drawn_from(high: int, log: bool) -> None:
     """Evenly, or evenly in logarithm: a fourth of the samples in each fourth of what is left."""
