@@ -91,3 +91,21 @@ def test_imagenet_of_a_network_without_weights_lists_what_there_is() -> None:
     with pytest.raises(ValueError, match="`weights` must be a file"):
         kb.resnet20().model((32, 32, 3), weights="imagenet")
     assert isinstance(kb.resnet20().model((32, 32, 3)), keras.Model)
+
+
+def test_quantities_as_people_write_them() -> None:
+    assert kb.Budget(macs="20M", params="1.5 M", min_macs="2e3") == kb.Budget(
+        macs=20e6, params=1.5e6, min_macs=2e3
+    )
+    assert kb.Budget(training_memory="4G") == kb.Budget(training_memory=4e9)
+    for wrong in ("20 X", "M", "", "-3k", "nan"):
+        with pytest.raises(ValueError, match="`macs` must be a positive number"):
+            kb.Budget(macs=wrong)
+
+
+@pytest.mark.parametrize("suffix", [".h5", ".pb", ".pth"])
+def test_suffixes_of_other_formats_are_refused(suffix: str, tmp_path: Path) -> None:
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
+    with pytest.raises(ValueError, match=r"must end in \.keras, \.onnx, \.tflite, or be a"):
+        kb.export(model, tmp_path / f"model{suffix}")
+    assert not list(tmp_path.iterdir())

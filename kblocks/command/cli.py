@@ -18,7 +18,7 @@ from kblocks.command.quiet import kept
 from kblocks.command.searching import run_or_join
 from kblocks.command.typed import STORAGE, BadArgumentError, masked, say, sizes
 from kblocks.common.atomic import whole
-from kblocks.model_tools.formats import FORMATS
+from kblocks.model_tools.formats import FORMATS, OTHER_NAMES
 from kblocks.tuner.terminal import plain, tell
 
 if TYPE_CHECKING:
@@ -138,6 +138,7 @@ def best(
     """A run's best network stage by stage; with --export its model with the weights found."""
     from kblocks.command.stored import best_network, folder_of, opened
 
+    export_ = OTHER_NAMES.get(export_ or "", export_)
     if export_ is not None and export_ not in FORMATS:
         raise BadArgumentError(f"--export must be one of {', '.join(FORMATS)}. Received: {export_}")
     found = opened(run, storage)

@@ -35,8 +35,8 @@ def run_or_join(
     ] = None,
     image_size: Annotated[str | None, typer.Option(help="HEIGHTxWIDTH.")] = None,
     limit: Annotated[int | None, typer.Option(help="The most images to search on.")] = None,
-    macs: Annotated[float | None, typer.Option(help="The most multiply-adds.")] = None,
-    params: Annotated[float | None, typer.Option(help="The most parameters.")] = None,
+    macs: Annotated[str | None, typer.Option(help="The most multiply-adds, such as 20M.")] = None,
+    params: Annotated[str | None, typer.Option(help="The most parameters, such as 1.5M.")] = None,
     objective: Annotated[
         list[str] | None,
         typer.Option(help="val_accuracy, macs, any figure of the logs, NAME:min; may be repeated."),

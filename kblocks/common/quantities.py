@@ -1,6 +1,8 @@
-"""Numbers in short form: three digits and a unit prefix."""
+"""Numbers in short form, such as 25.6 M, written and read."""
 
 from __future__ import annotations
+
+import re
 
 _UNITS = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
@@ -16,6 +18,18 @@ def quantity(number: float, space: str = " ") -> str:
         if abs(number) >= 0.9995 * size:
             return f"{_digits(number / size)}{space}{unit}"
     return _digits(number)
+
+
+def number_of(text: str) -> float:
+    """The number that a text such as "20M", "1.5 G" or "2e6" means.
+
+    Raises:
+        ValueError: if it is no number with or without a unit prefix (k, M, G, T, P).
+    """
+    found = re.fullmatch(r"\s*(.*?)\s*([kKMGTP]?)\s*", text)
+    sizes = {"": 1.0, "K": 1e3, **{unit: size for size, unit in _UNITS}}
+    assert found is not None
+    return float(found[1]) * sizes[found[2]]
 
 
 def _digits(value: float) -> str:

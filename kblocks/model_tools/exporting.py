@@ -16,8 +16,9 @@ from kblocks.common import backend
 from kblocks.common.atomic import whole
 from kblocks.common.keras_graph import layers_inside
 from kblocks.layers.export_mode import writing
-from kblocks.model_tools.formats import FORMATS
+from kblocks.model_tools.formats import FORMATS, OTHER_NAMES
 
+_FOREIGN = {".h5", ".hdf5", ".pb", ".pt", ".pth", ".safetensors", ".json", ".lite"}
 _TORCH_OPTIMIZERS = "keras.src.backend.torch.optimizers"
 
 
@@ -131,8 +132,15 @@ def portable(model: Any) -> Iterator[None]:
 def _format_of(path: Path, name: str | None) -> str:
     suffixes = {known.suffix: key for key, known in FORMATS.items()}
     if name is None:
+        if path.suffix in _FOREIGN:
+            known = ", ".join(suffix for suffix in suffixes if suffix)
+            raise ValueError(
+                f"`path` must end in {known}, or be a SavedModel's folder. Received: "
+                f"path={str(path)!r}"
+            )
         # The dot in a folder's name need not begin a suffix: `model-1.2`.
         return suffixes.get(path.suffix, "savedmodel")
+    name = OTHER_NAMES.get(name, name)
     if name not in FORMATS:
         raise ValueError(f"`format` must be one of {list(FORMATS)} or None. Received: {name!r}")
     if suffixes.get(path.suffix, "savedmodel") != name:

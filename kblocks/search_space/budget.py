@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
+from kblocks.common.quantities import number_of
 from kblocks.networks.architecture import Architecture
 from kblocks.networks.memory import inference_memory, training_memory
 from kblocks.plans.cost import Cost
@@ -18,6 +20,8 @@ _MEMORY = ("training_memory", "inference_memory")
 @dataclass(frozen=True, kw_only=True)
 class Budget:
     """Upper and lower limits on the cost of a network, in the units of `kb.Cost`.
+
+    A limit is a number, or a text such as "20M".
 
     Args:
         params: the largest number of parameters.
@@ -36,19 +40,24 @@ class Budget:
             `batch_size` is not a positive integer.
     """
 
-    params: float | None = None
-    macs: float | None = None
-    activations: float | None = None
-    training_memory: float | None = None
-    inference_memory: float | None = None
-    min_params: float | None = None
-    min_macs: float | None = None
-    min_activations: float | None = None
-    min_training_memory: float | None = None
-    min_inference_memory: float | None = None
+    params: float | str | None = None
+    macs: float | str | None = None
+    activations: float | str | None = None
+    training_memory: float | str | None = None
+    inference_memory: float | str | None = None
+    min_params: float | str | None = None
+    min_macs: float | str | None = None
+    min_activations: float | str | None = None
+    min_training_memory: float | str | None = None
+    min_inference_memory: float | str | None = None
     batch_size: int = 32
 
     def __post_init__(self) -> None:
+        for field in fields(self):
+            text = getattr(self, field.name)
+            if isinstance(text, str) and field.name != "batch_size":
+                with contextlib.suppress(ValueError):  # refused below
+                    object.__setattr__(self, field.name, number_of(text))
         for name, limit in self.limits().items():
             if isinstance(limit, bool) or not isinstance(limit, (int, float)) or not limit > 0:
                 raise ValueError(f"`{name}` must be a positive number. Received: {name}={limit!r}")

@@ -13,7 +13,6 @@ import keras
 import keras_tuner
 import numpy as np
 
-from kblocks.search_space.budget import Budget
 from kblocks.search_space.names import NETWORK
 from kblocks.tuner.bridge import HyperModel, costs_of, named, network_of
 from kblocks.tuner.records import folder_name
@@ -240,9 +239,9 @@ def _costs(
     # Like `model.count_params`, which takes some built models for unbuilt.
     params = sum(math.prod(weight.shape) for weight in model.weights)
     if not isinstance(search.hypermodel, HyperModel):
-        budget = search.budget or Budget()
-        if not (budget.min_params or 0) <= params <= (budget.params or math.inf):
-            message = f"the model has {params:,} parameters, which {budget} excludes"
+        limits = search.budget.limits() if search.budget else {}
+        if not limits.get("min_params", 0) <= params <= limits.get("params", math.inf):
+            message = f"the model has {params:,} parameters, which {search.budget} excludes"
             raise FailedError("budget", message)
     elif NETWORK in hp.values:
         return costs_of(network_of(hp), search.hypermodel.space.input_shape)
