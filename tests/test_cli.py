@@ -23,8 +23,8 @@ from typer.testing import CliRunner
 
 import kblocks as kb
 from kblocks.command import cli
+from kblocks.command.listing import FAMILIES
 from kblocks.command.ready import FamilyJob, space
-from kblocks.command.searching import FAMILIES
 from kblocks.command.stored import opened
 from kblocks.command.typed import masked
 from kblocks.tuner import records

@@ -31,6 +31,9 @@ def listing() -> dict[str, Any]:
     return json.loads(FILE.read_text(encoding="utf-8"))
 
 
+FAMILIES: tuple[str, ...] = tuple(listing()["spaces"])  # those that have a ready space
+
+
 def computed() -> dict[str, Any]:
     """The families that have a ready space, and what is shown of each published architecture."""
     from kblocks.families import ready_spaces

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Self
 
-from kblocks.command.searching import FAMILIES
+from kblocks.command.listing import FAMILIES
 from kblocks.families import ready_spaces as spaces
 from kblocks.search_space.budget import Budget
 from kblocks.search_space.choices import choice, per_stage, real

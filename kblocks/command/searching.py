@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from kblocks.command.listing import listing
+from kblocks.command.listing import FAMILIES
 from kblocks.command.quiet import keep_in
 from kblocks.command.typed import STORAGE, BadArgumentError, say, sizes
 
@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from kblocks.command.ready import FamilyJob, RunFile
 
     Job = FamilyJob | RunFile  # what the options can ask for
-
-FAMILIES = tuple(listing()["spaces"])
 
 
 def run_or_join(
