@@ -91,8 +91,8 @@ def close(found: Any, expected: Any, where: str, dtype: str = "float32") -> None
     found, expected = np.asarray(found, "float64"), np.asarray(expected, "float64")
     if found.shape != expected.shape:
         raise FoundError(where, f"shapes {found.shape} and {expected.shape}")
-    if not expected.size:
-        return
+    if not expected.size or np.nanmax(np.abs(expected)) > 1e30:
+        return  # nothing to compare, or beyond float32 on the way, as exp(exp(x)) may be
     if not np.array_equal(np.isfinite(found), np.isfinite(expected)):
         if dtype == "float32":
             raise FoundError(where, f"{np.sum(~np.isfinite(found))} values are not finite")
@@ -268,7 +268,9 @@ def _gradient(case: Case, layer: Any, plan: Any, numbers: Any, x: np.ndarray, fi
         return float(np.sum(outputs * turned(projection, first, back=True)))
 
     with during("gradient by differences"):
-        expected = (loss_at(1e-6) - loss_at(-1e-6)) / 2e-6
+        expected, finer = ((loss_at(far) - loss_at(-far)) / (2 * far) for far in (1e-6, 2e-7))
+    if not np.isfinite(expected) or abs(expected - finer) > 0.01 * max(scale, 1e-3) + 1e-3:
+        return  # at a jump, as hard_shrink has, there is no derivative
     if not np.isfinite(slope) or abs(slope - expected) > 0.02 * max(scale, 1e-3) + 1e-3:
         raise FoundError(
             "gradient", f"{slope:.6g}, by differences {expected:.6g}, norm {scale:.3g}"
