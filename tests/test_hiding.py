@@ -76,7 +76,7 @@ def test_it_is_hidden_before_anything_is_imported(
     ways: dict[str, list[str]], way: str, case: str, tmp_path: Path
 ) -> None:
     """And the command is given what was typed."""
-    (tmp_path / "keras.py").write_text(TELL)
+    (tmp_path / "typer.py").write_text(TELL)
     with subprocess.Popen(
         [*ways[way], *SECRETS[case]], env=environment(tmp_path), stdout=subprocess.PIPE, text=True
     ) as process:

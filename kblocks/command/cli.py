@@ -163,6 +163,8 @@ def _export(
     run: Run, folder: Path, format: str, output: Path | None, checkpoints: str | None
 ) -> None:
     """Exports the delivered model, or the best trial's if there is none or an outdated one."""
+    import keras
+
     from kblocks.command import final
     from kblocks.command.stored import best_of
     from kblocks.model_tools.exporting import export

@@ -22,7 +22,7 @@ def divert() -> None:
     TensorFlow's C++ code writes there before any of its settings are read. Errors and prints of
     Python still reach the terminal; logs and warnings of other packages go to the file.
     """
-    if sys.stderr is None or "--debug" in sys.argv:
+    if sys.stderr is None or sys.stderr is not sys.__stderr__ or "--debug" in sys.argv:
         return
     sys.stderr.flush()
     number, path = tempfile.mkstemp(prefix="kblocks-", suffix=".log")
