@@ -109,3 +109,9 @@ def test_suffixes_of_other_formats_are_refused(suffix: str, tmp_path: Path) -> N
     with pytest.raises(ValueError, match=r"must end in \.keras, \.onnx, \.tflite, or be a"):
         kb.export(model, tmp_path / f"model{suffix}")
     assert not list(tmp_path.iterdir())
+
+
+def test_tflite_is_the_name_of_litert_too() -> None:
+    from kblocks.model_tools.exporting import _format_of
+
+    assert _format_of(Path("m.tflite"), "tflite") == _format_of(Path("m.tflite"), None) == "litert"

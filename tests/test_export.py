@@ -212,8 +212,8 @@ def test_wrong_arguments(tmp_path: Path) -> None:
     for wrong in (keras.Sequential([keras.layers.Dense(1)]), kb.resnet18()):
         with pytest.raises(ValueError, match="`model` must be a built Keras model"):
             kb.export(wrong, path)
-    with pytest.raises(ValueError, match=r"`format` must be one of .*'litert'.*'tflite'"):
-        kb.export(model, path, "tflite")
+    with pytest.raises(ValueError, match=r"`format` must be one of .*'litert'.*'coreml'"):
+        kb.export(model, path, "coreml")
     with pytest.raises(ValueError, match=r"`path` must end in '.onnx' for format='onnx'"):
         kb.export(model, path, "onnx")
     with pytest.raises(ValueError, match="`path` must be a folder"):
