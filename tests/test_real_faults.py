@@ -117,7 +117,7 @@ def test_a_network_that_takes_all_memory_is_failed_and_the_search_goes_on(
 
 
 MEMORY = """
-import json, os, sys
+import contextlib, json, os, sys
 import psutil
 sys.path.insert(0, sys.argv[1])
 import real
@@ -132,13 +132,17 @@ real.SPACE = kb.Space(  # of more than 60 networks
     kernel_size=kb.choice(3, 5),
     stem={"filters": 8, "kernel_size": 3, "strides": 1, "pool": None},
 )
-sizes, forget = [], loop._forget
+sizes, cleaning = [], loop.cleaning
 
-def look(collect):
-    forget(collect)
-    sizes.append(psutil.Process().memory_info().rss / 2**20)
+@contextlib.contextmanager
+def watched():
+    with cleaning() as clean:
+        def look():
+            clean()
+            sizes.append(psutil.Process().memory_info().rss / 2**20)
+        yield look
 
-loop._forget = look
+loop.cleaning = watched
 own = {"trials": 60, "workers": 0, "sampler": "random", "seed": 1, "directory": sys.argv[2]}
 run = real.tuner(**own).search(**real.data().fit_arguments(), verbose=0)
 print(json.dumps([len(run.completed()), sizes[19], sizes[59]]))
