@@ -71,8 +71,9 @@ def native_input(net: Architecture) -> tuple[int, int, int]:
 if __name__ == "__main__":
     from kblocks.common.atomic import whole
 
-    lines = [f"  {json.dumps(n)}: {json.dumps(a)}" for n, a in computed()["architectures"].items()]
-    spaces = json.dumps(computed()["spaces"])
+    found = computed()
+    lines = [f"  {json.dumps(n)}: {json.dumps(a)}" for n, a in found["architectures"].items()]
+    spaces = json.dumps(found["spaces"])
     with whole(FILE) as path:
         path.write_text(
             '{"spaces": ' + spaces + ', "architectures": {\n' + ",\n".join(lines) + "\n}}\n",

@@ -140,10 +140,10 @@ def load_torch_weights(
     """
     tensors = {str(n): a for n, a in opened(source).items() if not str(n).endswith(_IGNORED)}
     table = _table(model, set(tensors), prefix=prefix)
-    heads = [layer for layer in model.layers if _is_classifier(layer, prefix)]
-    kept = {id(variable) for head in heads for variable in head.variables if skip_head}
+    own = _variables_of_classifiers(model, prefix)
+    kept = own if skip_head else set()
     known = {t.name for t in table}
-    passed = _AUXILIARY + (() if heads else _HEADS)
+    passed = _AUXILIARY + (() if own else _HEADS)
     problems = [f"left over {n}" for n in tensors if n not in known and not n.startswith(passed)]
     values = []
     for tensor in table:
@@ -208,10 +208,15 @@ def load_weights(
     load_torch_weights(model, source, skip_head=skip_head, prefix=prefix)
 
 
+def _variables_of_classifiers(model: keras.Model, prefix: str) -> set[int]:
+    """The ids of the variables of a model's classifiers."""
+    heads = [layer for layer in model.layers if _is_classifier(layer, prefix)]
+    return {id(variable) for head in heads for variable in head.variables}
+
+
 def _has_other_classes(model: keras.Model, state: Mapping[str, Any], prefix: str) -> bool:
     """Whether the classifiers of model and state differ in their classes; warns if they do."""
-    heads = [layer for layer in model.layers if _is_classifier(layer, prefix)]
-    own = {id(variable) for head in heads for variable in head.variables}
+    own = _variables_of_classifiers(model, prefix)
     for tensor in _table(model, set(state), prefix=prefix):
         if id(tensor.variable) in own and tensor.name in state:
             published, classes = len(state[tensor.name]), tensor.variable.shape[-1]
