@@ -73,6 +73,7 @@ class PointSampler(Choosing):
         self._random = Random(seed)
         self._grid = points.all()
         self._chosen: dict[int, dict[str, Any]] = {}  # by number of the trial: its point's params
+        self._unsure: set[int] = set()  # trials begun before earlier ones had written their points
         self._lock = threading.Lock()
 
     def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
@@ -109,6 +110,7 @@ class PointSampler(Choosing):
     ) -> None:
         """Forgets the trial's point and tells the inner sampler how the trial ended."""
         self._chosen.pop(trial.number, None)
+        self._unsure.discard(trial.number)
         if not is_grid(self.inner):
             super().after_trial(study, trial, state, values)
 
@@ -122,6 +124,8 @@ class PointSampler(Choosing):
         for name in self._chosen[trial.number]:
             record_given(trial, name, self._points.kinds[name])
             suggested(trial, name, self._points.distributions[name])  # by `sample_independent`
+        if trial.number not in self._unsure:
+            return True
         return self._duplicates.is_first(trial.number, is_gone)
 
     def _choose(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, Any]:
@@ -133,6 +137,8 @@ class PointSampler(Choosing):
             return dict(trial.params)
         trials = self._study.get_trials(deepcopy=False)
         tried = self._duplicates.keys(trials)
+        if self._duplicates.unwritten(trials, trial.number):
+            self._unsure.add(trial.number)
         for point in self._candidates(study, trial, begun=len(trials) - 1):
             if points.key(point) not in tried:
                 return point.recorded
