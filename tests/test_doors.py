@@ -94,7 +94,7 @@ def test_imagenet_of_a_network_without_weights_lists_what_there_is() -> None:
 
 
 def test_quantities_as_people_write_them() -> None:
-    assert kb.Budget(macs="20M", params="1.5 M", min_macs="2e3") == kb.Budget(
+    assert kb.Budget(macs="20M", params="1.5 M", min_macs="2k") == kb.Budget(
         macs=20e6, params=1.5e6, min_macs=2e3
     )
     assert kb.Budget(training_memory="4G") == kb.Budget(training_memory=4e9)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-
 _UNITS = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
@@ -21,15 +19,16 @@ def quantity(number: float, space: str = " ") -> str:
 
 
 def number_of(text: str) -> float:
-    """The number that a text such as "20M", "1.5 G" or "2e6" means.
+    """The number that a text such as "20M" or "1.5 G" means.
 
     Raises:
-        ValueError: if it is no number with or without a unit prefix (k, M, G, T, P).
+        ValueError: if it is no number with a unit prefix (k, M, G, T, P).
     """
-    found = re.fullmatch(r"\s*(.*?)\s*([kKMGTP]?)\s*", text)
-    sizes = {"": 1.0, "K": 1e3, **{unit: size for size, unit in _UNITS}}
-    assert found is not None
-    return float(found[1]) * sizes[found[2]]
+    sizes = {"K": 1e3, **{unit: size for size, unit in _UNITS}}
+    text = text.strip()
+    if text[-1:] not in sizes:
+        raise ValueError(f"a text must be a number with a unit prefix. Received: {text!r}")
+    return float(text[:-1]) * sizes[text[-1]]
 
 
 def _digits(value: float) -> str:
