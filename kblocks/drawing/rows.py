@@ -16,7 +16,7 @@ from kblocks.drawing.labels import Label, label_of, strides_text
 from kblocks.networks.architecture import INPUT, Architecture, Row
 from kblocks.networks.rows import walk_rows
 from kblocks.plans import ops
-from kblocks.plans.cost import Cost
+from kblocks.plans.cost import Cost, total
 from kblocks.plans.geometry import InputTooSmallError
 from kblocks.plans.ops import Chain, Merge, Op
 
@@ -134,7 +134,8 @@ def folded(rows: Sequence[DrawnRow], outputs: Sequence[str] = ()) -> list[DrawnR
             and last.name not in outputs
             and len(row.chips) == 1
         ):
-            cost = None if last.cost is None or row.cost is None else last.cost + row.cost
+            both = [cost for cost in (last.cost, row.cost) if cost is not None]
+            cost = total(both, both[-1].output_shape) if len(both) == 2 else None
             folds[-1] = replace(last, name=row.name, cost=cost)
             times[-1] += 1
         else:

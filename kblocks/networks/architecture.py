@@ -16,7 +16,7 @@ from kblocks.heads.shared_targets import model_of
 from kblocks.heads.task import task_of
 from kblocks.networks import building, json_form
 from kblocks.networks.canonical import of_rows
-from kblocks.networks.costs import costs_of, total, walked
+from kblocks.networks.costs import costs_of, shown_total, walked
 from kblocks.networks.published import WeightSet
 from kblocks.networks.pyramid import Level, Levels, chosen_levels
 from kblocks.networks.rows import (
@@ -29,7 +29,7 @@ from kblocks.networks.rows import (
     rows_of,
 )
 from kblocks.networks.torch_weights import load_weights
-from kblocks.plans.cost import Cost
+from kblocks.plans.cost import Cost, total
 from kblocks.plans.geometry import InputTooSmallError, check_input_shape
 
 
@@ -120,7 +120,7 @@ class Architecture:
             ValueError: if blocks do not fit each other; the message names the row.
         """
         shown = self._shown(aux)
-        return total(self._costs(input_shape, shown), shown)
+        return shown_total(self._costs(input_shape, shown), shown)
 
     def cost_if_alive(self, input_shape: Any) -> Cost | None:
         """`cost`, or None if a map would vanish; does not look for the smallest input that fits."""
@@ -130,14 +130,14 @@ class Architecture:
             costs = walked(self.rows, self.needed(shown.values()), input_shape)
         except InputTooSmallError:
             return None
-        return total(costs, shown)
+        return shown_total(costs, shown)
 
     def stages(self, input_shape: Any, aux: bool = False) -> list[tuple[str, Cost]]:
         """The name and cost of each stage: `stem`, `stage1`, ..., `head`."""
         stages: dict[str, list[Cost]] = {}
         for name, row_cost in self.costs(input_shape, aux).items():
             stages.setdefault(stage_of(name), []).append(row_cost)
-        return [(name, sum(costs, Cost(None))) for name, costs in stages.items()]
+        return [(name, total(costs, costs[-1].output_shape)) for name, costs in stages.items()]
 
     def costs(self, input_shape: Any, aux: bool = False) -> dict[str, Cost]:
         """The cost of each row by name; `cost` and `stages` are sums of these."""

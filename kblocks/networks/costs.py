@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from kblocks.networks.rows import INPUT, Row, walk_rows
-from kblocks.plans.cost import Cost
+from kblocks.plans.cost import Cost, total
 from kblocks.plans.geometry import InputTooSmallError, missing_pixels
 
 
@@ -34,11 +34,10 @@ def costs_of(rows: Sequence[Row], needed: Collection[str], input_shape: Any) -> 
         raise InputTooSmallError(f"{error}; {hint}", missing) from error
 
 
-def total(costs: Mapping[str, Cost], shown: Mapping[str, str]) -> Cost:
+def shown_total(costs: Mapping[str, Cost], shown: Mapping[str, str]) -> Cost:
     """The sum of the costs of rows, with the shapes of the outputs `shown`."""
     shapes = {name: costs[row].output_shape for name, row in shown.items()}
-    shape = shapes if len(shapes) > 1 else next(iter(shapes.values()))
-    return dataclasses.replace(sum(costs.values(), Cost(None)), output_shape=shape)
+    return total(costs.values(), shapes if len(shapes) > 1 else next(iter(shapes.values())))
 
 
 def walked(rows: Sequence[Row], needed: Collection[str], input_shape: Any) -> dict[str, Cost]:

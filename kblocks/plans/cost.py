@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,16 +27,6 @@ class Cost:
     trainable_params: int = 0
     macs: int = 0
     activations: int = 0
-
-    def __add__(self, other: Cost) -> Cost:
-        """The sum, with the output shape of the second; for `sum`, start with `Cost(None)`."""
-        return Cost(
-            other.output_shape,
-            self.params + other.params,
-            self.trainable_params + other.trainable_params,
-            self.macs + other.macs,
-            self.activations + other.activations,
-        )
 
 
 class Tally:
@@ -64,6 +54,12 @@ def cost(op: Op, input_shape: Shape | Sequence[Shape]) -> Cost:
     tally = Tally()
     shape = walk(op, input_shape, tally)
     return Cost(shape, tally.params, tally.trainable_params, tally.macs, tally.activations)
+
+
+def total(costs: Iterable[Cost], output_shape: Any) -> Cost:
+    """The sum of costs, with this output shape."""
+    figures = ((one.params, one.trainable_params, one.macs, one.activations) for one in costs)
+    return Cost(output_shape, *map(sum, zip(*figures, strict=True)))
 
 
 def walk(op: Op, shape: Any, tally: Tally | None = None) -> Shape:

@@ -39,10 +39,13 @@ class Dimension:
     conditions: list[Condition] = field(default_factory=list)  # one must hold
 
     def is_active(self, positions: Positions) -> bool:
-        return any(
-            all(positions[name] == index for name, index in condition)
-            for condition in self.conditions
-        )
+        for condition in self.conditions:  # plain loops: each sampled network asks every choice
+            for name, index in condition:
+                if positions[name] != index:
+                    break
+            else:
+                return True
+        return False
 
 
 @dataclass(frozen=True)
