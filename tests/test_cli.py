@@ -166,9 +166,15 @@ def test_show_takes_classes_input_and_files(tmp_path: Path) -> None:
         (("search", "nowhere.py", "--limit", "9"), 2, "--limit"),
         (("search", "nowhere.py", "--seed", "-1"), 2, "'--seed'"),
         (("search", "--family", "vg", "--data", "digits"), 2, "--family must be one of alexnet"),
-        (("search", "--family", "vgg", "--data", "digit"), 2, "digits, mnist"),
+        (("search", "--family", "vgg", "--data", "digit"), 2, "--data must be one of digits, mnist"),
         (("search", "--family", "vgg", "--data", "digits", "--image-size", "8"), 2, "HEIGHTxWIDTH"),
         (("search", "--family", "vgg", "--data", "digits", "--macs", "-1"), 2, "macs"),
+        (
+            ("search", "--family", "vgg", "--data", "digits", "--trial-seconds", "-1"),
+            2,
+            "--trial-seconds must be a positive number or None. Received: -1",
+        ),
+        (("search", "--family", "vgg", "--data", "digits", "--max-trials", "1"), 2, "--trials"),
         (("search", "--family", "vgg", "--data", "digits", "--macs", "9"), 2, "Nothing in this"),
         (("search", "--family", "vgg", "--data", "digits", "--sampler", "x"), 2, "sampler"),
         (("search", "--family", "vgg", "--data", "digits", "--objective", "a:b"), 2, "NAME:min"),
@@ -399,6 +405,14 @@ def test_export_without_weights(run: Path, failing: Any) -> None:
     code, line = failing("best", str(run), "--export", "keras")
     assert code == 1
     assert "no weights of trial 1" in line
+
+
+def test_a_missing_extra_is_told_before_the_model_is_made(
+    run: Path, monkeypatch: Any, failing: Any
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    _, line = failing("best", str(run), "--export", "onnx")
+    assert "onnxruntime: pip install 'kblocks[export]'" in line
 
 
 def test_best_of_nothing(tmp_path: Path, failing: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import sys
 import traceback
@@ -13,12 +14,12 @@ from rich.console import Console
 
 import kblocks
 from kblocks.command import tables
-from kblocks.command.listing import listing, native_input
+from kblocks.command.listing import listing, native_input, staged
 from kblocks.command.quiet import kept
 from kblocks.command.searching import run_or_join
 from kblocks.command.typed import STORAGE, BadArgumentError, masked, say, sizes
 from kblocks.common.atomic import whole
-from kblocks.model_tools.formats import FORMATS, OTHER_NAMES
+from kblocks.model_tools.formats import FORMATS, OTHER_NAMES, refuse_missing
 from kblocks.tuner.terminal import plain, tell
 
 if TYPE_CHECKING:
@@ -76,6 +77,10 @@ def show(
     classes: Annotated[int | None, typer.Option(min=1, help="Of the classifier.")] = None,
 ) -> None:
     """A network stage by stage: what comes out and what it costs."""
+    known = listing()["architectures"]
+    if network in known and input is None and classes is None:  # without importing Keras
+        _console().print(tables.of_stages(network, known[network]))
+        return
     path = Path(network)
     if path.suffix == ".json":
         if classes is not None:
@@ -91,7 +96,7 @@ def show(
         except ValueError as error:
             raise BadArgumentError(str(error)) from error
     shape = native_input(net) if input is None else sizes("--input", input, 3)
-    _console().print(tables.of_stages(net, shape))
+    _console().print(tables.of_stages(net.name, staged(net, shape)))
 
 
 app.command("search", help="Searches: a run file, or a family on data.")(run_or_join)
@@ -141,6 +146,8 @@ def best(
     export_ = OTHER_NAMES.get(export_ or "", export_)
     if export_ is not None and export_ not in FORMATS:
         raise BadArgumentError(f"--export must be one of {', '.join(FORMATS)}. Received: {export_}")
+    if export_ is not None:
+        refuse_missing(export_)  # before Keras is imported
     found = opened(run, storage)
     folder = folder_of(run, storage) or Path("runs") / tables.file_name(found.name)
     if export_ is not None:
@@ -151,7 +158,7 @@ def best(
     say(plain(f"trial {trial.number}: {found.told(trial)}"))
     for name, value in trial.values.items():
         say(plain(f"  {name} = {value}"))
-    _console().print(tables.of_stages(net, found.input_shape))
+    _console().print(tables.of_stages(net.name, staged(net, found.input_shape)))
     if output is not None:
         replaced = output.is_file()
         with whole(output) as path:
@@ -249,7 +256,7 @@ def main(arguments: list[str]) -> int:
     except Exception as error:
         if "--debug" in arguments:
             tell(masked(traceback.format_exc()), file=sys.stderr)
-        tell(f"kblocks: {plain(masked(_message_of(error)))}", file=sys.stderr)
+        tell(f"kblocks: {plain(masked(_typed(_message_of(error), arguments)))}", file=sys.stderr)
         if not isinstance(error, BadArgumentError) and (log := kept()):
             tell(f"kblocks: messages of other packages are in {log}", file=sys.stderr)
         return 2 if isinstance(error, BadArgumentError) else getattr(error, "exit_code", 1)
@@ -260,3 +267,15 @@ def _message_of(error: Exception) -> str:
     if isinstance(error, KeyError):  # str() of it would quote the text
         message = error.args[0]
     return " ".join(str(message).split()) or type(error).__name__
+
+
+def _typed(message: str, arguments: list[str]) -> str:
+    """A message with the options of the typed command in place of Python's arguments."""
+    commands: dict[str, Any] = getattr(typer.main.get_command(app), "commands", {})
+    command = next((commands[word] for word in arguments if word in commands), None)
+    options = {p.name: max(p.opts, key=len) for p in command.params} if command else {}
+    options = {name: option for name, option in options.items() if option.startswith("--")}
+    for name, option in {**options, "source": "--data"}.items():
+        message = re.sub(rf"`{name}`|\b{name}=True", option, message)
+        message = message.replace(f"Received: {name}=", "Received: ")
+    return message

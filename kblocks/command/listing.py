@@ -43,19 +43,21 @@ def computed() -> dict[str, Any]:
     for family, names in by_family().items():
         for name in names:
             net = architecture(name)
-            shape = native_input(net)
-            cost = net.cost(shape)
             weights = [one.name for one in net.weights]
             if weights:
                 weights[0] += f" ({net.weights[0].source})"
-            shown[name] = {
-                "family": family,
-                "input": list(shape),
-                "params": cost.params,
-                "macs": cost.macs,
-                "weights": ", ".join(weights),
-            }
+            about = {"family": family, "weights": ", ".join(weights)}
+            shown[name] = {**about, **staged(net, native_input(net))}
     return {"spaces": list(ready_spaces.__all__), "architectures": shown}
+
+
+def staged(net: Architecture, input_shape: tuple[int, ...]) -> dict[str, Any]:
+    """Input and output shape, parameters and MACs of a network and of each of its stages."""
+    total = net.cost(input_shape)
+    costs = net.stages(input_shape)
+    stages = [[name, cost.output_shape, cost.params, cost.macs] for name, cost in costs]
+    whole = {"output": total.output_shape, "params": total.params, "macs": total.macs}
+    return {"input": input_shape, **whole, "stages": stages}
 
 
 def native_input(net: Architecture) -> tuple[int, int, int]:

@@ -13,7 +13,6 @@ from kblocks.command.listing import listing
 from kblocks.tuner.terminal import cell
 
 if TYPE_CHECKING:
-    from kblocks.networks.architecture import Architecture
     from kblocks.tuner.records import Record, Run
 
 _FAILURES = 10  # the most failures that are shown, newest last
@@ -30,17 +29,21 @@ def of_architectures(family: str | None) -> Table:
     return table
 
 
-def of_stages(net: Architecture, input_shape: tuple[int, ...]) -> Table:
-    """A table row for each stage: output shape, cost, and share of the MACs."""
-    total = net.cost(input_shape)
+def of_stages(name: str, found: Mapping[str, Any]) -> Table:
+    """A table row for each stage: output shape, cost, and share of the MACs.
+
+    Args:
+        name: the network's name.
+        found: its figures as `staged` returns them.
+    """
     table = _table("stage", "output", ">parameters", ">MACs", ">share", "of the MACs")
-    for name, cost in net.stages(input_shape):
-        share = cost.macs / max(total.macs, 1)
-        shown = (sizes(cost.output_shape), f"{cost.params:,}", f"{cost.macs:,}", f"{share:.1%}")
-        table.add_row(name, *shown, bar(share))
+    for stage, output, params, macs in found["stages"]:
+        share = macs / max(found["macs"], 1)
+        shown = (sizes(output), f"{params:,}", f"{macs:,}", f"{share:.1%}")
+        table.add_row(stage, *shown, bar(share))
     table.add_section()
-    shown = (sizes(total.output_shape), f"{total.params:,}", f"{total.macs:,}")
-    table.add_row(net.name, *shown, "", f"input {sizes(input_shape)}")
+    shown = (sizes(found["output"]), f"{found['params']:,}", f"{found['macs']:,}")
+    table.add_row(name, *shown, "", f"input {sizes(found['input'])}")
     return table
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,7 +15,7 @@ from kblocks.common import backend
 from kblocks.common.atomic import whole
 from kblocks.common.keras_graph import layers_inside
 from kblocks.layers.export_mode import writing
-from kblocks.model_tools.formats import FORMATS, OTHER_NAMES
+from kblocks.model_tools.formats import FORMATS, OTHER_NAMES, refuse_missing
 
 _FOREIGN = {".h5", ".hdf5", ".pb", ".pt", ".pth", ".safetensors", ".json", ".lite"}
 _TORCH_OPTIMIZERS = "keras.src.backend.torch.optimizers"
@@ -67,7 +66,7 @@ def export(
     name = _format_of(path, format)
     if representative is not None and name != "litert":
         raise ValueError(f"`representative` goes with format='litert'. Received: format={name!r}")
-    _refuse_missing(name)
+    _refuse_unavailable(name)
     if name in ("onnx", "litert"):
         model = _in_float32(model)
     if name == "savedmodel" and path.exists():
@@ -149,19 +148,13 @@ def _format_of(path: Path, name: str | None) -> str:
     return name
 
 
-def _refuse_missing(name: str) -> None:
-    wanted = FORMATS[name]
+def _refuse_unavailable(name: str) -> None:
     if name != "keras" and backend.name() != "tensorflow":
         raise ValueError(
             f"format={name!r} needs the TensorFlow backend: write a .keras file and export that "
             f"under KERAS_BACKEND=tensorflow. Received: backend={backend.name()!r}"
         )
-    for package in wanted.packages:
-        if importlib.util.find_spec(package) is None:
-            raise ImportError(
-                f"format={name!r} needs {package}: pip install 'kblocks[{wanted.extra}]'",
-                name=package,
-            )
+    refuse_missing(name)
 
 
 def _samples(model: Any, representative: Any) -> Callable[[], Iterator[list[np.ndarray]]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from typing import NamedTuple
 
 
@@ -26,3 +27,14 @@ FORMATS = {
     "onnx": Format("onnx", ".onnx", ("onnxruntime", "tf2onnx"), "export"),
     "litert": Format("litert", ".tflite", ("tensorflow",), "tensorflow"),
 }
+
+
+def refuse_missing(name: str) -> None:
+    """Raises ImportError, with the extra to install, if a format's packages are missing."""
+    wanted = FORMATS[name]
+    for package in wanted.packages:
+        if importlib.util.find_spec(package) is None:
+            raise ImportError(
+                f"format={name!r} needs {package}: pip install 'kblocks[{wanted.extra}]'",
+                name=package,
+            )

@@ -27,7 +27,7 @@ _HASHED = 1 << 26  # bytes of an array that are hashed, evenly spaced in a large
 _BINDING = ("objectives", "input_shape", "builder", "space", "fixed", "budget", "recipe", "data")
 _GROWING = ("space", "recipe")  # those of them to which choices may be added
 _WAYS_OUT = "Give it another `project_name`, undo the change, or start anew with overwrite=True"
-_EXTENDABLE = " (added choices can be allowed: extend=True, or --extend)"
+_EXTENDABLE = " (added choices can be allowed: extend=True)"
 _PASSING = {"callbacks", "verbose", "validation_freq"}  # arguments of `fit` that may change
 
 

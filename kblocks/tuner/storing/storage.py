@@ -78,7 +78,10 @@ def is_blank(url: str) -> bool:
 
 
 def shown(url: str) -> str:
-    """A storage's URL without its password and its options, which may contain one."""
+    """An SQLite file's path; other URLs without password and options, which may contain one."""
+    path = file_of(url)
+    if path is not None:
+        return str(path)
     return sqlalchemy.make_url(url).set(query={}).render_as_string(hide_password=True)
 
 
