@@ -164,7 +164,7 @@ def test_parts_predict_their_shapes_too(case: Case, images: Images) -> None:
         assert part(keras.Input((*case.shape[:2], channels))).shape[1:] == part(x).shape[1:]
 
 
-@pytest.mark.thin(10, 2)
+@pytest.mark.thin(10, 4)
 @each_case
 def test_unknown_size(case: Case, images: Images) -> None:
     """Traced with no size known, the numbers are those of known sizes."""
@@ -188,7 +188,7 @@ def test_unknown_size(case: Case, images: Images) -> None:
 # --- training ----------------------------------------------------------------------------
 
 
-@pytest.mark.thin(10, 2)
+@pytest.mark.thin(10, 4)
 @each_case
 def test_gradients_reach_every_weight(case: Case, images: Images) -> None:
     layer = case.layer()
@@ -212,7 +212,7 @@ POLICIES = [
 ]
 
 
-@pytest.mark.thin(15, 3)
+@pytest.mark.thin(15, 5)
 @each_case
 def test_dtype_policies(case: Case, images: Images) -> None:
     """A training step in each, and in inference the numbers of float32, to its precision."""
@@ -255,7 +255,7 @@ def test_a_compiled_step_of_fit(case: Case, policy: str, images: Images) -> None
     assert np.all(np.isfinite(history.history["loss"]))
 
 
-@pytest.mark.thin(12, 2)
+@pytest.mark.thin(12, 4)
 @each_case
 def test_channels_first_gives_the_same_numbers(case: Case, images: Images) -> None:
     """Forward, and the gradients of weights and input."""
@@ -352,7 +352,7 @@ class Subclassed(keras.Model):
         return self.block(inputs, training=training)
 
 
-@pytest.mark.thin(12, 2)
+@pytest.mark.thin(12, 4)
 @each_case
 def test_functional_sequential_and_subclassed_models_agree(case: Case, images: Images) -> None:
     x = images(2, *case.shape)
@@ -372,7 +372,7 @@ def test_functional_sequential_and_subclassed_models_agree(case: Case, images: I
     np.testing.assert_allclose(copied(x, training=False), expected, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.thin(10, 2)
+@pytest.mark.thin(10, 4)
 @each_case
 def test_clone_model(case: Case, images: Images) -> None:
     inputs = keras.Input(case.shape)

@@ -14,6 +14,7 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
+from tiers import THOROUGH
 
 import kblocks as kb
 
@@ -37,7 +38,10 @@ DERIVED = {
 }
 
 LABELS = {"torchvision files": "torchvision densenet, files"}
-# One of each naming that no golden file has; the others are slow.
+# All but "paper", which has no names.
+NAMED = [(name, one) for name, sources in PUBLISHED.items() for one in sources if one != "paper"]
+# One of each naming that no golden file has. Of the others, each third is a slow test, and all are
+# with KBLOCKS_THOROUGH=1.
 QUICK = {
     ("alexnet", "torchvision"),
     ("vgg11_bn", "timm"),
@@ -150,10 +154,9 @@ def digest(state: Mapping[str, np.ndarray]) -> str:
 @pytest.mark.parametrize(
     ("name", "source"),
     [
-        pytest.param(name, source, marks=() if (name, source) in QUICK else pytest.mark.slow)
-        for name, sources in PUBLISHED.items()
-        for source in sources
-        if source != "paper"  # which has no names
+        pytest.param(*case, marks=() if case in QUICK else pytest.mark.slow)
+        for number, case in enumerate(NAMED)
+        if case in QUICK or number % 3 == 0 or THOROUGH
     ],
 )
 def test_state_dicts_have_the_published_names_and_shapes(name: str, source: str) -> None:
