@@ -108,8 +108,8 @@ def normalization_is_wrong() -> bool:
         kinds = (keras.layers.BatchNormalization, BatchNormalization)
         theirs, mine = (normalized(kind, x, y, dtype, axis) for kind in kinds)
         worst = max(error_of(a, b) for a, b in zip(mine, theirs, strict=True))
-        if not worst < (1e-4 if dtype == "float32" else 2e-2):
-            wrong.append(f"normalization, {dtype}, axis {axis}, size {size}: {worst:.1e}")
+        if not worst < (1e-4 if dtype == "float32" else 1e-3):
+            wrong.append(f"{dtype}, axis {axis}, size {size}: {worst:.1e} of the spread")
     print("\n".join(["normalization", *wrong]))
     return bool(wrong)
 
@@ -118,11 +118,12 @@ def normalized(kind: Any, x: np.ndarray, y: np.ndarray, dtype: str, axis: int) -
     """The predictions and the weights after a step."""
     keras.utils.set_random_seed(0)
     data_format = "channels_last" if axis == -1 else "channels_first"
-    first = keras.layers.Conv2D(x.shape[axis], 1, data_format=data_format, dtype=dtype)
+    plain: Any = {"use_bias": False, "data_format": data_format, "dtype": dtype}
+    first = keras.layers.Conv2D(x.shape[axis], 1, **plain)
     model = keras.Sequential([keras.Input(x.shape[1:]), first, kind(axis=axis, dtype=dtype)])
     model.compile(keras.optimizers.SGD(0.1), "mse")
     model.train_on_batch(x, y)
-    outputs = keras.ops.cast(model(x, training=False), "float32")
+    outputs = model.predict_on_batch(x).astype("float32")
     return [outputs, *model.get_weights()]
 
 
