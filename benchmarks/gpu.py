@@ -117,17 +117,15 @@ def run(case: Any, seconds: float, small: bool, rows: list[str]) -> str:
         end = threading.Timer(seconds, os.killpg, (process.pid, signal.SIGKILL))
         end.start()
         for line in process.stdout or ():
-            if line.startswith("| "):
-                rows.append(line.strip())
-                print(rows[-1], flush=True)
+            print(line, end="", flush=True)
+            rows += [line.strip()] if line.startswith("| ") else []
         code = process.wait()
         end.cancel()
         log.seek(0)
-        last = [line for line in log.read().splitlines() if line.strip()][-1:]
-    problem = f"ended after {seconds:.0f} s" if code == -signal.SIGKILL else " ".join(last)
-    if code:
-        print(f"{case}: {problem}", flush=True)
-    return problem if code else ""
+        lines = [line for line in log.read().splitlines() if line.strip()] if code else []
+    print(*lines[-15:], sep="\n", end="\n" * bool(lines))
+    late = f"ended after {seconds:.0f} s"
+    return late if code == -signal.SIGKILL else " ".join(lines[-1:]) or "failed" * bool(code)
 
 
 def told(*cells: Any) -> None:
@@ -173,7 +171,7 @@ def timed(sides: dict[str, Side | None], small: bool) -> tuple[list[str], str]:
         except Exception as error:  # one side may need more memory than there is
             short = "memory" in str(error).lower()
             errors[name] = "too little memory" if short else type(error).__name__
-            print(f"{name}: {error}", file=sys.stderr)
+            print(f"{name}: {type(error).__name__}: {error}"[:1000])
             continue
         seconds = time.perf_counter() - start
         if turn == 0:
