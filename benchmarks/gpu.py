@@ -340,6 +340,7 @@ def search(small: bool, backend: str, workers: int) -> None:
     stem = {"filters": 8, "kernel_size": 3, "strides": 1, "pool": None}
     filters = kb.per_stage(2, kb.choice(8, 16, 24, 32))
     space = kb.Space(kb.resnet, classes=10, blocks=(1, 1), filters=filters, stem=stem)
+    space = space.within((8, 8, 1))
     trials, epochs = (2, 1) if small else (8, 5)
     used: dict[str, int] = {}
     threading.Thread(target=watch, args=(used,), daemon=True).start()
