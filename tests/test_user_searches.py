@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -411,3 +414,23 @@ def test_a_process_joins_the_same_search_only(
     with pytest.raises(ChangedError, match=f"another search than the one to be joined:\n.*{told}"):
         joining.search(**{**fit, **changed})
     assert make(unbuilt).run().trials == before.trials
+
+
+LEAVES_DEVICES_ALONE = """
+import numpy as np, tensorflow as tf
+import kblocks as kb
+if __name__ == "__main__":
+    space = kb.Space(kb.resnet, classes=2, blocks=(1,), filters=(kb.choice(4, 8),))
+    x, y = np.zeros((8, 8, 8, 1), "float32"), np.arange(8) % 2
+    tuner = kb.tuner.Tuner(kb.tuner.HyperModel(space.within((8, 8, 1))), trials=1)
+    assert len(tuner.search(x, y, validation_data=(x, y), epochs=1, verbose=0).completed()) == 1
+    tf.config.threading.set_intra_op_parallelism_threads(1)  # raises where a device is in use
+"""
+
+
+def test_the_first_process_leaves_the_gpu_to_its_workers(tmp_path: Path) -> None:
+    """TensorFlow and JAX would take most of its memory with the first variable."""
+    script = tmp_path / "search.py"
+    script.write_text(LEAVES_DEVICES_ALONE, encoding="utf-8")
+    found = {**os.environ, "PYTHONPATH": str(Path(kb.__file__).parent.parent)}
+    subprocess.run([sys.executable, str(script)], cwd=tmp_path, env=found, check=True)

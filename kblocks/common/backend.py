@@ -73,7 +73,7 @@ def _tries_groups(device: str, dtype: str, dilated: bool) -> bool:
     return True
 
 
-def overruns(kernel_shape: Any, strides: Any) -> bool:
+def overruns(inputs: Any, kernel_shape: Any, strides: Any) -> bool:
     """Whether the kernel gradient of a convolution may write out of bounds.
 
     oneDNN's does on CPUs, under TensorFlow and PyTorch, for 1x1 kernels with strides and fewer
@@ -82,18 +82,21 @@ def overruns(kernel_shape: Any, strides: Any) -> bool:
     height, width, channels, _ = kernel_shape
     if height * width > 1 or max(strides) == 1 or channels >= 16:
         return False
-    return name() == "torch" or (name() == "tensorflow" and not compiles())
+    if name() == "torch":
+        return bool(inputs.device.type == "cpu")
+    return name() == "tensorflow" and not compiles()
 
 
-def errs_channels_last(kernel_shape: Any, dilation_rate: Any, groups: int, dtype: str) -> bool:
+def errs_channels_last(inputs: Any, kernel_shape: Any, dilation_rate: Any, groups: int) -> bool:
     """Whether PyTorch's kernel gradient fails for maps that lie channels-last in memory.
 
-    Keras passes maps on that way. For dilated groups in bfloat16 the gradient is never written; for
-    a single filter PyTorch may raise "grad_weight must be contiguous".
+    Keras passes maps on that way. On CPUs the gradient for dilated groups in bfloat16 is never
+    written; for a single filter PyTorch may raise "grad_weight must be contiguous".
     """
-    if name() != "torch":
+    if name() != "torch" or inputs.device.type != "cpu":
         return False
     if groups > 1:
+        dtype = keras.backend.standardize_dtype(inputs.dtype)
         return dtype == "bfloat16" and max(dilation_rate) > 1
     return kernel_shape[-1] == 1
 
@@ -136,12 +139,14 @@ def compiles() -> bool:
 
 
 def has_fused_batch_norm(epsilon: float, data_format: str) -> bool:
-    """Whether to normalize by TensorFlow's fused kernel here.
+    """Whether to normalize by a fused kernel of TensorFlow or PyTorch here.
 
-    Under XLA separate ops are faster; CPUs lack the kernel for channels-first maps; on GPUs it may
-    refuse a smaller epsilon.
+    Under XLA separate ops are faster; TensorFlow lacks the kernel for channels-first maps on CPUs,
+    and on GPUs it may refuse a smaller epsilon.
     """
-    if name() != "tensorflow" or compiles():
+    if name() != "tensorflow":
+        return name() == "torch"
+    if compiles():
         return False
     return epsilon >= _LEAST_EPSILON if has_accelerator() else data_format == "channels_last"
 
@@ -153,12 +158,14 @@ def fused_batch_norm(
 
     Returns the normalized maps, the mean and the variance, which is biased if it is that of `x`.
     """
+    if name() == "torch":
+        return _batch_norm_of_torch(x, scale, offset, moments, epsilon, data_format)
     import tensorflow as tf
 
     known = moments is not None
     mean, variance = moments if known else (tf.zeros(0), tf.zeros(0))
     outputs = tf.raw_ops.FusedBatchNormV3(
-        x=x,
+        x=tf.cast(x, "float32"),  # float16 would overflow
         scale=scale,
         offset=offset,
         mean=mean,
@@ -173,12 +180,35 @@ def fused_batch_norm(
     return outputs.y, outputs.batch_mean, outputs.batch_variance * ((values - 1) / values)
 
 
+def _batch_norm_of_torch(
+    x: Any, scale: Any, offset: Any, moments: Any, epsilon: float, data_format: str
+) -> tuple[Any, Any, Any]:
+    import torch
+
+    last, known = data_format == "channels_last", moments is not None
+    if last:
+        x = torch.movedim(x, -1, 1)  # a view
+    mean, variance = moments if known else (torch.zeros_like(scale), torch.zeros_like(scale))
+    cudnn, momentum = torch.backends.cudnn.enabled, 1.0
+    outputs = torch.batch_norm(
+        x, scale, offset, mean, variance, not known, momentum, epsilon, cudnn
+    )
+    if last:
+        outputs = torch.movedim(outputs, 1, -1)
+    if not known:  # it has written those of `x` there, with Bessel's correction
+        values = x.numel() // scale.numel()
+        variance = variance * ((values - 1) / values) if values > 1 else torch.zeros_like(scale)
+    return outputs, mean, variance
+
+
 def kept_from_fusing(x: Any) -> Any:
     """`x` behind an op across which TensorFlow does not fuse ops.
 
     On CPUs with oneDNN, TensorFlow fuses a convolution, `fused_batch_norm` and tanh or mish into a
     kernel that does not exist: "Fusion is not implemented". A test shows when that is fixed.
     """
+    if name() != "tensorflow":
+        return x
     import tensorflow as tf
 
     return x if tf.executing_eagerly() else tf.ensure_shape(x, x.shape)

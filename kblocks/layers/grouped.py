@@ -97,10 +97,10 @@ def convolve(
     given, dtype = data_format, keras.backend.standardize_dtype(inputs.dtype)
     if data_format == "channels_first" and not backend.convolves_channels_first():
         inputs, data_format = keras.ops.transpose(inputs, (0, 2, 3, 1)), "channels_last"
-    if backend.errs_channels_last(kernel.shape, dilation_rate, groups, dtype):
+    if backend.errs_channels_last(inputs, kernel.shape, dilation_rate, groups):
         inputs, data_format = backend.channels_first(inputs, data_format), "channels_first"
     channels = inputs.shape[-1 if data_format == "channels_last" else 1]
-    if backend.overruns(kernel.shape, strides):
+    if backend.overruns(inputs, kernel.shape, strides):
         # Takes the pixels that the kernel reads. A slice's gradient is slower than this pool's.
         inputs = keras.ops.average_pool(inputs, 1, strides, "valid", data_format)
         strides = (1, 1)

@@ -32,7 +32,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
         known = [_wide(variable) for variable in moving]
         learns = bool(training) and self.trainable
         outputs, *found = backend.fused_batch_norm(
-            _wide(inputs),  # float16 would overflow
+            inputs,
             _wide(self.gamma) if self.scale else keras.ops.ones(channels, "float32"),
             _wide(self.beta) if self.center else keras.ops.zeros(channels, "float32"),
             None if learns else known,

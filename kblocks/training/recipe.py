@@ -330,9 +330,13 @@ def _are_weights(value: Any) -> bool:
 
 
 def _is_optimizer(value: Any) -> bool:
+    """Looks for the class alone: an object's variables would take a GPU for this process."""
+    kinds = {name.lower(): kind for name, kind in vars(keras.optimizers).items()}
     try:
-        return isinstance(value, str) and bool(keras.optimizers.get(value))
-    except (ValueError, TypeError):
+        kind: Any = keras.saving.get_registered_object(value) or kinds[value.lower()]
+        inspect.signature(kind).bind()  # it can be made without arguments
+        return issubclass(kind, keras.optimizers.Optimizer)
+    except (AttributeError, KeyError, TypeError, ValueError):
         return False
 
 

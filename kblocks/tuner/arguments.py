@@ -15,6 +15,7 @@ from kblocks.tuner.bridge import HyperModel
 from kblocks.tuner.records import COST_NAMES, Objective
 
 PRUNERS = ("hyperband", "median")
+_ACCURACIES = ("accuracy", "val_accuracy")  # Keras Tuner makes the metric, which may take a GPU
 _LONGEST = 200  # bytes of `project_name`; file systems allow 255 for a file name
 
 
@@ -36,6 +37,8 @@ def _objective(one: Any) -> Objective:
         return one
     if isinstance(one, str) and one in COST_NAMES:
         return Objective(one, "min")
+    if isinstance(one, str) and one in _ACCURACIES:
+        return Objective(one, "max")
     try:
         theirs = keras_tuner.Oracle(objective=one).objective
         return Objective(theirs.name, theirs.direction)

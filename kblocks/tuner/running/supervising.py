@@ -335,12 +335,14 @@ def _uninterrupted() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _environment(workers: int) -> Iterator[None]:
-    """Sets the environment of workers: a share of the cores each, less output of TensorFlow."""
+    """Sets the environment of workers, which share cores and GPU; less output of TensorFlow."""
     wanted = {"TF_CPP_MIN_LOG_LEVEL": "3"}
     if workers > 1:
         share = str(max(1, (os.cpu_count() or 1) // workers))
         names = ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS")
         wanted |= dict.fromkeys(names, share)
+        # Else the first of them takes most of a GPU's memory: each takes what it needs.
+        wanted |= {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", "TF_FORCE_GPU_ALLOW_GROWTH": "true"}
     added = {name: value for name, value in wanted.items() if name not in os.environ}
     os.environ.update(added)
     try:
