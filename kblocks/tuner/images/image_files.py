@@ -163,7 +163,7 @@ def _opened(path: Path) -> Iterator[Any]:
             if file.mode == "F":
                 raise ValueError("its pixels are floats, of unknown range")
             yield file
-    except (OSError, ValueError, SyntaxError, image.DecompressionBombError) as error:
+    except (OSError, SyntaxError, TypeError, ValueError, image.DecompressionBombError) as error:
         raise ValueError(
             f"`source` must hold images that can be read. Received: {path}: {error}"
         ) from error
