@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gzip
+import hashlib
 import io
 import json
 import struct
@@ -16,7 +18,8 @@ import pytest
 from PIL import Image
 
 from kblocks.tuner.images.data import Data, load
-from kblocks.tuner.images.image_files import ImageFiles
+from kblocks.tuner.images.image_files import ImageFiles, _pillow
+from kblocks.tuner.images.sources import BUILT_IN
 from kblocks.tuner.storing import identity
 
 Array = np.ndarray
@@ -138,6 +141,17 @@ def test_labels_of_cifar_lose_their_second_axis(monkeypatch: pytest.MonkeyPatch)
     data = load("cifar10")
     assert data.test[1].shape == (20,)
     assert data.class_names[2] == "bird"
+    assert data.scale == 255
+
+
+def test_the_fine_classes_of_cifar_100_are_in_alphabetical_order() -> None:
+    """As its page lists them: https://www.cs.toronto.edu/~kriz/cifar.html."""
+    names = BUILT_IN["cifar100"]
+    assert list(names) == sorted(set(names))
+    assert [names[n] for n in (0, 1, 19, 49, 52, 99)] == [
+        *("apple", "aquarium_fish", "cattle", "mountain", "oak_tree", "worm"),
+    ]
+    assert len(names) == 100
 
 
 def test_what_cannot_be_downloaded_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -216,12 +230,73 @@ def test_images_are_read_as_keras_reads_them(folder: Path, mode: str) -> None:
     np.testing.assert_array_equal(files[0][0][0], np.asarray(known, "float32") / 255)
 
 
-def test_grey_images_of_16_bits_keep_their_shades(folder: Path) -> None:
+@pytest.mark.parametrize("name", ["0.png", "0.tiff"])
+def test_grey_images_of_16_bits_keep_their_shades(folder: Path, name: str) -> None:
     shades = np.linspace(0, 65535, 12 * 10).astype("uint16").reshape(12, 10)
-    Image.fromarray(shades).save(folder / "red" / "0.png")
-    files = ImageFiles(folder, ["red/0.png"], np.array([0]), ("red",), (12, 10))
+    Image.fromarray(shades).save(folder / name)
     expected = np.repeat((shades / 65535)[..., None], 3, axis=-1)
-    np.testing.assert_allclose(files[0][0][0], expected, atol=1e-5)
+    np.testing.assert_allclose(image(folder, name, 12, 10), expected, atol=1e-5)
+
+
+# Which sides of the picture the first row and the first column hold: EXIF 2.3, tag 0x0112.
+SIDES = "top-left top-right bottom-right bottom-left left-top right-top right-bottom left-bottom"
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.tif", "a.webp"])
+@pytest.mark.parametrize("deep", [False, True])
+def test_photos_are_turned_upright(folder: Path, name: str, deep: bool) -> None:
+    if deep and name == "a.webp":
+        pytest.skip("WebP has 8 bits")
+    upright = np.random.default_rng(0).integers(0, 256, (5, 7, 3)).astype("uint8")
+    upright = upright[..., 0].astype("uint16") * 257 if deep else upright
+    for orientation, sides in enumerate(SIDES.split(), 1):
+        row, column = sides.split("-")
+        stored = upright.swapaxes(0, 1) if row in ("left", "right") else upright
+        stored = stored[::-1] if row in ("bottom", "right") else stored
+        stored = stored[:, ::-1] if column in ("bottom", "right") else stored
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        Image.fromarray(np.ascontiguousarray(stored)).save(folder / name, exif=exif, lossless=True)
+        expected = upright[..., None] / 65535 if deep else upright / 255
+        np.testing.assert_allclose(image(folder, name, 5, 7), expected + np.zeros(3), atol=1e-5)
+
+
+def test_damaged_exif_data_leave_an_image_as_it_lies(folder: Path) -> None:
+    Image.new("RGB", (6, 4), "red").save(folder / "a.png", exif=b"Exif\0\0no TIFF header")
+    assert image(folder, "a.png", 4, 6)[..., 0].min() == 1
+
+
+def test_hidden_files_and_folders_are_skipped(folder: Path) -> None:
+    known = load(str(folder)).fingerprint()
+    deeper = folder / "red" / "more" / ".cache"
+    for hidden in (folder / ".git", folder / "red" / ".ipynb_checkpoints", deeper):
+        hidden.mkdir(parents=True)
+        Image.new("RGB", (5, 5)).save(hidden / "0-checkpoint.png")
+    (folder / "blue" / "._0.png").write_bytes(b"Mac OS X")
+    assert load(str(folder)).fingerprint() == known
+
+
+def test_an_image_that_is_too_large_for_pillow_is_named(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of 120 pixels: it warns from its limit on, which would fail this test, and then refuses."""
+    _pillow.cache_clear()
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    assert len(load(str(folder)).train[0][1]) == 12
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 50)
+    with pytest.raises(ValueError, match=r"blue/0\.png: Image size \(120 pixels\) exceeds limit"):
+        load(str(folder))
+
+
+def test_floats_in_a_tiff_file_are_refused(folder: Path) -> None:
+    Image.new("F", (6, 4)).save(folder / "red" / "a.tif")
+    with pytest.raises(ValueError, match=r"red/a\.tif: its pixels are floats"):
+        load(str(folder))
+
+
+def image(folder: Path, name: str, height: int, width: int) -> Array:
+    """One file as it is read."""
+    return ImageFiles(folder, [name], np.array([0]), ("red",), (height, width))[0][0][0]
 
 
 def test_keras_trains_on_a_folder(folder: Path) -> None:
@@ -243,6 +318,25 @@ def test_fingerprint_of_a_folder_is_of_names_and_sizes(folder: Path) -> None:
     assert hashes() == first
     Image.new("RGB", (99, 99), (255, 0, 0)).save(folder / "red" / "3.png")
     assert len(hashes() & first) == 2  # the parts without that image
+
+
+def test_a_search_on_a_folder_is_told_what_kblocks_itself_has_changed(folder: Path) -> None:
+    """A photo that is now turned is another image, though its file is the same."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (10, 12), "red").save(folder / "red" / "a.jpg", exif=exif)
+    files = ImageFiles(folder, ["red/a.jpg"], np.array([0]), ("red",), (12, 10))
+    size = (folder / "red" / "a.jpg").stat().st_size
+    before = hashlib.blake2b(f"red/a.jpg\0{size}\0".encode(), digest_size=8).hexdigest()
+    now = {"data": {"x": files.fingerprint()}}
+    known = {"data": {"x": {**files.fingerprint(), "hash": before}}}
+    with pytest.raises(identity.ChangedError, match=r"x: hash was .*\n.*EXIF data"):
+        identity.check(known, now)
+    del exif[0x0112]
+    Image.new("RGB", (10, 12), "red").save(folder / "red" / "a.jpg")
+    size = (folder / "red" / "a.jpg").stat().st_size
+    before = hashlib.blake2b(f"red/a.jpg\0{size}\0".encode(), digest_size=8).hexdigest()
+    assert files.fingerprint()["hash"] == before
 
 
 def test_a_search_knows_a_folder_by_its_fingerprint(folder: Path) -> None:
@@ -285,16 +379,14 @@ def test_arguments_of_fit_are_passed_on() -> None:
 
 GOOD = {"x": sized(40, 6, 6), "y": labels(20, 20)}
 BAD: dict[str, tuple[dict[str, Any], str]] = {
-    "lengths": ({**GOOD, "y": labels(20, 19)}, "train with 40 images and 39 labels"),
+    "lengths": ({**GOOD, "y": labels(20, 19)}, "`train`.*40 images and 39 labels"),
     "one of a class": ({**GOOD, "y": labels(39, 1)}, "at least 3 images.*class 1 with 1"),
     "one class": ({**GOOD, "y": labels(40)}, "at least two classes"),
-    "rank": ({**GOOD, "x": sized(40, 6)}, r"train of shape \(40, 6\)"),
-    "rank 5": ({**GOOD, "x": sized(40, 6, 6, 3, 1)}, "train of shape"),
-    "labels": ({**GOOD, "y": labels(20, 20) / 2}, "one integer an image.*float64"),
-    "texts": ({**GOOD, "y": labels(20, 20).astype(str)}, "one integer an image"),
+    "rank": ({**GOOD, "x": sized(40, 6)}, r"`train`.*x of shape \(40, 6\)"),
+    "rank 5": ({**GOOD, "x": sized(40, 6, 6, 3, 1)}, "`train`.*x of shape"),
+    "labels": ({**GOOD, "y": labels(20, 20) / 2}, "whole numbers.*train with 0.5"),
+    "one-hot": ({**GOOD, "y": np.eye(2)[labels(20, 20)]}, r"argmax\(y, axis=1\).*\(40, 2\)"),
     "channels first": ({**GOOD, "x": sized(40, 3, 32, 48)}, r"channels last.*\(40, 3, 32, 48\)"),
-    "huge label": ({**GOOD, "y": labels(20, 20) * 3_000_000_000}, "from 0.*with 3000000000"),
-    "below 0": ({**GOOD, "y": labels(20, 20) - 1}, "count from 0.*-1"),
     "NaN": ({**GOOD, "x": np.full((40, 6, 6), np.nan)}, "from nan to nan"),
     "range": ({**GOOD, "x": sized(40, 6, 6) * 1.0}, "floats must be from 0 to 1.*255"),
     "high": ({**GOOD, "x": sized(40, 6, 6) * np.int64(9)}, "from 0 to 255"),
@@ -350,11 +442,85 @@ def test_odd_images_with_the_channels_last_are_taken(shape: tuple[int, ...]) -> 
     assert Data((x, y), (x, y)).input_shape == shape
 
 
-@pytest.mark.parametrize("wrong", [[-1, 0, 1, 0], [0, 1, 3_000_000_000, 0]])
-def test_labels_that_are_no_classes_are_refused_as_arrays(wrong: list[int]) -> None:
-    x, y = np.zeros((4, 8, 8, 1), "float32"), np.array([0, 1, 0, 1])
-    with pytest.raises(ValueError, match=r"Labels must count from 0, up to.*Received: validation"):
-        Data((x, y), (x, np.array(wrong)))
+def test_a_dataset_with_channels_first_is_refused() -> None:
+    tf = pytest.importorskip("tensorflow")
+    dataset = tf.data.Dataset.from_tensors((np.zeros((2, 3, 8, 8)), np.zeros(2)))
+    with pytest.raises(ValueError, match=r"moveaxis.*train of shape \(2, 3, 8, 8\)"):
+        Data(dataset, None)
+
+
+NO_CLASSES = {
+    "texts": (["cat", "dog"] * 6, r"numbers; .*np.unique.*train of dtype <U3"),
+    "below 0": ([0, -1] * 6, "count from 0 in whole numbers.*train with -1"),
+    "NaN": ([0, np.nan] * 6, "train with nan"),
+    "gaps": ([0, 10, 20, 30] * 3, r"all parts.*np.unique.*no label 1, but 30"),
+    "one column": ([[1], [2]] * 6, "no label 0, but 2"),
+    "huge": ([0, 3_000_000_000] * 6, "no label 1, but 3000000000"),
+}
+
+
+@pytest.mark.parametrize(("wrong", "message"), NO_CLASSES.values(), ids=NO_CLASSES.keys())
+def test_labels_that_are_no_classes_are_refused_at_every_door(
+    tmp_path: Path, wrong: list[Any], message: str
+) -> None:
+    x, y = np.zeros((12, 8, 8, 1), "float32"), np.array(wrong)
+    with pytest.raises(ValueError, match=f"(?s){message}"):
+        Data((x, y), (x, y))
+    with pytest.raises(ValueError, match=f"(?s){message}"):
+        load(npz(tmp_path, x=x, y=y))
+    renumbered = np.unique(y, return_inverse=True)[1]
+    assert Data((x, renumbered), (x, renumbered)).classes == len(np.unique(y))
+
+
+def test_a_class_without_images_is_named(tmp_path: Path) -> None:
+    x, y = sized(12, 8, 8), np.array([0, 2] * 6)
+    names = np.array(["cat", "dog", "owl"])
+    data = load(npz(tmp_path, x=x, y=y, class_names=names))
+    assert (data.class_names, data.classes) == (("cat", "dog", "owl"), 3)
+    with pytest.raises(ValueError, match=r"`class_names`.*2 names and the label 2"):
+        load(npz(tmp_path, x=x, y=y, class_names=names[:2]))
+
+
+TARGETS = {
+    "one float": np.array([0.5, -3, 40, 0]),
+    "boxes": np.full((4, 4), 0.5),
+    "points": np.full((4, 5, 2), -1.0),
+    "masks": np.full((4, 8, 8), 255),
+    "several labels": np.array([[0, 1, 1]] * 4),
+    "objects": np.full((4, 2, 5), -1.0),
+    "yes or no": np.array([True, False, True, True]),
+}
+
+
+@pytest.mark.parametrize("y", TARGETS.values(), ids=TARGETS.keys())
+def test_targets_that_are_no_labels_are_taken(y: Array) -> None:
+    x = np.zeros((4, 8, 8, 3))
+    assert Data((x, y), (x, y)).fit_arguments()["y"] is y
+
+
+def test_floats_are_checked_where_they_are_to_be_classes() -> None:
+    x, y = np.zeros((4, 8, 8, 3)), np.array([0.5, 1, 2, 3])
+    with pytest.raises(ValueError, match=r"whole numbers.*train with 0\.5"):
+        _ = Data((x, y), None).classes
+    with pytest.raises(ValueError, match=r"whole numbers.*train with 0\.5"):
+        Data((x, y), None, class_names=tuple("abcd"))
+    assert Data((x, np.array([1.0, 2, 1, 0])), None).classes == 3
+
+
+def test_scale_leads_back_to_the_values_of_the_source(tmp_path: Path, folder: Path) -> None:
+    """Those of scikit-learn's digits are whole numbers up to 16."""
+    x, y = sized(40, 6, 6), labels(20, 20)
+    own = npz(tmp_path, x_train=x, y_train=y, x_test=x, y_test=y)
+    assert load(own).scale == 255
+    np.testing.assert_allclose(load(own).test[0][..., 0] * load(own).scale, x, atol=1e-4)
+    assert load(npz(tmp_path, x=x / 255, y=y)).scale == 1
+    assert load(str(folder)).scale == 255
+    data = dataclasses.replace(load("digits"), fit={"epochs": 1})
+    values = data.train[0] * data.scale
+    assert (values.max(), (values == values.round()).all()) == (16, True)
+    assert "scale" not in str(data.fingerprint())
+    with pytest.raises(ValueError, match=r"`scale` must be a positive number.*0"):
+        dataclasses.replace(data, scale=0)
 
 
 def test_a_member_that_is_no_array(tmp_path: Path) -> None:

@@ -1,9 +1,9 @@
 """IMAGES=FOLDER kblocks search tuning/image_folder.py --workers 2    (1,000 images: 4 minutes)
 
 Searches a pre-activation residual network for your own images. FOLDER has one folder for each
-class, with that class's images (BMP, GIF, JPEG, PNG). They are resized to SIDE by SIDE pixels (an
-environment variable, 64 by default) and read while training, so that they need not fit into memory.
-A fifth is the test part.
+class, with that class's images (BMP, GIF, JPEG, PNG, TIFF, WebP). They are resized to SIDE by SIDE
+pixels (an environment variable, 64 by default) and read while training, so that they need not fit
+into memory. A fifth is the test part.
 """
 
 from __future__ import annotations

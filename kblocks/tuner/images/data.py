@@ -8,9 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
 
+from kblocks.heads.task import shape_of
 from kblocks.tuner.images import sources, splits
+from kblocks.tuner.images.checking import check_channels, check_labels, check_pair
 from kblocks.tuner.images.image_files import ImageFiles
 from kblocks.tuner.images.splits import drawn
 
@@ -20,16 +23,21 @@ class Data:
     """Training, validation and test data of a search, which never sees the test part.
 
     Args:
-        train: `(x, y)` arrays: channels-last images and integer or one-hot labels; or anything else
-            that `model.fit` takes as `x` alone, such as a tf.data.Dataset.
+        train: `(x, y)` arrays: channels-last images and integer or one-hot labels, or targets in
+            the form that the model's head takes; one float an image is a target of regression
+            unless there are `class_names`. Or anything else that `model.fit` takes as `x` alone,
+            such as a tf.data.Dataset.
         validation: data in one of the same forms.
         test: data in one of the same forms, or None. `fit_arguments` leaves it out.
         fit: further arguments of `model.fit`, such as epochs and batch_size.
         class_names: the names of the classes in the order of the labels, or None.
+        scale: what the values of the source's images were divided by, such as 255 for image
+            files: a model that is to take the source's own values divides by it first.
 
     Raises:
         ValueError: if x and y differ in length, x is empty or not of rank 4, holds NaN or
-            infinity or has its channels first, or if an integer label is negative or too large.
+            infinity or has its channels first, if labels are no numbers, negative, NaN, leave a
+            number out or have no name, or if `scale` is not positive.
     """
 
     train: Any
@@ -37,11 +45,20 @@ class Data:
     test: Any = None
     fit: Mapping[str, Any] = field(default_factory=dict)
     class_names: tuple[str, ...] | None = None
+    scale: float = 1.0
 
     def __post_init__(self) -> None:
+        if not 0 < self.scale < float("inf"):
+            raise ValueError(f"`scale` must be a positive number. Received: scale={self.scale!r}")
+        if self.class_names is not None:  # maybe a list or an array
+            object.__setattr__(self, "class_names", tuple(map(str, self.class_names)))
         for name, part in self.parts().items():
             if _is_pair(part):
                 _check(name, *part)
+            elif hasattr(part, "element_spec"):
+                images = keras.tree.flatten(part.element_spec)[0]
+                check_channels(name, shape_of(images) or ())
+        check_labels(self._labels(), self.class_names, floats=self.class_names is not None)
 
     def parts(self) -> dict[str, Any]:
         """The parts by name, without "test" if there is no test part."""
@@ -67,16 +84,19 @@ class Data:
         """The number of classes.
 
         Raises:
-            ValueError: if no part is arrays and there are no `class_names`.
+            ValueError: if there are no `class_names` and no part is arrays, or labels of floats
+                name no classes.
         """
         if self.class_names is not None:
             return len(self.class_names)
-        labels = [np.asarray(part[1]) for part in self.parts().values() if _is_pair(part)]
+        labels = self._labels()
         if not labels:
             raise ValueError("`class_names` must be given with a dataset. Received: None")
-        if labels[0].ndim == 2 and labels[0].shape[1] > 1:
-            return labels[0].shape[1]
-        return int(max(some.max() for some in labels)) + 1
+        check_labels(labels, None)
+        return max(map(_classes, labels.values()))
+
+    def _labels(self) -> dict[str, np.ndarray]:
+        return {k: np.asarray(part[1]) for k, part in self.parts().items() if _is_pair(part)}
 
     def fingerprint(self) -> dict[str, Any]:
         """Shape, dtype and hash of each part in JSON types, to identify these data."""
@@ -98,8 +118,10 @@ def load(
     Args:
         source: "digits"; a built-in set of Keras ("mnist", "fashion_mnist", "cifar10",
             "cifar100"); an `.npz` file of x and y, or of x_train and y_train with or without x_val,
-            y_val, x_test and y_test; a folder of idx files in MNIST's format; or a folder with one
-            folder of images a class, which are read while training.
+            y_val, x_test and y_test, and with or without class_names; a folder of idx files in
+            MNIST's format; or a folder with one folder of images a class, which are read while
+            training: BMP, GIF, JPEG, PNG, TIFF and WebP files whose name does not begin with a
+            dot, turned upright as their EXIF data say (`keras.utils.load_img` does not do that).
         seed: the seed of the split, which is stratified by class.
         validation: the share of the non-test images that becomes the validation part. A source's
             own validation part is used instead if it has one.
@@ -122,12 +144,11 @@ def load(
     path = Path(source).expanduser()
     if path.is_dir() and not sources.has_idx(path):
         whole = ImageFiles.found(path, image_size or (256, 256), batch_size, seed)
-        own, names = {"train": whole}, whole.class_names
+        found = sources.Found({"train": whole}, whole.class_names, 255)
     else:
-        found = sources.read(source, path)
-        own, names = sources.prepared(found.parts, image_size), found.class_names
-    parts = _split(own, seed, validation, test, limit)
-    return Data(**parts, class_names=names)
+        found = sources.prepared(sources.read(source, path), image_size)
+    parts = _split(found.parts, seed, validation, test, limit)
+    return Data(**parts, class_names=found.class_names, scale=found.scale or 1)
 
 
 def _split(
@@ -164,20 +185,7 @@ def _is_pair(part: Any) -> bool:
 def _check(name: str, x: Any, y: Any) -> None:
     if not hasattr(x, "shape") or not hasattr(y, "shape"):
         raise ValueError(f"`{name}` must be (x, y) arrays. Received: {type(x)} and {type(y)}")
-    if len(x) != len(y):
-        raise ValueError(
-            f"`{name}` must have a label for each image. Received: {len(x)} images and "
-            f"{len(y)} labels"
-        )
-    if len(x) == 0 or len(x.shape) != 4:
-        raise ValueError(
-            f"`{name}` must have images of (height, width, channels). Received: x of shape "
-            f"{tuple(x.shape)}"
-        )
-    sources.check_channels(name, tuple(x.shape))
-    labels = np.asarray(y)
-    if labels.ndim == 1 and labels.dtype.kind in "iu":
-        sources.check_labels(name, labels)
+    check_pair(name, x, y)
     low, high = float(np.min(x)), float(np.max(x))  # min and max both pass on NaN
     if not np.isfinite((low, high)).all():
         raise ValueError(
@@ -188,8 +196,7 @@ def _check(name: str, x: Any, y: Any) -> None:
 def _fingerprint(part: Any) -> dict[str, Any]:
     if _is_pair(part):
         x, y = (np.asarray(array) for array in part)
-        classes = y.shape[1] if y.ndim == 2 and y.shape[1] > 1 else int(y.max()) + 1
-        kind = {"shape": list(x.shape), "dtype": str(x.dtype), "classes": classes}
+        kind = {"shape": list(x.shape), "dtype": str(x.dtype), "classes": _classes(y)}
         return {**kind, "hash": digest(np.ascontiguousarray(x), np.ascontiguousarray(y))}
     if isinstance(part, ImageFiles):
         return part.fingerprint()
@@ -197,6 +204,13 @@ def _fingerprint(part: Any) -> dict[str, Any]:
     if hasattr(part, "element_spec"):
         described = {"element_spec": str(part.element_spec), "cardinality": int(part.cardinality())}
     return described
+
+
+def _classes(labels: np.ndarray) -> int:
+    """The number of classes that labels of one part show."""
+    if labels.ndim == 2 and labels.shape[1] > 1:
+        return labels.shape[1]
+    return int(labels.max()) + 1
 
 
 def digest(*arrays: Any) -> str:

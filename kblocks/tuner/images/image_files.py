@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 
-_ENDINGS = (".bmp", ".gif", ".jpeg", ".jpg", ".png")  # as image_dataset_from_directory reads
+_ENDINGS = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 _READERS = 4  # threads
 _BILINEAR = 2  # Pillow's constant for bilinear resampling
+_ORIENTATION = 0x0112  # the EXIF tag
 
 
 class ImageFiles(keras.utils.PyDataset):
     """Reads image files in batches, for `model.fit` on any backend.
 
     Unlike `keras.utils.image_dataset_from_directory` it needs no TensorFlow, can be split by class
-    into three parts, and names the file that it cannot read.
+    into three parts, turns photos upright, and names the file that it cannot read.
 
     Args:
         folder: the folder that holds the files.
@@ -62,8 +67,9 @@ class ImageFiles(keras.utils.PyDataset):
         class_names = tuple(sorted(p.name for p in folder.iterdir() if _is_class(p)))
         names, labels = [], []
         for label, class_name in enumerate(class_names):
-            own = (p for p in (folder / class_name).rglob("*") if p.suffix.lower() in _ENDINGS)
-            own_names = sorted(path.relative_to(folder).as_posix() for path in own)
+            every = (folder / class_name).rglob("*")
+            found = (path.relative_to(folder).as_posix() for path in every)
+            own_names = sorted(n for n in found if n.lower().endswith(_ENDINGS) and "/." not in n)
             if not own_names:
                 raise ValueError(
                     f"`source` must have images in the folder of every class. Received: none in "
@@ -76,10 +82,10 @@ class ImageFiles(keras.utils.PyDataset):
                 "`source` must be a folder with one folder of images a class, or of idx files. "
                 f"Received: {folder}, without images"
             )
-        made = cls(folder, names, np.array(labels), class_names, image_size, batch_size, seed)
         for name in names:
-            made.check(name)
-        return made
+            with _opened(folder / name):  # so that a file that is no image is named at once
+                pass
+        return cls(folder, names, np.array(labels), class_names, image_size, batch_size, seed)
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -113,10 +119,15 @@ class ImageFiles(keras.utils.PyDataset):
         return ImageFiles(self.folder, self.names + other.names, labels, *how)
 
     def fingerprint(self) -> dict[str, Any]:
-        """Shape, dtype, classes and a hash of the names and sizes, to identify these files."""
+        """Shape, dtype, classes and a hash of names, sizes and turns, to identify these files."""
         found = hashlib.blake2b(digest_size=8)
         for name in self.names:
-            found.update(f"{name}\0{(self.folder / name).stat().st_size}\0".encode())
+            path = self.folder / name
+            found.update(f"{name}\0{path.stat().st_size}\0".encode())
+            if path.suffix.lower() in (".jpeg", ".jpg"):
+                with _opened(path) as file:
+                    turn = _turn(file)
+                found.update(f"{turn}\0".encode() if turn else b"")
         return {
             "shape": [len(self.names), *self.image_shape],
             "dtype": "float32",
@@ -124,24 +135,14 @@ class ImageFiles(keras.utils.PyDataset):
             "hash": found.hexdigest(),
         }
 
-    def check(self, name: str) -> None:
-        """Raises ValueError if Pillow does not recognize the start of a file as an image."""
-        image = _pillow()
-        try:
-            with image.open(self.folder / name):
-                pass
-        except (OSError, ValueError) as error:
-            raise _unreadable(self.folder / name, error) from error
-
     def _read(self, name: str) -> np.ndarray:
-        path = self.folder / name
         height, width = self.image_size
-        try:
-            with _pillow().open(path) as file:
-                is_deep = file.mode.startswith("I")  # 16 bits: "RGB" would clip at 255
-                image = file.convert("I" if is_deep else "RGB").resize((width, height), _BILINEAR)
-        except (OSError, ValueError, SyntaxError) as error:  # Pillow raises all of these
-            raise _unreadable(path, error) from error
+        with _opened(self.folder / name) as file:
+            file.load()
+            if _turn(file):
+                _pillow().ImageOps.exif_transpose(file, in_place=True)
+            is_deep = file.mode.startswith("I")  # 16 bits: "RGB" would clip at 255
+            image = file.convert("I" if is_deep else "RGB").resize((width, height), _BILINEAR)
         values = np.asarray(image, "float32")
         if is_deep:
             return np.repeat(np.clip(values / 65535, 0, 1)[..., None], 3, axis=-1)
@@ -152,13 +153,38 @@ def _is_class(path: Path) -> bool:
     return path.is_dir() and not path.name.startswith(".")
 
 
-def _unreadable(path: Path, error: Exception) -> ValueError:
-    return ValueError(f"`source` must hold images that can be read. Received: {path}: {error}")
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """Opens an image file; an error in it names the file."""
+    image = _pillow().Image
+    try:
+        # Given a path, Pillow maps uncompressed TIFF files into memory, and turns those wrongly.
+        with path.open("rb") as stored, image.open(stored) as file:
+            if file.mode == "F":
+                raise ValueError("its pixels are floats, of unknown range")
+            yield file
+    except (OSError, SyntaxError, TypeError, ValueError, image.DecompressionBombError) as error:
+        raise ValueError(
+            f"`source` must hold images that can be read. Received: {path}: {error}"
+        ) from error
 
 
+def _turn(file: Any) -> int:
+    """The EXIF orientation of an image, from 2 to 8; 0 if it lies upright."""
+    try:
+        found = file.getexif().get(_ORIENTATION)
+    except Exception:  # damaged EXIF data, of which Pillow raises many kinds; the image is read
+        return 0
+    return found if found in range(2, 9) else 0
+
+
+@cache
 def _pillow() -> Any:
     try:
-        from PIL import Image
+        import PIL.Image
+        import PIL.ImageOps
     except ImportError as error:
         raise ImportError("Folders of images need Pillow: pip install 'kblocks[tune]'") from error
-    return Image
+    # Images of more than half the size that Pillow refuses are read with this warning.
+    warnings.filterwarnings("ignore", category=PIL.Image.DecompressionBombWarning)
+    return PIL

@@ -13,7 +13,7 @@ import keras
 import numpy as np
 import psutil
 
-from kblocks.tuner.images.splits import Pair
+from kblocks.tuner.images.checking import check_labels, check_pair
 
 _DIGITS = tuple("0123456789")
 _CLOTHES = (
@@ -24,23 +24,36 @@ _THINGS = (
     *("airplane", "automobile", "bird", "cat", "deer"),
     *("dog", "frog", "horse", "ship", "truck"),
 )
-BUILT_IN: dict[str, tuple[str, ...] | None] = {
+_FINE = """
+apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus butterfly
+camel can castle caterpillar cattle chair chimpanzee clock cloud cockroach couch crab crocodile
+cup dinosaur dolphin elephant flatfish forest fox girl hamster house kangaroo keyboard lamp
+lawn_mower leopard lion lizard lobster man maple_tree motorcycle mountain mouse mushroom
+oak_tree orange orchid otter palm_tree pear pickup_truck pine_tree plain plate poppy porcupine
+possum rabbit raccoon ray road rocket rose sea seal shark shrew skunk skyscraper snail snake
+spider squirrel streetcar sunflower sweet_pepper table tank telephone television tiger tractor
+train trout tulip turtle wardrobe whale willow_tree wolf woman worm
+"""
+BUILT_IN = {
     "mnist": _DIGITS,
     "fashion_mnist": _CLOTHES,
     "cifar10": _THINGS,
-    "cifar100": None,
+    "cifar100": tuple(_FINE.split()),
 }
 NAMES = ("digits", *BUILT_IN)
 _IDX = {"train": "train", "test": "t10k"}
-_MOST_CLASSES = 10**7  # the weights of a linear layer of more fill a machine's memory
 _RESIZED = 1000  # images that are resized at once
 
 
 class Found(NamedTuple):
-    """The arrays of a source: "train", and "validation" and "test" if the source has them."""
+    """The images of a source: "train", and "validation" and "test" if the source has them.
 
-    parts: dict[str, Pair]
+    `scale` is what makes them images from 0 to 1, as in `Data`; None where their dtype says it.
+    """
+
+    parts: dict[str, Any]
     class_names: tuple[str, ...] | None = None
+    scale: float | None = None
 
 
 def read(source: str, path: Path) -> Found:
@@ -54,7 +67,9 @@ def read(source: str, path: Path) -> Found:
     if source in BUILT_IN:
         return _built_in(source)
     if path.is_dir():
-        return Found({part: _idx_pair(path, name) for part, name in _idx_parts(path).items()})
+        arrays = ("images-idx3-ubyte", "labels-idx1-ubyte")
+        pairs = {p: [_idx(path, f"{n}-{a}") for a in arrays] for p, n in _idx_parts(path).items()}
+        return Found(pairs)
     if path.suffix == ".npz" and path.is_file():
         return _npz(path)
     raise ValueError(
@@ -63,64 +78,29 @@ def read(source: str, path: Path) -> Found:
     )
 
 
-def prepared(parts: dict[str, Pair], image_size: tuple[int, int] | None) -> dict[str, Pair]:
+def prepared(found: Found, image_size: tuple[int, int] | None) -> Found:
     """Converts images to float32 in [0, 1] with a channel axis, resizes them, and checks labels.
 
     Raises:
         ValueError: if images or labels cannot be used.
     """
-    made = {}
-    for name, (images, labels) in parts.items():
-        if images.ndim not in (3, 4) or 0 in images.shape:
+    made, scales = {}, {}
+    for name, (images, labels) in found.parts.items():
+        images = images[..., np.newaxis] if images.ndim == 3 else images
+        check_pair(name, images, labels)
+        images, scales[name] = _scaled(name, images, found.scale)
+        if labels.size != len(labels):
             raise ValueError(
-                "Images must be (number, height, width) or (number, height, width, channels). "
-                f"Received: {name} of shape {images.shape}"
+                "Labels must be one number an image; of one-hot labels np.argmax(y, axis=1). "
+                f"Received: {name} of shape {labels.shape}"
             )
-        check_channels(name, images.shape)
-        images = _scaled(name, images[..., np.newaxis] if images.ndim == 3 else images)
-        made[name] = _resized(images, image_size), _labels(name, labels, len(images))
+        made[name] = _resized(images, image_size), labels.reshape(-1)  # CIFAR's are (number, 1)
+    check_labels({name: labels for name, (_, labels) in made.items()}, found.class_names)
     shapes = {name: images.shape[1:] for name, (images, _) in made.items()}
     if len(set(shapes.values())) > 1:
         raise ValueError(f"Images of all parts must have one shape. Received: {shapes}")
-    return made
-
-
-def check_channels(name: str, shape: tuple[int, ...]) -> None:
-    """Refuses channels-first images, whose width would be taken for channels.
-
-    An image with 1, 3 or 4 rows, more than 4 columns, and about as many "channels" as columns
-    counts as channels-first.
-
-    Args:
-        name: the name of the part, for the message.
-        shape: the shape of its images, (number, height, width, channels).
-
-    Raises:
-        ValueError: if the images look channels-first.
-    """
-    if len(shape) != 4 or shape[1] not in (1, 3, 4):
-        return
-    small, large = sorted(shape[2:])
-    if small > 4 and large <= 4 * small:
-        raise ValueError(
-            "Images must be (number, height, width, channels), the channels last: "
-            f"np.moveaxis(x, 1, -1). Received: {name} of shape {tuple(shape)}"
-        )
-
-
-def check_labels(name: str, labels: np.ndarray) -> None:
-    """Refuses integers that cannot be class labels.
-
-    Raises:
-        ValueError: if a label is negative or 10,000,000 or more; the message has the label.
-    """
-    least, most = int(labels.min()), int(labels.max())
-    if least < 0 or most >= _MOST_CLASSES:
-        wrong = least if least < 0 else most
-        raise ValueError(
-            f"Labels must count from 0, up to {_MOST_CLASSES:,} classes. Received: {name} with "
-            f"{wrong}"
-        )
+    parts = {name: (images, labels.astype("int32")) for name, (images, labels) in made.items()}
+    return Found(parts, found.class_names, scales["train"])
 
 
 def has_idx(folder: Path) -> bool:
@@ -134,7 +114,7 @@ def _digits() -> Found:
     except ImportError as error:
         raise ImportError("`digits` needs scikit-learn: pip install 'kblocks[tune]'") from error
     digits: Any = load_digits()
-    return Found({"train": ((digits.images / 16).astype("float32"), digits.target)}, _DIGITS)
+    return Found({"train": (digits.images, digits.target)}, _DIGITS, 16)
 
 
 def _built_in(name: str) -> Found:
@@ -164,12 +144,14 @@ def _npz(path: Path) -> Found:
             f"_val and _test. Received: {sorted(headers)}"
         )
     _check_memory(path, [headers[name] for name in named])
+    has_names = "class_names" in headers and headers["class_names"][1].kind in "US"
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in named}
+            names = tuple(file["class_names"].astype(str).tolist()) if has_names else None
     except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise _no_arrays(path, error) from error
-    return Found({part: (arrays[x], arrays[y]) for part, (x, y) in wanted.items()})
+    return Found({part: (arrays[x], arrays[y]) for part, (x, y) in wanted.items()}, names)
 
 
 def _no_arrays(path: Path, error: Exception) -> ValueError:
@@ -211,10 +193,6 @@ def _idx_parts(folder: Path) -> dict[str, str]:
     return parts
 
 
-def _idx_pair(folder: Path, name: str) -> Pair:
-    return _idx(folder, f"{name}-images-idx3-ubyte"), _idx(folder, f"{name}-labels-idx1-ubyte")
-
-
 def _idx(folder: Path, name: str) -> np.ndarray:
     """Reads an array of bytes from an idx file.
 
@@ -237,37 +215,19 @@ def _idx(folder: Path, name: str) -> np.ndarray:
     return np.frombuffer(data, "uint8", offset=start).reshape(sizes)
 
 
-def _scaled(name: str, images: np.ndarray) -> np.ndarray:
+def _scaled(name: str, images: np.ndarray, scale: float | None) -> tuple[np.ndarray, float]:
+    """The images from 0 to 1, and what they were divided by."""
     if images.dtype.kind not in "uif":
         raise ValueError(f"Images must be numbers. Received: {name} of dtype {images.dtype}")
+    kind, own = ("floats", 1.0) if images.dtype.kind == "f" else ("integers", 255.0)
+    scale = scale or own
     low, high = float(images.min()), float(images.max())
-    if images.dtype.kind == "f" and not (low >= 0 and high <= 1):  # NaN fails both comparisons
+    if not (low >= 0 and high <= scale):  # NaN fails both comparisons
         raise ValueError(
-            f"Images of floats must be from 0 to 1. Received: {name} from {low} to {high}"
+            f"Images of {kind} must be from 0 to {scale:g}. Received: {name} from {low:g} to "
+            f"{high:g}"
         )
-    if images.dtype.kind != "f" and not (low >= 0 and high <= 255):
-        raise ValueError(
-            f"Images of integers must be from 0 to 255. Received: {name} from {low:.0f} to "
-            f"{high:.0f}"
-        )
-    return images.astype("float32") / (1 if images.dtype.kind == "f" else 255)
-
-
-def _labels(name: str, labels: np.ndarray, images: int) -> np.ndarray:
-    if labels.ndim == 2 and labels.shape[1] == 1:  # the shape of Keras' CIFAR labels
-        labels = labels[:, 0]
-    if labels.ndim != 1 or labels.dtype.kind not in "ui":
-        raise ValueError(
-            f"Labels must be one integer an image. Received: {name} of shape {labels.shape} and "
-            f"dtype {labels.dtype}"
-        )
-    if len(labels) != images:
-        raise ValueError(
-            f"There must be a label for each image. Received: {name} with {images} images and "
-            f"{len(labels)} labels"
-        )
-    check_labels(name, labels)
-    return labels.astype("int32")
+    return images.astype("float32") / scale, scale
 
 
 def _resized(images: np.ndarray, size: tuple[int, int] | None) -> np.ndarray:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 
-Pair = tuple[np.ndarray, np.ndarray]
-
 
 def check(labels: np.ndarray, parts: int) -> None:
     """Raises ValueError for fewer than two classes, or a class with fewer images than `parts`."""

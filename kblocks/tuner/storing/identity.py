@@ -28,6 +28,10 @@ _BINDING = ("objectives", "input_shape", "builder", "space", "fixed", "budget", 
 _GROWING = ("space", "recipe")  # those of them to which choices may be added
 _WAYS_OUT = "Give it another `project_name`, undo the change, or start anew with overwrite=True"
 _EXTENDABLE = " (added choices can be allowed: extend=True)"
+_FOLDERS = (  # only folders of images are recorded with a `hash` of their own
+    "(the folder of images may be unchanged: kblocks now skips files and folders whose name begins "
+    "with a dot, reads WebP and TIFF, and turns photos upright as their EXIF data say)"
+)
 _PASSING = {"callbacks", "verbose", "validation_freq"}  # arguments of `fit` that may change
 
 
@@ -122,7 +126,10 @@ def _all_differences(
     before: Mapping[str, Any], now: Mapping[str, Any], but: Sequence[str] = ()
 ) -> list[str]:
     keys = (key for key in _BINDING if key not in but)
-    return [line for key in keys for line in _differences(key, before.get(key), now.get(key))]
+    lines = [line for key in keys for line in _differences(key, before.get(key), now.get(key))]
+    if any(line.startswith("data: ") and ": hash was" in line for line in lines):
+        lines.append(_FOLDERS)
+    return lines
 
 
 def _differences(path: str, before: Any, now: Any) -> list[str]:

@@ -1,0 +1,107 @@
+"""The checks of images and labels, wherever they come from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+
+def check_pair(name: str, x: Any, y: Any) -> None:
+    """Refuses arrays that are not images with a target for each.
+
+    Args:
+        name: the name of the part, for the message.
+        x, y: objects with a shape; the images are (number, height, width, channels).
+
+    Raises:
+        ValueError: if x is empty, not of rank 4 or channels-first, or y has another length.
+    """
+    shape = tuple(x.shape)
+    if len(shape) != 4 or 0 in shape:
+        raise ValueError(
+            f"`{name}` must have images of (height, width, channels); grey ones get their channel "
+            f"by x[..., np.newaxis]. Received: x of shape {shape}"
+        )
+    check_channels(name, shape)
+    count = y.shape[0] if len(y.shape) else 1
+    if count != len(x):
+        raise ValueError(
+            f"`{name}` must have a label for each image. Received: {len(x)} images and {count} "
+            "labels"
+        )
+
+
+def check_channels(name: str, shape: Sequence[int | None]) -> None:
+    """Refuses channels-first images, whose width would be taken for channels.
+
+    An image with 1, 3 or 4 rows, more than 4 columns, and about as many "channels" as columns
+    counts as channels-first.
+
+    Args:
+        name: the name of the part, for the message.
+        shape: the shape of its images, (number, height, width, channels), None where unknown.
+
+    Raises:
+        ValueError: if the images look channels-first.
+    """
+    known = [size for size in shape[2:] if size is not None]
+    if len(shape) != 4 or shape[1] not in (1, 3, 4) or len(known) != 2:
+        return
+    small, large = sorted(known)
+    if small > 4 and large <= 4 * small:
+        raise ValueError(
+            "Images must be (number, height, width, channels), the channels last: "
+            f"np.moveaxis(x, 1, -1). Received: {name} of shape {tuple(shape)}"
+        )
+
+
+def check_labels(
+    parts: Mapping[str, np.ndarray], class_names: Sequence[str] | None, *, floats: bool = True
+) -> None:
+    """Refuses labels that do not count the classes from 0, in all parts together.
+
+    Args:
+        parts: the labels of each part. Those of more than one number an image, such as one-hot
+            labels and masks, need only be numbers.
+        class_names: the names of all classes, of which some may have no image; None if unknown.
+        floats: whether labels of floats name classes too; otherwise they may be any numbers.
+
+    Raises:
+        ValueError: if labels are no numbers, NaN, negative or not whole, have no name, or leave
+            a number out.
+    """
+    found = set[int]()
+    for name, labels in parts.items():
+        kind = labels.dtype.kind
+        if kind not in "biuf":
+            raise ValueError(
+                "Labels must be numbers; `names, y = np.unique(y, return_inverse=True)` makes "
+                f"them of texts. Received: {name} of dtype {labels.dtype}"
+            )
+        if labels.ndim != 1 and labels.shape[1:] != (1,):
+            continue
+        is_free = kind == "f" and not floats
+        counts = (labels >= 0) & (labels == np.floor(labels))
+        fits = np.isfinite(labels) & (counts | is_free)
+        if not fits.all():
+            raise ValueError(
+                "Labels must count from 0 in whole numbers. Received: "
+                f"{name} with {labels[~fits][0]}"
+            )
+        if not is_free:
+            found.update(map(int, np.unique(labels)))
+    most = max(found, default=0)
+    if class_names is not None and most >= len(class_names):
+        raise ValueError(
+            "`class_names` must name the class of every label. Received: "
+            f"{len(class_names)} names and the label {most}"
+        )
+    if class_names is None and most >= len(found) > 0:
+        missing = next(label for label in range(most) if label not in found)
+        raise ValueError(
+            "Labels must count from 0 without a gap. Renumber them, all parts at once, by "
+            "`np.unique(y, return_inverse=True)[1]`, or give `class_names` if a class has no "
+            f"image. Received: no label {missing}, but {most}"
+        )
