@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import islice
 from typing import Any
 
 import altair as alt
+import numpy as np
 
 from kblocks.tuner.reporting.figures import (
     TRIALS,
@@ -156,26 +158,45 @@ def _front(view: View, title: str, field: str, x: Any, rows: Rows, line: Any) ->
 
 def curves(view: View) -> Section | None:
     """The learning curves of the best trials."""
-    figures = []
+    figures, cut = [], False
     for place, metric in enumerate(_metrics(view)):
-        shown = [trial for trial in view.ranked if trial.curve(metric)][:_CURVES]
-        rows = [
-            {"e": epoch, "v": value, "t": f"trial {trial.number}", "n": trial.number}
-            for trial in shown
-            for epoch, value in spread(trial.curve(metric), POINTS // _CURVES)
-        ]
-        figures.append(_curve(clean(metric, 60), f"curve{place}", rows))
+        curved = ((t.number, one) for t in view.ranked if (one := t.curve(metric)))
+        found = dict(islice(curved, _CURVES))
+        ends = _differing(list(found.values()), min if "loss" in metric else max)
+        cut = cut or any(not ends[0] <= v <= ends[1] for one in found.values() for _, v in one)
+        figures.append(_curve(clean(metric, 60), f"curve{place}", found, ends))
     if not figures:
         return None
     caption = f"The {_CURVES} best trials, the best first."
+    if cut:
+        caption += " The axis shows where they differ: early epochs may lie outside the picture."
     return Section("curves", "Learning curves of the best trials", caption, figures)
 
 
-def _curve(metric: str, name: str, rows: Rows) -> Figure:
-    values = [row["v"] for row in rows]
-    log = "loss" in metric and min(values) > 0 and max(values) > 20 * min(values)
+def _differing(found: list[list[tuple[int, float]]], best: Any) -> tuple[float, float]:
+    """The values between which curves differ: those of their second halves, but for outliers.
+
+    The last value of each curve and its best one are always among them.
+    """
+    late = [value for one in found for _, value in one[len(one) // 2 :]]
+    kept = [value for one in found for value in (one[-1][1], best(value for _, value in one))]
+    low, high = np.quantile(late, [0.05, 0.95]).tolist()
+    return min(low, *kept), max(high, *kept)
+
+
+def _curve(
+    metric: str, name: str, found: dict[int, list[tuple[int, float]]], ends: tuple[float, float]
+) -> Figure:
+    rows = [
+        {"e": epoch, "v": value, "t": f"trial {number}", "n": number}
+        for number, one in found.items()
+        for epoch, value in (*spread(one[:-1], POINTS // _CURVES), one[-1])
+    ]
+    log = "loss" in metric and ends[0] > 0 and ends[1] > 20 * ends[0]
+    if log:  # a logarithmic axis has no place for others
+        rows = [row for row in rows if row["v"] > 0]
     chart = alt.Chart(named(name)).mark_line(
-        strokeWidth=2, point=alt.OverlayMarkDef(size=26, filled=True, opacity=1)
+        clip=True, strokeWidth=2, point=alt.OverlayMarkDef(size=26, filled=True, opacity=1)
     )
     epochs = alt.X(
         "e:Q",
@@ -191,7 +212,7 @@ def _curve(metric: str, name: str, rows: Rows) -> Figure:
     epoch = alt.Tooltip("e:N", title="epoch")
     chart = chart.encode(
         x=epochs,
-        y=position(alt.Y, "v", metric, values, log, titleLimit=240),
+        y=position(alt.Y, "v", metric, ends, log, domain=ends, titleLimit=240),
         color=colour,
         tooltip=[value, epoch, *tooltip()],
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -126,26 +125,23 @@ def axis(title: str | None, values: Sequence[float] = (), **more: Any) -> Any:
     return alt.Axis(title=title, **{"tickCount": 5, **more})
 
 
-def log_axis(title: str | None, values: Sequence[float], **more: Any) -> Any:
-    """A logarithmic axis with at most six round tick values, so that labels do not overlap."""
-    low, high = min(values), max(values)
-    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    for steps in ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 4, 5, 6, 7, 8, 9)):
-        ticks = [step * 10.0**n for n in decades for step in steps]
-        ticks = [tick for tick in ticks if low * 0.98 <= tick <= high * 1.02]
-        if len(ticks) >= 3:
-            break
-    ticks = ticks[:: math.ceil(len(ticks) / 6)] or [low]
-    return alt.Axis(title=title, values=ticks, labelExpr=_LABEL, **more)
-
-
 def position(
-    channel: Any, field: str, title: str | None, values: Sequence[float], log: bool, **more: Any
+    channel: Any,
+    field: str,
+    title: str | None,
+    values: Sequence[float],
+    log: bool,
+    domain: Sequence[float] | None = None,
+    **more: Any,
 ) -> Any:
-    """A quantitative x or y channel with a little room on both sides."""
-    made = (log_axis if log else axis)(title, values, **more)
+    """A quantitative x or y channel with a little room on both sides of its domain or values."""
+    if log:
+        more = {"labelExpr": _LABEL, "labelOverlap": "greedy", "labelSeparation": 6, **more}
     scale: dict[str, Any] = {"type": "log"} if log else {"zero": False}
-    return channel(f"{field}:Q", axis=made, scale=alt.Scale(nice=False, padding=10, **scale))
+    if domain is not None:
+        scale["domain"] = list(domain)
+    shown = alt.Scale(nice=False, padding=10, **scale)
+    return channel(f"{field}:Q", axis=axis(title, values, **more), scale=shown)
 
 
 def score_channel(channel: Any, view: View, index: int, title: bool = True) -> Any:
