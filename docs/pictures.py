@@ -91,11 +91,11 @@ def search_chart() -> dict[str, Any]:
     """Accuracy and multiply-adds of the trials of the search on digits, and its budget."""
     with TRIALS.open(encoding="utf-8") as file:
         found = [row for row in csv.DictReader(file) if row["val_accuracy"]]
-    rows = [
-        {name: float(row[name]) for name in ("macs", "params", "val_accuracy")} for row in found
-    ]
+    names = ("macs", "params", "val_accuracy")
+    rows: list[dict[str, Any]] = [{name: float(row[name]) for name in names} for row in found]
     best = max(row["val_accuracy"] for row in rows)
-    rows = [{**row, "is": "the best" if row["val_accuracy"] == best else "a trial"} for row in rows]
+    for row in rows:
+        row["is"] = "the best" if row["val_accuracy"] == best else "a trial"
     kinds = alt.Scale(domain=["a trial", "the best"], range=[BLUE, ORANGE])
     x = alt.X("macs:Q", title="multiply-adds").axis(format="~s", grid=False, tickCount=5)
     dots = alt.Chart(alt.Data(values=rows), width=330, height=300).mark_circle(opacity=0.7)

@@ -113,7 +113,7 @@ def enlarged(image: np.ndarray, factor: int = 3) -> np.ndarray:
 def draw_boxes(
     canvas: np.ndarray, boxes: Sequence[Any], colours: Sequence[Any], words: Sequence[str]
 ) -> None:
-    """Draws the outlines of boxes (y1, x1, y2, x2; shares of the canvas), with words beside them."""
+    """Draws outlines of boxes (y1, x1, y2, x2; shares of the canvas), with words beside them."""
     height, width = canvas.shape[:2]
     scale = (height - 2, width - 2, height - 2, width - 2)
     corners = [(np.clip(box, 0, 1) * scale).astype(int) for box in boxes]

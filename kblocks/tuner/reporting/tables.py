@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from kblocks.tuner.records import KINDS
@@ -141,3 +142,12 @@ def _value(trial: Shown, name: str) -> str:
 def _cell(text: str, value: Any) -> str:
     sort = "" if value is None else f' data-v="{float(value):.9g}"'
     return f'<td class="n"{sort}>{escaped(text)}</td>'
+
+
+def dashboard(study: Path) -> str:
+    """How to open the run's database in Optuna's dashboard."""
+    command = escaped(f"optuna-dashboard sqlite:///{study}", 1000)
+    return (
+        "<footer>Optuna's dashboard shows the same trials, also while the search runs: "
+        f"<code>pip install optuna-dashboard</code>, then <code>{command}</code></footer>"
+    )
