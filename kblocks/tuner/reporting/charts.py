@@ -95,65 +95,54 @@ def _why(trial: Shown) -> str:
 
 def fronts(view: View) -> Section | None:
     """One objective against each cost, or the first of several against each other one."""
-    several = len(view.objectives) > 1
-    figures = _between(view) if several else _against_costs(view)
+    figures = []
+    others = view.objectives[1 : _OBJECTIVES + 1]
+    for index, other in enumerate(others, 1):
+        values = {trial.number: trial.scores[index] for trial in view.scored}
+        # With two objectives a step line bounds what is attainable; more have no such line.
+        line = "step-after" if other.direction == "min" else "step-before"
+        line = line if len(view.objectives) == 2 else None
+        figures.append(
+            _front(view, f"s{index}", (other.name, other.name), values, view.front, line)
+        )
+    for name, label in () if others else _AXES.items():
+        costs = {t.number: drawn_cost(name, t.costs[name]) for t in view.scored if name in t.costs}
+        words, front = (COSTS[name], label), view.cost_front(name)
+        figures.append(_front(view, name, words, costs, front, "step-after"))
+    figures = [figure for figure in figures if figure]
     if not figures:
         return None
-    what = "in every objective" if several else "at the same cost or less"
+    what = "in every objective" if others else "at the same cost or less"
     caption = f"The marked networks are the front: none is better {what}. Hover to see a network."
     columns = 3 if len(figures) == 3 else 2
     return Section("front", "The Pareto front", caption + _thinned(view), figures, columns)
 
 
-def _against_costs(view: View) -> list[Figure]:
-    figures = []
-    for cost, label in _AXES.items():
-        values = {t.number: drawn_cost(cost, t.costs[cost]) for t in view.scored if cost in t.costs}
-        if not values:
-            continue
-        front = view.cost_front(cost)
-        rows = [{"x": values[t.number], "s0": t.scores[0], "n": t.number} for t in front]
-        log = max(values.values()) > 3 * min(values.values())
-        x = position(alt.X, cost, label, list(values.values()), log, grid=False)
-        title = f"{view.objectives[0].name} against {COSTS[cost]}"
-        figures.append(_front(view, title, cost, x, rows, "step-after"))
-    return figures
-
-
-def _between(view: View) -> list[Figure]:
-    """Plots of the first objective against each of the others."""
-    figures = []
-    first = view.objectives[0]
-    for index, other in enumerate(view.objectives[1 : _OBJECTIVES + 1], 1):
-        values = [trial.scores[index] for trial in view.scored]
-        if not values:
-            continue
-        rows = [{"x": t.scores[index], "s0": t.scores[0], "n": t.number} for t in view.front]
-        rows.sort(key=lambda row: row["x"])
-        log = min(values) > 0 and max(values) > 10 * min(values)
-        x = position(alt.X, f"s{index}", other.name, values, log, grid=False)
-        # With two objectives a step line bounds what is attainable; more have no such line.
-        line = "step-after" if other.direction == "min" else "step-before"
-        title = f"{first.name} against {other.name}"
-        line = line if len(view.objectives) == 2 else None
-        figures.append(_front(view, title, f"s{index}", x, rows, line))
-    return figures
-
-
-def _front(view: View, title: str, field: str, x: Any, rows: Rows, line: Any) -> Figure:
-    name = f"front_{field}"
+def _front(
+    view: View,
+    field: str,
+    words: tuple[str, str],
+    values: dict[int, float],
+    front: list[Shown],
+    line: Any,
+) -> Figure | None:
+    """The first objective against `values`, by trial; `words` are the title and the axis' title."""
+    if not values:
+        return None
+    low, high, name = min(values.values()), max(values.values()), f"front_{field}"
+    rows: Rows = [{"x": values[t.number], "s0": t.scores[0], "n": t.number} for t in front]
+    rows.sort(key=lambda row: row["x"])
+    log = 0 < 3 * low < high
+    x = position(alt.X, field, words[1], [low, high], log, grid=False)
     points = alt.Chart(named(TRIALS)).mark_circle(size=40, style="trial")
+    points = points.encode(x=x, y=score_channel(alt.Y, view, 0), tooltip=tooltip())
     marked = alt.Chart(named(name)).encode(x="x:Q", y="s0:Q")
-    layers = [
-        points.encode(x=x, y=score_channel(alt.Y, view, 0), tooltip=tooltip()).transform_filter(
-            f"isValid(datum.{field})"
-        )
-    ]
-    if line:
-        layers.append(marked.mark_line(interpolate=line, style="bestline"))
     dots = marked.mark_circle(size=70, style="best").encode(tooltip=tooltip())
-    layers.append(with_texts(dots))
-    return Figure(title, alt.layer(*layers), {name: rows}, height=300)
+    lines = [marked.mark_line(interpolate=line, style="bestline")] if line else []
+    shown = points.transform_filter(f"isValid(datum.{field})")
+    title = f"{view.objectives[0].name} against {words[0]}"
+    chart = alt.layer(shown, *lines, with_texts(dots))
+    return Figure(title, chart, {name: rows}, height=300)
 
 
 def curves(view: View) -> Section | None:

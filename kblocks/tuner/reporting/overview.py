@@ -18,9 +18,8 @@ _LABELS = {
     "space": "choices",
 }
 _LEFT_OUT = ("format", "objectives", "options")
-_HASH = re.compile(
-    r",? ?(hash: )?\b(?=\d*[a-f])[0-9a-f]{16}\b"
-)  # identifies data, and says nothing
+# What identifies data, and tells a reader nothing.
+_HASH = re.compile(r",? ?(hash: )?\b(?=\d*[a-f])[0-9a-f]{16}\b")
 _LONG = 400  # the most characters of one setting
 _MANY = 60  # the most settings in one group
 
