@@ -12,6 +12,7 @@ import csv
 import hashlib
 import json
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -37,6 +38,11 @@ TRAINED = (
     *("budget_search", "detect", "finetune", "keypoints", "lecture", "localise", "phone"),
     *("segment", "tf_data_pipeline"),
 )
+OPTIONS = {
+    "finetune": "--network efficientnet_lite0 --weights package_in1k --size 96".split(),
+}
+CLOTHES = "/usr/share/datasets/fashion-mnist"
+QUICK = ("compose", "own_architecture", "own_hypermodel")  # SVGs of examples that take seconds
 SOURCE = "source"  # the entry of a PNG that says what it was made from
 
 
@@ -121,7 +127,8 @@ DRAWN: dict[str, Callable[[], Parts]] = {
     "picture.png": readme,
     "examples/lecture_blocks.png": lecture_blocks,
 }
-PICTURES = (*DRAWN, *(f"examples/{name}.png" for name in TRAINED))
+AFRESH = tuple(f"examples/{name}.svg" for name in QUICK)  # how old they are only a run can tell
+PICTURES = (*DRAWN, *AFRESH, *(f"examples/{name}.png" for name in TRAINED))
 
 
 def code_of(path: Path) -> str:
@@ -144,7 +151,7 @@ def source_of(name: str) -> str:
 
 def is_stale(name: str) -> bool:
     path = DOCS / name
-    if not path.exists():
+    if name in AFRESH or not path.exists():
         return True
     if path.suffix == ".svg":
         return path.read_text(encoding="utf-8") != DRAWN[name]()
@@ -153,16 +160,20 @@ def is_stale(name: str) -> bool:
 
 
 def make(name: str) -> None:
-    path = DOCS / name
-    if path.suffix == ".svg":
-        path.write_text(svg_of(DRAWN[name]()), encoding="utf-8")
-        return
-    made = Path("runs") / path.name
-    if name in DRAWN:
-        save_png(svg_of(DRAWN[name]()), made, scale=1)
+    path, made = DOCS / name, Path("runs") / Path(name).name
+    if name not in DRAWN:
+        example = EXAMPLES / f"{path.stem}.py"
+        if CLOTHES in example.read_text(encoding="utf-8") and not Path(CLOTHES).is_dir():
+            sys.exit(f"docs/{name} needs Debian's package dataset-fashion-mnist")
+        subprocess.run([sys.executable, example, *OPTIONS.get(path.stem, ())], check=True)
+    elif path.suffix == ".svg":
+        made.write_text(svg_of(DRAWN[name]()), encoding="utf-8")
     else:
-        subprocess.run([sys.executable, str(EXAMPLES / f"{path.stem}.py")], check=True)
-    note(name, made)
+        save_png(svg_of(DRAWN[name]()), made, scale=1)
+    if path.suffix == ".svg":
+        shutil.copy(made, path)
+    else:
+        note(name, made)
 
 
 def note(name: str, picture: Path) -> None:
@@ -175,11 +186,12 @@ def note(name: str, picture: Path) -> None:
 
 
 if __name__ == "__main__":
+    Path("runs").mkdir(exist_ok=True)
     asked = [word for word in sys.argv[1:] if not word.startswith("--")]
     for name in PICTURES:
         if Path(name).name not in asked if asked else not is_stale(name):
             continue
-        if "--unchanged" in sys.argv and name not in DRAWN:
+        if "--unchanged" in sys.argv and name not in (*DRAWN, *AFRESH):
             note(name, DOCS / name)
         else:
             make(name)
