@@ -39,7 +39,7 @@ TRAINED = (
     *("segment", "tf_data_pipeline"),
 )
 OPTIONS = {
-    "finetune": "--network efficientnet_lite0 --weights package_in1k --size 96".split(),
+    "finetune": ["--network", "efficientnet_lite0", "--weights", "package_in1k", "--size", "96"],
 }
 CLOTHES = "/usr/share/datasets/fashion-mnist"
 QUICK = ("compose", "own_architecture", "own_hypermodel")  # SVGs of examples that take seconds
