@@ -136,7 +136,7 @@ def label_places(
     for number, ((y1, x1, y2, x2), text) in enumerate(zip(corners, words, strict=True)):
         high, wide = FONT + 4, 8 * len(text)
         others = [*placed * 10, *corners[:number], *corners[number + 1 :]]  # words weigh more
-        rows = (y1 - high - 2, y2 + 1, y1 + 2, y2 - high)
+        rows = (y1 - high - 1, y2 + 1, y1 + 2, y2 - high)
         columns = (x1, x2 - wide, x1 - wide - 3, x2 + 5)
         spots = [(y, x, y + high, x + wide) for y in rows for x in columns]
         inside = [s for s in spots if min(s) >= 0 and s[2] <= shape[0] and s[3] <= shape[1]]
@@ -164,24 +164,27 @@ def draw_cross(canvas: np.ndarray, place: np.ndarray, colour: tuple[int, int, in
 def save_page(
     canvases: list[np.ndarray], file: str | Path, legend: dict[str, Any], columns: int = 6
 ) -> None:
-    """Writes the pictures side by side to one PNG file; drops a last row that is not full.
-
-    Below them stands the legend: words with their colours, or None for words alone.
-    """
+    """Writes pictures side by side, above their legend, to a PNG; drops a row that is not full."""
     rows = len(canvases) // columns
     framed = [np.pad(one, ((3, 3), (3, 3), (0, 0)), constant_values=255) for one in canvases]
     page = np.stack(framed[: rows * columns]).reshape(rows, columns, *framed[0].shape)
     pictures = np.concatenate(np.concatenate(page, 1), 1)
-    below = Image.new("RGB", (pictures.shape[1], 30), "white")
-    brush, x = ImageDraw.Draw(below), 6
+    Path(file).parent.mkdir(parents=True, exist_ok=True)
+    whole = np.concatenate([pictures, drawn_legend(legend, pictures.shape[1])])
+    keras.utils.save_img(file, whole, scale=False)
+
+
+def drawn_legend(legend: dict[str, Any], width: int) -> np.ndarray:
+    """Words, each behind a square of its colour, or None for words alone."""
+    picture = Image.new("RGB", (width, 30), "white")
+    brush, x = ImageDraw.Draw(picture), 6
     for text, colour in legend.items():
         if colour is not None:
             brush.rectangle((x, 9, x + 12, 21), fill=tuple(map(int, colour)), outline=0)
             x += 19
         brush.text((x, 6), text, fill=0, font_size=FONT)
         x += int(brush.textlength(text, font_size=FONT)) + 24
-    Path(file).parent.mkdir(parents=True, exist_ok=True)
-    keras.utils.save_img(file, np.concatenate([pictures, below]), scale=False)
+    return np.array(picture)
 
 
 if __name__ == "__main__":

@@ -159,8 +159,8 @@ def test_the_best_network_has_its_stages_and_costs(made: tuple[Run, Path]) -> No
     assert f"Trial {best.number}:" in section
     names = dict.fromkeys(r["name"].split("_")[0] for r in json.loads(best.network or "")["rows"])
     assert [name for name in names if name not in section] == []
-    assert f"{best.costs['params'] / 1e3:.3g}\u00a0k" in section
-    assert f"{best.costs['macs'] / 1e6:.3g}\u00a0M" in section
+    assert f"{best.costs['params'] / 1e3:.3g} k parameters" in section
+    assert f"{best.costs['macs'] / 1e6:.3g} M multiply-adds" in section
 
 
 def test_failures_are_told_with_their_networks(made: tuple[Run, Path]) -> None:

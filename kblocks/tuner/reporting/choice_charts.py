@@ -147,7 +147,7 @@ def scale_of(view: View, name: str) -> Range | list[str]:
 
 def _effect(view: View, name: str, data: str) -> Figure:
     had = [trial for trial in view.scored if name in trial.values]
-    scale = scale_of(view, name)
+    scale: Any = scale_of(view, name)
     title, made = clean(name, 60), _of_range if isinstance(scale, Range) else _of_options
     if len(scale) > OPTIONS:
         title += f" ({OPTIONS} of {len(scale)} options)"
