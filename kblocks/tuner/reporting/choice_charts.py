@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -133,10 +132,10 @@ def scale_of(view: View, name: str) -> Range | list[str]:
     if isinstance(kind, CategoricalDistribution):
         values += [view.named(name, option) for option in kind.choices]
     elif kind is not None and not kind.single():
-        count = round((kind.high - kind.low) / kind.step) + 1 if kind.step else math.inf
-        if count > _FEW:
+        steps = round((kind.high - kind.low) / kind.step) if kind.step else _FEW
+        if steps >= _FEW:
             return Range(kind.low, kind.high, kind.log)
-        values += [kind.low + index * kind.step for index in range(count)]
+        values += [kind.low + index * kind.step for index in range(steps + 1)]
     numeric = is_numeric(values)
     if numeric and len(set(values)) > _FEW:
         low, high = min(values), max(values)
@@ -147,11 +146,14 @@ def scale_of(view: View, name: str) -> Range | list[str]:
 
 def _effect(view: View, name: str, data: str) -> Figure:
     had = [trial for trial in view.scored if name in trial.values]
-    scale: Any = scale_of(view, name)
-    title, made = clean(name, 60), _of_range if isinstance(scale, Range) else _of_options
-    if len(scale) > OPTIONS:
-        title += f" ({OPTIONS} of {len(scale)} options)"
-    return Figure(title, *made(view, name, had, data, scale), height=190, width=220)
+    scale, title = scale_of(view, name), clean(name, 60)
+    if isinstance(scale, Range):
+        chart, rows = _of_range(view, name, had, data, scale)
+    else:
+        chart, rows = _of_options(view, name, had, data, scale)
+        if len(scale) > OPTIONS:
+            title += f" ({OPTIONS} of {len(scale)} options)"
+    return Figure(title, chart, rows, height=190, width=220)
 
 
 def _of_range(
@@ -197,8 +199,8 @@ def _of_options(
         if members
     ]
     rows = [
-        {"x": option, "p": round(apart(trial.number, 0.66), 3), **_point(trial)}
-        for option, members in groups.items()
+        {"p": place + round(apart(trial.number, 0.66), 3), **_point(trial)}
+        for place, members in enumerate(groups.values())
         for trial in spread([t for t in members if t.number in drawn], _DOTS // len(groups))
     ]
     tilted = sum(map(len, groups)) > 26
@@ -220,13 +222,15 @@ def _of_options(
     words = alt.Chart(named(f"{data}_without")).mark_text(
         style="label", angle=270, align="left", dx=6
     )
-    offset = alt.XOffset("p:Q", scale=alt.Scale(domain=[-0.5, 0.5]))
-    chart = alt.layer(
+    # The points have a numeric x axis, on which option i is at i.
+    ends = alt.Scale(domain=[-0.5, len(groups) - 0.5], nice=False, zero=False)
+    boxes = alt.layer(
         bar.encode(y="l:Q", y2="h"),
         line.encode(y="m:Q"),
         words.encode(x=x, y=alt.value("height"), text="w:N"),
-        _dots(view, data).encode(x=x, xOffset=offset),
     )
+    dots = _dots(view, data).encode(x=alt.X("p:Q", axis=None, scale=ends))
+    chart = alt.layer(boxes, dots).resolve_scale(x="independent")
     return chart, {data: rows, f"{data}_middle": middle, f"{data}_without": without}
 
 

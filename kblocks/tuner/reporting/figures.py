@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -125,6 +126,18 @@ def axis(title: str | None, values: Sequence[float] = (), **more: Any) -> Any:
     return alt.Axis(title=title, **{"tickCount": 5, **more})
 
 
+def log_ticks(low: float, high: float) -> list[float]:
+    """At most six round values for a logarithmic axis, so that labels do not overlap."""
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    ticks: list[float] = []
+    for steps in ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 4, 5, 6, 7, 8, 9)):
+        ticks = [step * 10.0**n for n in decades for step in steps]
+        ticks = [tick for tick in ticks if low * 0.98 <= tick <= high * 1.02]
+        if len(ticks) >= 3:
+            break
+    return ticks[:: math.ceil(len(ticks) / 6)] if ticks else [low]
+
+
 def position(
     channel: Any,
     field: str,
@@ -136,7 +149,8 @@ def position(
 ) -> Any:
     """A quantitative x or y channel with a little room on both sides of its domain or values."""
     if log:
-        more = {"labelExpr": _LABEL, "labelOverlap": "greedy", "labelSeparation": 6, **more}
+        ticks = log_ticks(*(domain or (min(values), max(values))))
+        more = {"labelExpr": _LABEL, "values": ticks, **more}
     scale: dict[str, Any] = {"type": "log"} if log else {"zero": False}
     if domain is not None:
         scale["domain"] = list(domain)
