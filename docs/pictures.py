@@ -86,7 +86,9 @@ def cost_chart() -> dict[str, Any]:
         for name, cost in kb.resnet50().stages((224, 224, 3))
     ]
     bars = alt.Chart(alt.Data(values=rows), width=270, height=300).encode(
-        x=alt.X("macs:Q", title="multiply-adds").axis(format="~s", grid=False, tickCount=4),
+        x=alt.X("macs:Q", title="multiply-adds").axis(
+            format="~s", grid=False, values=[5e8, 1e9, 1.5e9]
+        ),
         y=alt.Y("stage:N", title=None, sort=None),
     )
     shapes = bars.mark_text(align="left", dx=4).encode(text="shape:N")
@@ -99,15 +101,19 @@ def search_chart() -> dict[str, Any]:
         found = [row for row in csv.DictReader(file) if row["val_accuracy"]]
     names = ("macs", "params", "val_accuracy")
     rows: list[dict[str, Any]] = [{name: float(row[name]) for name in names} for row in found]
-    best = max(row["val_accuracy"] for row in rows)
+    best = max(rows, key=lambda row: row["val_accuracy"])
     for row in rows:
-        row["is"] = "the best" if row["val_accuracy"] == best else "a trial"
+        row["is"] = "the best" if row is best else "a trial"
     kinds = alt.Scale(domain=["a trial", "the best"], range=[BLUE, ORANGE])
-    x = alt.X("macs:Q", title="multiply-adds").axis(format="~s", grid=False, tickCount=5)
+    x = alt.X("macs:Q", title="multiply-adds").axis(
+        format="~s", grid=False, values=[5e5, 1e6, 1.5e6]
+    )
     dots = alt.Chart(alt.Data(values=rows), width=330, height=300).mark_circle(opacity=0.7)
     dots = dots.encode(
         x=x,
-        y=alt.Y("val_accuracy:Q", title="validation accuracy").scale(zero=False).axis(grid=False),
+        y=alt.Y("val_accuracy:Q", title="validation accuracy")
+        .scale(zero=False, padding=9)
+        .axis(grid=False),
         size=alt.Size("params:Q", title="parameters").legend(format="~s", values=[5e4, 1e5, 2e5]),
         color=alt.Color("is:N", title=None, scale=kinds),
     )

@@ -148,14 +148,15 @@ def position(
     **more: Any,
 ) -> Any:
     """A quantitative x or y channel with a little room on both sides of its domain or values."""
+    made = axis(title, values, **more)
     if log:
         ticks = log_ticks(*(domain or (min(values), max(values))))
-        more = {"labelExpr": _LABEL, "values": ticks, **more}
+        made = alt.Axis(title=title, values=ticks, labelExpr=_LABEL, **more)
     scale: dict[str, Any] = {"type": "log"} if log else {"zero": False}
     if domain is not None:
         scale["domain"] = list(domain)
     shown = alt.Scale(nice=False, padding=10, **scale)
-    return channel(f"{field}:Q", axis=axis(title, values, **more), scale=shown)
+    return channel(f"{field}:Q", axis=made, scale=shown)
 
 
 def score_channel(channel: Any, view: View, index: int, title: bool = True) -> Any:
