@@ -27,6 +27,7 @@ def image(section: Section, trials: Rows) -> bytes:
     caption = textwrap.wrap(section.caption, _LETTERS)
     title = alt.Title(section.title, subtitle=caption, fontSize=18, offset=20)
     chart = alt.concat(*charts, columns=columns, spacing=36, title=title)
+    chart = chart.resolve_scale(color="independent")  # so that each plot has its legend
     spec: dict[str, Any] = chart.to_dict()
     data = {name: rows for figure in figures for name, rows in figure.data.items()}
     spec["datasets"] = {TRIALS: trials, **data}
