@@ -6,7 +6,7 @@ An anchor-free detector on two levels finds all shapes of an image, their kinds 
 import sys
 
 import keras
-from shapes import KINDS, draw_box, enlarged, save_page, scenes
+from shapes import KINDS, draw_boxes, enlarged, save_page, scenes
 
 import kblocks as kb
 
@@ -40,7 +40,7 @@ print(f"mAP50 {precision:.3f}")
 
 canvases = [enlarged(image) for image in test.images[:12]]
 for canvas, found in zip(canvases, kb.detections(predicted, score=0.4), strict=False):
-    for box, kind in zip(found.boxes, found.classes, strict=True):
-        draw_box(canvas, box, COLOURS[kind], KINDS[kind])
-save_page(canvases, "runs/detect.png")
+    kinds = list(found.classes)
+    draw_boxes(canvas, found.boxes, [COLOURS[k] for k in kinds], [KINDS[k] for k in kinds])
+save_page(canvases, "runs/detect.png", dict(zip(KINDS, COLOURS, strict=True)))
 print("runs/detect.png: every shape found, with its kind")

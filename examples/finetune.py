@@ -129,8 +129,12 @@ def trained(x, y, classes: int, weights: str):
 def chart_of(rows: list[dict]) -> alt.HConcatChart:
     """A chart of the accuracy for each seed, and of the accuracy for each class."""
     values = alt.Data(values=rows)
-    colour = alt.Color("way:N", sort=WAYS, scale=alt.Scale(range=["#94a3b8", "#d9822b", "#2f6db3"]))
-    colour.legend = None
+    colour = alt.Color(
+        "way:N",
+        sort=WAYS,
+        scale=alt.Scale(range=["#94a3b8", "#d9822b", "#2f6db3"]),
+        legend=alt.Legend(title=None, orient="bottom", labelFontSize=13),
+    )
     fonts = {"titleFontSize": 14, "labelFontSize": 13, "gridColor": "#e5e7eb"}
     ways = alt.Y("way:N", sort=WAYS, axis=alt.Axis(title=None, domain=False, ticks=False, **fonts))
     share = alt.Scale(zero=False, nice=True, padding=12)

@@ -12,6 +12,7 @@ import kblocks as kb
 
 SHORT = "--short" in sys.argv
 SIZE = 64
+CORNERS = ("top", "left", "right")
 COLOURS = ((255, 255, 255), (0, 255, 255), (255, 0, 255))
 keras.utils.set_random_seed(1)
 train = scenes(200 if SHORT else 3000, kinds=(2,), seed=1)
@@ -47,5 +48,5 @@ canvases = [enlarged(image) for image in test.images[:12]]
 for canvas, corners in zip(canvases, predicted, strict=True):
     for corner, colour in zip(corners, COLOURS, strict=True):
         draw_cross(canvas, corner, colour)
-save_page(canvases, "runs/keypoints.png")
+save_page(canvases, "runs/keypoints.png", dict(zip(CORNERS, COLOURS, strict=True)))
 print("runs/keypoints.png: white the top, cyan the left, pink the right corner")

@@ -7,11 +7,12 @@ import sys
 
 import keras
 import numpy as np
-from shapes import KINDS, draw_box, enlarged, save_page, scenes
+from shapes import KINDS, draw_boxes, enlarged, save_page, scenes
 
 import kblocks as kb
 
 SHORT = "--short" in sys.argv
+WHITE, BLACK = (255, 255, 255), (0, 0, 0)
 keras.utils.set_random_seed(1)
 train, test = scenes(300 if SHORT else 9000, seed=1), scenes(60 if SHORT else 500, seed=2)
 
@@ -52,7 +53,6 @@ kinds = np.argmax(predicted["class"], -1)
 for canvas, kind, box, truth in zip(
     canvases, kinds, predicted["box"], targets(test)["box"], strict=False
 ):
-    draw_box(canvas, truth, (0, 0, 0))
-    draw_box(canvas, box, (255, 255, 255), KINDS[kind])
-save_page(canvases, "runs/localise.png")
+    draw_boxes(canvas, [truth, box], [BLACK, WHITE], ["", KINDS[kind]])
+save_page(canvases, "runs/localise.png", {"found": WHITE, "true": BLACK})
 print("runs/localise.png: white what was found, black the truth")

@@ -123,5 +123,5 @@ for row in np.argsort(-moved)[:12]:
         words = f"{name}: {names[kind]} {shares[name][row, kind]:.0%}"
         lines.append((words, GREEN if kind == labels[row] else RED))
     cards.append(card(images[row], *lines))
-save_page(cards, "runs/phone.png")
+save_page(cards, "runs/phone.png", {"right": GREEN, "wrong": RED})
 print("runs/phone.png: the twelve images on which int8 moved the answer most")

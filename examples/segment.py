@@ -44,5 +44,6 @@ paint = np.concatenate([np.zeros((1, 3)), COLOURS[:3] / 255])
 canvases = [enlarged(image) for image in test.images[:6]]
 canvases += [enlarged(paint[test.masks[i]]) for i in range(6)]
 canvases += [enlarged(paint[classes[i]]) for i in range(6)]
-save_page(canvases, "runs/segment.png")
+rows = {"from top to bottom: images, true masks, masks found": None}
+save_page(canvases, "runs/segment.png", {**dict(zip(KINDS, COLOURS, strict=False)), **rows})
 print("runs/segment.png: images, the truth (red circles, green squares, blue triangles), the found")

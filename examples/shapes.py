@@ -6,8 +6,9 @@ writes a page of images:    python examples/shapes.py    (about 5 seconds)
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -16,6 +17,7 @@ from PIL import Image, ImageDraw
 KINDS = ("circle", "square", "triangle")
 COLOURS = np.array([(230, 60, 60), (60, 200, 60), (70, 110, 250), (240, 200, 40)], "float32")
 OUTSIDE = -1
+FONT = 14  # the height of letters in pixels
 
 
 class Scenes(NamedTuple):
@@ -108,20 +110,45 @@ def enlarged(image: np.ndarray, factor: int = 3) -> np.ndarray:
     return np.repeat(np.repeat((image * 255).astype("uint8"), factor, 0), factor, 1)
 
 
-def draw_box(
-    canvas: np.ndarray, box: np.ndarray, colour: tuple[int, int, int], words: str = ""
+def draw_boxes(
+    canvas: np.ndarray, boxes: Sequence[Any], colours: Sequence[Any], words: Sequence[str]
 ) -> None:
-    """Draws the outline of a box (y1, x1, y2, x2; shares of the canvas), with words above it."""
+    """Draws outlines of boxes (y1, x1, y2, x2; shares of the canvas), with words beside them."""
     height, width = canvas.shape[:2]
     scale = (height - 2, width - 2, height - 2, width - 2)
-    y1, x1, y2, x2 = (np.clip(box, 0, 1) * scale).astype(int)
-    canvas[y1 : y2 + 2, x1 : x1 + 2] = canvas[y1 : y2 + 2, x2 : x2 + 2] = colour
-    canvas[y1 : y1 + 2, x1 : x2 + 2] = canvas[y2 : y2 + 2, x1 : x2 + 2] = colour
+    corners = [(np.clip(box, 0, 1) * scale).astype(int) for box in boxes]
+    for (y1, x1, y2, x2), colour in zip(corners, colours, strict=True):
+        canvas[y1 : y2 + 2, x1 : x1 + 2] = canvas[y1 : y2 + 2, x2 : x2 + 2] = colour
+        canvas[y1 : y1 + 2, x1 : x2 + 2] = canvas[y2 : y2 + 2, x1 : x2 + 2] = colour
     picture = Image.fromarray(canvas)
     brush = ImageDraw.Draw(picture)
-    place = (min(x1, width - 8 * len(words)), y1 - 19 if y1 > 20 else y2 + 1)
-    brush.text(place, words, fill=colour, stroke_width=2, stroke_fill=(0, 0, 0), font_size=14)
+    places = label_places(corners, words, canvas.shape)
+    for (y, x, _, _), colour, text in zip(places, colours, words, strict=True):
+        brush.text((x, y), text, fill=colour, font_size=FONT, stroke_width=2, stroke_fill=0)
     canvas[:] = picture
+
+
+def label_places(
+    corners: Sequence[Any], words: Sequence[str], shape: tuple[int, ...]
+) -> list[tuple[int, int, int, int]]:
+    """Where the words of boxes go (y1, x1, y2, x2), above or below: over as little as possible."""
+    placed: list[tuple[int, int, int, int]] = []
+    for number, ((y1, x1, y2, x2), text) in enumerate(zip(corners, words, strict=True)):
+        high, wide = FONT + 4, 8 * len(text)
+        others = [*placed * 10, *corners[:number], *corners[number + 1 :]]  # words weigh more
+        rows = (y1 - high - 1, y2 + 1, y1 + 2, y2 - high)
+        columns = (x1, x2 - wide, x1 - wide - 3, x2 + 5)
+        spots = [(y, x, y + high, x + wide) for y in rows for x in columns]
+        inside = [s for s in spots if min(s) >= 0 and s[2] <= shape[0] and s[3] <= shape[1]]
+        placed.append(min(inside, key=lambda spot: sum(overlap(spot, one) for one in others)))
+    return placed
+
+
+def overlap(one: Sequence[int], other: Sequence[int]) -> int:
+    """The pixels that two boxes (y1, x1, y2, x2) share."""
+    down = min(one[2], other[2]) - max(one[0], other[0])
+    across = min(one[3], other[3]) - max(one[1], other[1])
+    return max(down, 0) * max(across, 0)
 
 
 def draw_cross(canvas: np.ndarray, place: np.ndarray, colour: tuple[int, int, int]) -> None:
@@ -134,20 +161,40 @@ def draw_cross(canvas: np.ndarray, place: np.ndarray, colour: tuple[int, int, in
             canvas[rows, columns][:, : x + across + 1 - columns.start] = paint
 
 
-def save_page(canvases: list[np.ndarray], file: str | Path, columns: int = 6) -> None:
-    """Writes the pictures side by side to one PNG file; drops a last row that is not full."""
+def save_page(
+    canvases: list[np.ndarray], file: str | Path, legend: dict[str, Any], columns: int = 6
+) -> None:
+    """Writes pictures side by side, above their legend, to a PNG; drops a row that is not full."""
     rows = len(canvases) // columns
     framed = [np.pad(one, ((3, 3), (3, 3), (0, 0)), constant_values=255) for one in canvases]
     page = np.stack(framed[: rows * columns]).reshape(rows, columns, *framed[0].shape)
+    pictures = np.concatenate(np.concatenate(page, 1), 1)
     Path(file).parent.mkdir(parents=True, exist_ok=True)
-    keras.utils.save_img(file, np.concatenate(np.concatenate(page, 1), 1), scale=False)
+    whole = np.concatenate([pictures, drawn_legend(legend, pictures.shape[1])])
+    keras.utils.save_img(file, whole, scale=False)
+
+
+def drawn_legend(legend: dict[str, Any], width: int) -> np.ndarray:
+    """Words, each behind a square of its colour, or None for words alone."""
+    picture = Image.new("RGB", (width, 30), "white")
+    brush, x = ImageDraw.Draw(picture), 6
+    for text, colour in legend.items():
+        if colour is not None:
+            brush.rectangle((x, 9, x + 12, 21), fill=tuple(map(int, colour)), outline=0)
+            x += 19
+        brush.text((x, 6), text, fill=0, font_size=FONT)
+        x += int(brush.textlength(text, font_size=FONT)) + 24
+    return np.array(picture)
 
 
 if __name__ == "__main__":
     found = scenes(12, most=3)
     canvases = [enlarged(image) for image in found.images]
     for canvas, objects in zip(canvases, found.objects, strict=True):
-        for box in objects[objects[:, 0] >= 0, 1:]:
-            draw_box(canvas, box, (255, 255, 255))
-    save_page(canvases, "runs/shapes.png")
+        kinds = [int(kind) for kind in objects[:, 0] if kind >= 0]
+        draw_boxes(
+            *(canvas, objects[: len(kinds), 1:], [(255, 255, 255)] * len(kinds)),
+            [KINDS[kind] for kind in kinds],
+        )
+    save_page(canvases, "runs/shapes.png", {"the true boxes": (255, 255, 255)})
     print("runs/shapes.png")

@@ -1,17 +1,22 @@
 """README and examples run as they are written."""
 
+import csv
 import importlib
+import itertools
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pytest
 from tiers import THOROUGH
 
 import kblocks as kb
+from kblocks.tuner.running.jobs import imported
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -19,6 +24,7 @@ GUIDE = (ROOT / "docs" / "guide.md").read_text(encoding="utf-8")
 GALLERY = (ROOT / "docs" / "examples.md").read_text(encoding="utf-8")
 COMMANDS = re.findall(r"```sh\n(.*?)\n```", README, re.DOTALL)
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
+RUN_TO_DRAW = ("compose", "own_architecture", "own_hypermodel")  # quick; their figures are compared
 
 
 def run(code: list[str], folder: Path) -> str:
@@ -64,6 +70,10 @@ def test_each_example_runs(example: Path, tmp_path: Path) -> None:
     assert printed.strip()
     for picture in re.findall(r"^(runs/\S+\.(?:png|svg))", printed, re.MULTILINE):
         assert (tmp_path / picture).stat().st_size > 1000, picture
+    if example.stem in RUN_TO_DRAW:
+        drawn = (tmp_path / "runs" / f"{example.stem}.svg").read_text(encoding="utf-8")
+        stored = ROOT / "docs" / "examples" / f"{example.stem}.svg"
+        assert stored.read_text(encoding="utf-8") == drawn  # else run docs/pictures.py
 
 
 # What the examples of tasks must reach on images that they were not trained on: two in each slow
@@ -176,10 +186,71 @@ def test_the_naive_module_of_the_guide_is_that_of_the_figure(modules: dict[str, 
     assert cost.output_shape == (28, 28, 64 + 128 + 32 + 192)
 
 
-def test_the_figure_of_the_guide_is_up_to_date() -> None:
-    """Drawn anew by docs/figures.py after each change of `draw`."""
-    drawn = kb.draw(kb.resnet50(), input_shape=(224, 224, 3))
-    assert (ROOT / "docs" / "resnet50.svg").read_text(encoding="utf-8") == drawn
+@pytest.fixture
+def pictures(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.syspath_prepend(ROOT / "examples")
+    monkeypatch.syspath_prepend(ROOT / "docs")
+    return importlib.import_module("pictures")
+
+
+def test_no_picture_is_older_than_its_source(pictures: Any) -> None:
+    """`python docs/pictures.py` makes those that are."""
+    known = [name for name in pictures.PICTURES if name not in pictures.AFRESH]
+    assert [name for name in known if pictures.is_stale(name)] == []
+    named = {*re.findall(r"\]\((\S+\.(?:png|svg))\)", GUIDE + GALLERY), "picture.png"}
+    assert named == set(pictures.PICTURES)
+
+
+def test_a_picture_of_other_code_is_older(
+    pictures: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A comment in an example changes nothing, a constant does, also in what it imports."""
+    monkeypatch.setattr(pictures, "EXAMPLES", tmp_path)
+    for name in ("detect", "shapes"):
+        shutil.copy(ROOT / "examples" / f"{name}.py", tmp_path)
+    for file, old, new, stale in (
+        ("detect", "SHORT =", "# short\nSHORT =", False),
+        ("shapes", "FONT = 14", "FONT = 15", True),
+    ):
+        path = tmp_path / f"{file}.py"
+        path.write_text(path.read_text().replace(old, new))
+        assert pictures.is_stale("examples/detect.png") == stale
+
+
+def test_the_trials_in_the_picture_are_of_the_search_that_it_names(pictures: Any) -> None:
+    """Costs of the networks that `tuning/digits.py` makes of their values now."""
+    module: Any = imported(ROOT / "tuning" / "digits.py")
+    space = module.space().within(module.INPUT, kb.Budget(macs=1.5e6))
+    with pictures.TRIALS.open(encoding="utf-8") as file:
+        rows: list[Any] = list(csv.DictReader(file, quoting=csv.QUOTE_NONNUMERIC))
+    assert len(rows) == 10
+    for row in rows:
+        values = {name: row[name] for name in space.names() if row[name] != ""}
+        cost = space.suggest(optuna.trial.FixedTrial(values)).cost(module.INPUT)
+        assert (cost.macs, cost.params) == (row["macs"], row["params"])
+
+
+def test_the_pipeline_compares_networks_of_equal_cost(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Multiply-adds of the team's model by hand: 28x28 or 8x8 images, two poolings, two layers."""
+    monkeypatch.syspath_prepend(ROOT / "examples")
+    module = importlib.import_module("tf_data_pipeline")
+    size, half = (side[0] ** 2 for side in (module.SIZE, [module.SIZE[0] // 2]))
+    theirs = size * 9 * 32 + half * 9 * 32 * 64 + (half // 4 * 64 * 128 + 128 * 10)
+    assert module.multiply_adds(module.their_model()) == theirs
+    assert module.our_network().cost((*module.SIZE, 1)).macs == pytest.approx(theirs, rel=0.01)
+
+
+def test_words_of_boxes_do_not_overlap(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the pictures of the gallery, at the true boxes."""
+    monkeypatch.syspath_prepend(ROOT / "examples")
+    shapes = importlib.import_module("shapes")
+    for objects in shapes.scenes(12, most=3, seed=2).objects:
+        known = objects[objects[:, 0] >= 0]
+        words = [shapes.KINDS[int(kind)] for kind in known[:, 0]]
+        placed = shapes.label_places((known[:, 1:] * 190).astype(int), words, (192, 192))
+        for one, other in itertools.combinations(placed, 2):
+            apart = one[2] <= other[0] or other[2] <= one[0] or one[3] <= other[1]
+            assert apart or other[3] <= one[1]
 
 
 def test_the_guide_shows_pictures_that_exist() -> None:

@@ -159,8 +159,8 @@ def test_the_best_network_has_its_stages_and_costs(made: tuple[Run, Path]) -> No
     assert f"Trial {best.number}:" in section
     names = dict.fromkeys(r["name"].split("_")[0] for r in json.loads(best.network or "")["rows"])
     assert [name for name in names if name not in section] == []
-    assert f"{best.costs['params'] / 1e3:.3g}\u00a0k" in section
-    assert f"{best.costs['macs'] / 1e6:.3g}\u00a0M" in section
+    assert f"{best.costs['params'] / 1e3:.3g} k parameters" in section
+    assert f"{best.costs['macs'] / 1e6:.3g} M multiply-adds" in section
 
 
 def test_failures_are_told_with_their_networks(made: tuple[Run, Path]) -> None:
@@ -185,6 +185,80 @@ def test_pictures_are_not_blank(made: tuple[Run, Path]) -> None:
         with Image.open(folder / f"{name}.png") as picture:
             assert min(picture.size) > 400
             assert len(set(picture.convert("L").resize((64, 64)).tobytes())) > 8
+
+
+# --- choices, as they were to be drawn --------------------------------------------------------
+
+
+def specs(page: Page) -> list[str]:
+    """The plots as JSON."""
+    return [json.dumps(figure["spec"]) for figure in page.plots["figures"]]
+
+
+def test_a_logarithmic_choice_has_a_logarithmic_axis(made: tuple[Run, Path]) -> None:
+    """From 1e-4 to 1e-1, as `searches` draws it, though few trials come near its ends."""
+    path = made[1]
+    ranged = [spec for spec in specs(Page(path)) if '"domain": [0.0001, 0.1]' in spec]
+    assert len(ranged) == 1
+    assert '"type": "log"' in ranged[0]
+    rate = re.findall(r'{"a": (\d+), "l": "learning_rate"}', json.dumps(Page(path).plots))
+    marks = [row["l"] for row in Page(path).data("ticks") if row["a"] == int(rate[0])]
+    assert marks == ["0.0001", "0.003162", "0.1"]  # the middle is the geometric mean
+
+
+def test_options_that_were_never_tried_are_told(tmp_path: Path) -> None:
+    study = optuna.create_study(direction="maximize")
+    distributions = {
+        "kernel": optuna.distributions.CategoricalDistribution(["3", "5", "7", "9"]),
+        "depth": optuna.distributions.IntDistribution(1, 3),
+    }
+    states = {"3": "COMPLETE", "5": "COMPLETE", "7": "FAIL"}
+    for number, (kernel, state) in enumerate(states.items()):
+        study.add_trial(
+            optuna.trial.create_trial(
+                state=optuna.trial.TrialState[state],
+                value=number / 3 if state == "COMPLETE" else None,
+                params={"kernel": kernel, "depth": 1},
+                distributions=distributions,
+            )
+        )
+    page = Page(report(records.read(study), tmp_path, png=False))
+    told = [page.data(f"effect{place}_without") for place in (0, 1)]
+    assert told == [
+        [{"x": "7", "w": "without a score"}, {"x": "9", "w": "never tried"}],
+        [{"x": "2", "w": "never tried"}, {"x": "3", "w": "never tried"}],
+    ]
+    labels = [row["l"] for row in page.data("ticks") if row["a"] == 0]
+    assert labels == ["3", "5", "7", "(9)"]
+
+
+def test_curves_are_seen_where_they_differ(tmp_path: Path) -> None:
+    """The axis holds the ends and the best values; the first epochs, far below, are cut off."""
+    curves = [[0.1, 0.5, 0.9, 0.95, 0.96, 0.955], [0.2, 0.4, 0.97, 0.93, 0.94, 0.95]]
+    trials = [done(n, max(c), history={"score": c}) for n, c in enumerate(curves)]
+    page = Page(report(plain(trials), tmp_path, png=False))
+    found = next(f["spec"] for f in page.plots["figures"] if "curve0" in f["spec"]["datasets"])
+    low, high = found["encoding"]["y"]["scale"]["domain"]
+    assert 0.9 <= low <= 0.95
+    assert high == 0.97
+    assert len(page.data("curve0")) == 12
+    assert "early epochs may lie outside" in page.text
+
+
+def test_a_reader_sees_names_and_no_hashes(tmp_path: Path) -> None:
+    """Of a run that was really searched, and of options that are dicts."""
+    shutil.copy(Path(__file__).parent / "saved" / "run" / "study.db", tmp_path)
+    storage = f"sqlite:///{tmp_path}/study.db"
+    run = records.read(optuna.load_study(study_name=None, storage=storage))
+    page = Page(report(run, tmp_path, png=False))
+    assert "float32 (48, 8, 8, 1)" in page.text
+    assert re.findall(r"\b[0-9a-f]{12,}\b", page.text) == []
+    assert f"optuna-dashboard {storage}" in page.text
+    settings = {"space": {"head": "#0, #1"}, "options": {"head": ["pool avg", "pool max"]}}
+    trials = tuple(done(n, n / 9, values={"head": f"#{n % 2}"}) for n in range(9))
+    path = report(Run("r", (Objective("s", "max"),), settings, trials), tmp_path, png=False)
+    assert "pool avg, pool max" in Page(path).text
+    assert re.findall(r"#\d", Page(path).text + json.dumps(Page(path).plots["trials"])) == []
 
 
 # --- which choices matter ------------------------------------------------------------------

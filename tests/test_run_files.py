@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +53,18 @@ def test_a_run_file_begins_with_its_command_and_time(path: Path) -> None:
     verbs, options = "(search|worker)", "( --workers 2)?"
     command = rf'"""([A-Z]+=\w+ )?kblocks {verbs} tuning/{path.name}{options}    \(.+\)'
     assert re.fullmatch(command, first)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_python_with_a_run_file_searches_too(path: Path) -> None:
+    """With the options of `kblocks search`."""
+    lines = path.read_text(encoding="utf-8").splitlines()[-2:]
+    assert lines[0].startswith('if __name__ == "__main__":')
+    digits = (FOLDER / "digits.py").read_text(encoding="utf-8").splitlines()
+    assert lines[1] == digits[-1]
+    if path.stem == "digits":
+        done = subprocess.run([sys.executable, path, "--help"], capture_output=True, text=True)
+        assert (done.returncode, "kblocks search" in done.stdout) == (0, True), done.stderr
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)

@@ -9,6 +9,7 @@ the files for Slurm and Kubernetes.
 from __future__ import annotations
 
 import os
+import sys
 from dataclasses import replace
 from typing import Any
 
@@ -48,3 +49,7 @@ def data() -> kb.tuner.Data:
     """CIFAR-10 from Keras, or from the `.npz` file that the variable DATA names."""
     source = os.environ.get("DATA", "cifar10")
     return replace(kb.tuner.load(source), fit={"epochs": 40, "batch_size": 128})
+
+
+if __name__ == "__main__":  # `python tuning/cluster.py` searches too
+    os.execv(sys.executable, [sys.executable, "-m", "kblocks", "search", *sys.argv])

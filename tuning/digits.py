@@ -9,6 +9,8 @@ images moved by a pixel.
 
 from __future__ import annotations
 
+import os
+import sys
 from dataclasses import replace
 from typing import Any
 
@@ -64,3 +66,7 @@ def final(data: kb.tuner.Data) -> kb.tuner.Data:
     moved_labels = np.tile(labels, len(corners))
     fit = {"epochs": 10, "batch_size": 128}
     return replace(data, train=(np.concatenate(moved), moved_labels), fit=fit)
+
+
+if __name__ == "__main__":  # `python tuning/digits.py` searches too
+    os.execv(sys.executable, [sys.executable, "-m", "kblocks", "search", *sys.argv])

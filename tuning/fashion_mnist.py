@@ -9,6 +9,7 @@ FASHION_MNIST=/usr/share/datasets/fashion-mnist avoids the download.
 from __future__ import annotations
 
 import os
+import sys
 from dataclasses import replace
 from typing import Any
 
@@ -43,3 +44,7 @@ def data() -> kb.tuner.Data:
     """Keras' own copy, or the folder of idx files that FASHION_MNIST names."""
     source = os.environ.get("FASHION_MNIST", "fashion_mnist")
     return replace(kb.tuner.load(source, limit=12_000), fit={"epochs": 8, "batch_size": 64})
+
+
+if __name__ == "__main__":  # `python tuning/fashion_mnist.py` searches too
+    os.execv(sys.executable, [sys.executable, "-m", "kblocks", "search", *sys.argv])

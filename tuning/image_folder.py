@@ -9,6 +9,7 @@ into memory. A fifth is the test part.
 from __future__ import annotations
 
 import os
+import sys
 from dataclasses import replace
 from functools import cache
 from typing import Any
@@ -43,3 +44,7 @@ def tuner(**settings: Any) -> kb.tuner.Tuner:
     )
     own = {"trials": 12, "pruner": "median", "project_name": "image_folder"}
     return kb.tuner.Tuner(hypermodel, **{**own, **settings})
+
+
+if __name__ == "__main__":  # `python tuning/image_folder.py` searches too
+    os.execv(sys.executable, [sys.executable, "-m", "kblocks", "search", *sys.argv])

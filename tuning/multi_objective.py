@@ -7,6 +7,8 @@ Searches networks for digits with two objectives, validation accuracy and multip
 
 from __future__ import annotations
 
+import os
+import sys
 from dataclasses import replace
 from typing import Any
 
@@ -39,3 +41,7 @@ def tuner(**settings: Any) -> kb.tuner.Tuner:
 def data() -> kb.tuner.Data:
     """A fifth for the test, a fifth of the rest for validation."""
     return replace(kb.tuner.load("digits", seed=3), fit={"epochs": 10, "batch_size": 64})
+
+
+if __name__ == "__main__":  # `python tuning/multi_objective.py` searches too
+    os.execv(sys.executable, [sys.executable, "-m", "kblocks", "search", *sys.argv])

@@ -6,6 +6,7 @@ import functools
 import math
 from collections.abc import Collection, Mapping
 from itertools import groupby
+from typing import Any
 
 from kblocks.search_space.choices import Choice, Integer, Real, Searchable
 from kblocks.search_space.tree import Condition, Dimension, Tree
@@ -40,6 +41,15 @@ def options_of(kind: Searchable) -> str:
             by = f" by {step}" if step > 1 else ""
             return f"{low} to {high}{by}{', in logarithm' if log else ''}"
     return f"{kind.low:g} to {kind.high:g}{', in logarithm' if kind.log else ''}"
+
+
+def words_of(option: Any) -> str:
+    """An option in words, also one without a label, such as a dict."""
+    if isinstance(option, Mapping):
+        return ", ".join(f"{name} {words_of(value)}" for name, value in option.items())
+    if isinstance(option, (Choice, Integer, Real)):
+        return options_of(option)
+    return str(getattr(option, "name", None) or getattr(option, "__name__", option))
 
 
 def _when(tree: Tree, dimension: Dimension) -> str:

@@ -11,6 +11,7 @@ from datetime import datetime
 from typing import Any
 
 import optuna
+from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, TrialState
 
 from kblocks.search_space.names import NETWORK
@@ -163,6 +164,7 @@ class Run:
         trials: all trials in the order of their numbers.
         identity: the random name that the search's checkpoints carry; "" if they carry none.
         is_exhausted: whether every point of a grid or a finite space was tried.
+        distributions: {hyperparameter: its options or range} of those that a trial had.
     """
 
     name: str
@@ -171,6 +173,7 @@ class Run:
     trials: tuple[Record, ...]
     identity: str = ""
     is_exhausted: bool = False
+    distributions: Mapping[str, BaseDistribution] = field(default_factory=dict)
 
     @property
     def input_shape(self) -> tuple[int, ...] | None:
@@ -233,8 +236,10 @@ def read(study: optuna.Study) -> Run:
     trials = tuple(record(trial) for trial in known if SURPLUS not in trial.user_attrs)
     name = study.user_attrs.get(EXTENDS, study.study_name)
     identity, is_exhausted = (study.user_attrs.get(key) for key in (IDENTITY, EXHAUSTED))
+    distributions = {name: one for trial in known for name, one in trial.distributions.items()}
     return Run(
-        name, tuple(objectives), settings, trials, identity or "", is_exhausted=bool(is_exhausted)
+        *(name, tuple(objectives), settings, trials, identity or "", bool(is_exhausted)),
+        distributions=distributions,
     )
 
 

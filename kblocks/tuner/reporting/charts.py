@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import islice
 from typing import Any
 
 import altair as alt
+import numpy as np
 
 from kblocks.tuner.reporting.figures import (
     TRIALS,
@@ -93,89 +95,97 @@ def _why(trial: Shown) -> str:
 
 def fronts(view: View) -> Section | None:
     """One objective against each cost, or the first of several against each other one."""
-    several = len(view.objectives) > 1
-    figures = _between(view) if several else _against_costs(view)
+    figures = []
+    others = view.objectives[1 : _OBJECTIVES + 1]
+    for index, other in enumerate(others, 1):
+        values = {trial.number: trial.scores[index] for trial in view.scored}
+        # With two objectives a step line bounds what is attainable; more have no such line.
+        line = "step-after" if other.direction == "min" else "step-before"
+        line = line if len(view.objectives) == 2 else None
+        figures.append(
+            _front(view, f"s{index}", (other.name, other.name), values, view.front, line)
+        )
+    for name, label in () if others else _AXES.items():
+        costs = {t.number: drawn_cost(name, t.costs[name]) for t in view.scored if name in t.costs}
+        words, front = (COSTS[name], label), view.cost_front(name)
+        figures.append(_front(view, name, words, costs, front, "step-after"))
+    figures = [figure for figure in figures if figure]
     if not figures:
         return None
-    what = "in every objective" if several else "at the same cost or less"
+    what = "in every objective" if others else "at the same cost or less"
     caption = f"The marked networks are the front: none is better {what}. Hover to see a network."
     columns = 3 if len(figures) == 3 else 2
     return Section("front", "The Pareto front", caption + _thinned(view), figures, columns)
 
 
-def _against_costs(view: View) -> list[Figure]:
-    figures = []
-    for cost, label in _AXES.items():
-        values = {t.number: drawn_cost(cost, t.costs[cost]) for t in view.scored if cost in t.costs}
-        if not values:
-            continue
-        front = view.cost_front(cost)
-        rows = [{"x": values[t.number], "s0": t.scores[0], "n": t.number} for t in front]
-        log = max(values.values()) > 3 * min(values.values())
-        x = position(alt.X, cost, label, list(values.values()), log, grid=False)
-        title = f"{view.objectives[0].name} against {COSTS[cost]}"
-        figures.append(_front(view, title, cost, x, rows, "step-after"))
-    return figures
-
-
-def _between(view: View) -> list[Figure]:
-    """Plots of the first objective against each of the others."""
-    figures = []
-    first = view.objectives[0]
-    for index, other in enumerate(view.objectives[1 : _OBJECTIVES + 1], 1):
-        values = [trial.scores[index] for trial in view.scored]
-        if not values:
-            continue
-        rows = [{"x": t.scores[index], "s0": t.scores[0], "n": t.number} for t in view.front]
-        rows.sort(key=lambda row: row["x"])
-        log = min(values) > 0 and max(values) > 10 * min(values)
-        x = position(alt.X, f"s{index}", other.name, values, log, grid=False)
-        # With two objectives a step line bounds what is attainable; more have no such line.
-        line = "step-after" if other.direction == "min" else "step-before"
-        title = f"{first.name} against {other.name}"
-        line = line if len(view.objectives) == 2 else None
-        figures.append(_front(view, title, f"s{index}", x, rows, line))
-    return figures
-
-
-def _front(view: View, title: str, field: str, x: Any, rows: Rows, line: Any) -> Figure:
-    name = f"front_{field}"
+def _front(
+    view: View,
+    field: str,
+    words: tuple[str, str],
+    values: dict[int, float],
+    front: list[Shown],
+    line: Any,
+) -> Figure | None:
+    """The first objective against `values`, by trial; `words` are the title and the axis' title."""
+    if not values:
+        return None
+    low, high, name = min(values.values()), max(values.values()), f"front_{field}"
+    rows: Rows = [{"x": values[t.number], "s0": t.scores[0], "n": t.number} for t in front]
+    rows.sort(key=lambda row: row["x"])
+    log = 0 < 3 * low < high
+    x = position(alt.X, field, words[1], [low, high], log, grid=False)
     points = alt.Chart(named(TRIALS)).mark_circle(size=40, style="trial")
+    points = points.encode(x=x, y=score_channel(alt.Y, view, 0), tooltip=tooltip())
     marked = alt.Chart(named(name)).encode(x="x:Q", y="s0:Q")
-    layers = [
-        points.encode(x=x, y=score_channel(alt.Y, view, 0), tooltip=tooltip()).transform_filter(
-            f"isValid(datum.{field})"
-        )
-    ]
-    if line:
-        layers.append(marked.mark_line(interpolate=line, style="bestline"))
     dots = marked.mark_circle(size=70, style="best").encode(tooltip=tooltip())
-    layers.append(with_texts(dots))
-    return Figure(title, alt.layer(*layers), {name: rows}, height=300)
+    lines = [marked.mark_line(interpolate=line, style="bestline")] if line else []
+    shown = points.transform_filter(f"isValid(datum.{field})")
+    title = f"{view.objectives[0].name} against {words[0]}"
+    chart = alt.layer(shown, *lines, with_texts(dots))
+    return Figure(title, chart, {name: rows}, height=300)
 
 
 def curves(view: View) -> Section | None:
     """The learning curves of the best trials."""
-    figures = []
+    figures, cut = [], False
     for place, metric in enumerate(_metrics(view)):
-        shown = [trial for trial in view.ranked if trial.curve(metric)][:_CURVES]
-        rows = [
-            {"e": epoch, "v": value, "t": f"trial {trial.number}", "n": trial.number}
-            for trial in shown
-            for epoch, value in spread(trial.curve(metric), POINTS // _CURVES)
-        ]
-        figures.append(_curve(clean(metric, 60), f"curve{place}", rows))
+        curved = ((t.number, one) for t in view.ranked if (one := t.curve(metric)))
+        found = dict(islice(curved, _CURVES))
+        ends = _differing(list(found.values()), min if "loss" in metric else max)
+        cut = cut or any(not ends[0] <= v <= ends[1] for one in found.values() for _, v in one)
+        figures.append(_curve(clean(metric, 60), f"curve{place}", found, ends))
     if not figures:
         return None
     caption = f"The {_CURVES} best trials, the best first."
+    if cut:
+        caption += " The axis shows where they differ: early epochs may lie outside the picture."
     return Section("curves", "Learning curves of the best trials", caption, figures)
 
 
-def _curve(metric: str, name: str, rows: Rows) -> Figure:
-    values = [row["v"] for row in rows]
-    log = "loss" in metric and min(values) > 0 and max(values) > 20 * min(values)
+def _differing(found: list[list[tuple[int, float]]], best: Any) -> tuple[float, float]:
+    """The values between which curves differ: those of their second halves, but for outliers.
+
+    The last value of each curve and its best one are always among them.
+    """
+    late = [value for one in found for _, value in one[len(one) // 2 :]]
+    kept = [value for one in found for value in (one[-1][1], best(value for _, value in one))]
+    low, high = np.quantile(late, [0.05, 0.95]).tolist()
+    return min(low, *kept), max(high, *kept)
+
+
+def _curve(
+    metric: str, name: str, found: dict[int, list[tuple[int, float]]], ends: tuple[float, float]
+) -> Figure:
+    rows = [
+        {"e": epoch, "v": value, "t": f"trial {number}", "n": number}
+        for number, one in found.items()
+        for epoch, value in (*spread(one[:-1], POINTS // _CURVES), one[-1])
+    ]
+    log = "loss" in metric and ends[0] > 0 and ends[1] > 20 * ends[0]
+    if log:  # a logarithmic axis has no place for others
+        rows = [row for row in rows if row["v"] > 0]
     chart = alt.Chart(named(name)).mark_line(
-        strokeWidth=2, point=alt.OverlayMarkDef(size=26, filled=True, opacity=1)
+        clip=True, strokeWidth=2, point=alt.OverlayMarkDef(size=26, filled=True, opacity=1)
     )
     epochs = alt.X(
         "e:Q",
@@ -191,7 +201,7 @@ def _curve(metric: str, name: str, rows: Rows) -> Figure:
     epoch = alt.Tooltip("e:N", title="epoch")
     chart = chart.encode(
         x=epochs,
-        y=position(alt.Y, "v", metric, values, log, titleLimit=240),
+        y=position(alt.Y, "v", metric, ends, log, domain=ends, titleLimit=240),
         color=colour,
         tooltip=[value, epoch, *tooltip()],
     )

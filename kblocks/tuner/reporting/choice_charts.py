@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import altair as alt
 import numpy as np
+from optuna.distributions import CategoricalDistribution
 
 from kblocks.tuner.reporting.figures import (
     Figure,
@@ -27,10 +28,11 @@ _OBJECTIVES = 3  # the most objectives that get plots
 _BARS = 20
 _LITTLE = 0.2  # R² below which importance says little
 _FEW = 8  # up to so many different numbers are drawn as options, more as a range
-_OPTIONS = 12
+_WIDE = 30  # a range without a distribution is logarithmic if its high end is so many times the low
+OPTIONS = 12
 _DOTS = 250  # the most points in one effect plot
 _EFFECTS = 36
-_NAME, _OPTION = 26, 22  # the most characters of a choice and of an option
+_NAME, OPTION = 26, 22  # the most characters of a choice and of an option
 
 
 def importances(view: View) -> tuple[Section | None, list[Importance]]:
@@ -85,14 +87,14 @@ def _bars(title: str, name: str, found: Importance) -> Figure:
 
 def effects(view: View, made: Sequence[Importance]) -> Section | None:
     """A plot of the first objective against each choice, the most important choice first."""
-    names = by_importance(view, made)
+    names = by_importance(view, made) if len(view.scored) > 1 else []
     figures = [_effect(view, name, f"effect{i}") for i, name in enumerate(names[:_EFFECTS])]
     if not figures:
         return None
     caption = (
         f"{view.objectives[0].name} of the trials by the value of one choice: points are trials, "
         "lines are medians, bands the middle half. Trials that did not have the choice are left "
-        "out."
+        "out. A choice that is drawn in logarithm has a logarithmic axis."
     )
     if len(names) > _EFFECTS:
         caption += f" {_EFFECTS} of {len(names)} choices are shown."
@@ -100,97 +102,111 @@ def effects(view: View, made: Sequence[Importance]) -> Section | None:
 
 
 def by_importance(view: View, made: Sequence[Importance]) -> list[str]:
-    """The choices that had more than one value, the most important first."""
+    """The choices that had more than one value or option, the most important first."""
     first = list(made[0].shares) if made else []
-    return [
-        name
-        for name in dict.fromkeys((*first, *view.choices))
-        if len({plain(trial.values[name]) for trial in view.scored if name in trial.values}) > 1
-    ]
+    names = dict.fromkeys((*first, *view.choices))
+    return [name for name in names if tried(view, name) > 1 or len(scale_of(view, name)) > 1]
+
+
+def tried(view: View, name: str) -> int:
+    """How many values of a choice the scored trials had."""
+    return len({plain(trial.values[name]) for trial in view.scored if name in trial.values})
+
+
+class Range(NamedTuple):
+    """The range of a numeric choice: its ends, and whether its axis is logarithmic."""
+
+    low: float
+    high: float
+    log: bool
+
+
+def scale_of(view: View, name: str) -> Range | list[str]:
+    """A numeric choice's range; of any other choice the texts of its options, in order.
+
+    An integer of few values counts as a choice among options. Without a known distribution, as in
+    a table of another program, the values of the trials decide.
+    """
+    values = [trial.values[name] for trial in view.scored if name in trial.values]
+    kind: Any = view.distributions.get(name)
+    if isinstance(kind, CategoricalDistribution):
+        values += [view.named(name, option) for option in kind.choices]
+    elif kind is not None and not kind.single():
+        steps = round((kind.high - kind.low) / kind.step) if kind.step else _FEW
+        if steps >= _FEW:
+            return Range(kind.low, kind.high, kind.log)
+        values += [kind.low + index * kind.step for index in range(steps + 1)]
+    numeric = is_numeric(values)
+    if numeric and len(set(values)) > _FEW:
+        low, high = min(values), max(values)
+        return Range(low, high, low > 0 and high > _WIDE * low)
+    texts = {plain(value, OPTION): value for value in values}
+    return sorted(texts, key=(lambda text: texts[text]) if numeric else str)
 
 
 def _effect(view: View, name: str, data: str) -> Figure:
     had = [trial for trial in view.scored if name in trial.values]
-    values = [trial.values[name] for trial in had]
-    many = is_numeric(values) and len(set(values)) > _FEW
-    return (_of_range if many else _of_options)(view, name, had, data)
+    scale, title = scale_of(view, name), clean(name, 60)
+    if isinstance(scale, Range):
+        chart, rows = _of_range(view, name, had, data, scale)
+    else:
+        chart, rows = _of_options(view, name, had, data, scale)
+        if len(scale) > OPTIONS:
+            title += f" ({OPTIONS} of {len(scale)} options)"
+    return Figure(title, chart, rows, height=190, width=220)
 
 
-def _of_range(view: View, name: str, had: list[Shown], data: str) -> Figure:
+def _of_range(
+    view: View, name: str, had: list[Shown], data: str, scale: Range
+) -> tuple[Any, dict[str, Rows]]:
     """A numeric choice: points, and median and middle half in groups of equal size."""
     had = sorted(had, key=lambda trial: trial.values[name])
     steps: Rows = []
-    for group in np.array_split(np.arange(len(had)), max(2, min(8, len(had) // 6))):
-        low, middle, high = _quartiles([had[i].scores[0] for i in group])
+    for group in np.array_split(np.arange(len(had)), min(max(2, min(8, len(had) // 6)), len(had))):
         at = float(np.median([had[i].values[name] for i in group]))
-        steps.append({"x": at, "l": low, "m": middle, "h": high})
+        steps.append({"x": at, **_quartiles([had[i] for i in group])})
     drawn = [trial for trial in view.drawn if name in trial.values]
-    rows: Rows = [
-        {"x": trial.values[name], "s0": trial.scores[0], "n": trial.number}
-        for trial in spread(drawn, _DOTS)
-    ]
-    ends = [float(had[0].values[name]), float(had[-1].values[name])]
-    x = position(alt.X, "x", None, ends, is_wide(*ends), grid=False)
-    points = alt.Chart(named(data)).mark_circle(size=26, style="trial")
+    rows = [{"x": t.values[name], **_point(t)} for t in spread(drawn, _DOTS)]
+    x = position(alt.X, "x", None, scale[:2], scale.log, domain=scale[:2], grid=False)
     between = alt.Chart(named(f"{data}_middle")).encode(x=x)
-    band = between.mark_area(style="range", interpolate="monotone")
-    line = between.mark_line(style="bestline", interpolate="monotone")
     chart = alt.layer(
-        band.encode(y="l:Q", y2="h"),
-        with_texts(points.encode(x=x, y=_score(view), tooltip=tooltip())),
-        line.encode(y="m:Q"),
+        between.mark_area(style="range", interpolate="monotone").encode(y="l:Q", y2="h"),
+        _dots(view, data).encode(x=x),
+        between.mark_line(style="bestline", interpolate="monotone").encode(y="m:Q"),
     )
-    rows_of = {data: rows, f"{data}_middle": steps}
-    return Figure(clean(name, 60), chart, rows_of, height=190, width=220)
+    return chart, {data: rows, f"{data}_middle": steps}
 
 
-def is_wide(low: float, high: float) -> bool:
-    """Whether a range is wide enough for a logarithmic axis."""
-    return low > 0 and high > 30 * low
-
-
-def _of_options(view: View, name: str, had: list[Shown], data: str) -> Figure:
+def _of_options(
+    view: View, name: str, had: list[Shown], data: str, options: list[str]
+) -> tuple[Any, dict[str, Rows]]:
     """A choice among options: points, median and middle half of each, side by side."""
-    values = {plain(trial.values[name], _OPTION): trial.values[name] for trial in had}
-    groups: dict[str, list[Shown]] = {option: [] for option in ordered(values)}
+    groups: dict[str, list[Shown]] = {option: [] for option in options}
     for trial in had:
-        groups[plain(trial.values[name], _OPTION)].append(trial)
-    if len(groups) > _OPTIONS:
-        most = sorted(groups, key=lambda option: -len(groups[option]))[:_OPTIONS]
-        groups = {option: groups[option] for option in groups if option in most}
+        groups[plain(trial.values[name], OPTION)].append(trial)
+    most = sorted(groups, key=lambda option: -len(groups[option]))[:OPTIONS]
+    groups = {option: groups[option] for option in groups if option in most}
+    known = {plain(t.values[name], OPTION) for t in view.trials if name in t.values}
+    without = [
+        {"x": option, "w": "without a score" if option in known else "never tried"}
+        for option, members in groups.items()
+        if not members
+    ]
     drawn = {trial.number for trial in view.drawn}
-    middle: Rows = []
-    rows: Rows = []
-    for place, (option, members) in enumerate(groups.items()):
-        low, median, high = _quartiles([trial.scores[0] for trial in members])
-        middle.append({"x": option, "l": low, "m": median, "h": high, "k": len(members)})
-        members = [trial for trial in members if trial.number in drawn]
-        rows += [
-            {
-                "p": place + round(apart(trial.number, 0.66), 3),
-                "s0": trial.scores[0],
-                "n": trial.number,
-            }
-            for trial in spread(members, _DOTS // len(groups))
-        ]
-    chart = alt.layer(
-        _boxes(f"{data}_middle", list(groups)), _dots(view, data, len(groups))
-    ).resolve_scale(x="independent")
-    rows_of = {data: rows, f"{data}_middle": middle}
-    return Figure(clean(name, 60), chart, rows_of, height=190, width=220)
-
-
-def ordered(values: Mapping[str, Any]) -> list[str]:
-    """The texts of options, sorted by value if all are numbers, else alphabetically."""
-    numeric = is_numeric(list(values.values()))
-    return sorted(values, key=(lambda text: values[text]) if numeric else str)
-
-
-def _boxes(data: str, options: Sequence[str]) -> Any:
-    tilted = sum(map(len, options)) > 26
+    middle = [
+        {"x": option, "k": len(members), **_quartiles(members)}
+        for option, members in groups.items()
+        if members
+    ]
+    rows = [
+        {"p": place + round(apart(trial.number, 0.66), 3), **_point(trial)}
+        for place, members in enumerate(groups.values())
+        for trial in spread([t for t in members if t.number in drawn], _DOTS // len(groups))
+    ]
+    tilted = sum(map(len, groups)) > 26
     x = alt.X(
         "x:N",
-        scale=alt.Scale(domain=list(options), paddingInner=0.28, paddingOuter=0.14),
+        scale=alt.Scale(domain=list(groups), paddingInner=0.28, paddingOuter=0.14),
         axis=alt.Axis(
             title=None, grid=False, ticks=False, labelAngle=-35 if tilted else 0, labelLimit=110
         ),
@@ -200,25 +216,35 @@ def _boxes(data: str, options: Sequence[str]) -> Any:
         alt.Tooltip("k:Q", title="trials"),
         alt.Tooltip("m:Q", title="median", format=".4~f"),
     ]
-    chart = alt.Chart(named(data)).encode(x=x, tooltip=tips)
-    box = chart.mark_bar(style="range", width={"band": 1}, cornerRadius=2)
-    line = chart.mark_tick(style="middle", orient="horizontal", width={"band": 1}, thickness=2.5)
-    return alt.layer(box.encode(y="l:Q", y2="h"), line.encode(y="m:Q"))
-
-
-def _dots(view: View, data: str, options: int) -> Any:
-    """The points, on a numeric x axis where option i is at i; the bands have a nominal one."""
-    x = alt.X(
-        "p:Q", axis=None, scale=alt.Scale(domain=[-0.5, options - 0.5], nice=False, zero=False)
+    box = alt.Chart(named(f"{data}_middle")).encode(x=x, tooltip=tips)
+    bar = box.mark_bar(style="range", width={"band": 1}, cornerRadius=2)
+    line = box.mark_tick(style="middle", orient="horizontal", width={"band": 1}, thickness=2.5)
+    words = alt.Chart(named(f"{data}_without")).mark_text(
+        style="label", angle=270, align="left", dx=6
     )
-    points = alt.Chart(named(data)).mark_circle(size=24, style="trial")
-    return with_texts(points.encode(x=x, y=_score(view), tooltip=tooltip()))
+    # The points have a numeric x axis, on which option i is at i.
+    ends = alt.Scale(domain=[-0.5, len(groups) - 0.5], nice=False, zero=False)
+    boxes = alt.layer(
+        bar.encode(y="l:Q", y2="h"),
+        line.encode(y="m:Q"),
+        words.encode(x=x, y=alt.value("height"), text="w:N"),
+    )
+    dots = _dots(view, data).encode(x=alt.X("p:Q", axis=None, scale=ends))
+    chart = alt.layer(boxes, dots).resolve_scale(x="independent")
+    return chart, {data: rows, f"{data}_middle": middle, f"{data}_without": without}
 
 
-def _score(view: View) -> Any:
-    return score_channel(alt.Y, view, 0, title=False)
+def _dots(view: View, data: str) -> Any:
+    points = alt.Chart(named(data)).mark_circle(size=26, style="trial")
+    y = score_channel(alt.Y, view, 0, title=False)
+    return with_texts(points.encode(y=y, tooltip=tooltip()))
 
 
-def _quartiles(values: Sequence[float]) -> tuple[float, float, float]:
-    low, middle, high = np.percentile(values, [25, 50, 75])
-    return float(low), float(middle), float(high)
+def _point(trial: Shown) -> dict[str, Any]:
+    return {"s0": trial.scores[0], "n": trial.number}
+
+
+def _quartiles(trials: Sequence[Shown]) -> dict[str, float]:
+    """The first objective's quartiles: low, middle, high."""
+    found = np.percentile([trial.scores[0] for trial in trials], [25, 50, 75])
+    return dict(zip("lmh", map(float, found), strict=True))

@@ -126,26 +126,37 @@ def axis(title: str | None, values: Sequence[float] = (), **more: Any) -> Any:
     return alt.Axis(title=title, **{"tickCount": 5, **more})
 
 
-def log_axis(title: str | None, values: Sequence[float], **more: Any) -> Any:
-    """A logarithmic axis with at most six round tick values, so that labels do not overlap."""
-    low, high = min(values), max(values)
+def log_ticks(low: float, high: float) -> list[float]:
+    """At most six round values for a logarithmic axis, so that labels do not overlap."""
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    ticks: list[float] = []
     for steps in ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 4, 5, 6, 7, 8, 9)):
         ticks = [step * 10.0**n for n in decades for step in steps]
         ticks = [tick for tick in ticks if low * 0.98 <= tick <= high * 1.02]
         if len(ticks) >= 3:
             break
-    ticks = ticks[:: math.ceil(len(ticks) / 6)] or [low]
-    return alt.Axis(title=title, values=ticks, labelExpr=_LABEL, **more)
+    return ticks[:: math.ceil(len(ticks) / 6)] if ticks else [low]
 
 
 def position(
-    channel: Any, field: str, title: str | None, values: Sequence[float], log: bool, **more: Any
+    channel: Any,
+    field: str,
+    title: str | None,
+    values: Sequence[float],
+    log: bool,
+    domain: Sequence[float] | None = None,
+    **more: Any,
 ) -> Any:
-    """A quantitative x or y channel with a little room on both sides."""
-    made = (log_axis if log else axis)(title, values, **more)
+    """A quantitative x or y channel with a little room on both sides of its domain or values."""
+    made = axis(title, values, **more)
+    if log:
+        ticks = log_ticks(*(domain or (min(values), max(values))))
+        made = alt.Axis(title=title, values=ticks, labelExpr=_LABEL, **more)
     scale: dict[str, Any] = {"type": "log"} if log else {"zero": False}
-    return channel(f"{field}:Q", axis=made, scale=alt.Scale(nice=False, padding=10, **scale))
+    if domain is not None:
+        scale["domain"] = list(domain)
+    shown = alt.Scale(nice=False, padding=10, **scale)
+    return channel(f"{field}:Q", axis=made, scale=shown)
 
 
 def score_channel(channel: Any, view: View, index: int, title: bool = True) -> Any:

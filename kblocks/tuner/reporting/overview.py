@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from kblocks.tuner.reporting.text import cost, duration, escaped, score, short
+from kblocks.tuner.reporting.text import clean, cost, duration, escaped, score, short
 from kblocks.tuner.reporting.view import COSTS, View
 
 _STATES = ("completed", "pruned", "failed", "running", "waiting")
@@ -16,7 +17,9 @@ _LABELS = {
     "hours": "hours allowed",
     "space": "choices",
 }
-_LEFT_OUT = ("format", "objectives")
+_LEFT_OUT = ("format", "objectives", "options")
+# What identifies data, and tells a reader nothing.
+_HASH = re.compile(r",? ?(hash: )?\b(?=\d*[a-f])[0-9a-f]{16}\b")
 _LONG = 400  # the most characters of one setting
 _MANY = 60  # the most settings in one group
 
@@ -53,7 +56,7 @@ def _tiles(view: View) -> list[tuple[str, str, str]]:
                 note = "of the best network" + (", one image" if name == "latency" else "")
                 tiles.append((COSTS[name], cost(name, best.costs[name]), note))
     done = sum(trial.record.is_finished for trial in view.trials)
-    asked = view.run.settings.get("trials") if isinstance(view.run.settings, Mapping) else None
+    asked = view.settings.get("trials")
     of = f"of {asked:,} asked for" if type(asked) is int else "ended"
     tiles.append(("trials", f"{done:,}", of))
     begun = [t.begun for t in view.trials if t.begun is not None]
@@ -76,7 +79,10 @@ def _states(view: View) -> str:
 
 def settings(view: View) -> str:
     """HTML of the settings that the search stored."""
-    found = view.run.settings if isinstance(view.run.settings, Mapping) else {}
+    found = {**view.settings}
+    space = found.get("space")
+    if isinstance(space, Mapping):
+        found["space"] = {name: view.options_of(name) or text for name, text in space.items()}
     rows = []
     for name, value in found.items():
         if name in _LEFT_OUT or value is None or value in ({}, []):
@@ -93,11 +99,10 @@ def settings(view: View) -> str:
 
 def _value(value: Any) -> str:
     if not isinstance(value, Mapping):
-        return escaped(_amount(value), _LONG)
+        return _text(value)
     shown = list(value.items())[:_MANY]
     rows = "".join(
-        f"<tr><th>{escaped(name, 80)}</th><td>{escaped(_amount(inner), _LONG)}</td></tr>"
-        for name, inner in shown
+        f"<tr><th>{escaped(name, 80)}</th><td>{_text(inner)}</td></tr>" for name, inner in shown
     )
     if len(value) > _MANY:
         rows += f"<tr><td colspan=2>and {len(value) - _MANY:,} more</td></tr>"
@@ -107,8 +112,10 @@ def _value(value: Any) -> str:
     return f"<details><summary>{len(value):,} entries</summary>{table}</details>"
 
 
-def _amount(value: Any) -> Any:
-    """Large numbers as readable text; everything else unchanged."""
-    if type(value) is int:
-        return f"{value:,}" if abs(value) < 1e6 else short(value)
-    return short(value) if isinstance(value, float) and abs(value) >= 1e4 else value
+def _text(value: Any) -> str:
+    """A setting as HTML: large numbers in short form, data without their hashes."""
+    if type(value) is int and abs(value) < 1e6:
+        value = f"{value:,}"
+    elif type(value) in (int, float) and abs(value) >= 1e4:
+        value = short(value)
+    return escaped(_HASH.sub("", clean(value, _LONG)), _LONG)

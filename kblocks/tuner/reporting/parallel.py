@@ -4,30 +4,44 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import altair as alt
 
-from kblocks.tuner.reporting.choice_charts import by_importance, is_wide, ordered
-from kblocks.tuner.reporting.figures import Figure, Section, apart, named, tooltip, with_texts
-from kblocks.tuner.reporting.importance import Importance, is_numeric
+from kblocks.tuner.reporting.choice_charts import (
+    OPTION,
+    OPTIONS,
+    Range,
+    by_importance,
+    scale_of,
+    tried,
+)
+from kblocks.tuner.reporting.figures import (
+    Figure,
+    Rows,
+    Section,
+    apart,
+    named,
+    tooltip,
+    with_texts,
+)
+from kblocks.tuner.reporting.importance import Importance
 from kblocks.tuner.reporting.text import clean, plain, score
 from kblocks.tuner.reporting.view import Shown, View, spread
 
 _AXES, _LINES, _BEST = 9, 250, 50
-_FEW = 8  # up to so many different numbers each get a label
-_OPTIONS = 12
 _NAME = 26  # the most characters of a choice's name
 _NONE = -0.12  # the position, below the axis, of a trial without the choice
 
 
 def parallel(view: View, made: Sequence[Importance]) -> Section | None:
     """A plot in which each trial is a line through the most important choices to its score."""
-    names = by_importance(view, made)[:_AXES]
+    names = [name for name in by_importance(view, made) if tried(view, name) > 1][:_AXES]
     if len(view.scored) < 2 or not names:
         return None
     shown = _lines(view)
-    places = [*(_places(name, shown) for name in names), _score_places(view, shown)]
-    titles = [*(clean(name, _NAME) for name in names), clean(view.objectives[0].name, _NAME)]
+    titles = [*names, view.objectives[0].name]
+    places = [*(_places(view, name, shown) for name in names), _score_places(view, shown)]
     rows = [  # a little apart, so that trials with equal values do not share one line
         {"n": t.number, "a": a, "y": at[t.number] + apart(t.number, 0.03), "s": t.scores[0]}
         for t in shown
@@ -38,71 +52,54 @@ def parallel(view: View, made: Sequence[Importance]) -> Section | None:
         for a, (_, marks) in enumerate(places)
         for text, y in marks
     ]
-    rails = [{"a": a, "l": title} for a, title in enumerate(titles)]
-    x = alt.X("a:Q", axis=None, scale=alt.Scale(domain=[-0.3, len(places) - 0.3], nice=False))
-    has_all = all(_NONE not in at.values() for at, _ in places)
-    floor = -0.05 if has_all else _NONE - 0.05
-    y = alt.Y("y:Q", axis=None, scale=alt.Scale(domain=[floor, 1.12], nice=False))
-    # Lines cross the labels, so each label gets an outline in the colour of the page.
-    hover = alt.selection_point(
-        name="hover", fields=["n"], on="pointerover", clear="pointerout", empty=False
+    rails = [{"a": a, "l": clean(title, _NAME)} for a, title in enumerate(titles)]
+    caption = (
+        "A line is a trial. A choice that a trial did not have is at “none”, below its axis. "
+        "Options in brackets were never tried."
     )
-    descending = view.objectives[0].direction == "min"
-    lines = with_texts(
-        alt.Chart(named("lines"))
-        .mark_line(interpolate="monotone")
-        .encode(
-            x=x,
-            y=y,
-            detail="n:N",
-            color=alt.Color(
-                "s:Q",
-                scale=alt.Scale(range="ramp", reverse=descending),
-                legend=alt.Legend(
-                    title=titles[-1],
-                    orient="bottom",
-                    gradientLength=180,
-                    tickCount=3,
-                    format=".3~g",
-                ),
-            ),
-            strokeWidth=alt.condition(hover, alt.value(4), alt.value(1.6)),
-            opacity=alt.condition(hover, alt.value(1.0), alt.value(0.7)),
-            tooltip=tooltip(),
-        )
-        .add_params(hover)
-    )
-    rail = (
-        alt.Chart(named("rails"))
-        .mark_rule(style="rail")
-        .encode(x=x, y=alt.Y(datum=0, type="quantitative", axis=None), y2=alt.Y2(datum=1))
-    )
-    heads = (
-        alt.Chart(named("rails"))
-        .mark_text(style="name", baseline="bottom", align="center", dy=-2, limit=104)
-        .encode(x=x, y=alt.Y(datum=1.04, type="quantitative", axis=None), text="l:N")
-    )
-    labels = (
-        alt.Chart(named("ticks"))
-        .mark_text(style="label", align="left", dx=6, limit=100)
-        .encode(x=x, y=y, text="l:N")
-    )
-    halo = labels.mark_text(style="halo", align="left", dx=6, limit=100)
-    chart = rail + lines + halo + labels + heads
-    data = {"lines": rows, "rails": rails, "ticks": ticks}
-    caption = "A line is a trial. A choice that a trial did not have is at “none”, below its axis."
     if len(shown) < len(view.scored):
         others = len(shown) - _BEST
         caption += f" Drawn are the {_BEST} best and {others} others of {len(view.scored):,}."
     if len(view.choices) > len(names):
         caption += f" The {_AXES} most important of {len(view.choices)} choices."
-    return Section(
-        "parallel",
-        "All choices at once",
-        caption,
-        [Figure("", chart, data, height=380, width=110 * len(places))],
-        columns=1,
+    chart = _chart(rails, min(row["y"] for row in ticks), view.objectives[0].direction)
+    data = {"lines": rows, "rails": rails, "ticks": ticks}
+    figure = Figure("", chart, data, height=380, width=110 * len(places))
+    return Section("parallel", "All choices at once", caption, [figure], columns=1)
+
+
+def _chart(rails: Rows, floor: float, direction: str) -> Any:
+    x = alt.X("a:Q", axis=None, scale=alt.Scale(domain=[-0.3, len(rails) - 0.3], nice=False))
+    y = alt.Y("y:Q", axis=None, scale=alt.Scale(domain=[floor - 0.05, 1.12], nice=False))
+    hover = alt.selection_point(
+        name="hover", fields=["n"], on="pointerover", clear="pointerout", empty=False
     )
+    legend = alt.Legend(
+        title=rails[-1]["l"], orient="bottom", gradientLength=180, tickCount=3, format=".3~g"
+    )
+    ramp = alt.Scale(range="ramp", reverse=direction == "min")
+    lines = alt.Chart(named("lines")).mark_line(interpolate="monotone")
+    lines = lines.encode(
+        x=x,
+        y=y,
+        detail="n:N",
+        color=alt.Color("s:Q", scale=ramp, legend=legend),
+        strokeWidth=alt.condition(hover, alt.value(4), alt.value(1.6)),
+        opacity=alt.condition(hover, alt.value(1.0), alt.value(0.7)),
+        tooltip=tooltip(),
+    ).add_params(hover)
+    of_axes = alt.Chart(named("rails")).encode(x=x)
+    rail = of_axes.mark_rule(style="rail").encode(y=_height(0), y2=alt.Y2(datum=1))
+    heads = of_axes.mark_text(style="name", baseline="bottom", align="center", dy=-2, limit=104)
+    labels = alt.Chart(named("ticks")).encode(x=x, y=y, text="l:N")
+    placed = {"align": "left", "dx": 6, "limit": 100}
+    # Lines cross the labels, so each label gets an outline in the colour of the page.
+    texts = labels.mark_text(style="halo", **placed) + labels.mark_text(style="label", **placed)
+    return rail + with_texts(lines) + texts + heads.encode(y=_height(1.04), text="l:N")
+
+
+def _height(share: float) -> Any:
+    return alt.Y(datum=share, type="quantitative", axis=None)
 
 
 def _lines(view: View) -> list[Shown]:
@@ -115,39 +112,36 @@ def _lines(view: View) -> list[Shown]:
     return sorted(shown, key=lambda trial: trial.scores[0], reverse=falling)
 
 
-def _places(name: str, shown: Sequence[Shown]) -> tuple[dict[int, float], list[tuple[str, float]]]:
+_Places = tuple[dict[int, float], list[tuple[str, float]]]
+
+
+def _places(view: View, name: str, shown: Sequence[Shown]) -> _Places:
     """Where each trial crosses a choice's axis (0 to 1; `_NONE` without it), and labels."""
     values = {t.number: t.values[name] for t in shown if name in t.values}
-    distinct = {plain(v, 22): v for v in values.values()}
-    if is_numeric(list(distinct.values())):
-        low, high = float(min(values.values())), float(max(values.values()))
-        log = is_wide(low, high)
+    scale = scale_of(view, name)
+    if isinstance(scale, Range):
+        low, high, log = scale
         place = _scale(low, high, log)
         at = {n: place(v) for n, v in values.items()}
-        marks = [(text, place(v)) for text, v in distinct.items()]
-        if len(distinct) > _FEW:
-            middle = math.sqrt(low) * math.sqrt(high) if log else (low + high) / 2
-            marks = [(plain(v), place(v)) for v in (low, middle, high)]
+        middle = math.sqrt(low) * math.sqrt(high) if log else (low + high) / 2
+        marks = [(plain(v), place(v)) for v in (low, middle, high)]
     else:
-        options = ordered(distinct)
-        step = 1 / max(len(options) - 1, 1)
-        heights = {option: index * step for index, option in enumerate(options)}
-        at = {n: heights[plain(v, 22)] for n, v in values.items()}
-        marks = list(heights.items()) if len(options) <= _OPTIONS else []
+        heights = {option: i / max(len(scale) - 1, 1) for i, option in enumerate(scale)}
+        at = {n: heights[plain(v, OPTION)] for n, v in values.items()}
+        known = {plain(t.values[name], OPTION) for t in view.trials if name in t.values}
+        texts = [(text if text in known else f"({text})", y) for text, y in heights.items()]
+        marks = texts if len(texts) <= OPTIONS else []
     absent = [t.number for t in shown if t.number not in at]
     if absent:
         marks.append(("none", _NONE))
     return {**dict.fromkeys(absent, _NONE), **at}, marks
 
 
-def _score_places(
-    view: View, shown: Sequence[Shown]
-) -> tuple[dict[int, float], list[tuple[str, float]]]:
-    low, high = min(t.scores[0] for t in shown), max(t.scores[0] for t in shown)
-    up = _scale(low, high, log=False)
+def _score_places(view: View, shown: Sequence[Shown]) -> _Places:
+    ends = min(t.scores[0] for t in shown), max(t.scores[0] for t in shown)
     # The best is at the top.
-    place = up if view.objectives[0].direction == "max" else lambda value: 1 - up(value)
-    marks = [(score(value), place(value)) for value in dict.fromkeys((low, high))]
+    place = _scale(*(ends if view.objectives[0].direction == "max" else ends[::-1]), log=False)
+    marks = [(score(value), place(value)) for value in dict.fromkeys(ends)]
     return {t.number: place(t.scores[0]) for t in shown}, marks
 
 

@@ -56,6 +56,9 @@ def report(run: Run, folder: str | os.PathLike[str], *, png: bool = True) -> Pat
         overview.settings(view),
         tables.trials(view),
     ]
+    study = Path(folder) / "study.db"
+    if study.is_file():
+        parts.append(tables.dashboard(study))
     shown = [part for part in parts if part]
     trials = trial_rows(view)
     bundle: Any = vl_convert.javascript_bundle  # its stub demands arguments that it does not need

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from kblocks.tuner.records import KINDS
@@ -110,34 +111,30 @@ def trials(view: View) -> str:
 
 
 def _row(view: View, trial: Shown, costs: Sequence[str], names: Sequence[str]) -> str:
-    state = trial.record.status
+    state, seconds = escaped(trial.record.status), trial.record.seconds
+    had = [(name, trial.costs.get(name)) for name in costs]
     cells = [
         _cell(str(trial.number), trial.number),
-        f'<td><i class="{escaped(state)}"></i>{escaped(state)}</td>',
-        *(
-            _cell(score(trial.scores[i]), trial.scores[i]) if trial.scores else "<td></td>"
-            for i in range(len(view.objectives))
-        ),
-        *(
-            _cell(cost(name, trial.costs[name]), trial.costs[name])
-            if name in trial.costs
-            else "<td></td>"
-            for name in costs
-        ),
-        _cell(duration(trial.record.seconds), trial.record.seconds),
-        *(_value(trial, name) for name in names),
+        f'<td><i class="{state}"></i>{state}</td>',
+        *(_cell(score(value), value) for value in trial.scores or [None] * len(view.objectives)),
+        *(_cell("" if value is None else cost(name, value), value) for name, value in had),
+        _cell(duration(seconds), seconds),
+        *(_cell(plain(trial.values.get(name, "")), trial.values.get(name)) for name in names),
     ]
     return f"<tr>{''.join(cells)}</tr>"
 
 
-def _value(trial: Shown, name: str) -> str:
-    if name not in trial.values:
-        return "<td></td>"
-    value = trial.values[name]
-    found = number(value)
-    return f"<td>{escaped(value, 60)}</td>" if found is None else _cell(plain(value), found)
-
-
 def _cell(text: str, value: Any) -> str:
-    sort = "" if value is None else f' data-v="{float(value):.9g}"'
-    return f'<td class="n"{sort}>{escaped(text)}</td>'
+    """A cell of the table; a number is also there as one, by which the column is sorted."""
+    found = number(value)
+    sort = "" if found is None else f' class="n" data-v="{float(found):.9g}"'
+    return f"<td{sort}>{escaped(text)}</td>"
+
+
+def dashboard(study: Path) -> str:
+    """How to open the run's database in Optuna's dashboard."""
+    command = escaped(f"optuna-dashboard sqlite:///{study}", 1000)
+    return (
+        "<footer>Optuna's dashboard shows the same trials, also while the search runs: "
+        f"<code>pip install optuna-dashboard</code>, then <code>{command}</code></footer>"
+    )

@@ -35,41 +35,19 @@ DARK = {
 def config(colours: dict[str, Any], font: str = FONT) -> dict[str, Any]:
     """Vega-Lite's config. Marks take their colours from named styles, so one specification serves
     light and dark pages."""
+    quiet = {"labelColor": colours["quiet"], "titleColor": colours["quiet"]}
+    guide = {**quiet, "labelFontSize": 12, "titleFontSize": 12, "titleFontWeight": "normal"}
+    lines = {"gridColor": colours["grid"], "tickColor": colours["grid"], "domain": False}
+    title = {"color": colours["ink"], "fontSize": 14, "fontWeight": 600, "anchor": "start"}
+    below = {"subtitleColor": colours["quiet"], "subtitleFontSize": 12, "subtitlePadding": 6}
     return {
         "background": None,
         "font": font,
         "view": {"stroke": None},
-        "axis": {
-            "labelColor": colours["quiet"],
-            "titleColor": colours["quiet"],
-            "gridColor": colours["grid"],
-            "domain": False,
-            "tickColor": colours["grid"],
-            "labelFontSize": 12,
-            "titleFontSize": 12,
-            "titleFontWeight": "normal",
-            "labelPadding": 6,
-            "titlePadding": 10,
-        },
-        "legend": {
-            "labelColor": colours["quiet"],
-            "titleColor": colours["quiet"],
-            "labelFontSize": 12,
-            "titleFontSize": 12,
-            "titleFontWeight": "normal",
-        },
-        "title": {
-            "color": colours["ink"],
-            "fontSize": 14,
-            "fontWeight": 600,
-            "anchor": "start",
-            "offset": 12,
-        },
-        "range": {
-            "ramp": colours["ramp"],
-            "heatmap": colours["ramp"],
-            "category": colours["category"],
-        },
+        "axis": {**guide, **lines, "labelPadding": 6, "titlePadding": 10},
+        "legend": guide,
+        "title": {**title, **below, "offset": 12},
+        "range": {"ramp": colours["ramp"], "category": colours["category"]},
         "style": {
             "trial": {"color": colours["trial"], "opacity": 0.6},
             "best": {"color": colours["best"], "opacity": 1},

@@ -63,9 +63,23 @@ class View:
         )
         begins = [trial.started for trial in run.trials if trial.started is not None]
         start = min(begins, default=None)
-        self.trials = [_shown(trial, start) for trial in run.trials]
+        settings = run.settings if isinstance(run.settings, Mapping) else {}
+        self.settings: Mapping[str, Any] = settings
+        self.distributions = {clean(name, 80): one for name, one in run.distributions.items()}
+        self.trials = [self._shown(trial, start) for trial in run.trials]
         self.by_number = {trial.number: trial for trial in self.trials}
         self.scored = [trial for trial in self.trials if trial.scores]
+
+    def options_of(self, choice: str) -> list[str]:
+        """The texts of a choice's options if trials record them by their positions, else []."""
+        options = self.settings.get("options")
+        texts = options.get(choice) if isinstance(options, Mapping) else None
+        return [clean(text) for text in texts] if isinstance(texts, list) else []
+
+    def named(self, choice: str, value: Any) -> Any:
+        """A value of a choice; for "#2" the text of this option."""
+        places = {f"#{place}": text for place, text in enumerate(self.options_of(choice))}
+        return places.get(value, value) if isinstance(value, str) else value
 
     @cached_property
     def ranked(self) -> list[Shown]:
@@ -76,6 +90,19 @@ class View:
     def front(self) -> list[Shown]:
         """The scored trials of the Pareto front."""
         return self._of(self.run.front())
+
+    def _shown(self, record: Record, start: datetime | None) -> Shown:
+        scores = tuple(value for value in map(number, record.scores) if value is not None)
+        costs = record.costs if isinstance(record.costs, Mapping) else {}
+        found = {name: number(costs.get(name)) for name in COSTS}
+        return Shown(
+            record=record,
+            scores=scores if len(scores) == len(record.scores) else (),
+            values={clean(n, 80): self.named(n, value) for n, value in record.values.items()},
+            costs={name: value for name, value in found.items() if value is not None and value > 0},
+            begun=_after(start, record.started),
+            ended=_after(start, record.ended),
+        )
 
     def _of(self, records: Iterable[Record]) -> list[Shown]:
         found = (self.by_number[record.number] for record in records)
@@ -145,20 +172,6 @@ def spread(items: Sequence[Any], most: int) -> list[Any]:
     if len(items) <= most:
         return list(items)
     return [items[index * len(items) // most] for index in range(most)]
-
-
-def _shown(record: Record, start: datetime | None) -> Shown:
-    scores = tuple(value for value in map(number, record.scores) if value is not None)
-    costs = record.costs if isinstance(record.costs, Mapping) else {}
-    found = {name: number(costs.get(name)) for name in COSTS}
-    return Shown(
-        record=record,
-        scores=scores if len(scores) == len(record.scores) else (),
-        values={clean(name, 80): value for name, value in record.values.items()},
-        costs={name: value for name, value in found.items() if value is not None and value > 0},
-        begun=_after(start, record.started),
-        ended=_after(start, record.ended),
-    )
 
 
 def _after(start: datetime | None, moment: datetime | None) -> float | None:

@@ -16,6 +16,7 @@ from keras_tuner.engine.hyperparameters import Fixed
 from kblocks.common.atomic import whole
 from kblocks.search_space.names import NETWORK
 from kblocks.tuner.bridge import HyperModel, costs_of, network_of
+from kblocks.tuner.choosing.asking import distribution_of
 from kblocks.tuner.records import COST_NAMES, Failure, Objective, Record, Run
 
 _NOTES = "kblocks.json"  # beside Keras Tuner's trial.json: fields of a Record that it lacks
@@ -51,7 +52,10 @@ class Trials(keras.callbacks.Callback):
         """The search so far."""
         begun = list(self._tuner.oracle.start_order)
         records = tuple(self._ended.get(name) or self._record(name) for name in begun)
-        return Run(self._tuner.project_name, (self.objective,), self._settings, records)
+        asked = [one for one in self._tuner.oracle.hyperparameters.space if _is_choice(one)]
+        distributions = {one.name: distribution_of(one) for one in asked}
+        name, objectives = self._tuner.project_name, (self.objective,)
+        return Run(name, objectives, self._settings, records, distributions=distributions)
 
     def begin(self, trial: Any) -> None:
         """Notes that a trial begins, maybe once more."""
@@ -106,9 +110,8 @@ class Trials(keras.callbacks.Callback):
         trial = oracle.get_trial(trial_id)
         found = trial.hyperparameters.values.copy()
         network = found.pop(NETWORK, None)
-        fixed = {one.name for one in trial.hyperparameters.space if isinstance(one, Fixed)}
-        # Hyperband's own values, such as "tuner/epochs", are no choices of the search.
-        fixed |= {name for name in found if name.startswith((NETWORK, "tuner/"))}
+        fixed = {one.name for one in trial.hyperparameters.space if not _is_choice(one)}
+        fixed |= {name for name in found if _is_internal(name)}
         state = "running"
         if has_ended:
             state = "completed" if trial.status == "COMPLETED" else "failed"
@@ -136,3 +139,12 @@ class Trials(keras.callbacks.Callback):
             return Failure("diverged", f"{self.objective.name} is {trial.score}")
         lines = (trial.message or "").strip().splitlines() or [f"{trial.status}, no reason given"]
         return Failure("error", lines[-1][:500], "\n".join(lines)[-8000:])
+
+
+def _is_choice(declared: Any) -> bool:
+    return not isinstance(declared, Fixed) and not _is_internal(declared.name)
+
+
+def _is_internal(name: str) -> bool:
+    """Whether a value is no choice of the search, such as Hyperband's "tuner/epochs"."""
+    return name.startswith((NETWORK, "tuner/"))

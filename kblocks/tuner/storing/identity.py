@@ -15,8 +15,9 @@ import keras
 import keras_tuner
 import numpy as np
 
+from kblocks.search_space.choices import Choice
 from kblocks.search_space.conditions import name_of
-from kblocks.search_space.describing import options_of
+from kblocks.search_space.describing import options_of, words_of
 from kblocks.training.recipe import Recipe
 from kblocks.tuner.bridge import HyperModel, named
 from kblocks.tuner.records import Objective
@@ -57,11 +58,18 @@ def settings_of(
         return settings | {"builder": name_of(getattr(hypermodel, "function", type(hypermodel)))}
     space = hypermodel.space
     training = hypermodel.recipe if hypermodel.compile is None else hypermodel.compile
+    choices = hypermodel.dimensions()
     plain = training.tree().fixed if isinstance(training, Recipe) else {"compile": training}
     return settings | {
         "builder": name_of(space.builder),
         "input_shape": list(space.input_shape or ()),
-        "space": {name: options_of(kind) for name, kind in hypermodel.dimensions().items()},
+        "space": {name: options_of(kind) for name, kind in choices.items()},
+        # The words for options that trials record by their positions.
+        "options": {
+            name: list(map(words_of, kind.options))
+            for name, kind in choices.items()
+            if isinstance(kind, Choice) and "#" in "".join(map(str, kind.written))
+        },
         "fixed": {name: text_of(value) for name, value in space.tree.fixed.items()},
         "budget": {k: v for k, v in asdict(space.budget).items() if v is not None},
         "recipe": text_of(training),
