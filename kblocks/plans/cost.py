@@ -28,6 +28,11 @@ class Cost:
     macs: int = 0
     activations: int = 0
 
+    def __repr__(self) -> str:
+        counts = {name: getattr(self, name) for name in self.__slots__[1:]}
+        shown = "".join(f", {name}={count:_}" for name, count in counts.items() if count)
+        return f"Cost(output_shape={self.output_shape}{shown})"
+
     def __add__(self, other: Cost) -> Cost:
         """The sum, with the output shape of the second; for `sum`, start with `Cost(None)`."""
         return Cost(

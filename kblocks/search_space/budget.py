@@ -10,6 +10,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from kblocks.common.quantities import number_of
+from kblocks.common.showing import call_of
 from kblocks.networks.architecture import Architecture
 from kblocks.networks.memory import inference_memory, training_memory
 from kblocks.plans.cost import Cost
@@ -70,11 +71,7 @@ class Budget:
         if not isinstance(size, int) or isinstance(size, bool) or size < 1:
             raise ValueError(f"`batch_size` must be a positive integer. Received: {size!r}")
 
-    def __repr__(self) -> str:
-        limits = dict(self._limits)
-        if "training_memory" in self._memory_limits:
-            limits["batch_size"] = self.batch_size
-        return f"Budget({', '.join(f'{name}={limit!r}' for name, limit in limits.items())})"
+    __repr__ = call_of
 
     def limits(self) -> dict[str, float]:
         """The limits that are set, by name."""
