@@ -8,7 +8,7 @@ from typing import Any
 from kblocks.blocks.convolution import ConvBlock
 from kblocks.blocks.inception import InceptionBlock
 from kblocks.families import stage_arguments as staged
-from kblocks.heads import AuxiliaryClassifier
+from kblocks.heads import AuxiliaryClassifier, Classifier
 from kblocks.heads.attaching import Head
 from kblocks.networks.architecture import Architecture
 from kblocks.plans.ops import Norm
@@ -92,7 +92,7 @@ def inception(
     if top is not None:
         top = staged.part(ConvBlock, "top", widened(top, widths[-1]), shared)
         rows.append((f"stage{stages + 1}", top))
-    end = staged.classifier(head, {"classes": classes, "dropout": dropout})
+    end = staged.part(Classifier, "head", head, {"classes": classes, "dropout": dropout})
     auxiliary = auxiliary or {}
     aside = _auxiliary_rows(auxiliary, blocks, {"classes": classes, **shared})
     if isinstance(end, (Head, Mapping)):  # its rows come after the auxiliary ones

@@ -128,8 +128,9 @@ def part(block: Any, name: str, given: Any, defaults: Mapping[str, Any]) -> Any:
         return given
     if isinstance(given, Mapping):
         return spec_of(block, name, {**defaults, **given})
+    number = f" (classes={given} sets their number)" if name == "head" else ""
     raise ValueError(
-        f"`{name}` must be a mapping of {block.__name__}'s arguments, a Spec or None. "
+        f"`{name}` must be a mapping of {block.__name__}'s arguments, a Spec or None{number}. "
         f"Received: {name}={given!r}"
     )
 
@@ -137,14 +138,8 @@ def part(block: Any, name: str, given: Any, defaults: Mapping[str, Any]) -> Any:
 def network(
     name: str, rows: Sequence[tuple[str, Any]], head: Any, **published: Any
 ) -> Architecture:
-    """The network of `rows` and a head, as in `classifier`."""
-    return Architecture(rows, head=classifier(head, published), name=name)
-
-
-def classifier(head: Any, published: Mapping[str, Any]) -> Any:
-    """The head: a Classifier of `published` arguments, as in `part`, or a number of classes."""
-    is_number = isinstance(head, int) and not isinstance(head, bool)
-    return part(Classifier, "head", {"classes": head} if is_number else head, published)
+    """The network of `rows` and a head: a Classifier of `published` arguments, as in `part`."""
+    return Architecture(rows, head=part(Classifier, "head", head, published), name=name)
 
 
 def shared_by_all(*stages: Mapping[str, Any]) -> dict[str, Any]:

@@ -239,13 +239,13 @@ class Architecture:
         shared = building.layer_arguments(dtype, data_format)
         start, outputs = self._tensors(input_shape, shown, input_tensor, prefix, shared)
         tasks = {name: task_of(self._specs()[row]) for name, row in self.outputs.items()}
-        building.refuse_other_format(outputs, tasks, shared["data_format"])
+        building.refuse_other_format(outputs, tasks, shared.get("data_format"))
         if not include_top and pooling is not None:
             pooled = Features(pooling, name=f"{prefix}pooling", **shared)
             outputs = {"features": pooled(outputs["features"])}
         if include_top and classifier_activation is not None:
-            activation, policy = classifier_activation, shared["dtype"]
-            outputs = building.activated(outputs, tasks, activation, prefix, policy)
+            how = classifier_activation, prefix, shared.get("dtype")
+            outputs = building.activated(outputs, tasks, *how)
         hidden = self.auxiliary if aux and include_top else ()
         losses = building.auxiliary_losses(hidden, tasks, self.targets)
         model = model_of(start, outputs, self.targets, losses, name or self.name)
@@ -420,7 +420,7 @@ class Architecture:
         if None not in input_shape:
             self._costs(input_shape, shown)  # raises early if the input does not fit
         if input_tensor is None:
-            input_tensor = building.input_of(input_shape, shared["data_format"], prefix)
+            input_tensor = building.input_of(input_shape, prefix, shared)
         needed = self.needed(shown.values())
         tensors = building.tensors_of(self.rows, needed, input_tensor, prefix, shared)
         start = keras.utils.get_source_inputs(input_tensor)[0]

@@ -15,7 +15,7 @@ from kblocks.networks.rows import INPUT, Row, walk_rows
 
 
 def layer_arguments(dtype: Any, data_format: str | None) -> dict[str, Any]:
-    """The arguments that all layers of a model share.
+    """The arguments that all layers of a model share; None leaves one to Keras' setting.
 
     Raises:
         ValueError: if `dtype` is no policy of floats or `data_format` none of Keras'.
@@ -25,21 +25,21 @@ def layer_arguments(dtype: Any, data_format: str | None) -> dict[str, Any]:
     except (TypeError, ValueError):
         policy = None
     kinds = [str(getattr(policy, name, None)) for name in ("compute_dtype", "variable_dtype")]
-    if not all("float" in kind for kind in kinds) or policy.quantization_mode is not None:
+    fits = all("float" in kind for kind in kinds) and policy.quantization_mode is None
+    if dtype is not None and not fits:
         raise ValueError(
             "`dtype` must be a Keras dtype policy of floats or its name, such as "
             f"'mixed_bfloat16', or None. Received: dtype={dtype!r}"
         )
-    return {
-        "dtype": dtype if dtype is None else policy,
-        "data_format": checked_data_format(data_format),
-    }
+    checked_data_format(data_format)
+    given = {"dtype": dtype and policy, "data_format": data_format}
+    return {name: value for name, value in given.items() if value is not None}
 
 
-def input_of(input_shape: Sequence[Any], data_format: str, prefix: str) -> Any:
-    """A new Keras input of (height, width, channels), in this data format."""
+def input_of(input_shape: Sequence[Any], prefix: str, shared: Mapping[str, Any]) -> Any:
+    """A new Keras input of (height, width, channels); `shared` is as in `tensors_of`."""
     height, width, channels = input_shape
-    first = data_format == "channels_first"
+    first = checked_data_format(shared.get("data_format")) == "channels_first"
     shape = (channels, height, width) if first else (height, width, channels)
     return keras.Input(shape, name=f"{prefix}{INPUT}")
 
@@ -69,7 +69,7 @@ def activated(
     tasks: Mapping[str, Task | None],
     activation: Any,
     prefix: str,
-    dtype: Any,
+    dtype: Any = None,
 ) -> dict[str, Any]:
     """The outputs, with an activation after those that are logits."""
     found = dict(outputs)
@@ -82,12 +82,12 @@ def activated(
 
 
 def refuse_other_format(
-    outputs: Mapping[str, Any], tasks: Mapping[str, Task | None], data_format: str
+    outputs: Mapping[str, Any], tasks: Mapping[str, Task | None], data_format: str | None
 ) -> None:
     """Refuses another data format than Keras' setting, which losses of maps read, for such maps."""
     usual = keras.config.image_data_format()
     maps = [name for name, x in outputs.items() if tasks.get(name) and len(x.shape) == 4]
-    if maps and data_format != usual:
+    if maps and data_format not in (None, usual):
         raise ValueError(
             f"`data_format` must be Keras' setting, {usual!r}, as the loss of {maps[0]} reads maps "
             "in it (keras.config.set_image_data_format changes it). "
