@@ -297,7 +297,7 @@ def _refuse_clashes(paths: tuple[str, ...], layer: Any) -> None:
 
 def checked_data_format(value: str | None) -> str:
     """A data format, Keras' setting for None; raises ValueError for anything else."""
-    value = keras.config.imagechecked_data_format() if value is None else value
+    value = keras.config.image_data_format() if value is None else value
     if value not in ("channels_last", "channels_first"):
         raise ValueError(
             "`data_format` must be 'channels_last', 'channels_first' or None. "
