@@ -66,8 +66,18 @@ def test_a_network_is_a_figure() -> None:
         assert not [element for element in figure.iter() if "script" in element.tag]
         texts = [element.text for element in figure.iter() if element.tag.endswith("text")]
         assert net.name.replace("\x00", "\ufffd") in texts
-    grey = kb.Architecture([kb.ConvBlock.Spec(4, groups=2)])
-    assert grey._repr_svg_() is None  # of three channels, so IPython shows the text
+
+
+def test_a_network_that_takes_no_colour_images_stays_text() -> None:
+    """IPython shows the `repr` if a method returns None."""
+
+    class Grey(kb.Block):
+        def plan(self, channels: int) -> Any:
+            if channels != 1:
+                raise ValueError("only one channel")
+            return kb.ops.Conv(2)  # type: ignore[attr-defined]
+
+    assert kb.Architecture([Grey.Spec()])._repr_svg_() is None
 
 
 def test_a_space_is_a_table_of_its_choices() -> None:

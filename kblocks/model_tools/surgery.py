@@ -68,9 +68,9 @@ def pyramid_outputs(model: keras.Model) -> dict[str, Any]:
 
     Example:
         >>> body = kb.resnet50().model((224, 224, 3), include_top=False)
-        >>> pyramid = keras.Model(body.input, kb.pyramid_outputs(body))
-        >>> pyramid.output_shape["P3"]
+        >>> kb.pyramid_outputs(body)["P3"].shape
         (None, 28, 28, 512)
+        >>> pyramid = keras.Model(body.input, kb.pyramid_outputs(body))
     """
     graph = _checked(model)
     start = graph.inputs[0]
