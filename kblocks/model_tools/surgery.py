@@ -75,7 +75,7 @@ def pyramid_outputs(model: keras.Model) -> dict[str, Any]:
     graph = _checked(model)
     start = graph.inputs[0]
     prefix = start.name.removesuffix(INPUT)
-    strides = {id(start): (1, 1)}
+    strides: dict[int, Any] = {id(start): (1, 1)}
     last: dict[Any, Any] = {}
     for call in calls_of(graph):
         before = {strides.get(id(x)) for x in call.input_tensors}

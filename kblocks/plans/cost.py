@@ -29,8 +29,9 @@ class Cost:
     activations: int = 0
 
     def __repr__(self) -> str:
-        counts = {name: getattr(self, name) for name in self.__slots__[1:]}
-        shown = "".join(f", {name}={count:_}" for name, count in counts.items() if count)
+        names = ("params", "trainable_params", "macs", "activations")
+        counts = ((name, getattr(self, name)) for name in names)
+        shown = "".join(f", {name}={count:_}" for name, count in counts if count)
         return f"Cost(output_shape={self.output_shape}{shown})"
 
     def __add__(self, other: Cost) -> Cost:

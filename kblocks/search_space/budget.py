@@ -71,7 +71,8 @@ class Budget:
         if not isinstance(size, int) or isinstance(size, bool) or size < 1:
             raise ValueError(f"`batch_size` must be a positive integer. Received: {size!r}")
 
-    __repr__ = call_of
+    def __repr__(self) -> str:
+        return call_of(self)
 
     def limits(self) -> dict[str, float]:
         """The limits that are set, by name."""

@@ -72,7 +72,8 @@ class Recipe:
     metrics: Any = "head"
     loss_weights: Any = None
 
-    __repr__ = call_of
+    def __repr__(self) -> str:
+        return call_of(self)
 
     def __post_init__(self) -> None:
         for name, (expected, fits) in _FORMS.items():
