@@ -141,7 +141,7 @@ def test_a_budget_shows_what_is_limited() -> None:
     assert repr(kb.Budget(params=3e6, min_macs=5)) == "Budget(params=3_000_000, min_macs=5)"
     budget = kb.Budget(training_memory="9k", batch_size=8)
     assert repr(budget) == "Budget(training_memory=9_000, batch_size=8)"
-    assert eval(repr(budget), vars(kb)) == budget
+    assert eval(repr(budget), dict(vars(kb))) == budget
 
 
 @pytest.mark.parametrize(

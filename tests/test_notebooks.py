@@ -29,7 +29,7 @@ def test_costs_budgets_and_recipes_are_the_calls_that_make_them() -> None:
     }
     for text, thing in shown.items():
         assert repr(thing) == text
-        assert eval(text, vars(kb)) == thing
+        assert eval(text, dict(vars(kb))) == thing
 
 
 def test_networks_spaces_and_runs_in_one_line() -> None:
