@@ -78,7 +78,7 @@ def pyramid_outputs(model: keras.Model) -> dict[str, Any]:
     strides: dict[int, Any] = {id(start): (1, 1)}
     last: dict[Any, Any] = {}
     for call in calls_of(graph):
-        before = {strides.get(id(x)) for x in call.input_tensors}
+        before: set[Any] = {strides.get(id(x)) for x in call.input_tensors}
         own, output = _strides_of(call.operation), call.output_tensors[0]
         if own is None or len(before) != 1 or None in before or len(output.shape) != 4:
             continue
