@@ -120,7 +120,7 @@ from kblocks.model_tools.convolutionizing import convolutionize
 from kblocks.model_tools.exporting import export
 from kblocks.model_tools.fusion import fuse
 from kblocks.model_tools.pictures import feature_maps, first_filters
-from kblocks.model_tools.surgery import adapt_input, extract, resize_input
+from kblocks.model_tools.surgery import adapt_input, extract, pyramid_outputs, resize_input
 from kblocks.model_tools.timing import latency
 from kblocks.networks.architecture import Architecture, Row
 from kblocks.networks.catalog import architecture, architectures

@@ -138,8 +138,10 @@ def test_bad_limits_are_refused(limits: Any, message: str) -> None:
 
 
 def test_a_budget_shows_what_is_limited() -> None:
-    assert repr(kb.Budget(params=3e6, min_macs=5)) == "Budget(params=3000000.0, min_macs=5)"
-    assert repr(kb.Budget(training_memory=9)) == "Budget(training_memory=9, batch_size=32)"
+    assert repr(kb.Budget(params=3e6, min_macs=5)) == "Budget(params=3_000_000, min_macs=5)"
+    budget = kb.Budget(training_memory="9k", batch_size=8)
+    assert repr(budget) == "Budget(training_memory=9_000, batch_size=8)"
+    assert eval(repr(budget), dict(vars(kb))) == budget
 
 
 @pytest.mark.parametrize(

@@ -49,8 +49,95 @@ def test_an_architecture_is_neither_called_nor_a_builder() -> None:
 
 def test_arguments_of_keras_layers() -> None:
     assert kb.ConvBlock.Spec(8, padding="SAME") == kb.ConvBlock.Spec(8, padding="same")
-    with pytest.raises(TypeError, match="`normalization`"):
-        kb.ConvBlock(8, **{"use_batchnorm": False})
+
+
+@pytest.mark.parametrize(
+    ("word", "ours"),
+    [
+        *(("use_batchnorm", "normalization"), ("use_bn", "normalization"), ("act", "activation")),
+        *(("activation_fn", "activation"), ("n_filters", "filters"), ("stride", "strides")),
+        *(("kernel", "kernel_size"), ("dilation", "dilation_rate"), ("bias", "use_bias")),
+        *(("out_channels", "filters"), ("drop_rate", "dropout"), ("pooling_size", "pool_size")),
+    ],
+)
+def test_words_of_other_libraries_are_answered_with_ours(word: str, ours: str) -> None:
+    with pytest.raises(TypeError, match=rf"ConvBlock has no argument '{word}'\. .*[`']{ours}[`']"):
+        kb.ConvBlock.Spec(8, **{word: 1})
+
+
+def test_the_first_block_of_a_sequential_takes_input_shape() -> None:
+    """With Keras' own warning, as Keras' own layers do."""
+    kinds: list[Any] = [keras.layers.Conv2D, kb.ConvBlock]
+    for kind in kinds:
+        with pytest.warns(UserWarning, match="Do not pass an `input_shape`"):
+            model = keras.Sequential([kind(4, 3, input_shape=(8, 8, 3))])
+        assert model.built
+        assert model.input_shape == (None, 8, 8, 3)
+
+
+def test_layers_of_keras_in_an_architecture_are_answered_with_a_block() -> None:
+    layer = keras.layers.Conv2D(4, 3)
+    with pytest.raises(ValueError, match=r"stage1 must be .*kb\.ConvBlock\.Spec\(32"):
+        kb.Architecture([layer])
+    with pytest.raises(ValueError, match=r"head must be a number of classes.*kb\.Classifier\(10"):
+        kb.Architecture([kb.ConvBlock.Spec(4)], head=keras.layers.Dense(10))
+
+
+def test_a_number_of_classes_is_a_head() -> None:
+    rows = [kb.ConvBlock.Spec(4)]
+    assert kb.Architecture(rows, head=10) == kb.Architecture(rows, head=kb.Classifier(10))
+    with pytest.raises(
+        ValueError, match=r"`head` must be .*classes=7 sets"
+    ):  # auxiliary ones have it too
+        kb.googlenet(head=7)
+    for wrong in (0, True, 2.0):
+        with pytest.raises(ValueError, match="must be"):
+            kb.Architecture(rows, head=wrong)
+
+
+NET = kb.Architecture([kb.ConvBlock.Spec(4), kb.ResidualBlock.Spec(8, strides=2)], head=3)
+
+
+def test_dtype_and_data_format_of_one_model(tmp_path: Path) -> None:
+    """Its outputs are those of a model under Keras' settings with the same weights."""
+    usual = NET.model((8, 8, 3), classifier_activation="softmax")
+    how = {"dtype": "mixed_bfloat16", "data_format": "channels_first"}
+    model = NET.model((8, 8, 3), classifier_activation="softmax", **how)
+    model.set_weights(usual.get_weights())
+    x = np.random.default_rng(0).normal(size=(2, 8, 8, 3)).astype("float32")
+    found = np.asarray(model(x.transpose(0, 3, 1, 2)))
+    np.testing.assert_allclose(found.astype("float32"), np.asarray(usual(x)), atol=0.02)
+    model.save(tmp_path / "m.keras")
+    loaded: Any = keras.models.load_model(tmp_path / "m.keras")
+    np.testing.assert_array_equal(np.asarray(loaded(x.transpose(0, 3, 1, 2))), found)
+    for one in (model, loaded):
+        assert {layer.dtype_policy.name for layer in one.layers[1:]} == {"mixed_bfloat16"}
+        assert {layer.data_format for layer in one.layers[1:4]} == {"channels_first"}
+    assert NET.model((8, 8, 3)).layers[1].dtype_policy.name == "float32"
+
+
+def test_features_take_dtype_and_data_format() -> None:
+    policy = keras.DTypePolicy("float16")
+    features = NET.features((8, 8, 3), "stage2", dtype=policy, data_format="channels_first")
+    output = features.output["stage2"]
+    assert (output.dtype, tuple(output.shape)) == ("float16", (None, 8, 4, 4))
+    without = NET.model((8, 8, 3), include_top=False, pooling="max", dtype=policy)
+    assert without.output.dtype == "float16"
+
+
+@pytest.mark.parametrize("dtype", ["float", "int32", "int8_from_float32", 16, "mixed"])
+def test_dtypes_that_are_none_are_refused(dtype: Any) -> None:
+    with pytest.raises(ValueError, match=r"`dtype` must be a Keras dtype policy.*Received: dtype="):
+        NET.model((8, 8, 3), dtype=dtype)
+    with pytest.raises(ValueError, match=r"`data_format` must be .*Received: data_format='NHWC'"):
+        NET.model((8, 8, 3), data_format="NHWC")
+
+
+def test_losses_and_augmentation_that_read_keras_setting_refuse_another_data_format() -> None:
+    with pytest.raises(ValueError, match="`data_format` must be Keras' setting, 'channels_last'"):
+        kb.resnet20(head=kb.Segmenter(2, 4)).model((32, 32, 3), data_format="channels_first")
+    with pytest.raises(ValueError, match="`augmentation` needs a model in Keras' data format"):
+        kb.Recipe(augmentation="flip").compile(NET.model((8, 8, 3), data_format="channels_first"))
 
 
 @pytest.fixture

@@ -559,6 +559,21 @@ def test_the_summary_prints(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out.startswith("resnet20, input 32 x 32 x 3\nstage")
 
 
-def test_the_summary_refuses_what_is_no_architecture() -> None:
-    with pytest.raises(TypeError, match="`net` must be an Architecture"):
-        kb.summary(kb.ConvBlock.Spec(4), (8, 8, 3))  # type: ignore[arg-type]
+def test_the_summary_of_a_model_needs_no_shape() -> None:
+    """It is that of its architecture."""
+    net, of_net, of_model = kb.resnet20(), list[str](), list[str]()
+    kb.summary(net, (32, 32, 3), print_fn=of_net.append)
+    kb.summary(net.model((32, 32, 3)), print_fn=of_model.append)
+    assert of_model == of_net
+
+
+def test_the_summary_refuses_what_has_no_known_cost() -> None:
+    with pytest.raises(TypeError, match="`net` must be an Architecture or a Keras model"):
+        kb.summary(kb.ConvBlock.Spec(4), (8, 8, 3))
+    with pytest.raises(ValueError, match="`input_shape` must be"):
+        kb.summary(kb.resnet20())
+    net = kb.Architecture([kb.ConvBlock.Spec(4)], head=2)
+    with pytest.raises(ValueError, match=r"layers without costs: \['stage1', 'head'\]"):
+        kb.summary(net.model((None, None, 3)))
+    with pytest.raises(ValueError, match="A model has an input of its own"):
+        kb.summary(net.model((8, 8, 3)), (8, 8, 3))

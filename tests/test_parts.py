@@ -52,6 +52,31 @@ def test_a_part_is_the_model_up_to_the_end_of_a_stage(stage: str, images: Images
     assert part.output_shape[1:] == shapes[stage].output_shape
 
 
+def test_pyramid_outputs_are_those_of_the_stages(images: Images) -> None:
+    """He et al. 2015, Table 1: the last map of each stage; not those of a head."""
+    net = kb.resnet18(head=kb.Segmenter(3))
+    model = net.model((64, 64, 3), prefix="rgb_")
+    found = kb.pyramid_outputs(model)
+    assert {name: tuple(x.shape[1:]) for name, x in found.items()} == {
+        f"P{n}": (2 ** (6 - n), 2 ** (6 - n), 2 ** (n + 4)) for n in (2, 3, 4, 5)
+    }
+    pyramid, x = keras.Model(model.input, found), images(1, 64, 64, 3)
+    last = kb.extract(model, "rgb_stage2")
+    np.testing.assert_array_equal(np.asarray(pyramid(x)["P3"]), run(last, x))
+
+
+def test_a_pyramid_of_other_layers_too() -> None:
+    x = start = keras.Input((None, None, 3))
+    x = kb.ConvBlock(4, strides=4)(keras.layers.Rescaling(1 / 255)(x))
+    x = kb.ConvBlock(8, strides=2)(keras.layers.ReLU()(x))
+    found = kb.pyramid_outputs(keras.Model(start, keras.layers.GlobalAveragePooling2D()(x)))
+    assert {name: x.shape[-1] for name, x in found.items()} == {"P2": 4, "P3": 8}
+    with pytest.raises(ValueError, match="a map at stride 4, 8, 16 or 32"):
+        kb.pyramid_outputs(keras.Sequential([start, keras.layers.MaxPooling2D(4)]))
+    with pytest.raises(AttributeError, match=r"kb\.pyramid_outputs\(net\.model"):
+        _ = kb.resnet18().pyramid_outputs
+
+
 def test_a_part_shares_its_weights() -> None:
     model = small()
     part = kb.extract(model, "stage2")

@@ -114,12 +114,14 @@ class Block(_Layer):
         dtype: Any = None,
         trainable: bool = True,
         data_format: str | None = None,
+        input_shape: Any = None,
         **values: Any,
     ) -> None:
         spec = self.Spec(*args, **values)
-        super().__init__(name=name, dtype=dtype, trainable=trainable)
+        given = {} if input_shape is None else {"input_shape": input_shape}  # Keras warns of it
+        super().__init__(name=name, dtype=dtype, trainable=trainable, **given)
         self.spec = spec
-        self.data_format = _data_format(data_format)
+        self.data_format = checked_data_format(data_format)
         self._paths: tuple[str, ...] = ()
 
     @property
@@ -293,7 +295,8 @@ def _refuse_clashes(paths: tuple[str, ...], layer: Any) -> None:
             raise ValueError(f"{type(layer).__name__}: the name of the part {path!r} is taken")
 
 
-def _data_format(value: str | None) -> str:
+def checked_data_format(value: str | None) -> str:
+    """A data format, Keras' setting for None; raises ValueError for anything else."""
     value = keras.config.image_data_format() if value is None else value
     if value not in ("channels_last", "channels_first"):
         raise ValueError(

@@ -88,9 +88,10 @@ class Spec:
         except ValueError as error:
             raise placed(error, self._block.__name__, input_shape) from error
 
-    def layer(self, name: str | None = None) -> Any:
-        """A new Keras layer of this Spec."""
-        return self._block(name=name, **{field: getattr(self, field) for field in self._checks})
+    def layer(self, name: str | None = None, **keras_own: Any) -> Any:
+        """A new Keras layer of this Spec; `keras_own` are such arguments as `dtype`."""
+        fields = {field: getattr(self, field) for field in self._checks}
+        return self._block(name=name, **keras_own, **fields)
 
     def config(self) -> dict[str, Any]:
         """The values of all fields, ready for JSON."""
@@ -114,17 +115,32 @@ _ELSEWHERE = {
     "input_shape": "The model takes it, `.model((224, 224, 3))`; a block reads its input's.",
     "input_tensor": "The model takes it: `.model((224, 224, 3), input_tensor=x)`.",
     "classifier_activation": 'The model takes it: `.model(size, classifier_activation="softmax")`.',
-    "use_batchnorm": 'It has `normalization`, which is "batch" or None.',
-    "batch_norm": 'It has `normalization`, which is "batch" or None.',
-    "num_classes": "It has `classes`.",
 }
+_OF_FAMILIES = {
+    **dict.fromkeys(("num_classes", "n_classes"), "It has `classes`."),
+    **dict.fromkeys(("num_blocks", "depths", "layers"), "It has `blocks`, those of each stage."),
+}
+# What other libraries call arguments of blocks, where `difflib` would not find ours.
+_SYNONYMS = {
+    "normalization": "use_batchnorm use_batch_norm use_bn batch_norm batchnorm bn norm norm_layer",
+    "activation": "act act_fn act_layer nonlinearity",
+    "filters": "out_channels channels features planes width",
+    "kernel_size": "kernel size",
+    "strides": "subsample downsample",
+    "padding": "pad",
+    "use_bias": "bias",
+    "dropout": "drop_rate rate",
+    "stochastic_depth": "drop_path drop_path_rate drop_connect_rate",
+}
+_OURS = {word: ours for ours, words in _SYNONYMS.items() for word in words.split()}
 
 
 def refuse_foreign(names: Iterable[str]) -> None:
-    """Raises TypeError if an argument has a name under which only Keras knows it."""
+    """Raises TypeError if an argument of a family has a name under which others know it."""
     for name in names:
-        if name in _ELSEWHERE:
-            raise TypeError(f"There is no argument {name!r}. {_ELSEWHERE[name]}")
+        hint = _ELSEWHERE.get(name) or _OF_FAMILIES.get(name)
+        if hint:
+            raise TypeError(f"There is no argument {name!r}. {hint}")
 
 
 def _refusal(owner: str, name: str, value: Any, checks: dict[str, Check]) -> Exception:
@@ -132,6 +148,9 @@ def _refusal(owner: str, name: str, value: Any, checks: dict[str, Check]) -> Exc
     if name not in checks:
         close = difflib.get_close_matches(name, checks, 1)
         hint = f"Did you mean {close[0]!r}?" if close else f"It has {', '.join(checks)}."
+        ours = _OURS.get(name)
+        if ours in checks:
+            hint = f"It has `{ours}`: {checks[ours].expected}."
         hint = _ELSEWHERE.get(name, hint)
         return TypeError(f"{owner} has no argument {name!r}. {hint} Received: {name}={value!r}")
     return ValueError(

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from html import escape
 from typing import Any
 
+from kblocks.common.showing import escaped
+
 Point = tuple[float, float]
 
 INK, FAINT, LINE = "#1f2933", "#64748b", "#475569"
@@ -89,7 +91,7 @@ class Canvas:
         self._reach((left, y - size / 2), (left + width, y + size / 2))
         weight = {"font-weight": "bold"} if bold else {}
         position = {"x": x, "y": y + 0.35 * size, "font-size": size, "text-anchor": anchor}
-        self._add("text", {**position, "fill": color, **weight}, escape(text))
+        self._add("text", {**position, "fill": color, **weight}, escaped(text, 1000))
 
     def line(self, points: Sequence[Point], *, radius: float = 8, arrow: bool = False) -> None:
         """Draws a line through points, with rounded corners."""

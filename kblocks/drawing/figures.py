@@ -71,6 +71,17 @@ def draw(thing: Any, path: str | os.PathLike[str] | None = None, *, input_shape:
     return svg
 
 
+def _in_notebook(net: Architecture) -> str | None:
+    """The figure of a network; None if it takes another number of channels than three."""
+    try:
+        return draw(net)
+    except ValueError:
+        return None
+
+
+Architecture._repr_svg_ = _in_notebook
+
+
 def _canvas(thing: Any, input_shape: Any) -> Canvas:
     if isinstance(thing, Architecture):
         rows = rows_of(thing, input_shape)

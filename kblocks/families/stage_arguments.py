@@ -128,8 +128,9 @@ def part(block: Any, name: str, given: Any, defaults: Mapping[str, Any]) -> Any:
         return given
     if isinstance(given, Mapping):
         return spec_of(block, name, {**defaults, **given})
+    number = f" (classes={given} sets their number)" if name == "head" else ""
     raise ValueError(
-        f"`{name}` must be a mapping of {block.__name__}'s arguments, a Spec or None. "
+        f"`{name}` must be a mapping of {block.__name__}'s arguments, a Spec or None{number}. "
         f"Received: {name}={given!r}"
     )
 

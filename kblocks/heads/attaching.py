@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from kblocks.blocks.block import Block
+from kblocks.heads.classifier import Classifier
 from kblocks.heads.task import LOGITS, Task, Tasks, task_of
 
 
@@ -100,7 +101,7 @@ def tasks_of_rows(specs: Mapping[str, Any], attached: Attached) -> Tasks:
 
 
 def attached(head: Any, place: Place) -> Attached:
-    """The rows of a head in any form `Architecture` takes: a block, a `Head`, or a dict of them.
+    """The rows of a head in any form `Architecture` takes.
 
     Raises:
         ValueError: if `head` is none of these, or a key of the dict is no word.
@@ -114,11 +115,13 @@ def attached(head: Any, place: Place) -> Attached:
         )
     if isinstance(head, Head):
         return head.attach(place)
+    if isinstance(head, int) and not isinstance(head, bool):
+        head = Classifier.Spec(head)
     spec = getattr(head, "spec", head)
     if not isinstance(spec, Block.Spec) or isinstance(head, type):
         raise ValueError(
-            f"{place.row()} must be a block's Spec, a block, a head of kblocks or a dict of such "
-            f"by output. Received: {head!r}"
+            f"{place.row()} must be a number of classes, a block or its Spec, such as "
+            f"kb.Classifier(10), a head of kblocks or a dict of such by output. Received: {head!r}"
         )
     task = task_of(spec)
     output = place.output(alone=task.output if task else LOGITS)

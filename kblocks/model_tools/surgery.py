@@ -12,6 +12,7 @@ from kblocks.blocks.block import Block
 from kblocks.blocks.stages import members, unknown_stage
 from kblocks.common.keras_graph import as_functional, calls_of, is_graph
 from kblocks.heads.shared_targets import SharedTargets
+from kblocks.networks.rows import INPUT, is_of_head
 
 
 def extract(model: keras.Model, stage: str) -> keras.Model:
@@ -49,6 +50,58 @@ def extract(model: keras.Model, stage: str) -> keras.Model:
         inside = Inside(calls[end].operation, part, name=f"{found[-1]}_{part}")
         output = inside(inputs if len(inputs) > 1 else inputs[0])
     return keras.Model(graph.input, output, name=f"{model.name}_{stage.replace('/', '_')}")
+
+
+def pyramid_outputs(model: keras.Model) -> dict[str, Any]:
+    """The last map at each stride, as `pyramid_outputs` of KerasHub's backbones has them.
+
+    Args:
+        model: a functional or sequential model of blocks with one input, such as
+            `Architecture.model` returns. Its head is left out.
+
+    Returns:
+        Keras tensors of `model`: "P2" at stride 4, "P3" at 8, "P4" at 16 and "P5" at 32, as far as
+        the model has them.
+
+    Raises:
+        ValueError: if the model has none of them.
+
+    Example:
+        >>> body = kb.resnet50().model((224, 224, 3), include_top=False)
+        >>> kb.pyramid_outputs(body)["P3"].shape
+        (None, 28, 28, 512)
+        >>> pyramid = keras.Model(body.input, kb.pyramid_outputs(body))
+    """
+    graph = _checked(model)
+    start = graph.inputs[0]
+    prefix = start.name.removesuffix(INPUT)
+    strides: dict[int, Any] = {id(start): (1, 1)}
+    last: dict[Any, Any] = {}
+    for call in calls_of(graph):
+        before: set[Any] = {strides.get(id(x)) for x in call.input_tensors}
+        own, output = _strides_of(call.operation), call.output_tensors[0]
+        if own is None or len(before) != 1 or None in before or len(output.shape) != 4:
+            continue
+        down, right = before.pop()
+        strides[id(output)] = found = (down * own[0], right * own[1])
+        if not is_of_head(call.operation.name.removeprefix(prefix)):
+            last[found] = output
+    pyramid = {f"P{n}": last[2**n, 2**n] for n in range(2, 6) if (2**n, 2**n) in last}
+    if not pyramid:
+        raise ValueError(f"`model` must have a map at stride 4, 8, 16 or 32. Received: {model!r}")
+    return pyramid
+
+
+def _strides_of(layer: Any) -> Any:
+    """The strides of a block, or 1 of another layer; None if they are not known."""
+    if not isinstance(layer, Block):
+        is_known = not (is_graph(layer) or hasattr(layer, "strides") or hasattr(layer, "size"))
+        return (1, 1) if is_known else None
+    try:
+        geometry = layer._plan.geometry()
+    except ValueError:
+        return None
+    return geometry and geometry[:2]
 
 
 @keras.saving.register_keras_serializable("kblocks")

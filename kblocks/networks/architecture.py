@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections import Counter
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -42,7 +43,7 @@ class Architecture:
             called `stage1`, `stage2`, ... by their position, and the blocks of a list
             `stage1_block1`, ... A row reads the row before it unless `inputs` names others.
         head: the end of the network: a block's Spec, such as `kb.Classifier(10)`, which becomes
-            the row `head` and the output `logits`; a head of several rows, such as
+            the row `head` and the output `logits`; 10 for that one; a head of several rows, such as
             `kb.Segmenter(21)`; or a dict of heads by output, such as
             `{"class": kb.Classifier(10), "points": kb.Keypoints(4)}`. It reads the last row that
             is not an auxiliary output.
@@ -146,6 +147,8 @@ class Architecture:
     def __getattr__(self, name: str) -> Any:
         """Refuses what only a Keras model has, such as `fit`, with the line that makes one."""
         hint = ""
+        if name == "pyramid_outputs":
+            hint = ": kb.pyramid_outputs(net.model((height, width, channels)))"
         if not name.startswith("_") and hasattr(keras.Model, name):
             hint = f". A Keras model has it: net.model((height, width, channels)).{name}"
         raise AttributeError(
@@ -190,6 +193,8 @@ class Architecture:
         skip_head: bool = False,
         input_tensor: Any = None,
         classifier_activation: Any = None,
+        dtype: Any = None,
+        data_format: str | None = None,
         aux: bool = False,
         remat: bool = False,
         name: str | None = None,
@@ -210,6 +215,9 @@ class Architecture:
             skip_head: whether the head keeps its fresh weights, for other classes.
             input_tensor: a Keras tensor to build on in place of a new input.
             classifier_activation: activation after the logits, such as "softmax", or None.
+            dtype: dtype policy of all layers, such as "mixed_bfloat16"; None is Keras' setting.
+            data_format: "channels_first" or "channels_last", in which the model then takes its
+                images; None is Keras' setting, which heads with maps need for their losses.
             aux: whether auxiliary heads are outputs too; the model then returns a dict by name.
             remat: whether to recompute each block in the backward pass instead of keeping its
                 maps: less memory, more time. TensorFlow only; not saved.
@@ -228,13 +236,16 @@ class Architecture:
         if skip_head and weights is None:
             raise ValueError("`skip_head` goes with weights. Received: skip_head=True")
         shown = self._shown(aux) if include_top else {"features": self._body()}
-        start, outputs = self._tensors(input_shape, shown, input_tensor, prefix)
+        shared = building.layer_arguments(dtype, data_format)
+        start, outputs = self._tensors(input_shape, shown, input_tensor, prefix, shared)
         tasks = {name: task_of(self._specs()[row]) for name, row in self.outputs.items()}
+        building.refuse_other_format(outputs, tasks, shared.get("data_format"))
         if not include_top and pooling is not None:
-            pooled = Features(pooling, name=f"{prefix}pooling")
+            pooled = Features(pooling, name=f"{prefix}pooling", **shared)
             outputs = {"features": pooled(outputs["features"])}
         if include_top and classifier_activation is not None:
-            outputs = building.activated(outputs, tasks, classifier_activation, prefix)
+            how = classifier_activation, prefix, shared.get("dtype")
+            outputs = building.activated(outputs, tasks, *how)
         hidden = self.auxiliary if aux and include_top else ()
         losses = building.auxiliary_losses(hidden, tasks, self.targets)
         model = model_of(start, outputs, self.targets, losses, name or self.name)
@@ -269,13 +280,15 @@ class Architecture:
         *,
         weights: Any = None,
         input_tensor: Any = None,
+        dtype: Any = None,
+        data_format: str | None = None,
         name: str | None = None,
         prefix: str = "",
     ) -> keras.Model:
         """The feature pyramid as a Keras model, for a head of your own.
 
         Args:
-            input_shape, weights, input_tensor, name, prefix: as in `model`.
+            input_shape, weights, input_tensor, dtype, data_format, name, prefix: as in `model`.
             levels: as in `pyramid`.
 
         Returns:
@@ -293,7 +306,8 @@ class Architecture:
             lacking = ", ".join(map(str, missing))
             warnings.warn(f"{self.name} has no map at stride {lacking}", stacklevel=2)
         rows = {key: level.row for key, level in found.items()}
-        start, outputs = self._tensors(input_shape, rows, input_tensor, prefix)
+        shared = building.layer_arguments(dtype, data_format)
+        start, outputs = self._tensors(input_shape, rows, input_tensor, prefix, shared)
         model = keras.Model(start, outputs, name=name or f"{self.name}_features")
         if weights is not None:
             load_weights(model, weights, self.weights, prefix)
@@ -335,6 +349,8 @@ class Architecture:
             self._costs(input_shape, shown)  # raises an error that names the row
             raise
 
+    _repr_svg_: Any  # the figure that notebooks show, from `drawing/figures.py`
+
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Architecture) and self._key() == other._key()
 
@@ -342,7 +358,9 @@ class Architecture:
         return hash(self._key())
 
     def __repr__(self) -> str:
-        return f"<Architecture {self.name!r} of {len(self.rows)} rows>"
+        stages = Counter(stage_of(row.name) for row in self.rows)
+        listed = ", ".join(f"{name} ({n})" if n > 1 else name for name, n in stages.items())
+        return f"<Architecture {self.name!r} of {len(self.rows)} rows: {listed}>"
 
     def _key(self) -> Any:
         targets = tuple(sorted(self.targets.items()))
@@ -389,7 +407,12 @@ class Architecture:
         return chosen_levels(self.rows, self.needed([body]), input_shape, levels)
 
     def _tensors(
-        self, input_shape: Any, shown: Mapping[str, str], input_tensor: Any, prefix: str
+        self,
+        input_shape: Any,
+        shown: Mapping[str, str],
+        input_tensor: Any,
+        prefix: str,
+        shared: Mapping[str, Any],
     ) -> tuple[Any, dict[str, Any]]:
         """The input and the outputs `shown` as Keras tensors of new layers."""
         check_input_shape(input_shape, unknown=True)
@@ -397,8 +420,8 @@ class Architecture:
         if None not in input_shape:
             self._costs(input_shape, shown)  # raises early if the input does not fit
         if input_tensor is None:
-            input_tensor = building.input_of(input_shape, prefix)
+            input_tensor = building.input_of(input_shape, prefix, shared)
         needed = self.needed(shown.values())
-        tensors = building.tensors_of(self.rows, needed, input_tensor, prefix)
+        tensors = building.tensors_of(self.rows, needed, input_tensor, prefix, shared)
         start = keras.utils.get_source_inputs(input_tensor)[0]
         return start, {output: tensors[row] for output, row in shown.items()}

@@ -7,36 +7,69 @@ from typing import Any
 
 import keras
 
-from kblocks.blocks.block import Block
+from kblocks.blocks.block import Block, checked_data_format
 from kblocks.heads.classification import ClassLoss
 from kblocks.heads.segmenter import PixelLoss
 from kblocks.heads.task import Task
 from kblocks.networks.rows import INPUT, Row, walk_rows
 
 
-def input_of(input_shape: Sequence[Any], prefix: str) -> Any:
-    """A new Keras input of (height, width, channels), in Keras' data format."""
+def layer_arguments(dtype: Any, data_format: str | None) -> dict[str, Any]:
+    """The arguments that all layers of a model share; None leaves one to Keras' setting.
+
+    Raises:
+        ValueError: if `dtype` is no policy of floats or `data_format` none of Keras'.
+    """
+    try:
+        policy: Any = keras.dtype_policies.get(dtype)
+    except (TypeError, ValueError):
+        policy = None
+    kinds = [str(getattr(policy, name, None)) for name in ("compute_dtype", "variable_dtype")]
+    fits = all("float" in kind for kind in kinds) and policy.quantization_mode is None
+    if dtype is not None and not fits:
+        raise ValueError(
+            "`dtype` must be a Keras dtype policy of floats or its name, such as "
+            f"'mixed_bfloat16', or None. Received: dtype={dtype!r}"
+        )
+    checked_data_format(data_format)
+    given = {"dtype": dtype and policy, "data_format": data_format}
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def input_of(input_shape: Sequence[Any], prefix: str, shared: Mapping[str, Any]) -> Any:
+    """A new Keras input of (height, width, channels); `shared` is as in `tensors_of`."""
     height, width, channels = input_shape
-    first = keras.config.image_data_format() == "channels_first"
+    first = checked_data_format(shared.get("data_format")) == "channels_first"
     shape = (channels, height, width) if first else (height, width, channels)
     return keras.Input(shape, name=f"{prefix}{INPUT}")
 
 
 def tensors_of(
-    rows: Sequence[Row], needed: Collection[str], start: Any, prefix: str
+    rows: Sequence[Row],
+    needed: Collection[str],
+    start: Any,
+    prefix: str,
+    shared: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """The output of each needed row on the tensor `start`, from new layers."""
+    """The output of each needed row on the tensor `start`, from new layers.
+
+    `shared` is what `layer_arguments` returned.
+    """
     layers: dict[str, Block] = {}
     tensors = {INPUT: start}
     for row, origin, spec, inputs in walk_rows(rows, tensors, needed):
         if origin not in layers:
-            layers[origin] = spec.layer(name=f"{prefix}{origin}")
+            layers[origin] = spec.layer(name=f"{prefix}{origin}", **shared)
         tensors[row.name] = layers[origin](inputs)
     return tensors
 
 
 def activated(
-    outputs: Mapping[str, Any], tasks: Mapping[str, Task | None], activation: Any, prefix: str
+    outputs: Mapping[str, Any],
+    tasks: Mapping[str, Task | None],
+    activation: Any,
+    prefix: str,
+    dtype: Any = None,
 ) -> dict[str, Any]:
     """The outputs, with an activation after those that are logits."""
     found = dict(outputs)
@@ -44,8 +77,22 @@ def activated(
         task = tasks[output]
         if task is None or isinstance(task.loss(), (ClassLoss, PixelLoss)):
             name = f"{prefix}{output}_activation"
-            found[output] = keras.layers.Activation(activation, name=name)(tensor)
+            found[output] = keras.layers.Activation(activation, name=name, dtype=dtype)(tensor)
     return found
+
+
+def refuse_other_format(
+    outputs: Mapping[str, Any], tasks: Mapping[str, Task | None], data_format: str | None
+) -> None:
+    """Refuses another data format than Keras' setting, which losses of maps read, for such maps."""
+    usual = keras.config.image_data_format()
+    maps = [name for name, x in outputs.items() if tasks.get(name) and len(x.shape) == 4]
+    if maps and data_format not in (None, usual):
+        raise ValueError(
+            f"`data_format` must be Keras' setting, {usual!r}, as the loss of {maps[0]} reads maps "
+            "in it (keras.config.set_image_data_format changes it). "
+            f"Received: data_format={data_format!r}"
+        )
 
 
 def auxiliary_losses(

@@ -6,6 +6,8 @@ import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import keras
+
 from kblocks.blocks.block import Block
 
 INPUT = "input"
@@ -53,7 +55,14 @@ def spec_of(value: Any, row: str) -> Any:
     """The Spec of the row called `row`, from a Spec or a block."""
     spec = getattr(value, "spec", value)
     if not isinstance(spec, Block.Spec) or isinstance(value, type):
-        raise ValueError(f"{row} must be a block's Spec or a block. Received: {value!r}")
+        hint = ""
+        if isinstance(value, keras.Layer):
+            hint = (
+                " In place of a layer of Keras write such as kb.ConvBlock.Spec(32, kernel_size=3) "
+                "or a block of your own (see kb.Block); or call the layer before or behind the "
+                "network's model."
+            )
+        raise ValueError(f"{row} must be a block's Spec or a block.{hint} Received: {value!r}")
     return spec
 
 

@@ -28,6 +28,12 @@ class Cost:
     macs: int = 0
     activations: int = 0
 
+    def __repr__(self) -> str:
+        names = ("params", "trainable_params", "macs", "activations")
+        counts = ((name, getattr(self, name)) for name in names)
+        shown = "".join(f", {name}={count:_}" for name, count in counts if count)
+        return f"Cost(output_shape={self.output_shape}{shown})"
+
 
 class Tally:
     """The running counts of a walk through a plan."""

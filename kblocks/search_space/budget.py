@@ -10,6 +10,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from kblocks.common.quantities import number_of
+from kblocks.common.showing import call_of
 from kblocks.networks.architecture import Architecture
 from kblocks.networks.memory import inference_memory, training_memory
 from kblocks.plans.cost import Cost
@@ -71,10 +72,7 @@ class Budget:
             raise ValueError(f"`batch_size` must be a positive integer. Received: {size!r}")
 
     def __repr__(self) -> str:
-        limits = dict(self._limits)
-        if "training_memory" in self._memory_limits:
-            limits["batch_size"] = self.batch_size
-        return f"Budget({', '.join(f'{name}={limit!r}' for name, limit in limits.items())})"
+        return call_of(self)
 
     def limits(self) -> dict[str, float]:
         """The limits that are set, by name."""

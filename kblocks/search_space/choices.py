@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
+from kblocks.common.showing import call_of
+
 
 @dataclass(frozen=True)
 class Choice:
@@ -18,6 +20,10 @@ class Choice:
     options: tuple[Any, ...]
     name: str | None = None
     first: ClassVar[int] = 0  # the position of the default
+
+    def __repr__(self) -> str:
+        name = "" if self.name is None else f", name={self.name!r}"
+        return f"choice({', '.join(map(repr, self.options))}{name})"
 
     @property
     def size(self) -> int:
@@ -93,6 +99,9 @@ class Integer:
     name: str | None = None
     first: ClassVar[int] = 0  # the position of the default
 
+    def __repr__(self) -> str:
+        return call_of(self, "integer")
+
     @property
     def size(self) -> int:
         return (self.high - self.low) // self.step + 1
@@ -135,6 +144,9 @@ class Real:
     log: bool = False
     name: str | None = None
     default: float | None = None
+
+    def __repr__(self) -> str:
+        return call_of(self, "real")
 
     @property
     def first(self) -> float:

@@ -15,17 +15,25 @@ _WIDEST = 60
 Conditions = Mapping[str, tuple[Condition, ...]]  # by choice; it is active if one of them holds
 
 
+def choice_rows(tree: Tree) -> list[tuple[str, str, str]]:
+    """A row a choice: its name, its options (the default first), and when it is active."""
+    dimensions = tree.dimensions.items()
+    rows = [(name, _short(options_of(d.kind)), _when(tree, d)) for name, d in dimensions]
+    return [("choice", "options", "only where"), *rows]
+
+
 def table(tree: Tree) -> str:
-    """One line a choice: its name, its options (the default first), and when it is active."""
-    head = ("choice", "options", "only where")
-    rows = [head] + [
-        (n, _short(options_of(d.kind)), _when(tree, d)) for n, d in tree.dimensions.items()
-    ]
+    """The rows as text, and the number of choices and networks."""
+    rows = choice_rows(tree)
     widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
     lines = [f"{a:<{widths[0]}}  {b:<{widths[1]}}  {c}".rstrip() for a, b, c in rows]
+    return "\n".join([*lines, counts_of(tree)])
+
+
+def counts_of(tree: Tree) -> str:
+    """How many choices a space has, and how many networks they make."""
     count = len(tree.dimensions)
-    choices = f"{count} choice{'' if count == 1 else 's'}"
-    return "\n".join([*lines, f"{choices}, {_networks(size(tree))}"])
+    return f"{count} choice{'' if count == 1 else 's'}, {_networks(size(tree))}"
 
 
 def _short(text: str) -> str:

@@ -9,6 +9,7 @@ from functools import partial
 from random import Random
 from typing import Any
 
+from kblocks.common.showing import html_table
 from kblocks.networks.architecture import Architecture, check_input_shape
 from kblocks.plans.geometry import InputTooSmallError
 from kblocks.search_space import sampling
@@ -16,7 +17,7 @@ from kblocks.search_space.budget import Budget
 from kblocks.search_space.choices import Call, Choice, Fixed
 from kblocks.search_space.conditions import Bound, Condition, name_of
 from kblocks.search_space.dead_options import refuse_dead_options
-from kblocks.search_space.describing import size, table
+from kblocks.search_space.describing import choice_rows, counts_of, options_of, size, table
 from kblocks.search_space.names import is_of_others, network_key, prefix_of
 from kblocks.search_space.recording import refuse_second
 from kblocks.search_space.repair import Repair, Violation
@@ -80,6 +81,16 @@ class Space:
         elif not callable(self._source) or isinstance(self._source, Architecture):
             raise TypeError(f"`builder` must be a function. Received: builder={self._source!r}")
         self.tree = Tree({**searched, **self._arguments}, bind=self._bind)
+
+    def __repr__(self) -> str:
+        source = self._source
+        name = options_of(source) if isinstance(source, Choice) else name_of(source)
+        limits = "" if self.input_shape is None else f", within {self.input_shape}, {self.budget}"
+        return f"<Space of {name}: {counts_of(self.tree)}{limits}>"
+
+    def _repr_html_(self) -> str:
+        """The table of the choices, which notebooks show."""
+        return html_table(choice_rows(self.tree), repr(self))
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: self.__dict__[name] for name in _STATE}

@@ -7,7 +7,9 @@ from typing import Any
 
 import keras
 
+from kblocks.blocks.block import Block
 from kblocks.common import backend
+from kblocks.common.keras_graph import layers_inside
 from kblocks.training.moving import Moved, check_moves, for_targets, kinds_of, moved, moves_targets
 from kblocks.training.overriding import override, restore
 
@@ -47,7 +49,8 @@ def augment(model: keras.Model, augmentation: Any) -> None:
             preprocessing layers, or a list of these, applied in order.
 
     Raises:
-        ValueError: if a layer would move the images and cannot move the targets.
+        ValueError: if a layer would move the images and cannot move the targets, or the model has
+            another data format than Keras' setting.
     """
     restore(model, *_STEP)
     kinds = kinds_of(model)
@@ -57,6 +60,14 @@ def augment(model: keras.Model, augmentation: Any) -> None:
         check_moves(layer, kinds)
     if not layers:
         return
+    usual = keras.config.image_data_format()
+    blocks = (layer for layer in layers_inside(model) if isinstance(layer, Block))
+    if getattr(next(blocks, None), "data_format", usual) != usual:
+        raise ValueError(
+            f"`augmentation` needs a model in Keras' data format, {usual!r} "
+            "(keras.config.set_image_data_format changes it). "
+            f"Received: augmentation={augmentation!r} for a model in the other"
+        )
     if backend.name() == "tensorflow" and not all(map(_compiles, layers)):
         model.jit_compile = False  # else the step fails on a GPU
     optimizer: Any = model.optimizer

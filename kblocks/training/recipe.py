@@ -11,6 +11,7 @@ from typing import Any
 
 import keras
 
+from kblocks.common.showing import call_of
 from kblocks.heads import Tasks, tasks_of
 from kblocks.heads.classification import ClassLoss
 from kblocks.heads.segmenter import PixelLoss
@@ -70,6 +71,9 @@ class Recipe:
     loss: Any = "head"
     metrics: Any = "head"
     loss_weights: Any = None
+
+    def __repr__(self) -> str:
+        return call_of(self)
 
     def __post_init__(self) -> None:
         for name, (expected, fits) in _FORMS.items():

@@ -14,6 +14,7 @@ import optuna
 from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, TrialState
 
+from kblocks.common.showing import html_table
 from kblocks.search_space.names import NETWORK
 
 # Keys of user attributes in Optuna's storage. Of a trial:
@@ -37,6 +38,8 @@ EXTENDS = "kblocks/extends"  # the name of the first study, of which this one is
 
 # Costs of a network, as a trial's costs and logs name them. As objectives all are minimized.
 COST_NAMES = ("params", "macs", "activations", "latency")
+
+_SHOWN = 20  # the most trials that a notebook shows
 
 _STATES = {
     TrialState.COMPLETE: "completed",
@@ -174,6 +177,18 @@ class Run:
     identity: str = ""
     is_exhausted: bool = False
     distributions: Mapping[str, BaseDistribution] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        scores = f", best: {self.told(best)}" if (best := self.best()) else ""
+        return f"<Run {self.name!r}: {len(self.trials)} trials{scores}>"
+
+    def _repr_html_(self) -> str:
+        """The best trials as a table, which notebooks show."""
+        best = self.ranked()[:_SHOWN]
+        names = list(dict.fromkeys(name for trial in best for name in trial.values))
+        head = ("trial", *(objective.name for objective in self.objectives), *names)
+        rows = [(t.number, *t.scores, *(t.values.get(name, "") for name in names)) for t in best]
+        return html_table([head, *rows], repr(self))
 
     @property
     def input_shape(self) -> tuple[int, ...] | None:

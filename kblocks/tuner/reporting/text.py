@@ -1,41 +1,18 @@
-"""Makes text from data safe for HTML, for JSON inside a script, and for drawings.
+"""Numbers, and values of choices, as text; data as JSON inside a script.
 
 A run folder may come from anyone, so its names, values and messages can hold anything.
 """
 
 from __future__ import annotations
 
-import html
 import itertools
 import json
 import math
-import re
-from collections.abc import Mapping
 from typing import Any
 
-from kblocks.common.masking import masked
 from kblocks.common.quantities import quantity
-
-# Control characters except tab and newline, lone surrogates (which no UTF-8 file can hold), and
-# characters that change the direction of the text after them.
-_UNSHOWN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\u202a-\u202e\u2066-\u2069]")
-_CUT = " …"
-
-
-def clean(value: Any, longest: int = 200) -> str:
-    """Any value as printable text of at most `longest` characters, without passwords of URLs."""
-    try:
-        text = value if isinstance(value, str) else _written(value)
-    except (ValueError, RecursionError):  # an integer of thousands of digits; lists in lists
-        text = "(too large to show)"
-    text = masked(text[: 4 * longest].replace("\r\n", "\n"))
-    text = _UNSHOWN.sub("\ufffd", text)
-    return text if len(text) <= longest else text[: longest - len(_CUT)] + _CUT
-
-
-def escaped(value: Any, longest: int = 200) -> str:
-    """`clean` text escaped for HTML and SVG: between tags, and in quoted attributes."""
-    return html.escape(clean(value, longest))
+from kblocks.common.showing import clean as clean
+from kblocks.common.showing import escaped as escaped
 
 
 def for_script(data: Any) -> str:
@@ -97,15 +74,3 @@ def duration(seconds: Any) -> str:
             left = whole % large // small
             return f"{whole // large} {name}" + (f" {left} {rest}" if left else "")
     return f"{whole} s"
-
-
-def _written(value: Any) -> str:
-    """Settings as text: "a, b" for lists, "name: value" for dicts, "32 × 32" for shapes."""
-    if isinstance(value, Mapping):
-        return ", ".join(f"{name}: {_written(inner)}" for name, inner in value.items())
-    if isinstance(value, (list, tuple)):
-        is_shape = len(value) > 1 and all(type(item) is int for item in value)
-        return (" × " if is_shape else ", ").join(map(_written, value))
-    if isinstance(value, float):
-        return f"{value:.6g}"
-    return "–" if value is None else str(value)

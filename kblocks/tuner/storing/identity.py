@@ -15,6 +15,7 @@ import keras
 import keras_tuner
 import numpy as np
 
+from kblocks.networks.architecture import Architecture
 from kblocks.search_space.choices import Choice
 from kblocks.search_space.conditions import name_of
 from kblocks.search_space.describing import options_of, words_of
@@ -177,6 +178,8 @@ def text_of(value: Any, losses: bool = False) -> str:
         # Without the name, which counts up within a process.
         config = {k: v for k, v in value.get_config().items() if k != "name"}
         return f"{type(value).__name__}({text_of(config, losses)})"
+    if isinstance(value, Architecture):  # whose `repr` says more
+        return f"<Architecture {value.name!r} of {len(value.rows)} rows>"
     if callable(value) and hasattr(value, "__qualname__"):
         return f"{value.__module__}.{value.__qualname__}"
     return re.sub(r" at 0x[0-9a-f]+", "", repr(value))
