@@ -119,7 +119,7 @@ def test_tflite_is_the_name_of_litert_too() -> None:
 
 
 def net_of(head: Any) -> kb.Architecture:
-    return kb.Architecture([kb.ConvBlock.Spec(4)], head=head)
+    return kb.Architecture([kb.ConvBlock.Spec(4, strides=4)], head=head)
 
 
 OF_SHARES = keras.losses.SparseCategoricalCrossentropy()
@@ -146,7 +146,9 @@ def test_a_loss_of_probabilities_on_logits_is_told_once(loss: Any) -> None:
 
 
 def test_a_loss_of_probabilities_for_one_of_several_heads() -> None:
-    net = net_of({"kind": kb.Classifier(3), "box": kb.Localizer(2), "mask": kb.Segmenter(2)})
+    net = net_of(
+        {"kind": kb.Classifier(3), "box": kb.Localizer(2), "mask": kb.Segmenter(2, stride=4)}
+    )
     losses = {**net.head.losses(), "kind": "sparse_categorical_crossentropy"}
     model = net.model((8, 8, 3))
     with pytest.warns(UserWarning, match="output 'kind'") as told:

@@ -75,7 +75,7 @@ def test_shared_weights_and_sequential_models_are_extracted_from() -> None:
     assert kb.extract(model, "stem").output_shape == (None, 8, 8, 4)
 
 
-@pytest.mark.parametrize("stage", ["stage2", "stage1_block2/main_act1"])
+@pytest.mark.parametrize("stage", ["stage2", "stage1_block2/main_act"])
 @pytest.mark.parametrize("around", ["", "resnet20/", "inner/resnet20/"])
 def test_networks_inside_models_are_extracted_from(stage: str, around: str, images: Images) -> None:
     """The part of the network alone, on what the layers before it make of the input."""
