@@ -39,7 +39,9 @@ def head(model: keras.Model) -> list[Any]:
     return model.get_layer("head").layers
 
 
-@pytest.mark.parametrize("mode", ["int8", "int4", "float8"])
+@pytest.mark.parametrize(
+    "mode", ["int8", *(pytest.param(mode, marks=pytest.mark.slow) for mode in ("int4", "float8"))]
+)
 def test_linear_layers_are_quantized_as_those_of_keras(mode: str, tmp_path: Path) -> None:
     model = NET.model(INPUT)
     other, before = of_keras(model), model.predict(images(), verbose=0)
