@@ -101,7 +101,7 @@ def _attached(graph: Any, old: set[int], head: Any, prefix: str) -> tuple[dict[s
             name, *others = [row_of[id(x)] for x in known]
             if isinstance(layer, Block):
                 inputs = (name, *others)
-                name = layer.name.removeprefix(prefix)
+                name = str(layer.name).removeprefix(prefix)
                 name = f"{name}_{number}" if name in tensors else name  # called before
                 rows.append(Row(name, layer.spec, inputs))
             for x in call.output_tensors:
