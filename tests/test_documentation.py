@@ -13,6 +13,7 @@ from typing import Any
 
 import optuna
 import pytest
+from safetensors.numpy import save_file
 from tiers import THOROUGH
 
 import kblocks as kb
@@ -27,12 +28,12 @@ EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 RUN_TO_DRAW = ("compose", "own_architecture", "own_hypermodel")  # quick; their figures are compared
 
 
-def run(code: list[str], folder: Path) -> str:
+def run(code: list[str], folder: Path, **environment: str) -> str:
     """What a fresh process prints."""
     done = subprocess.run(
         [sys.executable, *code],
         cwd=folder,
-        env={**os.environ, "KERAS_BACKEND": "tensorflow"},
+        env={**os.environ, "KERAS_BACKEND": "tensorflow", **environment},
         capture_output=True,
         text=True,
         check=False,
@@ -43,11 +44,17 @@ def run(code: list[str], folder: Path) -> str:
 
 @pytest.mark.system
 def test_the_code_of_the_readme_runs(tmp_path: Path) -> None:
-    """The three uses, in order, in one process."""
+    """The three uses, in order, in one process; the hub's cache holds random weights."""
+    cache = tmp_path / "hub" / "models--timm--resnet18.tv_in1k"
+    (cache / "snapshots" / "0").mkdir(parents=True)
+    (cache / "refs").mkdir()
+    (cache / "refs" / "main").write_text("0", encoding="utf-8")
+    state = kb.to_torch_state_dict(kb.resnet18().model((32, 32, 3)))
+    save_file(state, cache / "snapshots" / "0" / "model.safetensors")
     code = "\n".join(re.findall(r"```python\n(.*?)```", README, re.DOTALL))
     assert code.count("import kblocks") == 1
     (tmp_path / "readme.py").write_text(code, encoding="utf-8")
-    printed = run(["readme.py"], tmp_path)
+    printed = run(["readme.py"], tmp_path, HF_HOME=str(tmp_path), HF_HUB_OFFLINE="1")
     assert "stage4 (7, 7, 2048)" in printed
 
 

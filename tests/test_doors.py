@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -202,3 +203,67 @@ def test_tflite_is_the_name_of_litert_too() -> None:
     from kblocks.model_tools.exporting import _format_of
 
     assert _format_of(Path("m.tflite"), "tflite") == _format_of(Path("m.tflite"), None) == "litert"
+
+
+def net_of(head: Any) -> kb.Architecture:
+    return kb.Architecture([kb.ConvBlock.Spec(4, strides=4)], head=head)
+
+
+OF_SHARES = keras.losses.SparseCategoricalCrossentropy()
+OF_LOGITS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        "sparse_categorical_crossentropy",
+        keras.losses.categorical_crossentropy,
+        OF_SHARES,
+        keras.losses.BinaryCrossentropy(),
+        "kl_divergence",
+        [OF_SHARES],
+    ],
+)
+def test_a_loss_of_probabilities_on_logits_is_told_once(loss: Any) -> None:
+    model = net_of(kb.Classifier(3)).model((8, 8, 3))
+    with pytest.warns(UserWarning, match="output 'logits' of network is logits") as told:
+        model.compile("sgd", loss)
+    assert len(told) == 1
+    assert told[0].filename == __file__
+
+
+def test_a_loss_of_probabilities_for_one_of_several_heads() -> None:
+    net = net_of(
+        {"kind": kb.Classifier(3), "box": kb.Localizer(2), "mask": kb.Segmenter(2, stride=4)}
+    )
+    losses = {**net.head.losses(), "kind": "sparse_categorical_crossentropy"}
+    model = net.model((8, 8, 3))
+    with pytest.warns(UserWarning, match="output 'kind'") as told:
+        model.compile("sgd", losses)
+    assert len(told) == 1
+    model.compile("sgd", **net.head.training())
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [None, OF_LOGITS, "mse", lambda y, p: keras.ops.mean(p), keras.losses.Hinge(), {"head": "mse"}],
+)
+def test_other_losses_and_activated_heads_give_no_alarm(loss: Any) -> None:
+    """Warnings are errors here."""
+    net = net_of(kb.Classifier(3))
+    net.model((8, 8, 3)).compile("sgd", loss)
+    net.model((8, 8, 3)).compile()
+    net.model((8, 8, 3), classifier_activation="softmax").compile("sgd", OF_SHARES)
+    net.model((8, 8, 3), include_top=False, pooling="avg").compile("sgd", OF_SHARES)
+    net_of(kb.Keypoints(2)).model((8, 8, 3)).compile("sgd", OF_SHARES)
+    inner = net.model((8, 8, 3))
+    keras.Sequential([inner, keras.layers.Softmax()]).compile("sgd", OF_SHARES)
+
+
+def test_the_warning_is_no_part_of_a_model(tmp_path: Path) -> None:
+    model = net_of(kb.Classifier(3)).model((8, 8, 3))
+    model.compile("sgd", OF_LOGITS)
+    model.save(tmp_path / "m.keras")
+    loaded = keras.models.load_model(tmp_path / "m.keras")
+    assert type(loaded) is type(model)
+    assert copy.deepcopy(model).count_params() == model.count_params()

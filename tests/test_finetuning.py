@@ -106,6 +106,32 @@ def test_a_saved_model_stays_frozen(tmp_path: Path) -> None:
     assert [w.path for w in loaded.trainable_weights] == [w.path for w in model.trainable_weights]
 
 
+LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+
+
+def test_frozen_norms_stay_so_when_saved_and_cloned(tmp_path: Path) -> None:
+    """As `trainable` of the layers of an equal Keras model does."""
+    model = kb.freeze(made("sgd"), "stem", norms=True)
+    learning = [weight.path for weight in model.trainable_weights]
+    assert {path.rsplit("/", 1)[1] for path in learning} == {"kernel", "bias"}
+    model.compile("sgd", LOSS)
+    model.save(tmp_path / "m.keras")
+    loaded: Any = keras.models.load_model(tmp_path / "m.keras")
+    for other in (loaded, keras.models.clone_model(model)):
+        assert [weight.path for weight in other.trainable_weights] == learning
+    block = model.get_layer("stage3_block1")
+    unbuilt = type(block).from_config(block.get_config())
+    assert unbuilt.get_config() == block.get_config()
+    before = weights(loaded)
+    loaded.fit(*batch(), verbose=0)
+    assert {p for p, v in weights(loaded).items() if np.any(v != before[p])} == {*learning}
+
+
+def test_an_unfrozen_model_is_saved_as_before() -> None:
+    model = kb.freeze(kb.freeze(NET.model(INPUT), "stage2", norms=True), None)
+    assert model.to_json() == NET.model(INPUT).to_json()
+
+
 def test_an_unknown_stage_is_told_with_those_there_are() -> None:
     with pytest.raises(
         ValueError, match=r"`upto` must name a stage \(stem, stage2, stage3, head\)"
@@ -240,6 +266,55 @@ def under_a_scope() -> keras.Model:
         return NET.model(INPUT)
 
 
+def behind_a_scale(net: str = "net") -> keras.Sequential:
+    scale = keras.layers.Rescaling(1 / 255)
+    return keras.Sequential([keras.Input(INPUT), scale, NET.model(INPUT, name=net)], name="inner")
+
+
+def two_deep() -> keras.Model:
+    image = keras.Input(INPUT)
+    first = keras.layers.Conv2D(3, 1, name="first")(image)
+    return keras.Model(image, keras.layers.Dense(3, name="last")(behind_a_scale()(first)))
+
+
+def free(model: keras.Model, around: str = "") -> set[str]:
+    """The layers that learn, each after the models around it."""
+    found: set[str] = set()
+    for layer in model.layers:
+        if isinstance(layer, keras.Model):
+            found |= free(layer, f"{around}{layer.name}/")
+        elif layer.trainable_weights:
+            found.add(f"{around}{layer.name}")
+    return found
+
+
+BODY = ("stem", "stage2_block1", "stage2_block2", "stage3_block1")
+
+
+@pytest.mark.parametrize(
+    ("make", "upto", "still"),
+    [
+        (behind_a_scale, "stage2", {f"net/{name}" for name in BODY[:3]}),
+        (behind_a_scale, "net/stage2_block1", {f"net/{name}" for name in BODY[:2]}),
+        (behind_a_scale, "net", {f"net/{name}" for name in (*BODY, "head")}),
+        (two_deep, "stage2", {"first", *(f"inner/net/{name}" for name in BODY[:3])}),
+        (two_deep, "net/stem", {"first", "inner/net/stem"}),
+        (two_deep, "inner/net/stem", {"first", "inner/net/stem"}),
+        (two_deep, "first", {"first"}),
+        (two_deep, "inner", {"first", *(f"inner/net/{name}" for name in (*BODY, "head"))}),
+        (two_backbones, "one", {f"one/{name}" for name in BODY}),
+        (two_backbones, "two/stage2", {f"two/{name}" for name in BODY[:3]}),
+        (two_backbones, "top", {"top", *(f"{net}/{n}" for net in ("one", "two") for n in BODY)}),
+    ],
+)
+def test_networks_inside_models_are_frozen(make: Any, upto: str, still: set[str]) -> None:
+    """With all that they depend on in the models around them, and nothing else."""
+    model = make()
+    every = free(model)
+    assert free(kb.freeze(model, upto)) == every - still
+    assert free(kb.freeze(model, None)) == every
+
+
 def moved(model: keras.Model, multipliers: Any, asked: Any) -> list[np.ndarray]:
     """The first step of each weight, in the model's order."""
     optimizer = kb.learning_rate_multipliers(keras.optimizers.SGD(0.1), multipliers, asked)
@@ -260,6 +335,7 @@ def moved(model: keras.Model, multipliers: Any, asked: Any) -> list[np.ndarray]:
         (two_backbones, "two", ["two"]),
         (two_backbones, "one/stem", ["one", "stem"]),
         (two_backbones, "two/stage2", ["two", "stage2_block1"]),
+        (behind_a_scale, "stem", ["net", "stem"]),
         (in_a_sequential, "stem", ["stem"]),
         (under_a_scope, "stage3", ["stage3_block1"]),
         (under_a_scope, "head", ["head"]),
@@ -308,7 +384,12 @@ def test_names_that_do_not_tell_models_apart_are_refused() -> None:
     model = two_backbones()
     with pytest.raises(ValueError, match="'stem' is in more than one"):
         moved(model, {"stem": 0.1}, None)
+    for name in ("stem", "stem/main_conv1/kernel"):
+        with pytest.raises(ValueError, match=f"in which model: one/{name}, two/{name}. Received"):
+            kb.learning_rate_multipliers("sgd", {name: 0.1}, model)
+    with pytest.raises(ValueError, match=r"`upto` must say in which model: one/stage2, two/stage2"):
+        kb.freeze(model, "stage2")
     with pytest.raises(ValueError, match=r"must name a stage \(one, two, top\)"):
-        moved(model, {"stem": 0.1}, model)
+        moved(model, {"stage9": 0.1}, model)
     with pytest.raises(ValueError, match="must be the one that is trained"):
         moved(model, {"one": 0.1}, two_backbones())

@@ -100,7 +100,24 @@ def test_shared_weights_and_sequential_models_are_extracted_from() -> None:
     assert kb.extract(model, "stem").output_shape == (None, 8, 8, 4)
 
 
+@pytest.mark.parametrize("stage", ["stage2", "stage1_block2/main_act"])
+@pytest.mark.parametrize("around", ["", "resnet20/", "inner/resnet20/"])
+def test_networks_inside_models_are_extracted_from(stage: str, around: str, images: Images) -> None:
+    """The part of the network alone, on what the layers before it make of the input."""
+    net = small()
+    x = images(2, 16, 16, 3)
+    expected = run(kb.extract(net, stage), x / 4)
+    layers = [keras.Input((16, 16, 3)), keras.layers.Rescaling(0.5)]
+    inner = keras.Sequential([*layers, net, keras.layers.Softmax()], name="inner")
+    whole = keras.Sequential([*layers, inner, keras.layers.Softmax()])
+    np.testing.assert_allclose(run(kb.extract(whole, around + stage), x), expected, atol=1e-5)
+    np.testing.assert_allclose(run(kb.extract(whole, "inner"), x), run(inner, x / 2), atol=1e-6)
+
+
 def test_an_unknown_stage_is_refused_with_those_there_are() -> None:
+    inner = keras.Sequential([keras.Input((16, 16, 3)), small()], name="inner")
+    with pytest.raises(ValueError, match=r"inner/resnet20/stem, inner/resnet20/st.*'stage4'"):
+        kb.extract(keras.Sequential([keras.Input((16, 16, 3)), inner]), "stage4")
     with pytest.raises(ValueError, match=r"stem, stage1, stage2, stage3, head.*'stage4'"):
         kb.extract(small(), "stage4")
     with pytest.raises(ValueError, match="functional or sequential"):

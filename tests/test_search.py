@@ -611,6 +611,7 @@ def test_what_is_no_choice_stays_on_request_too(make: Make) -> None:
     assert [trial.state for trial in run.trials] == ["completed"] * 4
 
 
+@pytest.mark.filterwarnings("ignore:The output 'logits':UserWarning")
 def test_an_optimizer_of_other_settings_is_another_search(make: Make) -> None:
     def compiled(rate: float) -> Scored:
         optimizer = keras.optimizers.Adam(rate)

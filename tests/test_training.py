@@ -115,6 +115,7 @@ def test_an_optimizer_is_saved_as_what_it_is(tmp_path: Any) -> None:
         np.testing.assert_array_equal(np.asarray(mine), np.asarray(theirs))
 
 
+@pytest.mark.filterwarnings("ignore:The output 'logits':UserWarning")
 def test_labels_of_any_form() -> None:
     """Labels that cannot be guessed do no harm; those that are given build the metrics."""
 

@@ -123,6 +123,7 @@ class Block(_Layer):
         self.spec = spec
         self.data_format = checked_data_format(data_format)
         self._paths: tuple[str, ...] = ()
+        self.__dict__["_loaded"] = {}  # what differs in parts; Keras would track it
 
     @property
     def layers(self) -> list[Any]:
@@ -173,7 +174,47 @@ class Block(_Layer):
 
     def get_config(self) -> dict[str, Any]:
         config = super().get_config()  # type: ignore[misc]
-        return {**config, "data_format": self.data_format, **self.spec.config()}
+        parts = self._changed_parts() if self.built else self._loaded
+        own = {"changed_parts": parts} if parts else {}
+        return {**config, "data_format": self.data_format, **self.spec.config(), **own}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Any:
+        own = {name: value for name, value in config.items() if name != "changed_parts"}
+        block = super().from_config(own)  # type: ignore[misc]
+        block.__dict__["_loaded"] = config.get("changed_parts", {})
+        return block
+
+    def enable_lora(self, rank: int, lora_alpha: float | None = None) -> None:
+        """Trains low-rank additions to all kernels in place of the kernels, as Keras' layers do.
+
+        Compile the model afterwards. A saved model has the sums as its kernels, and trains these.
+
+        Args:
+            rank: of the additions.
+            lora_alpha: the additions are multiplied by `lora_alpha / rank`; None is `rank`.
+
+        Raises:
+            ValueError: if the block has no kernels, is not built, or has such additions already.
+
+        Reference: Hu et al. 2021, arXiv:2106.09685, Sec. 4.1.
+        """
+        parts = [part for part in self.layers if hasattr(part, "enable_lora")]
+        if not parts:
+            raise ValueError(f"{self.name} must be built and have kernels for LoRA. Received: none")
+        for part in parts:
+            part.enable_lora(rank, lora_alpha)
+
+    def _changed_parts(self) -> dict[str, dict[str, Any]]:
+        """What was changed in parts after `build`: frozen alone, or quantized."""
+        found = {}
+        for path, part in zip(self._paths, self.layers, strict=True):
+            names = [] if part.trainable == self.trainable else ["trainable"]
+            names += ["dtype", "quantization_config"] if part.quantization_mode else []
+            if names:
+                config = part.get_config()
+                found[path] = {name: config[name] for name in names}
+        return found
 
     # --- the interpreter: `_build` and `_run` walk the plan --------------------------
 
@@ -190,10 +231,16 @@ class Block(_Layer):
             return cost.walk(op, shape)
         path, _ = next(parts)
         seed = f"{self.name}/{path}"
-        layer = layer_for(op, following, shape[-1], self.data_format, path, seed, self.dtype_policy)
+        changed = self._loaded.get(path, {})
+        dtype = changed.get("dtype", self.dtype_policy)
+        layer = layer_for(op, following, shape[-1], self.data_format, path, seed, dtype)
+        if "quantization_config" in changed:
+            config = changed["quantization_config"]
+            layer.quantization_config = keras.saving.deserialize_keras_object(config)
         setattr(self, path, layer)
         layer.build(self._as_keras(shape))
-        if not self.trainable:  # otherwise batch norms would still update their averages
+        # In a frozen block, too: otherwise batch norms would still update their averages.
+        if not changed.get("trainable", self.trainable):
             layer.trainable = False
         return cost.walk(op, shape)
 

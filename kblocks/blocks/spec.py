@@ -19,7 +19,7 @@ from kblocks.plans import cost, ops
 from kblocks.plans.geometry import InputTooSmallError
 from kblocks.plans.ops import Op
 
-_OWN = {"name", "dtype", "trainable", "data_format", "spec", "layers", "remat"}
+_OWN = {"name", "dtype", "trainable", "data_format", "spec", "layers", "remat", "changed_parts"}
 _RESERVED = frozenset(dir(keras.Layer)) | _OWN
 _LABELS = {kind.label for kind in ops.PRIMITIVES.values()}
 _MISSING = dataclasses.MISSING

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 # In a larger model, a prefix or the names of the outer models precede the stage.
-_STAGE = re.compile(r"(?!head)((?:.*[_/])?(?:stem|stage\d+))_")
+_STAGE = re.compile(r"(?!(?:.*/)?head)((?:.*[_/])?(?:stem|stage\d+))_")
 
 NamedRow = tuple[str, Any, tuple[str, ...]]  # name, Spec, names of the rows that it reads
 
@@ -31,8 +31,9 @@ def members(name: str, names: Sequence[str]) -> list[str]:
 def unknown_stage(argument: str, name: Any, names: Sequence[str]) -> ValueError:
     """The error for a name of no stage, row or layer."""
     known = ", ".join(stages_of(names))
+    block = f", such as {names[0]!r}" if names else ""
     return ValueError(
-        f"`{argument}` must name a stage ({known}) or one of its blocks, such as {names[0]!r}. "
+        f"`{argument}` must name a stage ({known}) or one of its blocks{block}. "
         f"Received: {argument}={name!r}"
     )
 

@@ -30,6 +30,7 @@ class ClassLoss(TargetLoss):
     """
 
     geometry = "class"
+    of_logits = True
 
     def __init__(
         self, classes: int, multi_label: bool = False, label_smoothing: float = 0.0, **kwargs: Any

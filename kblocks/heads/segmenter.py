@@ -41,6 +41,7 @@ class PixelLoss(TargetLoss):
     """
 
     geometry = "mask"
+    of_logits = True
 
     def __init__(self, classes: int, void: int | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)

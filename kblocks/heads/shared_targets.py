@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import keras
 
-from kblocks.heads.task import LOGITS, FunctionLoss
+from kblocks.common.overriding import override
+from kblocks.heads.task import LOGITS, FunctionLoss, takes_probabilities, tasks_of
 
 _UNNAMED = (LOGITS, "features")  # default names of outputs
 
@@ -152,17 +154,43 @@ def model_of(
     auxiliary: Mapping[str, tuple[str, float]],
     name: str,
 ) -> keras.Model:
-    """A model with these outputs: `keras.Model` for one unnamed output, else `SharedTargets`."""
+    """A model with these outputs: `keras.Model` for one unnamed output, else `SharedTargets`.
+
+    Its `compile` warns of a loss that takes logits for probabilities.
+    """
     alone = next(iter(outputs)) if len(outputs) == 1 else None
     if alone in _UNNAMED:
-        return keras.Model(start, outputs[alone], name=name)
-    if alone is None:
+        model = keras.Model(start, outputs[alone], name=name)
+    elif alone is None:
         model = SharedTargets(start, dict(outputs), name=name)
+        model.share(targets, auxiliary)
     else:
         model = SharedTargets(start, outputs[alone], name=name)
-        targets = {alone: targets.get(alone, alone)}
-    model.share(targets, auxiliary)
+        model.share({alone: targets.get(alone, alone)}, auxiliary)
+    override(model, "compile", _compile)
     return model
+
+
+def _compile(
+    model: Any, plain: Any, optimizer: Any = "rmsprop", loss: Any = None, *args: Any, **kwargs: Any
+) -> None:
+    plain(optimizer, loss, *args, **kwargs)
+    tasks = tasks_of(model)
+    losses: Any = dict.fromkeys(tasks, loss)
+    if isinstance(loss, Mapping) and len(tasks) > 1:
+        losses = loss
+    elif isinstance(loss, (Mapping, list, tuple)):
+        each = loss.values() if isinstance(loss, Mapping) else loss
+        losses = dict(zip(tasks, each, strict=False))
+    for name, task in tasks.items():
+        if task.gives_logits and takes_probabilities(losses.get(name)):
+            warnings.warn(
+                f"The output {name!r} of {model.name} is logits, and its loss expects "
+                "probabilities, so that it trains badly. Make the loss with from_logits=True, or "
+                'the model with net.model(..., classifier_activation="softmax"). '
+                f"Received: loss={loss!r}",
+                stacklevel=3,
+            )
 
 
 def strip_aux(model: keras.Model) -> keras.Model:

@@ -15,6 +15,9 @@ from kblocks.common import backend
 from kblocks.common.keras_graph import maker_of
 
 LOGITS = "logits"
+_OF_PROBABILITIES = (  # Keras' losses that have no form for logits
+    *("categorical_generalized_cross_entropy", "dice", "kl_divergence", "poisson", "tversky"),
+)
 
 
 def is_channels_first() -> bool:
@@ -41,11 +44,13 @@ class TargetLoss(Configured, keras.losses.Loss):
 
     A subclass defines `target`, the form in words; `fits`, whether two shapes have that form; and
     `values`, the loss of each sample. `geometry` says how augmentation moves the targets with the
-    image: "class" (not at all), "mask", "box", "objects" or "points"; None is unknown.
+    image: "class" (not at all), "mask", "box", "objects" or "points"; None is unknown. `of_logits`
+    says whether the outputs are logits of classes.
     """
 
     target: str
     geometry: str | None = None
+    of_logits = False
 
     def fits(self, targets: tuple[Any, ...], outputs: tuple[Any, ...]) -> bool:
         """Whether targets of one shape fit outputs of another; both shapes include the batch."""
@@ -136,6 +141,17 @@ class FunctionLoss(keras.losses.Loss):
         return self._function(y_true, y_pred)
 
 
+def takes_probabilities(loss: Any) -> bool:
+    """Whether a Keras loss (a name, a function or an object) takes outputs for probabilities."""
+    loss = keras.losses.get(loss) if isinstance(loss, str) else loss
+    name = getattr(getattr(loss, "fn", loss), "__name__", "")
+    if name in _OF_PROBABILITIES:
+        return True
+    if inspect.isfunction(loss) and getattr(keras.losses, name, None) is loss:
+        return "from_logits" in inspect.signature(loss).parameters
+    return getattr(loss, "from_logits", True) is False
+
+
 def shape_of(tensor: Any) -> tuple[Any, ...] | None:
     """A tensor's shape, or None if even its rank is unknown."""
     try:
@@ -193,6 +209,11 @@ class Task:
     def target(self) -> str:
         """The form of the targets, in words."""
         return self.loss().target
+
+    @property
+    def gives_logits(self) -> bool:
+        """Whether the output is logits of classes."""
+        return getattr(self.loss(), "of_logits", False)
 
 
 class Tasks(Mapping[str, Task]):

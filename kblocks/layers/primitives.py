@@ -253,6 +253,10 @@ class Dense(_WeightNorm, keras.layers.Dense):
         outputs = keras.ops.matmul(inputs, self.effective_kernel())
         return keras.ops.add(outputs, self.bias) if self.use_bias else outputs
 
+    def quantize(self, mode: Any = None, type_check: bool = True, config: Any = None) -> None:
+        """As Keras' layer, which refuses subclasses; here it refuses those with a learned norm."""
+        super().quantize(mode, type_check=bool(self._op.weight_norm), config=config)
+
 
 class Pool2D(OpLayer):
     """Maximum, average or minimum over windows."""

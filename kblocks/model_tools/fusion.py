@@ -149,7 +149,8 @@ def _chain_of(layer: Any) -> Chain | None:
     """The parts of a layer; None if its kind stays as it is."""
     kind, source = type(layer), ((layer, ""),)
     if isinstance(layer, Block) and kind.call is Block.call:
-        return parted(layer._plan, layer)
+        quantized = any(part.quantization_mode for part in layer.layers)
+        return None if quantized else parted(layer._plan, layer)
     if kind in _VANISHING:
         return Chain()
     if kind is layers.BatchNormalization and not getattr(layer, "renorm", False):

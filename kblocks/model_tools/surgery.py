@@ -9,9 +9,9 @@ import keras
 import numpy as np
 
 from kblocks.blocks.block import Block
-from kblocks.blocks.stages import members, unknown_stage
 from kblocks.common.keras_graph import as_functional, calls_of, is_graph
 from kblocks.heads.shared_targets import SharedTargets
+from kblocks.networks.places import Chain, chains_named
 from kblocks.networks.rows import INPUT, is_of_head
 
 
@@ -20,36 +20,41 @@ def extract(model: keras.Model, stage: str) -> keras.Model:
 
     Args:
         model: a functional or sequential model with one input, such as `Architecture.model`
-            returns.
+            returns; also with such models as layers.
         stage: a stage (`stem`, `stage1`, ..., `head`), a layer, such as `stage2_block1`, or a
-            part of a block, such as `stage2_block1/main_act1`.
+            part of a block, such as `stage2_block1/main_act1`. Where several models in the model
+            have it, with the model's name: `backbone/stage1`.
 
     Returns:
         A functional model that outputs what the stage, layer or part outputs.
 
     Raises:
-        ValueError: if the model has no such stage or layer, or the block no such part; the
-            message lists those that it has.
+        ValueError: if the model has no such stage or layer, or several models in it have, or the
+            block has no such part; the message lists those that there are.
 
     Example:
         >>> model = kb.resnet50().model((224, 224, 3))
         >>> kb.extract(model, "stage3").output_shape
         (None, 14, 14, 1024)
     """
-    graph = _checked(model)
-    calls = calls_of(graph)
-    names = [call.operation.name for call in calls]
-    name, _, part = stage.partition("/")
-    found = members(name, names)
-    if not found:
-        raise unknown_stage("stage", stage, names)
-    end = max(number for number, name in enumerate(names) if name == found[-1])
-    output = calls[end].output_tensors[0]
-    if part:
-        inputs = calls[end].input_tensors
-        inside = Inside(calls[end].operation, part, name=f"{found[-1]}_{part}")
-        output = inside(inputs if len(inputs) > 1 else inputs[0])
+    graph = checked_graph(model)
+    output = _end(graph, *chains_named(graph, "stage", stage))
     return keras.Model(graph.input, output, name=f"{model.name}_{stage.replace('/', '_')}")
+
+
+def _end(graph: Any, chains: list[Chain], part: str) -> Any:
+    """The output of the last of these layers, or of its part."""
+    outermost = {id(chain[0]) for chain in chains}
+    call = [call for call in calls_of(graph) if id(call.operation) in outermost][-1]
+    layer, inputs = call.operation, call.input_tensors
+    if within := [chain[1:] for chain in chains if chain[0] is layer and chain[1:]]:
+        inner = checked_graph(layer)
+        layer = keras.Model(inner.input, _end(inner, within, part), name=layer.name)
+    elif part:
+        layer = Inside(layer, part, name=f"{layer.name}_{part}")
+    else:
+        return call.output_tensors[0]
+    return layer(inputs if len(inputs) > 1 else inputs[0])
 
 
 def pyramid_outputs(model: keras.Model) -> dict[str, Any]:
@@ -72,7 +77,7 @@ def pyramid_outputs(model: keras.Model) -> dict[str, Any]:
         (None, 28, 28, 512)
         >>> pyramid = keras.Model(body.input, kb.pyramid_outputs(body))
     """
-    graph = _checked(model)
+    graph = checked_graph(model)
     start = graph.inputs[0]
     prefix = start.name.removesuffix(INPUT)
     strides: dict[int, Any] = {id(start): (1, 1)}
@@ -171,7 +176,7 @@ def adapt_input(model: keras.Model, channels: int) -> keras.Model:
     """
     if not isinstance(channels, int) or isinstance(channels, bool) or channels < 1:
         raise ValueError(f"`channels` must be a positive integer. Received: channels={channels!r}")
-    graph = _checked(model)
+    graph = checked_graph(model)
     return _rebuilt(graph, (*_image_shape(graph)[:2], channels))
 
 
@@ -198,11 +203,11 @@ def resize_input(model: keras.Model, size: Any) -> keras.Model:
     sizes = tuple(size) if isinstance(size, (tuple, list)) else (size, size)
     if len(sizes) != 2 or not all(n is None or (isinstance(n, int) and n > 0) for n in sizes):
         raise ValueError(f"`size` must be (height, width) or an integer. Received: size={size!r}")
-    graph = _checked(model)
+    graph = checked_graph(model)
     return _rebuilt(graph, (*sizes, _image_shape(graph)[2]))
 
 
-def _checked(model: Any) -> Any:
+def checked_graph(model: Any) -> Any:
     if not is_graph(model) or not getattr(model, "inputs", None) or len(model.inputs) != 1:
         raise ValueError(
             "`model` must be a functional or sequential Keras model with one input, such as "
@@ -266,7 +271,7 @@ def _rebuilt(graph: Any, shape: tuple[Any, ...]) -> keras.Model:
 
 def _on_input(model: Any, given: Any) -> keras.Model:
     """A copy of a nested model for the size and channels of its new input."""
-    graph = _checked(model)
+    graph = checked_graph(model)
     before, now = tuple(graph.inputs[0].shape[1:]), tuple(given.shape[1:])
     if len(now) != 3:
         if now != before:

@@ -422,6 +422,6 @@ class Architecture:
         if input_tensor is None:
             input_tensor = building.input_of(input_shape, prefix, shared)
         needed = self.needed(shown.values())
-        tensors = building.tensors_of(self.rows, needed, input_tensor, prefix, shared)
+        tensors = building.tensors_of(self.rows, needed, {INPUT: input_tensor}, prefix, shared)
         start = keras.utils.get_source_inputs(input_tensor)[0]
         return start, {output: tensors[row] for output, row in shown.items()}

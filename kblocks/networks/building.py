@@ -8,8 +8,6 @@ from typing import Any
 import keras
 
 from kblocks.blocks.block import Block, checked_data_format
-from kblocks.heads.classification import ClassLoss
-from kblocks.heads.segmenter import PixelLoss
 from kblocks.heads.task import Task
 from kblocks.networks.rows import INPUT, Row, walk_rows
 
@@ -47,16 +45,16 @@ def input_of(input_shape: Sequence[Any], prefix: str, shared: Mapping[str, Any])
 def tensors_of(
     rows: Sequence[Row],
     needed: Collection[str],
-    start: Any,
+    known: Mapping[str, Any],
     prefix: str,
     shared: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """The output of each needed row on the tensor `start`, from new layers.
+    """The output of each needed row from new layers, and the `known` tensors that rows read.
 
     `shared` is what `layer_arguments` returned.
     """
     layers: dict[str, Block] = {}
-    tensors = {INPUT: start}
+    tensors = dict(known)
     for row, origin, spec, inputs in walk_rows(rows, tensors, needed):
         if origin not in layers:
             layers[origin] = spec.layer(name=f"{prefix}{origin}", **shared)
@@ -75,7 +73,7 @@ def activated(
     found = dict(outputs)
     for output, tensor in outputs.items():
         task = tasks[output]
-        if task is None or isinstance(task.loss(), (ClassLoss, PixelLoss)):
+        if task is None or task.gives_logits:
             name = f"{prefix}{output}_activation"
             found[output] = keras.layers.Activation(activation, name=name, dtype=dtype)(tensor)
     return found

@@ -344,6 +344,12 @@ def _table(
 ) -> list[_Tensor]:
     """The published tensors of the model's variables, by the naming that fits `names` best."""
     parts = list(_parts(model, prefix))
+    for path, part, _ in parts:
+        if part.quantization_mode or getattr(part, "lora_enabled", False):
+            raise ValueError(
+                "`model` must not be quantized or have LoRA (a saved model has it no more). "
+                f"Received: {model.name}, whose {path} is or has"
+            )
     paths = [path for path, _, _ in parts]
     best: list[_Tensor] = []
     score = -1

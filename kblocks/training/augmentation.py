@@ -10,8 +10,8 @@ import keras
 from kblocks.blocks.block import Block
 from kblocks.common import backend
 from kblocks.common.keras_graph import layers_inside
+from kblocks.common.overriding import override, restore
 from kblocks.training.moving import Moved, check_moves, for_targets, kinds_of, moved, moves_targets
-from kblocks.training.overriding import override, restore
 
 _NAMES: dict[str, dict[str, bool]] = {
     "flip": {"flip": True},

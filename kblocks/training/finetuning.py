@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+import itertools
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import keras
 
 from kblocks.blocks.stages import stage_of, unknown_stage
-from kblocks.common.keras_graph import calls_to, maker_of
+from kblocks.common.keras_graph import calls_to, layers_inside, maker_of
+from kblocks.networks.places import chains_in, chains_named, full_name, place_of
 
 _KINDS = (
     *("SGD", "RMSprop", "Adam", "AdamW", "Adadelta", "Adagrad", "Adamax", "Adafactor"),
@@ -26,40 +28,41 @@ def freeze(model: keras.Model, upto: str | None, *, norms: bool = False) -> kera
     unfrozen step by step. Compile the model afterwards.
 
     Args:
-        model: a functional model, such as `Architecture.model` returns.
-        upto: the last stage (`"stage3"`) or layer to freeze; None freezes no layer.
+        model: a functional or sequential model, such as `Architecture.model` returns; also with
+            such models as layers.
+        upto: the last stage (`"stage3"`) or layer to freeze, where several models in the model
+            have it with the model's name (`"backbone/stage3"`); None freezes no layer.
         norms: whether to freeze the statistics and weights of all other batch normalisations too:
-            with few images, the statistics of a batch are worse estimates. A saved model does not
-            store this.
+            with few images, the statistics of a batch are worse estimates.
 
     Returns:
-        The same model.
+        The same model. What is frozen stays so when the model is saved, loaded or cloned.
 
     Raises:
-        ValueError: if the model has no such stage or layer; the message lists those it has.
+        ValueError: if the model has no such stage or layer (the message lists those it has), or
+            several models in it have.
     """
-    names = [layer.name for layer in model.layers if layer.weights]
-    last = [layer for layer in model.layers if upto in (layer.name, stage_of(layer.name))]
-    if upto is not None and not last:
-        raise unknown_stage("upto", upto, names)
+    chains, part = ([], "") if upto is None else chains_named(model, "upto", upto)
+    if part:
+        raise ValueError(f"`upto` must name a stage or layer, not a part. Received: upto={upto!r}")
     frozen: set[int] = set()
-    _add_sources(last, frozen)
+    for *around, layer in chains:
+        _add_sources([layer, *itertools.chain(*map(_sources, around))], frozen)
     model.trainable = False  # Keras passes True on to inner layers only if it was False
     model.trainable = True
-    for layer in model.layers:
-        layer.trainable = id(layer) not in frozen
-    for norm in _norms_of(model) if norms else ():
-        norm.trainable = False
+    for chain in chains_in(model):
+        if id(chain[-1]) in frozen:
+            chain[-1].trainable = False
+    for layer in layers_inside(model) if norms else ():
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.trainable = False
     model.train_function = None  # else `fit` would reuse the step it traced
     return model
 
 
-def _norms_of(layer: Any) -> Iterator[keras.layers.BatchNormalization]:
-    """The batch normalisations of a block or model, and of the blocks and models in it."""
-    for part in getattr(layer, "layers", ()):
-        if isinstance(part, keras.layers.BatchNormalization):
-            yield part
-        yield from _norms_of(part)
+def _sources(layer: Any) -> list[Any]:
+    """The layers whose outputs a layer reads."""
+    return [maker_of(tensor) for call in calls_to(layer) for tensor in call.input_tensors]
 
 
 def _add_sources(layers: list[Any], found: set[int]) -> None:
@@ -67,8 +70,7 @@ def _add_sources(layers: list[Any], found: set[int]) -> None:
     for layer in layers:
         if id(layer) not in found:
             found.add(id(layer))
-            inputs = (tensor for node in calls_to(layer) for tensor in node.input_tensors)
-            _add_sources(list(map(maker_of, inputs)), found)
+            _add_sources(_sources(layer), found)
 
 
 def learning_rate_multipliers(
@@ -85,16 +87,17 @@ def learning_rate_multipliers(
         multipliers: factors of 0 or more by stage (`"stage1"`), layer (`"stage1_block2"`) or start
             of a weight's path (`"head/dense/bias"`). The longest name that fits a weight counts;
             other weights have factor 1.
-        model: the model to train, in which the weights are found by their layers; those of a
-            nested model are named with it: `"backbone/stage1"`. None finds weights by their
-            paths, which do not distinguish two nested models.
+        model: the model to train, in which the weights are found by their layers; where several
+            models in it have a stage, it is named with the model's name: `"backbone/stage1"`.
+            None finds weights by their paths, which do not distinguish two nested models.
 
     Returns:
         A Keras optimizer, of a subclass of the class of `optimizer`.
 
     Raises:
-        ValueError: if an argument is not of the form above; when training starts, if a name fits
-            no trainable weight, or weights of several models.
+        ValueError: if an argument is not of the form above, or a name fits several models in
+            `model`; when training starts, if a name fits no trainable weight, or weights of
+            several models.
 
     Example:
         >>> rates = kb.learning_rate_multipliers("adam", {"stem": 0.1, "stage1": 0.3})
@@ -113,6 +116,8 @@ def learning_rate_multipliers(
             raise ValueError(
                 f"`multipliers` must be numbers of 0 or more. Received: {name!r}: {value!r}"
             )
+    if model is not None:
+        multipliers = {full_name(model, "multipliers", k): v for k, v in multipliers.items()}
     scaled = kind.from_config({**optimizer.get_config(), "multipliers": dict(multipliers)})
     # Bypasses Keras' tracking, which would take the weights for the optimizer's own.
     scaled.__dict__["_places"] = None if model is None else _places_in(model)
@@ -174,19 +179,19 @@ class _Scaled:
         return {**super().get_config(), **own}  # type: ignore[misc]
 
 
-def _places_in(model: keras.Model, around: str = "") -> dict[int, tuple[Any, str]]:
+def _places_in(model: keras.Model) -> dict[int, tuple[Any, str]]:
     """Each weight and its place, by the weight's id; a place is "model/layer/part/weight"."""
     found: dict[int, tuple[Any, str]] = {}
-    for layer in model.layers:
-        if isinstance(layer, keras.Model):
-            found |= _places_in(layer, f"{around}{layer.name}/")
-            continue
+    for chain in chains_in(model):
+        layer = chain[-1]
         for weight in layer.weights:
             path = weight.path.split("/")
-            inside = path[path.index(layer.name) + 1 :] if layer.name in path else path[-1:]
-            found[id(weight)] = weight, "/".join([f"{around}{layer.name}", *inside])
-    for weight in model.weights:  # a subclassed model may have weights outside its layers
-        found.setdefault(id(weight), (weight, f"{around}{weight.name}"))
+            # A subclassed model may have weights outside its layers.
+            inside = not isinstance(layer, keras.Model) and layer.name in path
+            names = path[path.index(layer.name) + 1 :] if inside else path[-1:]
+            found.setdefault(id(weight), (weight, "/".join([place_of(chain), *names])))
+    for weight in model.weights:
+        found.setdefault(id(weight), (weight, weight.name))
     return found
 
 

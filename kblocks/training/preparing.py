@@ -9,7 +9,7 @@ from typing import Any
 import keras
 
 from kblocks.common import backend
-from kblocks.training.overriding import override
+from kblocks.common.overriding import override
 
 _POWERS = "_kblocks_powers"  # the attribute of an optimizer during a step
 _ADAMS = (keras.optimizers.Adam, keras.optimizers.AdamW)

@@ -14,17 +14,13 @@ import keras
 from kblocks.common.showing import call_of
 from kblocks.heads import Tasks, tasks_of
 from kblocks.heads.classification import ClassLoss
-from kblocks.heads.segmenter import PixelLoss
-from kblocks.heads.task import shape_of
+from kblocks.heads.task import shape_of, takes_probabilities
 from kblocks.search_space.choices import Choice, Integer, Real
 from kblocks.search_space.tree import Tree
 from kblocks.training.augmentation import augment, is_augmentation
 from kblocks.training.preparing import prepare
 
 _OURS = ("head", "sparse", "categorical")  # losses
-_OF_SHARES = (  # Keras' losses of probabilities that have no form for logits
-    *("categorical_generalized_cross_entropy", "dice", "kl_divergence", "poisson", "tversky"),
-)
 _UNDECAYED = ["bias", "gamma", "beta"]
 
 
@@ -255,9 +251,7 @@ def _own_loss(given: Any, tasks: Tasks, head: Any) -> Any:
     if inspect.isfunction(given) and getattr(keras.losses, given.__name__, None) is given:
         given = given.__name__
     loss = _named_loss(given) if isinstance(given, str) else given
-    on_logits = any(isinstance(task.loss(), (ClassLoss, PixelLoss)) for task in tasks.values())
-    of_shares = getattr(getattr(loss, "fn", loss), "__name__", None) in _OF_SHARES
-    if on_logits and (of_shares or getattr(loss, "from_logits", True) is False):
+    if any(task.gives_logits for task in tasks.values()) and takes_probabilities(loss):
         raise ValueError(
             f"`loss` must be on logits, which {', '.join(tasks)} are: one with from_logits=True. "
             f"Received: loss={given!r}"

@@ -1,6 +1,7 @@
 """Replaces methods of one object, which keeps its class, and so is saved as before.
 
-`prepare` replaces the update of an optimizer, `augment` the training step of a model.
+`prepare` replaces the update of an optimizer, `augment` the training step of a model, and
+`Architecture.model` makes a model whose `compile` warns.
 """
 
 from __future__ import annotations
