@@ -37,6 +37,7 @@ class Data:
     test: Any = None
     fit: Mapping[str, Any] = field(default_factory=dict)
     class_names: tuple[str, ...] | None = None
+    scale: float = 1.0
 
     def __post_init__(self) -> None:
         for name, part in self.parts().items():

@@ -12,6 +12,7 @@ import numpy as np
 _ENDINGS = (".bmp", ".gif", ".jpeg", ".jpg", ".png")  # as image_dataset_from_directory reads
 _READERS = 4  # threads
 _BILINEAR = 2  # Pillow's constant for bilinear resampling
+_MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # Pillow's names of pixels by their channels
 
 
 class ImageFiles(keras.utils.PyDataset):
@@ -62,7 +63,7 @@ class ImageFiles(keras.utils.PyDataset):
         class_names = tuple(sorted(p.name for p in folder.iterdir() if _is_class(p)))
         names, labels = [], []
         for label, class_name in enumerate(class_names):
-            own = (p for p in (folder / class_name).rglob("*") if p.suffix.lower() in _ENDINGS)
+            own = images_in(folder / class_name)
             own_names = sorted(path.relative_to(folder).as_posix() for path in own)
             if not own_names:
                 raise ValueError(
@@ -134,18 +135,42 @@ class ImageFiles(keras.utils.PyDataset):
             raise _unreadable(self.folder / name, error) from error
 
     def _read(self, name: str) -> np.ndarray:
-        path = self.folder / name
-        height, width = self.image_size
-        try:
-            with _pillow().open(path) as file:
-                is_deep = file.mode.startswith("I")  # 16 bits: "RGB" would clip at 255
-                image = file.convert("I" if is_deep else "RGB").resize((width, height), _BILINEAR)
-        except (OSError, ValueError, SyntaxError) as error:  # Pillow raises all of these
-            raise _unreadable(path, error) from error
-        values = np.asarray(image, "float32")
-        if is_deep:
-            return np.repeat(np.clip(values / 65535, 0, 1)[..., None], 3, axis=-1)
-        return values / 255
+        return read_image(self.folder / name, self.image_size)
+
+
+def read_image(path: Path, image_size: tuple[int, int], channels: int = 3) -> np.ndarray:
+    """An image file as (height, width, channels): see `pixels`.
+
+    Raises:
+        ValueError: if Pillow cannot read the file; the message names it.
+    """
+    try:
+        with _pillow().open(path) as file:
+            return pixels(file, image_size, channels)
+    except (OSError, ValueError, SyntaxError) as error:  # Pillow raises all of these
+        raise _unreadable(path, error) from error
+
+
+def pixels(image: Any, image_size: tuple[int, int], channels: int = 3) -> np.ndarray:
+    """An image of Pillow as float32 in [0, 1], of shape (height, width, channels).
+
+    Args:
+        image: the image, which is resized with bilinear interpolation.
+        image_size: (height, width).
+        channels: 1 for grey, 3 for red, green and blue, 4 for these and the opacity.
+    """
+    height, width = image_size
+    is_deep = image.mode.startswith("I")  # 16 bits: "RGB" would clip at 255
+    image = image.convert("I" if is_deep else _MODES[channels]).resize((width, height), _BILINEAR)
+    values = np.asarray(image, "float32").reshape(height, width, -1)
+    if is_deep:
+        return np.repeat(np.clip(values / 65535, 0, 1), channels, axis=-1)
+    return values / 255
+
+
+def images_in(folder: Path) -> list[Path]:
+    """The image files in a folder and the folders in it, sorted."""
+    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in _ENDINGS)
 
 
 def _is_class(path: Path) -> bool:
@@ -153,7 +178,7 @@ def _is_class(path: Path) -> bool:
 
 
 def _unreadable(path: Path, error: Exception) -> ValueError:
-    return ValueError(f"`source` must hold images that can be read. Received: {path}: {error}")
+    return ValueError(f"Images must be files that can be read. Received: {path}: {error}")
 
 
 def _pillow() -> Any:
