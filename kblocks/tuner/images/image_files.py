@@ -158,7 +158,12 @@ def pixels(image: Any, image_size: tuple[int, int], channels: int = 3) -> np.nda
         image: the image, which is resized with bilinear interpolation.
         image_size: (height, width).
         channels: 1 for grey, 3 for red, green and blue, 4 for these and the opacity.
+
+    Raises:
+        ValueError: if there are other channels.
     """
+    if channels not in _MODES:
+        raise ValueError(f"An image has 1, 3 or 4 channels. Received: channels={channels}")
     height, width = image_size
     is_deep = image.mode.startswith("I")  # 16 bits: "RGB" would clip at 255
     image = image.convert("I" if is_deep else _MODES[channels]).resize((width, height), _BILINEAR)
