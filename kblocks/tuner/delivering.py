@@ -14,7 +14,7 @@ from kblocks.tuner.images.image_files import ImageFiles
 from kblocks.tuner.records import Record, Run
 
 MODEL = "best.keras"  # the file of the delivered model, in the run's folder
-_SCALING = "rescaling"  # the layer that divides by the data's scale
+_SCALING = "source_scaling"  # the layer that divides by the data's scale
 
 
 def record_of(data: Data) -> dict[str, Any]:

@@ -50,7 +50,8 @@ def classifies(model: Any) -> bool:
     shapes = [getattr(model, f"{end}_shape", None) for end in ("input", "output")]
     if [len(s) if isinstance(s, tuple) else 0 for s in shapes] != [4, 2]:
         return False
-    return all(isinstance(loss, ClassLoss) for loss in tasks_of(model).losses().values())
+    losses = tasks_of(model).losses().values()
+    return all(isinstance(loss, ClassLoss) for loss in losses) if losses else shapes[1][1] > 1
 
 
 class Predictor:
@@ -68,8 +69,8 @@ class Predictor:
         self.model: Any = model
         self.facts = facts
         self._shape = self.model.input_shape[1:]
-        names = facts.get("class_names") or range(self.model.output_shape[1])
-        self.class_names = tuple(map(str, names))
+        names, count = facts.get("class_names") or (), self.model.output_shape[1]
+        self.class_names = tuple(map(str, names if len(names) == count else range(count)))
 
     def __call__(self, images: Any) -> list[dict[str, float]]:
         """The probability of each class, the most probable first, for each image.
@@ -113,8 +114,8 @@ class Predictor:
             return known[1]
         values = "" if not known else f", with values from {known[0]:g} to {known[1]:g}"
         raise ValueError(
-            f"The model takes arrays as in its training{values}: its search has no record of image "
-            "files. Received: an image"
+            f"The model takes arrays as in its training{values}: how images of files become these is "
+            "not recorded. Received: an image"
         )
 
     def _probabilities(self, batch: np.ndarray) -> np.ndarray:
