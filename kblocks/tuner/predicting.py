@@ -47,7 +47,7 @@ def predictor(path: str | os.PathLike[str]) -> Predictor:
 
 def classifies(model: Any) -> bool:
     """Whether a model has one input, of images, and one output, a number for each class."""
-    shapes = [getattr(model, f"{end}_shape", None) for end in ("input", "output")]
+    shapes: list[Any] = [getattr(model, f"{end}_shape", None) for end in ("input", "output")]
     if [len(s) if isinstance(s, tuple) else 0 for s in shapes] != [4, 2]:
         return False
     losses = tasks_of(model).losses().values()
@@ -114,8 +114,8 @@ class Predictor:
             return known[1]
         values = "" if not known else f", with values from {known[0]:g} to {known[1]:g}"
         raise ValueError(
-            f"The model takes arrays as in its training{values}: how images of files become these is "
-            "not recorded. Received: an image"
+            f"The model takes arrays as in its training{values}: how image files become such arrays "
+            "is not recorded. Received: an image"
         )
 
     def _probabilities(self, batch: np.ndarray) -> np.ndarray:
