@@ -114,8 +114,8 @@ class Predictor:
             return known[1]
         values = "" if not known else f", with values from {known[0]:g} to {known[1]:g}"
         raise ValueError(
-            f"The model takes arrays as in its training{values}: how image files become such arrays "
-            "is not recorded. Received: an image"
+            f"The model takes arrays as in its training{values}: image files become these in a way "
+            "that is not recorded. Received: an image"
         )
 
     def _probabilities(self, batch: np.ndarray) -> np.ndarray:
