@@ -489,6 +489,7 @@ def test_search_then_worker(file: str, capsys: pytest.CaptureFixture[str]) -> No
     printed = capsys.readouterr().out
     assert "best trial: 0, val_accuracy" in printed
     assert "images the search never saw" in printed
+    assert 'predict = kb.tuner.predictor("runs/small")' in printed
     first = opened("runs/small")
     assert [len(trial.history["val_accuracy"]) for trial in first.trials] == [2]
     assert cli.main(["worker", file, "--trials", "2", "--quiet"]) == 0

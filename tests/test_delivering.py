@@ -227,7 +227,8 @@ def tuner(**settings):
 """
 
 
-@pytest.mark.parametrize("is_terminal", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("is_terminal", [False, True])
 def test_the_last_training_is_shown_and_can_be_interrupted(
     is_terminal: bool, tmp_path: Path, monkeypatch: Any, capsys: Any
 ) -> None:
@@ -294,7 +295,7 @@ def test_a_folder_of_images_becomes_a_command_that_names_others(
     monkeypatch.chdir(tmp_path)
     pictures(tmp_path / "shapes", 20, 0, lambda shape, i: f"{shape}/{i}")
     typed = "--family resnet --data shapes --image-size 32x32 --trials 2 --epochs 16 --seed 1"
-    more = ["--batch-size", "8", "--macs", "2e6", "--workers", "0", "--retrain"]
+    more = ["--batch-size", "8", "--macs", "4e6", "--workers", "0", "--retrain"]
     assert cli.main(["search", *typed.split(), *more]) == 0
     assert 'print(predict(["image.png"]))' in capsys.readouterr().out
     shutil.rmtree("shapes")
