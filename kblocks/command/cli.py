@@ -201,21 +201,22 @@ def _export(
                 f"{best.number} by now: the search begun again delivers it, or give --output"
             )
         is_there = False
-    if is_there:
-        say(f"{delivered} is the model: {origin(known)}")
-        if format == "keras" and replaced and target.samefile(delivered):
-            return
-    else:
+    told = f"{delivered} is the model: {origin(known)}"
+    if not is_there:
         trained = _trained(run, folder, checkpoints)
         known = facts(run, best, trained)
-        say(f"the model is of {origin(known)}")
+        told = f"the model is of {origin(known)}"
         export(trained, target, format, metadata=known)
-    if is_there and format == "keras":
-        with whole(target) as path:
-            shutil.copyfile(delivered, path)
-    elif is_there:
+    elif format != "keras":
         model: Any = keras.models.load_model(delivered, compile=False)
         export(model, target, format, metadata=known or None)
+    elif replaced and target.samefile(delivered):
+        say(told)
+        return
+    else:
+        with whole(target) as path:
+            shutil.copyfile(delivered, path)
+    say(told)
     if known.get("value_range") is None:
         say("the search has no record of its images: the model takes arrays as in its training")
     _tell_written(target, replaced)
