@@ -159,6 +159,8 @@ def test_show_takes_classes_input_and_files(tmp_path: Path) -> None:
         (("status", "x", "--storage", "sqlite:///nowhere.db"), 1, "nowhere.db"),
         (("status", "x", "--storage", "nonsense"), 1, "URL"),
         (("best", "nowhere", "--export", "gif"), 2, "keras, savedmodel, onnx, litert"),
+        (("predict", "nowhere", "a.png"), 1, "a run's folder with best.keras"),
+        (("predict", "nowhere", "."), 2, "IMAGES must have images"),
         (("search",), 2, "either a run file"),
         (("search", "a.py", "--family", "vgg", "--data", "digits"), 2, "either a run file"),
         (("search", "--family", "vgg"), 2, "either a run file"),
@@ -501,6 +503,7 @@ def test_search_then_worker(file: str, capsys: pytest.CaptureFixture[str]) -> No
     printed = capsys.readouterr().out
     assert "best trial: 0, val_accuracy" in printed
     assert "images the search never saw" in printed
+    assert 'predict = kb.tuner.predictor("runs/small")' in printed
     first = opened("runs/small")
     assert [len(trial.history["val_accuracy"]) for trial in first.trials] == [2]
     assert cli.main(["worker", file, "--trials", "2", "--quiet"]) == 0
@@ -650,5 +653,5 @@ def test_the_extra_is_named_where_it_is_missing(fresh_process: Callable[..., str
 
 def test_help_lists_the_commands() -> None:
     text = shown("--help")
-    for command in ("list", "show", "search", "worker", "status", "report", "best"):
+    for command in ("list", "show", "search", "worker", "status", "report", "best", "predict"):
         assert re.search(rf"^ +{command} ", text, re.MULTILINE), command

@@ -41,11 +41,13 @@ IN_TUNER: dict[str, set[str]] = {
     "files": {"records"},
     "bridge": set(),
     "images": set(),
+    "delivering": {"images", "records"},
+    "predicting": {"delivering", "files"},
     "choosing": {"bridge", "records"},
     "storing": {"choosing", "terminal"},
     "reporting": {"records"},
     "running": {"reporting", "storing"},
-    "stock": {"files", "running"},
+    "stock": {"delivering", "files", "running"},
     "oracle": {"records"},
     "arguments": {"records", "bridge"},
     "tuner": {"arguments", "oracle", "running"},
@@ -54,7 +56,7 @@ IN_TUNER: dict[str, set[str]] = {
 OUTSIDE: dict[str, set[str]] = {
     "common": {"keras"},
     "layers": {"keras", "numpy"},
-    "model_tools": {"PIL", "onnxruntime"},
+    "model_tools": {"PIL", "onnx", "onnxruntime"},
     "tuner": {
         *("PIL", "altair", "fsspec", "keras_tuner", "optuna", "psutil", "ray", "rich", "sklearn"),
         *("sqlalchemy", "tensorboard", "vl_convert"),

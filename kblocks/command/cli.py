@@ -1,4 +1,4 @@
-"""The command line: `kblocks list`, `show`, `search`, `worker`, `status`, `report`, `best`."""
+"""The command line: `list`, `show`, `search`, `worker`, `status`, `report`, `best`, `predict`."""
 
 from __future__ import annotations
 
@@ -35,6 +35,7 @@ app = typer.Typer(
     help="Convolutional architectures and searches over them.",
 )
 _WIDTH = 160  # columns, if the output is not a terminal
+_SHOWN = 3  # classes of an image
 
 RunName = Annotated[str, typer.Argument(help="A run's folder; with --storage its name.")]
 Storage = Annotated[
@@ -166,55 +167,75 @@ def best(
         _tell_written(output, replaced)
 
 
+@app.command()
+def predict(
+    run: Annotated[str, typer.Argument(help="A run's folder, or a .keras file.")],
+    images: Annotated[list[Path], typer.Argument(help="Image files, and folders of them.")],
+) -> None:
+    """Names the classes of images, with the model that a search has delivered."""
+    from kblocks.tuner.images.image_files import images_in
+    from kblocks.tuner.predicting import predictor
+
+    found = [file for path in images for file in (images_in(path) if path.is_dir() else [path])]
+    if not found:
+        raise BadArgumentError(f"IMAGES must have images. Received: {', '.join(map(str, images))}")
+    named = predictor(run)
+    for path in found:
+        best = list(named(path)[0].items())[:_SHOWN]
+        say(plain(f"{path}  {', '.join(f'{name} {share:.3f}' for name, share in best)}"))
+
+
 def _export(
     run: Run, folder: Path, format: str, output: Path | None, checkpoints: str | None
 ) -> None:
     """Exports the delivered model, or the best trial's if there is none or an outdated one."""
     import keras
 
-    from kblocks.command import final
+    from kblocks.command.final import is_of, origin
     from kblocks.command.stored import best_of
     from kblocks.model_tools.exporting import export
-    from kblocks.tuner.files import facts_of, save
+    from kblocks.tuner.delivering import MODEL, facts
+    from kblocks.tuner.files import facts_of
 
-    delivered = folder / final.MODEL
+    delivered = folder / MODEL
     target = output or folder / f"best{FORMATS[format].suffix or f'_{format}'}"
     best, known = best_of(run), facts_of(delivered)
     is_there, replaced = delivered.is_file(), target.is_file()
-    if is_there and (not known or final.is_of(known, run, best)):
-        origin = f"{delivered} is the model: {final.origin(known)}"
-        if format == "keras" and replaced and target.samefile(delivered):
-            say(origin)
-            return
-        if format == "keras":
-            with whole(target) as path:
-                shutil.copyfile(delivered, path)
-        else:
-            model: Any = keras.models.load_model(delivered, compile=False)
-            export(model, target, format)
-    elif is_there and target == delivered:
-        raise ValueError(
-            f"{delivered} is the model of {final.origin(known)}, and the best is trial "
-            f"{best.number} by now: the search begun again delivers it, or give --output"
-        )
+    if is_there and known and not is_of(known, run, best):
+        if target == delivered:
+            raise ValueError(
+                f"{delivered} is the model of {origin(known)}, and the best is trial "
+                f"{best.number} by now: the search begun again delivers it, or give --output"
+            )
+        is_there = False
+    told = f"{delivered} is the model: {origin(known)}"
+    if not is_there:
+        trained = _trained(run, folder, checkpoints)
+        known = facts(run, best, trained)
+        told = f"the model is of {origin(known)}"
+        export(trained, target, format, metadata=known)
+    elif format != "keras":
+        model: Any = keras.models.load_model(delivered, compile=False)
+        export(model, target, format, metadata=known or None)
+    elif replaced and target.samefile(delivered):
+        say(told)
+        return
     else:
-        model, known = _trained(run, folder, checkpoints), final.facts(run, best)
-        origin = f"the model is of {final.origin(known)}"
-        if format == "keras":
-            save(model, target, known)
-        else:
-            export(model, target, format)
-    say(origin)
+        with whole(target) as path:
+            shutil.copyfile(delivered, path)
+    say(told)
+    if known.get("value_range") is None:
+        say("the search has no record of its images: the model takes arrays as in its training")
     _tell_written(target, replaced)
 
 
 def _trained(run: Run, folder: Path, checkpoints: str | None) -> keras.Model:
     """The best trial's network with the weights from its checkpoint."""
     from kblocks.command.stored import best_network
+    from kblocks.tuner.delivering import model_of
     from kblocks.tuner.storing.checkpoints import Checkpoints
 
-    trial, net = best_network(run)
-    assert run.input_shape is not None
+    trial, _ = best_network(run)
     own = str(folder / "checkpoints")
     places = (
         [own] if checkpoints is None else [checkpoints, f"{checkpoints.rstrip('/')}/{run.name}"]
@@ -227,9 +248,7 @@ def _trained(run: Run, folder: Path, checkpoints: str | None) -> keras.Model:
             f"{Checkpoints(places[0]).shown}: give --checkpoints, the folder or URL that the "
             "search has as `checkpoint_directory`"
         )
-    model = net.model(run.input_shape)
-    model.set_weights(weights)
-    return model
+    return model_of(run, trial, weights)
 
 
 def _tell_written(path: Path, replaced: bool) -> None:

@@ -3,48 +3,61 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
+from rich.console import Console, Group
+from rich.live import Live
 
 from kblocks.common.atomic import whole
+from kblocks.tuner import terminal
+from kblocks.tuner.bridge import HyperModel
+from kblocks.tuner.delivering import MODEL, facts, images_of, model_of
 from kblocks.tuner.files import facts_of, save, write_trials
 from kblocks.tuner.images.data import Data
 from kblocks.tuner.images.image_files import ImageFiles
+from kblocks.tuner.predicting import classifies
 from kblocks.tuner.records import Record, Run
-from kblocks.tuner.terminal import plain
+from kblocks.tuner.running.live import bar, duration
+from kblocks.tuner.terminal import cell, plain
 
-MODEL = "best.keras"  # the file of the delivered model, in the run's folder
 _NEIGHBOURS = 5_000  # the most images for the nearest-neighbour baseline
+_LINES = 10  # the most about the last training where there is no terminal
 
 
 def finish(
     tuner: Any,
     data: Data,
     retrain: Callable[[Data], Data] | None,
-    tell: Callable[[str], None],
+    verbose: bool = True,
     keep: bool = False,
 ) -> None:
     """Writes `trials.csv`, `best.json` and `best.keras` to the run's folder, and tests the model.
 
-    `best.json` and `best.keras` record the trial's number and whether the model was retrained.
+    `best.keras` takes the values that the data's source has; it and `best.json` say which, and of
+    which trial it is.
 
     Args:
         tuner: the tuner of the finished search.
         data: the search's data; the test part is used only here.
         retrain: a function that makes the data for a last training of the best network from fresh
             weights; None keeps the best trial's weights.
-        tell: is called with each line of output.
+        verbose: whether to print what is done.
         keep: whether, without `retrain`, a `best.keras` that an earlier call retrained from the
             same trial stays.
 
     Raises:
         ValueError: if no trial was completed.
     """
+    console = Console(soft_wrap=True, highlight=False, quiet=not verbose)
+    tell = partial(terminal.tell, console=console)
     run: Run = tuner.run()
     folder = Path(tuner.folder)
     write_trials(run, folder / "trials.csv")
@@ -54,38 +67,45 @@ def finish(
     tell(f"\nbest trial: {best.number}, {plain(run.told(best))} with")
     for name, value in best.values.items():
         tell(plain(f"  {name} = {value}"))
-    _write_network(folder, best, {})
     path = folder / MODEL
-    before = facts_of(path)
-    if retrain is None and keep and before.get("retrained") and is_of(before, run, best):
-        tell(f"{path} stays the model that is delivered: {origin(before)}")
-        known, model = before, keras.models.load_model(path)
-    elif retrain is None:
-        known, model = facts(run, best), tuner.model_of(best)
+    known = facts_of(path)
+    if retrain is None and keep and known.get("retrained") and is_of(known, run, best):
+        tell(f"{path} stays the model that is delivered: {origin(known)}")
+        delivered: Any = keras.models.load_model(path)
+        model = tuner.model_of(best, delivered.get_weights())
     else:
-        last = retrain(data)
-        known, model = facts(run, best, last), _retrained(tuner, last, tell)
-    if known is not before:
+        _write_network(folder, best, {})  # a last training may take long
+        last = None if retrain is None else retrain(data)
+        model = tuner.model_of(best) if last is None else _retrained(tuner, best, last, console)
+        delivered = model
+        if type(tuner.hypermodel).build is HyperModel.build:
+            delivered = model_of(run, best, model.get_weights())
+            tuner.hypermodel.compiled(delivered, tuner.get_best_hyperparameters()[0])
         if path.exists():
-            tell(f"{path} is replaced; it was of {origin(before)}")
-        save(model, path, known)
+            tell(f"{path} is replaced; it was of {origin(known)}")
+        known = facts(run, best, delivered, last)
+        save(delivered, path, known)
     _write_network(folder, best, known)
     if data.test is not None:
         _judge(model, data, tell)
     network = "best.json, " if best.network is not None else ""
     tell(f"written to {folder}: {MODEL}, {network}trials.csv; the model is of {origin(known)}")
+    if classifies(delivered):
+        tell(_use(folder, known))
 
 
-def facts(run: Run, trial: Record, data: Data | None = None) -> dict[str, Any]:
-    """The facts about a model that its file stores: run, trial, whether it was retrained.
-
-    Args:
-        run, trial: the source of the model.
-        data: the data of the last training; None if the model has the trial's own weights.
-    """
-    images = {} if data is None else {"images": _count(data)}
-    own = {"run": run.name, "search": run.identity, "trial": trial.number}
-    return {**own, "retrained": data is not None, **images}
+def _use(folder: Path, known: Mapping[str, Any]) -> str:
+    """The lines of Python that use the delivered model."""
+    low, high = known.get("value_range") or (None, None)
+    size, given = "x".join(map(str, known.get("input_shape", ()))), "images"
+    what = f"arrays of {size}" if low is None else f"arrays of {size} from {low:g} to {high:g}"
+    if low == 0:
+        given, what = '["image.png"]', f"or {what}"
+    path = json.dumps(str(folder), ensure_ascii=False)
+    return (
+        "the model in Python:\n  import kblocks as kb\n"
+        f"  predict = kb.tuner.predictor({path})\n  print(predict({given}))  # {what}"
+    )
 
 
 def is_of(known: Mapping[str, Any], run: Run, trial: Record) -> bool:
@@ -130,9 +150,11 @@ def together(data: Data) -> Data:
     )
 
 
-def _retrained(tuner: Any, data: Data, tell: Callable[[str], None]) -> keras.Model:
+def _retrained(tuner: Any, best: Record, data: Data, console: Console) -> keras.Model:
+    """Trains the network of the best trial from fresh weights, and shows how far it is."""
+    tell = partial(terminal.tell, console=console)
     arguments = {k: v for k, v in data.fit_arguments().items() if k != "validation_data"}
-    count = _count(data)
+    count = images_of(data)
     on = f" on {count} images" if count else ""
     hours = "" if tuner.hours is None else " (this comes after the `hours` of the search)"
     tell(f"training it once more{on}, {arguments.get('epochs', 1)} epochs{hours}")
@@ -140,16 +162,42 @@ def _retrained(tuner: Any, data: Data, tell: Callable[[str], None]) -> keras.Mod
         keras.utils.set_random_seed(tuner.seed)
     values = tuner.get_best_hyperparameters()[0]
     model = tuner.hypermodel.build(values)
-    tuner.hypermodel.fit(values, model, **arguments, verbose=0)
+    show = _Shown(arguments.get("epochs", 1), tuner.objectives[0].name, console)
+    following = keras.callbacks.LambdaCallback(on_epoch_end=show)
+    arguments |= {"callbacks": [*(arguments.get("callbacks") or ()), following], "verbose": 0}
+    try:
+        with show.live if console.is_terminal else nullcontext():
+            tuner.hypermodel.fit(values, model, **arguments)
+    except KeyboardInterrupt:
+        path = Path(tuner.folder) / MODEL
+        tell(
+            f"Interrupted: {path} {'is the earlier one' if path.exists() else 'is missing'}. The "
+            "same command trains the network once more, from the beginning; with --no-retrain it "
+            f"saves the model of trial {best.number} with the weights of its best epoch at once."
+        )
+        raise
     return model
 
 
-def _count(data: Data) -> int | None:
-    """The number of training images, or None if it is unknown."""
-    images = data.fit_arguments()["x"]
-    if isinstance(images, ImageFiles):
-        return len(images.names)
-    return len(images) if isinstance(images, np.ndarray) else None
+class _Shown:
+    """Shows the epochs of a training and the time left: live in a terminal, else in ten lines."""
+
+    def __init__(self, epochs: int, objective: str, console: Console) -> None:
+        self._epochs, self._metric = epochs, objective.removeprefix("val_")
+        self._started = time.monotonic()
+        self.live = Live(self._parts(0, "starting"), console=console, transient=True)
+
+    def __call__(self, epoch: int, logs: Mapping[str, float]) -> None:
+        done, name = epoch + 1, self._metric if self._metric in logs else "loss"
+        left = (time.monotonic() - self._started) / done * (self._epochs - done)
+        parts = self._parts(done, f"{name} {logs[name]:.4f}   {duration(left)} left")
+        if self.live.is_started:
+            self.live.update(parts)
+        elif done % -(-self._epochs // _LINES) == 0:
+            self.live.console.print(parts.renderables[0])
+
+    def _parts(self, done: int, text: str) -> Group:
+        return Group(cell(f"epoch {done} of {self._epochs}   {text}"), bar(done, self._epochs))
 
 
 def _judge(model: keras.Model, data: Data, tell: Callable[[str], None]) -> None:

@@ -15,6 +15,7 @@ from kblocks.search_space.choices import choice, per_stage, real
 from kblocks.search_space.space import Space
 from kblocks.training.recipe import Recipe
 from kblocks.tuner.bridge import HyperModel
+from kblocks.tuner.delivering import record_of
 from kblocks.tuner.images.data import Data, load
 from kblocks.tuner.images.image_files import ImageFiles
 from kblocks.tuner.records import Objective
@@ -70,8 +71,8 @@ class NamedJob(Job):
         return {**vars(self), "_loaded": None}
 
     def named(self) -> dict[str, Any]:
-        """The arguments of `fit` that the user gave."""
-        return {"fitting": self.fitting}
+        """The arguments of `fit` that the user gave, and what the images are."""
+        return {"fitting": self.fitting, "images": record_of(self.data())}
 
     def joining(self, known: Mapping[str, Any]) -> Self:
         """A copy that takes what was not typed from the search to join.

@@ -12,7 +12,7 @@ import typer
 
 from kblocks.command.listing import FAMILIES
 from kblocks.command.quiet import keep_in
-from kblocks.command.typed import STORAGE, BadArgumentError, say, sizes
+from kblocks.command.typed import STORAGE, BadArgumentError, sizes
 
 if TYPE_CHECKING:
     from kblocks.command.ready import FamilyJob, RunFile
@@ -115,7 +115,7 @@ def run_or_join(
         tuner.run_job(job, verbose=int(verbose))
         return
     tuner.run_job(job, verbose=int(verbose))
-    finish(tuner, known, ending, say if verbose else lambda text: None, keep=retrain is None)
+    finish(tuner, known, ending, verbose, keep=retrain is None)
 
 
 def _job(

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
-from collections.abc import Callable, Iterator
+import shutil
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,8 @@ from kblocks.layers.export_mode import writing
 from kblocks.model_tools.formats import FORMATS, OTHER_NAMES, refuse_missing
 
 _FOREIGN = {".h5", ".hdf5", ".pb", ".pt", ".pth", ".safetensors", ".json", ".lite"}
+METADATA = "metadata.json"  # in a `.keras` or `.tflite` file, which both are zip archives too
+OURS = "kblocks"  # the key of a model's metadata in it, and in an ONNX file
 _TORCH_OPTIMIZERS = "keras.src.backend.torch.optimizers"
 
 
@@ -26,6 +31,7 @@ def export(
     path: str | os.PathLike[str],
     format: str | None = None,
     representative: Any = None,
+    metadata: Mapping[str, Any] | None = None,
 ) -> Path:
     """Writes a model to a file or folder for another program.
 
@@ -42,6 +48,9 @@ def export(
             hundred or more, or batches of them (with or without labels), such as a
             `tf.data.Dataset`. Inputs and outputs of the file stay float32. The model must have
             one input of known size.
+        metadata: facts about the model, as JSON can hold them. The file keeps their JSON as the
+            entry "kblocks": of `metadata.json` in a `.keras` file, a `.tflite` file (both are zip
+            archives too) or a SavedModel's folder; of the metadata of an ONNX file.
 
     Returns:
         The path.
@@ -77,8 +86,7 @@ def export(
         options = backend.lite_options(samples)
     with writing(name if representative is None else "int8"), whole(path) as written:
         if name == "keras":
-            with portable(model):
-                model.save(written)
+            save_keras(model, written, metadata)
         else:
             model.export(
                 written,
@@ -87,11 +95,44 @@ def export(
                 input_signature=_signature(model),
                 **options,
             )
+            if metadata is not None:
+                _add_metadata(written, name, metadata)
         if name == "onnx":
             _refuse_invalid(written)
         if name == "litert":
             _refuse_invalid_lite(model, written)
     return path
+
+
+def save_keras(model: keras.Model, path: Path, metadata: Mapping[str, Any] | None) -> None:
+    """Saves a `.keras` file that every backend can load, with facts where Keras ignores them."""
+    with portable(model):
+        model.save(path)
+    if metadata is None:
+        return
+    plain = path.rename(path.with_name(f"plain-{path.name}"))
+    with zipfile.ZipFile(plain) as before, zipfile.ZipFile(path, "w") as after:
+        for part in before.infolist():
+            with before.open(part) as old, after.open(part.filename, "w", force_zip64=True) as new:
+                if part.filename == METADATA:
+                    new.write(json.dumps({**json.load(old), OURS: dict(metadata)}).encode())
+                else:
+                    shutil.copyfileobj(old, new, 1 << 20)
+
+
+def _add_metadata(path: Path, name: str, metadata: Mapping[str, Any]) -> None:
+    text = json.dumps({OURS: dict(metadata)})
+    if name == "onnx":
+        import onnx
+
+        model = onnx.load(path)
+        onnx.helper.set_model_props(model, {OURS: json.dumps(dict(metadata))})
+        onnx.save(model, path)
+    elif name == "litert":  # an archive behind the model, as TensorFlow packs a file of labels
+        with zipfile.ZipFile(path, "a") as archive:
+            archive.writestr(METADATA, text)
+    else:
+        (path / METADATA).write_text(text, encoding="utf-8")
 
 
 def not_finite(model: keras.Model) -> str | None:

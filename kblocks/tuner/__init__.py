@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from kblocks.tuner.files import save as save
     from kblocks.tuner.images.data import Data as Data
     from kblocks.tuner.images.data import load as load
+    from kblocks.tuner.predicting import predictor as predictor
     from kblocks.tuner.records import Objective as Objective
     from kblocks.tuner.records import Record as Record
     from kblocks.tuner.records import Run as Run
@@ -35,6 +36,7 @@ _MODULES = {
     "kblocks.tuner.bridge": ("CostLogs", "HyperModel", "network_of", "suggest"),
     "kblocks.tuner.files": ("save",),
     "kblocks.tuner.images.data": ("Data", "load"),
+    "kblocks.tuner.predicting": ("predictor",),
     "kblocks.tuner.records": ("Objective", "Record", "Run"),
     "kblocks.tuner.reporting.report": ("report",),
     "kblocks.tuner.stock.run": ("Result", "search"),
@@ -54,6 +56,7 @@ __all__ = [
     "Tuner",
     "load",
     "network_of",
+    "predictor",
     "report",
     "save",
     "search",

@@ -96,7 +96,10 @@ class HyperModel(keras_tuner.HyperModel):
 
     def build(self, hp: Any) -> keras.Model:
         """Builds and compiles the model of the point in `hp`, repaired if it does not fit."""
-        model = suggest(hp, self.space).model(self.space.input_shape)
+        return self.compiled(suggest(hp, self.space).model(self.space.input_shape), hp)
+
+    def compiled(self, model: keras.Model, hp: Any) -> keras.Model:
+        """Compiles a model of the point in `hp`, and returns it."""
         if self.compile is None:
             self.recipe.compile(model, **_read(hp, self.recipe.tree()).arguments)
             return model  # already prepared by the recipe

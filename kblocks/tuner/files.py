@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import os
-import shutil
 import warnings
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -16,11 +15,8 @@ import keras
 import numpy as np
 
 from kblocks.common.atomic import whole
-from kblocks.model_tools.exporting import not_finite, portable
+from kblocks.model_tools.exporting import METADATA, OURS, not_finite, save_keras
 from kblocks.tuner.records import Run
-
-_METADATA = "metadata.json"  # of a `.keras` file: Keras' version and the date
-_OURS = "kblocks"  # the key of `facts` in it
 
 
 def save(
@@ -41,37 +37,18 @@ def save(
     wrong = not_finite(model)
     if wrong is not None:
         warnings.warn(f"{path}: NaN or infinity in the model's {wrong}", stacklevel=2)
-    with whole(Path(path)) as written, portable(model):
-        model.save(written)
-        if facts is not None:
-            _note(written, facts)
+    with whole(Path(path)) as written:
+        save_keras(model, written, facts)
 
 
 def facts_of(path: Path) -> dict[str, Any]:
-    """The facts that `save` stored in a file; {} if there are none or the file is unreadable."""
+    """The facts in a `.keras` or `.tflite` file; {} if there are none or it is unreadable."""
     try:
         with zipfile.ZipFile(path) as archive:
-            found = json.loads(archive.read(_METADATA)).get(_OURS)
+            found = json.loads(archive.read(METADATA)).get(OURS)
     except (OSError, KeyError, ValueError, AttributeError, zipfile.BadZipFile):
         return {}
     return found if isinstance(found, dict) else {}
-
-
-def _note(path: Path, facts: Mapping[str, Any]) -> None:
-    """Adds facts to the metadata of a `.keras` file, where Keras ignores them."""
-    plain = path.with_name(f"plain-{path.name}")
-    path.rename(plain)
-    with zipfile.ZipFile(plain) as before, zipfile.ZipFile(path, "w") as after:
-        for part in before.infolist():
-            with (
-                before.open(part) as source,
-                after.open(part.filename, "w", force_zip64=True) as to,
-            ):
-                if part.filename == _METADATA:
-                    known = json.loads(source.read())
-                    to.write(json.dumps({**known, _OURS: dict(facts)}).encode())
-                else:
-                    shutil.copyfileobj(source, to, 1 << 20)
 
 
 def table_of(run: Run) -> list[dict[str, Any]]:

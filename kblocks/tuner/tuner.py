@@ -325,17 +325,19 @@ class Tuner(keras_tuner.Tuner):
             raise RuntimeError(_without_result(run))
         return run.ranked()
 
-    def model_of(self, record: Record) -> keras.Model:
+    def model_of(self, record: Record, weights: Any = None) -> keras.Model:
         """A trial's model with the weights of its best epoch.
 
         Args:
             record: one of the trials of `run()`.
+            weights: weights to take in place of those that the trial has kept.
 
         Raises:
             ValueError: if the trial has not kept its weights, or `build` now makes a model that
                 they do not fit.
         """
-        weights = self.store.weights_of(record.number)[record.number]
+        if weights is None:
+            weights = self.store.weights_of(record.number)[record.number]
         if weights is None:
             raise ValueError(self._unkept(record.number))
         return self._model(record, weights)

@@ -16,6 +16,7 @@ import numpy as np
 _ENDINGS = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 _READERS = 4  # threads
 _BILINEAR = 2  # Pillow's constant for bilinear resampling
+_MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # Pillow's names of pixels by their channels
 _ORIENTATION = 0x0112  # the EXIF tag
 
 
@@ -67,9 +68,8 @@ class ImageFiles(keras.utils.PyDataset):
         class_names = tuple(sorted(p.name for p in folder.iterdir() if _is_class(p)))
         names, labels = [], []
         for label, class_name in enumerate(class_names):
-            every = (folder / class_name).rglob("*")
-            found = (path.relative_to(folder).as_posix() for path in every)
-            own_names = sorted(n for n in found if n.lower().endswith(_ENDINGS) and "/." not in n)
+            own = images_in(folder / class_name)
+            own_names = [path.relative_to(folder).as_posix() for path in own]
             if not own_names:
                 raise ValueError(
                     f"`source` must have images in the folder of every class. Received: none in "
@@ -136,17 +136,49 @@ class ImageFiles(keras.utils.PyDataset):
         }
 
     def _read(self, name: str) -> np.ndarray:
-        height, width = self.image_size
-        with _opened(self.folder / name) as file:
-            file.load()
-            if _turn(file):
-                _pillow().ImageOps.exif_transpose(file, in_place=True)
-            is_deep = file.mode.startswith("I")  # 16 bits: "RGB" would clip at 255
-            image = file.convert("I" if is_deep else "RGB").resize((width, height), _BILINEAR)
-        values = np.asarray(image, "float32")
-        if is_deep:
-            return np.repeat(np.clip(values / 65535, 0, 1)[..., None], 3, axis=-1)
-        return values / 255
+        return read_image(self.folder / name, self.image_size)
+
+
+def read_image(path: Path, image_size: tuple[int, int], channels: int = 3) -> np.ndarray:
+    """An image file as (height, width, channels): see `pixels`.
+
+    Raises:
+        ValueError: if Pillow cannot read the file; the message names it.
+    """
+    with _opened(path) as file:
+        file.load()
+        return pixels(file, image_size, channels)
+
+
+def pixels(image: Any, image_size: tuple[int, int], channels: int = 3) -> np.ndarray:
+    """An image of Pillow, turned upright, as float32 in [0, 1], of shape (height, width, channels).
+
+    Args:
+        image: the image, which is resized with bilinear interpolation.
+        image_size: (height, width).
+        channels: 1 for grey, 3 for red, green and blue, 4 for these and the opacity.
+
+    Raises:
+        ValueError: if there are other channels.
+    """
+    if channels not in _MODES:
+        raise ValueError(f"An image has 1, 3 or 4 channels. Received: channels={channels}")
+    if _turn(image):
+        image = _pillow().ImageOps.exif_transpose(image)
+    height, width = image_size
+    is_deep = image.mode.startswith("I")  # 16 bits: "RGB" would clip at 255
+    image = image.convert("I" if is_deep else _MODES[channels]).resize((width, height), _BILINEAR)
+    values = np.asarray(image, "float32").reshape(height, width, -1)
+    if is_deep:
+        return np.repeat(np.clip(values / 65535, 0, 1), channels, axis=-1)
+    return values / 255
+
+
+def images_in(folder: Path) -> list[Path]:
+    """The image files in a folder and the folders in it, sorted; hidden ones are skipped."""
+    names = (path.relative_to(folder).as_posix() for path in folder.rglob("*"))
+    kept = sorted(n for n in names if n.lower().endswith(_ENDINGS) and "/." not in f"/{n}")
+    return [folder / name for name in kept]
 
 
 def _is_class(path: Path) -> bool:
@@ -165,7 +197,7 @@ def _opened(path: Path) -> Iterator[Any]:
             yield file
     except (OSError, SyntaxError, TypeError, ValueError, image.DecompressionBombError) as error:
         raise ValueError(
-            f"`source` must hold images that can be read. Received: {path}: {error}"
+            f"Images must be files that can be read. Received: {path}: {error}"
         ) from error
 
 

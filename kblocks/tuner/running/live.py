@@ -126,9 +126,7 @@ class Live:
                 rows.add_row(*map(cell, (f"  {trial.number}", *running(run.objectives[0], trial))))
         parts: list[Any] = [cell(head + (f"   {left} left" if left else ""), style="bold")]
         if self._total:
-            bar = Table.grid()  # a bar alone does not end its line
-            bar.add_row(ProgressBar(total=self._total, completed=finished, width=48))
-            parts.append(bar)
+            parts.append(bar(finished, self._total))
         best = run.best()
         if best is not None:
             parts.append(cell(f"best: trial {best.number}, {scored(run.objectives, best)}"))
@@ -146,6 +144,13 @@ class Live:
         if self._hours:
             guesses.append(self._hours * 3600 - passed)
         return duration(max(min(guesses), 0)) if guesses else ""
+
+
+def bar(done: int, total: int) -> Table:
+    """A bar that shows how much is done."""
+    table = Table.grid()  # a bar alone does not end its line
+    table.add_row(ProgressBar(total=total, completed=done, width=48))
+    return table
 
 
 def scored(objectives: Sequence[Objective], trial: Record) -> str:

@@ -21,6 +21,7 @@ from kblocks.common.backend import custom_gradients, forget_gradients
 from kblocks.networks.architecture import Architecture
 from kblocks.search_space.names import NETWORK
 from kblocks.tuner.bridge import HyperModel, network_of
+from kblocks.tuner.delivering import MODEL, facts
 from kblocks.tuner.files import save, table_of, write_trials
 from kblocks.tuner.records import Objective, Run
 from kblocks.tuner.running.live import Live
@@ -110,7 +111,7 @@ def search(
         raise RuntimeError(f"No trial was completed. The first error was:\n{reason}")
     trial = tuner.oracle.get_trial(tuner.oracle.start_order[best.number])
     model: Any = tuner.load_model(trial)
-    save(model, folder / "best.keras", {"trial": best.number, "retrained": False})
+    save(model, folder / MODEL, facts(run, best, model))
     found, network = trial.hyperparameters.values, None
     if NETWORK in found:
         network = network_of(found)

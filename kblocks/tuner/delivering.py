@@ -1,0 +1,90 @@
+"""The model that a search delivers, and what its file says about it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+
+from kblocks.networks.architecture import Architecture
+from kblocks.networks.building import input_of
+from kblocks.tuner.images.data import Data
+from kblocks.tuner.images.image_files import ImageFiles
+from kblocks.tuner.records import Record, Run
+
+MODEL = "best.keras"  # the file of the delivered model, in the run's folder
+_SCALING = "source_scaling"  # the layer that divides by the data's scale
+
+
+def record_of(data: Data) -> dict[str, Any]:
+    """What a search records of its images, as JSON: scale, range of values, class names."""
+    values = [0.0, 1.0]  # of image files
+    if isinstance(data.train, (tuple, list)):
+        values = [float(data.train[0].min()), float(data.train[0].max())]
+        if values[0] >= 0 and values[1] <= 255:  # the range that they are from
+            values = [0.0, 1.0 if values[1] <= 1 else 255.0]
+    elif not isinstance(data.train, ImageFiles):
+        values = []
+    names = None if data.class_names is None else list(data.class_names)
+    return {"scale": float(data.scale), "value_range": values, "class_names": names}
+
+
+def facts(run: Run, trial: Record, model: Any, retrained: Data | None = None) -> dict[str, Any]:
+    """The facts about a delivered model that its file stores, as JSON.
+
+    Args:
+        run, trial: the source of the model.
+        model: the model as it is saved.
+        retrained: the data of the last training; None if the model has the trial's own weights.
+    """
+    images = _images(run)
+    shapes = [list(x.shape[1:]) for x in getattr(model, "inputs", None) or ()]
+    known: dict[str, Any] = {
+        "run": run.name,
+        "search": run.identity,
+        "trial": trial.number,
+        "scores": dict(zip((o.name for o in run.objectives), trial.scores, strict=True)),
+        "retrained": retrained is not None,
+        "input_shape": shapes[0] if len(shapes) == 1 else shapes,
+        "value_range": images.get("value_range") or None,
+        "class_names": images.get("class_names"),
+        "versions": {k: run.settings.get("versions", {}).get(k) for k in ("kblocks", "keras")},
+    }
+    if any(layer.name == _SCALING for layer in model.layers):
+        known["value_range"] = [0.0, images["scale"]]
+    count = None if retrained is None else images_of(retrained)
+    return known if count is None else {**known, "images": count}
+
+
+def images_of(data: Data) -> int | None:
+    """The number of training images, or None if it is unknown."""
+    if isinstance(data.train, ImageFiles):
+        return len(data.train.names)
+    return len(data.train[0]) if isinstance(data.train, (tuple, list)) else None
+
+
+def model_of(run: Run, trial: Record, weights: Any) -> keras.Model:
+    """A trial's network as a model that takes images with the values that their source has.
+
+    A layer divides them by what the data were divided by for the search, such as 255 for files.
+
+    Args:
+        run, trial: a search over a space of kblocks, and the trial.
+        weights: the network's weights, as `model.get_weights` returns them.
+    """
+    assert trial.network is not None
+    assert run.input_shape is not None
+    inputs, scale = None, _images(run).get("scale", 1)
+    if scale != 1:  # in float32, so that integers and fractions are exact under any dtype policy
+        scaling = keras.layers.Rescaling(1 / scale, dtype="float32", name=_SCALING)
+        inputs = scaling(input_of(run.input_shape, ""))
+    net = Architecture.from_json(trial.network)
+    model = net.model(run.input_shape, input_tensor=inputs)
+    model.set_weights(weights)
+    return model
+
+
+def _images(run: Run) -> Mapping[str, Any]:
+    """What `record_of` recorded; {} of a search in Python or by an earlier version of kblocks."""
+    return run.settings.get("job", {}).get("images", {})
