@@ -417,7 +417,8 @@ def test_feature_maps_are_those_of_the_stage(tmp_path: Path, images: Images) -> 
 def test_the_first_stage_is_shown_unless_told_otherwise(tmp_path: Path, images: Images) -> None:
     maps = kb.feature_maps(small(), images(16, 16, 3), path=tmp_path / "maps.png", most=4)
     assert maps.shape == (16, 16, 16)
-    assert Image.open(tmp_path / "maps.png").size == (2 * 66 + 2, 2 * 66 + 2)
+    with Image.open(tmp_path / "maps.png") as image:
+        assert image.size == (2 * 66 + 2, 2 * 66 + 2)
 
 
 def test_first_filters_are_shown_in_colour(tmp_path: Path) -> None:
@@ -435,7 +436,8 @@ def test_first_filters_are_shown_in_colour(tmp_path: Path) -> None:
 
 def test_filters_of_other_channels_are_shown_in_grey(tmp_path: Path) -> None:
     assert kb.first_filters(small(1), tmp_path / "one.png").shape == (16, 3, 3, 1)
-    assert Image.open(tmp_path / "one.png").mode == "L"
+    with Image.open(tmp_path / "one.png") as image:
+        assert image.mode == "L"
     plain = keras.Sequential([keras.Input((8, 8, 5)), keras.layers.Conv2D(2, 3)])
     assert kb.first_filters(plain, tmp_path / "five.png").shape == (2, 3, 3, 5)
 

@@ -78,7 +78,7 @@ def model_of(run: Run, trial: Record, weights: Any) -> keras.Model:
     inputs, scale = None, _images(run).get("scale", 1)
     if scale != 1:  # in float32, so that integers and fractions are exact under any dtype policy
         scaling = keras.layers.Rescaling(1 / scale, dtype="float32", name=_SCALING)
-        inputs = scaling(input_of(run.input_shape, ""))
+        inputs = scaling(input_of(run.input_shape, "", {}))
     net = Architecture.from_json(trial.network)
     model = net.model(run.input_shape, input_tensor=inputs)
     model.set_weights(weights)
