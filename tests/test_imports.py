@@ -46,8 +46,8 @@ IN_TUNER: dict[str, set[str]] = {
     "reporting": {"records"},
     "running": {"reporting", "storing"},
     "stock": {"files", "running"},
-    "oracle": {"records"},
-    "arguments": {"records", "bridge"},
+    "oracle": {"choosing"},
+    "arguments": {"storing"},
     "tuner": {"arguments", "oracle", "running"},
 }
 # Packages of others, each beside those of the packages below.

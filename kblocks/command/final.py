@@ -16,6 +16,7 @@ from kblocks.tuner.files import facts_of, save, write_trials
 from kblocks.tuner.images.data import Data
 from kblocks.tuner.images.image_files import ImageFiles
 from kblocks.tuner.records import Record, Run
+from kblocks.tuner.running.fitting import of_training
 from kblocks.tuner.terminal import plain
 
 MODEL = "best.keras"  # the file of the delivered model, in the run's folder
@@ -131,7 +132,8 @@ def together(data: Data) -> Data:
 
 
 def _retrained(tuner: Any, data: Data, tell: Callable[[str], None]) -> keras.Model:
-    arguments = {k: v for k, v in data.fit_arguments().items() if k != "validation_data"}
+    given = {k: v for k, v in data.fit_arguments().items() if k != "validation_data"}
+    _, arguments = of_training(((), given), None, 0)
     count = _count(data)
     on = f" on {count} images" if count else ""
     hours = "" if tuner.hours is None else " (this comes after the `hours` of the search)"
@@ -139,7 +141,7 @@ def _retrained(tuner: Any, data: Data, tell: Callable[[str], None]) -> keras.Mod
     if tuner.seed is not None:
         keras.utils.set_random_seed(tuner.seed)
     values = tuner.get_best_hyperparameters()[0]
-    model = tuner.hypermodel.build(values)
+    model = tuner.build(values)
     tuner.hypermodel.fit(values, model, **arguments, verbose=0)
     return model
 

@@ -52,6 +52,12 @@ def run_or_join(
     ] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Of each trial.")] = None,
     batch_size: Annotated[int | None, typer.Option(min=1)] = None,
+    class_weight: Annotated[
+        str | None, typer.Option(help="balanced: rare classes count as much as frequent ones.")
+    ] = None,
+    patience: Annotated[
+        int | None, typer.Option(help="Trials without improvement that end the search.")
+    ] = None,
     trial_seconds: Annotated[float | None, typer.Option(help="That a trial may take.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Of sampler and splits.")] = None,
     directory: Annotated[str | None, typer.Option(help="That has the run's folder.")] = None,
@@ -85,7 +91,12 @@ def run_or_join(
     settings = _given(
         **{"objective": _objectives(objective), "sampler": sampler, "pruner": pruner},
         **{"trials": trials, "hours": hours, "workers": workers, "trial_seconds": trial_seconds},
-        **{"seed": seed, "directory": directory, "project_name": project_name},
+        **{
+            "seed": seed,
+            "directory": directory,
+            "project_name": project_name,
+            "patience": patience,
+        },
         **{"storage": storage or os.environ.get(STORAGE) or None, "checkpoints": checkpoints},
         **{"checkpoint_directory": checkpoint_directory, "extend": extend or None},
         **{
@@ -94,12 +105,14 @@ def run_or_join(
             "ray": None if ray is None else _needs(ray),
         },
     )
-    fitting = _given(epochs=epochs, batch_size=batch_size)
+    fitting = _given(epochs=epochs, batch_size=batch_size, class_weight=class_weight)
     loading = _given(image_size=size, limit=limit, seed=seed)
     try:
         if limits:
             settings["budget"] = Budget(**limits)
         job = _job(run, family, data, loading, fitting, settings)
+        if context.info_name == "worker":
+            job.enter()  # so that overwrite=True deletes nothing
         tuner = job.tuner()
         known = job.data()
         ending = _retraining(job, retrain)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import io
+import multiprocessing
 import pickle
 import sys
 from collections.abc import Callable, Mapping
@@ -13,10 +14,18 @@ from typing import TYPE_CHECKING, Any
 
 import keras
 
-from kblocks.tuner.running.trial import Fit
+from kblocks.tuner.running.fitting import Fit
 
 if TYPE_CHECKING:
     from kblocks.tuner.tuner import Tuner
+
+
+_HELPS = False  # whether this process has entered a job of another one
+
+
+def is_helper() -> bool:
+    """Whether this process works, or may work, for a search that another one has begun."""
+    return _HELPS or multiprocessing.current_process().name != "MainProcess"
 
 
 @dataclass(frozen=True)
@@ -40,6 +49,8 @@ class Job:
 
     def enter(self) -> None:
         """Sets up Keras as in the process that made the job."""
+        global _HELPS
+        _HELPS = True
         keras.config.set_floatx(self.floatx)
         keras.config.set_image_data_format(self.data_format)
         keras.config.set_dtype_policy(self.policy)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
-from typing import cast
+from typing import Any, cast
 
 import keras_tuner
 import optuna
@@ -23,6 +23,7 @@ class Search:
 
     study: optuna.Study  # with sampler and pruner
     storage: PatientStorage
+    tuner: Any  # the `Tuner`, whose methods a subclass may have replaced
     hypermodel: keras_tuner.HyperModel
     objectives: tuple[Objective, ...]
     checkpoints: Checkpoints
@@ -47,6 +48,12 @@ class Search:
     def is_late(self) -> bool:
         """Whether the search has reached its deadline."""
         return self.deadline is not None and time.monotonic() > self.deadline
+
+    @property
+    def has_stalled(self) -> bool:
+        """Whether as many trials as `patience` says have not improved on the best."""
+        most = self.tuner.patience
+        return most is not None and self.ledger.without_improvement() >= most
 
     def clock(self) -> float:
         """A clock in seconds that stands still while this thread waits for the storage."""
