@@ -8,6 +8,7 @@ https://keras.io/keras_tuner/ and in the docstrings of keras_tuner 1.4.8: of `Hy
 
 from __future__ import annotations
 
+import multiprocessing
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +22,7 @@ from keras_tuner import errors
 from keras_tuner.engine.trial import Trial
 
 import kblocks as kb
+from kblocks.tuner.running.fitting import of_training
 
 X = np.linspace(0, 1, 16, dtype="float32").reshape(8, 2)
 Y = np.arange(8) % 2
@@ -321,9 +323,7 @@ def test_hyperparameters_go_before_those_of_the_model(make: Make) -> None:
     assert len(tuner.oracle.trials) == 1
     given = {"hyperparameters": hp, "allow_new_entries": False, "project_name": "no"}
     with pytest.raises(RuntimeError, match="allow_new_entries"):
-        make(
-            More(lambda n: 1.0), hyperparameters=hp, allow_new_entries=False, project_name="no"
-        ).search(**FIT)
+        make(More(lambda n: 1.0), **given).search(**FIT)
     with pytest.raises(ValueError, match="hyperparameters"):
         make(build, tune_new_entries=False, project_name="none")
 
@@ -411,3 +411,166 @@ def test_a_build_without_a_model_ends_the_search(make: Make) -> None:
     with pytest.raises(errors.FatalTypeError, match="model"):
         make(nothing, max_trials=5).search(**FIT)
     assert len(calls) <= 2  # Keras Tuner's constructor builds once
+
+
+# --- what `kb.tuner.Tuner` adds ------------------------------------------------------------
+
+
+def ours(folder: Path, hypermodel: Any = build, objective: Any = LOSS, **given: Any) -> Any:
+    settings = {"workers": 0, "directory": folder, "project_name": "it", "trials": 2, "seed": 1}
+    return kb.tuner.Tuner(hypermodel, objective, **{**settings, **given})
+
+
+class Spaced(kb.tuner.HyperModel):
+    """A HyperModel of kblocks' whose `fit` is the user's."""
+
+    def fit(self, hp: Any, model: Any, *args: Any, **kwargs: Any) -> Any:
+        return 1.0
+
+
+def test_our_own_hypermodel_keeps_its_objective(tmp_path: Path) -> None:
+    small = {"filters": kb.choice(2, 4), "blocks": [1], "stem": {"filters": 2}}
+    space = kb.Space(kb.resnet, classes=2, **small).within((8, 8, 1))
+    assert ours(tmp_path, kb.tuner.HyperModel(space), None).objectives[0].name == "val_accuracy"
+    with pytest.raises(errors.FatalTypeError, match="`objective`, which is given"):
+        ours(tmp_path, Spaced(space, latency=False), None).search(X, Y, verbose=0)
+    with pytest.raises(ValueError, match=r"`loss` of a kb.tuner.HyperModel comes from its recipe"):
+        ours(tmp_path, kb.tuner.HyperModel(space), loss="mse")
+
+
+def test_the_direction_in_the_storage_holds(tmp_path: Path) -> None:
+    most = keras_tuner.Objective("val_accuracy", "max")
+    ours(tmp_path, Returns(lambda n: n), most).search(**FIT)
+    again = ours(tmp_path, Returns(lambda n: n), None, trials=4)
+    run = again.search(**FIT)
+    assert run.best().scores[0] == max(trial.scores[0] for trial in run.trials)
+    assert again.objectives == run.objectives
+
+
+@pytest.mark.parametrize("name", ["save_model", "save", "_build_and_fit_model", "get_state"])
+def test_a_method_that_no_search_calls_is_refused(tmp_path: Path, name: str) -> None:
+    kind = type("Mine", (kb.tuner.Tuner,), {name: lambda self, *args, **kwargs: None})
+    with pytest.raises(ValueError, match=f"cannot replace `{name}`.*Received: Mine"):
+        kind(build, LOSS, directory=tmp_path)
+
+
+@pytest.mark.parametrize(
+    "given", [{"trials": 1, "max_trials": 2}, {"budget": 1, "max_model_size": 2}]
+)
+def test_two_names_of_one_argument_exclude_each_other(tmp_path: Path, given: Any) -> None:
+    with pytest.raises(ValueError, match=f"`{min(given, key=len)}`"):
+        kb.tuner.Tuner(build, LOSS, directory=tmp_path, **given)
+
+
+class Seen(keras_tuner.HyperModel):
+    """Notes the data of each training."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.data: list[Any] = []
+
+    def build(self, hp: Any) -> keras.Model:
+        hp.Int("n", 0, 9)
+        return model()
+
+    def fit(self, hp: Any, model: Any, *args: Any, **kwargs: Any) -> Any:
+        self.data.append(kwargs)
+        return float(len(self.data))
+
+
+def test_each_fold_is_the_validation_data_once(tmp_path: Path) -> None:
+    """As of scikit-learn's StratifiedKFold: each row is held out once, each class in its share."""
+    x, y = np.arange(40.0).reshape(20, 2), np.array([0] * 15 + [1] * 5)
+    tuner = ours(tmp_path, Seen(), folds=5, trials=1)
+    (trial,) = tuner.search(x[:16], y[:16], validation_data=(x[16:], y[16:]), verbose=0).trials
+    held = [kwargs["validation_data"] for kwargs in tuner.hypermodel.data]
+    assert sorted(np.concatenate([part[0] for part in held])[:, 0]) == list(x[:, 0])
+    for kwargs, (inputs, labels) in zip(tuner.hypermodel.data, held, strict=True):
+        assert list(np.bincount(labels)) == [3, 1]
+        assert set(kwargs["x"][:, 0]) == set(x[:, 0]) - set(inputs[:, 0])
+        np.testing.assert_array_equal(kwargs["y"], y[(kwargs["x"][:, 0] / 2).astype(int)])
+    assert trial.scores == (3.0,)
+    assert [one["scores"] for one in trial.executions] == [[1.0], [2.0], [3.0], [4.0], [5.0]]
+    assert trial.spread == pytest.approx([np.std([1, 2, 3, 4, 5], ddof=1)])
+    with pytest.raises(ValueError, match="`folds`"):
+        ours(tmp_path, Seen(), folds=3, project_name="no").search(x=iter(()), verbose=0)
+    with pytest.raises(ValueError, match=r"folds was 5, is not there"):
+        ours(tmp_path, Seen(), trials=1).search(x, y, verbose=0)
+
+
+def test_balanced_weights_are_those_of_scikit_learn() -> None:
+    from sklearn.utils.class_weight import compute_class_weight
+
+    y = np.array([0, 0, 0, 0, 0, 2, 2, 3])
+    weights = compute_class_weight("balanced", classes=np.array([0, 2, 3]), y=y)
+    expected = dict(zip([0, 2, 3], weights, strict=True))
+    for labels in (y, y[:, None], np.eye(4)[y]):
+        _, given = of_training(((X, labels), {"class_weight": "balanced"}), None, 0)
+        assert given["class_weight"] == pytest.approx(expected)
+    with pytest.raises(ValueError, match="class_weight='balanced' needs labels"):
+        of_training(((X, X), {"class_weight": "balanced"}), None, 0)
+
+
+def test_patience_ends_a_search_that_no_longer_improves(tmp_path: Path) -> None:
+    scores = iter([3.0, 1.0, 2.0, 2.0, 0.5, 4.0, 4.0, 4.0, 4.0])
+    tuner = ours(tmp_path, Returns(lambda n: next(scores)), patience=3, trials=None)
+    assert len(tuner.search(**FIT).trials) == 8
+    again = ours(tmp_path, Returns(lambda n: 4.0), patience=4, trials=None)
+    assert len(again.search(**FIT).trials) == 9
+
+
+def test_a_trial_goes_on_in_the_training_in_which_it_was_interrupted(tmp_path: Path) -> None:
+    epochs: list[tuple[int, int]] = []
+
+    class Stops(keras.callbacks.Callback):
+        at = 5
+
+        def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+            epochs.append((len(epochs), epoch))
+            if len(epochs) == self.at:
+                raise KeyboardInterrupt
+
+    tuner = ours(tmp_path, trials=1, executions_per_trial=3)
+    with pytest.raises(KeyboardInterrupt):
+        tuner.search(**FIT, epochs=3, callbacks=[Stops()])
+    (trial,) = (
+        ours(tmp_path, trials=1, executions_per_trial=3)
+        .search(**FIT, epochs=3, callbacks=[Stops()])
+        .trials
+    )
+    # Three epochs, two, of which the second was not recorded, and from there on to the end.
+    assert [epoch for _, epoch in epochs] == [0, 1, 2, 0, 1, 1, 2, 0, 1, 2]
+    assert [len(one["history"]["val_loss"]) for one in trial.executions] == [3, 3, 3]
+    best = [min(one["history"]["val_loss"]) for one in trial.executions]
+    assert trial.scores == pytest.approx([np.mean(best)])
+    (made,) = tuner.get_best_models()
+    assert made.evaluate(X, Y, verbose=0)[0] == pytest.approx(min(best), rel=1e-4)
+
+
+class InWorker(kb.tuner.Tuner):
+    """Writes what is called to a file beside the search."""
+
+    def run_trial(self, trial: Any, *args: Any, **kwargs: Any) -> Any:
+        return [1.0, 2.0 + trial.hyperparameters.Int("n", 0, 1)]
+
+    def on_trial_end(self, trial: Any) -> None:
+        with (Path(self.directory) / "called").open("a") as file:
+            file.write(f"{multiprocessing.current_process().name} {trial.score}\n")
+
+
+@pytest.mark.system
+def test_promises_hold_in_worker_processes(tmp_path: Path) -> None:
+    tuner = InWorker(objective=LOSS, trials=5, workers=2, directory=tmp_path, seed=1)
+    run = tuner.search(verbose=0)
+    assert sorted(trial.values["n"] for trial in run.trials) == [0, 1]
+    assert run.best().scores == (1.5,)
+    called = (tmp_path / "called").read_text().split("\n")[:-1]
+    assert sorted(line.split()[1] for line in called) == ["1.5", "2.0"]
+    assert not any("MainProcess" in line for line in called)
+    with pytest.raises(errors.FatalTypeError, match="run_trial must return"):
+        Wrong(objective=LOSS, trials=5, directory=tmp_path, project_name="no").search(verbose=0)
+
+
+class Wrong(kb.tuner.Tuner):
+    def run_trial(self, trial: Any, *args: Any, **kwargs: Any) -> None:
+        trial.hyperparameters.Int("n", 0, 1)

@@ -115,8 +115,8 @@ def _row(view: View, trial: Shown, costs: Sequence[str], names: Sequence[str]) -
         _cell(str(trial.number), trial.number),
         f'<td><i class="{escaped(state)}"></i>{escaped(state)}</td>',
         *(
-            _cell(score(trial.scores[i]), trial.scores[i]) if trial.scores else "<td></td>"
-            for i in range(len(view.objectives))
+            _score(trial, index) if trial.scores else "<td></td>"
+            for index in range(len(view.objectives))
         ),
         *(
             _cell(cost(name, trial.costs[name]), trial.costs[name])
@@ -128,6 +128,15 @@ def _row(view: View, trial: Shown, costs: Sequence[str], names: Sequence[str]) -
         *(_value(trial, name) for name in names),
     ]
     return f"<tr>{''.join(cells)}</tr>"
+
+
+def _score(trial: Shown, index: int) -> str:
+    """A score; of several trainings with their spread and each one's score."""
+    if not trial.record.spread:
+        return _cell(score(trial.scores[index]), trial.scores[index])
+    each = ", ".join(score(one["scores"][index]) for one in trial.record.executions)
+    text = f"{score(trial.scores[index])} ± {score(trial.record.spread[index])} ({each})"
+    return _cell(text, trial.scores[index])
 
 
 def _value(trial: Shown, name: str) -> str:

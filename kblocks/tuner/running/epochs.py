@@ -33,14 +33,17 @@ class Epochs(keras.callbacks.Callback):
     Args:
         trial: the trial.
         execution: which of its trainings this is, from 0.
-        of: how many trainings it has.
+        state: the trial's last checkpoint, which may be of an earlier training.
     """
 
-    def __init__(self, trial: Attempt, execution: int, of: int) -> None:
+    def __init__(self, trial: Attempt, execution: int, state: State | None) -> None:
         super().__init__()
         self._trial, self._search, self._recorder = trial, trial.search, trial.recorder
         self._objectives = self._search.objectives
-        self._execution, self._is_last = execution, execution + 1 == of
+        self._execution = execution
+        self._is_last = execution + 1 == self._search.tuner.trainings
+        is_own = state is not None and state.execution == execution and state.epoch
+        self._state = state if is_own else None
         self._saved, self._took = time.monotonic(), 0.0  # the last checkpoint, in seconds
         self.progress = Progress()
         self.first = 0  # the epoch with which training begins
@@ -50,25 +53,20 @@ class Epochs(keras.callbacks.Callback):
         return self  # a copied list of callbacks keeps this one
 
     def resume(self, model: keras.Model) -> None:
-        """Restores the last checkpoint of this training, if there is one."""
-        number = self._recorder.number
+        """Restores the checkpoint of this training, if there is one."""
+        state, self._state = self._state, None
+        if state is None:
+            return
         try:
-            state = self._search.checkpoints.state(number)
-            if state is None:
-                return
-            if state.execution == self._execution and state.epoch:
-                state.restore(model)
-        except OSError as error:
-            log.warning("Trial %s starts anew, its checkpoint is away: %s", number, error)
-            return
+            state.restore(model)
         except ValueError:  # truncated, or of another model
+            number = self._recorder.number
             log.warning("The checkpoint of trial %s does not fit: it starts anew", number)
+            self._trial.weights = []
             return
-        self._trial.weights = state.best
-        if state.execution == self._execution and state.epoch:
-            known = self._recorder.history
-            self.progress.history = {k: list(v[: state.epoch]) for k, v in known.items()}
-            self.first = state.epoch
+        known = self._recorder.history
+        self.progress.history = {k: list(v[: state.epoch]) for k, v in known.items()}
+        self.first = state.epoch
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Records the logs, asks the pruner, and saves a checkpoint."""

@@ -51,12 +51,14 @@ class Attempt(Trial):
         names = [objective.name for objective in search.objectives]
         done = recorder.executions
         returned: list[Any] = [dict(zip(names, one["scores"], strict=True)) for one in done]
+        state = self._state()
+        self.weights = state.best if state else []
         for index in range(len(done), tuner.trainings):
             if returned and search.is_late:
                 break  # the trial counts as it is
             fit = of_training((args, kwargs), tuner.folds, index)
             kind = Epochs if search.trial_seconds is None else TimedEpochs
-            epochs = kind(self, index, tuner.trainings)
+            epochs, state = kind(self, index, state), None
             returned.append(self._trained(epochs, index, fit))
             if tuner.trainings > 1:
                 scores = scores_of(returned[-1], search, "HyperModel.fit", recorder.costs)
@@ -70,6 +72,13 @@ class Attempt(Trial):
             self.search.checkpoints.save_state(self.recorder.number, state)
         except OSError as error:
             log.warning("No checkpoint of trial %s: %s", self.trial_id, error)
+
+    def _state(self) -> State | None:
+        try:
+            return self.search.checkpoints.state(self.recorder.number)
+        except OSError as error:
+            log.warning("Trial %s starts anew, its checkpoint is away: %s", self.trial_id, error)
+            return None
 
     def _trained(self, epochs: Epochs, index: int, fit: Fit) -> Any:
         search, hp = self.search, self.hyperparameters
