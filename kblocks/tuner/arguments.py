@@ -19,11 +19,8 @@ from kblocks.tuner.records import COST_NAMES, DEFAULT_OBJECTIVE, Objective
 from kblocks.tuner.storing.checkpoints import Checkpoints
 
 PRUNERS = ("hyperband", "median")
-# Methods of Keras Tuner's tuners that a search never calls, and why.
-_NEVER_CALLED = {
-    **dict.fromkeys(("save", "reload", "get_state", "set_state"), "the storage keeps everything"),
-    "save_model": "checkpoints keep the weights of the best epochs",
-}
+# Public methods of Keras Tuner's tuners that a search never calls.
+_NEVER_CALLED = ("save", "reload", "save_model", "get_state", "set_state")
 
 
 class KerasTunerArguments(TypedDict, total=False):
@@ -61,9 +58,8 @@ def completed(
     if unknown := sorted(set(given) - set(_DEFAULTS)):
         raise TypeError(f"Tuner() got an unexpected keyword argument {unknown[0]!r}")
     found: dict[str, Any] = {**_DEFAULTS, **given}
-    for name in ("max_trials", "max_model_size", "max_consecutive_failed_trials"):
-        check_numbers(**{name: found[name]})
-    check_numbers(trials=trials)
+    names = ("max_trials", "max_model_size", "max_consecutive_failed_trials")
+    check_numbers(trials=trials, **{name: found[name] for name in names})
     check_counts(max_retries_per_trial=found["max_retries_per_trial"])
     size = found["max_model_size"]
     ours = hypermodel.space.budget if isinstance(hypermodel, HyperModel) else Budget()
@@ -76,14 +72,11 @@ def completed(
             "`hyperparameters` must be given with tune_new_entries=False or "
             "allow_new_entries=False. Received: hyperparameters=None"
         )
-    instead: dict[str, str] = dict.fromkeys(
-        ("optimizer", "loss", "metrics"), "its recipe: kb.Recipe(loss=...)"
-    )
-    instead["hyperparameters"] = "its space and recipe, whose choices can be given plain values"
-    for name, place in instead.items():
+    for name in ("hyperparameters", "optimizer", "loss", "metrics"):
         if found[name] is not None and isinstance(hypermodel, HyperModel):
             raise ValueError(
-                f"`{name}` of a kb.tuner.HyperModel comes from {place}. Received: {found[name]!r}"
+                f"`{name}` is for other HyperModels: a kb.tuner.HyperModel has its space and its "
+                f"recipe, such as kb.Recipe(loss=...). Received: {name}={found[name]!r}"
             )
     return found
 
@@ -101,13 +94,10 @@ def check_methods(kind: type, ours: type) -> None:
     for name in dir(keras_tuner.Tuner):
         replaced = inspect.getattr_static(kind, name) is not inspect.getattr_static(ours, name)
         is_private = name.startswith("_") and not name.startswith("__")
-        why = _NEVER_CALLED.get(name) or (
-            "it is private; replace `run_trial`" if is_private else ""
-        )
-        if replaced and why:
+        if replaced and (is_private or name in _NEVER_CALLED):
             raise ValueError(
-                f"A subclass of kb.tuner.Tuner cannot replace `{name}`, which no search calls: "
-                f"{why}. Received: {kind.__qualname__}"
+                f"A subclass of kb.tuner.Tuner cannot replace `{name}`, which no search calls: the "
+                f"storage keeps everything, and `run_trial` trains. Received: {kind.__qualname__}"
             )
 
 

@@ -268,7 +268,8 @@ class Tuner(keras_tuner.Tuner):
         """Without `objective`, those of the search in the storage hold, if it has begun."""
         if not self.has_objective:
             with contextlib.suppress(KeyError):
-                self.objectives = self.run().objectives
+                run = self.run()
+                self.objectives = run.objectives if run.settings else self.objectives
 
     def _asks(self) -> Mapping[str, BaseDistribution]:
         if isinstance(self.hypermodel, HyperModel):
@@ -303,20 +304,8 @@ class Tuner(keras_tuner.Tuner):
         study = self.store.study()
         study.sampler = chooser(self.sampler, self.seed, self.role.worker, self.hypermodel, study)
         study.pruner = pruner_of(self.pruner)
-        return Search(
-            study,
-            self.store.storage,
-            self,
-            self.hypermodel,
-            self.objectives,
-            self.store.checkpoints,
-            self.checkpoints,
-            self.trials,
-            self.budget,
-            self.trial_seconds,
-            deadline,
-            self.tensorboard,
-        )
+        places = self.store.storage, self.store.checkpoints
+        return Search(self, study, *places, self.objectives, self.trials, deadline)
 
     def deadline(self) -> float | None:
         """When `hours` are over, in seconds of `time.monotonic`; None without a limit."""

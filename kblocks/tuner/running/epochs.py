@@ -111,7 +111,7 @@ class Epochs(keras.callbacks.Callback):
 
     def check_time(self) -> None:
         """Raises FailedError if the trial has taken longer than its limit."""
-        limit = self._search.trial_seconds
+        limit = self._search.tuner.trial_seconds
         if limit is not None and self._search.clock() - self._trial.began > limit:
             raise FailedError("timeout", f"took longer than {limit:g} s")
 

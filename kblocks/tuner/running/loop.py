@@ -110,7 +110,8 @@ def _look_at_space(search: Search) -> None:
         SpaceChangedError: with the first difference.
     """
     trials = search.study.get_trials(deepcopy=False)
-    if isinstance(search.hypermodel, HyperModel) or not trials or not trials[0].state.is_finished():
+    is_ours = isinstance(search.tuner.hypermodel, HyperModel)
+    if is_ours or not trials or not trials[0].state.is_finished():
         return
     try:
         now = search.tuner.asked()
@@ -123,7 +124,7 @@ def _look_at_space(search: Search) -> None:
     known = search.study.user_attrs.get(RANGES, {})
     for name, distribution in now.asked.items():
         refuse_change(name, known.get(name), str(distribution))
-    fit_asks = type(search.hypermodel).fit is not keras_tuner.HyperModel.fit
+    fit_asks = type(search.tuner.hypermodel).fit is not keras_tuner.HyperModel.fit
     if not fit_asks and not search.tuner.replaces("run_trial"):
         for name in sorted(set(then) - set(now.asked)):
             refuse_change(name, known.get(name, "there"), None)
@@ -217,7 +218,7 @@ def _run(search: Search, trial: optuna.Trial, fit: Fit) -> None:
 
 def _asks(search: Search, trial: optuna.Trial, is_new: bool) -> Callable[[str, Any, Any], Any]:
     """Suggests values for `Asking`; records the ranges that a third-party HyperModel asks for."""
-    ours = isinstance(search.hypermodel, HyperModel)
+    ours = isinstance(search.tuner.hypermodel, HyperModel)
     known = {} if ours else dict(search.study.user_attrs.get(RANGES, {}))
     asked: dict[str, Any] = {}
 
@@ -241,7 +242,7 @@ def _keep(search: Search, number: int, outcome: Outcome) -> None:
     if not outcome.scores or not outcome.weights:
         return
     search.ledger.look()
-    if number in search.ledger.best(search.kept, number, outcome.scores):
+    if number in search.ledger.best(search.tuner.checkpoints, number, outcome.scores):
         try:
             search.checkpoints.save_best(number, outcome.weights)
         except OSError as error:
@@ -256,19 +257,19 @@ def tidy(search: Search) -> None:
     ledger = search.ledger
     ledger.look()
     try:
-        search.checkpoints.keep(ledger.best(search.kept), ledger.is_finished)
+        search.checkpoints.keep(ledger.best(search.tuner.checkpoints), ledger.is_finished)
     except OSError as error:
         log.warning("What is not needed any more could not be removed: %s", error)
 
 
 def _log_for_tensorboard(search: Search, trial_id: int) -> None:
-    if search.tensorboard is None:
+    if search.tuner.tensorboard is None:
         return
     from kblocks.tuner.reporting.tensorboard import log_trial
 
     found = record(search.storage.get_trial(trial_id))
     try:
-        log_trial(found, search.objectives, search.tensorboard)
+        log_trial(found, search.objectives, search.tuner.tensorboard)
     except Exception as error:  # the trial has logged something that TensorBoard refuses
         log.warning("TensorBoard's log of trial %s: %s", found.number, error)
 

@@ -55,7 +55,7 @@ def figures_of(returned: Any, search: Search, source: str, costs: Mapping[str, f
     """
     names = [objective.name for objective in search.objectives]
     # Our own HyperModels have the objective val_accuracy where none is given.
-    is_clear = search.tuner.has_objective or not isinstance(search.hypermodel, HyperModel)
+    is_clear = search.tuner.has_objective or not isinstance(search.tuner.hypermodel, HyperModel)
     match returned:
         case [_, *_]:
             each = [scores_of(one, search, source, costs) for one in returned]

@@ -248,7 +248,7 @@ class _Crew:
                 raise_ending(event, value)
 
     def _check_time(self) -> None:
-        limit = self._search.trial_seconds
+        limit = self._search.tuner.trial_seconds
         for member in self._members:
             if member.until is not None and time.monotonic() > member.until:
                 self._stop(member)  # a thread left by a trial keeps it alive

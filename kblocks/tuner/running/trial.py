@@ -57,7 +57,7 @@ class Attempt(Trial):
             if returned and search.is_late:
                 break  # the trial counts as it is
             fit = of_training((args, kwargs), tuner.folds, index)
-            kind = Epochs if search.trial_seconds is None else TimedEpochs
+            kind = Epochs if search.tuner.trial_seconds is None else TimedEpochs
             epochs, state = kind(self, index, state), None
             returned.append(self._trained(epochs, index, fit))
             if tuner.trainings > 1:
@@ -129,14 +129,15 @@ def train(trial: Attempt, fit: Fit) -> Outcome:
 
 def _run(trial: Attempt, fit: Fit) -> Outcome:
     search, recorder, hp = trial.search, trial.recorder, trial.hyperparameters
-    search.hypermodel.declare_hyperparameters(hp)
-    if search.tuner.replaces("on_trial_begin"):
-        if not isinstance(search.hypermodel, HyperModel) and not search.tuner.replaces("run_trial"):
-            search.hypermodel.build(hp)  # asks for the values, which the method may read
-        search.tuner.on_trial_begin(trial)
-    returned = search.tuner.run_trial(trial, *fit[0], **fit[1])
+    tuner, is_replaced = search.tuner, search.tuner.replaces("run_trial")
+    tuner.hypermodel.declare_hyperparameters(hp)
+    if tuner.replaces("on_trial_begin"):
+        if not isinstance(tuner.hypermodel, HyperModel) and not is_replaced:
+            tuner.hypermodel.build(hp)  # asks for the values, which the method may read
+        tuner.on_trial_begin(trial)
+    returned = tuner.run_trial(trial, *fit[0], **fit[1])
     scores = scores_of(returned, search, "Tuner.run_trial", recorder.costs)
-    if search.tuner.replaces("run_trial"):
+    if is_replaced:
         figures = figures_of(returned, search, "Tuner.run_trial", recorder.costs)
         for objective in search.objectives:
             refuse_diverged(objective.name, figures[objective.name])
@@ -166,7 +167,7 @@ def _fitted(trial: Attempt, model: keras.Model, fit: Fit, epochs: Epochs, part: 
     kwargs.setdefault("verbose", 0)
     if epochs.first:
         kwargs["initial_epoch"] = epochs.first
-    return trial.search.hypermodel.fit(hp, model, *args, **kwargs)
+    return trial.search.tuner.hypermodel.fit(hp, model, *args, **kwargs)
 
 
 def build_as(model: keras.Model, shapes: Mapping[str, Any] | None) -> bool:
@@ -194,13 +195,13 @@ def _costs(
     """The costs of a trial's network; refuses a third-party model that is outside the budget."""
     # Like `model.count_params`, which takes some built models for unbuilt.
     params = sum(math.prod(weight.shape) for weight in model.weights)
-    if not isinstance(search.hypermodel, HyperModel):
-        limits = search.budget.limits() if search.budget else {}
+    if not isinstance(search.tuner.hypermodel, HyperModel):
+        limits = search.tuner.budget.limits() if search.tuner.budget else {}
         if not limits.get("min_params", 0) <= params <= limits.get("params", math.inf):
-            message = f"the model has {params:,} parameters, which {search.budget} excludes"
+            message = f"the model has {params:,} parameters, which {search.tuner.budget} excludes"
             raise FailedError("budget", message)
     elif NETWORK in hp.values:
-        return costs_of(network_of(hp), search.hypermodel.space.input_shape)
+        return costs_of(network_of(hp), search.tuner.hypermodel.space.input_shape)
     return {"params": params}
 
 
