@@ -59,13 +59,18 @@ class Played(keras_tuner.HyperModel):
         self.asks(hp)
         return compiled(keras.Sequential([keras.Input((5,)), keras.layers.Dense(3)]))
 
-    def fit(self, hp: Any, model: Any, *args: Any, **kwargs: Any) -> None:
+    def fit(self, hp: Any, model: Any, *args: Any, **kwargs: Any) -> Any:
         watcher = kwargs["callbacks"][-1]
+        history = keras.callbacks.History()
         watcher.set_model(model)
         watcher.set_params({"epochs": self.epochs})
         for epoch in range(self.epochs):
             score = self.score(watcher.number, epoch) if self.score else 0.5
-            watcher.on_epoch_end(epoch, {"loss": 1.0, "val_loss": score, "val_accuracy": score})
+            logs = {"loss": 1.0, "val_loss": score, "val_accuracy": score}
+            watcher.on_epoch_end(epoch, logs)
+            for name, value in logs.items():
+                history.history.setdefault(name, []).append(value)
+        return history
 
 
 # --- data --------------------------------------------------------------------------------

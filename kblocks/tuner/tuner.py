@@ -43,6 +43,7 @@ from kblocks.tuner.running.fitting import Fit, check
 from kblocks.tuner.running.jobs import Job, ObjectJob, Role, is_helper
 from kblocks.tuner.running.loop import HopelessError, without_result
 from kblocks.tuner.running.search import Search
+from kblocks.tuner.running.supervising import alone, supervise
 from kblocks.tuner.running.trial import Attempt, build_as, epochs_of
 from kblocks.tuner.storing.identity import check_joining, settings_of, unusual
 from kblocks.tuner.storing.owners import owner
@@ -181,8 +182,9 @@ class Tuner(keras_tuner.Tuner):
         self.storage_patience = PATIENCE  # seconds for which the storage may be unusable
         self.growth = float(1 << 30)  # bytes; a worker process that grows by more is replaced
         if overwrite and not is_helper():
-            self.store.clear()
-            self.overwrite = False
+            with contextlib.suppress(RuntimeError), alone(self.storage_url, project_name):
+                self.store.clear()
+                self.overwrite = False
 
     @cached_property
     def store(self) -> Store:
@@ -215,8 +217,6 @@ class Tuner(keras_tuner.Tuner):
 
     def run_job(self, job: Job, verbose: int = 1) -> Run:
         """Runs the search of a `Job`, which creates the tuner and the data in worker processes."""
-        from kblocks.tuner.running.supervising import alone, supervise
-
         with alone(self.storage_url, self.project_name):
             self.store.checkpoints.check()
             fit = job.fit()

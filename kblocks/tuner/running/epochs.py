@@ -40,7 +40,7 @@ class Epochs(keras.callbacks.Callback):
         super().__init__()
         self._trial, self._search, self._recorder = trial, trial.search, trial.recorder
         self._objectives = self._search.objectives
-        self._execution = execution
+        self.number, self._execution = self._recorder.number, execution
         self._is_last = execution + 1 == self._search.tuner.trainings
         is_own = state is not None and state.execution == execution and state.epoch
         self._state = state if is_own else None
@@ -60,8 +60,7 @@ class Epochs(keras.callbacks.Callback):
         try:
             state.restore(model)
         except ValueError:  # truncated, or of another model
-            number = self._recorder.number
-            log.warning("The checkpoint of trial %s does not fit: it starts anew", number)
+            log.warning("The checkpoint of trial %s does not fit: it starts anew", self.number)
             self._trial.weights = []
             return
         known = self._recorder.history

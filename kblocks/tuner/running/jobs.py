@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import io
-import multiprocessing
 import pickle
 import sys
 from collections.abc import Callable, Mapping
@@ -24,8 +23,8 @@ _HELPS = False  # whether this process has entered a job of another one
 
 
 def is_helper() -> bool:
-    """Whether this process works, or may work, for a search that another one has begun."""
-    return _HELPS or multiprocessing.current_process().name != "MainProcess"
+    """Whether this process works for a search that another one has begun."""
+    return _HELPS
 
 
 @dataclass(frozen=True)
