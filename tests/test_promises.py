@@ -22,6 +22,9 @@ from keras_tuner import errors
 from keras_tuner.engine.trial import Trial
 
 import kblocks as kb
+from kblocks.tuner.files import table_of
+from kblocks.tuner.reporting.tables import trials as trials_table
+from kblocks.tuner.reporting.view import View
 from kblocks.tuner.running.fitting import of_training
 
 X = np.linspace(0, 1, 16, dtype="float32").reshape(8, 2)
@@ -396,7 +399,7 @@ def test_a_build_without_a_model_ends_the_search(make: Make) -> None:
     def nothing(hp: Any) -> None:
         calls.append(hp.Int("n", 0, 9))
 
-    with pytest.raises(errors.FatalTypeError, match="(?i)model"):
+    with pytest.raises(errors.FatalTypeError, match=r"(?i)model"):
         make(nothing, max_trials=5).search(**FIT)
     assert len(calls) <= 2  # Keras Tuner's constructor builds once
 
@@ -494,6 +497,8 @@ def test_each_fold_is_the_validation_data_once(tmp_path: Path) -> None:
     assert trial.scores == (3.0,)
     assert [one["scores"] for one in trial.executions] == [[1.0], [2.0], [3.0], [4.0], [5.0]]
     assert trial.spread == pytest.approx([np.std([1, 2, 3, 4, 5], ddof=1)])
+    assert table_of(tuner.run())[0]["val_loss spread"] == trial.spread[0]
+    assert "3.0000 ± 1.5811 (1.0000, 2.0000" in trials_table(View(tuner.run()))
     with pytest.raises(ValueError, match="`folds`"):
         ours(tmp_path, Seen(), folds=3, project_name="no").search(x=iter(()), verbose=0)
     with pytest.raises(ValueError, match=r"folds was 5, is not there"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from collections.abc import Callable
@@ -83,6 +84,7 @@ def run_or_join(
     """Runs `kblocks search` and `kblocks worker`: a run file, or a family on data."""
     from kblocks.command.final import finish
     from kblocks.search_space.budget import Budget
+    from kblocks.tuner.running.jobs import helping
 
     size = None if image_size is None else sizes("--image-size", image_size, 2)
     limits: dict[str, Any] = {
@@ -111,19 +113,20 @@ def run_or_join(
         if limits:
             settings["budget"] = Budget(**limits)
         job = _job(run, family, data, loading, fitting, settings)
-        if context.info_name == "worker":
-            job.enter()  # so that overwrite=True deletes nothing
-        tuner = job.tuner()
+        joins = context.info_name == "worker"
+        with helping() if joins else contextlib.nullcontext():
+            tuner = job.tuner()
         known = job.data()
         ending = _retraining(job, retrain)
     except (ValueError, FileNotFoundError) as error:
         raise BadArgumentError(str(error)) from error
     keep_in(tuner.folder)
-    if context.info_name == "worker":  # settings that were not typed come from the search
+    if joins:  # settings that were not typed come from the search
         from kblocks.command.stored import opened
 
         job = job.joining(opened(tuner.project_name, tuner.storage_url).settings)
-        tuner = job.tuner()
+        with helping():
+            tuner = job.tuner()
         tuner.join()
         tuner.run_job(job, verbose=int(verbose))
         return

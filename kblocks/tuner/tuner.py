@@ -40,7 +40,7 @@ from kblocks.tuner.oracle import Oracle, hyperparameters, space_of
 from kblocks.tuner.records import RUN, Record, Run
 from kblocks.tuner.running import on_ray
 from kblocks.tuner.running.fitting import Fit, check
-from kblocks.tuner.running.jobs import Job, ObjectJob, Role, is_helper
+from kblocks.tuner.running.jobs import Job, ObjectJob, Role, is_helping
 from kblocks.tuner.running.loop import HopelessError, without_result
 from kblocks.tuner.running.search import Search
 from kblocks.tuner.running.supervising import alone, supervise
@@ -181,7 +181,7 @@ class Tuner(keras_tuner.Tuner):
         self.role = Role()
         self.storage_patience = PATIENCE  # seconds for which the storage may be unusable
         self.growth = float(1 << 30)  # bytes; a worker process that grows by more is replaced
-        if overwrite and not is_helper():
+        if overwrite and not is_helping():
             with contextlib.suppress(RuntimeError), alone(self.storage_url, project_name):
                 self.store.clear()
                 self.overwrite = False

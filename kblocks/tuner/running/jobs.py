@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import io
 import pickle
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,12 +20,23 @@ if TYPE_CHECKING:
     from kblocks.tuner.tuner import Tuner
 
 
-_HELPS = False  # whether this process has entered a job of another one
+_HELPS = False  # see `helping`
 
 
-def is_helper() -> bool:
-    """Whether this process works for a search that another one has begun."""
+def is_helping() -> bool:
+    """Whether a tuner is made for a search that another process has begun."""
     return _HELPS
+
+
+@contextlib.contextmanager
+def helping() -> Iterator[None]:
+    """Marks that tuners made in the block are for a search that another process has begun."""
+    global _HELPS
+    before, _HELPS = _HELPS, True
+    try:
+        yield
+    finally:
+        _HELPS = before
 
 
 @dataclass(frozen=True)
@@ -48,8 +60,6 @@ class Job:
 
     def enter(self) -> None:
         """Sets up Keras as in the process that made the job."""
-        global _HELPS
-        _HELPS = True
         keras.config.set_floatx(self.floatx)
         keras.config.set_image_data_format(self.data_format)
         keras.config.set_dtype_policy(self.policy)
