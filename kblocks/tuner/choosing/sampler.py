@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -75,6 +74,7 @@ class Choosing(BaseSampler):
     def __init__(self, inner: BaseSampler, study: optuna.Study, seed: int | None = None) -> None:
         self.inner = inner
         self.repeats = 0  # so many trials in a row had points that were tried before
+        self.is_finite = True  # whether all ranges asked for after a repeat have an end of values
         self._untried, self._any = sampler_of("grid", seed), sampler_of("random", seed)
         self._study = study  # the whole one; a pruner may show its sampler only a part of it
         self._defaults: dict[str, Any] = {}
@@ -125,13 +125,13 @@ class Choosing(BaseSampler):
         is_first = trial.number == 0 and not self.is_listed
         if is_first and _contains(param_distribution, default):
             return default
-        own = self.inner
+        own = self._any if self.repeats else self.inner
         if self.repeats:
-            own = self._any
-            with contextlib.suppress(ValueError):  # raised where a range has no end of values
-                return self._untried.sample_independent(
-                    self._study, trial, param_name, param_distribution
-                )
+            asked = self._study, trial, param_name, param_distribution
+            try:
+                return self._untried.sample_independent(*asked)
+            except ValueError:  # a range has no end of values
+                self.is_finite = False
         return own.sample_independent(study, trial, param_name, param_distribution)
 
     def refuse_repeated(self, number: int, params: Mapping[str, Any]) -> None:

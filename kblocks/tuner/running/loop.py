@@ -37,7 +37,9 @@ from kblocks.tuner.terminal import log
 
 _POLL = 1.0  # seconds between two looks at the trials of other processes
 _HOPELESS = 5  # trials; a search gives up when so many have ended, all with an error
-_REPEATS = 20  # points in a row that were tried before, after which a space counts as exhausted
+# After more points in a row that were tried before, a space counts as exhausted: of a finite one,
+# whose untried points are known, and of another. Keras Tuner has 20 too.
+_REPEATS = 2, 20
 
 
 class HopelessError(RuntimeError):
@@ -98,7 +100,7 @@ def work(
             finally:
                 tell("end", trial.number)
             clean()
-            if search.sampler.repeats > _REPEATS:
+            if search.sampler.repeats > _REPEATS[not search.sampler.is_finite]:
                 _exhaust(search)
             _check_hope(search)
 
@@ -223,6 +225,7 @@ def _asks(search: Search, trial: optuna.Trial, is_new: bool) -> Callable[[str, A
     asked: dict[str, Any] = {}
 
     def ask(name: str, distribution: Any, default: Any) -> Any:
+        nonlocal is_new
         if not ours:
             now = str(distribution)
             refuse_change(name, known.get(name, now), now)
@@ -230,6 +233,7 @@ def _asks(search: Search, trial: optuna.Trial, is_new: bool) -> Callable[[str, A
                 known[name] = now
                 search.study.set_user_attr(RANGES, known)
         asked[name] = search.sampler.ask(trial, name, distribution, default)
+        is_new &= getattr(distribution, "step", 1) is not None  # a real number is always another
         if is_new:
             search.sampler.refuse_repeated(trial.number, asked)
         return asked[name]
