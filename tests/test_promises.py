@@ -522,8 +522,9 @@ def test_balanced_weights_are_those_of_scikit_learn() -> None:
     for labels in (y, y[:, None], np.eye(4)[y]):
         _, given = of_training(((X, labels), {"class_weight": "balanced"}), None, 0)
         assert given["class_weight"] == pytest.approx(expected)
-    with pytest.raises(ValueError, match="class_weight='balanced' needs labels"):
-        of_training(((X, X), {"class_weight": "balanced"}), None, 0)
+    for labels, given in ((X, "balanced"), (y, "even")):
+        with pytest.raises(ValueError, match=f"`class_weight` must be .* Received: .*{given}"):
+            of_training(((X, labels), {"class_weight": given}), None, 0)
 
 
 def test_patience_ends_a_search_that_no_longer_improves(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 import keras_tuner
@@ -33,7 +33,7 @@ class Oracle(keras_tuner.Oracle):
 
     # What Keras Tuner's constructor sets, these read from the storage.
     trials = _view(
-        lambda self: {str(t.number): _trial(t, self.run.objectives) for t in self.run.trials},
+        lambda self: {one.trial_id: one for one in _trials(self.run, self.run.trials)},
         "All trials by id, which is the trial's number as text.",
     )
     start_order = _view(lambda self: self.ids("started"), "The ids in the order of their begins.")
@@ -73,7 +73,7 @@ class Oracle(keras_tuner.Oracle):
     def get_best_trials(self, num_trials: int = 1) -> list[Trial]:
         """The best completed trials; with several objectives the Pareto front comes first."""
         run = self.run
-        return [_trial(record, run.objectives) for record in run.ranked()[:num_trials]]
+        return _trials(run, run.ranked()[:num_trials])
 
     def save(self, fname: Any = None) -> None:
         """Does nothing: the storage has everything."""
@@ -88,11 +88,8 @@ def space_of(tuner: Tuner, number: int | None = None) -> keras_tuner.HyperParame
     if isinstance(tuner.hypermodel, HyperModel):
         tuner.hypermodel.declare_hyperparameters(hp)
         return hp
-    try:
-        count = len(tuner.run().trials)
-        trials = tuner.store.study().get_trials(deepcopy=False) if count else []
-    except KeyError:
-        trials = []
+    begun = tuner.oracle.start_order
+    trials = tuner.store.study().get_trials(deepcopy=False) if begun else []
     for trial in trials:
         for name, distribution in trial.distributions.items():
             if name not in hp and number in (None, trial.number):
@@ -114,6 +111,10 @@ def hyperparameters(
 
 
 _STATUS = {"completed": "COMPLETED", "running": "RUNNING", "waiting": "IDLE", "failed": "FAILED"}
+
+
+def _trials(run: Run, records: Iterable[Record]) -> list[Trial]:
+    return [_trial(record, run.objectives) for record in records]
 
 
 def _trial(record: Record, objectives: tuple[Objective, ...]) -> Trial:

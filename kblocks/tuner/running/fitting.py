@@ -13,8 +13,6 @@ from kblocks.tuner.bridge import named
 
 Fit = tuple[tuple[Any, ...], Mapping[str, Any]]  # the arguments of `fit`
 
-_BALANCED = "balanced"
-
 
 def check(fit: Fit, folds: int | None) -> None:
     """Checks that trials can be trained with these arguments of `fit`.
@@ -44,18 +42,19 @@ def of_training(fit: Fit, folds: int | None, index: int) -> Fit:
     Raises:
         ValueError: if that cannot be done with these data.
     """
-    if folds is None and fit[1].get("class_weight") != _BALANCED:
+    weights = fit[1].get("class_weight")
+    if folds is None and not isinstance(weights, str):
         return fit
     given = named(*fit)
     if folds is not None:
         given = _folded(given, folds, index % folds)
-    if given.get("class_weight") == _BALANCED:
+    if isinstance(weights, str):
         labels = _labels(given)
-        if labels is None:
+        if labels is None or weights != "balanced":
             raise ValueError(
-                "class_weight='balanced' needs labels that can be counted: arrays of integers or "
-                f"one-hot rows. Received: x={type(given.get('x')).__name__}, "
-                f"y={type(given.get('y')).__name__}"
+                "`class_weight` must be a dict, or 'balanced' with labels that can be counted: "
+                f"arrays of integers or one-hot rows. Received: class_weight={weights!r}, "
+                f"x={type(given.get('x')).__name__}, y={type(given.get('y')).__name__}"
             )
         classes, counts = np.unique(labels, return_counts=True)
         weights = len(labels) / (len(classes) * counts)
