@@ -75,22 +75,27 @@ def _folded(given: dict[str, Any], folds: int, fold: int) -> dict[str, Any]:
         return {**given, "x": whole.taken(rows[inside], shuffle=True), "validation_data": held}
     parts: Any = [x, given.get("y"), given.get("sample_weight")]
     parts = parts[: 3 if parts[2] is not None else 2]
-    arrays = keras.tree.flatten(parts)
-    if not all(hasattr(array, "shape") and len(array.shape) for array in arrays):
+    others = parts if validation is None else validation
+    alike = isinstance(others, (tuple, list)) and len(others) == len(parts)
+    if not alike or not all(map(_is_array, keras.tree.flatten(parts))):
         raise ValueError(
-            "`folds` needs arrays as `x` and `y`, or a folder of images. Received: "
-            f"x={type(x).__name__}, y={type(given.get('y')).__name__}"
+            "`folds` needs arrays as `x`, `y` and, in the same form, `validation_data`, or a "
+            f"folder of images. Received: x={type(x).__name__}, y={type(given.get('y')).__name__}, "
+            f"validation_data={type(validation).__name__}"
         )
     if validation is not None:
-        parts = keras.tree.map_structure(
-            lambda *both: np.concatenate(both), parts, list(validation)
-        )
+        both = parts, list(validation)
+        parts = keras.tree.map_structure(lambda *pair: np.concatenate(pair), *both)
     labels, count = _labels({"y": parts[1]}), len(keras.tree.flatten(parts)[0])
     inside = _split(count, labels, folds) != fold
     train: Any = keras.tree.map_structure(lambda array: np.asarray(array)[inside], parts)
     held: Any = keras.tree.map_structure(lambda array: np.asarray(array)[~inside], parts)
     names = dict(zip(("x", "y", "sample_weight"), train, strict=False))
     return {**given, **names, "validation_data": tuple(held)}
+
+
+def _is_array(value: Any) -> bool:
+    return bool(getattr(value, "shape", ()))
 
 
 def _split(count: int, labels: np.ndarray | None, folds: int) -> np.ndarray:
