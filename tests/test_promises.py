@@ -507,7 +507,9 @@ def test_each_fold_is_the_validation_data_once(tmp_path: Path) -> None:
     assert trial.spread == pytest.approx([np.std([1, 2, 3, 4, 5], ddof=1)])
     assert table_of(tuner.run())[0]["val_loss spread"] == trial.spread[0]
     assert "3.0000 ± 1.5811 (1.0000, 2.0000" in trials_table(View(tuner.run()))
-    with pytest.raises(ValueError, match="`folds`"):
+    with pytest.raises(ValueError, match="`folds` must be an integer from 2"):
+        ours(tmp_path, folds=1)
+    with pytest.raises(ValueError, match="`folds` needs arrays"):
         ours(tmp_path, Seen(), folds=3, project_name="no").search(x=iter(()), verbose=0)
     with pytest.raises(ValueError, match=r"folds was 5, is not there"):
         ours(tmp_path, Seen(), trials=1).search(x, y, verbose=0)

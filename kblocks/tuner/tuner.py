@@ -150,8 +150,9 @@ class Tuner(keras_tuner.Tuner):
     ) -> None:
         check_methods(type(self), Tuner)
         given = completed(theirs, hypermodel, trials, budget)
-        check_numbers(hours=hours, trial_seconds=trial_seconds, patience=patience, folds=folds)
+        check_numbers(hours=hours, trial_seconds=trial_seconds, patience=patience)
         check_counts(1, executions_per_trial=executions_per_trial)
+        check_counts(2, folds=2 if folds is None else folds)
         check_counts(workers=workers, checkpoints=checkpoints, seed=0 if seed is None else seed)
         check_name(project_name)
         if hypermodel is None and self.replaces("run_trial"):
