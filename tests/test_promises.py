@@ -475,6 +475,21 @@ def test_two_names_of_one_argument_exclude_each_other(tmp_path: Path, given: Any
         kb.tuner.Tuner(build, LOSS, directory=tmp_path, **given)
 
 
+def test_what_fit_asks_for_is_a_part_of_the_point(tmp_path: Path) -> None:
+    class AsksLate(Returns):
+        def build(self, hp: Any) -> keras.Model:
+            hp.Boolean("early")
+            return model()
+
+        def fit(self, hp: Any, model: Any, *args: Any, **kwargs: Any) -> Any:
+            return float(hp.Choice("late", [1, 2]))
+
+    run = ours(tmp_path, AsksLate(lambda n: 1.0), trials=9).search(**FIT)
+    found = {(trial.values["early"], trial.values["late"]) for trial in run.trials}
+    assert len(run.trials) == len(found) == 4
+    assert run.is_exhausted
+
+
 class Seen(keras_tuner.HyperModel):
     """Notes the data of each training."""
 
@@ -582,6 +597,7 @@ def test_promises_hold_in_worker_processes(tmp_path: Path) -> None:
     run = tuner.search(verbose=0)
     assert sorted(trial.values["n"] for trial in run.trials) == [0, 1]
     assert run.best().scores == (1.5,)
+    assert [one["scores"] for one in run.best().executions] == [[1.0], [2.0]]
     called = (tmp_path / "called").read_text().split("\n")[:-1]
     assert sorted(line.split()[1] for line in called) == ["1.5", "2.0"]
     assert not any("MainProcess" in line for line in called)

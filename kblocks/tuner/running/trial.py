@@ -143,6 +143,9 @@ def _run(trial: Attempt, fit: Fit) -> Outcome:
             refuse_diverged(objective.name, figures[objective.name])
         progress = Progress({**recorder.latest, **figures})
         recorder.epoch(progress, progress.epochs)
+        several = returned if isinstance(returned, list) and len(returned) > 1 else ()
+        for one in () if recorder.executions else several:
+            recorder.execution(scores_of(one, search, "Tuner.run_trial", recorder.costs), {})
     return Outcome(scores, trial.weights)
 
 
