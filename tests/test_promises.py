@@ -140,6 +140,14 @@ def test_anything_else_ends_the_search(make: Make, returned: Any, error: Any, wa
         tuner.search(**FIT)
 
 
+@pytest.mark.parametrize("returned", [np.nan, [1.0, np.nan], {"val_loss": np.nan}], ids=str)
+def test_a_score_that_is_no_number_is_a_failed_trial(make: Make, returned: Any) -> None:
+    left = iter([returned, 1.0])
+    tuner = make(Returns(lambda n: next(left)))
+    tuner.search(**FIT)
+    assert [t.status for t in tuner.oracle.trials.values()] == ["FAILED", "COMPLETED"]
+
+
 def test_without_an_objective_a_number_is_minimized(make: Make) -> None:
     tuner = make(Returns(lambda n: abs(n - 3.5)), None, max_trials=4)
     tuner.search(**FIT)

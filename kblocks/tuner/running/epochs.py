@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import keras
@@ -12,7 +12,7 @@ import numpy as np
 
 from kblocks.tuner.running.failures import FailedError
 from kblocks.tuner.running.recorder import Progress
-from kblocks.tuner.running.results import figures_of
+from kblocks.tuner.running.results import figures_of, refuse_diverged
 from kblocks.tuner.storing import interrupts
 from kblocks.tuner.storing.checkpoints import State
 from kblocks.tuner.terminal import log
@@ -149,13 +149,6 @@ class TimedEpochs(Epochs):
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Raises FailedError if the trial has taken longer than its limit."""
         self.check_time()
-
-
-def refuse_diverged(name: str, values: Iterable[float], when: str = "") -> None:
-    """Raises FailedError if one of the values is NaN or infinite."""
-    for value in values:
-        if not math.isfinite(value):
-            raise FailedError("diverged", f"{name} is {value}{when}")
 
 
 # Methods of a tuner that are called while a model trains, by those of Keras' callbacks.

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping
 from statistics import fmean
 from typing import Any
 
@@ -12,6 +13,7 @@ from keras_tuner.errors import FatalTypeError, FatalValueError
 
 from kblocks.tuner.bridge import HyperModel
 from kblocks.tuner.records import DEFAULT_OBJECTIVE
+from kblocks.tuner.running.failures import FailedError
 from kblocks.tuner.running.recorder import Progress
 from kblocks.tuner.running.search import Search
 
@@ -27,16 +29,27 @@ def scores_of(
 
     Raises:
         FatalTypeError, FatalValueError: as `figures_of` does.
+        FailedError: if an objective is NaN or infinite.
         ValueError: if a History lacks an objective.
     """
     figures = figures_of(returned, search, source, costs)
     best = Progress(figures).best(search.objectives)
+    for index, objective in enumerate(search.objectives):
+        own = figures.get(objective.name, []) if best is None else [best[1][index]]
+        refuse_diverged(objective.name, own)
     if best is None:
         raise ValueError(
             f"the objectives {', '.join(o.name for o in search.objectives)} must be in the logs. "
             f"Received: {sorted(figures) or 'none'}"
         )
     return best[1]
+
+
+def refuse_diverged(name: str, values: Iterable[float], when: str = "") -> None:
+    """Raises FailedError if one of the values is NaN or infinite."""
+    for value in values:
+        if not math.isfinite(value):
+            raise FailedError("diverged", f"{name} is {value}{when}")
 
 
 def figures_of(returned: Any, search: Search, source: str, costs: Mapping[str, float]) -> Figures:

@@ -17,7 +17,7 @@ from kblocks.search_space.names import NETWORK
 from kblocks.tuner.bridge import HyperModel, costs_of, named, network_of
 from kblocks.tuner.choosing.sampler import RepeatedError
 from kblocks.tuner.records import folder_name
-from kblocks.tuner.running.epochs import Epochs, PrunedError, TimedEpochs, hooks, refuse_diverged
+from kblocks.tuner.running.epochs import Epochs, PrunedError, TimedEpochs, hooks
 from kblocks.tuner.running.failures import FailedError, failure_from
 from kblocks.tuner.running.fitting import Fit, of_training
 from kblocks.tuner.running.recorder import LostError, Outcome, Progress, Recorder
@@ -139,8 +139,6 @@ def _run(trial: Attempt, fit: Fit) -> Outcome:
     scores = scores_of(returned, search, "Tuner.run_trial", recorder.costs)
     if is_replaced:
         figures = figures_of(returned, search, "Tuner.run_trial", recorder.costs)
-        for objective in search.objectives:
-            refuse_diverged(objective.name, figures[objective.name])
         progress = Progress({**recorder.latest, **figures})
         recorder.epoch(progress, progress.epochs)
         several = returned if isinstance(returned, list) and len(returned) > 1 else ()
