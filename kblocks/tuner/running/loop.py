@@ -92,7 +92,7 @@ def work(
                 continue
             tell("begin", trial.number)
             try:
-                _run(search, trial, fit)
+                _run(search, trial, fit, clean)
                 search.sampler.repeats = 0
             except RepeatedError:
                 _drop(search, trial.number)
@@ -183,13 +183,13 @@ def _drop(search: Search, number: int) -> None:
         search.checkpoints.drop(number)  # it may have trained while more trials were wanted
 
 
-def _run(search: Search, trial: optuna.Trial, fit: Fit) -> None:
+def _run(search: Search, trial: optuna.Trial, fit: Fit, clean: Callable[[], None]) -> None:
     recorder = Recorder(search, trial)
     process = os.getpid()
     with beating(search.storage, identity_of(trial)):
         try:
             hp = search.tuner.asking(_asks(search, trial, recorder.is_new))
-            attempt = Attempt(search, recorder, hp)
+            attempt = Attempt(search, recorder, hp, clean)
             with restored():
                 outcome = train(attempt, fit)
             if os.getpid() != process:

@@ -6,7 +6,7 @@ import contextlib
 import copy
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import keras
@@ -36,9 +36,11 @@ class Attempt(Trial):
 
     hyperparameters: Any
 
-    def __init__(self, search: Search, recorder: Recorder, hp: Any) -> None:
+    def __init__(
+        self, search: Search, recorder: Recorder, hp: Any, clean: Callable[[], None]
+    ) -> None:
         super().__init__(hp, str(recorder.number))
-        self.search, self.recorder = search, recorder
+        self.search, self.recorder, self._clean = search, recorder, clean
         self.began = search.clock()
         self.weights: list[Any] = []  # of the best epoch of all its trainings
 
@@ -64,6 +66,10 @@ class Attempt(Trial):
                 scores = scores_of(returned[-1], search, "HyperModel.fit", recorder.costs)
                 recorder.execution(scores, epochs.progress.history)
                 self.save_state(State(0, [], best=self.weights, execution=index + 1))
+                for callback in (epochs, returned[-1]):  # so that the model is freed
+                    if isinstance(callback, keras.callbacks.Callback):
+                        callback.set_model(None)
+                self._clean()
         return returned
 
     def save_state(self, state: State) -> None:
