@@ -570,7 +570,10 @@ def test_tensorboard_can_be_typed(file: str) -> None:
 
 def test_retraining_comes_after_the_hours(file: str, capsys: Any) -> None:
     typed = ["--trials", "1", "--epochs", "1", "--hours", "1", "--retrain"]
-    assert cli.main(["search", file, *typed]) == 0
+    more = ["--class-weight", "balanced", "--patience", "5"]
+    assert cli.main(["search", file, *typed, *more]) == 0
+    settings = opened("runs/small").settings
+    assert (settings["data"]["class_weight"], settings["patience"]) == ("balanced", "5")
     assert "1 epochs (this comes after the `hours` of the search)" in capsys.readouterr().out
 
 

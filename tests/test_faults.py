@@ -292,7 +292,7 @@ def test_a_search_waits_for_a_database_that_is_locked_moved_away_or_replaced(toy
 
 @pytest.mark.slow
 def test_a_database_that_stays_away_ends_the_search_with_one_clear_error(toy: MakeToy) -> None:
-    search = toy({"seconds": 0.1}, trials=50, workers=2, patience=2)
+    search = toy({"seconds": 0.1}, trials=50, workers=2, storage_patience=2)
     search.start()
     search.wait_for("end 0")
     with contextlib.closing(sqlite3.connect(search.database, timeout=30)) as connection:
@@ -366,7 +366,7 @@ def test_a_search_goes_on_after_its_disk_was_full(
 def test_a_disk_that_stays_full_ends_the_search_with_one_clear_error(
     toy: MakeToy, small_disk: Path
 ) -> None:
-    search = toy({"seconds": 0.1}, small_disk, trials=50, workers=2, patience=2)
+    search = toy({"seconds": 0.1}, small_disk, trials=50, workers=2, storage_patience=2)
     search.start()
     search.wait_for("end 1")
     filler = fill(small_disk)

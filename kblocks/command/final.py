@@ -25,6 +25,7 @@ from kblocks.tuner.images.data import Data
 from kblocks.tuner.images.image_files import ImageFiles
 from kblocks.tuner.predicting import classifies
 from kblocks.tuner.records import Record, Run
+from kblocks.tuner.running.fitting import of_training
 from kblocks.tuner.running.live import bar, duration
 from kblocks.tuner.terminal import cell, plain
 
@@ -153,7 +154,9 @@ def together(data: Data) -> Data:
 def _retrained(tuner: Any, best: Record, data: Data, console: Console) -> keras.Model:
     """Trains the network of the best trial from fresh weights, and shows how far it is."""
     tell = partial(terminal.tell, console=console)
-    arguments = {k: v for k, v in data.fit_arguments().items() if k != "validation_data"}
+    given = {k: v for k, v in data.fit_arguments().items() if k != "validation_data"}
+    _, found = of_training(((), given), None, 0)
+    arguments = dict(found)
     count = images_of(data)
     on = f" on {count} images" if count else ""
     hours = "" if tuner.hours is None else " (this comes after the `hours` of the search)"
@@ -161,7 +164,7 @@ def _retrained(tuner: Any, best: Record, data: Data, console: Console) -> keras.
     if tuner.seed is not None:
         keras.utils.set_random_seed(tuner.seed)
     values = tuner.get_best_hyperparameters()[0]
-    model = tuner.hypermodel.build(values)
+    model = tuner.build(values)
     show = _Shown(arguments.get("epochs", 1), tuner.objectives[0].name, console)
     following = keras.callbacks.LambdaCallback(on_epoch_end=show)
     arguments |= {"callbacks": [*(arguments.get("callbacks") or ()), following], "verbose": 0}

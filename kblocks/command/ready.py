@@ -19,8 +19,8 @@ from kblocks.tuner.delivering import record_of
 from kblocks.tuner.images.data import Data, load
 from kblocks.tuner.images.image_files import ImageFiles
 from kblocks.tuner.records import Objective
+from kblocks.tuner.running.fitting import Fit
 from kblocks.tuner.running.jobs import Job, run_file_function
-from kblocks.tuner.running.trial import Fit
 from kblocks.tuner.tuner import Tuner
 
 TRIALS, EPOCHS, BATCH = 20, 15, 64  # the defaults
@@ -129,7 +129,7 @@ class FamilyJob(NamedJob):
 
     def named(self) -> dict[str, Any]:
         """The user's options that a joining worker needs: for `fit`, `load` and the tuner."""
-        free = ("sampler", "pruner", "trial_seconds", "checkpoints")
+        free = ("sampler", "pruner", "patience", "trial_seconds", "checkpoints")
         settings = {name: self.settings[name] for name in free if name in self.settings}
         return {**super().named(), "options": self.options, "settings": settings}
 

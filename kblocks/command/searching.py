@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from collections.abc import Callable
@@ -52,6 +53,12 @@ def run_or_join(
     ] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Of each trial.")] = None,
     batch_size: Annotated[int | None, typer.Option(min=1)] = None,
+    class_weight: Annotated[
+        str | None, typer.Option(help="balanced: rare classes count as much as frequent ones.")
+    ] = None,
+    patience: Annotated[
+        int | None, typer.Option(help="Trials without improvement that end the search.")
+    ] = None,
     trial_seconds: Annotated[float | None, typer.Option(help="That a trial may take.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Of sampler and splits.")] = None,
     directory: Annotated[str | None, typer.Option(help="That has the run's folder.")] = None,
@@ -77,6 +84,7 @@ def run_or_join(
     """Runs `kblocks search` and `kblocks worker`: a run file, or a family on data."""
     from kblocks.command.final import finish
     from kblocks.search_space.budget import Budget
+    from kblocks.tuner.running.jobs import helping
 
     size = None if image_size is None else sizes("--image-size", image_size, 2)
     limits: dict[str, Any] = {
@@ -85,7 +93,12 @@ def run_or_join(
     settings = _given(
         **{"objective": _objectives(objective), "sampler": sampler, "pruner": pruner},
         **{"trials": trials, "hours": hours, "workers": workers, "trial_seconds": trial_seconds},
-        **{"seed": seed, "directory": directory, "project_name": project_name},
+        **{
+            "seed": seed,
+            "directory": directory,
+            "project_name": project_name,
+            "patience": patience,
+        },
         **{"storage": storage or os.environ.get(STORAGE) or None, "checkpoints": checkpoints},
         **{"checkpoint_directory": checkpoint_directory, "extend": extend or None},
         **{
@@ -94,23 +107,26 @@ def run_or_join(
             "ray": None if ray is None else _needs(ray),
         },
     )
-    fitting = _given(epochs=epochs, batch_size=batch_size)
+    fitting = _given(epochs=epochs, batch_size=batch_size, class_weight=class_weight)
     loading = _given(image_size=size, limit=limit, seed=seed)
     try:
         if limits:
             settings["budget"] = Budget(**limits)
         job = _job(run, family, data, loading, fitting, settings)
-        tuner = job.tuner()
+        joins = context.info_name == "worker"
+        with helping() if joins else contextlib.nullcontext():
+            tuner = job.tuner()
         known = job.data()
         ending = _retraining(job, retrain)
     except (ValueError, FileNotFoundError) as error:
         raise BadArgumentError(str(error)) from error
     keep_in(tuner.folder)
-    if context.info_name == "worker":  # settings that were not typed come from the search
+    if joins:  # settings that were not typed come from the search
         from kblocks.command.stored import opened
 
         job = job.joining(opened(tuner.project_name, tuner.storage_url).settings)
-        tuner = job.tuner()
+        with helping():
+            tuner = job.tuner()
         tuner.join()
         tuner.run_job(job, verbose=int(verbose))
         return

@@ -2,29 +2,125 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import re
-from pathlib import PureWindowsPath
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path, PureWindowsPath
+from typing import Any, TypedDict
 
 import keras_tuner
 import optuna
 
 from kblocks.search_space.budget import Budget
 from kblocks.tuner.bridge import HyperModel
-from kblocks.tuner.records import COST_NAMES, Objective
+from kblocks.tuner.records import COST_NAMES, DEFAULT_OBJECTIVE, Objective
+from kblocks.tuner.storing.checkpoints import Checkpoints
 
 PRUNERS = ("hyperband", "median")
 _ACCURACIES = ("accuracy", "val_accuracy")  # Keras Tuner makes the metric, which may take a GPU
+# Public methods of Keras Tuner's tuners that a search never calls.
+_NEVER_CALLED = ("save", "reload", "save_model", "get_state", "set_state")
+
+
+class KerasTunerArguments(TypedDict, total=False):
+    """Arguments that `Tuner` takes as Keras Tuner's tuners do."""
+
+    max_trials: int | None
+    max_model_size: int | None
+    max_retries_per_trial: int
+    max_consecutive_failed_trials: int | None
+    hyperparameters: keras_tuner.HyperParameters | None
+    tune_new_entries: bool
+    allow_new_entries: bool
+    optimizer: Any
+    loss: Any
+    metrics: Any
+    distribution_strategy: Any
+
+
+_DEFAULTS: dict[str, Any] = {
+    **dict.fromkeys(KerasTunerArguments.__annotations__),
+    **{"max_retries_per_trial": 0, "tune_new_entries": True, "allow_new_entries": True},
+}
+
+
+def completed(
+    given: Mapping[str, Any], hypermodel: Any, trials: int | None, budget: Budget | None
+) -> dict[str, Any]:
+    """All of `KerasTunerArguments` with their defaults, and our own `trials` and `budget`.
+
+    Raises:
+        TypeError: if there is no such argument.
+        ValueError: if one is invalid or given twice, or a `kb.tuner.HyperModel` has something in
+            its place.
+    """
+    if unknown := sorted(set(given) - set(_DEFAULTS)):
+        raise TypeError(f"Tuner() got an unexpected keyword argument {unknown[0]!r}")
+    found: dict[str, Any] = {**_DEFAULTS, **given}
+    names = ("max_trials", "max_model_size", "max_consecutive_failed_trials")
+    check_numbers(trials=trials, **{name: found[name] for name in names})
+    check_counts(max_retries_per_trial=found["max_retries_per_trial"])
+    size = found["max_model_size"]
+    ours = hypermodel.space.budget if isinstance(hypermodel, HyperModel) else Budget()
+    limit = None if size is None else replace(ours, params=size)
+    found["trials"] = _one_of(trials=trials, max_trials=found.pop("max_trials"))
+    found["budget"] = _one_of(budget=budget, max_model_size=limit)
+    opens = found["tune_new_entries"] and found["allow_new_entries"]
+    if not opens and found["hyperparameters"] is None:
+        raise ValueError(
+            "`hyperparameters` must be given with tune_new_entries=False or "
+            "allow_new_entries=False. Received: hyperparameters=None"
+        )
+    for name in ("hyperparameters", "optimizer", "loss", "metrics"):
+        if found[name] is not None and isinstance(hypermodel, HyperModel):
+            raise ValueError(
+                f"`{name}` is for other HyperModels: a kb.tuner.HyperModel has its space and its "
+                f"recipe, such as kb.Recipe(loss=...). Received: {name}={found[name]!r}"
+            )
+    return found
+
+
+def _one_of(**named: Any) -> Any:
+    """The value that is given of an argument with two names."""
+    given = {name: value for name, value in named.items() if value is not None}
+    if len(given) > 1:
+        raise ValueError(f"Give `{'` or `'.join(named)}`, which are the same. Received: {given}")
+    return next(iter(given.values()), None)
+
+
+def check_methods(kind: type, ours: type) -> None:
+    """Raises ValueError if a subclass of `ours` replaces a method that a search never calls."""
+    for name in dir(keras_tuner.Tuner):
+        replaced = inspect.getattr_static(kind, name) is not inspect.getattr_static(ours, name)
+        is_private = name.startswith("_") and not name.startswith("__")
+        if replaced and (is_private or name in _NEVER_CALLED):
+            raise ValueError(
+                f"A subclass of kb.tuner.Tuner cannot replace `{name}`, which no search calls: the "
+                f"storage keeps everything, and `run_trial` trains. Received: {kind.__qualname__}"
+            )
+
+
 _LONGEST = 200  # bytes of `project_name`; file systems allow 255 for a file name
 
 
-def objectives_of(objective: Any) -> tuple[Objective, ...]:
+def objectives_of(
+    objective: Any, hypermodel: keras_tuner.HyperModel, own_run_trial: bool
+) -> tuple[Objective, ...]:
     """Objectives from names or Keras Tuner objectives.
+
+    None means "val_accuracy". For a HyperModel that is not ours, with a `fit` (or a tuner with a
+    `run_trial`) of its own, it means what Keras Tuner does: the number returned, to be minimized.
 
     Raises:
         ValueError: if there is none, a name occurs twice, or a direction is not known.
     """
+    if objective is None:
+        is_own = own_run_trial or type(hypermodel).fit is not keras_tuner.HyperModel.fit
+        if is_own and not isinstance(hypermodel, HyperModel):
+            return (Objective(DEFAULT_OBJECTIVE, "min"),)
+        objective = "val_accuracy"
     several = objective if isinstance(objective, (list, tuple)) else [objective]
     found = [_objective(one) for one in several]
     if not found or len({o.name for o in found}) < len(found):
@@ -99,10 +195,27 @@ def hypermodel_of(hypermodel: Any, budget: Budget | None) -> Any:
     )
 
 
+def place_of_checkpoints(given: Any, folder: Path, name: str, workers: int) -> str:
+    """Where a search keeps its checkpoints: a folder or a URL.
+
+    Raises:
+        ValueError: if worker processes cannot reach it, or it cannot be read as one.
+        ImportError, ConnectionError: as `Checkpoints` does.
+    """
+    place = str(folder / "checkpoints") if given is None else f"{str(given).rstrip('/')}/{name}"
+    if not Checkpoints(place).is_shared and workers:
+        raise ValueError(
+            "`checkpoint_directory` must be one that worker processes share, or workers=0. "
+            f"Received: {given}"
+        )
+    return place
+
+
 def check_numbers(**numbers: float | None) -> None:
-    """Raises ValueError unless each is positive and finite, or None; `trials` is an integer."""
+    """Raises ValueError unless each is positive and finite, or None; only times have fractions."""
     for name, value in numbers.items():
-        kind, types = ("integer", int) if name == "trials" else ("number", (int, float))
+        is_time = name in ("hours", "trial_seconds")
+        kind, types = ("number", (int, float)) if is_time else ("integer", int)
         is_number = isinstance(value, types) and not isinstance(value, bool)
         if value is not None and not (is_number and 0 < value < math.inf):
             raise ValueError(f"`{name}` must be a positive {kind} or None. Received: {value!r}")
@@ -124,8 +237,9 @@ def check_name(name: Any) -> None:
         )
 
 
-def check_counts(**counts: int) -> None:
-    """Raises ValueError unless each is an integer from 0."""
+def check_counts(least: int = 0, **counts: int) -> None:
+    """Raises ValueError unless each is an integer from `least`."""
     for name, value in counts.items():
-        if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-            raise ValueError(f"`{name}` must be an integer from 0. Received: {name}={value!r}")
+        if not isinstance(value, int) or isinstance(value, bool) or value < least:
+            message = f"`{name}` must be an integer from {least}. Received: {name}={value!r}"
+            raise ValueError(message)

@@ -268,6 +268,17 @@ def network_of(hp: Any, name: str | None = None) -> Architecture:
     return Architecture.from_json(values[key])
 
 
+def recompile(model: keras.Model, **given: Any) -> None:
+    """Compiles a model with other arguments, of which it gets copies; the rest stays."""
+    kept: dict[str, Any] = {}
+    if model.compiled:
+        own = {"optimizer": model.optimizer, "loss": model.loss}
+        known: Any = model.get_compile_config()
+        known = {name: known[name] for name in known if name not in (*own, *given)}
+        kept = {**keras.saving.deserialize_keras_object(known), **own}
+    model.compile(**{**kept, **_fresh(given)})
+
+
 def _fresh(arguments: Mapping[str, Any]) -> dict[str, Any]:
     """Copies the arguments of `compile`, since an optimizer or a metric serves one model only."""
     copies = dict(arguments)

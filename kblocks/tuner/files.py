@@ -58,6 +58,9 @@ def table_of(run: Run) -> list[dict[str, Any]]:
         scores = dict(zip((o.name for o in run.objectives), trial.scores, strict=False))
         seconds = None if trial.seconds is None else round(trial.seconds, 1)
         failure = f"{trial.failure.kind}: {trial.failure.message}" if trial.failure else None
+        scores |= dict(
+            zip((f"{o.name} spread" for o in run.objectives), trial.spread, strict=False)
+        )
         told = {"trial": trial.number, "status": trial.status, "failure": failure}
         rows.append({**told, **scores, **trial.costs, "seconds": seconds, **trial.values})
     return rows

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 import keras_tuner
 from keras_tuner.engine.trial import Trial
 
 from kblocks.search_space.names import NETWORK
-from kblocks.tuner.records import Objective, Record
+from kblocks.tuner.bridge import HyperModel
+from kblocks.tuner.choosing.asking import declare_as
+from kblocks.tuner.records import Objective, Record, Run
 
 if TYPE_CHECKING:
     from kblocks.tuner.tuner import Tuner
+
+
+def _view(read: Callable[[Any], Any], doc: str) -> Any:
+    """A property that ignores what Keras Tuner's constructor sets."""
+    return property(read, lambda self, value: None, doc=doc)
 
 
 class Oracle(keras_tuner.Oracle):
@@ -19,18 +27,44 @@ class Oracle(keras_tuner.Oracle):
 
     def __init__(self, tuner: Tuner) -> None:
         theirs = [keras_tuner.Objective(one.name, one.direction) for one in tuner.objectives]
-        super().__init__(objective=theirs[0] if len(theirs) == 1 else theirs)
+        one = theirs[0] if len(theirs) == 1 else theirs
+        super().__init__(objective=one, max_trials=tuner.trials)
         self._tuner = tuner
 
-    @property
-    def trials(self) -> dict[str, Trial]:
-        """All trials by id, which is the trial's number as text."""
-        run = self._tuner.run()
-        return {str(record.number): _trial(record, run.objectives) for record in run.trials}
+    # What Keras Tuner's constructor sets, these read from the storage.
+    trials = _view(
+        lambda self: {one.trial_id: one for one in _trials(self.run, self.run.trials)},
+        "All trials by id, which is the trial's number as text.",
+    )
+    start_order = _view(lambda self: self.ids("started"), "The ids in the order of their begins.")
+    end_order = _view(lambda self: self.ids("ended"), "The ids in the order of their ends.")
 
-    @trials.setter
-    def trials(self, value: Any) -> None:
-        """Ignores the empty dict that Keras Tuner's constructor sets."""
+    @property
+    def run(self) -> Run:
+        """The search as the storage has it; empty if it has not begun."""
+        try:
+            return self._tuner.run()
+        except KeyError:
+            return Run(self._tuner.project_name, self._tuner.objectives, {}, ())
+
+    def ids(self, moment: str) -> list[str]:
+        """The ids of the trials that have "started" or "ended", in that order."""
+        found = [trial for trial in self.run.trials if getattr(trial, moment) is not None]
+        return [str(t.number) for t in sorted(found, key=lambda trial: getattr(trial, moment))]
+
+    def get_space(self) -> keras_tuner.HyperParameters:
+        """The hyperparameters of the search; for a third-party HyperModel those asked for so far.
+
+        Before its first trial these are the ones that it asks for at its defaults.
+        """
+        return space_of(self._tuner)
+
+    def remaining_trials(self) -> int | None:
+        """How many trials are still to be run; None without a limit."""
+        if self._tuner.trials is None:
+            return None
+        finished = sum(trial.is_finished for trial in self.run.trials)
+        return max(self._tuner.trials - finished, 0)
 
     def get_trial(self, trial_id: str) -> Trial:
         """A trial by its id."""
@@ -38,8 +72,8 @@ class Oracle(keras_tuner.Oracle):
 
     def get_best_trials(self, num_trials: int = 1) -> list[Trial]:
         """The best completed trials; with several objectives the Pareto front comes first."""
-        run = self._tuner.run()
-        return [_trial(record, run.objectives) for record in run.ranked()[:num_trials]]
+        run = self.run
+        return _trials(run, run.ranked()[:num_trials])
 
     def save(self, fname: Any = None) -> None:
         """Does nothing: the storage has everything."""
@@ -48,9 +82,28 @@ class Oracle(keras_tuner.Oracle):
         """Does nothing: the storage has everything."""
 
 
-def hyperparameters(record: Record) -> keras_tuner.HyperParameters:
-    """A trial's hyperparameters, from which `build` makes its model."""
+def space_of(tuner: Tuner, number: int | None = None) -> keras_tuner.HyperParameters:
+    """The hyperparameters of a trial, or of all; before the first, those that have defaults."""
     hp = keras_tuner.HyperParameters()
+    if isinstance(tuner.hypermodel, HyperModel):
+        tuner.hypermodel.declare_hyperparameters(hp)
+        return hp
+    begun = tuner.oracle.start_order
+    trials = tuner.store.study().get_trials(deepcopy=False) if begun else []
+    for trial in trials:
+        for name, distribution in trial.distributions.items():
+            if name not in hp and number in (None, trial.number):
+                declare_as(hp, name, distribution)
+    if not trials:
+        hp.merge(tuner.asked())
+    return hp
+
+
+def hyperparameters(
+    record: Record, space: keras_tuner.HyperParameters | None = None
+) -> keras_tuner.HyperParameters:
+    """A trial's hyperparameters, from which `build` makes its model."""
+    hp = space or keras_tuner.HyperParameters()
     hp.values = {**record.fixed, **record.values}
     if record.network is not None:
         hp.values[NETWORK] = record.network
@@ -58,6 +111,10 @@ def hyperparameters(record: Record) -> keras_tuner.HyperParameters:
 
 
 _STATUS = {"completed": "COMPLETED", "running": "RUNNING", "waiting": "IDLE", "failed": "FAILED"}
+
+
+def _trials(run: Run, records: Iterable[Record]) -> list[Trial]:
+    return [_trial(record, run.objectives) for record in records]
 
 
 def _trial(record: Record, objectives: tuple[Objective, ...]) -> Trial:

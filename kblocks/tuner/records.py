@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from statistics import stdev
 from typing import Any
 
 import optuna
@@ -22,6 +23,7 @@ COSTS = "kblocks/costs"  # {"params": ..., "macs": ..., "activations": ..., "lat
 SHAPES = "kblocks/shapes"  # the build config of a model that `fit` built because `build` had not
 HISTORY = "kblocks/history"  # {metric: [value of each epoch]}
 EPOCHS = "kblocks/epochs"  # how many epochs the trial was to train for
+EXECUTIONS = "kblocks/executions"  # [{"scores": [...], "history": {...}}] of several trainings
 FIXED = "kblocks/fixed"  # {name: value} that was not searched: `hp.Fixed`, JSON of further networks
 FAILURE = "kblocks/failure"  # {"kind": ..., "message": ..., "traceback": ...}
 ATTEMPTS = "kblocks/attempts"  # how many times the trial was begun
@@ -35,6 +37,9 @@ RANGES = "kblocks/ranges"  # {name: range} of the hyperparameters of a third-par
 EXHAUSTED = "kblocks/exhausted"  # true once every point of a grid or a finite space was tried
 EXTENDED = "kblocks/extended"  # the name of the study that continues this one with more choices
 EXTENDS = "kblocks/extends"  # the name of the first study, of which this one is an extension
+
+# The objective where none is given and `fit` is the user's own, as Keras Tuner calls it.
+DEFAULT_OBJECTIVE = "default_objective"
 
 # Costs of a network, as a trial's costs and logs name them. As objectives all are minimized.
 COST_NAMES = ("params", "macs", "activations", "latency")
@@ -101,11 +106,12 @@ class Record:
         number: from 0, in the order in which trials were begun.
         state: "completed", "pruned", "failed", "running" or "waiting", as the sampler sees it. A
             failure that the sampler should learn from is "pruned" here; `status` says "failed".
-        scores: the objectives at the best epoch; empty unless the trial is completed.
+        scores: the objectives at the best epoch; empty unless the trial is completed. Of several
+            trainings (`executions_per_trial`, `folds`) their mean.
         values: {hyperparameter: value}.
         network: the JSON of the architecture that was built, or None.
         costs: params, macs, activations and latency (seconds for one image), where known.
-        history: {metric: its value after each epoch}.
+        history: {metric: its value after each epoch}; of several trainings the last one's.
         epochs: how many epochs the trial was to train for.
         failure: why the trial failed, or None.
         attempts: how many times the trial was begun.
@@ -114,6 +120,7 @@ class Record:
         shapes: the build config of a model that `fit` built because `build` had not.
         fixed: {name: value} of hyperparameters that are not searched (`hp.Fixed`), and the JSON
             of further networks by their names.
+        executions: {"scores": ..., "history": ...} of each training, if a trial has several.
     """
 
     number: int
@@ -131,6 +138,13 @@ class Record:
     ended: datetime | None = None
     shapes: Mapping[str, Any] = field(default_factory=dict)
     fixed: Mapping[str, Any] = field(default_factory=dict)
+    executions: Sequence[Mapping[str, Any]] = ()
+
+    @property
+    def spread(self) -> tuple[float, ...]:
+        """The sample standard deviation of each score over the trainings; () of fewer than two."""
+        columns = zip(*(one["scores"] for one in self.executions), strict=True)
+        return tuple(map(stdev, columns)) if len(self.executions) > 1 else ()
 
     @property
     def is_finished(self) -> bool:
@@ -198,8 +212,7 @@ class Run:
 
     def told(self, trial: Record) -> str:
         """A completed trial's scores as text: "val_accuracy 0.9100"."""
-        pairs = zip(self.objectives, trial.scores, strict=True)
-        return ", ".join(f"{objective.name} {score:.4f}" for objective, score in pairs)
+        return ", ".join(told(self.objectives, trial))
 
     def completed(self) -> list[Record]:
         """The completed trials."""
@@ -237,6 +250,13 @@ class Run:
             if not any(all(a <= b for a, b in zip(r, point, strict=True)) for r in rivals):
                 front.append(trial)
         return front
+
+
+def told(objectives: Sequence[Objective], trial: Record) -> list[str]:
+    """A completed trial's scores as text: "val_accuracy 0.9100", with " ± 0.0120" for a spread."""
+    spread = [f" ± {value:.4f}" for value in trial.spread] or [""] * len(trial.scores)
+    figures = zip(objectives, trial.scores, spread, strict=True)
+    return [f"{objective.name} {score:.4f}{more}" for objective, score, more in figures]
 
 
 def read(study: optuna.Study) -> Run:
@@ -311,4 +331,5 @@ def record(trial: FrozenTrial) -> Record:
         ended=trial.datetime_complete,
         shapes=attributes.get(SHAPES, {}),
         fixed=attributes.get(FIXED, {}),
+        executions=attributes.get(EXECUTIONS, ()),
     )

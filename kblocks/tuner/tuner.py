@@ -2,42 +2,50 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import keras
 import keras_tuner
 import optuna
+from keras_tuner.engine.tuner import maybe_distribute
+from keras_tuner.errors import FatalTypeError
 from optuna.distributions import BaseDistribution
 
 from kblocks.search_space.budget import Budget
 from kblocks.tuner.arguments import (
+    KerasTunerArguments,
     check_counts,
+    check_methods,
     check_name,
     check_numbers,
+    completed,
     hypermodel_of,
     objectives_of,
+    place_of_checkpoints,
     pruner_of,
 )
-from kblocks.tuner.bridge import HyperModel
-from kblocks.tuner.choosing.asking import asked_by
+from kblocks.tuner.bridge import HyperModel, recompile
+from kblocks.tuner.choosing.asking import Asking
 from kblocks.tuner.choosing.point_sampler import chooser
 from kblocks.tuner.choosing.points import distributions_of
 from kblocks.tuner.choosing.sampler import is_grid, sampler_of
-from kblocks.tuner.oracle import Oracle, hyperparameters
+from kblocks.tuner.oracle import Oracle, hyperparameters, space_of
 from kblocks.tuner.records import RUN, Record, Run
 from kblocks.tuner.running import on_ray
-from kblocks.tuner.running.jobs import Job, ObjectJob, Role
-from kblocks.tuner.running.loop import HopelessError
+from kblocks.tuner.running.fitting import Fit, check
+from kblocks.tuner.running.jobs import Job, ObjectJob, Role, is_helping
+from kblocks.tuner.running.loop import HopelessError, without_result
 from kblocks.tuner.running.search import Search
-from kblocks.tuner.running.trial import Fit, build_as, epochs_of
-from kblocks.tuner.storing.checkpoints import Checkpoints
-from kblocks.tuner.storing.identity import check_joining, settings_of
+from kblocks.tuner.running.supervising import alone, supervise
+from kblocks.tuner.running.trial import Attempt, build_as, epochs_of
+from kblocks.tuner.storing.identity import check_joining, settings_of, unusual
 from kblocks.tuner.storing.owners import owner
 from kblocks.tuner.storing.patience import PATIENCE
 from kblocks.tuner.storing.storage import shown, url_of
@@ -53,9 +61,11 @@ class Tuner(keras_tuner.Tuner):
 
     Args:
         hypermodel: a `kb.tuner.HyperModel`, another `keras_tuner.HyperModel`, or a function of
-            `hp` that returns a compiled model.
+            `hp` that returns a compiled model. A subclass with its own `run_trial` needs none.
         objective: the name of a metric or cost in the logs, a `keras_tuner.Objective`, or a list
-            of them; with several, the search looks for the Pareto front.
+            of them; with several, the search looks for the Pareto front. None means
+            "val_accuracy"; for a HyperModel that is not ours and has its own `fit`, the number
+            that `fit` returns, to be minimized.
         sampler: "tpe", "random", "grid", "nsga2", or an Optuna sampler.
         pruner: "hyperband", "median", an Optuna pruner, or None. Ends unpromising trials early;
             only with one objective.
@@ -68,6 +78,11 @@ class Tuner(keras_tuner.Tuner):
             trial crashes.
         storage: an SQLAlchemy URL of the database; None means an SQLite file in the run's folder.
         directory, project_name: the run's folder is `directory/project_name`.
+        patience: the search ends when so many trials have not improved on the best; None sets no
+            limit.
+        executions_per_trial: how often each trial trains its model. Its score is their mean.
+        folds: each trial trains on so many parts of the data in turn, with the rest for
+            validation (k-fold cross-validation), and its score is their mean; None does not.
         trial_seconds: seconds after which a trial fails; None sets no limit.
         checkpoints: how many of the best trials keep their weights, and so how many models
             `get_best_models` can return. With several objectives, those of the Pareto front
@@ -83,9 +98,13 @@ class Tuner(keras_tuner.Tuner):
         ray: the resources of each worker, as options of a Ray task, such as
             {"num_cpus": 4, "num_gpus": 1}; the workers then run on a Ray cluster (extra `ray`).
             None runs them on this machine without Ray.
+        theirs: Keras Tuner's `max_trials` (our `trials`), `max_model_size` (`kb.Budget(params=)`),
+            `max_retries_per_trial`, `max_consecutive_failed_trials`, `distribution_strategy`, and
+            for a HyperModel that is not ours `hyperparameters`, `tune_new_entries`,
+            `allow_new_entries`, `optimizer`, `loss`, `metrics`.
 
     Raises:
-        ValueError: if an argument is invalid.
+        ValueError: if an argument is invalid, or a subclass replaces a method that no search calls.
         ImportError: if fsspec needs another package for `checkpoint_directory`.
         ConnectionError: if `checkpoint_directory` cannot be reached.
 
@@ -95,10 +114,17 @@ class Tuner(keras_tuner.Tuner):
         >>> model = tuner.get_best_models()[0]
     """
 
+    budget: Budget | None
+    max_retries_per_trial: int
+    max_consecutive_failed_trials: int | None
+    hyperparameters: keras_tuner.HyperParameters | None
+    tune_new_entries: bool
+    allow_new_entries: bool
+
     def __init__(
         self,
-        hypermodel: Any,
-        objective: Any = "val_accuracy",
+        hypermodel: Any = None,
+        objective: Any = None,
         *,
         sampler: str | optuna.samplers.BaseSampler = "tpe",
         pruner: str | optuna.pruners.BasePruner | None = None,
@@ -109,6 +135,9 @@ class Tuner(keras_tuner.Tuner):
         storage: str | None = None,
         directory: Any = "runs",
         project_name: str = "search",
+        patience: int | None = None,
+        executions_per_trial: int = 1,
+        folds: int | None = None,
         trial_seconds: float | None = None,
         checkpoints: int = 3,
         checkpoint_directory: Any = None,
@@ -117,18 +146,28 @@ class Tuner(keras_tuner.Tuner):
         extend: bool = False,
         overwrite: bool = False,
         ray: Mapping[str, Any] | None = None,
+        **theirs: Unpack[KerasTunerArguments],
     ) -> None:
-        check_numbers(trials=trials, hours=hours, trial_seconds=trial_seconds)
+        check_methods(type(self), Tuner)
+        given = completed(theirs, hypermodel, trials, budget)
+        check_numbers(hours=hours, trial_seconds=trial_seconds, patience=patience)
+        check_counts(1, executions_per_trial=executions_per_trial)
+        check_counts(2, folds=2 if folds is None else folds)
         check_counts(workers=workers, checkpoints=checkpoints, seed=0 if seed is None else seed)
         check_name(project_name)
-        self.objectives = objectives_of(objective)
-        oracle = Oracle(self)
-        super().__init__(
-            oracle, hypermodel=None, directory=str(directory), project_name=project_name
-        )
-        self.hypermodel = hypermodel_of(hypermodel, budget)
-        self.budget, self.trials, self.hours, self.workers = budget, trials, hours, workers
+        if hypermodel is None and self.replaces("run_trial"):
+            hypermodel = keras_tuner.HyperModel()
+        model = hypermodel_of(hypermodel, given["budget"])
+        self.has_objective = objective is not None
+        self.objectives = objectives_of(objective, model, self.replaces("run_trial"))
+        self.trials = given["trials"]
+        own = {"executions_per_trial": executions_per_trial, "project_name": project_name}
+        super().__init__(Oracle(self), hypermodel=None, directory=str(directory), **own)
+        vars(self).update(given)
+        self.hypermodel, self.hours, self.workers = model, hours, workers
         self.trial_seconds, self.checkpoints, self.seed = trial_seconds, checkpoints, seed
+        self.patience, self.folds = patience, folds
+        self.trainings = executions_per_trial * (folds or 1)  # of each trial
         self.sampler, self.pruner, self.ray = sampler, pruner, on_ray.checked(ray, workers)
         _ = sampler_of(sampler, seed), pruner_of(pruner)  # both raise on unknown names
         if pruner is not None and len(self.objectives) > 1:
@@ -137,24 +176,23 @@ class Tuner(keras_tuner.Tuner):
         self.folder = Path(directory) / project_name
         self.storage_url = url_of(storage, self.folder)
         self.tensorboard = None if tensorboard is None else str(tensorboard)
-        self.checkpoint_directory = str(self.folder / "checkpoints")
-        if checkpoint_directory is not None:
-            self.checkpoint_directory = f"{str(checkpoint_directory).rstrip('/')}/{project_name}"
-        if not Checkpoints(self.checkpoint_directory).is_shared and workers:
-            raise ValueError(
-                "`checkpoint_directory` must be one that worker processes share, or workers=0. "
-                f"Received: {checkpoint_directory}"
-            )
+        self.checkpoint_directory = place_of_checkpoints(
+            checkpoint_directory, self.folder, project_name, workers
+        )
         self.role = Role()
-        self.patience = PATIENCE  # seconds for which the storage may be unusable
+        self.storage_patience = PATIENCE  # seconds for which the storage may be unusable
         self.growth = float(1 << 30)  # bytes; a worker process that grows by more is replaced
+        if overwrite and not is_helping():
+            with contextlib.suppress(RuntimeError), alone(self.storage_url, project_name):
+                self.store.clear()
+                self.overwrite = False
 
     @cached_property
     def store(self) -> Store:
         """Where the search is kept."""
         create = not self.role.serves  # to a worker, a missing storage is an outage
         where = self.storage_url, self.checkpoint_directory, self.project_name
-        return Store(*where, self.patience, create)
+        return Store(*where, self.storage_patience, create)
 
     # --- running -------------------------------------------------------------------------
 
@@ -180,19 +218,20 @@ class Tuner(keras_tuner.Tuner):
 
     def run_job(self, job: Job, verbose: int = 1) -> Run:
         """Runs the search of a `Job`, which creates the tuner and the data in worker processes."""
-        from kblocks.tuner.running.supervising import alone, supervise
-
         with alone(self.storage_url, self.project_name):
             self.store.checkpoints.check()
             fit = job.fit()
+            check(fit, self.folds)
             if isinstance(self.hypermodel, HyperModel):
                 self.hypermodel.check_targets(*fit)
             self._begin(fit, job.named())
+            self.on_search_begin()
             supervise(self, job, fit, verbose)
+            self.on_search_end()
         run = self.run()
         helps = self.role.joins or self.role.serves  # other processes may still complete a trial
         if not helps and not run.completed() and any(trial.failure for trial in run.trials):
-            raise HopelessError(_without_result(run))
+            raise HopelessError(without_result(run))
         return run
 
     def join(self) -> None:
@@ -205,6 +244,8 @@ class Tuner(keras_tuner.Tuner):
         self.role = replace(self.role, worker=worker, serves=True)
 
     def _begin(self, fit: Fit, named: Mapping[str, Any]) -> None:
+        if not self.overwrite:
+            self._take_objectives()
         settings = settings_of(
             self.hypermodel,
             self.objectives,
@@ -215,7 +256,7 @@ class Tuner(keras_tuner.Tuner):
             sampler=_named(self.sampler),
             pruner=_named(self.pruner),
             job=dict(named),
-        )
+        ) | unusual(self)
         if self.role.joins:
             before = self.store.study().user_attrs.get(RUN)
             if before is not None:  # else another process is just creating it
@@ -224,10 +265,35 @@ class Tuner(keras_tuner.Tuner):
             self.store.begin(self.objectives, settings, self._asks, self.extend, self.overwrite)
             self.overwrite = False  # the next call resumes this search
 
+    def _take_objectives(self) -> None:
+        """Without `objective`, those of the search in the storage hold, if it has begun."""
+        if not self.has_objective:
+            with contextlib.suppress(KeyError):
+                run = self.run()
+                self.objectives = run.objectives if run.settings else self.objectives
+
     def _asks(self) -> Mapping[str, BaseDistribution]:
         if isinstance(self.hypermodel, HyperModel):
             return distributions_of(self.hypermodel)
-        return asked_by(self.hypermodel, is_grid(sampler_of(self.sampler, self.seed))).asked
+        return self.asked().asked
+
+    def asking(self, ask: Callable[[str, BaseDistribution, Any], Any]) -> Asking:
+        """Hyperparameters whose values a function suggests, in the way that the search does."""
+        is_ours = isinstance(self.hypermodel, HyperModel)
+        listed = not is_ours and is_grid(sampler_of(self.sampler, self.seed))
+        others = self.tune_new_entries, self.allow_new_entries
+        return Asking(ask, listed, self.hyperparameters, *others)
+
+    def asked(self) -> Asking:
+        """The hyperparameters that the HyperModel asks for at its defaults; builds that model."""
+        asking = self.asking(lambda name, distribution, default: default)
+        self.hypermodel.build(asking)
+        return asking
+
+    def replaces(self, method: str) -> bool:
+        """Whether a subclass, or this tuner alone, has its own method of that name."""
+        own = getattr(self, method)
+        return getattr(own, "__func__", own) is not getattr(Tuner, method)
 
     def make_search(self, deadline: float | None = None) -> Search:
         """What this process needs to work for the search: study, sampler, pruner, limits.
@@ -235,22 +301,12 @@ class Tuner(keras_tuner.Tuner):
         Args:
             deadline: when the search ends, in seconds of `time.monotonic`; None without a limit.
         """
+        self._take_objectives()
         study = self.store.study()
         study.sampler = chooser(self.sampler, self.seed, self.role.worker, self.hypermodel, study)
         study.pruner = pruner_of(self.pruner)
-        return Search(
-            study,
-            self.store.storage,
-            self.hypermodel,
-            self.objectives,
-            self.store.checkpoints,
-            self.checkpoints,
-            self.trials,
-            self.budget,
-            self.trial_seconds,
-            deadline,
-            self.tensorboard,
-        )
+        places = self.store.storage, self.store.checkpoints
+        return Search(self, study, *places, self.objectives, self.trials, deadline)
 
     def deadline(self) -> float | None:
         """When `hours` are over, in seconds of `time.monotonic`; None without a limit."""
@@ -259,9 +315,32 @@ class Tuner(keras_tuner.Tuner):
         return None if self.hours is None else time.monotonic() + 3600 * self.hours
 
     def run_trial(self, trial: Any, *args: Any, **kwargs: Any) -> Any:
-        """Builds and trains the model of a trial's hyperparameters, outside the search."""
-        model = self.hypermodel.build(trial.hyperparameters)
+        """Builds and trains the model of a trial; returns what `fit` returns, in a search a list.
+
+        Only in a search is training recorded and resumed. A subclass may do something else.
+        """
+        if isinstance(trial, Attempt):
+            return trial.execute(*args, **kwargs)
+        model = self.build(trial.hyperparameters)
         return self.hypermodel.fit(trial.hyperparameters, model, *args, **kwargs)
+
+    def build(self, hp: keras_tuner.HyperParameters) -> keras.Model:
+        """The model of hyperparameters, as trials train it.
+
+        Raises:
+            keras_tuner.errors.FatalTypeError: if the HyperModel builds no Keras model.
+        """
+        given = {name: getattr(self, name) for name in ("optimizer", "loss", "metrics")}
+        with maybe_distribute(self.distribution_strategy):
+            model: Any = self.hypermodel.build(hp)
+            if not isinstance(model, keras.Model):
+                raise FatalTypeError(f"`build` must return a keras.Model. Received: {model!r}")
+            if any(value is not None for value in given.values()):
+                recompile(model, **{k: v for k, v in given.items() if v is not None})
+        return model
+
+    def on_trial_end(self, trial: Any) -> None:
+        """Called after the end of a trial was recorded; does nothing."""
 
     def how_to_resume(self) -> str:
         """A message that tells the user how to resume the search."""
@@ -295,7 +374,8 @@ class Tuner(keras_tuner.Tuner):
         Raises:
             RuntimeError: if no trial was completed, with the reason of the last failure.
         """
-        return [hyperparameters(record) for record in self._ranked()[:num_trials]]
+        best = self._ranked()[:num_trials]
+        return [hyperparameters(record, space_of(self, record.number)) for record in best]
 
     def get_best_models(self, num_models: int = 1) -> list[keras.Model]:
         """The compiled models of the best trials, with the weights of their best epochs.
@@ -309,6 +389,8 @@ class Tuner(keras_tuner.Tuner):
             RuntimeError: if no trial was completed, with the reason of the last failure.
         """
         records = self._ranked()[:num_models]
+        if self.replaces("load_model"):
+            return [self.load_model(trial) for trial in self.oracle.get_best_trials(num_models)]
         weights = self.store.weights_of(*(record.number for record in records))
         lost = [record.number for record in records if weights[record.number] is None]
         kept = [record for record in records if record.number not in lost]
@@ -322,7 +404,7 @@ class Tuner(keras_tuner.Tuner):
     def _ranked(self) -> list[Record]:
         run = self.run()
         if not run.completed():
-            raise RuntimeError(_without_result(run))
+            raise RuntimeError(without_result(run))
         return run.ranked()
 
     def model_of(self, record: Record, weights: Any = None) -> keras.Model:
@@ -350,7 +432,7 @@ class Tuner(keras_tuner.Tuner):
         )
 
     def _model(self, record: Record, weights: Any) -> keras.Model:
-        model: Any = self.hypermodel.build(hyperparameters(record))
+        model: Any = self.build(hyperparameters(record))
         build_as(model, record.shapes)
         try:
             model.set_weights(weights)
@@ -371,9 +453,7 @@ class Tuner(keras_tuner.Tuner):
         run = self.run()
         tell(f"Search {plain(run.name)} in {shown(self.storage_url)}")
         for record in run.ranked()[:num_trials]:
-            scores = zip(self.objectives, record.scores, strict=True)
-            figures = ", ".join(f"{o.name} {score:.6g}" for o, score in scores)
-            tell(f"\nTrial {record.number}: {plain(figures)}")
+            tell(f"\nTrial {record.number}: {plain(run.told(record))}")
             for name, value in record.values.items():
                 tell(plain(f"  {name} = {value}"))
 
@@ -382,37 +462,14 @@ class Tuner(keras_tuner.Tuner):
         if isinstance(self.hypermodel, HyperModel):
             self.hypermodel.space.describe(tell)
         else:
-            hp = keras_tuner.HyperParameters()
-            self.hypermodel.build(hp)
-            for declared in hp.space:
-                tell(declared)
-
-    @property
-    def remaining_trials(self) -> int | None:
-        """How many trials are still to be run; None without a limit."""
-        if self.trials is None:
-            return None
-        try:
-            finished = sum(trial.is_finished for trial in self.run().trials)
-        except KeyError:
-            finished = 0
-        return max(self.trials - finished, 0)
+            super().search_space_summary(extended)
 
     def save(self) -> None:
         """Does nothing: the storage has everything."""
 
     def reload(self) -> None:
-        """Does nothing: the storage has everything."""
-
-
-def _without_result(run: Run) -> str:
-    """The message for a search without a completed trial."""
-    failure = next((t.failure for t in reversed(run.trials) if t.failure is not None), None)
-    message = f"None of the {len(run.trials)} trials of the search {run.name!r} was completed"
-    if failure is None:
-        return message
-    last = f"{failure.kind}: {failure.message}\n{failure.traceback}".rstrip()
-    return f"{message}. The last failure: {last}"
+        """Opens the storage anew."""
+        vars(self).pop("store", None)
 
 
 def _named(value: Any) -> str | None:

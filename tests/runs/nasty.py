@@ -259,7 +259,7 @@ def main() -> None:
     deeds, settings = json.loads(sys.argv[2]), json.loads(sys.argv[3])
     settings = {"trials": len(deeds), "sampler": "random", "seed": 1, **settings}
     tuner = kb.tuner.Tuner(Nasty(deeds), "val_loss", **settings)
-    tuner.patience = 20.0
+    tuner.storage_patience = 20.0
     x = np.zeros((1000, 100), "float32")  # more than a pipe holds
     fit = {"epochs": 1, "batch_size": 1000, "validation_data": (x[:10], x[:10, :1])}
     run = tuner.search(x, x[:, :1], **fit)

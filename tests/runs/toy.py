@@ -26,7 +26,7 @@ import numpy as np
 
 import kblocks as kb
 from kblocks.command.ready import RunFile
-from kblocks.tuner.running import trial as training
+from kblocks.tuner.running import epochs as training
 from kblocks.tuner.storing import owners
 
 SPACE = kb.Space(
@@ -76,6 +76,8 @@ class Toy(kb.tuner.HyperModel):
         note(f"begin {number} {first} {os.getpid()} {gpus}")
         watcher.set_model(model)
         watcher.set_params({"epochs": epochs})
+        history = keras.callbacks.History()
+        history.history = {"loss": [], "val_accuracy": []}
         for epoch in range(first, epochs):
             time.sleep(plan().get("seconds", 0.05))
             loss = 1.0 / (epoch + 1)
@@ -84,8 +86,11 @@ class Toy(kb.tuner.HyperModel):
             model.set_weights([np.full_like(w, epoch + 1) for w in model.get_weights()])
             score = (number * 7 % 13 + epoch / 10) / 20
             watcher.on_epoch_end(epoch, {"loss": loss, "val_accuracy": score})
+            history.history["loss"].append(loss)
+            history.history["val_accuracy"].append(score)
             note(f"epoch {number} {epoch} {os.getpid()}")
         note(f"end {number}")
+        return history
 
 
 def _wrong(fault: str) -> float:
@@ -125,7 +130,7 @@ def _status(name: str) -> str:
 
 def tuner(**settings: Any) -> kb.tuner.Tuner:
     """What every run file has."""
-    own = {name: settings.pop(name) for name in ("patience", "growth") if name in settings}
+    own = {name: settings.pop(name) for name in ("storage_patience", "growth") if name in settings}
     space = SPACE.within((16, 16, 3))
     made = kb.tuner.Tuner(Toy(space, latency=False), **{"sampler": "random", **settings})
     for name, value in own.items():

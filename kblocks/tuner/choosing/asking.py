@@ -8,6 +8,7 @@ from typing import Any
 
 import keras_tuner
 from keras_tuner.engine import hyperparameters as kinds
+from keras_tuner.errors import FatalRuntimeError
 from optuna.distributions import (
     BaseDistribution,
     CategoricalDistribution,
@@ -30,15 +31,28 @@ class Asking(keras_tuner.HyperParameters):
     Args:
         ask: called with a name, its distribution and its default; returns the value.
         listed: whether ranges without a step become lists of values, for a grid.
+        known: hyperparameters that are asked for first; their ranges hold.
+        tunes_others, allows_others: whether hyperparameters that are not in `known` are suggested
+            (else they have their default), and whether they may be there at all.
     """
 
     def __init__(
-        self, ask: Callable[[str, BaseDistribution, Any], Any], listed: bool = False
+        self,
+        ask: Callable[[str, BaseDistribution, Any], Any],
+        listed: bool = False,
+        known: keras_tuner.HyperParameters | None = None,
+        tunes_others: bool = True,
+        allows_others: bool = True,
     ) -> None:
         super().__init__()
         self._ask = ask
         self._listed = listed
+        self._tunes, self._allows = tunes_others, allows_others
         self.asked: dict[str, BaseDistribution] = {}
+        for one in known.space if known else ():
+            self.merge([one])
+            if self.is_active(one) and not isinstance(one, kinds.Fixed):
+                self._suggest(one.name, one)
 
     # These take the arguments of `keras_tuner.HyperParameters`.
 
@@ -72,16 +86,33 @@ class Asking(keras_tuner.HyperParameters):
         if name not in self.asked:  # otherwise the first range holds, as in Keras Tuner
             if len(self.space) == known:
                 return value  # declared before, under a name scope
-            self.asked[name] = distribution = distribution_of(alone, self._listed)
-            self.values[name] = self._ask(name, distribution, alone.default)
+            if not self._allows:
+                raise FatalRuntimeError(
+                    f"`hyperparameters` must have {name!r}, which the model asks for, or "
+                    f"allow_new_entries must be True. Received: {sorted(self.asked)}"
+                )
+            if self._tunes:
+                self._suggest(name, alone)
         return self.values[name]
 
+    def _suggest(self, name: str, declared: Any) -> None:
+        self.asked[name] = distribution = distribution_of(declared, self._listed)
+        self.values[name] = self._ask(name, distribution, declared.default)
 
-def asked_by(hypermodel: keras_tuner.HyperModel, listed: bool) -> Asking:
-    """The hyperparameters that a HyperModel asks for at its default point; builds that model."""
-    asking = Asking(lambda name, distribution, default: default, listed)
-    hypermodel.build(asking)
-    return asking
+
+def declare_as(hp: keras_tuner.HyperParameters, name: str, distribution: BaseDistribution) -> None:
+    """Declares a hyperparameter of Keras Tuner's with the values of an Optuna distribution."""
+    match distribution:
+        case CategoricalDistribution(choices=choices) if set(map(type, choices)) == {bool}:
+            hp.Boolean(name)
+        case CategoricalDistribution(choices=choices):
+            hp.Choice(name, list(choices))
+        case IntDistribution(low=low, high=high) | FloatDistribution(low=low, high=high):
+            kind = hp.Int if isinstance(distribution, IntDistribution) else hp.Float
+            how: dict[str, Any] = (
+                {"sampling": "log"} if distribution.log else {"step": distribution.step}
+            )
+            kind(name, low, high, **how)
 
 
 def _alone(kind: str, args: Any, kwargs: Mapping[str, Any]) -> Any:

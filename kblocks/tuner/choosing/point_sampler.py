@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from random import Random
 from typing import Any
 
@@ -53,7 +53,7 @@ def chooser(
         inner.reseed_rng()
     if isinstance(hypermodel, HyperModel):
         return PointSampler(inner, study, Points(hypermodel), own)
-    return Choosing(inner, study)
+    return Choosing(inner, study, own)
 
 
 class PointSampler(Choosing):
@@ -117,6 +117,9 @@ class PointSampler(Choosing):
     def reseed_rng(self) -> None:
         super().reseed_rng()
         self._random = Random()
+
+    def refuse_repeated(self, number: int, params: Mapping[str, Any]) -> None:
+        """Does nothing: the point was chosen among those that were not tried."""
 
     def settle(self, trial: optuna.Trial, is_gone: Callable[[str], bool]) -> bool:
         if trial.params:  # a resumed trial has its point

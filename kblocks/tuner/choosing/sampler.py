@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import optuna
@@ -16,7 +16,7 @@ from optuna.distributions import (
 from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState
 
-from kblocks.tuner.records import EXHAUSTED
+from kblocks.tuner.records import COSTS, EXHAUSTED, SURPLUS
 
 STARTUP = 10  # random trials before a sampler that learns is asked
 _POPULATION = 16
@@ -26,6 +26,10 @@ SAMPLERS = ("tpe", "random", "grid", "nsga2")
 
 class ExhaustedError(Exception):
     """No untried network was found in the space; the argument is the number of the trial."""
+
+
+class RepeatedError(Exception):
+    """The point of a trial was tried before; the argument is the number of the trial."""
 
 
 def sampler_of(sampler: str | BaseSampler, seed: int | None) -> BaseSampler:
@@ -67,8 +71,11 @@ def is_grid(sampler: BaseSampler) -> bool:
 class Choosing(BaseSampler):
     """Wraps an Optuna sampler: the default point comes first."""
 
-    def __init__(self, inner: BaseSampler, study: optuna.Study) -> None:
+    def __init__(self, inner: BaseSampler, study: optuna.Study, seed: int | None = None) -> None:
         self.inner = inner
+        self.repeats = 0  # so many trials in a row had points that were tried before
+        self.is_finite = True  # whether all ranges asked for after a repeat have an end of values
+        self._untried, self._any = sampler_of("grid", seed), sampler_of("random", seed)
         self._study = study  # the whole one; a pruner may show its sampler only a part of it
         self._defaults: dict[str, Any] = {}
         self.needs_lists = is_grid(inner)  # whether ranges must become lists of values
@@ -96,7 +103,8 @@ class Choosing(BaseSampler):
         self, study: optuna.Study, trial: FrozenTrial
     ) -> dict[str, BaseDistribution]:
         """What the inner sampler draws jointly; nothing in the first trial."""
-        return self.inner.infer_relative_search_space(study, trial) if trial.number else {}
+        is_free = trial.number > 0 and not self.repeats
+        return self.inner.infer_relative_search_space(study, trial) if is_free else {}
 
     def sample_relative(
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
@@ -112,12 +120,31 @@ class Choosing(BaseSampler):
         param_name: str,
         param_distribution: BaseDistribution,
     ) -> Any:
-        """The default in the first trial, otherwise a draw."""
+        """The default in the first trial, otherwise a draw; after a repeat one among the rest."""
         default = self._defaults.get(param_name)
         is_first = trial.number == 0 and not self.is_listed
         if is_first and _contains(param_distribution, default):
             return default
-        return self.inner.sample_independent(study, trial, param_name, param_distribution)
+        own = self._any if self.repeats else self.inner
+        if self.repeats:
+            asked = self._study, trial, param_name, param_distribution
+            try:
+                return self._untried.sample_independent(*asked)
+            except ValueError:  # a range has no end of values
+                self.is_finite = False
+        return own.sample_independent(study, trial, param_name, param_distribution)
+
+    def refuse_repeated(self, number: int, params: Mapping[str, Any]) -> None:
+        """Raises RepeatedError if another trial has these values, and no more.
+
+        Of running trials those count that were begun earlier and have built their model: others
+        may yet ask for more values.
+        """
+        for other in self._study.get_trials(deepcopy=False):
+            is_built = other.number < number and COSTS in other.user_attrs
+            is_tried = other.state.is_finished() or (other.state is TrialState.RUNNING and is_built)
+            if is_tried and SURPLUS not in other.user_attrs and other.params == params:
+                raise RepeatedError(number)
 
     def after_trial(
         self,

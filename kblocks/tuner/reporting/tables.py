@@ -116,12 +116,23 @@ def _row(view: View, trial: Shown, costs: Sequence[str], names: Sequence[str]) -
     cells = [
         _cell(str(trial.number), trial.number),
         f'<td><i class="{state}"></i>{state}</td>',
-        *(_cell(score(value), value) for value in trial.scores or [None] * len(view.objectives)),
+        *(_score(trial, index) for index in range(len(view.objectives))),
         *(_cell("" if value is None else cost(name, value), value) for name, value in had),
         _cell(duration(seconds), seconds),
         *(_cell(plain(trial.values.get(name, "")), trial.values.get(name)) for name in names),
     ]
     return f"<tr>{''.join(cells)}</tr>"
+
+
+def _score(trial: Shown, index: int) -> str:
+    """A score; of several trainings with their spread and each one's score."""
+    if not trial.scores:
+        return _cell("", None)
+    text = score(trial.scores[index])
+    if trial.record.spread:
+        each = ", ".join(score(one["scores"][index]) for one in trial.record.executions)
+        text += f" ± {score(trial.record.spread[index])} ({each})"
+    return _cell(text, trial.scores[index])
 
 
 def _cell(text: str, value: Any) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import traceback
 from collections.abc import Callable
 
+from keras_tuner.errors import FatalRuntimeError, FatalTypeError, FatalValueError
 from optuna.exceptions import StorageInternalError
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -19,7 +20,10 @@ class AwayError(Exception):
 
 
 OVER = "over"  # the work ended without an error
-_ERRORS = {"hopeless": HopelessError, "changed": ChangedError, "unreachable": ConnectionError}
+_ERRORS = {
+    **{"hopeless": HopelessError, "changed": ChangedError, "unreachable": ConnectionError},
+    **{kind.__name__: kind for kind in (FatalTypeError, FatalValueError, FatalRuntimeError)},
+}
 
 
 def ending(work: Callable[[], object]) -> tuple[str, str]:
@@ -43,6 +47,7 @@ def raise_ending(event: str, text: str) -> None:
         HopelessError, ChangedError: as raised by the work.
         AwayError: if the database could not be used.
         ConnectionError: if the checkpoints could not be reached.
+        FatalTypeError, FatalValueError, FatalRuntimeError: Keras Tuner's, which end a search.
         RuntimeError: for anything else.
     """
     if event in _ERRORS:

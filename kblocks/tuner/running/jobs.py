@@ -2,21 +2,41 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import io
 import pickle
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import keras
 
-from kblocks.tuner.running.trial import Fit
+from kblocks.tuner.running.fitting import Fit
 
 if TYPE_CHECKING:
     from kblocks.tuner.tuner import Tuner
+
+
+_HELPS = False  # see `helping`
+
+
+def is_helping() -> bool:
+    """Whether a tuner is made for a search that another process has begun."""
+    return _HELPS
+
+
+@contextlib.contextmanager
+def helping() -> Iterator[None]:
+    """Marks that tuners made in the block are for a search that another process has begun."""
+    global _HELPS
+    before, _HELPS = _HELPS, True
+    try:
+        yield
+    finally:
+        _HELPS = before
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 
 from kblocks.common.quantities import quantity
-from kblocks.tuner.records import Objective, Record, Run
+from kblocks.tuner.records import Objective, Record, Run, told
 from kblocks.tuner.terminal import cell, plain, tell
 
 _EVERY = 1.0  # seconds between two readings of the run
@@ -155,8 +155,8 @@ def bar(done: int, total: int) -> Table:
 
 def scored(objectives: Sequence[Objective], trial: Record) -> str:
     """A completed trial's scores and costs, in one line."""
-    pairs = zip(objectives, trial.scores, strict=True)
-    parts = [f"{o.name} {score:.4f}" for o, score in pairs if o.name not in trial.costs]
+    pairs = zip(objectives, told(objectives, trial), strict=True)
+    parts = [text for objective, text in pairs if objective.name not in trial.costs]
     named = (("params", "parameters"), ("macs", "MACs"))
     parts += [f"{quantity(trial.costs[key])} {word}" for key, word in named if key in trial.costs]
     return ", ".join(parts)

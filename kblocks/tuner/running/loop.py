@@ -13,34 +13,47 @@ import optuna
 from optuna.trial import TrialState
 
 from kblocks.tuner.bridge import HyperModel
-from kblocks.tuner.choosing.asking import Asking, asked_by
 from kblocks.tuner.choosing.point_sampler import TornError
-from kblocks.tuner.choosing.sampler import ExhaustedError
+from kblocks.tuner.choosing.sampler import ExhaustedError, RepeatedError
 from kblocks.tuner.records import (
     EXHAUSTED,
     FAILURE,
     FIXED,
     RANGES,
     SURPLUS,
+    Run,
     identity_of,
     record,
 )
+from kblocks.tuner.running.fitting import Fit
 from kblocks.tuner.running.recorder import LostError, Outcome, Recorder
 from kblocks.tuner.running.search import Search
 from kblocks.tuner.running.surroundings import cleaning, restored
-from kblocks.tuner.running.trial import Fit, train
+from kblocks.tuner.running.trial import Attempt, train
 from kblocks.tuner.storing import interrupts
 from kblocks.tuner.storing.identity import refuse_change
-from kblocks.tuner.storing.ledger import Ledger
 from kblocks.tuner.storing.owners import Watchman, beating, give_back, is_gone
 from kblocks.tuner.terminal import log
 
 _POLL = 1.0  # seconds between two looks at the trials of other processes
 _HOPELESS = 5  # trials; a search gives up when so many have ended, all with an error
+# After more points in a row that were tried before, a space counts as exhausted: of a finite one,
+# whose untried points are known, and of another. Keras Tuner has 20 too.
+_REPEATS = 2, 20
 
 
 class HopelessError(RuntimeError):
     """All trials have failed, or the first few: the fault lies in the search itself."""
+
+
+def without_result(run: Run) -> str:
+    """The message for a search without a completed trial."""
+    failure = next((t.failure for t in reversed(run.trials) if t.failure is not None), None)
+    message = f"None of the {len(run.trials)} trials of the search {run.name!r} was completed"
+    if failure is None:
+        return message
+    last = f"{failure.kind}: {failure.message}\n{failure.traceback}".rstrip()
+    return f"{message}. The last failure: {last}"
 
 
 Tell = Callable[[str, int], None]
@@ -70,6 +83,7 @@ def work(
         while not stop() and not search.is_late:
             interrupts.check()
             watchman.look()
+            search.tuner.pre_create_trial()
             trial = _next(search)
             if trial is None and _is_over(search):
                 return
@@ -78,11 +92,17 @@ def work(
                 continue
             tell("begin", trial.number)
             try:
-                _run(search, trial, fit)
-                clean()
+                _run(search, trial, fit, clean)
+                search.sampler.repeats = 0
+            except RepeatedError:
+                _drop(search, trial.number)
+                search.sampler.repeats += 1
             finally:
                 tell("end", trial.number)
-            _check_hope(search.ledger)
+            clean()
+            if search.sampler.repeats > _REPEATS[not search.sampler.is_finite]:
+                _exhaust(search)
+            _check_hope(search)
 
 
 def _look_at_space(search: Search) -> None:
@@ -92,10 +112,11 @@ def _look_at_space(search: Search) -> None:
         SpaceChangedError: with the first difference.
     """
     trials = search.study.get_trials(deepcopy=False)
-    if isinstance(search.hypermodel, HyperModel) or not trials or not trials[0].state.is_finished():
+    is_ours = isinstance(search.tuner.hypermodel, HyperModel)
+    if is_ours or not trials or not trials[0].state.is_finished():
         return
     try:
-        now = asked_by(search.hypermodel, search.sampler.needs_lists)
+        now = search.tuner.asked()
     except BaseException as error:  # the trials will report it
         interrupts.check(error)
         return
@@ -105,7 +126,8 @@ def _look_at_space(search: Search) -> None:
     known = search.study.user_attrs.get(RANGES, {})
     for name, distribution in now.asked.items():
         refuse_change(name, known.get(name), str(distribution))
-    if type(search.hypermodel).fit is keras_tuner.HyperModel.fit:  # else `fit` may have asked too
+    fit_asks = type(search.tuner.hypermodel).fit is not keras_tuner.HyperModel.fit
+    if not fit_asks and not search.tuner.replaces("run_trial"):
         for name in sorted(set(then) - set(now.asked)):
             refuse_change(name, known.get(name, "there"), None)
 
@@ -120,16 +142,16 @@ def _next(search: Search) -> optuna.Trial | None:
     """A trial to run: a waiting one, or a new one if there are too few; else None."""
     ledger = search.ledger
     ledger.look()
+    if search.has_stalled:
+        search.trials = ledger.counted
     waiting = any(t.state is TrialState.WAITING for t in ledger.open)
     if search.trials is not None and ledger.counted >= search.trials and not waiting:
         return None
     try:
         trial = search.study.ask()
     except ExhaustedError as error:
-        search.study.set_user_attr(EXHAUSTED, True)
         _drop(search, error.args[0])
-        ledger.look()
-        search.trials = ledger.counted
+        _exhaust(search)
         return None
     except TornError as error:
         _drop(search, error.args[0])
@@ -145,6 +167,13 @@ def _next(search: Search) -> optuna.Trial | None:
     return trial
 
 
+def _exhaust(search: Search) -> None:
+    """Ends a search whose every point was tried; running trials go on."""
+    search.study.set_user_attr(EXHAUSTED, True)
+    search.ledger.look()
+    search.trials = search.ledger.counted
+
+
 def _drop(search: Search, number: int) -> None:
     """Ends a trial that nobody needs, so that it no longer counts, and removes its files."""
     trial = search.study.get_trials(deepcopy=False)[number]
@@ -154,19 +183,22 @@ def _drop(search: Search, number: int) -> None:
         search.checkpoints.drop(number)  # it may have trained while more trials were wanted
 
 
-def _run(search: Search, trial: optuna.Trial, fit: Fit) -> None:
+def _run(search: Search, trial: optuna.Trial, fit: Fit, clean: Callable[[], None]) -> None:
     recorder = Recorder(search, trial)
     process = os.getpid()
     with beating(search.storage, identity_of(trial)):
         try:
-            hp = Asking(_asks(search, trial), listed=search.sampler.needs_lists)
+            hp = search.tuner.asking(_asks(search, trial, recorder.is_new))
+            attempt = Attempt(search, recorder, hp, clean)
             with restored():
-                outcome = train(search, recorder, hp, fit)
+                outcome = train(attempt, fit)
             if os.getpid() != process:
                 os._exit(1)  # the trial has forked, and this is the child
         except LostError:
             log.warning("Trial %s is another process's by now: it is left to it", trial.number)
             return
+        except RepeatedError:
+            raise
         except BaseException:  # told to stop: not the trial's fault
             # The first process releases the trials of workers that it ends. Any other end of a
             # worker counts as an attempt.
@@ -182,31 +214,39 @@ def _run(search: Search, trial: optuna.Trial, fit: Fit) -> None:
         recorder.end(outcome)
     _log_for_tensorboard(search, identity_of(trial))
     tidy(search)
+    attempt.ended(outcome)
+    search.tuner.on_trial_end(attempt)
 
 
-def _asks(search: Search, trial: optuna.Trial) -> Callable[[str, Any, Any], Any]:
+def _asks(search: Search, trial: optuna.Trial, is_new: bool) -> Callable[[str, Any, Any], Any]:
     """Suggests values for `Asking`; records the ranges that a third-party HyperModel asks for."""
-    ours = isinstance(search.hypermodel, HyperModel)
+    ours = isinstance(search.tuner.hypermodel, HyperModel)
     known = {} if ours else dict(search.study.user_attrs.get(RANGES, {}))
+    asked: dict[str, Any] = {}
 
     def ask(name: str, distribution: Any, default: Any) -> Any:
+        nonlocal is_new
         if not ours:
             now = str(distribution)
             refuse_change(name, known.get(name, now), now)
             if name not in known:
                 known[name] = now
                 search.study.set_user_attr(RANGES, known)
-        return search.sampler.ask(trial, name, distribution, default)
+        asked[name] = search.sampler.ask(trial, name, distribution, default)
+        is_new &= getattr(distribution, "step", 1) is not None  # a real number is always another
+        if is_new:
+            search.sampler.refuse_repeated(trial.number, asked)
+        return asked[name]
 
     return ask
 
 
 def _keep(search: Search, number: int, outcome: Outcome) -> None:
     """Saves the weights if the trial is among the best, before its end is recorded."""
-    if not outcome.scores:
+    if not outcome.scores or not outcome.weights:
         return
     search.ledger.look()
-    if number in search.ledger.best(search.kept, number, outcome.scores):
+    if number in search.ledger.best(search.tuner.checkpoints, number, outcome.scores):
         try:
             search.checkpoints.save_best(number, outcome.weights)
         except OSError as error:
@@ -221,28 +261,33 @@ def tidy(search: Search) -> None:
     ledger = search.ledger
     ledger.look()
     try:
-        search.checkpoints.keep(ledger.best(search.kept), ledger.is_finished)
+        search.checkpoints.keep(ledger.best(search.tuner.checkpoints), ledger.is_finished)
     except OSError as error:
         log.warning("What is not needed any more could not be removed: %s", error)
 
 
 def _log_for_tensorboard(search: Search, trial_id: int) -> None:
-    if search.tensorboard is None:
+    if search.tuner.tensorboard is None:
         return
     from kblocks.tuner.reporting.tensorboard import log_trial
 
     found = record(search.storage.get_trial(trial_id))
     try:
-        log_trial(found, search.objectives, search.tensorboard)
+        log_trial(found, search.objectives, search.tuner.tensorboard)
     except Exception as error:  # the trial has logged something that TensorBoard refuses
         log.warning("TensorBoard's log of trial %s: %s", found.number, error)
 
 
-def _check_hope(ledger: Ledger) -> None:
+def _check_hope(search: Search) -> None:
+    """Raises HopelessError if the first trials, or too many in a row, have failed."""
+    ledger, most = search.ledger, search.tuner.max_consecutive_failed_trials
     ledger.look()
-    failed = ledger.errors()
-    if failed is not None and len(failed) >= _HOPELESS:
+    failed, what = ledger.errors() or [], "The first {} trials have all failed."
+    if most is not None:
+        failed, what = ledger.last_failures(), "The last {} trials have all failed."
+    if len(failed) >= (most or _HOPELESS):
+        last = failed[-1].user_attrs.get(FAILURE, {})
         raise HopelessError(
-            f"The first {len(failed)} trials have all failed. The last one:\n"
-            f"{failed[-1].user_attrs[FAILURE]['traceback']}"
+            f"{what.format(len(failed))} The last one:\n"
+            f"{last.get('traceback') or last.get('message', '')}"
         )

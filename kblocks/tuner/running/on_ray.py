@@ -22,7 +22,7 @@ from optuna.trial import TrialState
 
 from kblocks.tuner.records import ATTEMPTS
 from kblocks.tuner.running.ends import OVER, ending, raise_ending
-from kblocks.tuner.running.jobs import Job
+from kblocks.tuner.running.jobs import Job, helping
 from kblocks.tuner.running.search import Search
 from kblocks.tuner.running.sending import Sent
 from kblocks.tuner.storing.owners import Watchman
@@ -281,7 +281,8 @@ def serve(job: Sent, index: int) -> tuple[str, str]:
 
     def work() -> None:
         job.enter()
-        tuner = job.tuner()
+        with helping():
+            tuner = job.tuner()
         tuner.serve(_APART * index)
         tuner.run_job(job, verbose=0)
 

@@ -6,6 +6,7 @@ import contextlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from kblocks.tuner.records import (
     COST_NAMES,
     COSTS,
     EPOCHS,
+    EXECUTIONS,
     FAILURE,
     HISTORY,
     OWNER,
@@ -68,10 +70,9 @@ class Progress:
 
         Epochs are compared by the first objective that is not a cost, as costs never change.
         """
-        names = [objective.name for objective in objectives]
-        first = next((i for i, name in enumerate(names) if name not in COST_NAMES), 0)
+        first = leading(objectives)
         found: tuple[int, tuple[float, ...]] | None = None
-        columns = [self.history.get(name, ()) for name in names]
+        columns = [self.history.get(objective.name, ()) for objective in objectives]
         for epoch, values in enumerate(zip(*columns, strict=False)):
             if any(map(math.isnan, values)):
                 continue  # not in that epoch's logs, as with `validation_freq`
@@ -80,16 +81,25 @@ class Progress:
         return found
 
 
+def leading(objectives: Sequence[Objective]) -> int:
+    """The index of the first objective that is not a cost; 0 if all are costs."""
+    return next((i for i, one in enumerate(objectives) if one.name not in COST_NAMES), 0)
+
+
 class Recorder:
     """Records a running trial in the storage as long as the trial is this process's."""
 
     def __init__(self, search: Search, trial: optuna.Trial) -> None:
         self._search, self._trial = search, trial
         self.number, attributes = trial.number, trial.user_attrs
+        self.is_new = not trial.params  # else an earlier process has begun it
+        self.latest: dict[str, list[float]] = {}  # what this process has recorded of epochs
         # What earlier processes have recorded: each epoch, and with what shapes `fit` has built.
         self.history: Mapping[str, Sequence[float]] = attributes.get(HISTORY, {})
         self.shapes: Mapping[str, Any] | None = attributes.get(SHAPES)
-        self._costs: dict[str, float] = {}
+        # Of a trial of several trainings: what was recorded of those that are done.
+        self.executions: list[Mapping[str, Any]] = list(attributes.get(EXECUTIONS, ()))
+        self.costs: dict[str, float] = {}
         trial.set_user_attr(ATTEMPTS, attributes.get(ATTEMPTS, 0) + 1)
 
     def current(self) -> FrozenTrial | None:
@@ -108,10 +118,10 @@ class Recorder:
     def built(self, network: str | None, costs: Mapping[str, float]) -> None:
         """Records the network of the model and its costs."""
         self.check_owner()
-        self._costs = dict(costs)
+        self.costs = dict(costs)
         if network is not None:
             self._trial.set_user_attr(NETWORK, network)
-        self._trial.set_user_attr(COSTS, self._costs)
+        self._trial.set_user_attr(COSTS, self.costs)
 
     def built_by_fit(self, shapes: Mapping[str, Any]) -> None:
         """Records the input shapes with which `fit` has built the model."""
@@ -122,20 +132,34 @@ class Recorder:
         known = self.check_owner()
         objectives = self._search.objectives
         latency = progress.history.get("latency")
-        if latency and "latency" not in self._costs:
-            self._costs["latency"] = latency[-1]
-            self._trial.set_user_attr(COSTS, self._costs)
+        if latency and "latency" not in self.costs:
+            self.costs["latency"] = latency[-1]
+            self._trial.set_user_attr(COSTS, self.costs)
         if progress.epochs == 1 or not self.history:
             self._trial.set_user_attr(EPOCHS, epochs)
         left_out = set(COST_NAMES) - {objective.name for objective in objectives}
-        history = {k: v for k, v in progress.history.items() if k not in left_out}
+        self.latest = history = {k: v for k, v in progress.history.items() if k not in left_out}
         self._trial.set_user_attr(HISTORY, history)
         best = progress.best(objectives)
         if len(objectives) > 1 or best is None:
             return False
-        if progress.epochs not in known.intermediate_values:  # else it is trained once more
-            self._trial.report(best[1][0], progress.epochs)  # the score that it would end with now
+        step = len(self.executions) * epochs + progress.epochs
+        if step not in known.intermediate_values:  # else it is trained once more
+            earlier = [one["scores"][0] for one in self.executions]
+            self._trial.report(fmean([*earlier, best[1][0]]), step)  # its score if it ended now
         return self._trial.should_prune()
+
+    def execution(self, scores: Sequence[float], history: Mapping[str, Sequence[float]]) -> None:
+        """Records that one of several trainings is done."""
+        self.check_owner()
+        self.executions.append({"scores": list(scores), "history": dict(history)})
+        self._trial.set_user_attr(EXECUTIONS, self.executions)
+
+    def improves(self, scores: Sequence[float]) -> bool:
+        """Whether a training with these scores is better than all that are done."""
+        first = leading(self._search.objectives)
+        better = self._search.objectives[first].better
+        return all(better(scores[first], one["scores"][first]) for one in self.executions)
 
     def end(self, outcome: Outcome) -> None:
         """Records how the trial ended."""

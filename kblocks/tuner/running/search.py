@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
-from typing import cast
+from typing import Any, cast
 
-import keras_tuner
 import optuna
 
-from kblocks.search_space.budget import Budget
 from kblocks.tuner.choosing.sampler import Choosing
 from kblocks.tuner.records import Objective
 from kblocks.tuner.storing.checkpoints import Checkpoints
@@ -21,22 +19,18 @@ from kblocks.tuner.storing.patience import PatientStorage
 class Search:
     """What a process needs to work for a search."""
 
+    tuner: Any  # the `Tuner`, whose methods a subclass may have replaced
     study: optuna.Study  # with sampler and pruner
     storage: PatientStorage
-    hypermodel: keras_tuner.HyperModel
-    objectives: tuple[Objective, ...]
     checkpoints: Checkpoints
-    kept: int  # how many of the best trials keep their weights
+    objectives: tuple[Objective, ...]
     trials: int | None  # in all
-    budget: Budget | None  # for a third-party HyperModel; ours keeps to its budget by itself
-    trial_seconds: float | None  # how long a trial may take
     deadline: float | None  # when the search ends, in seconds of `time.monotonic`
-    tensorboard: str | None  # a folder
     is_worker: bool = False  # then the first process releases its trial
     ledger: Ledger = field(init=False)
 
     def __post_init__(self) -> None:
-        self.ledger = Ledger(self.study, self.objectives, self.kept)
+        self.ledger = Ledger(self.study, self.objectives, self.tuner.checkpoints)
 
     @property
     def sampler(self) -> Choosing:
@@ -47,6 +41,12 @@ class Search:
     def is_late(self) -> bool:
         """Whether the search has reached its deadline."""
         return self.deadline is not None and time.monotonic() > self.deadline
+
+    @property
+    def has_stalled(self) -> bool:
+        """Whether as many trials as `patience` says have not improved on the best."""
+        most = self.tuner.patience
+        return most is not None and self.ledger.without_improvement() >= most
 
     def clock(self) -> float:
         """A clock in seconds that stands still while this thread waits for the storage."""

@@ -8,14 +8,14 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from kblocks.tuner.running.fitting import Fit
 from kblocks.tuner.running.jobs import Job, Role
-from kblocks.tuner.running.trial import Fit
 
 if TYPE_CHECKING:
     from kblocks.tuner.tuner import Tuner
 
 # Attributes that a tuner there takes from the one here, as its own environment may differ.
-_SAME = ("storage_url", "checkpoint_directory", "patience", "growth")
+_SAME = ("storage_url", "checkpoint_directory", "storage_patience", "growth")
 
 
 @dataclass

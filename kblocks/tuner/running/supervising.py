@@ -20,12 +20,12 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from kblocks.tuner.records import Failure, read
 from kblocks.tuner.running.ends import OVER, AwayError, raise_ending
+from kblocks.tuner.running.fitting import Fit
 from kblocks.tuner.running.jobs import Job
 from kblocks.tuner.running.live import Live
 from kblocks.tuner.running.loop import tidy, work
 from kblocks.tuner.running.on_ray import Cluster
 from kblocks.tuner.running.search import Search
-from kblocks.tuner.running.trial import Fit
 from kblocks.tuner.running.wire import Errand
 from kblocks.tuner.running.worker import serve
 from kblocks.tuner.storing.diagnosis import diagnosis
@@ -105,7 +105,7 @@ def supervise(tuner: Tuner, job: Job, fit: Fit, verbose: int) -> None:
             raise
         raise ConnectionError(message) from None
     finally:
-        search.storage.patience = tuner.patience
+        search.storage.patience = tuner.storage_patience
 
 
 def _unusable(tuner: Tuner, search: Search, error: Exception) -> str | None:
@@ -131,6 +131,8 @@ def _searched(tuner: Tuner, job: Job, fit: Fit, search: Search, live: Live) -> N
         live.say(f"Searching in this process, since no other can: {obstacle}")
         work(search, fit)
     tidy(search)
+    if search.has_stalled:
+        live.say(f"The last {tuner.patience} trials did not improve: the search ends (`patience`)")
 
 
 @contextlib.contextmanager
@@ -246,7 +248,7 @@ class _Crew:
                 raise_ending(event, value)
 
     def _check_time(self) -> None:
-        limit = self._search.trial_seconds
+        limit = self._search.tuner.trial_seconds
         for member in self._members:
             if member.until is not None and time.monotonic() > member.until:
                 self._stop(member)  # a thread left by a trial keeps it alive

@@ -15,6 +15,7 @@ import psutil
 
 from kblocks.tuner.running.ends import OVER, ending
 from kblocks.tuner.running.failures import reason
+from kblocks.tuner.running.jobs import helping
 from kblocks.tuner.running.loop import work
 from kblocks.tuner.running.search import Search
 from kblocks.tuner.running.wire import Line, received
@@ -39,7 +40,8 @@ def serve(connection: Connection, index: int) -> None:
         line.tell("hello")
         job, seconds = received(connection)
         job.enter()
-        tuner, fit = job.tuner(), job.fit()
+        with helping():
+            tuner, fit = job.tuner(), job.fit()
         tuner.serve(index)
         deadline = None if seconds is None else time.monotonic() + seconds
         searches.append(search := tuner.make_search(deadline))

@@ -17,6 +17,7 @@ import keras
 import numpy as np
 
 _BEARS = "search"  # the file with the identity of the search that owns them
+_STATE = re.compile(r"/(?:execution-(\d+)-)?epoch-(\d+)\.npz$")
 
 
 @dataclass
@@ -26,15 +27,18 @@ class State:
     epoch: int  # how many epochs are done
     weights: list[np.ndarray]
     optimizer: list[np.ndarray] = field(default_factory=list)
-    best: list[np.ndarray] = field(default_factory=list)  # the weights of the best epoch
+    best: list[np.ndarray] = field(default_factory=list)  # the weights of the trial's best epoch
+    execution: int = 0  # which of the trial's trainings it is; earlier ones are done
 
     @classmethod
-    def of(cls, model: keras.Model, epoch: int, best: list[np.ndarray]) -> State:
+    def of(
+        cls, model: keras.Model, epoch: int, best: list[np.ndarray], execution: int = 0
+    ) -> State:
         """The state of a model after `epoch` epochs, with the weights of the best one."""
         optimizer = getattr(model, "optimizer", None)
         variables = [] if optimizer is None else optimizer.variables
         values = [np.asarray(keras.ops.convert_to_numpy(variable)) for variable in variables]
-        return cls(epoch, model.get_weights(), values, best)
+        return cls(epoch, model.get_weights(), values, best, execution)
 
     def restore(self, model: keras.Model) -> None:
         """Restores the variables of a model and its optimizer.
@@ -151,7 +155,8 @@ class Checkpoints:
     def save_state(self, number: int, state: State) -> None:
         """Saves the state of a trial and removes its older states."""
         groups = {"w": state.weights, "o": state.optimizer, "b": state.best}
-        self._write(self._path(number, f"epoch-{state.epoch:06d}.npz"), groups)
+        part = f"execution-{state.execution:03d}-" if state.execution else ""  # sorts after "epoch"
+        self._write(self._path(number, f"{part}epoch-{state.epoch:06d}.npz"), groups)
         self._remove(path for path in self._states(number)[:-1])
 
     @_as_oserror()
@@ -160,8 +165,8 @@ class Checkpoints:
         for path in reversed(self._states(number)):
             groups = self._read(path)
             if groups is not None:
-                epoch = int(path.rsplit("-", 1)[1].removesuffix(".npz"))
-                return State(epoch, groups["w"], groups["o"], groups["b"])
+                execution, epoch = (int(part or 0) for part in _STATE.findall(path)[-1])
+                return State(epoch, groups["w"], groups["o"], groups["b"], execution)
         return None
 
     @_as_oserror()
@@ -205,7 +210,7 @@ class Checkpoints:
 
     def _states(self, number: int) -> list[str]:
         paths = self._listed(self._path(number))
-        return sorted(path for path in paths if path.rsplit("/", 1)[-1].startswith("epoch-"))
+        return sorted(path for path in paths if _STATE.search(path))
 
     def _listed(self, folder: str) -> list[str]:
         self._files.invalidate_cache()

@@ -26,7 +26,10 @@ from kblocks.tuner.records import Objective
 _FORMAT = 1
 _HASHED = 1 << 26  # bytes of an array that are hashed, evenly spaced in a larger one
 # Settings that must stay the same for trials to be comparable; others may change between runs.
-_BINDING = ("objectives", "input_shape", "builder", "space", "fixed", "budget", "recipe", "data")
+_BINDING = (
+    *("objectives", "input_shape", "builder", "space", "fixed", "budget", "recipe", "data"),
+    *("executions_per_trial", "folds", "hyperparameters", "optimizer", "loss", "metrics"),
+)
 _GROWING = ("space", "recipe")  # those of them to which choices may be added
 _WAYS_OUT = "Give it another `project_name`, undo the change, or start anew with overwrite=True"
 _EXTENDABLE = " (added choices can be allowed: extend=True)"
@@ -77,6 +80,19 @@ def settings_of(
         # The arguments of the recipe that contain no choice.
         "plain": {k: text_of(v, isinstance(training, Recipe)) for k, v in plain.items()},
     }
+
+
+def unusual(tuner: Any) -> dict[str, str]:
+    """What else must stay the same in a search, where it is not as by default.
+
+    `patience` may change.
+    """
+    names = ("folds", "hyperparameters", "optimizer", "loss", "metrics", "patience")
+    found = {name: getattr(tuner, name) for name in names}
+    found["executions_per_trial"] = tuner.executions_per_trial if tuner.trainings > 1 else None
+    if tuner.hyperparameters is not None:
+        found["hyperparameters"] = tuner.hyperparameters.get_config()
+    return {name: text_of(value, True) for name, value in found.items() if value is not None}
 
 
 def versions() -> dict[str, str]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime
+from itertools import takewhile
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
@@ -86,11 +88,25 @@ class Ledger:
             return None
         return [*self._errors, *ended]
 
+    def last_failures(self) -> list[FrozenTrial]:
+        """The failed trials that ended after the last other one, in the order of their ends."""
+        trials = self._study.get_trials(deepcopy=False)
+        ended = [t for t in trials if t.state.is_finished() and SURPLUS not in t.user_attrs]
+        ended.sort(key=lambda trial: trial.datetime_complete or datetime.min)
+        return [*takewhile(_has_failed, reversed(ended))][::-1]
+
+    def without_improvement(self) -> int:
+        """How many trials have ended that were begun after the last one to improve on the best."""
+        best = Run("", self._objectives, {}, (*self._best, *_completed(self._tail))).front()
+        last = max((record.number for record in best), default=-1)
+        still_open = sum(trial.number > last for trial in self.open)
+        return self.counted - self.counted_before(last + 1) - still_open
+
     def _ranked(self, records: Sequence[Record]) -> tuple[Record, ...]:
         """The `kept` best, in order; with several objectives also the whole Pareto front."""
         run = Run("", self._objectives, {}, tuple(sorted(records, key=lambda r: r.number)))
         if len(self._objectives) == 1:
-            return tuple(run.ranked()[: self._kept])
+            return tuple(run.ranked()[: max(self._kept, 1)])
         first = Run("", self._objectives[:1], {}, run.trials).ranked()[: self._kept]
         wanted = {record.number for record in [*run.front(), *first]}
         return tuple(record for record in run.ranked() if record.number in wanted)
@@ -102,6 +118,10 @@ def _completed(trials: Sequence[FrozenTrial]) -> list[Record]:
         for trial in trials
         if trial.state is TrialState.COMPLETE and SURPLUS not in trial.user_attrs
     ]
+
+
+def _has_failed(trial: FrozenTrial) -> bool:
+    return trial.state is TrialState.FAIL or failure_of(trial) is not None
 
 
 def _is_error(trial: FrozenTrial) -> bool:

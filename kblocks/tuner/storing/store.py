@@ -71,8 +71,7 @@ class Store:
                 "emptied or moved, put it back, or a copy of it."
             )
         if overwrite:
-            delete(self.storage, self._name)
-            checkpoints.clear()
+            self.clear()
         study = begin(self.storage, self._name, objectives, settings, asks, extend)
         own = identity(self.storage, study)
         is_new = not study.get_trials(deepcopy=False)
@@ -81,6 +80,12 @@ class Store:
             checkpoints.mark(own)
         elif bears != own:
             raise self._foreign()
+
+    def clear(self) -> None:
+        """Deletes the search and its checkpoints, if there are any."""
+        if not is_blank(self._url):
+            delete(self.storage, self._name)
+        self.checkpoints.clear()
 
     def weights_of(self, *numbers: int) -> dict[int, Any]:
         """By trial, the weights of its best epoch, or None.
