@@ -154,12 +154,18 @@ efficientnet_lite4 = _lite("efficientnet_lite4", width=1.4, depth=1.8, dropout=0
 
 def _choices(row: dict[str, Any]) -> dict[str, Any]:
     """Its table's columns, gates, stem, top, head."""
+    activation = row.get("activation", "silu")
     width = row["width"]
     blocks = row.get("blocks", [math.ceil(number * row["depth"]) for number in _BLOCKS])
     gate = row.get("squeeze_ratio", 0.25)
     ends = {"stem": scaled(32, width), "top": scaled(1280, width)}
     stem, top = ({"filters": n, **row.get(end, {})} for end, n in ends.items())
-    stem |= {"filters": choices.widths(stem["filters"]), "strides": choices.options(2, 1)}
+    stem |= {
+        "filters": choices.widths(stem["filters"]),
+        "kernel_size": choices.options(3, 5, 7),
+        "strides": choices.options(2, 1),
+        "padding": choices.paddings(stem.get("padding", "symmetric")),
+    }
     return {
         "width": 1.0,
         "depth": 1.0,
@@ -170,6 +176,8 @@ def _choices(row: dict[str, Any]) -> dict[str, Any]:
         "expansion": [choices.options(ratio, 1, 3, 4, 6) for ratio in _STAGES["expansion"]],
         "padding": [choices.paddings(row.get("padding", "symmetric")) for _ in _BLOCKS],
         "squeeze_ratio": [choices.options(gate, 0.25, 0.125, None) for _ in _BLOCKS],
+        **choices.units(row.get("normalization", staged.NORM), activation=activation),
+        "stochastic_depth": choices.options(0.2, 0.0, 0.1),
         "stem": stem,
         "top": {**top, "filters": choices.widths(top["filters"])},
         "dropout": choices.options(row["dropout"], 0.0, 0.2),
@@ -177,7 +185,7 @@ def _choices(row: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-space = choices.ready_space(efficientnet, "efficientnet_b0", _choices)
+space = choices.ready_space(efficientnet, "efficientnet_b0", _choices, ("blocks", "filters"))
 
 
 @naming("torchvision efficientnet")

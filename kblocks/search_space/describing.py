@@ -11,11 +11,16 @@ from kblocks.search_space.choices import Choice, Integer, Real, Searchable
 from kblocks.search_space.tree import Condition, Dimension, Tree
 
 _WIDEST = 60
+_FEW = 20  # choices
+_COUNTED = 10**15  # larger numbers of networks are rounded
 Conditions = Mapping[str, tuple[Condition, ...]]  # by choice; it is active if one of them holds
 
 
 def table(tree: Tree) -> str:
-    """One line a choice: its name, its options (the default first), and when it is active."""
+    """One line a choice: its name, its options (the default first), and when it is active.
+
+    Then what many choices mean for a Bayesian search, and the number of choices and networks.
+    """
     head = ("choice", "options", "only where")
     rows = [head] + [
         (n, _short(options_of(d.kind)), _when(tree, d)) for n, d in tree.dimensions.items()
@@ -24,6 +29,9 @@ def table(tree: Tree) -> str:
     lines = [f"{a:<{widths[0]}}  {b:<{widths[1]}}  {c}".rstrip() for a, b, c in rows]
     count = len(tree.dimensions)
     choices = f"{count} choice{'' if count == 1 else 's'}"
+    if count > _FEW:  # `num_initial_points` of Keras Tuner's BayesianOptimization
+        random = f"A Bayesian search of Keras Tuner draws its first {3 * count} points at random"
+        lines.append(f"{random}, 3 for each choice; num_initial_points= changes that")
     return "\n".join([*lines, f"{choices}, {_networks(size(tree))}"])
 
 
@@ -57,6 +65,8 @@ def _when(tree: Tree, dimension: Dimension) -> str:
 def _networks(count: float) -> str:
     if math.isinf(count):
         return "infinitely many networks"
+    if count >= _COUNTED:
+        return f"about 10^{round(math.log10(count))} networks"
     return f"{count:,} network{'' if count == 1 else 's'}"
 
 
