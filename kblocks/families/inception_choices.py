@@ -28,7 +28,7 @@ def inception_choices(
         "blocks": [depths(number) for number in blocks],
         "filters": [_factors(table) for table in tables],
         "kernel_size": [[_kernel(size) for size in own] for own in sizes],
-        "pool": [pool and options(pool, "max", "avg") for pool in pools],
+        **({"pool": [options(pool, "max", "avg") for pool in pools]} if all(pools) else {}),
         "kept": [_kept(table) for table in tables],
         "strides": [options(1, 2), *(options(2, 1) for _ in blocks[1:])],
         "padding": [paddings() for _ in blocks],
