@@ -10,6 +10,7 @@ from kblocks.families.inception_forms import STEMS
 from kblocks.families.inception_published import Published
 from kblocks.families.published_choices import depths, options, paddings, units
 
+_FACTOR = options(1.0, 0.25, 0.5, 0.75, 1.5)  # of filters
 VARIED = ("blocks", "kernel_size", "stem", "dropout", "head")  # by the papers of these families
 
 
@@ -41,15 +42,10 @@ def inception_choices(
     }
 
 
-def _factor() -> Any:
-    return options(1.0, 0.25, 0.5, 0.75, 1.5)
-
-
 def _factors(table: Sequence[Any]) -> list[Any]:
     """Factors of each branch's filters: one, or two where it has several convolutions."""
     numbers = [sum(isinstance(part, int) for part in _parts(branch)) for branch in table]
-    several = {0: lambda: None, 1: _factor}
-    return [several.get(number, lambda: [_factor(), _factor()])() for number in numbers]
+    return [[None, _FACTOR, [_FACTOR, _FACTOR]][min(number, 2)] for number in numbers]
 
 
 def _parts(branch: Any) -> Sequence[Any]:
@@ -97,7 +93,7 @@ def _stem(form: str) -> dict[str, Any]:
     strided = [row for row in STEMS[form] if "strides" in row]
     return {
         "form": options(form, "googlenet", "inception_v3", "inception_v4"),
-        "filters": _factor(),
+        "filters": _FACTOR,
         "kernel_size": [options(row.get("kernel_size", 3), 3, 5) for row in strided],
         "strides": [options(2, 1) for _ in strided],
         "padding": [options(row["padding"], "valid", 1) for row in strided],
@@ -106,8 +102,8 @@ def _stem(form: str) -> dict[str, Any]:
 
 def _places(auxiliary: Mapping[str, Any], blocks: Sequence[int]) -> dict[str, Any]:
     """Choices for the module that each auxiliary head reads: the published one and neighbours."""
-    places = {name: own.get("block", blocks[own["stage"] - 1]) for name, own in auxiliary.items()}
-    return {
-        name: {**own, "block": options(places[name], max(1, places[name] - 1), places[name] + 1)}
-        for name, own in auxiliary.items()
-    }
+    found = {}
+    for name, own in auxiliary.items():
+        place = own.get("block", blocks[own["stage"] - 1])
+        found[name] = {**own, "block": options(place, max(1, place - 1), place + 1)}
+    return found

@@ -53,8 +53,8 @@ def resnet(
             in published weights, "v1" the first 1x1, as in the paper.
         name: name of the model.
         **block_arguments: further arguments of the block, one value or a list with one a stage;
-            a first block with strides has no `dilation_rate`;
-            activation, normalization, bias and initializers also apply to the stem.
+            activation, normalization, bias and initializers also apply to the stem. In a stage
+            with strides, `dilation_rate` is for all blocks but the first.
 
     Raises:
         ValueError, TypeError: if an argument does not fit; the message names it and the stage.

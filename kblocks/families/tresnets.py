@@ -57,7 +57,8 @@ def tresnet(
             the Spec of a head.
         name: name of the model.
         **block_arguments: further arguments of the blocks, one value or a list with one a stage.
-            `squeeze_ratio` is by default that of the block's class, and None in the last stage.
+            `squeeze_ratio` is by default that of the block's class, and None in the last stage;
+            in a stage with strides, `dilation_rate` is for all blocks but the first.
             Normalization, bias, initializers and a given activation also apply to the stem.
 
     Raises:
