@@ -38,11 +38,19 @@ _WIDENED = {"branches": ("max", 16), "kernel_size": 3, "strides": 2}
 _INCEPTION: Axes = {
     "blocks": [(1, 2, 1), (2, 1, 2)],
     "branches": [None, _TABLES],
+    "filters": [None, 0.5, [1, (0.5, 2), 0.25]],
     "width": [0.125, [0.25, 0.125, 0.1]],
+    "pool": [None, ["min", "avg", None]],
+    "kept": [None, [(1, 2), [2], None]],
     "strides": [None, [1, (2, 1), 2], [2, 1, 1]],
     "padding": ["symmetric", ["valid", "same", 1]],
     "reductions": [None, [None, _REDUCTION, {}], [_REDUCTION, {"kernel_size": 5}, None]],
-    "stem": [None, {"filters": 32, "strides": 4}, [{"filters": 8}, _WIDENED]],
+    "stem": [
+        None,
+        {"filters": 32, "strides": 4},
+        [{"filters": 8}, _WIDENED],
+        {"form": "inception_v4", "filters": 0.5, "kernel_size": [5, 3, 3], "strides": 2},
+    ],
     "dropout": [0.2, 0.0],
     **_HEAD,
 }

@@ -316,6 +316,39 @@ def test_networks_of_every_order(order: str) -> None:
     assert as_count(net.cost((32, 32, 3))) == counted(net.model((32, 32, 3)), x)
 
 
+def test_dilation_begins_behind_the_block_with_strides() -> None:
+    net = kb.resnet(blocks=(1, 2), strides=(1, 2), dilation_rate=2)
+    stages = [row.spec for row in net.rows if row.name.startswith("stage")]
+    assert [(s.strides[0], s.dilation_rate[0]) for s in stages] == [(1, 2), (2, 1), (1, 2)]
+
+
+def test_inception_modules_of_other_filters_pools_and_branches() -> None:
+    """GoogLeNet's Table 1 has 3a: 64, 96-128, 16-32, pool-32; 4a: 192, 96-208, 16-48, pool-64."""
+    filters = [[0.5, (0.25, 1.5), None, 2], (0.25, 0.75), 1]
+    net = kb.googlenet(filters=filters, pool=["avg", None, None], kept=[None, (2, 4), None])
+    found = {row.name: row.spec for row in net.rows}
+    assert found["stage1_block1"].branches == ((32,), (24, 192), (16, 32), ("avg", 64))
+    assert found["stage2_block1"].branches == ((24, 160), ("max", 48))  # 156 is 19.5 times 8
+    assert found["stage2_block1"].kernel_size == ((3, 3), (3, 3))
+    assert found["stage3_block1"] in [row.spec for row in kb.googlenet().rows]
+    for kept in (5, (), (5,)):
+        with pytest.raises(
+            ValueError, match=r"stage 1: `kept` must be .* 1 to 4.* Received: kept="
+        ):
+            kb.googlenet(kept=[kept, None, None])
+
+
+def test_stems_of_other_inception_networks_and_changes_to_them() -> None:
+    stem = [row for row in kb.inception_v4().rows if row.name.startswith("stem")]
+    assert [*kb.googlenet(stem={"form": "inception_v4"}).rows[: len(stem)]] == stem
+    changed = {"form": "inception_v3", "filters": 0.5, "strides": [1, 2, 1]}
+    shape = dict(kb.inception_v3(stem=changed).stages((96, 96, 3)))["stem"].output_shape
+    assert shape == (41, 41, 96)  # 96 - 2 - 2, halved by 3x3 to 45, - 2 - 2; half of 192
+    for wrong in ({"form": "v3"}, {"form": "googlenet", "colour": 1}):
+        with pytest.raises(ValueError, match="must be one of"):
+            kb.inception_v3(stem=wrong)
+
+
 def test_vgg_takes_one_value_a_stage() -> None:
     net = kb.vgg(
         5,

@@ -313,6 +313,15 @@ def test_describe_prints_each_choice_and_the_size() -> None:
     assert told[1].splitlines()[-1] == "1 choice, infinitely many networks"
 
 
+def test_describe_says_what_many_choices_mean_for_a_bayesian_search() -> None:
+    """`num_initial_points or max(3 * dimensions, 3)` in Keras Tuner's tuners/bayesian.py."""
+    told: list[str] = []
+    recorded(a=[kb.choice(1, 2) for _ in range(70)]).describe(told.append)
+    bayesian, last = told[0].splitlines()[-2:]
+    assert "Bayesian search of Keras Tuner draws its first 210 points at random" in bayesian
+    assert last == "70 choices, about 10^21 networks"  # 2**70 is 1.2e21
+
+
 def test_describe_prints(capsys: Any) -> None:
     recorded(a=kb.choice(1, 2)).describe()
     assert capsys.readouterr().out.splitlines()[-1] == "1 choice, 2 networks"

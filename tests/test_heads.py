@@ -321,7 +321,7 @@ def test_heads_that_do_not_fit_a_network_say_what_does() -> None:
     ("make", "words"),
     [
         (lambda: kb.Localizer(0), "classes"),
-        (lambda: kb.Localizer(3, box_weight=-1), "loss_weight"),
+        (lambda: kb.Localizer(3, box_weight=-1), "box_weight"),
         (lambda: kb.Localizer(3, regressor=kb.Classifier(3)), "regressor"),
         (lambda: kb.Keypoints(3, "maps"), "mode"),
         (lambda: kb.Keypoints(0), "points"),

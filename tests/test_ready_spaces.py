@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from dataclasses import dataclass
 from random import Random
@@ -43,6 +44,8 @@ LARGER = [
     ("resnext", "resnext29_8x64d"),
     ("vgg", "vgg16_bn"),
 ]
+STAGES = {"efficientnet": 8, "vgg": 5, "googlenet": 3, "inception_v3": 3, "inception_v4": 3}
+TOPS = {"efficientnet": "stage8", "inception_resnet": "stage4"}
 LIGHT = [
     pytest.param(family, marks=pytest.mark.slow if "inception" in family else ())
     for family in DEFAULTS
@@ -65,7 +68,7 @@ def test_an_image_that_is_too_small_is_refused_soon(monkeypatch: pytest.MonkeyPa
         return descend(self, start, *more)
 
     monkeypatch.setattr(Repair, "_descend", counted)
-    space = kb.spaces.inception_v3(classes=3)
+    space = kb.spaces.inception_v3(scope="published", stem=None, classes=3)
     begun.clear()
     with pytest.raises(ValueError, match=r"Nothing in this space .*\(75, 75, 3\)"):
         space.within((32, 32, 3))
@@ -102,9 +105,61 @@ def test_samples_keep_the_budget_and_build(family: str) -> None:
         keras.backend.clear_session()
 
 
-def test_an_unknown_member_is_refused() -> None:
+def test_an_unknown_member_or_scope_is_refused() -> None:
     with pytest.raises(ValueError, match="resnet18"):
         kb.spaces.resnet("resnet19")
+    with pytest.raises(
+        ValueError, match=r"`scope` must be .*'wide', 'published'.* Received: .*'all'"
+    ):
+        kb.spaces.resnet(scope="all")
+
+
+@pytest.mark.parametrize(("family", "name"), DEFAULTS.items())
+def test_the_published_scope_is_a_smaller_space_of_the_same_network(family: str, name: str) -> None:
+    wide, small = (getattr(kb.spaces, family)(scope=scope) for scope in ("wide", "published"))
+    assert 4 < len(small.names()) < len(wide.names()) * 0.75
+    assert set(small.names()) < set(wide.names())
+    assert small.build(small.default()) == kb.architecture(name)
+
+
+# --- what is open in each stage ----------------------------------------------------------------
+
+
+def traits(net: kb.Architecture, shape: tuple[int, ...]) -> dict[tuple[str, str], set[Any]]:
+    """Of each stage its kernels, strides, paddings and output's channels, read from its ops."""
+    costs = net.costs(shape)
+    found: dict[tuple[str, str], set[Any]] = {}
+    for row in net.rows:
+        stage = row.name.split("_")[0]
+        if stage == "head" or row.name not in costs:
+            continue
+        channels = costs[row.inputs[0]].output_shape[-1] if row.inputs != ("input",) else shape[-1]
+        ops = [op for _, op in kb.ops.parts(row.spec.plan(channels))]
+        convs = [op for op in ops if isinstance(op, kb.ops.Conv)]
+        for trait, values in (
+            ("kernel_size", {op.kernel_size for op in convs}),
+            ("strides", {getattr(op, "strides", getattr(op, "block", None)) for op in ops}),
+            ("padding", {op.padding for op in convs if op.kernel_size != (1, 1)}),
+            ("filters", {costs[row.name].output_shape[-1]}),
+        ):
+            found.setdefault((stage, trait), set()).update(values)
+    return found
+
+
+@pytest.mark.parametrize("family", DEFAULTS)
+def test_each_stage_opens_kernels_strides_padding_and_filters(family: str) -> None:
+    """The stages differ in all of these over sampled points, by the ops of the networks."""
+    space, seen = getattr(kb.spaces, family)(), {}
+    for seed in range(500 if THOROUGH else 30):
+        with contextlib.suppress(ValueError):  # no network, or one for larger images
+            net: Any = space.build(space.sample(seed))
+            for key, values in traits(net, (2048, 2048, 3)).items():
+                seen.setdefault(key, set()).add(frozenset(values))
+    assert len({stage for stage, _ in seen} - {"stem"}) == STAGES.get(family, 4)
+    fixed = {key for key, values in seen.items() if len(values) == 1}
+    # The last stage may be a 1x1 convolution; DenseNet's first has no transition, only the stem.
+    top = {(TOPS.get(family), trait) for trait in ("kernel_size", "strides", "padding")}
+    assert fixed - top <= {"densenet": {("stage1", "strides")}}.get(family, set())
 
 
 # --- properties: any input, any budget -----------------------------------------------------
@@ -202,6 +257,8 @@ def test_small_ones_are_what_keras_builds(family: str) -> None:
         model = net.model(case.shape)
         image = np.zeros((1, *case.shape), "float32")
         assert counted(model, image) == as_count(net.cost(case.shape))
+        model.compile("sgd", run_eagerly=True, **net.head.training())
+        assert np.isfinite(model.train_on_batch(image, np.zeros(1))[0])
         keras.backend.clear_session()
 
     check()

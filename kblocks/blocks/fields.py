@@ -313,3 +313,11 @@ def _or_none(check: Check) -> Check:
         lambda value: None if value is None else check.normalise(value),
         lambda value: None if value is None else check.serialise(value),
     )
+
+
+def positive(name: str, value: Any) -> float:
+    """An argument that is no field: `value`, or ValueError unless it is a number over 0."""
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not is_number or not 0 < value < math.inf:
+        raise ValueError(f"`{name}` must be a number over 0. Received: {name}={value!r}")
+    return value

@@ -10,6 +10,7 @@ from typing import Any, Self
 
 from kblocks.command.listing import FAMILIES
 from kblocks.families import ready_spaces as spaces
+from kblocks.families.published_choices import pooled_stages
 from kblocks.search_space.budget import Budget
 from kblocks.search_space.choices import choice, per_stage, real
 from kblocks.search_space.space import Space
@@ -214,7 +215,6 @@ def _for_small(family: str, side: int) -> Mapping[str, Any]:
                 "blocks": per_stage(stages, choice(1, 2)),
                 "filters": widths,
                 "kernel_size": per_stage(stages, choice(3, 5)),
-                "padding": "same",
-                "pool": per_stage(stages, choice("max", "avg")),
+                **pooled_stages(["max"] * stages, size=2),
             }
     return {}

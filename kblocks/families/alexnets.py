@@ -99,25 +99,28 @@ def linear_head_choices() -> dict[str, Any]:
 
 
 def _choices(row: dict[str, Any]) -> dict[str, Any]:
-    """Depth, widths, kernels, padding, pools, head."""
+    """All of its stages and pools, stem, head."""
     return {
         "blocks": [choices.depths(1) for _ in range(4)],
         "filters": [choices.widths(number) for number in (192, 384, 256, 256)],
         "kernel_size": [choices.kernels(size) for size in (5, 3, 3, 3)],
-        "padding": [choices.paddings() for _ in range(4)],
-        "pool": [choices.options(pool, "max", None) for pool in ("max", None, None, "max")],
+        **choices.pooled_stages(["max", None, None, "max"], size=3, strides=2),
+        "groups": [choices.options(1, 2) for _ in range(4)],
+        **choices.units(None, staged.NORM),
         "stem": {
             "filters": choices.widths(64),
             "kernel_size": choices.options(11, 7, 5, 3),
             "strides": choices.options(4, 2, 1),
             "padding": choices.options(2, "same"),
-            "pool": choices.options("max", None),
+            "pool": choices.options("max", "avg", None),
+            "pool_size": choices.options(3, 2),
+            "pool_strides": choices.options(2, 1, 3),
         },
         "head": linear_head_choices(),
     }
 
 
-space = choices.ready_space(alexnet, "alexnet", _choices)
+space = choices.ready_space(alexnet, "alexnet", _choices, ("filters", "groups", "stem", "head"))
 
 
 @naming("torchvision alexnet")

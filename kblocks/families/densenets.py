@@ -105,25 +105,39 @@ densenet_bc100_12 = variant(
 
 
 def _choices(row: dict[str, Any]) -> dict[str, Any]:
-    """Depth, growth, kernels, padding, transitions."""
+    """All of its stages and transitions, stem, head."""
     stages = len(row["blocks"])
     growth, compression = row.get("growth_rate", 32), row.get("compression", 0.5)
     bottleneck = row.get("bottleneck", 4)
+    groups = {"groups": [choices.options(1, 2, 4) for _ in range(stages)]}
     return {
+        **(groups if growth % 8 == 0 else {}),
         "blocks": [choices.depths(number) for number in row["blocks"]],
         "growth_rate": [choices.widths(growth) for _ in range(stages)],
         "bottleneck": [choices.options(bottleneck, 4, 2, None) for _ in range(stages)],
         "kernel_size": [choices.kernels() for _ in range(stages)],
         "padding": [choices.paddings() for _ in range(stages)],
+        "dilation_rate": [choices.options(1, 2) for _ in range(stages)],
+        "dropout": choices.options(0.0, 0.2),
+        **choices.units(staged.NORM),
         "compression": [choices.options(compression, 0.5, 1.0) for _ in range(stages - 1)],
         "strides": [choices.options(2, 1, (2, 1)) for _ in range(stages - 1)],
-        "transition": {"pool": choices.options("avg", "max")},
+        "transition": {
+            "kernel_size": choices.options(1, 3),
+            "pool": choices.options("avg", "max"),
+            "pool_size": choices.options(None, 2, 3),
+        },
         "stem": choices.stems({"filters": 2 * growth, **row.get("stem", {})}),
         "head": {"pool": choices.options("avg", "max", "concat")},
     }
 
 
-space = choices.ready_space(densenet, "densenet121", _choices)
+space = choices.ready_space(
+    densenet,
+    "densenet121",
+    _choices,
+    ("blocks", "growth_rate", "bottleneck", "compression", "dropout"),
+)
 
 
 _NAMES = {

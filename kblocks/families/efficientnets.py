@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from kblocks.blocks.convolution import ConvBlock
+from kblocks.blocks.fields import positive
 from kblocks.blocks.mbconv import MBConvBlock
 from kblocks.families import published_choices as choices
 from kblocks.families import stage_arguments as staged
@@ -75,7 +76,7 @@ def efficientnet(
     Reference: Tan & Le 2019, arXiv:1905.11946, Table 1 and Eq. 3.
     """
     stages = staged.count_stages(blocks)
-    repeats = [math.ceil(number * staged.positive("depth", depth)) for number in blocks]
+    repeats = [math.ceil(number * positive("depth", depth)) for number in blocks]
     given = {
         "filters": filters,
         "kernel_size": kernel_size,
@@ -99,7 +100,7 @@ def efficientnet(
 
 def scaled(filters: Any, width: float) -> Any:
     """`width` times as many filters, as the nearest multiple of 8 that is at most 10 % fewer."""
-    if staged.positive("width", width) == 1 or not isinstance(filters, int):
+    if positive("width", width) == 1 or not isinstance(filters, int):
         return filters
     rounded = max(8, int(filters * width + 4) // 8 * 8)
     return rounded if rounded >= 0.9 * filters * width else rounded + 8
@@ -154,12 +155,18 @@ efficientnet_lite4 = _lite("efficientnet_lite4", width=1.4, depth=1.8, dropout=0
 
 def _choices(row: dict[str, Any]) -> dict[str, Any]:
     """Its table's columns, gates, stem, top, head."""
+    activation = row.get("activation", "silu")
     width = row["width"]
     blocks = row.get("blocks", [math.ceil(number * row["depth"]) for number in _BLOCKS])
     gate = row.get("squeeze_ratio", 0.25)
     ends = {"stem": scaled(32, width), "top": scaled(1280, width)}
     stem, top = ({"filters": n, **row.get(end, {})} for end, n in ends.items())
-    stem |= {"filters": choices.widths(stem["filters"]), "strides": choices.options(2, 1)}
+    stem |= {
+        "filters": choices.widths(stem["filters"]),
+        "kernel_size": choices.options(3, 5, 7),
+        "strides": choices.options(2, 1),
+        "padding": choices.paddings(stem.get("padding", "symmetric")),
+    }
     return {
         "width": 1.0,
         "depth": 1.0,
@@ -170,6 +177,8 @@ def _choices(row: dict[str, Any]) -> dict[str, Any]:
         "expansion": [choices.options(ratio, 1, 3, 4, 6) for ratio in _STAGES["expansion"]],
         "padding": [choices.paddings(row.get("padding", "symmetric")) for _ in _BLOCKS],
         "squeeze_ratio": [choices.options(gate, 0.25, 0.125, None) for _ in _BLOCKS],
+        **choices.units(row.get("normalization", staged.NORM), activation=activation),
+        "stochastic_depth": choices.options(0.2, 0.0, 0.1),
         "stem": stem,
         "top": {**top, "filters": choices.widths(top["filters"])},
         "dropout": choices.options(row["dropout"], 0.0, 0.2),
@@ -177,7 +186,7 @@ def _choices(row: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-space = choices.ready_space(efficientnet, "efficientnet_b0", _choices)
+space = choices.ready_space(efficientnet, "efficientnet_b0", _choices, ("blocks", "filters"))
 
 
 @naming("torchvision efficientnet")

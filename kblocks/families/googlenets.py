@@ -6,21 +6,16 @@ import re
 from typing import Any
 
 from kblocks.families.inception import inception
+from kblocks.families.inception_choices import VARIED, inception_choices
+from kblocks.families.inception_forms import STEMS
 from kblocks.families.inception_names import plain, positions
-from kblocks.families.inception_published import Published, inception_choices, square
+from kblocks.families.inception_published import Published, square
 from kblocks.families.published_choices import ready_space
 from kblocks.networks.architecture import Architecture
 from kblocks.networks.catalog import namesake
 from kblocks.networks.torch_weights import naming
 
 _POOL: dict[str, Any] = {"branches": ("max",), "padding": "valid", "pool_ceil_mode": True}
-_STEM = (
-    {"filters": 64, "kernel_size": 7, "strides": 2, "padding": "symmetric"},
-    {**_POOL, "kernel_size": 3, "strides": 2},
-    {"filters": 64, "kernel_size": 1},
-    {"filters": 192, "kernel_size": 3},
-    {**_POOL, "kernel_size": 3, "strides": 2},
-)
 # Table 1: each module has a 1x1, a reduced 3x3, a reduced 5x5 and a projected pool.
 _PUBLISHED = Published(
     branches=(
@@ -43,7 +38,7 @@ _PUBLISHED = Published(
     reductions=(None, {**_POOL, "kernel_size": 3}, {**_POOL, "kernel_size": 2}),
     kernels=lambda sizes: [square(size) for size in sizes],
     whole={
-        "stem": _STEM,
+        "stem": STEMS["googlenet"],
         "auxiliary": {
             "aux1": {"stage": 2, "block": 1, "pool_size": None, "grid": 4},
             "aux2": {"stage": 2, "block": 4, "pool_size": None, "grid": 4},
@@ -83,8 +78,8 @@ def googlenet(
             values, with `aux1` and `aux2` on the first and fourth module of the second stage;
             `auxiliary={}` is no auxiliary output.
         name: name of the model.
-        **arguments: width, strides, padding, dropout, head and arguments of the modules; see
-            `kblocks.families.inception.inception`.
+        **arguments: filters, width, pool, kept, strides, padding, dropout, head and arguments of
+            the modules; see `kblocks.families.inception.inception`.
 
     Raises:
         ValueError, TypeError: if an argument does not fit; the message names it and the stage.
@@ -107,11 +102,11 @@ _ROWS = {
 
 
 def _choices(row: dict[str, Any]) -> dict[str, Any]:
-    """Depth, widths, padding, dropout, head's pool."""
-    return inception_choices((2, 5, 2), 0.2, auxiliary=2)
+    """All of its stages, reductions, stem, auxiliary places, head."""
+    return inception_choices(_PUBLISHED, "googlenet", (2, 5, 2), 0.2)
 
 
-space = ready_space(googlenet, "googlenet", _choices)
+space = ready_space(googlenet, "googlenet", _choices, VARIED)
 
 
 @naming("torchvision googlenet")

@@ -6,14 +6,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from kblocks.blocks.convolution import ConvBlock
+from kblocks.blocks.fields import positive
 from kblocks.blocks.inception import InceptionBlock
 from kblocks.families import stage_arguments as staged
+from kblocks.families.inception_forms import changed_module, stem_rows
 from kblocks.heads import AuxiliaryClassifier, Classifier
 from kblocks.heads.attaching import Head
 from kblocks.networks.architecture import Architecture
 from kblocks.plans.ops import Norm
 
-_NORM = Norm("batch", momentum=0.9, epsilon=1e-3)  # as in their published weights
+NORM = Norm("batch", momentum=0.9, epsilon=1e-3)  # as in their published weights
 
 Rows = list[tuple[Any, ...]]
 
@@ -24,7 +26,10 @@ def inception(
     blocks: Any,
     branches: Any,
     kernel_size: Any,
+    filters: Any = None,
     width: Any = 1.0,
+    pool: Any = None,
+    kept: Any = None,
     strides: Any = None,
     padding: Any = "symmetric",
     reductions: Any = None,
@@ -46,15 +51,25 @@ def inception(
         branches: for each stage a sequence with the `branches` of each of its modules (see
             `kb.InceptionBlock`); the last also serves further modules.
         kernel_size: for each stage the `kernel_size` of its modules.
-        width: factor of all filters, one value or one a stage; the stem has the first stage's,
-            the top the last stage's.
+        filters: factors of the modules' filters, one value or one a stage: a number for all
+            branches; or a list with one entry for each branch, a number or a pair for the
+            convolutions before its last and for its last. Products are rounded to multiples of 8,
+            but 1 and None change nothing.
+        width: factor of all filters, one value or one a stage, not rounded to multiples of 8; the
+            stem has the first stage's, the top the last stage's.
+        pool: kind of the modules' pools ("max", "avg" or "min"), one value or one a stage; None is
+            that of `branches`.
+        kept: for each stage None, or the numbers of the branches that its modules keep, counted
+            from 1.
         strides: strides of each stage's reduction, or of its first module if it has none. None is
             1 for the first stage and 2 for the others.
         padding: padding of the modules, one value or one a stage.
         reductions: for each stage None, or a mapping of arguments of the `kb.InceptionBlock`
-            before its modules.
+            before its modules, which may also have `filters`, `pool` and `kept`.
         stem: a mapping of arguments of `kb.ConvBlock` (with `branches`, of `kb.InceptionBlock`),
-            or a Spec; or a sequence of these.
+            or a Spec; or a sequence of these. Or a mapping of `form`, the name of the published
+            network whose stem it is, and of changes to this: `filters`, a factor; `kernel_size`,
+            `strides` and `padding` of the three rows that halve the map, one value or a list.
         top: arguments of a `kb.ConvBlock` after the last stage, named as one more stage.
         dropout: dropout rate of the head.
         head: arguments of `kb.Classifier` that replace the published ones (average pool and
@@ -76,18 +91,25 @@ def inception(
     columns = {
         "branches": _tables(branches, stages),
         "kernel_size": kernel_size,
+        "filters": filters,
+        "pool": pool,
+        "kept": kept,
         "padding": padding,
         "width": widths,
         "strides": [1] + [2] * (stages - 1) if strides is None else strides,
         "reduction": staged.by_stage("reductions", reductions, stages),
     }
-    columns |= {"normalization": _NORM, **options}
+    columns |= {"normalization": NORM, **options}
     arguments = staged.arguments_by_stage(stages, columns)
     shared = staged.shared_by_all(*arguments)
     rows = _stem_rows(stem, shared, widths[0])
     for i, own in enumerate(arguments, 1):
         rows += _stage_rows(block, name, i, blocks[i - 1], own)
     if last is not None:
+        if not isinstance(last, Mapping):
+            raise ValueError(
+                f"`last` must be a mapping of arguments of InceptionBlock. Received: last={last!r}"
+            )
         rows[-1] = (rows[-1][0], rows[-1][1].replace(**last))
     if top is not None:
         top = staged.part(ConvBlock, "top", widened(top, widths[-1]), shared)
@@ -116,16 +138,17 @@ def _tables(branches: Any, stages: int) -> list[Any]:
 
 
 def _stem_rows(stem: Any, shared: Mapping[str, Any], width: float) -> Rows:
+    if isinstance(stem, Mapping) and "form" in stem:
+        stem = stem_rows(**stem)
     items = stem if isinstance(stem, (list, tuple)) else [stem]
     names = [f"stem_block{i}" for i in range(1, len(items) + 1)] if len(items) > 1 else ["stem"]
-    kinds = [
-        InceptionBlock if isinstance(item, Mapping) and "branches" in item else ConvBlock
-        for item in items
-    ]
-    return [
-        (name, staged.part(kind, name, widened(item, width), shared))
-        for name, kind, item in zip(names, kinds, items, strict=True)
-    ]
+    rows = []
+    for name, item in zip(names, items, strict=True):
+        kind, own = ConvBlock, widened(item, width)
+        if isinstance(own, Mapping) and "branches" in own:
+            kind, own = InceptionBlock, changed_module(own)
+        rows.append((name, staged.part(kind, name, own, shared)))
+    return rows
 
 
 def _stage_rows(block: Any, name: str, stage: int, number: int, own: dict[str, Any]) -> Rows:
@@ -136,13 +159,22 @@ def _stage_rows(block: Any, name: str, stage: int, number: int, own: dict[str, A
     if reduction is not None:
         common = {"padding": own["padding"], "strides": strides, **staged.shared_by_all(own)}
         arguments = {**common, **widened(reduction, width)}
-        rows.append((f"stage{stage}_reduction", staged.spec_of(InceptionBlock, where, arguments)))
+        rows.append((f"stage{stage}_reduction", _module(InceptionBlock, where, arguments)))
         strides = 1
-    specs = [staged.spec_of(block, where, {**own, "branches": table}) for table in tables]
+    specs = [_module(block, where, {**own, "branches": table}) for table in tables]
     specs += [specs[-1]] * (number - len(specs))
     if strides not in (1, (1, 1)):
-        specs[0] = staged.spec_of(block, where, {**own, "branches": tables[0], "strides": strides})
+        specs[0] = _module(block, where, {**own, "branches": tables[0], "strides": strides})
     return rows + [(f"stage{stage}_block{j}", spec) for j, spec in enumerate(specs, 1)]
+
+
+def _module(block: Any, where: str, arguments: Mapping[str, Any]) -> Any:
+    """The Spec of a block of branches with changes to them; an error begins with `where`."""
+    try:
+        changed = changed_module(arguments)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
+    return staged.spec_of(block, where, changed)
 
 
 def _auxiliary_rows(
@@ -169,13 +201,13 @@ def widened(arguments: Any, width: float) -> Any:
     """A mapping of a block's arguments with `width` times as many filters; a Spec as it is."""
     if not isinstance(arguments, Mapping):
         return arguments
-    names = arguments.keys() & {"filters", "branches"}
+    names = arguments.keys() & {"branches"} or arguments.keys() & {"filters"}
     return {**arguments, **{name: scaled(arguments[name], width) for name in names}}
 
 
 def scaled(filters: Any, width: float) -> Any:
     """A table of branches with `width` times as many filters, at least 1 each."""
-    if staged.positive("width", width) == 1 or isinstance(filters, str):
+    if positive("width", width) == 1 or isinstance(filters, str):
         return filters
     if isinstance(filters, (list, tuple)):
         return tuple(scaled(inner, width) for inner in filters)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from kblocks.families.published_choices import depths, options
 from kblocks.families.stage_arguments import by_stage, count_stages
 
 # Grid reductions: all kernels are 3x3; or the second branch has 1x7 and 7x1 before the last 3x3.
@@ -81,21 +80,3 @@ def mixed(size: Any) -> Any:
 def one_form_a_stage(*forms: Callable[[Any], Any]) -> Callable[[list[Any]], list[Any]]:
     """A function that turns a list of the stages' sizes into kernels, one form for each stage."""
     return lambda sizes: [form(size) for form, size in zip(forms, sizes, strict=False)]
-
-
-def inception_choices(blocks: Sequence[int], dropout: float, auxiliary: int = 0) -> dict[str, Any]:
-    """Choices for each stage's depth and width, and for padding, dropout and the head's pool.
-
-    The stage that `auxiliary` heads read (0 is none) has at least its published blocks.
-    """
-    stages = range(1, len(blocks) + 1)
-    return {
-        "blocks": [
-            options(number, number + 1) if stage == auxiliary else depths(number)
-            for stage, number in zip(stages, blocks, strict=True)
-        ],
-        "width": [options(1.0, 0.75, 0.5, 0.25, 1.25) for _ in stages],
-        "padding": options("symmetric", "same"),
-        "dropout": options(dropout, 0.0, 0.2, 0.5),
-        "head": {"pool": options("avg", "max", "concat")},
-    }

@@ -7,14 +7,16 @@ from typing import Any
 
 from kblocks.blocks.inception import InceptionResNetBlock
 from kblocks.families.inception import inception
+from kblocks.families.inception_choices import VARIED, inception_choices
+from kblocks.families.inception_forms import STEMS
 from kblocks.families.inception_names import plain, positions
-from kblocks.families.inception_published import REDUCE, Published, inception_choices
-from kblocks.families.inceptions_v3 import STEM
-from kblocks.families.published_choices import ready_space
+from kblocks.families.inception_published import REDUCE, Published
+from kblocks.families.published_choices import options, ready_space, widths
 from kblocks.families.stage_arguments import one_of
 from kblocks.networks.architecture import Architecture
 from kblocks.networks.catalog import variant
 from kblocks.networks.torch_weights import naming
+from kblocks.search_space.choices import choice
 
 
 def _kernels(sizes: list[Any]) -> list[Any]:
@@ -37,7 +39,7 @@ _V1 = Published(
     kernels=_kernels,
     kernel_size=(3, 7, 3),
     whole={
-        "stem": (*STEM[:6], {"filters": 256, "strides": 2, "padding": "valid"}),
+        "stem": STEMS["inception_resnet_v1"],
         "last": {},
         "top": None,
     },
@@ -55,15 +57,13 @@ _V2 = _V1._replace(
         {"branches": ((256, 384), (256, 288), (256, 288, 320), "max"), **REDUCE},
     ),
     whole={
-        "stem": (
-            *STEM,
-            {"branches": (96, (48, 64), (64, 96, 96), ("avg", 64)), "kernel_size": (1, 5, 3, 3)},
-        ),
+        "stem": STEMS["inception_resnet_v2"],
         "last": {"scale": 1.0, "activate": False},
         "top": {"filters": 1536, "kernel_size": 1},
     },
 )
 _VERSIONS = {"v1": _V1, "v2": _V2}
+_SCALES = (0.17, 0.1, 0.2)
 
 
 def inception_resnet(
@@ -98,8 +98,8 @@ def inception_resnet(
             scale and activation; {} makes it equal to the others.
         stem, top: as in `kblocks.families.inception.inception`; v1 has no top.
         name: name of the model.
-        **arguments: width, strides, padding, dropout, head and arguments of the blocks; see
-            `kblocks.families.inception.inception`.
+        **arguments: filters, width, kept, strides, padding, dropout, head and arguments of the
+            blocks; see `kblocks.families.inception.inception`.
 
     Raises:
         ValueError, TypeError: if an argument does not fit; the message names it and the stage.
@@ -110,7 +110,7 @@ def inception_resnet(
     filled = published.filled(
         blocks, branches, kernel_size, reductions, stem=stem, last=last, top=top
     )
-    filled["scale"] = (0.17, 0.1, 0.2)[: len(blocks)] if scale is None else scale
+    filled["scale"] = _SCALES[: len(blocks)] if scale is None else scale
     return inception(classes, block=InceptionResNetBlock, **filled, name=name, **arguments)
 
 
@@ -134,11 +134,19 @@ _REPEATS = ("repeat", "repeat_1", "repeat_2")
 
 
 def _choices(row: dict[str, Any]) -> dict[str, Any]:
-    """Depth, widths, padding, dropout, head's pool."""
-    return inception_choices(row.get("blocks", (10, 20, 10)), 0.2)
+    """All of its stages, residuals' scales, reductions, stem, head."""
+    version, blocks = row["version"], row.get("blocks", (10, 20, 10))
+    found = inception_choices(_VERSIONS[version], f"inception_resnet_{version}", blocks, 0.2)
+    found["scale"] = [options(scale, 0.1, 0.17, 0.2, 0.3, 1.0) for scale in _SCALES]
+    # Its blocks have no strides, so the first stage gets them from a pool before it.
+    pool = {"branches": ("max",), "kernel_size": options(3, 2), "strides": 2, "padding": "valid"}
+    found["strides"][0], found["reductions"][0] = 1, choice(None, pool)
+    if version == "v2":
+        found |= {"last": choice(None, {}), "top": {"filters": widths(1536), "kernel_size": 1}}
+    return found
 
 
-space = ready_space(inception_resnet, "inception_resnet_v2", _choices)
+space = ready_space(inception_resnet, "inception_resnet_v2", _choices, (*VARIED, "scale"))
 
 
 @naming("timm inception_resnet_v2")

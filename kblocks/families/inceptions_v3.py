@@ -7,22 +7,14 @@ from typing import Any
 
 from kblocks.families import inception_published as published
 from kblocks.families.inception import inception
+from kblocks.families.inception_choices import VARIED, inception_choices
+from kblocks.families.inception_forms import STEMS
 from kblocks.families.inception_names import plain, positions
 from kblocks.families.published_choices import ready_space
 from kblocks.networks.architecture import Architecture
 from kblocks.networks.catalog import namesake
 from kblocks.networks.torch_weights import naming
 
-_POOL = {"branches": ("max",), "kernel_size": 3, "strides": 2, "padding": "valid"}
-STEM = (
-    {"filters": 32, "strides": 2, "padding": "valid"},
-    {"filters": 32, "padding": "valid"},
-    {"filters": 64},
-    _POOL,
-    {"filters": 80, "kernel_size": 1},
-    {"filters": 192, "padding": "valid"},
-    _POOL,
-)
 _PUBLISHED = published.Published(
     branches=(
         [(64, (48, 64), (64, 96, 96), ("avg", pool)) for pool in (32, 64, 64)],
@@ -37,7 +29,7 @@ _PUBLISHED = published.Published(
     kernels=published.one_form_a_stage(published.square, published.factorized, published.square),
     kernel_size=((5, 3), 7, 3),
     whole={
-        "stem": STEM,
+        "stem": STEMS["inception_v3"],
         "auxiliary": {
             "AuxLogits": {
                 "stage": 2,
@@ -85,8 +77,8 @@ def inception_v3(
             auxiliary output.
         dropout: dropout rate of the head.
         name: name of the model.
-        **arguments: width, strides, padding, head and arguments of the modules; see
-            `kblocks.families.inception.inception`.
+        **arguments: filters, width, pool, kept, strides, padding, head and arguments of the
+            modules; see `kblocks.families.inception.inception`.
 
     Raises:
         ValueError, TypeError: if an argument does not fit; the message names it and the stage.
@@ -117,11 +109,11 @@ _MODULES = {
 
 
 def _choices(row: dict[str, Any]) -> dict[str, Any]:
-    """Depth, widths, padding, dropout, head's pool."""
-    return published.inception_choices((3, 4, 2), 0.5, auxiliary=2)
+    """All of its stages, reductions, stem, auxiliary place, head."""
+    return inception_choices(_PUBLISHED, "inception_v3", (3, 4, 2), 0.5)
 
 
-space = ready_space(inception_v3, "inception_v3", _choices)
+space = ready_space(inception_v3, "inception_v3", _choices, VARIED)
 
 
 @naming("timm inception_v3")

@@ -6,25 +6,14 @@ from typing import Any
 
 from kblocks.families import inception_published as published
 from kblocks.families.inception import inception
+from kblocks.families.inception_choices import VARIED, inception_choices
+from kblocks.families.inception_forms import STEMS
 from kblocks.families.inception_names import plain, positions
 from kblocks.families.published_choices import ready_space
 from kblocks.networks.architecture import Architecture
 from kblocks.networks.catalog import namesake
 from kblocks.networks.torch_weights import naming
 
-_STEM = (
-    {"filters": 32, "strides": 2, "padding": "valid"},
-    {"filters": 32, "padding": "valid"},
-    {"filters": 64},
-    {"branches": ("max", 96), "kernel_size": 3, "strides": 2, "padding": "valid"},
-    {
-        "branches": ((64, 96), (64, 64, 64, 96)),
-        "kernel_size": (3, (1, 7)),
-        "last_kernel_size": 3,
-        "last_padding": "valid",
-    },
-    {"branches": (192, "max"), "kernel_size": 3, "strides": 2, "padding": "valid"},
-)
 _PUBLISHED = published.Published(
     branches=(
         [(96, (64, 96), (64, 96, 96), ("avg", 96))],
@@ -38,7 +27,7 @@ _PUBLISHED = published.Published(
     ),
     kernels=published.one_form_a_stage(published.square, published.factorized, published.mixed),
     kernel_size=(3, 7, 3),
-    whole={"stem": _STEM},
+    whole={"stem": STEMS["inception_v4"]},
 )
 
 
@@ -69,8 +58,8 @@ def inception_v4(
             replace those of its published reduction; the first stage has no reduction.
         stem: as in `kblocks.families.inception.inception`; None is the published values.
         name: name of the model.
-        **arguments: width, strides, padding, dropout, head and arguments of the modules; see
-            `kblocks.families.inception.inception`.
+        **arguments: filters, width, pool, kept, strides, padding, dropout, head and arguments of
+            the modules; see `kblocks.families.inception.inception`.
 
     Raises:
         ValueError, TypeError: if an argument does not fit; the message names it and the stage.
@@ -83,11 +72,11 @@ def inception_v4(
 
 
 def _choices(row: dict[str, Any]) -> dict[str, Any]:
-    """Depth, widths, padding, dropout, head's pool."""
-    return published.inception_choices((4, 7, 3), 0.2)
+    """All of its stages, reductions, stem, head."""
+    return inception_choices(_PUBLISHED, "inception_v4", (4, 7, 3), 0.2)
 
 
-space = ready_space(inception_v4, "inception_v4", _choices)
+space = ready_space(inception_v4, "inception_v4", _choices, VARIED)
 
 
 @naming("timm inception_v4")

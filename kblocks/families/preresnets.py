@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from kblocks.families.published_choices import ready_space, residual_space_choices
-from kblocks.families.resnets import CIFAR_STEM, resnet
+from kblocks.families.published_choices import ready_space
+from kblocks.families.resnets import CIFAR_STEM, PUBLISHED, resnet, resnet_choices
 from kblocks.networks.architecture import Architecture
 from kblocks.networks.catalog import variant
 from kblocks.networks.torch_weights import BLOCK, by_patterns, naming
@@ -48,7 +48,12 @@ _WIDE = {**_CIFAR, "block": "basic", "filters": (160, 320, 640)}
 wrn28_10 = variant("wrn28_10", preresnet, **_WIDE, blocks=(4, 4, 4))
 
 
-space = ready_space(preresnet, "preresnet50", residual_space_choices)
+def _choices(row: dict[str, Any]) -> dict[str, Any]:
+    """As in `resnet`."""
+    return resnet_choices({"order": "full_preactivation", **row})
+
+
+space = ready_space(preresnet, "preresnet50", _choices, (*PUBLISHED, "order"))
 
 
 @naming("timm resnetv2", as_convolutions=["head.fc"])

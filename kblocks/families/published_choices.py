@@ -2,29 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Collection, Sequence
+from typing import Any, get_args
 
-from kblocks.families.stage_arguments import RESNET_STEM, doubled
+from kblocks.blocks.residual import Order
+from kblocks.families.stage_arguments import NORM, RESNET_STEM, doubled, one_of
 from kblocks.networks.architecture import Architecture
 from kblocks.networks.catalog import member
 from kblocks.search_space.choices import choice
 from kblocks.search_space.space import Space
+from kblocks.search_space.tree import Tree
 
 
 def ready_space(
     family: Callable[..., Architecture],
     default: str,
     choices_around: Callable[[dict[str, Any]], dict[str, Any]],
+    published: Collection[str],
 ) -> Callable[..., Space]:
     """The ready space of a family, a function of a published network's name.
 
-    Its choices are `choices_around` that network's arguments; `default` is the default name.
+    Its choices are `choices_around` that network's arguments, or those of them for the arguments
+    that the family's papers varied, `published`; `default` is the default name.
     """
 
-    def space(name: str = default, **arguments: Any) -> Space:
+    def space(name: str = default, *, scope: str = "wide", **arguments: Any) -> Space:
         build, row = member(name, family)
-        return Space(build, **{**choices_around(row), **arguments})
+        choices = choices_around(row)
+        if one_of("scope", scope, {"wide": (), "published": published}) == "published":
+            kept = {key: choices[key] for key in published if key in choices}
+            choices = Tree(choices).default().arguments | kept
+        return Space(build, **{**choices, **arguments})
 
     about = choices_around.__doc__ or "its arguments."
     space.__module__, space.__qualname__ = family.__module__, "space"
@@ -32,6 +40,8 @@ def ready_space(
 
     Args:
         name: the published network of this family that is the default point.
+        scope: "wide" opens all arguments; "published" is a smaller space, which opens only those
+            that the family's papers varied: {", ".join(published)}.
         arguments: arguments of `kb.{family.__name__}` that replace the space's own; they may
             contain choices.
     """
@@ -70,6 +80,38 @@ def paddings(published: str = "symmetric") -> Any:
     return options(published, "same", "symmetric", "valid")
 
 
+def pooled_stages(
+    pools: Sequence[str | None], size: int, strides: int | None = None
+) -> dict[str, Any]:
+    """Choices for the padding, the strides and the pool of stages of plain convolutions.
+
+    A strided convolution may replace a pool (Springenberg et al. 2014, arXiv:1412.6806).
+
+    Args:
+        pools: the published kind of each stage's pool.
+        size, strides: the published `pool_size` and `pool_strides` of all of them.
+    """
+    return {
+        "strides": [options(1, 2) for _ in pools],
+        "padding": [paddings() for _ in pools],
+        "pool": [options(pool, "max", "avg", None) for pool in pools],
+        "pool_size": [options(size, 2, 3) for _ in pools],
+        "pool_strides": [options(strides, 2, 1) for _ in pools],
+    }
+
+
+def units(*normalizations: Any, activation: Any = "relu") -> dict[str, Any]:
+    """Choices for the activation and the normalization of all convolutions, the published first.
+
+    Papers that varied them: Ramachandran et al. 2017, arXiv:1710.05941; Wu & He 2018,
+    arXiv:1803.08494.
+    """
+    return {
+        "activation": options(activation, "relu", "silu", "leaky_relu"),
+        "normalization": options(*normalizations, "group", "layer"),
+    }
+
+
 def residual_choices(row: dict[str, Any]) -> dict[str, Any]:
     """Choices for each stage of a published residual network, from its `row` of arguments."""
     blocks = row["blocks"]
@@ -80,13 +122,18 @@ def residual_choices(row: dict[str, Any]) -> dict[str, Any]:
         "kernel_size": [kernels() for _ in blocks],
         "strides": [options(1, 2), *(options(2, 1, (2, 1)) for _ in blocks[1:])],
         "padding": [paddings() for _ in blocks],
+        "dilation_rate": [options(1, 2) for _ in blocks],
+        "stochastic_depth": options(row.get("stochastic_depth", 0.0), 0.1, 0.2),
+        **units(NORM),
     }
 
 
 def residual_space_choices(row: dict[str, Any]) -> dict[str, Any]:
-    """Depth, widths, kernels, strides, padding."""
+    """All of its stages, blocks' order, shortcuts, stem, head."""
     return {
         **residual_choices(row),
+        "order": options(row.get("order", "original"), *get_args(Order)),
+        "shortcut": options(row.get("shortcut", "projection"), "projection", "zero_pad"),
         "stem": stems(row.get("stem", {})),
         "head": {"pool": options("avg", "max", "concat")},
     }
@@ -99,5 +146,6 @@ def stems(published: dict[str, Any]) -> dict[str, Any]:
         "filters": widths(stem["filters"]),
         "kernel_size": options(stem["kernel_size"], 3, 5, 7),
         "strides": options(stem["strides"], 1, 2),
+        "padding": paddings(stem["padding"]),
         "pool": options(stem["pool"], "max", None),
     }

@@ -7,7 +7,7 @@ from typing import Any
 from kblocks.blocks.convolution import ConvBlock, NormAct
 from kblocks.blocks.residual import BottleneckBlock, ResidualBlock, ResNeXtBlock
 from kblocks.families import stage_arguments as staged
-from kblocks.families.published_choices import ready_space, residual_space_choices
+from kblocks.families.published_choices import options, ready_space, residual_space_choices
 from kblocks.networks.architecture import Architecture
 from kblocks.networks.catalog import variant as published
 from kblocks.networks.torch_weights import BLOCK, by_patterns, naming
@@ -53,7 +53,8 @@ def resnet(
             in published weights, "v1" the first 1x1, as in the paper.
         name: name of the model.
         **block_arguments: further arguments of the block, one value or a list with one a stage;
-            activation, normalization, bias and initializers also apply to the stem.
+            activation, normalization, bias and initializers also apply to the stem. In a stage
+            with strides, `dilation_rate` is for all blocks but the first.
 
     Raises:
         ValueError, TypeError: if an argument does not fit; the message names it and the stage.
@@ -115,7 +116,16 @@ resnet56 = published("resnet56", resnet, blocks=(9, 9, 9), **_CIFAR)
 resnet110 = published("resnet110", resnet, blocks=(18, 18, 18), **_CIFAR)
 
 
-space = ready_space(resnet, "resnet18", residual_space_choices)
+def resnet_choices(row: dict[str, Any]) -> dict[str, Any]:
+    """All of its stages, blocks' kind and order, shortcuts, stem, head."""
+    found = {**residual_space_choices(row), "groups": [options(1, 2, 4) for _ in row["blocks"]]}
+    if not row.keys() & {"width", "strides_on"}:  # arguments of bottlenecks alone
+        found["block"] = options(row.get("block", "bottleneck"), "basic", "bottleneck")
+    return found
+
+
+PUBLISHED = ("block", "blocks", "filters", "shortcut", "stochastic_depth")
+space = ready_space(resnet, "resnet18", resnet_choices, PUBLISHED)
 
 
 @naming("timm resnet")

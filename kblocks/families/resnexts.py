@@ -77,4 +77,6 @@ def _choices(row: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-space = choices.ready_space(resnext, "resnext50_32x4d", _choices)
+space = choices.ready_space(
+    resnext, "resnext50_32x4d", _choices, ("blocks", "cardinality", "group_width")
+)

@@ -100,7 +100,8 @@ def stage_rows(
 ) -> list[tuple[str, Any]]:
     """The rows of all stages of the network `name`; a stage has one of the `kinds` of blocks.
 
-    Only the first block of a stage has its strides. Stochastic depth grows linearly
+    Only the first block of a stage has its strides; if these are not 1, only the others have its
+    dilation rate. Stochastic depth grows linearly
     (arXiv:1603.09382, Eq. 4): of n blocks the i-th has i / n of `rate`, i counted from `first`.
     """
     if isinstance(rate, bool) or not isinstance(rate, (int, float)) or not 0 <= rate < 1:
@@ -110,13 +111,14 @@ def stage_rows(
         )
     rows = []
     for stage, (kind, own, repeats) in enumerate(zip(kinds, arguments, blocks, strict=True), 1):
-        spec = spec_of(kind, f"{name}, stage {stage}", own)
+        dilation = {} if own["strides"] in (1, (1, 1)) else own.keys() & {"dilation_rate"}
+        spec = spec_of(kind, f"{name}, stage {stage}", {**own, **dict.fromkeys(dilation, 1)})
         for number in range(1, repeats + 1):
             drop = rate * (first + len(rows)) / sum(blocks)
             dropped = spec.replace(stochastic_depth=drop) if drop else spec
             rows.append((f"stage{stage}_block{number}", dropped))
             if number == 1:
-                spec = spec.replace(strides=1)
+                spec = spec.replace(strides=1, **{key: own[key] for key in dilation})
     return rows
 
 
@@ -161,10 +163,3 @@ def _is_equal(check: Any, one: Any, other: Any) -> bool:
         return check.normalise(one) == check.normalise(other)
     except (TypeError, ValueError):
         return False  # making the blocks raises, with the stage
-
-
-def positive(name: str, value: Any) -> float:
-    """A factor of widths or depths; ValueError unless it is a number over 0."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
-        raise ValueError(f"`{name}` must be a number over 0. Received: {name}={value!r}")
-    return value

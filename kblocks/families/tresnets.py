@@ -57,7 +57,8 @@ def tresnet(
             the Spec of a head.
         name: name of the model.
         **block_arguments: further arguments of the blocks, one value or a list with one a stage.
-            `squeeze_ratio` is by default that of the block's class, and None in the last stage.
+            `squeeze_ratio` is by default that of the block's class, and None in the last stage;
+            in a stage with strides, `dilation_rate` is for all blocks but the first.
             Normalization, bias, initializers and a given activation also apply to the stem.
 
     Raises:
@@ -97,24 +98,31 @@ tresnet_xl = variant("tresnet_xl", tresnet, blocks=(4, 5, 24, 3), filters=(83, 1
 
 
 def _choices(row: dict[str, Any]) -> dict[str, Any]:
-    """Blocks, depth, widths, kernels, strides, blurs."""
+    """Blocks, all of its stages, blurs, gates, stem, head."""
     kinds = ("basic", "basic", "bottleneck", "bottleneck")
     ratios = (0.25, 0.25, 0.5, None)
     return {
         "block": [choices.options(kind, "basic", "bottleneck") for kind in kinds],
         **choices.residual_choices(row),
+        "activation": choices.options(leaky_relu(1e-3), "relu", "silu"),
+        "last_activation": choices.options("relu", "silu"),
         "expansion": [choices.options(4, 2) for _ in range(4)],
         "blur_size": [choices.options(3, 5, None) for _ in range(4)],
         "squeeze_ratio": [choices.options(ratio, 0.25, 0.5, None) for ratio in ratios],
         "stem": {
             "filters": choices.widths(row.get("filters", [64])[0]),
+            "kernel_size": choices.options(3, 5, 7),
+            "padding": choices.paddings(),
             "block_size": choices.options(4, 2, 1),
+            "activation": leaky_relu(1e-2),
         },
         "head": {"pool": choices.options("avg", "max", "concat")},
     }
 
 
-space = choices.ready_space(tresnet, "tresnet_m", _choices)
+space = choices.ready_space(
+    tresnet, "tresnet_m", _choices, ("block", "blocks", "filters", "blur_size", "squeeze_ratio")
+)
 
 
 @naming("timm tresnet")

@@ -74,21 +74,20 @@ vgg19_bn = variant("vgg19_bn", vgg, blocks=_E, **_BN)
 
 
 def _choices(row: dict[str, Any]) -> dict[str, Any]:
-    """Depth, widths, kernels, padding, pools, head."""
+    """All of its stages and pools, head."""
     stages = len(row["blocks"])
     norm = row.get("normalization")
     return {
         "blocks": [choices.depths(number) for number in row["blocks"]],
         "filters": [choices.widths(number) for number in _filters(stages)],
         "kernel_size": [choices.kernels() for _ in range(stages)],
-        "padding": [choices.paddings() for _ in range(stages)],
-        "pool": [choices.options("max", "avg") for _ in range(stages)],
-        "normalization": choices.options(norm, staged.NORM, None),
+        **choices.pooled_stages(["max"] * stages, size=2),
+        **choices.units(norm, staged.NORM, None),
         "head": linear_head_choices(),
     }
 
 
-space = choices.ready_space(vgg, "vgg11", _choices)
+space = choices.ready_space(vgg, "vgg11", _choices, ("blocks", "kernel_size", "normalization"))
 
 
 def _features(paths: list[str]) -> dict[str, str]:

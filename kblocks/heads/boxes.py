@@ -23,6 +23,7 @@ from kblocks.blocks.fields import (
     Rate,
     RegularizerLike,
     Size,
+    positive,
 )
 from kblocks.common import backend
 from kblocks.heads.attaching import Attached, Head, Place, only
@@ -249,9 +250,10 @@ class Localizer(Head):
         classifier: Any = None,
         regressor: Any = None,
     ) -> None:
-        weights = {"classes": classes, "loss_weight": class_weight}
+        weights = {"classes": classes, "loss_weight": positive("class_weight", class_weight)}
         self.classifier = only(Classifier, "classifier", classifier, weights)
-        self.regressor = only(BoxRegressor, "regressor", regressor, {"loss_weight": box_weight})
+        own = {"loss_weight": positive("box_weight", box_weight)}
+        self.regressor = only(BoxRegressor, "regressor", regressor, own)
 
     def attach(self, place: Place) -> Attached:
         parts = {"class": self.classifier, "box": self.regressor}

@@ -12,6 +12,8 @@ from kblocks.search_space.choices import Choice, Integer, Real, Searchable
 from kblocks.search_space.tree import Condition, Dimension, Tree
 
 _WIDEST = 60
+_FEW = 20  # choices
+_COUNTED = 10**15  # larger numbers of networks are rounded
 Conditions = Mapping[str, tuple[Condition, ...]]  # by choice; it is active if one of them holds
 
 
@@ -23,10 +25,14 @@ def choice_rows(tree: Tree) -> list[tuple[str, str, str]]:
 
 
 def table(tree: Tree) -> str:
-    """The rows as text, and the number of choices and networks."""
+    """The rows as text; what many choices mean for a Bayesian search; how many networks they make."""
     rows = choice_rows(tree)
     widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
     lines = [f"{a:<{widths[0]}}  {b:<{widths[1]}}  {c}".rstrip() for a, b, c in rows]
+    count = len(tree.dimensions)
+    if count > _FEW:  # `num_initial_points` of Keras Tuner's BayesianOptimization
+        random = f"A Bayesian search of Keras Tuner draws its first {3 * count} points at random"
+        lines.append(f"{random}, 3 for each choice; num_initial_points= changes that")
     return "\n".join([*lines, counts_of(tree)])
 
 
@@ -75,6 +81,8 @@ def _when(tree: Tree, dimension: Dimension) -> str:
 def _networks(count: float) -> str:
     if math.isinf(count):
         return "infinitely many networks"
+    if count >= _COUNTED:
+        return f"about 10^{round(math.log10(count))} networks"
     return f"{count:,} network{'' if count == 1 else 's'}"
 
 
