@@ -947,3 +947,8 @@ def test_signatures_show_the_arguments(name: str) -> None:
     given = {one.name: one.default for one in shown if one.kind is not one.VAR_KEYWORD}
     assert {"classes", "name"} <= given.keys()
     assert build(**given) == build()
+
+
+def test_a_last_module_of_another_form_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"`last` must be a mapping.*last=True"):
+        kb.googlenet(last=True)

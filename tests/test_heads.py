@@ -312,7 +312,7 @@ def test_heads_that_do_not_fit_a_network_say_what_does() -> None:
     for head in (kb.Segmenter(3, 2), kb.Keypoints(3, stride=2), kb.Detector(3, (2, 8))):
         with pytest.raises(ValueError, match=r"needs a map at stride 2.*strides 4, 8, 16, 32"):
             network(head)
-    for bad in ("Classifier", kb.Classifier, 3.5, True, {"class": 3}, {"a b": kb.Classifier(3)}):
+    for bad in ("Classifier", kb.Classifier, 3.5, True, {"class": 3.5}, {"a b": kb.Classifier(3)}):
         with pytest.raises(ValueError, match=r"head|words"):
             kb.Architecture([kb.ConvBlock.Spec(4)], head=bad)
 
