@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -98,11 +97,6 @@ class Data:
     def _labels(self) -> dict[str, np.ndarray]:
         return {k: np.asarray(part[1]) for k, part in self.parts().items() if _is_pair(part)}
 
-    def fingerprint(self) -> dict[str, Any]:
-        """Shape, dtype and hash of each part in JSON types, to identify these data."""
-        return {name: _fingerprint(part) for name, part in self.parts().items()}
-
-
 def load(
     source: str,
     *,
@@ -193,29 +187,8 @@ def _check(name: str, x: Any, y: Any) -> None:
         )
 
 
-def _fingerprint(part: Any) -> dict[str, Any]:
-    if _is_pair(part):
-        x, y = (np.asarray(array) for array in part)
-        kind = {"shape": list(x.shape), "dtype": str(x.dtype), "classes": _classes(y)}
-        return {**kind, "hash": digest(np.ascontiguousarray(x), np.ascontiguousarray(y))}
-    if isinstance(part, ImageFiles):
-        return part.fingerprint()
-    described: dict[str, Any] = {"kind": type(part).__name__}
-    if hasattr(part, "element_spec"):
-        described = {"element_spec": str(part.element_spec), "cardinality": int(part.cardinality())}
-    return described
-
-
 def _classes(labels: np.ndarray) -> int:
     """The number of classes that labels of one part show."""
     if labels.ndim == 2 and labels.shape[1] > 1:
         return labels.shape[1]
     return int(labels.max()) + 1
-
-
-def digest(*arrays: Any) -> str:
-    """A hash of the arrays' bytes: sixteen hexadecimal digits."""
-    found = hashlib.blake2b(digest_size=8)
-    for array in arrays:
-        found.update(array)
-    return found.hexdigest()
