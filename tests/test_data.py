@@ -292,6 +292,13 @@ def test_an_image_that_is_too_large_for_pillow_is_named(
         load(str(folder))
 
 
+def test_a_class_that_is_too_small_is_named(folder: Path) -> None:
+    (folder / "green").mkdir()
+    Image.new("RGB", (6, 4)).save(folder / "green" / "0.png")
+    with pytest.raises(ValueError, match="class green with 1"):
+        load(str(folder))
+
+
 def test_floats_in_a_tiff_file_are_refused(folder: Path) -> None:
     Image.new("F", (6, 4)).save(folder / "red" / "a.tif")
     with pytest.raises(ValueError, match=r"red/a\.tif: its pixels are floats"):

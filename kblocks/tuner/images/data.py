@@ -141,18 +141,18 @@ def load(
         found = sources.Found({"train": whole}, whole.class_names, 255)
     else:
         found = sources.prepared(sources.read(source, path), image_size)
-    parts = _split(found.parts, seed, validation, test, limit)
+    parts = _split(found, seed, validation, test, limit)
     return Data(**parts, class_names=found.class_names, scale=found.scale or 1)
 
 
 def _split(
-    own: dict[str, Any], seed: int, validation: float, test: float, limit: int | None
+    found: sources.Found, seed: int, validation: float, test: float, limit: int | None
 ) -> dict[str, Any]:
     """Adds the parts that a source lacks by splitting its training part."""
-    pool = own["train"]
+    own, pool = found.parts, found.parts["train"]
     labels = pool.labels if isinstance(pool, ImageFiles) else pool[1]
     kept = 1 if "validation" in own else 2  # of each class, once the test part is drawn
-    splits.check(labels, kept + ("test" not in own))
+    splits.check(labels, kept + ("test" not in own), found.class_names)
     random = np.random.default_rng(seed)
     rows = {"train": np.arange(len(labels))}
     if "test" not in own:
@@ -162,7 +162,7 @@ def _split(
         rows["train"], _ = drawn(labels, rows["train"], share, random, least=kept, left=0)
     if "validation" not in own:
         rows["validation"], rows["train"] = drawn(labels, rows["train"], validation, random)
-    made = {name: _taken(pool, found, name) for name, found in rows.items()}
+    made = {name: _taken(pool, taken, name) for name, taken in rows.items()}
     return {**own, **made}
 
 
