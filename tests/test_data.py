@@ -583,13 +583,17 @@ def test_nothing_is_unpickled(tmp_path: Path) -> None:
 
 def test_bad_folders(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match="empty, without images"):
+    with pytest.raises(ValueError, match="empty, with no folders in it"):
         load(str(tmp_path / "empty"))
+    folder.rename(tmp_path / "empty" / "Train")
+    with pytest.raises(ValueError, match="empty, with Train in it"):
+        load(str(tmp_path / "empty"))
+    (tmp_path / "empty" / "Train").rename(folder)
     (folder / "green").mkdir()
     with pytest.raises(ValueError, match=r"none in .*green"):
         load(str(folder))
     (folder / "green" / "a.png").write_text("no image")
-    with pytest.raises(ValueError, match=r"green/a\.png"):
+    with pytest.raises(ValueError, match=r"green/a\.png: no image of a kind"):
         load(str(folder))
 
 
