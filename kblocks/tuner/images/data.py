@@ -36,7 +36,7 @@ class Data:
     Raises:
         ValueError: if x and y differ in length, x is empty or not of rank 4, holds NaN or
             infinity or has its channels first, if labels are no numbers, negative, NaN, leave a
-            number out or have no name, or if `scale` is not positive.
+            number out or have no name, or if `scale` is not positive or x is not divided by it.
     """
 
     train: Any
@@ -53,7 +53,7 @@ class Data:
             object.__setattr__(self, "class_names", tuple(map(str, self.class_names)))
         for name, part in self.parts().items():
             if _is_pair(part):
-                _check(name, *part)
+                _check(name, *part, self.scale)
             elif hasattr(part, "element_spec"):
                 images = keras.tree.flatten(part.element_spec)[0]
                 check_channels(name, shape_of(images) or ())
@@ -97,6 +97,7 @@ class Data:
     def _labels(self) -> dict[str, np.ndarray]:
         return {k: np.asarray(part[1]) for k, part in self.parts().items() if _is_pair(part)}
 
+
 def load(
     source: str,
     *,
@@ -127,14 +128,18 @@ def load(
         batch_size: the batch size of a folder of images; `model.fit` batches arrays.
 
     Raises:
-        ValueError: if the source is unknown, its images or labels cannot be used, or `validation`,
-            `test` or `limit` is out of range.
+        ValueError: if the source is unknown, its images or labels cannot be used, or another
+            argument is out of range.
     """
     for name, share in (("validation", validation), ("test", test)):
         if not 0 < share < 1:
             raise ValueError(f"`{name}` must be between 0 and 1. Received: {name}={share!r}")
-    if limit is not None and limit < 1:
-        raise ValueError(f"`limit` must be a positive number. Received: limit={limit!r}")
+    for name, count in (("limit", limit), ("batch_size", batch_size)):
+        if count is not None and count < 1:
+            raise ValueError(f"`{name}` must be a positive number. Received: {name}={count!r}")
+    size: Any = image_size
+    if size is not None and (np.shape(size) != (2,) or min(size) < 1):
+        raise ValueError(f"`image_size` must be (height, width). Received: image_size={size!r}")
     path = Path(source).expanduser()
     if path.is_dir() and not sources.has_idx(path):
         whole = ImageFiles.found(path, image_size or (256, 256), batch_size, seed)
@@ -176,7 +181,7 @@ def _is_pair(part: Any) -> bool:
     return isinstance(part, (tuple, list)) and len(part) == 2
 
 
-def _check(name: str, x: Any, y: Any) -> None:
+def _check(name: str, x: Any, y: Any, scale: float) -> None:
     if not hasattr(x, "shape") or not hasattr(y, "shape"):
         raise ValueError(f"`{name}` must be (x, y) arrays. Received: {type(x)} and {type(y)}")
     check_pair(name, x, y)
@@ -184,6 +189,11 @@ def _check(name: str, x: Any, y: Any) -> None:
     if not np.isfinite((low, high)).all():
         raise ValueError(
             f"`{name}` must have images of finite numbers. Received: values from {low} to {high}"
+        )
+    if scale != 1 and not 0 <= low <= high <= max(1, 255 / scale):
+        raise ValueError(
+            "`scale` must be what the images, from 0 on, have been divided by already. Received: "
+            f"scale={scale:g}, and {name} from {low:g} to {high:g}"
         )
 
 
