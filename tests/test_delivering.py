@@ -116,6 +116,15 @@ def test_the_range_of_arrays(low: float, high: float, told: list[float]) -> None
     assert record_of(data) == {"scale": 1, "value_range": told, "class_names": ["a", "b"]}
 
 
+def test_a_scale_is_what_images_were_divided_by() -> None:
+    """A model that divides once more would be wrong."""
+    x, y = np.array([0, 255], "float32").reshape(2, 1, 1, 1), np.arange(2)
+    halves = kb.tuner.Data((x / 127.5, y), (x / 127.5, y), scale=127.5)
+    assert record_of(halves)["value_range"] == [0, 2]
+    with pytest.raises(ValueError, match=r"divided by already\. Received: scale=255"):
+        kb.tuner.Data((x, y), (x, y), scale=255)
+
+
 # --- predictor -----------------------------------------------------------------------------
 
 
@@ -148,6 +157,17 @@ def test_paths_pillow_and_arrays_are_predicted_alike(
     assert list(predict(x[0])[0]) == list(predict(paths[0])[0])
     with pytest.raises(ValueError, match=r"\(8, 6, .\) arrays. Received: \(8, 5, .\)"):
         predict(x[:, :, :5])
+
+
+@pytest.mark.parametrize("wrong", [1 / 255, -1, 2, np.nan])
+def test_arrays_of_another_range_are_refused(wrong: float, tmp_path: Path) -> None:
+    _, found, known = delivered(255)
+    save(found, tmp_path / "m.keras", known)
+    predict = kb.tuner.predictor(tmp_path / "m.keras")
+    with pytest.raises(ValueError, match=r"from 0 to 255. Received: one from"):
+        predict(integers(1, 8, 6, 3) * wrong)
+    dark = np.ones((1, 8, 6, 3), "float32")
+    assert predict(dark) == predict(dark.astype("uint8")) == predict(iter(dark))
 
 
 def test_digits_are_given_as_scikit_learn_has_them(tmp_path: Path) -> None:

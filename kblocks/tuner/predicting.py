@@ -81,12 +81,13 @@ class Predictor:
                 Pillow are resized as the search resized files.
 
         Raises:
-            ValueError: if an image cannot be read or has another shape, or the model was trained
-                on arrays that are not those of image files.
+            ValueError: if an image cannot be read or has another shape or range, such as floats
+                up to 1 in place of 255, or the model was trained on arrays that are not those of
+                image files.
         """
         is_one = isinstance(images, (str, os.PathLike)) or hasattr(images, "convert")
         is_one |= getattr(images, "shape", None) in (self._shape, self._shape[:2])
-        several: Any = [images] if is_one else images
+        several: Any = [images] if is_one else list(images)
         found = []
         for start in range(0, len(several), _BATCH):
             batch = np.stack([self._read(image) for image in several[start : start + _BATCH]])
@@ -101,10 +102,17 @@ class Predictor:
             return read_image(Path(image), (height, width), channels) * self._white()
         if hasattr(image, "convert"):
             return pixels(image, (height, width), channels) * self._white()
-        array = np.asarray(image, "float32")
-        array = array[..., None] if array.ndim == 2 else array
+        given = np.asarray(image)
+        array = (given[..., None] if given.ndim == 2 else given).astype("float32")
         if array.shape != self._shape:
             raise ValueError(f"Images must be {self._shape} arrays. Received: {array.shape}")
+        least, most = self.facts.get("value_range") or (None, None)
+        low, high = array.min(), array.max()
+        is_scaled = most is not None and high <= 1 < most and (array % 1).any()
+        if least == 0 and (is_scaled or not 0 <= low <= high <= most):
+            raise ValueError(
+                f"Arrays must be images from 0 to {most:g}. Received: one from {low:g} to {high:g}"
+            )
         return array
 
     def _white(self) -> float:
