@@ -227,6 +227,8 @@ def test_predict_prints_a_line_an_image(tmp_path: Path, capsys: Any) -> None:
     assert lines[1].count(",") == 2
     assert cli.main(["predict", str(tmp_path), str(tmp_path / "none.png")]) == 1
     assert "none.png" in capsys.readouterr().err
+    assert cli.main(["predict", str(tmp_path / "new"), str(paths[0])]) == 1
+    assert "RUN must be a run's folder" in capsys.readouterr().err
 
 
 RUN_FILE = """

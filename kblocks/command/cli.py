@@ -294,7 +294,8 @@ def _typed(message: str, arguments: list[str]) -> str:
     command = next((commands[word] for word in arguments if word in commands), None)
     options = {p.name: max(p.opts, key=len) for p in command.params} if command else {}
     options = {name: option for name, option in options.items() if option.startswith("--")}
-    for name, option in {**options, "source": "--data"}.items():
+    path = "--output" if "output" in options else "RUN"
+    for name, option in {**options, "source": "--data", "path": path}.items():
         message = re.sub(rf"`{name}`|\b{name}=True", option, message)
         message = message.replace(f"Received: {name}=", "Received: ")
     return message
