@@ -154,7 +154,7 @@ def _retrained(tuner: Any, best: Record, data: Data, console: Console) -> keras.
     """Trains the network of the best trial from fresh weights, and shows how far it is."""
     tell = partial(terminal.tell, console=console)
     arguments = {k: v for k, v in data.fit_arguments().items() if k != "validation_data"}
-    count = images_of(data)
+    count = images_of(data.train)
     on = f" on {count} images" if count else ""
     hours = "" if tuner.hours is None else " (this comes after the `hours` of the search)"
     tell(f"training it once more{on}, {arguments.get('epochs', 1)} epochs{hours}")
@@ -206,11 +206,10 @@ def _judge(model: keras.Model, data: Data, tell: Callable[[str], None]) -> None:
     given = dict(zip("xy", data.test, strict=True)) if pair else {"x": data.test}
     judged: Any = model
     found = judged.evaluate(**given, verbose=0, return_dict=True)
-    count = ""
-    if pair or isinstance(data.test, ImageFiles):
-        count = f"{len(data.test[0]) if pair else len(data.test.names)} "
+    count = images_of(data.test)
+    on = "images" if count is None else f"{count} images"
     for name in [name for name in found if name != "loss"] or ["loss"]:
-        tell(f"{name} on {count}images the search never saw: {found[name]:.4f}")
+        tell(f"{name} on {on} the search never saw: {found[name]:.4f}")
     if not pair or not isinstance(data.train, tuple) or not isinstance(data.validation, tuple):
         return
     x, y = (np.concatenate(list(both)) for both in zip(data.train, data.validation, strict=True))

@@ -55,15 +55,15 @@ def facts(run: Run, trial: Record, model: Any, retrained: Data | None = None) ->
     }
     if any(layer.name == _SCALING for layer in model.layers):
         known["value_range"] = [value * images["scale"] for value in images["value_range"]]
-    count = None if retrained is None else images_of(retrained)
+    count = None if retrained is None else images_of(retrained.train)
     return known if count is None else {**known, "images": count}
 
 
-def images_of(data: Data) -> int | None:
-    """The number of training images, or None if it is unknown."""
-    if isinstance(data.train, ImageFiles):
-        return len(data.train.names)
-    return len(data.train[0]) if isinstance(data.train, (tuple, list)) else None
+def images_of(part: Any) -> int | None:
+    """The number of images in a part of `Data`, or None if it is unknown."""
+    if isinstance(part, ImageFiles):
+        return len(part.names)
+    return len(part[0]) if isinstance(part, (tuple, list)) else None
 
 
 def model_of(run: Run, trial: Record, weights: Any) -> keras.Model:
