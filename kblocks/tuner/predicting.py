@@ -106,10 +106,11 @@ class Predictor:
         array = (given[..., None] if given.ndim == 2 else given).astype("float32")
         if array.shape != self._shape:
             raise ValueError(f"Images must be {self._shape} arrays. Received: {array.shape}")
-        least, most = self.facts.get("value_range") or (None, None)
+        least, most = self.facts.get("value_range") or (None, 1)
         low, high = array.min(), array.max()
-        is_scaled = most is not None and high <= 1 < most and (array % 1).any()
-        if least == 0 and (is_scaled or not 0 <= low <= high <= most):
+        is_scaled = high <= 1 < most and (array % 1).any()
+        fits = -0.1 * most <= low <= high <= 1.1 * most  # resampling overshoots
+        if least == 0 and (is_scaled or not fits):
             raise ValueError(
                 f"Arrays must be images from 0 to {most:g}. Received: one from {low:g} to {high:g}"
             )

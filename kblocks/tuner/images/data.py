@@ -190,7 +190,8 @@ def _check(name: str, x: Any, y: Any, scale: float) -> None:
         raise ValueError(
             f"`{name}` must have images of finite numbers. Received: values from {low} to {high}"
         )
-    if scale != 1 and not 0 <= low <= high <= max(1, 255 / scale):
+    most = max(1, 255 / scale)
+    if scale != 1 and not -0.1 * most <= low <= high <= 1.1 * most:  # resampling overshoots
         raise ValueError(
             "`scale` must be what the images, from 0 on, have been divided by already. Received: "
             f"scale={scale:g}, and {name} from {low:g} to {high:g}"
