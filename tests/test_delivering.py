@@ -165,7 +165,7 @@ def test_arrays_of_another_range_are_refused(wrong: float, tmp_path: Path) -> No
     save(found, tmp_path / "m.keras", known)
     predict = kb.tuner.predictor(tmp_path / "m.keras")
     with pytest.raises(ValueError, match=r"from 0 to 255. Received: one from"):
-        predict(integers(1, 8, 6, 3) * wrong)
+        predict(integers(1, 8, 6, 3) * np.float32(wrong))
     dark = np.ones((1, 8, 6, 3), "float32")
     assert predict(dark) == predict(dark.astype("uint8")) == predict(iter(dark))
 
