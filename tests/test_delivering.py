@@ -155,8 +155,9 @@ def test_paths_pillow_and_arrays_are_predicted_alike(
         assert all(list(one.values()) == sorted(one.values(), reverse=True) for one in shares)
     assert predict(paths[0]) == predict(pictures[0]) == predict(paths[:1])
     assert list(predict(x[0])[0]) == list(predict(paths[0])[0])
-    with pytest.raises(ValueError, match=r"\(8, 6, .\) arrays. Received: \(8, 5, .\)"):
-        predict(x[:, :, :5])
+    for wrong in (x[:, :, :5], x[0, :, :5]):
+        with pytest.raises(ValueError, match=r"\(8, 6, .\) arrays. Received: \(8, 5, .\)"):
+            predict(wrong)
 
 
 @pytest.mark.parametrize("wrong", [1 / 255, -1, 2, np.nan])

@@ -86,7 +86,8 @@ class Predictor:
                 image files.
         """
         is_one = isinstance(images, (str, os.PathLike)) or hasattr(images, "convert")
-        is_one |= getattr(images, "shape", None) in (self._shape, self._shape[:2])
+        shape = tuple(getattr(images, "shape", ()))  # of three: grey images, or the channels last
+        is_one |= len(shape) == 2 or (len(shape) == 3 and shape[1:] != self._shape[:2])
         several: Any = [images] if is_one else list(images)
         found = []
         for start in range(0, len(several), _BATCH):
