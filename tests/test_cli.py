@@ -6,6 +6,7 @@ import json
 import os
 import pickle
 import re
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -143,6 +144,9 @@ def test_show_takes_classes_input_and_files(tmp_path: Path) -> None:
     (tmp_path / "net.json").write_text(NET.to_json())
     text = shown("show", str(tmp_path / "net.json"), "--input", "8x8x1")
     assert f"{NET.cost(INPUT).macs:,}" in text
+    found = {**json.loads(NET.to_json()), "model": {"input_shape": INPUT}}  # as in best.json
+    (tmp_path / "net.json").write_text(json.dumps(found))
+    assert shown("show", str(tmp_path / "net.json")) == text
 
 
 @pytest.mark.parametrize(
@@ -332,6 +336,8 @@ def test_the_delivered_model_is_one(failing: Any, capsys: pytest.CaptureFixture[
     begun = ["search", "small.py", "--trials", "1", "--epochs", "1", "--seed", "1"]
     assert cli.main([*begun, "--retrain"]) == 0
     assert "trial 0, trained once more on" in capsys.readouterr().out
+    _, told = failing("best", "runs/small", "--export", "keras", "--output", "out.h5")
+    assert "--output must end in '.keras'" in told
     run, path = Path("runs/small"), Path("runs/small/best.keras")
     delivered, retrained = path.read_bytes(), _weights(path)
     data = kb.tuner.load("digits", limit=60)
@@ -650,6 +656,16 @@ def test_the_extra_is_named_where_it_is_missing(fresh_process: Callable[..., str
     told, code = fresh_process(script).splitlines()[-2:]
     assert told == "kblocks: the command line needs typer: pip install 'kblocks[tune]'"
     assert code == "1"
+
+
+@pytest.mark.system
+def test_blocks_of_a_saved_network_are_known(
+    tmp_path: Path, fresh_process: Callable[..., str]
+) -> None:
+    """The command imports no block that it does not need."""
+    shutil.copytree(ROOT / "tests" / "saved" / "run", tmp_path / "run")
+    script = 'import sys\nsys.argv[0] = "kblocks"\nfrom kblocks.__main__ import main\nmain()'
+    assert "stage1" in fresh_process(script, "best", str(tmp_path / "run"))
 
 
 def test_help_lists_the_commands() -> None:
