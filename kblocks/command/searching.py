@@ -79,9 +79,7 @@ def run_or_join(
     from kblocks.search_space.budget import Budget
 
     size = None if image_size is None else sizes("--image-size", image_size, 2)
-    limits: dict[str, Any] = {
-        name: _limit(text) for name, text in _given(macs=macs, params=params).items()
-    }
+    limits = _given(macs=macs, params=params)
     settings = _given(
         **{"objective": _objectives(objective), "sampler": sampler, "pruner": pruner},
         **{"trials": trials, "hours": hours, "workers": workers, "trial_seconds": trial_seconds},
@@ -169,14 +167,6 @@ def _objectives(texts: list[str] | None) -> Any:
             )
         objectives.append(keras_tuner.Objective(name, direction) if direction else name)
     return objectives if len(objectives) > 1 else objectives[0]
-
-
-def _limit(text: str) -> float | str:
-    """A typed number; a text with a unit prefix is for `Budget` to read, or to refuse."""
-    try:
-        return float(text)
-    except ValueError:
-        return text
 
 
 def _needs(text: str) -> dict[str, float]:
