@@ -20,6 +20,7 @@ import numpy as np
 import optuna
 import pytest
 from optuna.trial import TrialState, create_trial
+from PIL import Image
 from typer.testing import CliRunner
 
 import kblocks as kb
@@ -664,8 +665,14 @@ def test_blocks_of_a_saved_network_are_known(
 ) -> None:
     """The command imports no block that it does not need."""
     shutil.copytree(ROOT / "tests" / "saved" / "run", tmp_path / "run")
-    script = 'import sys\nsys.argv[0] = "kblocks"\nfrom kblocks.__main__ import main\nmain()'
-    assert "stage1" in fresh_process(script, "best", str(tmp_path / "run"))
+    script = 'import sys\nsys.argv[0], sys.stderr = "kblocks", sys.stdout\n'
+    script += "from kblocks.__main__ import main\nmain()"
+    run = str(tmp_path / "run")
+    assert "stage1" in fresh_process(script, "best", run)
+    assert cli.main(["best", run, "--export", "keras"]) == 0
+    Image.new("L", (8, 8)).save(tmp_path / "a.png")
+    told = fresh_process(script, "predict", run, str(tmp_path / "a.png"))
+    assert "The model takes arrays as in its training" in told
 
 
 def test_help_lists_the_commands() -> None:

@@ -383,6 +383,7 @@ def test_arguments_of_fit_are_passed_on() -> None:
     data = Data((x, y), (x, y), fit={"epochs": 3})
     assert data.fit_arguments() == {"x": x, "y": y, "validation_data": (x, y), "epochs": 3}
     assert data.classes == 3
+    assert type(Data([x, y], [x, y]).validation) is tuple
     assert Data((x, np.eye(4)), (x, np.eye(4))).classes == 4
 
 

@@ -283,6 +283,18 @@ def test_the_last_training_is_shown_and_can_be_interrupted(
     assert opened("runs/tiny").settings["job"]["images"]["scale"] == 255
 
 
+def test_data_that_cannot_be_put_together_are_refused_before_the_search(
+    tmp_path: Path, monkeypatch: Any, capsys: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    more = "\nwhole = data\ndef data():\n    return replace(whole(), validation=None)\n"
+    (tmp_path / "half.py").write_text(RUN_FILE + more, encoding="utf-8")
+    assert cli.main(["search", "half.py", "--retrain"]) == 2
+    told = "--retrain needs arrays or a folder of images, or `final` in the run file. Received: "
+    assert f"{told}tuple and, to validate, NoneType" in capsys.readouterr().err
+    assert not Path("runs").exists()
+
+
 # --- from a folder of images to names ------------------------------------------------------
 
 

@@ -133,21 +133,18 @@ def _write_network(folder: Path, best: Record, known: Mapping[str, Any]) -> None
 
 
 def together(data: Data) -> Data:
-    """The data with the validation images added to the training part.
-
-    Raises:
-        ValueError: if the data are neither arrays nor a folder of images.
-    """
+    """The data with the validation images added to the training part, which `can_join`."""
     train, validation = data.train, data.validation
-    if isinstance(train, ImageFiles) and isinstance(validation, ImageFiles):
+    if isinstance(train, ImageFiles):
         return replace(data, train=train.with_those_of(validation))
-    if isinstance(train, tuple) and isinstance(validation, tuple):
-        pairs = zip(train, validation, strict=True)
-        return replace(data, train=tuple(np.concatenate(pair) for pair in pairs))
-    raise ValueError(
-        "Training once more needs arrays or a folder of images, or `final` in the run file. "
-        f"Received: {type(train).__name__}"
-    )
+    pairs = zip(train, validation, strict=True)
+    return replace(data, train=tuple(np.concatenate(pair) for pair in pairs))
+
+
+def can_join(data: Data) -> bool:
+    """Whether the parts are arrays, or folders of images, and so can be put together."""
+    kinds = {type(data.train), type(data.validation)}
+    return kinds in ({tuple}, {ImageFiles})
 
 
 def _retrained(tuner: Any, best: Record, data: Data, console: Console) -> keras.Model:
@@ -202,7 +199,7 @@ class _Shown:
 
 def _judge(model: keras.Model, data: Data, tell: Callable[[str], None]) -> None:
     """Evaluates the model on the test part, and a nearest-neighbour baseline on small data."""
-    pair = isinstance(data.test, (tuple, list))
+    pair = isinstance(data.test, tuple)
     given = dict(zip("xy", data.test, strict=True)) if pair else {"x": data.test}
     judged: Any = model
     found = judged.evaluate(**given, verbose=0, return_dict=True)

@@ -20,7 +20,7 @@ _SCALING = "source_scaling"  # the layer that divides by the data's scale
 def record_of(data: Data) -> dict[str, Any]:
     """What a search records of its images, as JSON: scale, range of values, class names."""
     values = [0.0, 1.0]  # of image files, and of a dataset that is known to be scaled
-    if isinstance(data.train, (tuple, list)):
+    if isinstance(data.train, tuple):
         low, high = float(data.train[0].min()), float(data.train[0].max())
         if low < 0 or high > max(1, 255 / data.scale):
             values = [low, high]
@@ -63,7 +63,7 @@ def images_of(part: Any) -> int | None:
     """The number of images in a part of `Data`, or None if it is unknown."""
     if isinstance(part, ImageFiles):
         return len(part.names)
-    return len(part[0]) if isinstance(part, (tuple, list)) else None
+    return len(part[0]) if isinstance(part, tuple) else None
 
 
 def model_of(run: Run, trial: Record, weights: Any) -> keras.Model:

@@ -52,6 +52,8 @@ class Data:
         if self.class_names is not None:  # maybe a list or an array
             object.__setattr__(self, "class_names", tuple(map(str, self.class_names)))
         for name, part in self.parts().items():
+            if isinstance(part, list) and len(part) == 2:
+                object.__setattr__(self, name, tuple(part))
             if _is_pair(part):
                 _check(name, *part, self.scale)
             elif hasattr(part, "element_spec"):
