@@ -204,6 +204,17 @@ def test_debug_shows_where(capsys: pytest.CaptureFixture[str]) -> None:
     assert "Traceback" in capsys.readouterr().err
 
 
+def test_the_traceback_of_a_trial_is_for_debugging(failing: Any, monkeypatch: Any) -> None:
+    def fails(*_: Any) -> None:
+        raise RuntimeError(
+            "None was completed. The last:\nTraceback (most recent call last):\n at x"
+        )
+
+    monkeypatch.setattr("kblocks.command.stored.opened", fails)
+    told = "None was completed. The last: (kblocks --debug shows where)\n"
+    assert failing("status", "x") == (1, f"kblocks: {told}")
+
+
 def test_a_json_of_another_kind(tmp_path: Path, failing: Any) -> None:
     (tmp_path / "net.json").write_text('{"format": 7}')
     assert failing("show", str(tmp_path / "net.json"))[0] == 1

@@ -297,7 +297,9 @@ def _message_of(error: Exception) -> str:
     message: Any = getattr(error, "format_message", lambda: error)()
     if isinstance(error, KeyError):  # str() of it would quote the text
         message = error.args[0]
-    return " ".join(str(message).split()) or type(error).__name__
+    text, is_cut, _ = str(message).partition("\nTraceback (")  # of a failed trial
+    where = " (kblocks --debug shows where)" if is_cut else ""
+    return f"{' '.join(text.split())}{where}" or type(error).__name__
 
 
 def _typed(message: str, arguments: list[str]) -> str:
