@@ -86,7 +86,7 @@ class Predictor:
                 image files.
         """
         is_one = isinstance(images, (str, os.PathLike)) or hasattr(images, "convert")
-        shape = tuple(getattr(images, "shape", ()))  # of three: grey images, or the channels last
+        shape = tuple(getattr(images, "shape", ()))  # (number, height, width) are several
         is_one |= len(shape) == 2 or (len(shape) == 3 and shape[1:] != self._shape[:2])
         several: Any = [images] if is_one else list(images)
         found = []

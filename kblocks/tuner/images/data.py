@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -52,10 +52,9 @@ class Data:
         if self.class_names is not None:  # maybe a list or an array
             object.__setattr__(self, "class_names", tuple(map(str, self.class_names)))
         for name, part in self.parts().items():
-            if isinstance(part, list) and len(part) == 2:
+            if isinstance(part, (tuple, list)):
+                _check(name, part, self.scale)
                 object.__setattr__(self, name, tuple(part))
-            if _is_pair(part):
-                _check(name, *part, self.scale)
             elif hasattr(part, "element_spec"):
                 images = keras.tree.flatten(part.element_spec)[0]
                 check_channels(name, shape_of(images) or ())
@@ -68,13 +67,14 @@ class Data:
 
     def fit_arguments(self) -> dict[str, Any]:
         """Keyword arguments for `tuner.search` and `model.fit`, without the test part."""
-        x = dict(zip("xy", self.train, strict=True)) if _is_pair(self.train) else {"x": self.train}
+        is_pair = isinstance(self.train, tuple)
+        x = dict(zip("xy", self.train, strict=True)) if is_pair else {"x": self.train}
         return {**x, "validation_data": self.validation, **self.fit}
 
     @property
     def input_shape(self) -> tuple[int, ...]:
         """(height, width, channels) of an image."""
-        if _is_pair(self.train):
+        if isinstance(self.train, tuple):
             return tuple(self.train[0].shape[1:])
         if isinstance(self.train, ImageFiles):
             return self.train.image_shape
@@ -97,7 +97,8 @@ class Data:
         return max(map(_classes, labels.values()))
 
     def _labels(self) -> dict[str, np.ndarray]:
-        return {k: np.asarray(part[1]) for k, part in self.parts().items() if _is_pair(part)}
+        parts = self.parts().items()
+        return {name: np.asarray(part[1]) for name, part in parts if isinstance(part, tuple)}
 
 
 def load(
@@ -179,13 +180,11 @@ def _taken(pool: Any, rows: np.ndarray, name: str) -> Any:
     return pool[0][rows], pool[1][rows]
 
 
-def _is_pair(part: Any) -> bool:
-    return isinstance(part, (tuple, list)) and len(part) == 2
-
-
-def _check(name: str, x: Any, y: Any, scale: float) -> None:
-    if not hasattr(x, "shape") or not hasattr(y, "shape"):
-        raise ValueError(f"`{name}` must be (x, y) arrays. Received: {type(x)} and {type(y)}")
+def _check(name: str, part: Sequence[Any], scale: float) -> None:
+    if len(part) != 2 or not all(hasattr(array, "shape") for array in part):
+        kinds = ", ".join(type(array).__name__ for array in part)
+        raise ValueError(f"`{name}` must be (x, y) arrays. Received: {kinds or 'none'}")
+    x, y = part
     check_pair(name, x, y)
     low, high = float(np.min(x)), float(np.max(x))  # min and max both pass on NaN
     if not np.isfinite((low, high)).all():
