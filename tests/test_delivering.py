@@ -292,7 +292,7 @@ def test_data_that_cannot_be_put_together_are_refused_before_the_search(
     assert cli.main(["search", "half.py", "--retrain"]) == 2
     told = "--retrain needs arrays or a folder of images, or `final` in the run file. Received: "
     assert f"{told}tuple and, to validate, NoneType" in capsys.readouterr().err
-    assert not Path("runs").exists()
+    assert not list(Path().rglob("study.db"))
 
 
 # --- from a folder of images to names ------------------------------------------------------

@@ -260,7 +260,7 @@ def _trained(run: Run, folder: Path, checkpoints: str | None) -> keras.Model:
 
 def _register() -> None:
     """Imports all blocks, so that models and networks of files can have them."""
-    import kblocks.exports  # noqa: F401
+    dir(kblocks)  # its names are imported on first use
 
 
 def _tell_written(path: Path, replaced: bool) -> None:
