@@ -85,10 +85,7 @@ class Predictor:
                 up to 1 in place of 255, or the model was trained on arrays that are not those of
                 image files.
         """
-        is_one = isinstance(images, (str, os.PathLike)) or hasattr(images, "convert")
-        shape = tuple(getattr(images, "shape", ()))  # (number, height, width) are several
-        is_one |= len(shape) == 2 or (len(shape) == 3 and shape[1:] != self._shape[:2])
-        several: Any = [images] if is_one else list(images)
+        several = [images] if self._is_one(images) else list(images)
         found = []
         for start in range(0, len(several), _BATCH):
             batch = np.stack([self._read(image) for image in several[start : start + _BATCH]])
@@ -96,6 +93,13 @@ class Predictor:
                 order = np.argsort(-shares)
                 found.append({self.class_names[i]: float(shares[i]) for i in order})
         return found
+
+    def _is_one(self, images: Any) -> bool:
+        shape = tuple(getattr(images, "shape", ()))
+        if len(shape) == 3:  # (number, height, width) are several
+            return shape[1:] != self._shape[:2]
+        is_file = isinstance(images, (str, os.PathLike)) or hasattr(images, "convert")
+        return is_file or len(shape) == 2
 
     def _read(self, image: Any) -> np.ndarray:
         height, width, channels = self._shape
