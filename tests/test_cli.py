@@ -6,6 +6,7 @@ import json
 import os
 import pickle
 import re
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -19,6 +20,7 @@ import numpy as np
 import optuna
 import pytest
 from optuna.trial import TrialState, create_trial
+from PIL import Image
 from typer.testing import CliRunner
 
 import kblocks as kb
@@ -30,6 +32,7 @@ from kblocks.command.typed import masked
 from kblocks.tuner import records
 from kblocks.tuner.files import save
 from kblocks.tuner.storing.checkpoints import Checkpoints
+from kblocks.tuner.storing.identity import fingerprint
 
 INPUT = (8, 8, 1)
 NET = kb.resnet20(classes=3, blocks=(1, 1, 1), filters=(4, 8, 8), stem={"filters": 4})
@@ -142,6 +145,9 @@ def test_show_takes_classes_input_and_files(tmp_path: Path) -> None:
     (tmp_path / "net.json").write_text(NET.to_json())
     text = shown("show", str(tmp_path / "net.json"), "--input", "8x8x1")
     assert f"{NET.cost(INPUT).macs:,}" in text
+    found = {**json.loads(NET.to_json()), "model": {"input_shape": INPUT}}  # as in best.json
+    (tmp_path / "net.json").write_text(json.dumps(found))
+    assert shown("show", str(tmp_path / "net.json")) == text
 
 
 @pytest.mark.parametrize(
@@ -196,6 +202,17 @@ def test_errors_are_one_line(
 def test_debug_shows_where(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["--debug", "show", "resnet5"]) == 2
     assert "Traceback" in capsys.readouterr().err
+
+
+def test_the_traceback_of_a_trial_is_for_debugging(failing: Any, monkeypatch: Any) -> None:
+    def fails(*_: Any) -> None:
+        raise RuntimeError(
+            "None was completed. The last:\nTraceback (most recent call last):\n at x"
+        )
+
+    monkeypatch.setattr("kblocks.command.stored.opened", fails)
+    told = "None was completed. The last: (kblocks --debug shows where)\n"
+    assert failing("status", "x") == (1, f"kblocks: {told}")
 
 
 def test_a_json_of_another_kind(tmp_path: Path, failing: Any) -> None:
@@ -331,6 +348,8 @@ def test_the_delivered_model_is_one(failing: Any, capsys: pytest.CaptureFixture[
     begun = ["search", "small.py", "--trials", "1", "--epochs", "1", "--seed", "1"]
     assert cli.main([*begun, "--retrain"]) == 0
     assert "trial 0, trained once more on" in capsys.readouterr().out
+    _, told = failing("best", "runs/small", "--export", "keras", "--output", "out.h5")
+    assert "--output must end in '.keras'" in told
     run, path = Path("runs/small"), Path("runs/small/best.keras")
     delivered, retrained = path.read_bytes(), _weights(path)
     data = kb.tuner.load("digits", limit=60)
@@ -620,10 +639,10 @@ def test_a_family_on_data_in_a_process_of_its_own(tmp_path: Path) -> None:
 
 def test_a_job_takes_no_images_along_to_another_process() -> None:
     job = FamilyJob("resnet", "digits", {"limit": 100})
-    before = job.data().fingerprint()
+    before = fingerprint(job.data().parts())
     sent = pickle.dumps(job)
     assert len(sent) < 1000
-    assert pickle.loads(sent).data().fingerprint() == before
+    assert fingerprint(pickle.loads(sent).data().parts()) == before
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -652,6 +671,22 @@ def test_the_extra_is_named_where_it_is_missing(fresh_process: Callable[..., str
     told, code = fresh_process(script).splitlines()[-2:]
     assert told == "kblocks: the command line needs typer: pip install 'kblocks[tune]'"
     assert code == "1"
+
+
+@pytest.mark.system
+def test_blocks_of_a_saved_network_are_known(
+    tmp_path: Path, fresh_process: Callable[..., str]
+) -> None:
+    """The command imports no block that it does not need."""
+    shutil.copytree(ROOT / "tests" / "saved" / "run", tmp_path / "run")
+    script = 'import sys\nsys.argv[0], sys.stderr = "kblocks", sys.stdout\n'
+    script += "from kblocks.__main__ import main\nmain()"
+    run = str(tmp_path / "run")
+    assert "stage1" in fresh_process(script, "best", run)
+    assert cli.main(["best", run, "--export", "keras"]) == 0
+    Image.new("L", (8, 8)).save(tmp_path / "a.png")
+    told = fresh_process(script, "predict", run, str(tmp_path / "a.png"))
+    assert "The model takes arrays as in its training" in told
 
 
 def test_help_lists_the_commands() -> None:

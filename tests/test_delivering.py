@@ -116,6 +116,15 @@ def test_the_range_of_arrays(low: float, high: float, told: list[float]) -> None
     assert record_of(data) == {"scale": 1, "value_range": told, "class_names": ["a", "b"]}
 
 
+def test_a_scale_is_what_images_were_divided_by() -> None:
+    """A model that divides once more would be wrong."""
+    x, y = np.array([0, 255], "float32").reshape(2, 1, 1, 1), np.arange(2)
+    halves = kb.tuner.Data((x / 127.5, y), (x / 127.5, y), scale=127.5)
+    assert record_of(halves)["value_range"] == [0, 2]
+    with pytest.raises(ValueError, match=r"divided by already\. Received: scale=255"):
+        kb.tuner.Data((x, y), (x, y), scale=255)
+
+
 # --- predictor -----------------------------------------------------------------------------
 
 
@@ -146,8 +155,20 @@ def test_paths_pillow_and_arrays_are_predicted_alike(
         assert all(list(one.values()) == sorted(one.values(), reverse=True) for one in shares)
     assert predict(paths[0]) == predict(pictures[0]) == predict(paths[:1])
     assert list(predict(x[0])[0]) == list(predict(paths[0])[0])
-    with pytest.raises(ValueError, match=r"\(8, 6, .\) arrays. Received: \(8, 5, .\)"):
-        predict(x[:, :, :5])
+    for wrong in (x[:, :, :5], x[0, :, :5]):
+        with pytest.raises(ValueError, match=r"\(8, 6, .\) arrays. Received: \(8, 5, .\)"):
+            predict(wrong)
+
+
+@pytest.mark.parametrize("wrong", [1 / 255, -1, 2, np.nan])
+def test_arrays_of_another_range_are_refused(wrong: float, tmp_path: Path) -> None:
+    _, found, known = delivered(255)
+    save(found, tmp_path / "m.keras", known)
+    predict = kb.tuner.predictor(tmp_path / "m.keras")
+    with pytest.raises(ValueError, match=r"from 0 to 255. Received: one from"):
+        predict(integers(1, 8, 6, 3) * np.float32(wrong))
+    dark = np.ones((1, 8, 6, 3), "float32")
+    assert predict(dark) == predict(dark.astype("uint8")) == predict(iter(dark))
 
 
 def test_digits_are_given_as_scikit_learn_has_them(tmp_path: Path) -> None:
@@ -207,6 +228,8 @@ def test_predict_prints_a_line_an_image(tmp_path: Path, capsys: Any) -> None:
     assert lines[1].count(",") == 2
     assert cli.main(["predict", str(tmp_path), str(tmp_path / "none.png")]) == 1
     assert "none.png" in capsys.readouterr().err
+    assert cli.main(["predict", str(tmp_path / "new"), str(paths[0])]) == 1
+    assert "RUN must be a run's folder" in capsys.readouterr().err
 
 
 RUN_FILE = """
@@ -258,6 +281,18 @@ def test_the_last_training_is_shown_and_can_be_interrupted(
     assert known == facts_of(Path("runs/tiny/best.keras"))
     assert (known["value_range"], known["class_names"]) == ([0, 255], ["a", "b"])
     assert opened("runs/tiny").settings["job"]["images"]["scale"] == 255
+
+
+def test_data_that_cannot_be_put_together_are_refused_before_the_search(
+    tmp_path: Path, monkeypatch: Any, capsys: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    more = "\nwhole = data\ndef data():\n    return replace(whole(), validation=None)\n"
+    (tmp_path / "half.py").write_text(RUN_FILE + more, encoding="utf-8")
+    assert cli.main(["search", "half.py", "--retrain"]) == 2
+    told = "--retrain needs arrays or a folder of images, or `final` in the run file. Received: "
+    assert f"{told}tuple and, to validate, NoneType" in capsys.readouterr().err
+    assert not list(Path().rglob("study.db"))
 
 
 # --- from a folder of images to names ------------------------------------------------------

@@ -99,7 +99,7 @@ def test_a_number_of_classes_is_a_head() -> None:
 NET = kb.Architecture([kb.ConvBlock.Spec(4), kb.ResidualBlock.Spec(8, strides=2)], head=3)
 
 
-def test_dtype_and_data_format_of_one_model(tmp_path: Path) -> None:
+def test_dtype_and_dataformat_of_one_model(tmp_path: Path) -> None:
     """Its outputs are those of a model under Keras' settings with the same weights."""
     usual = NET.model((8, 8, 3), classifier_activation="softmax")
     how = {"dtype": "mixed_bfloat16", "data_format": "channels_first"}
@@ -186,6 +186,7 @@ def test_quantities_as_people_write_them() -> None:
         macs=20e6, params=1.5e6, min_macs=2e3
     )
     assert kb.Budget(training_memory="4G") == kb.Budget(training_memory=4e9)
+    assert kb.Budget(macs="2e7") == kb.Budget(macs=20e6)
     for wrong in ("20 X", "M", "", "-3k", "nan"):
         with pytest.raises(ValueError, match="`macs` must be a positive number"):
             kb.Budget(macs=wrong)
@@ -200,9 +201,9 @@ def test_suffixes_of_other_formats_are_refused(suffix: str, tmp_path: Path) -> N
 
 
 def test_tflite_is_the_name_of_litert_too() -> None:
-    from kblocks.model_tools.exporting import _format_of
+    from kblocks.model_tools.exporting import format_of
 
-    assert _format_of(Path("m.tflite"), "tflite") == _format_of(Path("m.tflite"), None) == "litert"
+    assert format_of(Path("m.tflite"), "tflite") == format_of(Path("m.tflite"), None) == "litert"
 
 
 def net_of(head: Any) -> kb.Architecture:

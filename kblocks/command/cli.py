@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import sys
@@ -82,7 +83,7 @@ def show(
     if network in known and input is None and classes is None:  # without importing Keras
         _console().print(tables.of_stages(network, known[network]))
         return
-    path = Path(network)
+    path, found = Path(network), {}
     if path.suffix == ".json":
         if classes is not None:
             raise BadArgumentError(
@@ -90,13 +91,15 @@ def show(
             )
         if not path.is_file():
             raise BadArgumentError(f"there is no file {path}")
-        net = kblocks.Architecture.from_json(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        net, found = kblocks.Architecture.from_json(text), json.loads(text).get("model", {})
     else:
         try:
             net = kblocks.architecture(network, **({} if classes is None else {"classes": classes}))
         except ValueError as error:
             raise BadArgumentError(str(error)) from error
-    shape = native_input(net) if input is None else sizes("--input", input, 3)
+    own = found.get("input_shape") or native_input(net)  # that of a search, in its best.json
+    shape = tuple(own) if input is None else sizes("--input", input, 3)
     _console().print(tables.of_stages(net.name, staged(net, shape)))
 
 
@@ -126,6 +129,7 @@ def report(
     from kblocks.command.stored import folder_of, opened
     from kblocks.tuner.reporting.report import report as write
 
+    _register()
     found = opened(run, storage)
     folder = output or folder_of(run, storage) or Path("runs") / tables.file_name(found.name)
     say(f"written to {write(found, folder)}")
@@ -150,6 +154,7 @@ def best(
     if export_ is not None:
         refuse_missing(export_)  # before Keras is imported
     found = opened(run, storage)
+    _register()
     folder = folder_of(run, storage) or Path("runs") / tables.file_name(found.name)
     if export_ is not None:
         _export(found, folder, export_, output, checkpoints)
@@ -179,6 +184,7 @@ def predict(
     found = [file for path in images for file in (images_in(path) if path.is_dir() else [path])]
     if not found:
         raise BadArgumentError(f"IMAGES must have images. Received: {', '.join(map(str, images))}")
+    _register()
     named = predictor(run)
     for path in found:
         best = list(named(path)[0].items())[:_SHOWN]
@@ -193,12 +199,13 @@ def _export(
 
     from kblocks.command.final import is_of, origin
     from kblocks.command.stored import best_of
-    from kblocks.model_tools.exporting import export
+    from kblocks.model_tools.exporting import export, format_of
     from kblocks.tuner.delivering import MODEL, facts
     from kblocks.tuner.files import facts_of
 
     delivered = folder / MODEL
     target = output or folder / f"best{FORMATS[format].suffix or f'_{format}'}"
+    format_of(target, format)
     best, known = best_of(run), facts_of(delivered)
     is_there, replaced = delivered.is_file(), target.is_file()
     if is_there and known and not is_of(known, run, best):
@@ -251,6 +258,11 @@ def _trained(run: Run, folder: Path, checkpoints: str | None) -> keras.Model:
     return model_of(run, trial, weights)
 
 
+def _register() -> None:
+    """Imports all blocks, so that models and networks of files can have them."""
+    dir(kblocks)  # its names are imported on first use
+
+
 def _tell_written(path: Path, replaced: bool) -> None:
     if replaced:
         say(f"{path} is replaced")
@@ -285,7 +297,9 @@ def _message_of(error: Exception) -> str:
     message: Any = getattr(error, "format_message", lambda: error)()
     if isinstance(error, KeyError):  # str() of it would quote the text
         message = error.args[0]
-    return " ".join(str(message).split()) or type(error).__name__
+    text, is_cut, _ = str(message).partition("\nTraceback (")  # of a failed trial
+    where = " (kblocks --debug shows where)" if is_cut else ""
+    return f"{' '.join(text.split())}{where}" or type(error).__name__
 
 
 def _typed(message: str, arguments: list[str]) -> str:
@@ -294,7 +308,8 @@ def _typed(message: str, arguments: list[str]) -> str:
     command = next((commands[word] for word in arguments if word in commands), None)
     options = {p.name: max(p.opts, key=len) for p in command.params} if command else {}
     options = {name: option for name, option in options.items() if option.startswith("--")}
-    for name, option in {**options, "source": "--data"}.items():
+    path = "--output" if "output" in options else "RUN"
+    for name, option in {**options, "source": "--data", "path": path}.items():
         message = re.sub(rf"`{name}`|\b{name}=True", option, message)
         message = message.replace(f"Received: {name}=", "Received: ")
     return message

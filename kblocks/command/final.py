@@ -134,21 +134,18 @@ def _write_network(folder: Path, best: Record, known: Mapping[str, Any]) -> None
 
 
 def together(data: Data) -> Data:
-    """The data with the validation images added to the training part.
-
-    Raises:
-        ValueError: if the data are neither arrays nor a folder of images.
-    """
+    """The data with the validation images added to the training part, which `can_join`."""
     train, validation = data.train, data.validation
-    if isinstance(train, ImageFiles) and isinstance(validation, ImageFiles):
+    if isinstance(train, ImageFiles):
         return replace(data, train=train.with_those_of(validation))
-    if isinstance(train, tuple) and isinstance(validation, tuple):
-        pairs = zip(train, validation, strict=True)
-        return replace(data, train=tuple(np.concatenate(pair) for pair in pairs))
-    raise ValueError(
-        "Training once more needs arrays or a folder of images, or `final` in the run file. "
-        f"Received: {type(train).__name__}"
-    )
+    pairs = zip(train, validation, strict=True)
+    return replace(data, train=tuple(np.concatenate(pair) for pair in pairs))
+
+
+def can_join(data: Data) -> bool:
+    """Whether the parts are arrays, or folders of images, and so can be put together."""
+    kinds = {type(data.train), type(data.validation)}
+    return kinds in ({tuple}, {ImageFiles})
 
 
 def _retrained(tuner: Any, best: Record, data: Data, console: Console) -> keras.Model:
@@ -157,7 +154,7 @@ def _retrained(tuner: Any, best: Record, data: Data, console: Console) -> keras.
     given = {k: v for k, v in data.fit_arguments().items() if k != "validation_data"}
     _, found = of_training(((), given), None, 0)
     arguments = dict(found)
-    count = images_of(data)
+    count = images_of(data.train)
     on = f" on {count} images" if count else ""
     hours = "" if tuner.hours is None else " (this comes after the `hours` of the search)"
     tell(f"training it once more{on}, {arguments.get('epochs', 1)} epochs{hours}")
@@ -205,15 +202,14 @@ class _Shown:
 
 def _judge(model: keras.Model, data: Data, tell: Callable[[str], None]) -> None:
     """Evaluates the model on the test part, and a nearest-neighbour baseline on small data."""
-    pair = isinstance(data.test, (tuple, list))
+    pair = isinstance(data.test, tuple)
     given = dict(zip("xy", data.test, strict=True)) if pair else {"x": data.test}
     judged: Any = model
     found = judged.evaluate(**given, verbose=0, return_dict=True)
-    count = ""
-    if pair or isinstance(data.test, ImageFiles):
-        count = f"{len(data.test[0]) if pair else len(data.test.names)} "
+    count = images_of(data.test)
+    on = "images" if count is None else f"{count} images"
     for name in [name for name in found if name != "loss"] or ["loss"]:
-        tell(f"{name} on {count}images the search never saw: {found[name]:.4f}")
+        tell(f"{name} on {on} the search never saw: {found[name]:.4f}")
     if not pair or not isinstance(data.train, tuple) or not isinstance(data.validation, tuple):
         return
     x, y = (np.concatenate(list(both)) for both in zip(data.train, data.validation, strict=True))

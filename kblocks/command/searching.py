@@ -87,9 +87,7 @@ def run_or_join(
     from kblocks.tuner.running.jobs import helping
 
     size = None if image_size is None else sizes("--image-size", image_size, 2)
-    limits: dict[str, Any] = {
-        name: _limit(text) for name, text in _given(macs=macs, params=params).items()
-    }
+    limits = _given(macs=macs, params=params)
     settings = _given(
         **{"objective": _objectives(objective), "sampler": sampler, "pruner": pruner},
         **{"trials": trials, "hours": hours, "workers": workers, "trial_seconds": trial_seconds},
@@ -149,7 +147,7 @@ def _job(
     if family is not None and data is not None:
         if "batch_size" in fitting and Path(data).is_dir():  # batched while it is read
             loading = {**loading, "batch_size": fitting.pop("batch_size")}
-        name = f"{family}_{Path(data).stem}"
+        name = f"{family}_{Path(data).absolute().stem}"  # of "." too
         return FamilyJob(family, data, loading, {"project_name": name, **settings}, fitting)
     if set(loading) - {"seed"}:
         raise BadArgumentError("--image-size and --limit go with --data. Received: a run file")
@@ -161,13 +159,18 @@ def _retraining(job: Job, wanted: bool | None) -> Callable[..., Any] | None:
 
     A run file's `final` is used unless `wanted` is False, `together` only if `wanted` is True.
     """
-    from kblocks.command.final import together
+    from kblocks.command.final import can_join, together
     from kblocks.command.ready import RunFile
     from kblocks.tuner.running.jobs import imported
 
     own = getattr(imported(Path(job.path)), "final", None) if isinstance(job, RunFile) else None
     if wanted is False:
         return None
+    if wanted and own is None and not can_join(data := job.data()):
+        raise ValueError(
+            "`retrain` needs arrays or a folder of images, or `final` in the run file. Received: "
+            f"{type(data.train).__name__} and, to validate, {type(data.validation).__name__}"
+        )
     return own or (together if wanted else None)
 
 
@@ -185,14 +188,6 @@ def _objectives(texts: list[str] | None) -> Any:
             )
         objectives.append(keras_tuner.Objective(name, direction) if direction else name)
     return objectives if len(objectives) > 1 else objectives[0]
-
-
-def _limit(text: str) -> float | str:
-    """A typed number; a text with a unit prefix is for `Budget` to read, or to refuse."""
-    try:
-        return float(text)
-    except ValueError:
-        return text
 
 
 def _needs(text: str) -> dict[str, float]:

@@ -19,16 +19,15 @@ def quantity(number: float, space: str = " ") -> str:
 
 
 def number_of(text: str) -> float:
-    """The number that a text such as "20M" or "1.5 G" means.
+    """The number that a text such as "20M", "1.5 G" or "2e7" means.
 
     Raises:
-        ValueError: if it is no number with a unit prefix (k, M, G, T, P).
+        ValueError: if it is no number with or without a unit prefix (k, M, G, T, P).
     """
     sizes = {"K": 1e3, **{unit: size for size, unit in _UNITS}}
     text = text.strip()
-    if text[-1:] not in sizes:
-        raise ValueError(f"a text must be a number with a unit prefix. Received: {text!r}")
-    return float(text[:-1]) * sizes[text[-1]]
+    size = sizes.get(text[-1:])
+    return float(text[:-1]) * size if size else float(text)
 
 
 def _digits(value: float) -> str:

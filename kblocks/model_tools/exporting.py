@@ -72,7 +72,7 @@ def export(
     if wrong is not None:
         raise ValueError(f"`model` must have finite weights. Received: NaN or infinity in {wrong}")
     path = Path(path)
-    name = _format_of(path, format)
+    name = format_of(path, format)
     if representative is not None and name != "litert":
         raise ValueError(f"`representative` goes with format='litert'. Received: format={name!r}")
     _refuse_unavailable(name)
@@ -169,7 +169,8 @@ def portable(model: Any) -> Iterator[None]:
         del model.__dict__["get_compile_config"]
 
 
-def _format_of(path: Path, name: str | None) -> str:
+def format_of(path: Path, name: str | None) -> str:
+    """The format of that name, or that of the path; ValueError if the two do not go together."""
     suffixes = {known.suffix: key for key, known in FORMATS.items()}
     if name is None:
         if path.suffix in _FOREIGN:

@@ -19,12 +19,14 @@ _SCALING = "source_scaling"  # the layer that divides by the data's scale
 
 def record_of(data: Data) -> dict[str, Any]:
     """What a search records of its images, as JSON: scale, range of values, class names."""
-    values = [0.0, 1.0]  # of image files
-    if isinstance(data.train, (tuple, list)):
-        values = [float(data.train[0].min()), float(data.train[0].max())]
-        if values[0] >= 0 and values[1] <= 255:  # the range that they are from
-            values = [0.0, 1.0 if values[1] <= 1 else 255.0]
-    elif not isinstance(data.train, ImageFiles):
+    values = [0.0, 1.0]  # of image files, and of a dataset that is known to be scaled
+    if isinstance(data.train, tuple):
+        low, high = float(data.train[0].min()), float(data.train[0].max())
+        if low < 0 or high > max(1, 255 / data.scale):
+            values = [low, high]
+        elif high > 1:  # from 0 to 255 before they were scaled
+            values = [0.0, 255 / data.scale]
+    elif not isinstance(data.train, ImageFiles) and data.scale == 1:
         values = []
     names = None if data.class_names is None else list(data.class_names)
     return {"scale": float(data.scale), "value_range": values, "class_names": names}
@@ -52,16 +54,16 @@ def facts(run: Run, trial: Record, model: Any, retrained: Data | None = None) ->
         "versions": {k: run.settings.get("versions", {}).get(k) for k in ("kblocks", "keras")},
     }
     if any(layer.name == _SCALING for layer in model.layers):
-        known["value_range"] = [0.0, images["scale"]]
-    count = None if retrained is None else images_of(retrained)
+        known["value_range"] = [value * images["scale"] for value in images["value_range"]]
+    count = None if retrained is None else images_of(retrained.train)
     return known if count is None else {**known, "images": count}
 
 
-def images_of(data: Data) -> int | None:
-    """The number of training images, or None if it is unknown."""
-    if isinstance(data.train, ImageFiles):
-        return len(data.train.names)
-    return len(data.train[0]) if isinstance(data.train, (tuple, list)) else None
+def images_of(part: Any) -> int | None:
+    """The number of images in a part of `Data`, or None if it is unknown."""
+    if isinstance(part, ImageFiles):
+        return len(part.names)
+    return len(part[0]) if isinstance(part, tuple) else None
 
 
 def model_of(run: Run, trial: Record, weights: Any) -> keras.Model:

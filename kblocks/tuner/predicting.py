@@ -81,12 +81,11 @@ class Predictor:
                 Pillow are resized as the search resized files.
 
         Raises:
-            ValueError: if an image cannot be read or has another shape, or the model was trained
-                on arrays that are not those of image files.
+            ValueError: if an image cannot be read or has another shape or range, such as floats
+                up to 1 in place of 255, or the model was trained on arrays that are not those of
+                image files.
         """
-        is_one = isinstance(images, (str, os.PathLike)) or hasattr(images, "convert")
-        is_one |= getattr(images, "shape", None) in (self._shape, self._shape[:2])
-        several: Any = [images] if is_one else images
+        several = [images] if self._is_one(images) else list(images)
         found = []
         for start in range(0, len(several), _BATCH):
             batch = np.stack([self._read(image) for image in several[start : start + _BATCH]])
@@ -95,16 +94,31 @@ class Predictor:
                 found.append({self.class_names[i]: float(shares[i]) for i in order})
         return found
 
+    def _is_one(self, images: Any) -> bool:
+        shape = tuple(getattr(images, "shape", ()))
+        if len(shape) == 3:  # (number, height, width) are several
+            return shape[1:] != self._shape[:2]
+        is_file = isinstance(images, (str, os.PathLike)) or hasattr(images, "convert")
+        return is_file or len(shape) == 2
+
     def _read(self, image: Any) -> np.ndarray:
         height, width, channels = self._shape
         if isinstance(image, (str, os.PathLike)):
             return read_image(Path(image), (height, width), channels) * self._white()
         if hasattr(image, "convert"):
             return pixels(image, (height, width), channels) * self._white()
-        array = np.asarray(image, "float32")
-        array = array[..., None] if array.ndim == 2 else array
+        given = np.asarray(image)
+        array = (given[..., None] if given.ndim == 2 else given).astype("float32")
         if array.shape != self._shape:
             raise ValueError(f"Images must be {self._shape} arrays. Received: {array.shape}")
+        least, most = self.facts.get("value_range") or (None, 1)
+        low, high = array.min(), array.max()
+        is_scaled = high <= 1 < most and (array % 1).any()
+        fits = -0.1 * most <= low <= high <= 1.1 * most  # resampling overshoots
+        if least == 0 and (is_scaled or not fits):
+            raise ValueError(
+                f"Arrays must be images from 0 to {most:g}. Received: one from {low:g} to {high:g}"
+            )
         return array
 
     def _white(self) -> float:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -37,7 +36,7 @@ class Data:
     Raises:
         ValueError: if x and y differ in length, x is empty or not of rank 4, holds NaN or
             infinity or has its channels first, if labels are no numbers, negative, NaN, leave a
-            number out or have no name, or if `scale` is not positive.
+            number out or have no name, or if `scale` is not positive or x is not divided by it.
     """
 
     train: Any
@@ -53,8 +52,9 @@ class Data:
         if self.class_names is not None:  # maybe a list or an array
             object.__setattr__(self, "class_names", tuple(map(str, self.class_names)))
         for name, part in self.parts().items():
-            if _is_pair(part):
-                _check(name, *part)
+            if isinstance(part, (tuple, list)):
+                _check(name, part, self.scale)
+                object.__setattr__(self, name, tuple(part))
             elif hasattr(part, "element_spec"):
                 images = keras.tree.flatten(part.element_spec)[0]
                 check_channels(name, shape_of(images) or ())
@@ -67,13 +67,14 @@ class Data:
 
     def fit_arguments(self) -> dict[str, Any]:
         """Keyword arguments for `tuner.search` and `model.fit`, without the test part."""
-        x = dict(zip("xy", self.train, strict=True)) if _is_pair(self.train) else {"x": self.train}
+        is_pair = isinstance(self.train, tuple)
+        x = dict(zip("xy", self.train, strict=True)) if is_pair else {"x": self.train}
         return {**x, "validation_data": self.validation, **self.fit}
 
     @property
     def input_shape(self) -> tuple[int, ...]:
         """(height, width, channels) of an image."""
-        if _is_pair(self.train):
+        if isinstance(self.train, tuple):
             return tuple(self.train[0].shape[1:])
         if isinstance(self.train, ImageFiles):
             return self.train.image_shape
@@ -96,11 +97,8 @@ class Data:
         return max(map(_classes, labels.values()))
 
     def _labels(self) -> dict[str, np.ndarray]:
-        return {k: np.asarray(part[1]) for k, part in self.parts().items() if _is_pair(part)}
-
-    def fingerprint(self) -> dict[str, Any]:
-        """Shape, dtype and hash of each part in JSON types, to identify these data."""
-        return {name: _fingerprint(part) for name, part in self.parts().items()}
+        parts = self.parts().items()
+        return {name: np.asarray(part[1]) for name, part in parts if isinstance(part, tuple)}
 
 
 def load(
@@ -133,32 +131,36 @@ def load(
         batch_size: the batch size of a folder of images; `model.fit` batches arrays.
 
     Raises:
-        ValueError: if the source is unknown, its images or labels cannot be used, or `validation`,
-            `test` or `limit` is out of range.
+        ValueError: if the source is unknown, its images or labels cannot be used, or another
+            argument is out of range.
     """
     for name, share in (("validation", validation), ("test", test)):
         if not 0 < share < 1:
             raise ValueError(f"`{name}` must be between 0 and 1. Received: {name}={share!r}")
-    if limit is not None and limit < 1:
-        raise ValueError(f"`limit` must be a positive number. Received: limit={limit!r}")
+    for name, count in (("limit", limit), ("batch_size", batch_size)):
+        if count is not None and count < 1:
+            raise ValueError(f"`{name}` must be a positive number. Received: {name}={count!r}")
+    size: Any = image_size
+    if size is not None and (np.shape(size) != (2,) or min(size) < 1):
+        raise ValueError(f"`image_size` must be (height, width). Received: image_size={size!r}")
     path = Path(source).expanduser()
     if path.is_dir() and not sources.has_idx(path):
         whole = ImageFiles.found(path, image_size or (256, 256), batch_size, seed)
         found = sources.Found({"train": whole}, whole.class_names, 255)
     else:
         found = sources.prepared(sources.read(source, path), image_size)
-    parts = _split(found.parts, seed, validation, test, limit)
+    parts = _split(found, seed, validation, test, limit)
     return Data(**parts, class_names=found.class_names, scale=found.scale or 1)
 
 
 def _split(
-    own: dict[str, Any], seed: int, validation: float, test: float, limit: int | None
+    found: sources.Found, seed: int, validation: float, test: float, limit: int | None
 ) -> dict[str, Any]:
     """Adds the parts that a source lacks by splitting its training part."""
-    pool = own["train"]
+    own, pool = found.parts, found.parts["train"]
     labels = pool.labels if isinstance(pool, ImageFiles) else pool[1]
     kept = 1 if "validation" in own else 2  # of each class, once the test part is drawn
-    splits.check(labels, kept + ("test" not in own))
+    splits.check(labels, kept + ("test" not in own), found.class_names)
     random = np.random.default_rng(seed)
     rows = {"train": np.arange(len(labels))}
     if "test" not in own:
@@ -168,7 +170,7 @@ def _split(
         rows["train"], _ = drawn(labels, rows["train"], share, random, least=kept, left=0)
     if "validation" not in own:
         rows["validation"], rows["train"] = drawn(labels, rows["train"], validation, random)
-    made = {name: _taken(pool, found, name) for name, found in rows.items()}
+    made = {name: _taken(pool, taken, name) for name, taken in rows.items()}
     return {**own, **made}
 
 
@@ -178,32 +180,23 @@ def _taken(pool: Any, rows: np.ndarray, name: str) -> Any:
     return pool[0][rows], pool[1][rows]
 
 
-def _is_pair(part: Any) -> bool:
-    return isinstance(part, (tuple, list)) and len(part) == 2
-
-
-def _check(name: str, x: Any, y: Any) -> None:
-    if not hasattr(x, "shape") or not hasattr(y, "shape"):
-        raise ValueError(f"`{name}` must be (x, y) arrays. Received: {type(x)} and {type(y)}")
+def _check(name: str, part: Sequence[Any], scale: float) -> None:
+    if len(part) != 2 or not all(hasattr(array, "shape") for array in part):
+        kinds = ", ".join(type(array).__name__ for array in part)
+        raise ValueError(f"`{name}` must be (x, y) arrays. Received: {kinds or 'none'}")
+    x, y = part
     check_pair(name, x, y)
     low, high = float(np.min(x)), float(np.max(x))  # min and max both pass on NaN
     if not np.isfinite((low, high)).all():
         raise ValueError(
             f"`{name}` must have images of finite numbers. Received: values from {low} to {high}"
         )
-
-
-def _fingerprint(part: Any) -> dict[str, Any]:
-    if _is_pair(part):
-        x, y = (np.asarray(array) for array in part)
-        kind = {"shape": list(x.shape), "dtype": str(x.dtype), "classes": _classes(y)}
-        return {**kind, "hash": digest(np.ascontiguousarray(x), np.ascontiguousarray(y))}
-    if isinstance(part, ImageFiles):
-        return part.fingerprint()
-    described: dict[str, Any] = {"kind": type(part).__name__}
-    if hasattr(part, "element_spec"):
-        described = {"element_spec": str(part.element_spec), "cardinality": int(part.cardinality())}
-    return described
+    most = max(1, 255 / scale)
+    if scale != 1 and not -0.1 * most <= low <= high <= 1.1 * most:  # resampling overshoots
+        raise ValueError(
+            "`scale` must be what the images, from 0 on, have been divided by already. Received: "
+            f"scale={scale:g}, and {name} from {low:g} to {high:g}"
+        )
 
 
 def _classes(labels: np.ndarray) -> int:
@@ -211,11 +204,3 @@ def _classes(labels: np.ndarray) -> int:
     if labels.ndim == 2 and labels.shape[1] > 1:
         return labels.shape[1]
     return int(labels.max()) + 1
-
-
-def digest(*arrays: Any) -> str:
-    """A hash of the arrays' bytes: sixteen hexadecimal digits."""
-    found = hashlib.blake2b(digest_size=8)
-    for array in arrays:
-        found.update(array)
-    return found.hexdigest()

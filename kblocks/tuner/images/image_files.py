@@ -14,6 +14,7 @@ import keras
 import numpy as np
 
 _ENDINGS = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+_PARTS = {"train", "training", "val", "valid", "validation", "test", "testing"}  # no classes
 _READERS = 4  # threads
 _BILINEAR = 2  # Pillow's constant for bilinear resampling
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # Pillow's names of pixels by their channels
@@ -61,10 +62,9 @@ class ImageFiles(keras.utils.PyDataset):
         """Finds all images of a folder with one folder a class, sorted by class and name.
 
         Raises:
-            ValueError: if a class has no images, there are no classes, or a file is no image.
+            ValueError: if a class has no images, there are no classes, all are named like parts
+                of data ("train", "test"), or a file is no image.
         """
-        if isinstance(image_size, int) or len(image_size) != 2 or min(image_size) < 1:
-            raise ValueError(f"`image_size` must be (height, width). Received: {image_size!r}")
         class_names = tuple(sorted(p.name for p in folder.iterdir() if _is_class(p)))
         names, labels = [], []
         for label, class_name in enumerate(class_names):
@@ -77,10 +77,10 @@ class ImageFiles(keras.utils.PyDataset):
                 )
             names += own_names
             labels += [label] * len(own_names)
-        if not names:
+        if not names or _PARTS.issuperset(map(str.lower, class_names)):
             raise ValueError(
                 "`source` must be a folder with one folder of images a class, or of idx files. "
-                f"Received: {folder}, without images"
+                f"Received: {folder}, with {', '.join(class_names) or 'no folders'} in it"
             )
         for name in names:
             with _opened(folder / name):  # so that a file that is no image is named at once
@@ -196,8 +196,10 @@ def _opened(path: Path) -> Iterator[Any]:
                 raise ValueError("its pixels are floats, of unknown range")
             yield file
     except (OSError, SyntaxError, TypeError, ValueError, image.DecompressionBombError) as error:
+        is_other = isinstance(error, _pillow().UnidentifiedImageError)
+        why = "no image of a kind that Pillow knows" if is_other else error
         raise ValueError(
-            f"Images must be files that can be read. Received: {path}: {error}"
+            f"Images must be files that can be read. Received: {path}: {why}"
         ) from error
 
 
@@ -217,6 +219,8 @@ def _pillow() -> Any:
         import PIL.ImageOps
     except ImportError as error:
         raise ImportError("Folders of images need Pillow: pip install 'kblocks[tune]'") from error
-    # Images of more than half the size that Pillow refuses are read with this warning.
+    # Images of more than half the size that Pillow refuses are read with this warning, and those
+    # whose palette has opacities, which are left out, with the other.
     warnings.filterwarnings("ignore", category=PIL.Image.DecompressionBombWarning)
+    warnings.filterwarnings("ignore", "Palette images with Transparency", UserWarning)
     return PIL

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 
-def check(labels: np.ndarray, parts: int) -> None:
+def check(labels: np.ndarray, parts: int, class_names: Sequence[str] | None = None) -> None:
     """Raises ValueError for fewer than two classes, or a class with fewer images than `parts`."""
-    classes, counts = np.unique(labels, return_counts=True)
-    if len(classes) < 2:
-        raise ValueError(f"There must be at least two classes. Received: only {classes.tolist()}")
+    found, counts = np.unique(labels, return_counts=True)
+    named = [class_names[label] if class_names else label for label in found.tolist()]
+    if len(named) < 2:
+        raise ValueError(f"There must be at least two classes. Received: only {named}")
     if counts.min() < parts:
-        few = classes[counts.argmin()]
         raise ValueError(
-            f"Every class must have at least {max(parts, 1)} images, one for each part. Received: "
-            f"class {few} with {counts.min()}"
+            f"Every class must have at least {parts} images, one for each part. Received: "
+            f"class {named[counts.argmin()]} with {counts.min()}"
         )
 
 
