@@ -109,7 +109,9 @@ def test_arrows_point_down(path: Path) -> None:
     assert inside - below(PACKAGES, room) - {room} == set()
     outside = {parts[0] for parts in named} - {"kblocks", "__future__"} - sys.stdlib_module_names
     allowed = set().union(*(OUTSIDE.get(name, set()) for name in {room} | below(PACKAGES, room)))
-    backends = {"jax", "tensorflow", "torch"} if path.stem == "backend" else set()  # asked in one place
+    backends = (
+        {"jax", "tensorflow", "torch"} if path.stem == "backend" else set()
+    )  # asked in one place
     assert outside - allowed - backends == set()
 
 
