@@ -31,6 +31,7 @@ DEFAULTS = {
     "resnext": "resnext50_32x4d",
     "tresnet": "tresnet_m",
     "vgg": "vgg11",
+    "xception": "xception",
 }
 LARGER = [
     ("densenet", "densenet169"),

@@ -6,7 +6,7 @@ import re
 from collections.abc import Collection
 
 NETWORK = "kblocks/network"  # the trial's user attribute that holds the network as JSON
-_TUNERS = ("tuner/", "kblocks/")  # prefixes of what Keras Tuner and kblocks record of a trial
+_RESERVED = ("tuner", "kblocks")  # under which Keras Tuner and kblocks record more of a trial
 
 
 def network_key(name: str | None) -> str:
@@ -22,13 +22,11 @@ def prefix_of(name: str | None, is_block: bool) -> str:
     """
     if name is None:
         return ""
-    reserved = (*_TUNERS, "recipe/") if is_block else _TUNERS
-    is_word = isinstance(name, str) and name and not set(name) & set("/." if is_block else "/")
-    if not is_word or f"{name}/" in reserved:
-        marks, last = ("'/' and '.'", ", 'recipe'") if is_block else ("'/'", "")
+    marks, reserved = ("/.", (*_RESERVED, "recipe")) if is_block else ("/", _RESERVED)
+    if not isinstance(name, str) or not name or set(marks) & set(name) or name in reserved:
+        refused = " and ".join(map(repr, marks)), " or ".join(map(repr, reserved))
         raise ValueError(
-            f"`name` must be a word without {marks}, not 'tuner', 'kblocks'{last}. "
-            f"Received: name={name!r}"
+            f"`name` must be a word without {refused[0]}, not {refused[1]}. Received: name={name!r}"
         )
     return f"{name}." if is_block else f"{name}/"
 
