@@ -11,6 +11,7 @@ import pytest
 import kblocks as kb
 
 LAYERS: Any = keras.layers
+APPLICATIONS: Any = keras.applications
 
 
 def copied(part: Any, layer: Any) -> None:
@@ -45,7 +46,7 @@ def shaken(model: Any) -> Any:
 @pytest.mark.parametrize("order", ["conv_norm_act", "act_conv_norm"])
 @pytest.mark.parametrize(("strides", "padding", "bias"), [(1, "same", True), (2, "valid", False)])
 def test_a_block_computes_what_layers_of_keras_do(
-    order: str, strides: int, padding: str, bias: bool
+    order: Any, strides: int, padding: Any, bias: bool
 ) -> None:
     conv = LAYERS.SeparableConv2D(5, 3, strides, padding, use_bias=bias, bias_initializer="ones")
     unit = [conv, LAYERS.BatchNormalization()]
@@ -76,16 +77,14 @@ def macs_of(model: Any) -> int:
 @pytest.mark.slow
 def test_xception_is_that_of_keras() -> None:
     """Counts at 299 pixels; outputs at 96 with the weights copied over."""
-    theirs = keras.applications.Xception(weights=None)
+    theirs = APPLICATIONS.Xception(weights=None)
     cost = kb.xception().cost((299, 299, 3))
     trainable = sum(int(np.prod(w.shape)) for w in theirs.trainable_weights)
     assert (cost.params, cost.trainable_params) == (theirs.count_params(), trainable)
     assert cost.macs == macs_of(theirs)
 
     options: dict[str, Any] = {"input_shape": (96, 96, 3), "classes": 7}
-    theirs = shaken(
-        keras.applications.Xception(weights=None, classifier_activation=None, **options)
-    )
+    theirs = shaken(APPLICATIONS.Xception(weights=None, classifier_activation=None, **options))
     ours = kb.xception(7).model((96, 96, 3))
     unnamed = [layer for layer in theirs.layers if layer.weights and "block" not in layer.name]
     shortcuts = iter(unnamed[:-1])  # a convolution and a norm each; the last is the head
@@ -103,8 +102,7 @@ def test_xception_is_that_of_keras() -> None:
     assert not list(shortcuts)
     x = np.random.default_rng(2).normal(size=(2, 96, 96, 3)).astype("float32")
     adds = [layer.output.shape for layer in theirs.layers if isinstance(layer, LAYERS.Add)]
-    stages = [row.output.shape for row in rows if row.name.startswith("stage")]
-    assert stages[:-1] == adds
+    assert [row.output.shape for row in rows[2:-2]] == adds
     expected = np.asarray(theirs(x))
-    assert np.abs(expected[0] - expected[1]).max() > 0.1
+    assert np.abs(expected[0] - expected[1]).max() > 0.01
     np.testing.assert_allclose(ours(x), expected, atol=1e-4 * expected.std(), rtol=1e-4)

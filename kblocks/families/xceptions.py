@@ -88,7 +88,7 @@ def xception(
 
 
 def _choices(row: dict[str, Any]) -> dict[str, Any]:
-    """All columns of its stages, stem, top, head."""
+    """All of its stages, stem, top, head."""
     first, second = _STEM
     return {
         "blocks": [choices.depths(number) for number in _BLOCKS],
@@ -99,11 +99,14 @@ def _choices(row: dict[str, Any]) -> dict[str, Any]:
         "padding": [choices.paddings("same") for _ in _BLOCKS],
         "convolutions": [choices.options(n, 1, 2, 3) for n in _STAGES["convolutions"]],
         "pool": [choices.options("max", "avg", None) for _ in _BLOCKS],
+        "order": choices.options("act_conv_norm", "conv_norm_act"),
+        "activation": choices.options("relu", "silu", "leaky_relu"),
+        "normalization": choices.options("batch", "group", "layer"),
         "stem": [
             _opened(first, "valid", strides=choices.options(2, 1)),
             _opened(second, "valid"),
         ],
-        "top": _opened(_TOP, "same", width=choices.widths(1536)),
+        "top": _opened(_TOP, "same", width=choices.widths(1536), strides=choices.options(1, 2)),
         "head": {"pool": choices.options("avg", "max", "concat")},
     }
 
