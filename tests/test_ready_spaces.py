@@ -45,7 +45,9 @@ LARGER = [
     ("vgg", "vgg16_bn"),
 ]
 LIGHT = [
-    pytest.param(family, marks=pytest.mark.slow if "inception" in family else ())
+    pytest.param(
+        family, marks=pytest.mark.slow if "inception" in family or family == "xception" else ()
+    )
     for family in DEFAULTS
 ]
 INPUT = (96, 96, 3)
