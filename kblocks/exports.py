@@ -10,6 +10,7 @@ from kblocks.blocks.inception import InceptionBlock, InceptionResNetBlock
 from kblocks.blocks.mbconv import MBConvBlock
 from kblocks.blocks.pooling import BlurPooling2D, GlobalConcatPooling2D, MinPooling2D
 from kblocks.blocks.residual import BottleneckBlock, ResidualBlock, ResNeXtBlock
+from kblocks.blocks.separable import SeparableConvBlock
 from kblocks.blocks.squeeze_excite import SqueezeExcite
 from kblocks.drawing.figures import draw
 from kblocks.drawing.tables import summary
@@ -95,6 +96,7 @@ from kblocks.families.vggs import (
     vgg19,
     vgg19_bn,
 )
+from kblocks.families.xceptions import xception
 from kblocks.heads import (
     AuxiliaryClassifier,
     BoxRegressor,

@@ -465,6 +465,19 @@ _add(
 )
 _add(kb.MBConvBlock, "weight", 6, normalization="weight", more=True)
 
+# --- Xception ----------------------------------------------------------------------------
+
+_XCEPTION: dict[str, Any] = {"convolutions": 2, "order": "act_conv_norm", "shortcut": True}
+_add(kb.SeparableConvBlock, "default", 8)
+_add(kb.SeparableConvBlock, "strides, no norm", 8, 5, 2, padding="symmetric", normalization=None)
+_add(kb.SeparableConvBlock, "projection, pool", 8, 3, 2, pool="max", width=5, **_XCEPTION)
+_add(kb.SeparableConvBlock, "identity, valid", 6, padding="valid", **_XCEPTION, more=True)
+_add(kb.SeparableConvBlock, "projection, pixels", 8, 5, (2, 1), padding=1, **_XCEPTION, more=True)
+_add(kb.SeparableConvBlock, "bias, reflect", 8, use_bias=True, padding_mode="reflect", more=True)
+_add(
+    kb.SeparableConvBlock, "dilation, weight", 8, dilation_rate=2, normalization="weight", more=True
+)
+
 # --- TResNet -----------------------------------------------------------------------------
 
 _add(kb.SpaceToDepthStem, "default", 8, shape=(8, 12, 3))

@@ -102,6 +102,15 @@ FAMILIES: dict[str, Axes] = {
         "blur_size": [3, [5, None, 3]],
         "least_squeeze": [2, 8],
     },
+    "xception": {
+        **_STAGED,
+        **_HEAD,
+        **_STEM,
+        "convolutions": [2, [1, 3, 2]],
+        "width": [None, [None, 6, 8]],
+        "pool": ["max", [None, "avg", "max"]],
+        "top": [None, {"filters": 8, "width": 6}],
+    },
     "googlenet": {
         **_INCEPTION,
         "kernel_size": [3, [(3, 5), 5, (1, (1, 5), (5, 1), 3)]],

@@ -325,6 +325,7 @@ OF_BLOCKS = {
     "densenet": "DenseBlock",
     "efficientnet": "MBConvBlock",
     "tresnet": "TResNetBasicBlock",
+    "xception": "SeparableConvBlock",
 }
 _RESIDUAL = ("preresnet", "resnext")
 _TAKEN = {"filters", "kernel_size", "strides", "padding", "stochastic_depth", "convolutions"}

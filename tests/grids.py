@@ -175,6 +175,21 @@ BLOCKS: dict[Any, tuple[Axes, list[tuple[int, ...]]]] = {
         },
         MAPS,
     ),
+    kb.SeparableConvBlock: (
+        {
+            **_CONVOLUTIONAL,
+            **_SPATIAL,
+            **_POOL,
+            "filters": [4, 8],
+            "convolutions": [1, 2, 3],
+            "width": [None, 6],
+            "order": ["conv_norm_act", "act_conv_norm"],
+            "dilation_rate": [1, 2, (1, 3)],
+            "shortcut": [False, True],
+            "pool": [None, "max", "avg", "min"],
+        },
+        MAPS,
+    ),
     kb.SpaceToDepthStem: (
         {**_CONVOLUTIONAL, **_SPATIAL, "filters": [4, 8], "block_size": [4, 3, 2, 1]},
         [(31, 30, 4), (24, 28, 3)],

@@ -11,6 +11,7 @@ import numpy as np
 import kblocks as kb
 
 _STAGES = {"blocks": (1, 1), "filters": (8, 12)}
+_TOP = {"filters": 16, "width": 12}
 _NARROW = {
     "blocks": (1, 1, 1),
     "width": 0.125,
@@ -29,6 +30,7 @@ SMALL: dict[str, tuple[Callable[[], kb.Architecture], int]] = {
     "resnext": (lambda: kb.resnext(5, **_STAGES, cardinality=4, group_width=2), 32),
     "densenet": (lambda: kb.densenet(5, blocks=(2, 2), growth_rate=6), 32),
     "efficientnet": (lambda: kb.efficientnet(5, **_STAGES), 32),
+    "xception": (lambda: kb.xception(5, **_STAGES, strides=2, convolutions=2, top=_TOP), 32),
     "tresnet": (lambda: kb.tresnet(5, **_STAGES), 32),
 }
 

@@ -577,3 +577,33 @@ def test_the_summary_refuses_what_has_no_known_cost() -> None:
         kb.summary(net.model((None, None, 3)))
     with pytest.raises(ValueError, match="A model has an input of its own"):
         kb.summary(net.model((8, 8, 3)), (8, 8, 3))
+
+
+def test_a_summary_counts_blocks_and_layers_of_keras() -> None:
+    """By hand: a 3x3 convolution of 4 to 4 channels on 16x16 pixels, called twice, and so on."""
+    lines: list[str] = []
+    kb.summary(mixed(), print_fn=lines.append)
+    twice, depthwise, dense = 2 * 256 * 9 * 4 * 4, 256 * 9 * 4, 8 * 3
+    residual = 64 * (9 * 4 * 8 + 9 * 8 * 8 + 4 * 8)
+    assert f"{twice + depthwise + residual + dense:,}" in lines[-1]
+    assert f"{mixed().count_params():,}" in lines[-1]
+
+
+@pytest.mark.parametrize(
+    ("layer", "macs", "activations"),
+    [
+        (lambda of: of.SeparableConv2D(6, 3, 2, depth_multiplier=2), 12 * (9 * 8 + 8 * 6), 12 * 14),
+        (lambda of: of.Conv2D(8, (3, 1), groups=2), 7 * 8 * 3 * 2 * 8, 7 * 8 * 8),
+        (lambda of: of.DepthwiseConv2D(3, 2, "same"), 5 * 4 * 9 * 4, 5 * 4 * 4),
+        (lambda of: of.Dense(5), 9 * 8 * 4 * 5, 9 * 8 * 5),
+        (lambda of: of.LayerNormalization(), 0, 0),
+        (lambda of: of.GroupNormalization(2), 0, 0),
+    ],
+)
+def test_costs_of_layers_of_keras(layer: Any, macs: int, activations: int) -> None:
+    inputs = keras.Input((9, 8, 4))
+    model = keras.Model(inputs, layer(keras.layers)(inputs))
+    ((row,), _) = rows_of_model(model)
+    cost: Any = row.cost
+    assert (cost.macs, cost.activations) == (macs, activations)
+    assert cost.params == cost.trainable_params == model.count_params()

@@ -134,6 +134,11 @@ FAMILIES: dict[str, tuple[Callable[..., kb.Architecture], dict[str, Any], int]] 
     "inception_v4": (kb.inception_v4, {"width": 0.05, "blocks": (2, 2, 2)}, 96),
     "inception_resnet": (kb.inception_resnet, {"width": 0.05, "blocks": (2, 2, 2)}, 96),
     "efficientnet": (kb.efficientnet, {"width": 0.25, "depth": 0.5}, 64),
+    "xception": (
+        kb.xception,
+        {"filters": [4, 6], "blocks": (2, 1), "top": {"filters": 9, "width": 8}},
+        32,
+    ),
     "tresnet": (kb.tresnet, {"filters": [8, 8, 12, 12], "blocks": (1, 1, 1, 1)}, 64),
 }
 

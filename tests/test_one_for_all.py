@@ -21,6 +21,7 @@ MADE_OF = {
     "resnext": [kb.ResNeXtBlock],
     "densenet": [kb.DenseBlock],
     "efficientnet": [kb.MBConvBlock],
+    "xception": [kb.SeparableConvBlock],
     "tresnet": [kb.TResNetBottleneckBlock, kb.TResNetBasicBlock],
     "googlenet": [kb.InceptionBlock],
     "inception_v3": [kb.InceptionBlock],

@@ -67,6 +67,7 @@ MADE: dict[str, Callable[[], Any]] = {
     "ResidualDense": lambda: kb.ResidualDense(4),
     "Row": lambda: net().rows[0],
     "Segmenter": lambda: kb.Segmenter(3),
+    "SeparableConvBlock": lambda: kb.SeparableConvBlock(4),
     "SharedTargets": shared_targets,
     "Space": searched,
     "SpaceToDepthStem": lambda: kb.SpaceToDepthStem(4),

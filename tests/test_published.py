@@ -21,8 +21,10 @@ import kblocks as kb
 PUBLISHED = json.loads((Path(__file__).parent / "data" / "published.json").read_text())
 
 # Trainable and running numbers, MACs and side of the input of networks of papers that neither
-# torchvision nor timm has, counted in PyTorch from re-implementations of the papers.
+# torchvision nor timm has, counted in PyTorch from re-implementations of the papers; Xception from
+# the layers of keras.applications.Xception (tests/test_xception.py).
 DERIVED = {
+    "xception": (22855952, 54528, 8357403496, 299),
     "inception_resnet_v1": (22756328, 27040, 6206361696, 299),
     "resnet20": (269722, 1376, 40551040, 32),
     "resnet32": (464154, 2272, 68862592, 32),

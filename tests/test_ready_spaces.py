@@ -32,6 +32,7 @@ DEFAULTS = {
     "resnext": "resnext50_32x4d",
     "tresnet": "tresnet_m",
     "vgg": "vgg11",
+    "xception": "xception",
 }
 LARGER = [
     ("densenet", "densenet169"),
@@ -47,7 +48,9 @@ LARGER = [
 STAGES = {"efficientnet": 8, "vgg": 5, "googlenet": 3, "inception_v3": 3, "inception_v4": 3}
 TOPS = {"efficientnet": "stage8", "inception_resnet": "stage4"}
 LIGHT = [
-    pytest.param(family, marks=pytest.mark.slow if "inception" in family else ())
+    pytest.param(
+        family, marks=pytest.mark.slow if "inception" in family or family == "xception" else ()
+    )
     for family in DEFAULTS
 ]
 INPUT = (96, 96, 3)

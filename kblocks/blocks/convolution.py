@@ -142,10 +142,10 @@ def check_convolutions(spec: Any, filters: int | None = None) -> None:
             "`strides` and `dilation_rate` cannot both be more than 1. "
             f"Received: strides={spec.strides}, dilation_rate={spec.dilation_rate}"
         )
-    if spec.groups != 1 and (filters or spec.filters) % spec.groups:
+    groups = getattr(spec, "groups", 1)
+    if (filters or spec.filters) % groups:
         raise ValueError(
-            "`groups` must divide `filters`. "
-            f"Received: groups={spec.groups}, filters={spec.filters}"
+            f"`groups` must divide `filters`. Received: groups={groups}, filters={spec.filters}"
         )
     check_symmetric("padding", spec.padding, "kernel_size", spec.kernel_size)
 

@@ -16,9 +16,11 @@ if TYPE_CHECKING:
 
 FILE = Path(__file__).with_name("architectures.json")
 # Published input sizes of networks for which kblocks has no weights: Szegedy et al.
-# (arXiv:1602.07261, Fig. 10), and Tan & Le (arXiv:1905.11946; from the table in their code).
+# (arXiv:1602.07261, Fig. 10), Chollet (arXiv:1610.02357, Fig. 5), and Tan & Le (arXiv:1905.11946;
+# from the table in their code).
 _SIDES = {
     "inception_resnet_v1": 299,
+    "xception": 299,
     **{f"efficientnet_b{i}": side for i, side in enumerate((224, 240, 260, 300))},
     **{f"efficientnet_b{i}": side for i, side in enumerate((380, 456, 528, 600), 4)},
 }

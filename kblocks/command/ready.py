@@ -198,6 +198,9 @@ def _for_small(family: str, side: int) -> Mapping[str, Any]:
     match family:
         case "resnet" | "preresnet" | "resnext" | "densenet":
             return {"stem": {"filters": filters, "kernel_size": 3, "strides": 1, "pool": None}}
+        case "xception":
+            kernel = {"kernel_size": 3, "padding": "same"}
+            return {"stem": [{"filters": filters, **kernel}, {"filters": choice(64, 32), **kernel}]}
         case "efficientnet":
             return {"stem": {"filters": filters, "strides": 1}}
         case "tresnet":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from dataclasses import replace
 from typing import Any
@@ -22,6 +23,13 @@ _KINDS = (
     ("pool", ("Pool", "UpSampling")),
     ("norm", ("Normalization",)),
     ("act", ("Activation", "ReLU", "Softmax", "ELU", "GELU")),
+)
+_OF_KERAS: Any = keras.layers
+_LINEAR = (_OF_KERAS.Conv2D, _OF_KERAS.DepthwiseConv2D, _OF_KERAS.SeparableConv2D, _OF_KERAS.Dense)
+_NORMS = (
+    _OF_KERAS.BatchNormalization,
+    _OF_KERAS.LayerNormalization,
+    _OF_KERAS.GroupNormalization,
 )
 
 
@@ -86,7 +94,8 @@ def _row(layer: Any, name: str, inputs: tuple[str, ...], node: Any) -> DrawnRow:
     kind, cost = type(layer).__name__, Cost(output, params)
     row = DrawnRow(name, _chips(layer), inputs, kind, cost, worked_out=not params)
     if not isinstance(layer, Block):
-        return row
+        known = _cost_of(layer, output)
+        return row if known is None else replace(row, cost=known, worked_out=True)
     shape = shapes if len(shapes) > 1 else shapes[0]
     plan = layer.spec.plan(channels_of(shape))
     chips = chips_of(Label(kind, "block"), plan, shape, output)
@@ -94,6 +103,21 @@ def _row(layer: Any, name: str, inputs: tuple[str, ...], node: Any) -> DrawnRow:
     if any(None in one for one in shapes):
         return row
     return replace(row, cost=layer.spec.cost(shape), worked_out=True)
+
+
+def _cost_of(layer: Any, output: tuple[Any, ...]) -> Cost | None:
+    """The cost of a layer of Keras by the shapes of its kernels; None of a kind not known here."""
+    if not isinstance(layer, (*_LINEAR, *_NORMS)) or None in output:
+        return None
+    params = layer.count_params(), sum(math.prod(w.shape) for w in layer.trainable_weights)
+    if isinstance(layer, _NORMS):
+        return Cost(output, *params)
+    kernels = ("kernel", "depthwise_kernel", "pointwise_kernel")
+    shapes = [getattr(layer, name).shape for name in kernels if hasattr(layer, name)]
+    pixels, channels = math.prod(output[:-1]), output[-1]
+    if len(shapes) == 2:  # separable: also the output of the depthwise convolution
+        channels += math.prod(shapes[0][-2:])
+    return Cost(output, *params, pixels * sum(map(math.prod, shapes)), pixels * channels)
 
 
 def _shape(layer: Any, x: Any) -> tuple[Any, ...]:

@@ -21,13 +21,16 @@ def summary(net: Any, input_shape: Any = None, print_fn: Callable[[str], Any] = 
     """Prints the stages of a network: blocks, output, cost and share of the multiply-adds.
 
     Args:
-        net: an architecture, whose auxiliary heads are left out; or a model of blocks.
+        net: an architecture, whose auxiliary heads are left out; or a model of blocks and layers
+            of Keras.
         input_shape: (height, width, channels) for an architecture; a model has its own.
         print_fn: receives each line.
 
     Raises:
         InputTooSmallError, ValueError: if the network does not fit the input, or the costs of a
-            model are not known: its input has no fixed size, or a layer with weights is no block.
+            model are not known: its input has no fixed size, or a layer with weights is neither a
+            block nor one of Keras' `Conv2D`, `DepthwiseConv2D`, `SeparableConv2D`, `Dense` and
+            batch, layer and group normalization.
         TypeError: if `net` is neither.
     """
     if isinstance(net, Architecture):
@@ -70,8 +73,9 @@ def _of_model(model: keras.Model, input_shape: Any) -> tuple[Any, dict[str, Cost
     inputs = getattr(model, "inputs", None) or []
     if unknown or len(inputs) != 1:
         raise ValueError(
-            "`net` must be a model of blocks with one input of fixed size (kb.resize_input fixes "
-            f"it); model.summary() takes any. Received: {model!r}, layers without costs: {unknown}"
+            "`net` must be a model of blocks and layers of known cost with one input of fixed size "
+            "(kb.resize_input fixes it); model.summary() takes any. "
+            f"Received: {model!r}, layers without costs: {unknown}"
         )
     return inputs[0].shape[1:], {row.name: row.cost for row in rows if row.cost}
 

@@ -15,6 +15,7 @@ from kblocks.families.resnets import space as resnet
 from kblocks.families.resnexts import space as resnext
 from kblocks.families.tresnets import space as tresnet
 from kblocks.families.vggs import space as vgg
+from kblocks.families.xceptions import space as xception
 
 __all__ = [
     "alexnet",
@@ -29,4 +30,5 @@ __all__ = [
     "resnext",
     "tresnet",
     "vgg",
+    "xception",
 ]

@@ -8,8 +8,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from kblocks.blocks.block import Block
 from kblocks.networks.architecture import Architecture
 
+_OF_KERAS = ("name", "dtype", "trainable", "data_format")  # a block's arguments without a field
 _NETWORK = "network"  # a condition's parameter of this name receives the architecture
 
 
@@ -54,17 +56,37 @@ class Condition:
 class Bound:
     """A builder with its plain arguments and the conditions on them."""
 
-    builder: Callable[..., Any]
+    builder: Any
     arguments: dict[str, Any]
     conditions: tuple[Condition, ...] = ()
 
     @functools.cached_property
     def network(self) -> Architecture:
-        """The network that the builder makes, whether the conditions hold or not."""
+        """The network that the builder makes, whether the conditions hold or not.
+
+        A block is the only row of a network.
+        """
+        if self.is_block:
+            fields = {k: value for k, value in self.arguments.items() if k not in _OF_KERAS}
+            return Architecture(
+                [("block", self.builder.Spec(**fields))], name=name_of(self.builder)
+            )
         net = self.builder(**self.arguments)
         if not isinstance(net, Architecture):
-            raise TypeError(f"The builder must return an Architecture. Received: {net!r}")
+            raise TypeError(
+                "The builder must be a block's class, or must return an Architecture. "
+                f"Received: {net!r}"
+            )
         return net
+
+    @property
+    def is_block(self) -> bool:
+        """Whether the builder is a block's class."""
+        return isinstance(self.builder, type) and issubclass(self.builder, Block)
+
+    def made(self, name: str | None = None) -> Any:
+        """What users get: the network, or a new layer, called `name` unless the space names it."""
+        return self.builder(**{"name": name, **self.arguments}) if self.is_block else self.network
 
     def with_arguments(
         self, arguments: Mapping[str, Any], conditions: tuple[Condition, ...]

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Collection
+
 NETWORK = "kblocks/network"  # the trial's user attribute that holds the network as JSON
-_TUNERS = ("tuner/", "kblocks/")  # prefixes of what Keras Tuner and kblocks record of a trial
+_RESERVED = ("tuner", "kblocks")  # under which Keras Tuner and kblocks record more of a trial
 
 
 def network_key(name: str | None) -> str:
@@ -11,21 +14,27 @@ def network_key(name: str | None) -> str:
     return NETWORK if name is None else f"{NETWORK}/{name}"
 
 
-def prefix_of(name: str | None) -> str:
-    """What the names of choices begin with in a trial if their network is called `name`.
+def prefix_of(name: str | None, is_block: bool) -> str:
+    """What the names of choices begin with in a trial if their network or block is called `name`.
 
     Raises:
-        ValueError: if the name is not a word, has a "/" or is reserved.
+        ValueError: if the name is not a word, has a "/" (of a block also a "."), or is reserved.
     """
     if name is None:
         return ""
-    if not isinstance(name, str) or not name or "/" in name or f"{name}/" in _TUNERS:
+    marks, reserved = ("/.", (*_RESERVED, "recipe")) if is_block else ("/", _RESERVED)
+    if not isinstance(name, str) or not name or set(marks) & set(name) or name in reserved:
+        refused = " and ".join(map(repr, marks)), " or ".join(map(repr, reserved))
         raise ValueError(
-            f"`name` must be a word without '/', not 'tuner' or 'kblocks'. Received: name={name!r}"
+            f"`name` must be a word without {refused[0]}, not {refused[1]}. Received: name={name!r}"
         )
-    return f"{name}/"
+    return f"{name}." if is_block else f"{name}/"
 
 
-def is_of_others(key: str) -> bool:
-    """Whether a recorded entry belongs to a recipe, a named network, or the tuner itself."""
-    return "/" in key or key.startswith("recipe.")
+def is_of_others(key: str, arguments: Collection[str]) -> bool:
+    """Whether a recorded entry is not of a space with these arguments, whose network has no name.
+
+    It then belongs to a recipe, a named network or block, or the tuner itself.
+    """
+    argument = re.split(r"[.\[#]", key, maxsplit=1)[0]
+    return "/" in key or ("." in key and argument not in arguments)

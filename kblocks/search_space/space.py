@@ -1,4 +1,4 @@
-"""`Space`: an architecture builder with choices in its arguments."""
+"""`Space`: a builder of networks or a block, with choices in its arguments."""
 
 from __future__ import annotations
 
@@ -29,11 +29,14 @@ _REPEATS = 100  # `samples` ends after so many samples in a row without a new ne
 
 
 class Space:
-    """A search space: the networks that `builder` makes with choices among its arguments.
+    """A search space: what `builder` makes with choices among its arguments.
+
+    These are networks, or layers if the builder is a block's class. All that is said here of
+    networks holds for blocks too, but `build` and `suggest` return a block as a Keras layer.
 
     Args:
-        builder: a function that returns an Architecture, such as `kb.resnet`; another Space;
-            or a choice between such.
+        builder: a function that returns an Architecture, such as `kb.resnet`; the class of a
+            block, such as `kb.ResidualBlock`; another Space; or a choice between such.
         where: a condition that networks must meet: a function that returns true or false. Its
             parameters have the names of arguments of the space
             (`where=lambda filters: filters[0] <= filters[1]`), or `network` for the architecture.
@@ -52,6 +55,9 @@ class Space:
         >>> space = space.within((32, 32, 3), kb.Budget(macs=20e6))
         >>> space.build(space.sample(seed=0)).cost((32, 32, 3)).macs <= 20e6
         True
+        >>> block = kb.Space(kb.ResidualBlock, filters=kb.choice(16, 32), strides=kb.choice(1, 2))
+        >>> block.build({"filters": 32, "strides": 2})(keras.Input((8, 8, 3))).shape
+        (None, 4, 4, 32)
     """
 
     def __init__(
@@ -81,6 +87,7 @@ class Space:
         elif not callable(self._source) or isinstance(self._source, Architecture):
             raise TypeError(f"`builder` must be a function. Received: builder={self._source!r}")
         self.tree = Tree({**searched, **self._arguments}, bind=self._bind)
+        self.is_of_blocks = self.tree.default().bound.is_block
 
     def __repr__(self) -> str:
         source = self._source
@@ -184,22 +191,22 @@ class Space:
                 yield point.values
             point = self.sample_point(random)
 
-    def build(self, values: Mapping[str, Any], name: str | None = None) -> Architecture:
-        """The network at a point, without repair.
+    def build(self, values: Mapping[str, Any], name: str | None = None) -> Architecture | Any:
+        """The network or the new layer at a point, without repair.
 
         Args:
             values: a point as `sample` returns it, or as a tuner records it (Optuna's
                 `best_params`, Keras Tuner's `hp.values`, the values of a `kb.tuner.Record`).
                 Entries of a `Recipe`, of other spaces and of the tuner itself are ignored.
-            name: the name that `suggest` got for the network.
+            name: the name that `suggest` got for the network or block.
 
         Raises:
             ValueError: if a value is missing, unknown or no option, or the builder refuses them.
         """
-        return self.point(values, name).network
+        return self.point(values, name).bound.made(name)
 
-    def suggest(self, trial: Any, name: str | None = None) -> Architecture:
-        """The network at a point that an Optuna trial suggests.
+    def suggest(self, trial: Any, name: str | None = None) -> Architecture | Any:
+        """The network or the new layer at a point that an Optuna trial suggests.
 
         Asks the trial for active choices only, repairs a point that does not fit, and stores the
         network as JSON in the trial's user attribute "kblocks/network".
@@ -207,8 +214,10 @@ class Space:
         Args:
             trial: an Optuna trial, or an object with the same methods. Values enqueued for it
                 (`study.enqueue_trial`) may have the form that `sample` returns.
-            name: a name for the network if the trial has several; its choices are then called
-                "name/choice", and its JSON "kblocks/network/name".
+            name: a name for the network or block if the trial has several. The choices of a
+                network are then called "name/choice", those of a block "name.choice", and its
+                JSON "kblocks/network/name"; the JSON of a block is that of a network with this
+                one row. A block's layer has this name too.
 
         Raises:
             ValueError: if the trial has a network with that name, an enqueued value is no option,
@@ -216,9 +225,9 @@ class Space:
         """
         key = network_key(name)
         refuse_second(trial, name)
-        net = self.nearest(self.tree.suggest(trial, prefix_of(name))).network
-        trial.set_user_attr(key, net.to_json())
-        return net
+        bound = self.nearest(self.tree.suggest(trial, prefix_of(name, self.is_of_blocks))).bound
+        trial.set_user_attr(key, bound.network.to_json())
+        return bound.made(name)
 
     def repair(self, values: Mapping[str, Any], name: str | None = None) -> dict[str, Any]:
         """A point that fits, near the given one; that one itself if it fits already.
@@ -244,12 +253,14 @@ class Space:
 
     def point(self, values: Mapping[str, Any], name: str | None = None) -> Point:
         """The `Point` with these values; arguments and errors are those of `build`."""
-        start, known = prefix_of(name), self.tree.dimensions
+        start, tree = prefix_of(name, self.is_of_blocks), self.tree
+        arguments = {**tree.fixed, **tree.varied}
         named = {str(key): value for key, value in values.items()}
         own = {
             key.removeprefix(start): value
             for key, value in named.items()
-            if key.startswith(start) and (start or key in known or not is_of_others(key))
+            if key.startswith(start)
+            and (start or key in tree.dimensions or not is_of_others(key, arguments))
         }
         return self.tree.read(own)
 

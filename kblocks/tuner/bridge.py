@@ -1,4 +1,4 @@
-"""Declares a Space's choices as Keras Tuner hyperparameters, and builds the network of a trial."""
+"""Declares a Space's choices as Keras Tuner hyperparameters, and builds what a trial has of it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class HyperModel(keras_tuner.HyperModel):
     values, and `hp.values["kblocks/network"]` holds the JSON of the network that was built.
 
     Args:
-        space: a `kb.Space` with an input shape: `space.within(input_shape, budget)`.
+        space: a `kb.Space` of networks with an input shape: `space.within(input_shape, budget)`.
         recipe: a `kb.Recipe`, whose choices are searched too; None means `kb.Recipe()`.
         compile: replaces the recipe: a dict of arguments for `model.compile`, or a function
             of the model and `hp` that compiles the model.
@@ -45,9 +45,9 @@ class HyperModel(keras_tuner.HyperModel):
     `keras_tuner.Objective("macs", "min")`.
 
     Raises:
-        ValueError: if the space has no input shape, `recipe` is no `kb.Recipe`, both `recipe`
-            and `compile` are given, or a bound of an integer choice is beyond 2**53, up to
-            which tuners record integers exactly.
+        ValueError: if the space has no input shape or is of blocks, `recipe` is no `kb.Recipe`,
+            both `recipe` and `compile` are given, or a bound of an integer choice is beyond
+            2**53, up to which tuners record integers exactly.
     """
 
     def __init__(
@@ -63,6 +63,11 @@ class HyperModel(keras_tuner.HyperModel):
             raise ValueError(
                 "`space` must be a kblocks.Space that knows its input: space.within(input_shape). "
                 f"Received: space={space!r}"
+            )
+        if space.is_of_blocks:
+            raise ValueError(
+                "`space` must be of networks; a block is for a build(hp) of your own, through "
+                f"kb.tuner.suggest(hp, space, name='block1'). Received: space={space!r}"
             )
         if recipe is not None and compile is not None:
             raise ValueError("`recipe` and `compile` exclude each other. Received: both")
@@ -190,8 +195,8 @@ class CostLogs(keras.callbacks.Callback):
             logs.update(self._costs)
 
 
-def suggest(hp: Any, space: Space, name: str | None = None) -> Architecture:
-    """The network of a trial's point, for use in your own `build(hp)`.
+def suggest(hp: Any, space: Space, name: str | None = None) -> Architecture | Any:
+    """The network or the new layer of a trial's point, for use in your own `build(hp)`.
 
     Declares the space's choices in `hp`. A point that does not fit (see `space.within`) is
     repaired. `hp.values["kblocks/network"]` holds the JSON of the network.
@@ -199,25 +204,33 @@ def suggest(hp: Any, space: Space, name: str | None = None) -> Architecture:
     Args:
         hp: the trial's `keras_tuner.HyperParameters`.
         space: a `kb.Space`.
-        name: the name of this network, needed if a trial has several: its choices are then
-            called "name/choice", and its JSON "kblocks/network/name".
+        name: the name of this network or block, needed if a trial has several, as in
+            `kb.Space.suggest`.
 
     Raises:
-        ValueError: if this trial has a network of that name from another space, or `hp` holds a
-            value that the space does not have.
+        ValueError: if this trial has a network or block of that name from another space, or `hp`
+            holds a value that the space does not have.
+
+    Example:
+        >>> block = kb.Space(kb.ResidualBlock, filters=kb.choice(16, 32), strides=kb.choice(1, 2))
+        >>> def build(hp):
+        ...     inputs = x = keras.Input((28, 28, 1))
+        ...     for number in range(hp.Int("blocks", 1, 4)):
+        ...         x = kb.tuner.suggest(hp, block, name=f"block{number}")(x)
+        ...     model = keras.Model(inputs, kb.Classifier(10)(x))
+        ...     model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+        ...     return model
     """
-    key, scoped = network_key(name), prefix_of(name) != ""
-    with hp.name_scope(name) if scoped else contextlib.nullcontext():
-        point = _read(hp, space.tree)
-    net = space.nearest(point).network
-    text = net.to_json()
+    point = _read(hp, space.tree, prefix_of(name, space.is_of_blocks))
+    bound = space.nearest(point).bound
+    text = bound.network.to_json()
     _refuse_other(hp, name, space, point.values, text)
-    hp.values = _Values({**hp.values, key: text})
-    return net
+    hp.values = _Values({**hp.values, network_key(name): text})
+    return bound.made(name)
 
 
-# By a network's name: the names of its space's choices, their values, and the network's JSON.
-_Suggested = dict[str | None, tuple[list[str], dict[str, Any], str]]
+# By a network's name: its space's choices, their values, and the network's JSON.
+_Suggested = dict[str | None, tuple[dict[str, Any], dict[str, Any], str]]
 _SUGGESTED: WeakKeyDictionary[Any, _Suggested] = WeakKeyDictionary()
 
 
@@ -229,9 +242,12 @@ def _refuse_other(
     The same space may do so again: Keras Tuner builds a trial's model several times.
     """
     earlier = _SUGGESTED.setdefault(hp, {})
-    now = space.names(), values, net
-    names, known, network = earlier.setdefault(name, now)
-    if names != now[0] or (known == values and network != net):
+    dimensions = space.tree.dimensions.items()
+    # Options by their labels: those of a space made in each `build` may be other objects.
+    kinds = {n: d.kind.written if isinstance(d.kind, Choice) else d.kind for n, d in dimensions}
+    now = kinds, values, net
+    before, known, network = earlier.setdefault(name, now)
+    if before != kinds or (known == values and network != net):
         raise ValueError(
             "Each space of a trial must have a name of its own: kb.tuner.suggest(hp, space, "
             f"name='teacher'). Received: name={name!r} for a second space"
@@ -252,6 +268,8 @@ class _Values(dict[str, Any]):
 
 def network_of(hp: Any, name: str | None = None) -> Architecture:
     """The network that was built for a trial, even if its space has changed since.
+
+    A block is the only row of a network.
 
     Args:
         hp: the trial's `keras_tuner.HyperParameters`, or their dict of values.
@@ -290,18 +308,21 @@ def _fresh(arguments: Mapping[str, Any]) -> dict[str, Any]:
     return copies
 
 
-def _read(hp: Any, tree: Tree) -> Point:
-    """The point of a tree that `hp` holds; declares the choices that `hp` lacks."""
+def _read(hp: Any, tree: Tree, prefix: str = "") -> Point:
+    """The point of a tree that `hp` holds; declares the choices that `hp` lacks.
+
+    In `hp`, the names of choices begin with `prefix`.
+    """
 
     def value_of(name: str) -> Any:
-        if name not in hp:
-            _declare(hp, tree)
-        return hp.get(name)
+        if f"{prefix}{name}" not in hp:
+            _declare(hp, tree, prefix)
+        return hp.get(f"{prefix}{name}")
 
     return tree.ask(value_of)
 
 
-def _declare(hp: Any, tree: Tree) -> None:
+def _declare(hp: Any, tree: Tree, prefix: str = "") -> None:
     """Declares every choice of a tree in the scopes of its conditions.
 
     Keras Tuner notes each conditional scope that it meets, in order to build the model once more
@@ -311,8 +332,8 @@ def _declare(hp: Any, tree: Tree) -> None:
     for name, dimension in tree.dimensions.items():
         with contextlib.ExitStack() as scopes:
             for parent, labels in _scopes(tree, name):
-                scopes.enter_context(hp.conditional_scope(parent, labels))
-            declare(hp, name, dimension.kind)
+                scopes.enter_context(hp.conditional_scope(f"{prefix}{parent}", labels))
+            declare(hp, f"{prefix}{name}", dimension.kind)
     del hp.active_scopes[seen[0] :], hp.inactive_scopes[seen[1] :]
 
 
