@@ -45,7 +45,14 @@ LARGER = [
     ("resnext", "resnext29_8x64d"),
     ("vgg", "vgg16_bn"),
 ]
-STAGES = {"efficientnet": 8, "vgg": 5, "googlenet": 3, "inception_v3": 3, "inception_v4": 3}
+STAGES = {
+    "efficientnet": 8,
+    "xception": 6,
+    "vgg": 5,
+    "googlenet": 3,
+    "inception_v3": 3,
+    "inception_v4": 3,
+}
 TOPS = {"efficientnet": "stage8", "inception_resnet": "stage4"}
 LIGHT = [
     pytest.param(

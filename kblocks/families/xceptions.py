@@ -100,8 +100,7 @@ def _choices(row: dict[str, Any]) -> dict[str, Any]:
         "convolutions": [choices.options(n, 1, 2, 3) for n in _STAGES["convolutions"]],
         "pool": [choices.options("max", "avg", None) for _ in _BLOCKS],
         "order": choices.options("act_conv_norm", "conv_norm_act"),
-        "activation": choices.options("relu", "silu", "leaky_relu"),
-        "normalization": choices.options("batch", "group", "layer"),
+        **choices.units("batch"),
         "stem": [
             _opened(first, "valid", strides=choices.options(2, 1)),
             _opened(second, "valid"),
@@ -117,4 +116,4 @@ def _opened(published: dict[str, Any], padding: str, **more: Any) -> dict[str, A
     return {**published, "filters": choices.widths(published["filters"]), **own, **more}
 
 
-space = choices.ready_space(xception, "xception", _choices)
+space = choices.ready_space(xception, "xception", _choices, ("blocks", "filters"))
