@@ -71,7 +71,8 @@ def _of_model(model: keras.Model, input_shape: Any) -> tuple[Any, dict[str, Cost
     if unknown or len(inputs) != 1:
         raise ValueError(
             "`net` must be a model of blocks with one input of fixed size (kb.resize_input fixes "
-            f"it); model.summary() takes any. Received: {model!r}, layers without costs: {unknown}"
+            "it; for a model in it: kb.summary(model.get_layer(name))). "
+            f"Received: {model!r}, layers without costs: {unknown}"
         )
     return inputs[0].shape[1:], {row.name: row.cost for row in rows if row.cost}
 
