@@ -158,8 +158,7 @@ _OURS = _by_word(
 def refuse_foreign(names: Iterable[str]) -> None:
     """Raises TypeError if an argument of a family has a name under which others know it."""
     for name in names:
-        hint = _ELSEWHERE.get(name) or _OF_FAMILIES.get(name)
-        if hint:
+        if hint := _ELSEWHERE.get(name) or _OF_FAMILIES.get(name):
             raise TypeError(f"There is no argument {name!r}. {hint}")
 
 

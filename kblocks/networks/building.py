@@ -39,7 +39,7 @@ def input_of(input_shape: Sequence[Any], prefix: str, shared: Mapping[str, Any])
     """A new Keras input of (height, width, channels); `shared` is as in `tensors_of`."""
     height, width, channels = input_shape
     first = checked_data_format(shared.get("data_format")) == "channels_first"
-    if first and height in (1, 3) and channels > 4:
+    if first and height in (1, 3) and min(width or 0, channels) > 4:
         warnings.warn(
             "`input_shape` is (height, width, channels) in both data formats. "
             f"Received: input_shape={tuple(input_shape)}, so images of {channels} channels",
