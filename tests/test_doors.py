@@ -23,6 +23,11 @@ import kblocks as kb
         ({"input_shape": (224, 224, 3)}, r"\.model\(\(224, 224, 3\)\)"),
         ({"classifier_activation": "softmax"}, r"classifier_activation=\"softmax\"\)"),
         ({"num_classes": 10}, r"`classes`"),
+        ({"pretrained": True}, r'weights="imagenet"'),
+        ({"in_chans": 1}, r"\.model\(\(224, 224, 3\)\)"),
+        ({"drop_rate": 0.1}, r"kb\.Classifier\(10, dropout="),
+        ({"data_format": "channels_first"}, r'data_format="channels_first"'),
+        ({"features_only": True}, r"\.features\(\(224"),
     ],
 )
 @pytest.mark.parametrize("build", [kb.resnet50, kb.vgg16, kb.inception_v3, kb.densenet121])
@@ -115,6 +120,11 @@ def test_dtype_and_dataformat_of_one_model(tmp_path: Path) -> None:
         assert {layer.dtype_policy.name for layer in one.layers[1:]} == {"mixed_bfloat16"}
         assert {layer.data_format for layer in one.layers[1:4]} == {"channels_first"}
     assert NET.model((8, 8, 3)).layers[1].dtype_policy.name == "float32"
+
+
+def test_shapes_of_images_with_channels_first_are_told() -> None:
+    with pytest.warns(UserWarning, match=r"is \(height, width, channels\) in both"):
+        NET.model((3, 8, 8), data_format="channels_first")
 
 
 def test_features_take_dtype_and_data_format() -> None:

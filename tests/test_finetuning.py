@@ -137,6 +137,9 @@ def test_an_unknown_stage_is_told_with_those_there_are() -> None:
         ValueError, match=r"`upto` must name a stage \(stem, stage2, stage3, head\)"
     ):
         kb.freeze(NET.model(INPUT), "stage4")
+    many: Any = 5
+    with pytest.raises(ValueError, match=r"`upto` must name a stage .*upto=5"):
+        kb.freeze(NET.model(INPUT), many)
 
 
 # --- learning rates ------------------------------------------------------------------------

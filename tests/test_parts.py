@@ -75,6 +75,8 @@ def test_a_pyramid_of_other_layers_too() -> None:
         kb.pyramid_outputs(keras.Sequential([start, keras.layers.MaxPooling2D(4)]))
     with pytest.raises(AttributeError, match=r"kb\.pyramid_outputs\(net\.model"):
         _ = kb.resnet18().pyramid_outputs
+    with pytest.raises(AttributeError, match=r"kb\.replace_head\(net\.model\(.*Classifier\(5\)"):
+        _ = kb.resnet18().replace_head
 
 
 def test_a_part_shares_its_weights() -> None:

@@ -116,8 +116,15 @@ def test_convolutions_take_lora_too_and_blocks_without_kernels_say_so() -> None:
         kb.NormAct().enable_lora(2)
 
 
-def test_weights_for_pytorch_are_plain_kernels() -> None:
-    model = kb.resnet18(classes=3).model((32, 32, 3))
-    model.get_layer("head").enable_lora(2)
-    with pytest.raises(ValueError, match="must not be quantized or have LoRA"):
-        kb.to_torch_state_dict(model)
+def test_what_takes_plain_kernels_alone_says_so(tmp_path: Path) -> None:
+    low_rank, int8 = NET.model(INPUT), NET.model(INPUT, dtype="mixed_bfloat16")
+    low_rank.get_layer("head").enable_lora(2)
+    for use in (kb.to_torch_state_dict, kb.convolutionize, lambda m: kb.resize_input(m, 16)):
+        with pytest.raises(ValueError, match=r"must not be with LoRA .* with head/dense1"):
+            use(low_rank)
+    int8.quantize("int8")
+    for suffix in ("onnx", "tflite"):
+        with pytest.raises(ValueError, match=r"must not be quantized .* with head/dense1"):
+            kb.export(int8, tmp_path / f"net.{suffix}")
+    with pytest.raises(ValueError, match=r"must not be quantized"):
+        kb.convolutionize(int8)

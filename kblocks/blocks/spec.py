@@ -107,39 +107,58 @@ class Spec:
         }
 
 
-# Words of Keras and its `applications` that users type, and what stands for them here.
-_ELSEWHERE = {
-    "weights": 'Weights go to the model: `.model((224, 224, 3), weights="imagenet")`.',
-    "include_top": "The model takes it: `.model((224, 224, 3), include_top=False)`.",
-    "pooling": 'The model takes it: `.model((224, 224, 3), include_top=False, pooling="avg")`.',
-    "input_shape": "The model takes it, `.model((224, 224, 3))`; a block reads its input's.",
-    "input_tensor": "The model takes it: `.model((224, 224, 3), input_tensor=x)`.",
-    "classifier_activation": 'The model takes it: `.model(size, classifier_activation="softmax")`.',
-}
-_OF_FAMILIES = {
-    **dict.fromkeys(("num_classes", "n_classes"), "It has `classes`."),
-    **dict.fromkeys(("num_blocks", "depths", "layers"), "It has `blocks`, those of each stage."),
-}
+def _by_word(sentences: dict[str, str]) -> dict[str, str]:
+    return {word: text for words, text in sentences.items() for word in words.split()}
+
+
+# Words of Keras, KerasHub and timm that users type, and what stands for them here.
+_ELSEWHERE = _by_word(
+    {
+        "weights pretrained load_weights": "Weights go to the model: "
+        '`.model((224, 224, 3), weights="imagenet")`.',
+        "include_top": "The model takes it: `.model((224, 224, 3), include_top=False)`.",
+        "pooling global_pool": "The model takes it: "
+        '`.model((224, 224, 3), include_top=False, pooling="avg")`.',
+        "input_shape image_shape in_chans in_channels": "The model takes it, "
+        "`.model((224, 224, 3))`; a block reads its input's.",
+        "input_tensor": "The model takes it: `.model((224, 224, 3), input_tensor=x)`.",
+        "classifier_activation": "The model takes it: "
+        '`.model(size, classifier_activation="softmax")`.',
+        "dtype data_format": "The model takes it: "
+        '`.model((224, 224, 3), dtype="mixed_bfloat16", data_format="channels_first")`.',
+        "features_only": "The maps are a model: `.features((224, 224, 3))`.",
+        "momentum bn_momentum epsilon bn_eps": "The normalization takes it: "
+        '`normalization=kb.Norm("batch", momentum=0.9, epsilon=1e-5)`.',
+    }
+)
+_OF_FAMILIES = _by_word(
+    {
+        "num_classes n_classes": "It has `classes`.",
+        "num_blocks depths layers": "It has `blocks`, those of each stage.",
+        "drop_rate dropout_rate": "The head takes it: `head=kb.Classifier(10, dropout=0.2)`.",
+    }
+)
 # What other libraries call arguments of blocks, where `difflib` would not find ours.
-_SYNONYMS = {
-    "normalization": "use_batchnorm use_batch_norm use_bn batch_norm batchnorm bn norm norm_layer",
-    "activation": "act act_fn act_layer nonlinearity",
-    "filters": "out_channels channels features planes width",
-    "kernel_size": "kernel size",
-    "strides": "subsample downsample",
-    "padding": "pad",
-    "use_bias": "bias",
-    "dropout": "drop_rate rate",
-    "stochastic_depth": "drop_path drop_path_rate drop_connect_rate",
-}
-_OURS = {word: ours for ours, words in _SYNONYMS.items() for word in words.split()}
+_OURS = _by_word(
+    {
+        "use_batchnorm use_batch_norm use_bn bn": "normalization",
+        "batch_norm batchnorm norm norm_layer": "normalization",
+        "act act_fn act_layer nonlinearity": "activation",
+        "out_channels channels features planes width": "filters",
+        "kernel size": "kernel_size",
+        "subsample downsample": "strides",
+        "pad": "padding",
+        "bias": "use_bias",
+        "drop_rate rate": "dropout",
+        "drop_path drop_path_rate drop_connect_rate": "stochastic_depth",
+    }
+)
 
 
 def refuse_foreign(names: Iterable[str]) -> None:
     """Raises TypeError if an argument of a family has a name under which others know it."""
     for name in names:
-        hint = _ELSEWHERE.get(name) or _OF_FAMILIES.get(name)
-        if hint:
+        if hint := _ELSEWHERE.get(name) or _OF_FAMILIES.get(name):
             raise TypeError(f"There is no argument {name!r}. {hint}")
 
 

@@ -35,6 +35,18 @@ def layers_inside(layer: Any) -> Iterator[Any]:
         yield from layers_inside(inner)
 
 
+def refuse_altered(model: Any, *, lora: bool = False, quantized: bool = False) -> None:
+    """Raises ValueError if a layer has LoRA or is quantized, unless these are allowed."""
+    for layer in layers_inside(model):
+        how = ""
+        if getattr(layer, "lora_enabled", False) and not lora:
+            how = "with LoRA (a saved and loaded model has it in its kernels)"
+        elif layer.quantization_mode and not quantized:
+            how = "quantized (quantize last; LiteRT has an int8 of its own, see kb.export)"
+        if how:
+            raise ValueError(f"`model` must not be {how}. Received: {model.name} with {layer.path}")
+
+
 # Keras has no public way to walk a model's graph. The functions below are the only users of its
 # private attributes; `tests/test_keras_graph.py` fails when Keras changes them.
 

@@ -74,7 +74,7 @@ def _of_model(model: keras.Model, input_shape: Any) -> tuple[Any, dict[str, Cost
     if unknown or len(inputs) != 1:
         raise ValueError(
             "`net` must be a model of blocks and layers of known cost with one input of fixed size "
-            "(kb.resize_input fixes it); model.summary() takes any. "
+            "(kb.resize_input fixes it; for a model in it: kb.summary(model.get_layer(name))). "
             f"Received: {model!r}, layers without costs: {unknown}"
         )
     return inputs[0].shape[1:], {row.name: row.cost for row in rows if row.cost}

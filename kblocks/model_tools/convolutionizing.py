@@ -9,7 +9,7 @@ import keras
 from keras import layers
 
 from kblocks.blocks.block import Block
-from kblocks.common.keras_graph import ends_of, maker_of
+from kblocks.common.keras_graph import ends_of, maker_of, refuse_altered
 from kblocks.model_tools.fused_block import FusedBlock
 from kblocks.plans import ops
 from kblocks.plans.cost import walk
@@ -57,6 +57,7 @@ def convolutionize(model: keras.Model) -> keras.Model:
             "`model` must have an input of known height, width and channels, at which its logits "
             f"are to stay the same. Received: input of shape {tuple(inputs[0].shape)}"
         )
+    refuse_altered(model)
     counterparts: list[tuple[Any, Any]] = []
     channels_last = keras.config.image_data_format() == "channels_last"
     free = (None, None, inputs[0].shape[3]) if channels_last else (inputs[0].shape[1], None, None)

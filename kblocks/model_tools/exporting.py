@@ -16,7 +16,7 @@ import numpy as np
 
 from kblocks.common import backend
 from kblocks.common.atomic import whole
-from kblocks.common.keras_graph import layers_inside
+from kblocks.common.keras_graph import layers_inside, refuse_altered
 from kblocks.layers.export_mode import writing
 from kblocks.model_tools.formats import FORMATS, OTHER_NAMES, refuse_missing
 
@@ -76,6 +76,8 @@ def export(
     if representative is not None and name != "litert":
         raise ValueError(f"`representative` goes with format='litert'. Received: format={name!r}")
     _refuse_unavailable(name)
+    if name == "litert":
+        refuse_altered(model, lora=True)  # its kernels have no such product of int8
     if name in ("onnx", "litert"):
         model = _in_float32(model)
     if name == "savedmodel" and path.exists():
@@ -237,6 +239,7 @@ def _in_float32(model: Any) -> Any:
     layers = (layer for layer in layers_inside(model) if not isinstance(layer, keras.Model))
     if all(layer.compute_dtype not in ("float16", "bfloat16") for layer in layers):
         return model
+    refuse_altered(model)
 
     def copied(layer: Any) -> Any:
         return type(layer).from_config({**layer.get_config(), "dtype": "float32"})

@@ -48,7 +48,7 @@ def replace_head(model: keras.Model, head: Any, *, prefix: str = "") -> keras.Mo
         found = ", ".join("/".join(layer.name for layer in chain) for chain in chains)
         raise ValueError(
             f"`model` must have one head, layers called {prefix}head or {prefix}head_... "
-            f"Received: a model with {found or 'none'}"
+            f"Received: a model with {found or 'none, as with include_top=False'}"
         )
     old = {id(chain[0]) for chain in chains}
     if chains[0][1:]:

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 
 from kblocks.blocks.block import Block
-from kblocks.common.keras_graph import as_functional, calls_of, is_graph
+from kblocks.common.keras_graph import as_functional, calls_of, is_graph, refuse_altered
 from kblocks.heads.shared_targets import SharedTargets
 from kblocks.networks.places import Chain, chains_named
 from kblocks.networks.rows import INPUT, is_of_head
@@ -93,7 +93,10 @@ def pyramid_outputs(model: keras.Model) -> dict[str, Any]:
             last[found] = output
     pyramid = {f"P{n}": last[2**n, 2**n] for n in range(2, 6) if (2**n, 2**n) in last}
     if not pyramid:
-        raise ValueError(f"`model` must have a map at stride 4, 8, 16 or 32. Received: {model!r}")
+        raise ValueError(
+            "`model` must have a map at stride 4, 8, 16 or 32 (for a model in it: "
+            f"kb.pyramid_outputs(model.get_layer(name))). Received: {model!r}"
+        )
     return pyramid
 
 
@@ -237,6 +240,7 @@ def _image_shape(graph: Any) -> tuple[Any, ...]:
 
 def _rebuilt(graph: Any, shape: tuple[Any, ...]) -> keras.Model:
     """A copy of the model for an input of (height, width, channels), with its weights."""
+    refuse_altered(graph, quantized=True)
     height, width, channels = shape
     before = _image_shape(graph)[2]
     for layer in graph.layers if channels != before else ():

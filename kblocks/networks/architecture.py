@@ -33,6 +33,12 @@ from kblocks.networks.torch_weights import load_weights
 from kblocks.plans.cost import Cost, total
 from kblocks.plans.geometry import InputTooSmallError, check_input_shape
 
+# Functions of kblocks that users look for among the methods, and what they take after the model.
+_OF_MODELS = {
+    **dict.fromkeys(("fuse", "pyramid_outputs", "convolutionize"), ""),
+    **{"freeze": ', "stage2"', "extract": ', "stage2"', "replace_head": ", kb.Classifier(5)"},
+}
+
 
 class Architecture:
     """A network as rows of named blocks, without any Keras layer.
@@ -147,8 +153,8 @@ class Architecture:
     def __getattr__(self, name: str) -> Any:
         """Refuses what only a Keras model has, such as `fit`, with the line that makes one."""
         hint = ""
-        if name == "pyramid_outputs":
-            hint = ": kb.pyramid_outputs(net.model((height, width, channels)))"
+        if name in _OF_MODELS:
+            hint = f": kb.{name}(net.model((height, width, channels)){_OF_MODELS[name]})"
         if not name.startswith("_") and hasattr(keras.Model, name):
             hint = f". A Keras model has it: net.model((height, width, channels)).{name}"
         raise AttributeError(

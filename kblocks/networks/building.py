@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -38,6 +39,12 @@ def input_of(input_shape: Sequence[Any], prefix: str, shared: Mapping[str, Any])
     """A new Keras input of (height, width, channels); `shared` is as in `tensors_of`."""
     height, width, channels = input_shape
     first = checked_data_format(shared.get("data_format")) == "channels_first"
+    if first and height in (1, 3) and min(width or 0, channels) > 4:
+        warnings.warn(
+            "`input_shape` is (height, width, channels) in both data formats. "
+            f"Received: input_shape={tuple(input_shape)}, so images of {channels} channels",
+            stacklevel=4,
+        )
     shape = (channels, height, width) if first else (height, width, channels)
     return keras.Input(shape, name=f"{prefix}{INPUT}")
 

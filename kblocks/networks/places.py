@@ -32,6 +32,8 @@ def full_name(model: Any, argument: str, name: str) -> str:
     Raises:
         ValueError: if several models have it.
     """
+    if not isinstance(name, str):
+        raise unknown_stage(argument, name, list(map(place_of, chains_in(model))))
     first = name.partition("/")[0]
     found = {
         "/".join([*(outer.name for outer in around), name])

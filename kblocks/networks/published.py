@@ -79,10 +79,7 @@ class Preprocessing(keras.layers.Layer):
         self._cropping = keras.layers.CenterCrop(size, size)
 
     def call(self, inputs: Any) -> Any:
-        x: Any = keras.ops.cast(inputs, "float32")
-        is_one = len(x.shape) == 3  # of which Keras' Resizing would make a batch
-        x = self._cropping(self._resizing(x[None] if is_one else x))
-        x = x[0] if is_one else x
+        x = self._cropping(self._resizing(keras.ops.cast(inputs, "float32")))
         last = keras.config.image_data_format() == "channels_last"
         shape = (-1,) if last else (-1, 1, 1)
         mean = keras.ops.reshape(keras.ops.convert_to_tensor(self.mean, "float32"), shape)

@@ -18,6 +18,7 @@ import keras
 import numpy as np
 
 from kblocks.blocks.block import Block
+from kblocks.common.keras_graph import refuse_altered
 from kblocks.heads import Classifier
 from kblocks.networks.published import WeightSet
 from kblocks.networks.rows import is_of_head
@@ -344,12 +345,7 @@ def _table(
 ) -> list[_Tensor]:
     """The published tensors of the model's variables, by the naming that fits `names` best."""
     parts = list(_parts(model, prefix))
-    for path, part, _ in parts:
-        if part.quantization_mode or getattr(part, "lora_enabled", False):
-            raise ValueError(
-                "`model` must not be quantized or have LoRA (a saved model has it no more). "
-                f"Received: {model.name}, whose {path} is or has"
-            )
+    refuse_altered(model)
     paths = [path for path, _, _ in parts]
     best: list[_Tensor] = []
     score = -1
