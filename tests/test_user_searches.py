@@ -221,7 +221,7 @@ def test_the_oracle_knows_which_way_a_metric_is_better(make: Make) -> None:
 
 
 def test_what_is_not_there_is_not_made(make: Make, tmp_path: Path) -> None:
-    with pytest.raises(KeyError, match="there is no search in sqlite"):
+    with pytest.raises(KeyError, match=r"there is no search in /.*study\.db"):
         make(unbuilt, project_name="mistyped").get_best_models()
     assert not (tmp_path / "mistyped" / "study.db").exists()
 
