@@ -311,6 +311,11 @@ EACH: dict[str, Any] = {
     "group_width": st.integers(1, 3),
     "scale": st.sampled_from([None, 0.1, 1.0]),
 }
+_INCEPTION: dict[str, Any] = {  # of which `filters` are factors
+    "filters": st.sampled_from([None, 0.5, 1, 1.5]),
+    "pool": st.sampled_from([None, "max", "avg", "min"]),
+    "kept": st.sampled_from([None, (1, 2), (2,), (1, 3)]),
+}
 _BLOCK: dict[str, Any] = {"resnet": st.sampled_from(["basic", "bottleneck", "resnext"])}
 _BLOCK["preresnet"] = st.sampled_from(["basic", "bottleneck"])
 _BLOCK["tresnet"] = st.sampled_from([None, "basic", "bottleneck"])
@@ -360,7 +365,9 @@ def family_cases(draw: Any, family: str) -> Case:
     for name in parameters_of(family):
         if name in ("blocks", "width", "block"):
             continue
-        if name not in ONCE and name not in EACH:
+        if inception and name in _INCEPTION:
+            strategies[name] = each(stages, _INCEPTION[name])
+        elif name not in ONCE and name not in EACH:
             kinds = strategies_of(blocks()[OF_BLOCKS[family]])[0] if family in OF_BLOCKS else {}
             assert name in kinds, f"tests/fuzzing.py knows no values for {name} of kb.{family}"
             strategies[name] = each(stages, kinds[name])
