@@ -589,10 +589,12 @@ def test_tensorboard_can_be_typed(file: str) -> None:
 
 def test_retraining_comes_after_the_hours(file: str, capsys: Any) -> None:
     typed = ["--trials", "1", "--epochs", "1", "--hours", "1", "--retrain"]
-    more = ["--class-weight", "balanced", "--patience", "5"]
+    more = ["--class-weight", "balanced", "--patience", "5", "--folds", "2"]
     assert cli.main(["search", file, *typed, *more]) == 0
-    settings = opened("runs/small").settings
+    found = opened("runs/small")
+    settings = found.settings
     assert (settings["data"]["class_weight"], settings["patience"]) == ("balanced", "5")
+    assert len(found.trials[0].executions) == 2
     assert "1 epochs (this comes after the `hours` of the search)" in capsys.readouterr().out
 
 

@@ -130,7 +130,7 @@ class FamilyJob(NamedJob):
 
     def named(self) -> dict[str, Any]:
         """The user's options that a joining worker needs: for `fit`, `load` and the tuner."""
-        free = ("sampler", "pruner", "patience", "trial_seconds", "checkpoints")
+        free = ("sampler", "pruner", "patience", "folds", "trial_seconds", "checkpoints")
         settings = {name: self.settings[name] for name in free if name in self.settings}
         return {**super().named(), "options": self.options, "settings": settings}
 

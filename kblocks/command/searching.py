@@ -56,6 +56,9 @@ def run_or_join(
     class_weight: Annotated[
         str | None, typer.Option(help="balanced: rare classes count as much as frequent ones.")
     ] = None,
+    folds: Annotated[
+        int | None, typer.Option(help="k-fold cross-validation: a trial trains so many times.")
+    ] = None,
     patience: Annotated[
         int | None, typer.Option(help="Trials without improvement that end the search.")
     ] = None,
@@ -89,21 +92,25 @@ def run_or_join(
     size = None if image_size is None else sizes("--image-size", image_size, 2)
     limits = _given(macs=macs, params=params)
     settings = _given(
-        **{"objective": _objectives(objective), "sampler": sampler, "pruner": pruner},
-        **{"trials": trials, "hours": hours, "workers": workers, "trial_seconds": trial_seconds},
-        **{
-            "seed": seed,
-            "directory": directory,
-            "project_name": project_name,
-            "patience": patience,
-        },
-        **{"storage": storage or os.environ.get(STORAGE) or None, "checkpoints": checkpoints},
-        **{"checkpoint_directory": checkpoint_directory, "extend": extend or None},
-        **{
-            "tensorboard": tensorboard,
-            "overwrite": overwrite or None,
-            "ray": None if ray is None else _needs(ray),
-        },
+        objective=_objectives(objective),
+        sampler=sampler,
+        pruner=pruner,
+        trials=trials,
+        hours=hours,
+        patience=patience,
+        folds=folds,
+        workers=workers,
+        ray=None if ray is None else _needs(ray),
+        trial_seconds=trial_seconds,
+        seed=seed,
+        directory=directory,
+        project_name=project_name,
+        storage=storage or os.environ.get(STORAGE) or None,
+        checkpoints=checkpoints,
+        checkpoint_directory=checkpoint_directory,
+        tensorboard=tensorboard,
+        extend=extend or None,
+        overwrite=overwrite or None,
     )
     fitting = _given(epochs=epochs, batch_size=batch_size, class_weight=class_weight)
     loading = _given(image_size=size, limit=limit, seed=seed)

@@ -81,8 +81,9 @@ class Tuner(keras_tuner.Tuner):
         patience: the search ends when so many trials have not improved on the best; None sets no
             limit.
         executions_per_trial: how often each trial trains its model. Its score is their mean.
-        folds: each trial trains on so many parts of the data in turn, with the rest for
-            validation (k-fold cross-validation), and its score is their mean; None does not.
+        folds: into how many parts the data are cut for k-fold cross-validation: a trial trains
+            once for each part, on all others, and its score is the mean over the parts; None
+            trains once, with the validation data of `search`.
         trial_seconds: seconds after which a trial fails; None sets no limit.
         checkpoints: how many of the best trials keep their weights, and so how many models
             `get_best_models` can return. With several objectives, those of the Pareto front
