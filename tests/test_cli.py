@@ -159,7 +159,7 @@ def test_show_takes_classes_input_and_files(tmp_path: Path) -> None:
         (("show", "inception_v3", "--input", "32x32x3"), 1, "(75, 75, 3)"),
         (("show", "none.json"), 2, "none.json"),
         (("show", "resnet50", "--classes", "0"), 2, "--classes"),
-        (("list", "--family", "resnets"), 2, "resnet, preresnet"),
+        (("list", "--family", "resnets"), 2, "Did you mean resnet? Received: resnets"),
         (("lst",), 2, "lst"),
         (("status", "nowhere"), 1, "study.db"),
         (("status", "x", "--storage", "sqlite:///nowhere.db"), 1, "nowhere.db"),

@@ -18,7 +18,7 @@ from kblocks.command import tables
 from kblocks.command.listing import listing, native_input, staged
 from kblocks.command.quiet import kept
 from kblocks.command.searching import run_or_join
-from kblocks.command.typed import STORAGE, BadArgumentError, masked, say, sizes
+from kblocks.command.typed import STORAGE, BadArgumentError, check_known, masked, say, sizes
 from kblocks.common.atomic import whole
 from kblocks.model_tools.formats import FORMATS, OTHER_NAMES, refuse_missing
 from kblocks.tuner.terminal import plain, tell
@@ -67,8 +67,8 @@ def list_(
 ) -> None:
     """The published architectures: input, parameters, MACs, weights."""
     families = {known["family"]: None for known in listing()["architectures"].values()}
-    if family is not None and family not in families:
-        raise BadArgumentError(f"--family must be one of {', '.join(families)}. Received: {family}")
+    if family is not None:
+        check_known("--family", family, families)
     _console().print(tables.of_architectures(family))
 
 
@@ -149,9 +149,8 @@ def best(
     from kblocks.command.stored import best_network, folder_of, opened
 
     export_ = OTHER_NAMES.get(export_ or "", export_)
-    if export_ is not None and export_ not in FORMATS:
-        raise BadArgumentError(f"--export must be one of {', '.join(FORMATS)}. Received: {export_}")
     if export_ is not None:
+        check_known("--export", export_, FORMATS)
         refuse_missing(export_)  # before Keras is imported
     found = opened(run, storage)
     _register()

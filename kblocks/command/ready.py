@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any, Self
 
 from kblocks.command.listing import FAMILIES
+from kblocks.command.typed import check_known
 from kblocks.families import ready_spaces as spaces
 from kblocks.families.published_choices import pooled_stages
 from kblocks.search_space.budget import Budget
@@ -43,8 +44,7 @@ def space(
     Raises:
         ValueError: if there is no such family, or no network in it fits images and budget.
     """
-    if family not in FAMILIES:
-        raise ValueError(f"--family must be one of {', '.join(FAMILIES)}. Received: {family}")
+    check_known("--family", family, FAMILIES)
     height, width, _ = input_shape
     opened = _for_small(family, min(height, width)) if max(height, width) <= _SMALL else {}
     ready = getattr(spaces, family)(classes=classes, **opened)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 import re
+from collections.abc import Iterable
 from urllib.parse import unquote
 
 from kblocks.common import masking
@@ -43,3 +45,14 @@ def sizes(option: str, text: str, count: int) -> tuple[int, ...]:
         form = "x".join(("HEIGHT", "WIDTH", "CHANNELS")[:count])
         raise BadArgumentError(f"{option} must be {form}. Received: {text}")
     return tuple(map(int, parts))
+
+
+def check_known(option: str, typed: str, known: Iterable[str]) -> None:
+    """Raises BadArgumentError, with what comes close, unless the typed word is a known one."""
+    words = list(known)
+    if typed not in words:
+        close = difflib.get_close_matches(typed, words, 1)
+        hint = f"Did you mean {close[0]}? " if close else ""
+        raise BadArgumentError(
+            f"{option} must be one of {', '.join(words)}. {hint}Received: {typed}"
+        )
