@@ -207,7 +207,8 @@ def test_a_database_of_others_or_none_on_this_disk(run: Path) -> None:
 def test_a_search_tells_what_has_happened_to_its_database(
     happens: Callable[..., None], told: str, tmp_path: Path
 ) -> None:
-    search = Toy(tmp_path / "runs", {"seconds": 0.2}, {"trials": 60, "workers": 1, "patience": 2})
+    settings = {"trials": 60, "workers": 1, "storage_patience": 2}
+    search = Toy(tmp_path / "runs", {"seconds": 0.2}, settings)
     with cleared(search):
         search.start()
         search.wait_for("end 1")
