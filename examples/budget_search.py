@@ -92,15 +92,17 @@ def drawn(trials: alt.Data, front: alt.Data, free: list[float], limit: float) ->
     y = alt.Y("accuracy:Q", title="validation accuracy").scale(zero=False).axis(format=".1%")
     budget = alt.Chart(alt.Data(values=[{"macs": limit}])).encode(x)
     dots = alt.Scale(domain=["a trial", "on the front"], range=[BLUE, ORANGE])
-    kind = {"title": None, "scale": dots, "legend": alt.Legend(orient="bottom")}
+    kind = alt.Color("kind:N", title=None, scale=dots, legend=alt.Legend(orient="bottom"))
     search = alt.layer(
         alt.Chart(front).mark_line(interpolate="step-after", color=ORANGE).encode(x, y),
         alt.Chart(trials)
+        .transform_calculate(kind="'a trial'")
         .mark_circle(size=90, opacity=0.8)
-        .encode(x, y, alt.ColorDatum("a trial", **kind)),
+        .encode(x, y, kind),
         alt.Chart(front)
+        .transform_calculate(kind="'on the front'")
         .mark_circle(size=90, opacity=1)
-        .encode(x, y, alt.ColorDatum("on the front", **kind)),
+        .encode(x, y, kind),
         budget.mark_rule(strokeDash=[4, 4]),
         budget.mark_text(align="left", dx=6, text="budget").encode(y=alt.value(8)),
         title="Trials under the budget, and their Pareto front",
