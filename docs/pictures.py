@@ -194,6 +194,9 @@ def note(name: str, picture: Path) -> None:
 if __name__ == "__main__":
     Path("runs").mkdir(exist_ok=True)
     asked = [word for word in sys.argv[1:] if not word.startswith("--")]
+    known = [Path(name).name for name in PICTURES]
+    if unknown := sorted({*asked} - {*known}):
+        sys.exit(f"NAME must be one of {', '.join(known)}. Received: {unknown[0]}")
     for name in PICTURES:
         if Path(name).name not in asked if asked else not is_stale(name):
             continue
