@@ -7,6 +7,7 @@ import csv
 import io
 import logging
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import optuna
@@ -20,6 +21,7 @@ from kblocks.command import cli
 from kblocks.tuner import records, terminal
 from kblocks.tuner.files import write_trials
 from kblocks.tuner.records import read
+from kblocks.tuner.running import live
 from kblocks.tuner.running.live import Live
 
 # Red, NUL, red by C1's CSI, a bell, text that runs backwards, isolates, markup, an emoji's name.
@@ -70,13 +72,27 @@ def test_a_search_shows_text(tmp_path: Path) -> None:
     """Its lines, and the table that lives in a terminal."""
     found = study(tmp_path / "run")
     written = io.StringIO()
-    live = Live(lambda: read(found), 3, console=Console(file=written, width=300, soft_wrap=True))
-    live._look()
-    live.console.print(live._table(read(found)))
+    shown = Live(lambda: read(found), 3, console=Console(file=written, width=300, soft_wrap=True))
+    shown._look()
+    shown.console.print(shown._table(read(found)))
     assert only_text(written.getvalue())
     assert written.getvalue().count(f"{METRIC} 0.5000") == 2  # its line, and the best
     assert f"{METRIC} 0.2500" in written.getvalue()
     assert len(written.getvalue().splitlines()) == 7
+
+
+def test_the_time_left_falls_while_a_trial_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0]
+    monkeypatch.setattr(live, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    made = optuna.create_study(direction="maximize")
+    made.set_user_attr(records.RUN, {"objectives": [{"name": METRIC, "direction": "max"}]})
+    shown = Live(lambda: read(made), 4, console=Console(file=io.StringIO()))
+    for _ in range(2):
+        made.add_trial(create_trial(value=0.5))
+    found = []
+    for clock[0] in (20.0, 25.0, 39.0, 60.0):  # two trials have ended after 20 s, two are left
+        found.append(shown._left(read(made)))
+    assert found == ["0:20", "0:15", "0:01", "0:00"]
 
 
 @pytest.mark.parametrize("command", ["status", "best"])

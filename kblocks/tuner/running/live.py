@@ -48,6 +48,7 @@ class Live:
         self._started = time.monotonic()
         self._printed: set[int] = set()
         self._before = 0  # trials finished by earlier runs
+        self._ended = 0, self._started  # trials finished since then, and when the last one was seen
         self._live: RichLive | None = None
         self._ends = threading.Event()
         self._thread = threading.Thread(target=self._follow, daemon=True, name="kblocks-live")
@@ -137,12 +138,16 @@ class Live:
 
     def _left(self, run: Run) -> str:
         finished = sum(trial.is_finished for trial in run.trials) - self._before
-        passed = time.monotonic() - self._started
+        now = time.monotonic()
+        if finished != self._ended[0]:
+            self._ended = finished, now
         guesses = []
         if self._total and finished > 0:
-            guesses.append(passed / finished * (self._total - self._before - finished))
+            each = (self._ended[1] - self._started) / finished
+            left = each * (self._total - self._before - finished)
+            guesses.append(left - (now - self._ended[1]))
         if self._hours:
-            guesses.append(self._hours * 3600 - passed)
+            guesses.append(self._hours * 3600 - (now - self._started))
         return duration(max(min(guesses), 0)) if guesses else ""
 
 
