@@ -169,7 +169,7 @@ def older_copy(path: Path, older: bytes) -> None:
 HAPPENED = [
     (deleted, "is not there any more"),
     (emptied, "has been emptied"),
-    (overwritten, "is damaged (file is not a database)"),
+    (overwritten, "is damaged ("),
     (damaged, "is damaged ("),
     (older_copy, "is an older copy, with 2 trials of"),
 ]
