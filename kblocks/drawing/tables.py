@@ -7,10 +7,10 @@ from typing import Any
 
 import keras
 
-from kblocks.blocks.stages import stage_of
 from kblocks.drawing.graphs import rows_of_model
 from kblocks.drawing.labels import shape_text
 from kblocks.networks.architecture import Architecture
+from kblocks.networks.costs import by_stage
 from kblocks.plans.cost import Cost, total
 
 _BAR = 20
@@ -39,13 +39,10 @@ def summary(net: Any, input_shape: Any = None, print_fn: Callable[[str], Any] = 
         input_shape, costs = _of_model(net, input_shape)
     else:
         raise TypeError(f"`net` must be an Architecture or a Keras model. Received: net={net!r}")
-    stages: dict[str, list[Cost]] = {}
-    for name, cost in costs.items():
-        stages.setdefault(stage_of(name), []).append(cost)
     whole = total(costs.values(), None)
     head = ("stage", "blocks", "output", "parameters", "MACs", "activations", "share of MACs")
     rows: list[tuple[str, ...]] = [head]
-    for stage, parts in stages.items():
+    for stage, parts in by_stage(costs).items():
         cost = total(parts, parts[-1].output_shape)
         share = cost.macs / whole.macs if whole.macs else 0.0
         bar = f"{'#' * round(_BAR * share):<{_BAR}} {share:6.1%}"

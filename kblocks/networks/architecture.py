@@ -17,7 +17,7 @@ from kblocks.heads.shared_targets import model_of
 from kblocks.heads.task import task_of
 from kblocks.networks import building, json_form
 from kblocks.networks.canonical import of_rows
-from kblocks.networks.costs import costs_of, shown_total, walked
+from kblocks.networks.costs import by_stage, costs_of, shown_total, walked
 from kblocks.networks.published import WeightSet
 from kblocks.networks.pyramid import Level, Levels, chosen_levels
 from kblocks.networks.rows import (
@@ -141,10 +141,8 @@ class Architecture:
 
     def stages(self, input_shape: Any, aux: bool = False) -> list[tuple[str, Cost]]:
         """The name and cost of each stage: `stem`, `stage1`, ..., `head`."""
-        stages: dict[str, list[Cost]] = {}
-        for name, row_cost in self.costs(input_shape, aux).items():
-            stages.setdefault(stage_of(name), []).append(row_cost)
-        return [(name, total(costs, costs[-1].output_shape)) for name, costs in stages.items()]
+        stages = by_stage(self.costs(input_shape, aux)).items()
+        return [(name, total(costs, costs[-1].output_shape)) for name, costs in stages]
 
     def costs(self, input_shape: Any, aux: bool = False) -> dict[str, Cost]:
         """The cost of each row by name; `cost` and `stages` are sums of these."""

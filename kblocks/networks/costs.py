@@ -7,6 +7,7 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+from kblocks.blocks.stages import stage_of
 from kblocks.networks.rows import INPUT, Row, walk_rows
 from kblocks.plans.cost import Cost, total
 from kblocks.plans.geometry import InputTooSmallError, missing_pixels
@@ -38,6 +39,14 @@ def shown_total(costs: Mapping[str, Cost], shown: Mapping[str, str]) -> Cost:
     """The sum of the costs of rows, with the shapes of the outputs `shown`."""
     shapes = {name: costs[row].output_shape for name, row in shown.items()}
     return total(costs.values(), shapes if len(shapes) > 1 else next(iter(shapes.values())))
+
+
+def by_stage(costs: Mapping[str, Cost]) -> dict[str, list[Cost]]:
+    """The costs of the rows of each stage, from those by row."""
+    stages: dict[str, list[Cost]] = {}
+    for name, cost in costs.items():
+        stages.setdefault(stage_of(name), []).append(cost)
+    return stages
 
 
 def walked(rows: Sequence[Row], needed: Collection[str], input_shape: Any) -> dict[str, Cost]:

@@ -125,14 +125,14 @@ class Choosing(BaseSampler):
         is_first = trial.number == 0 and not self.is_listed
         if is_first and _contains(param_distribution, default):
             return default
-        own = self._any if self.repeats else self.inner
-        if self.repeats:
+        if not self.repeats:
+            return self.inner.sample_independent(study, trial, param_name, param_distribution)
+        try:
             asked = self._study, trial, param_name, param_distribution
-            try:
-                return self._untried.sample_independent(*asked)
-            except ValueError:  # a range has no end of values
-                self.is_finite = False
-        return own.sample_independent(study, trial, param_name, param_distribution)
+            return self._untried.sample_independent(*asked)
+        except ValueError:  # a range has no end of values
+            self.is_finite = False
+        return self._any.sample_independent(study, trial, param_name, param_distribution)
 
     def refuse_repeated(self, number: int, params: Mapping[str, Any]) -> None:
         """Raises RepeatedError if another trial has these values, and no more.

@@ -37,9 +37,9 @@ from kblocks.tuner.terminal import log
 
 _POLL = 1.0  # seconds between two looks at the trials of other processes
 _HOPELESS = 5  # trials; a search gives up when so many have ended, all with an error
-# After more points in a row that were tried before, a space counts as exhausted: of a finite one,
-# whose untried points are known, and of another. Keras Tuner has 20 too.
-_REPEATS = 2, 20
+# After more points in a row that were tried before, a space counts as exhausted.
+_REPEATS_IN_FINITE = 2  # there the untried points are known
+_REPEATS = 20  # as in Keras Tuner
 
 
 class HopelessError(RuntimeError):
@@ -100,7 +100,8 @@ def work(
             finally:
                 tell("end", trial.number)
             clean()
-            if search.sampler.repeats > _REPEATS[not search.sampler.is_finite]:
+            most = _REPEATS_IN_FINITE if search.sampler.is_finite else _REPEATS
+            if search.sampler.repeats > most:
                 _exhaust(search)
             _check_hope(search)
 
