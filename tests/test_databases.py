@@ -8,9 +8,12 @@ import os
 import shutil
 import sqlite3
 import subprocess
+import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from subprocess import PIPE
 from typing import Any
 
 import optuna
@@ -202,6 +205,38 @@ def test_a_database_of_others_or_none_on_this_disk(run: Path) -> None:
         assert diagnosis(url, "run", 9) is None
 
 
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """No transaction runs meanwhile: another process holds the lock, as ours would lose its own.
+
+    (Closing any descriptor of a file ends all locks that the process has on it.)
+    """
+    lock = "import sqlite3, sys; c = sqlite3.connect(sys.argv[1], timeout=30)"
+    lock += "; c.execute('BEGIN EXCLUSIVE'); print(flush=True); sys.stdin.read()"
+    command = [sys.executable, "-c", lock, str(path)]
+    with subprocess.Popen(command, stdin=PIPE, stdout=PIPE) as child:
+        assert child.stdout is not None
+        assert child.stdout.readline() == b"\n"
+        yield
+        child.communicate()
+
+
+def test_an_older_copy_between_two_trials_is_noticed(run: Path, tmp_path: Path) -> None:
+    """Nothing else is amiss then: the next trial would get the number of one that was lost."""
+    path = run / "study.db"
+    storage = open_storage(f"sqlite:///{path}", patience=60)
+    (summary,) = storage.get_all_studies()
+    study = optuna.load_study(study_name=summary.study_name, storage=storage)
+    older = path.read_bytes()
+    study.tell(study.ask(), 0.5)
+    older_copy(path, older)
+    began = time.monotonic()
+    with pytest.raises(StorageInternalError) as caught:
+        study.ask()
+    assert patience.why(caught.value) == "it has fewer trials than before"
+    assert time.monotonic() - began < 30  # waiting does not help
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("happens", "told"), HAPPENED)
 def test_a_search_tells_what_has_happened_to_its_database(
@@ -212,13 +247,11 @@ def test_a_search_tells_what_has_happened_to_its_database(
     with cleared(search):
         search.start()
         search.wait_for("end 1")
-        older = tmp_path / "older.db"
-        with contextlib.closing(sqlite3.connect(search.database, timeout=30)) as connection:
-            connection.execute("BEGIN IMMEDIATE")
-            shutil.copy(search.database, older)
-            connection.execute("ROLLBACK")
+        with locked(search.database):
+            older = search.database.read_bytes()
         search.wait_for("end 4")
-        happens(search.database, older.read_bytes())
+        with locked(search.database):
+            happens(search.database, older)
         code, out, err = search.ends(90)
     assert code == 1, out
     lines = [line for line in err.splitlines() if line.startswith("ConnectionError")]

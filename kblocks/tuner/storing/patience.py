@@ -32,7 +32,7 @@ _LONGEST = 10.0  # seconds between two tries, at most
 _AWAY = (StorageInternalError, DBAPIError)
 _WRONG = (DataError, IntegrityError, NotSupportedError, ProgrammingError)  # waiting does not help
 _REFUSED = ("password authentication failed", "no password supplied", "does not exist")
-_SPOILT = ("malformed", "not a database")
+_SPOILT = ("malformed", "not a database", "fewer trials than before")
 
 
 _Result = TypeVar("_Result")
@@ -97,11 +97,21 @@ class PatientStorage(BaseStorage):
                 self._thread.waited = self.waited + time.monotonic() - began
 
     def create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> int:
-        """Creates a trial; without a template it is running and owned by this process."""
+        """Creates a trial; without a template it is running and owned by this process.
+
+        Raises:
+            StorageInternalError: if the study has lost trials, as in an older copy of it.
+        """
         template = template_trial or create_trial(
             state=TrialState.RUNNING, user_attrs={OWNER: self.owner}
         )
-        return self.patiently(lambda: self.inner.create_new_trial(study_id, template))
+        seen = self.seen
+        made = self.patiently(lambda: self.inner.create_new_trial(study_id, template))
+        number = self.get_trial_number_from_id(made)
+        if number < seen:
+            raise StorageInternalError from RuntimeError("it has fewer trials than before")
+        self.seen = max(self.seen, number + 1)
+        return made
 
     def set_trial_state_values(
         self, trial_id: int, state: TrialState, values: Sequence[float] | None = None
