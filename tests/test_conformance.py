@@ -134,7 +134,7 @@ def test_a_spec_makes_its_layer_and_the_layer_its_spec(case: Case) -> None:
 # --- shapes ------------------------------------------------------------------------------
 
 
-@pytest.mark.thin(6, 2)
+@pytest.mark.thin(6, 3)
 @each_case
 @pytest.mark.parametrize(("batch", "more"), [(2, 0), (1, 1)])
 def test_predicted_shape_is_symbolic_is_eager(
@@ -151,7 +151,7 @@ def test_predicted_shape_is_symbolic_is_eager(
     assert layer(images(batch, *shape)).shape == (batch, *predicted[1:])
 
 
-@pytest.mark.thin(8, 2)
+@pytest.mark.thin(8, 4)
 @each_case
 def test_parts_predict_their_shapes_too(case: Case, images: Images) -> None:
     """Also of a part on its own, as a drawing or an extractor of features would call it."""
@@ -164,7 +164,7 @@ def test_parts_predict_their_shapes_too(case: Case, images: Images) -> None:
         assert part(keras.Input((*case.shape[:2], channels))).shape[1:] == part(x).shape[1:]
 
 
-@pytest.mark.thin(10, 4)
+@pytest.mark.thin(10, 8)
 @each_case
 def test_unknown_size(case: Case, images: Images) -> None:
     """Traced with no size known, the numbers are those of known sizes."""
@@ -188,7 +188,7 @@ def test_unknown_size(case: Case, images: Images) -> None:
 # --- training ----------------------------------------------------------------------------
 
 
-@pytest.mark.thin(10, 4)
+@pytest.mark.thin(10, 8)
 @each_case
 def test_gradients_reach_every_weight(case: Case, images: Images) -> None:
     layer = case.layer()
@@ -212,7 +212,7 @@ POLICIES = [
 ]
 
 
-@pytest.mark.thin(15, 5)
+@pytest.mark.thin(15, 10)
 @each_case
 def test_dtype_policies(case: Case, images: Images) -> None:
     """A training step in each, and in inference the numbers of float32, to its precision."""
@@ -239,7 +239,7 @@ def randomised_outputs(layer: Any, x: np.ndarray) -> np.ndarray:
     return np.asarray(randomised(layer)(x, training=False))
 
 
-@pytest.mark.thin(8)
+@pytest.mark.thin(8, 3)
 @one_case_a_block
 @pytest.mark.parametrize(
     "policy",
@@ -255,7 +255,7 @@ def test_a_compiled_step_of_fit(case: Case, policy: str, images: Images) -> None
     assert np.all(np.isfinite(history.history["loss"]))
 
 
-@pytest.mark.thin(12, 4)
+@pytest.mark.thin(12, 8)
 @each_case
 def test_channels_first_gives_the_same_numbers(case: Case, images: Images) -> None:
     """Forward, and the gradients of weights and input."""
@@ -352,7 +352,7 @@ class Subclassed(keras.Model):
         return self.block(inputs, training=training)
 
 
-@pytest.mark.thin(12, 4)
+@pytest.mark.thin(12, 8)
 @each_case
 def test_functional_sequential_and_subclassed_models_agree(case: Case, images: Images) -> None:
     x = images(2, *case.shape)
@@ -372,7 +372,7 @@ def test_functional_sequential_and_subclassed_models_agree(case: Case, images: I
     np.testing.assert_allclose(copied(x, training=False), expected, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.thin(10, 4)
+@pytest.mark.thin(10, 8)
 @each_case
 def test_clone_model(case: Case, images: Images) -> None:
     inputs = keras.Input(case.shape)
@@ -437,7 +437,7 @@ def test_a_saved_model_keeps_dtype_and_data_format(
 # --- what the interpreter takes for granted of Keras -------------------------------------
 
 
-@pytest.mark.thin(8, 2)
+@pytest.mark.thin(8, 4)
 @each_case
 def test_paths_are_names_of_attributes_sublayers_and_weights(case: Case) -> None:
     layer = case.layer(name="one")

@@ -67,7 +67,7 @@ BLOCKS = {
 each_block = pytest.mark.parametrize("make", BLOCKS.values(), ids=BLOCKS.keys())
 
 
-@pytest.mark.thin(8, 2)
+@pytest.mark.thin(8, 4)
 @each_block
 @pytest.mark.parametrize("padding", PADDINGS)
 @pytest.mark.parametrize("strides", STRIDES)
@@ -78,7 +78,7 @@ def test_kernels_strides_and_paddings(
     check(make(kernel, strides, padding=padding), (31, 30, 4), (24, 27, 4))
 
 
-@pytest.mark.thin(8)
+@pytest.mark.thin(8, 2)
 @each_block
 @pytest.mark.parametrize("padding", PADDINGS)
 @pytest.mark.parametrize("dilation", [2, (1, 3)])
@@ -90,7 +90,7 @@ def test_dilations_and_groups(
     check(spec, (21, 20, 4))
 
 
-@pytest.mark.thin(8)
+@pytest.mark.thin(8, 2)
 @pytest.mark.parametrize("padding", ["same", "valid", "symmetric", 1, (0, 2)])
 @pytest.mark.parametrize("strides", [None, 1, 2, (2, 1), 4])
 @pytest.mark.parametrize("size", [3, 5])
@@ -104,7 +104,7 @@ def test_pools(kind: str, size: Any, strides: Any, padding: Any) -> None:
         check(kb.MinPooling2D.Spec(size, strides, padding=padding), (11, 10, 3), (12, 9, 3))
 
 
-@pytest.mark.thin(300, 6)
+@pytest.mark.thin(300, 15)
 @pytest.mark.parametrize("shortcut", ["projection", "zero_pad"])
 @pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("padding", PADDINGS)

@@ -72,7 +72,7 @@ def need(name: str) -> None:
         pytest.importorskip(package)
 
 
-@pytest.mark.thin(4, 2)
+@pytest.mark.thin(4, 4)
 @pytest.mark.parametrize("name", SUFFIXES)
 @pytest.mark.parametrize(
     "family", [pytest.param(f, marks=() if f == "resnext" else pytest.mark.slow) for f in SMALL]

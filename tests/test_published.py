@@ -42,7 +42,7 @@ DERIVED = {
 LABELS = {"torchvision files": "torchvision densenet, files"}
 # All but "paper", which has no names.
 NAMED = [(name, one) for name, sources in PUBLISHED.items() for one in sources if one != "paper"]
-# One of each naming that no golden file has. Of the others, each third is a slow test, and all are
+# One of each naming that no golden file has. Of the others, each eighth is a slow test, and all are
 # with KBLOCKS_THOROUGH=1.
 QUICK = {
     ("alexnet", "torchvision"),
@@ -158,7 +158,7 @@ def digest(state: Mapping[str, np.ndarray]) -> str:
     [
         pytest.param(*case, marks=() if case in QUICK else pytest.mark.slow)
         for number, case in enumerate(NAMED)
-        if case in QUICK or number % 3 == 0 or THOROUGH
+        if case in QUICK or number % 8 == 0 or THOROUGH
     ],
 )
 def test_state_dicts_have_the_published_names_and_shapes(name: str, source: str) -> None:

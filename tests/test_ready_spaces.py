@@ -229,7 +229,7 @@ def check_samples(case: Case, number: int) -> None:
             assert getattr(cost, name) <= limit
 
 
-@pytest.mark.thin(3)
+@pytest.mark.thin(3, 2)
 @pytest.mark.parametrize("family", LIGHT)
 def test_samples_are_valid_for_any_input_and_budget(family: str) -> None:
     @given(cases(family))
@@ -241,7 +241,7 @@ def test_samples_are_valid_for_any_input_and_budget(family: str) -> None:
 
 
 # With KBLOCKS_THOROUGH=1 ten thousand samples of each and a hundred models: hours.
-MANY, FEW = (100, 100) if THOROUGH else (8, 2)
+MANY, FEW = (100, 100) if THOROUGH else (4, 1)
 
 
 @pytest.mark.slow
