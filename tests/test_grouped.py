@@ -138,6 +138,21 @@ def test_other_dtypes_have_outputs_and_gradients(dtype: str, jit_compile: bool) 
     assert_close(found, run(theirs, images(), jit_compile=True), limit)
 
 
+def test_in_half_precision_on_a_cpu_slow_ops_compute_in_float32() -> None:
+    """TensorFlow's own kernels for bfloat16 take up to ten times as long (`benchmarks/half.py`)."""
+    x = keras.random.uniform((2, 6, 6, 8), -3, 3, "bfloat16", seed=0)
+    layer = kb.ConvBlock(8, groups=8, activation="silu", dtype="mixed_bfloat16")
+    layer(x)
+    assert layer.conv.way == ("depthwise" if backend.has_accelerator() else "depthwise in float32")
+    wide = keras.ops.convert_to_numpy(keras.ops.cast(x, "float32"))
+    rounded = keras.ops.cast(keras.ops.convert_to_tensor(wide / (1 + np.exp(-wide))), "bfloat16")
+    found = layer.act(x)
+    assert found.dtype == rounded.dtype
+    np.testing.assert_array_equal(
+        *(keras.ops.convert_to_numpy(keras.ops.cast(y, "float32")) for y in (found, rounded))
+    )
+
+
 def test_each_way_gives_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     """Those that a machine without oneDNN, a GPU or another backend would take."""
     kernel = tf.constant(np.random.default_rng(1).normal(size=(3, 3, 2, 12)), "float32")

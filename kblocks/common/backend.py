@@ -31,6 +31,15 @@ def has_accelerator() -> bool:
     return bool(tf.config.list_physical_devices("GPU"))
 
 
+def is_slow_in(dtype: str) -> bool:
+    """Whether float32 with two conversions is faster than this dtype in most ops but convolutions.
+
+    So it is on CPUs in TensorFlow, whose kernels convert number by number (`benchmarks/half.py`).
+    """
+    is_half = dtype in ("bfloat16", "float16")
+    return is_half and name() == "tensorflow" and not has_accelerator() and not compiles()
+
+
 def convolves_channels_first() -> bool:
     """Whether channels-first convolutions have a kernel for every dtype here.
 

@@ -20,6 +20,7 @@ def way_of(channels: int, groups: int, strides: Any, dtype: str, dilated: bool) 
 
     - "dense": as Keras does, with one group.
     - "depthwise": by the depthwise kernel, with one channel a group.
+    - "depthwise in float32": by the same, for a dtype in which it is up to ten times as slow.
     - "native": by TensorFlow's own grouped kernel.
     - "native in float32": by the same, for a dtype in which it has no gradient.
     - "split": as dense convolutions side by side, for XLA on a CPU and where there is no grouped
@@ -29,7 +30,7 @@ def way_of(channels: int, groups: int, strides: Any, dtype: str, dilated: bool) 
     if groups == 1:
         return "dense"
     if groups == channels and strides[0] == strides[1]:
-        return "depthwise"
+        return "depthwise in float32" if backend.is_slow_in(dtype) else "depthwise"
     if backend.name() == "torch":
         return "keras"
     if backend.name() == "jax":
@@ -66,8 +67,8 @@ class GroupedConv2D(Convolving, keras.layers.Conv2D):
     """`keras.layers.Conv2D` with fast groups: a drop-in with the same weights and results.
 
     After a call, the attribute `way` says how it was computed: "dense", "depthwise", "native",
-    "native in float32", "split" or "keras" (see `way_of` in this module). With "split", infinite
-    values and NaN may spread to neighbouring groups.
+    "split" or "keras", some of them "in float32" (see `way_of` in this module). With "split",
+    infinite values and NaN may spread to neighbouring groups.
 
     Args:
         ...: those of `keras.layers.Conv2D`.
@@ -111,18 +112,20 @@ def convolve(
         "dilation_rate": dilation_rate,
         "data_format": data_format,
     }
-    if way == "depthwise":  # one channel a group: the kernel, reshaped, is a depthwise one
+    kind = way.removesuffix(" in float32")
+    if kind != way:
+        inputs, kernel = keras.ops.cast(inputs, "float32"), keras.ops.cast(kernel, "float32")
+    if kind == "depthwise":  # one channel a group: the kernel, reshaped, is a depthwise one
         kernel = keras.ops.reshape(kernel, (*kernel.shape[:2], channels, -1))
         outputs = keras.ops.depthwise_conv(inputs, kernel, **how)
-    elif way == "native":
+    elif kind == "native":
         outputs = backend.conv2d(inputs, kernel, **how)
-    elif way == "native in float32":
-        wide, wide_kernel = keras.ops.cast(inputs, "float32"), keras.ops.cast(kernel, "float32")
-        outputs = keras.ops.cast(backend.conv2d(wide, wide_kernel, **how), dtype)
-    elif way == "split":
+    elif kind == "split":
         outputs = _split(inputs, kernel, groups, how)
     else:
         outputs = keras.ops.conv(inputs, kernel, **how)
+    if kind != way:
+        outputs = keras.ops.cast(outputs, dtype)
     if data_format != given:
         back = (0, 3, 1, 2) if given == "channels_first" else (0, 2, 3, 1)
         outputs = keras.ops.transpose(outputs, back)

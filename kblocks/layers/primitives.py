@@ -16,6 +16,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from kblocks.common import backend
 from kblocks.layers.export_mode import written_as
 from kblocks.layers.grouped import Convolving, convolve
 from kblocks.layers.normalization import BatchNormalization
@@ -109,7 +110,20 @@ def _activation(function: Any, axis: int, common: dict[str, Any]) -> Any:
         function = functools.partial(_sparsemax, axis=axis)
     if function == "softplus":
         function = _softplus
-    return keras.layers.Activation(function, **common)
+    return _Activation(function, **common)
+
+
+class _Activation(keras.layers.Activation):
+    """Keras' layer; in half precision it computes in float32 where that is faster."""
+
+    def call(self, inputs: Any) -> Any:
+        dtype = keras.backend.standardize_dtype(inputs.dtype)
+        if self.activation in _SIMPLE or not backend.is_slow_in(dtype):
+            return super().call(inputs)
+        return keras.ops.cast(super().call(keras.ops.cast(inputs, "float32")), dtype)
+
+
+_SIMPLE = tuple(map(keras.activations.get, ("linear", "relu", "relu6")))
 
 
 def _sparsemax(x: Any, axis: int) -> Any:
