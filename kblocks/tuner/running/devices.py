@@ -67,7 +67,8 @@ def own() -> str:
 
 
 def _chosen(gpus: Any) -> list[str]:
-    there, indices = _visible(), [] if type(gpus) is int and gpus == 0 else gpus
+    there = _visible()
+    indices: Any = [] if type(gpus) is int and gpus == 0 else gpus
     is_list = isinstance(indices, (list, tuple)) and all(type(one) is int for one in indices)
     if not is_list or len(set(indices)) < len(indices) or not set(indices) <= {*range(len(there))}:
         listed = f", {_VISIBLE}={os.environ[_VISIBLE]}" if _VISIBLE in os.environ else ""
