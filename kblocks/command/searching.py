@@ -51,6 +51,9 @@ def run_or_join(
         str | None,
         typer.Option(help="Workers on a Ray cluster: what each needs, num_cpus=4,num_gpus=1."),
     ] = None,
+    gpus: Annotated[
+        str | None, typer.Option(help="Those that workers get in turn, such as 0,2; or none.")
+    ] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Of each trial.")] = None,
     batch_size: Annotated[int | None, typer.Option(min=1)] = None,
     class_weight: Annotated[
@@ -101,6 +104,7 @@ def run_or_join(
         folds=folds,
         workers=workers,
         ray=None if ray is None else _needs(ray),
+        gpus=None if gpus is None else _indices(gpus),
         trial_seconds=trial_seconds,
         seed=seed,
         directory=directory,
@@ -208,6 +212,13 @@ def _needs(text: str) -> dict[str, float]:
             f"bytes). Received: {text}"
         )
     return {name: int(number) if number.is_integer() else number for name, number in needs.items()}
+
+
+def _indices(text: str) -> list[int]:
+    """Parses `0,2` to indices, and `none` to no index."""
+    if not re.fullmatch(r"none|[0-9]+(,[0-9]+)*", text):
+        raise BadArgumentError(f"--gpus must be indices, such as 0,2, or none. Received: {text}")
+    return [] if text == "none" else [int(index) for index in text.split(",")]
 
 
 def _given(**options: Any) -> dict[str, Any]:

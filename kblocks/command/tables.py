@@ -59,12 +59,14 @@ def of_run(run: Run) -> RenderableType:
     ]
     running = [trial for trial in run.trials if trial.state == "running"]
     if running:
-        table = _table(">running", "epoch", "so far", "process")
+        devices = ["device"] * any(trial.device for trial in running)
+        table = _table(">running", "epoch", "so far", *devices, "process")
         for trial in running:
             epochs = max((len(values) for values in trial.history.values()), default=0)
             known = trial.history.get(run.objectives[0].name, ())
             score = f"{run.objectives[0].name} {known[-1]:.4f}" if known else ""
-            table.add_row(str(trial.number), f"{epochs}/{trial.epochs}", score, trial.owner)
+            where = *(trial.device for _ in devices), trial.owner
+            table.add_row(str(trial.number), f"{epochs}/{trial.epochs}", score, *where)
         parts.append(table)
     best = run.front() if len(run.objectives) > 1 else run.ranked()[:5]
     if best:

@@ -19,11 +19,15 @@ def name() -> str:
 
 @functools.cache
 def has_accelerator() -> bool:
-    """Whether TensorFlow or JAX has a device other than a CPU; False for PyTorch."""
+    """Whether TensorFlow or JAX has a device other than a CPU, or PyTorch a GPU of CUDA."""
     if name() == "jax":
         import jax
 
         return bool(jax.default_backend() != "cpu")
+    if name() == "torch":
+        import torch
+
+        return torch.cuda.is_available()
     if name() != "tensorflow":
         return False
     import tensorflow as tf
@@ -353,6 +357,14 @@ def custom_gradients() -> dict[str, Any]:
         return ops.gradient_registry._registry
     except (ImportError, AttributeError):
         return {}
+
+
+def free_cached() -> None:
+    """Returns the GPU memory that PyTorch keeps for later use: other processes may need it."""
+    if name() == "torch":
+        import torch
+
+        torch.cuda.empty_cache()
 
 
 def forget_gradients(known: Collection[str]) -> None:

@@ -28,6 +28,7 @@ FIXED = "kblocks/fixed"  # {name: value} that was not searched: `hp.Fixed`, JSON
 FAILURE = "kblocks/failure"  # {"kind": ..., "message": ..., "traceback": ...}
 ATTEMPTS = "kblocks/attempts"  # how many times the trial was begun
 OWNER = "kblocks/owner"  # the process that runs the trial
+DEVICE = "kblocks/device"  # the GPU on which the trial runs or ran
 BEAT = "kblocks/beat"  # a counter that the running process raises as its heartbeat
 SURPLUS = "kblocks/surplus"  # true of a trial that was begun although there were enough
 # Of the study:
@@ -116,6 +117,7 @@ class Record:
         failure: why the trial failed, or None.
         attempts: how many times the trial was begun.
         owner: the process that runs or ran the trial.
+        device: the GPU on which it does, such as "GPU 0"; "" without one.
         started, ended: when, or None.
         shapes: the build config of a model that `fit` built because `build` had not.
         fixed: {name: value} of hyperparameters that are not searched (`hp.Fixed`), and the JSON
@@ -134,6 +136,7 @@ class Record:
     failure: Failure | None = None
     attempts: int = 1
     owner: str = ""
+    device: str = ""
     started: datetime | None = None
     ended: datetime | None = None
     shapes: Mapping[str, Any] = field(default_factory=dict)
@@ -327,6 +330,7 @@ def record(trial: FrozenTrial) -> Record:
         failure=failure_of(trial),
         attempts=attributes.get(ATTEMPTS, 1),
         owner=attributes.get(OWNER, ""),
+        device=attributes.get(DEVICE, ""),
         started=trial.datetime_start,
         ended=trial.datetime_complete,
         shapes=attributes.get(SHAPES, {}),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -38,7 +38,7 @@ from kblocks.tuner.choosing.points import distributions_of
 from kblocks.tuner.choosing.sampler import is_grid, sampler_of
 from kblocks.tuner.oracle import Oracle, hyperparameters, space_of
 from kblocks.tuner.records import RUN, Record, Run
-from kblocks.tuner.running import on_ray
+from kblocks.tuner.running import devices, on_ray
 from kblocks.tuner.running.fitting import Fit, check
 from kblocks.tuner.running.jobs import Job, ObjectJob, Role, is_helping
 from kblocks.tuner.running.loop import HopelessError, without_result
@@ -99,6 +99,8 @@ class Tuner(keras_tuner.Tuner):
         ray: the resources of each worker, as options of a Ray task, such as
             {"num_cpus": 4, "num_gpus": 1}; the workers then run on a Ray cluster (extra `ray`).
             None runs them on this machine without Ray.
+        gpus: which of this machine's GPUs the workers get in turn, one each: a list of indices from
+            0, None for all, 0 or [] for none.
         theirs: Keras Tuner's `max_trials` (our `trials`), `max_model_size` (`kb.Budget(params=)`),
             `max_retries_per_trial`, `max_consecutive_failed_trials`, `distribution_strategy`, and
             for a HyperModel that is not ours `hyperparameters`, `tune_new_entries`,
@@ -147,6 +149,7 @@ class Tuner(keras_tuner.Tuner):
         extend: bool = False,
         overwrite: bool = False,
         ray: Mapping[str, Any] | None = None,
+        gpus: Sequence[int] | int | None = None,
         **theirs: Unpack[KerasTunerArguments],
     ) -> None:
         check_methods(type(self), Tuner)
@@ -161,7 +164,7 @@ class Tuner(keras_tuner.Tuner):
         model = hypermodel_of(hypermodel, given["budget"])
         self.has_objective = objective is not None
         self.objectives = objectives_of(objective, model, self.replaces("run_trial"))
-        self.trials = given["trials"]
+        self.trials, self.gpus = given["trials"], devices.checked(gpus, workers, ray)
         own = {"executions_per_trial": executions_per_trial, "project_name": project_name}
         super().__init__(Oracle(self), hypermodel=None, directory=str(directory), **own)
         vars(self).update(given)

@@ -4,7 +4,8 @@
 
 A trial notes its lines in the file that KBLOCKS_TOY_NOTES names: `begin <number> <epoch>` and
 `end <number>`. What goes wrong is in KBLOCKS_TOY, as JSON: {"<number>": "raise"} and so on;
-{"seconds": 0.1, "epochs": 3} are of all trials; {"node": "a"} is its machine's name.
+{"seconds": 0.1, "epochs": 3} are of all trials; {"node": "a"} is its machine's name; with
+{"gpu": true} the backend claims to train on a GPU.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ import numpy as np
 
 import kblocks as kb
 from kblocks.command.ready import RunFile
+from kblocks.tuner.running import devices
 from kblocks.tuner.running import epochs as training
 from kblocks.tuner.storing import owners
 
@@ -53,6 +55,8 @@ def plan() -> dict[str, Any]:
 
 
 training._SHARE = 0  # a checkpoint after each epoch, however long a busy machine takes for it
+if "gpu" in plan():
+    devices.has_accelerator = lambda: True
 if "node" in plan():
     owners.node = lambda: plan()["node"]
     owners.BEAT_SECONDS, owners.GRACE_SECONDS = 1.0, 3.0

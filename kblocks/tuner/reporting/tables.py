@@ -89,16 +89,17 @@ def trials(view: View) -> str:
     names = list(dict.fromkeys(name for trial in ordered for name in trial.values))[:_COLUMNS]
     found = {name for trial in ordered for name in trial.costs}
     costs = [name for name in ("params", "macs", "latency") if name in found]
+    devices = ["device"] * any(trial.record.device for trial in ordered)
     heads = [
         *("trial", "state"),
         *(objective.name for objective in view.objectives),
         *(COSTS[name] for name in costs),
-        *("time", *names),
+        *("time", *devices, *names),
     ]
     head = "".join(
         f'<th scope="col"><button type="button">{escaped(name, 80)}</button></th>' for name in heads
     )
-    rows = "".join(_row(view, trial, costs, names) for trial in ordered[:ROWS])
+    rows = "".join(_row(view, trial, costs, devices, names) for trial in ordered[:ROWS])
     sorting = "a click on a column's head sorts by it."
     told = f"{len(ordered):,} trials; {sorting}"
     if len(ordered) > ROWS:
@@ -110,7 +111,13 @@ def trials(view: View) -> str:
     )
 
 
-def _row(view: View, trial: Shown, costs: Sequence[str], names: Sequence[str]) -> str:
+def _row(
+    view: View,
+    trial: Shown,
+    costs: Sequence[str],
+    devices: Sequence[str],
+    names: Sequence[str],
+) -> str:
     state, seconds = escaped(trial.record.status), trial.record.seconds
     had = [(name, trial.costs.get(name)) for name in costs]
     cells = [
@@ -119,6 +126,7 @@ def _row(view: View, trial: Shown, costs: Sequence[str], names: Sequence[str]) -
         *(_score(trial, index) for index in range(len(view.objectives))),
         *(_cell("" if value is None else cost(name, value), value) for name, value in had),
         _cell(duration(seconds), seconds),
+        *(_cell(plain(trial.record.device), None) for _ in devices),
         *(_cell(plain(trial.values.get(name, "")), trial.values.get(name)) for name in names),
     ]
     return f"<tr>{''.join(cells)}</tr>"

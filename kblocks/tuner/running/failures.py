@@ -7,7 +7,11 @@ import traceback
 from kblocks.tuner.records import Failure
 from kblocks.tuner.storing import interrupts
 
-_NO_MEMORY = ("ResourceExhaustedError", "OutOfMemoryError", "XlaRuntimeError")
+# Names of TensorFlow's and PyTorch's errors, and words of JAX', PyTorch's on a CPU and CUDA's.
+_NO_MEMORY = ("ResourceExhaustedError", "OutOfMemoryError")
+_WORDS = ("out of memory", "resource_exhausted", "cannot allocate memory", "status_alloc_failed")
+
+_BOLD = "\x1b[1m"
 
 
 class FailedError(Exception):
@@ -24,7 +28,8 @@ def failure_from(error: BaseException) -> Failure:
         kind, message = error.kind, str(error)
     else:
         name, text = type(error).__name__, _text(error).lower()
-        is_memory = isinstance(error, MemoryError) or name in _NO_MEMORY or "out of memory" in text
+        is_memory = isinstance(error, MemoryError) or name in _NO_MEMORY
+        is_memory |= any(words in text for words in _WORDS)
         kind, message = "memory" if is_memory else "error", reason(error)
     # Python strings may have lone surrogates, but databases and terminals refuse them.
     message, trace = (t.encode(errors="replace").decode() for t in (message, _trace(error)))
@@ -59,6 +64,9 @@ def _line_that_helps(text: str) -> str:
     In an error of a TensorFlow graph, indented lines before it say where in the graph and in the
     code it arose.
     """
+    _, is_of_layer, cause = text.partition(_BOLD)  # Keras' own lines before it name a layer
+    if text.startswith("Exception encountered when calling") and is_of_layer:
+        text = cause.partition(_BOLD[:2])[0]
     lines = text.splitlines() or [""]
     if lines[0] != "Graph execution error:":
         return lines[0]

@@ -213,6 +213,7 @@ def _run(search: Search, trial: optuna.Trial, fit: Fit, clean: Callable[[], None
             trial.set_user_attr(FIXED, fixed)
         _keep(search, trial.number, outcome)
         recorder.end(outcome)
+    search.needs_room = recorder.device != "" and getattr(outcome.failure, "kind", "") == "memory"
     _log_for_tensorboard(search, identity_of(trial))
     tidy(search)
     attempt.ended(outcome)

@@ -21,6 +21,7 @@ import keras
 from optuna.trial import TrialState
 
 from kblocks.tuner.records import ATTEMPTS
+from kblocks.tuner.running.devices import SHARING
 from kblocks.tuner.running.ends import OVER, ending, raise_ending
 from kblocks.tuner.running.jobs import Job, helping
 from kblocks.tuner.running.search import Search
@@ -244,6 +245,8 @@ def _environment(options: Mapping[str, Any]) -> dict[str, str]:
     variables |= {"KERAS_BACKEND": keras.backend.backend(), "TF_CPP_MIN_LOG_LEVEL": "3"}
     cores = str(max(1, int(options.get("num_cpus") or 1)))  # as Ray does for OMP_NUM_THREADS
     names = ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS")
+    if 0 < (options.get("num_gpus") or 0) < 1:  # several workers on a GPU
+        variables |= SHARING
     return variables | {name: os.environ.get(name, cores) for name in names}
 
 

@@ -19,6 +19,7 @@ from kblocks.tuner.records import (
     ATTEMPTS,
     COST_NAMES,
     COSTS,
+    DEVICE,
     EPOCHS,
     EXECUTIONS,
     FAILURE,
@@ -30,6 +31,7 @@ from kblocks.tuner.records import (
     ended,
     identity_of,
 )
+from kblocks.tuner.running import devices
 from kblocks.tuner.running.search import Search
 
 
@@ -101,6 +103,9 @@ class Recorder:
         self.executions: list[Mapping[str, Any]] = list(attributes.get(EXECUTIONS, ()))
         self.costs: dict[str, float] = {}
         trial.set_user_attr(ATTEMPTS, attributes.get(ATTEMPTS, 0) + 1)
+        self.device = devices.own()
+        if self.device != attributes.get(DEVICE, ""):
+            trial.set_user_attr(DEVICE, self.device)
 
     def current(self) -> FrozenTrial | None:
         """The trial as the storage has it; None if it has ended or belongs to another process."""

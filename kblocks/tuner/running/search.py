@@ -27,6 +27,7 @@ class Search:
     trials: int | None  # in all
     deadline: float | None  # when the search ends, in seconds of `time.monotonic`
     is_worker: bool = False  # then the first process releases its trial
+    needs_room: bool = False  # a trial has filled its GPU, whose memory frameworks never give back
     ledger: Ledger = field(init=False)
 
     def __post_init__(self) -> None:

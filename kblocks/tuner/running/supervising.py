@@ -8,7 +8,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from multiprocessing import resource_tracker
 from multiprocessing.connection import wait
@@ -19,6 +19,7 @@ from optuna.trial import TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
 from kblocks.tuner.records import Failure, read
+from kblocks.tuner.running import devices
 from kblocks.tuner.running.ends import OVER, AwayError, raise_ending
 from kblocks.tuner.running.fitting import Fit
 from kblocks.tuner.running.jobs import Job
@@ -128,6 +129,8 @@ def _searched(tuner: Tuner, job: Job, fit: Fit, search: Search, live: Live) -> N
     elif not tuner.workers:
         work(search, fit)
     elif obstacle := job.obstacle() or _Crew(tuner, job, search).run():
+        if tuner.gpus is not None:
+            raise RuntimeError(f"`gpus` is for worker processes, and none can work: {obstacle}")
         live.say(f"Searching in this process, since no other can: {obstacle}")
         work(search, fit)
     tidy(search)
@@ -157,6 +160,7 @@ def _ended_by_request() -> Iterator[None]:
 class _Member:
     process: Any
     connection: Any
+    seat: int  # from 0; a worker that takes the place of another has its seat, and so its GPU
     began: float | None = None  # when its trial began
     number: int | None = None  # of its trial
     is_ready: bool = False
@@ -195,11 +199,14 @@ class _Crew:
 
     def _fill(self) -> None:
         while len(self._members) < self._tuner.workers:
+            seat = min(set(range(self._tuner.workers)) - {member.seat for member in self._members})
+            # On Ray, the task above this process has its GPUs from Ray.
+            gpu = {} if self._tuner.role.serves else devices.variables(self._tuner.gpus, seat)
             here, there = self._context.Pipe()
             process = self._context.Process(target=serve, args=(there, self._begun), daemon=True)
             self._begun += 1
             try:
-                with _environment(self._tuner.workers), _uninterrupted():
+                with _environment(self._tuner.workers, gpu), _uninterrupted():
                     process.start()
             except OSError as error:  # no memory, too many processes, or it was killed at once
                 here.close()
@@ -208,7 +215,7 @@ class _Crew:
                 return
             finally:
                 there.close()
-            self._members.append(_Member(process, here))
+            self._members.append(_Member(process, here, seat))
 
     def _listen(self) -> None:
         ready = wait([m.connection for m in self._members if not m.connection.closed], _POLL)
@@ -336,19 +343,19 @@ def _uninterrupted() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _environment(workers: int) -> Iterator[None]:
-    """Sets the environment of workers, which share cores and GPU; less output of TensorFlow."""
+def _environment(workers: int, gpu: Mapping[str, str]) -> Iterator[None]:
+    """Sets the environment of a worker: its share of cores, its GPU; less output of TensorFlow."""
     wanted = {"TF_CPP_MIN_LOG_LEVEL": "3"}
     if workers > 1:
         share = str(max(1, (os.cpu_count() or 1) // workers))
         names = ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS")
-        wanted |= dict.fromkeys(names, share)
-        # Else the first of them takes most of a GPU's memory: each takes what it needs.
-        wanted |= {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", "TF_FORCE_GPU_ALLOW_GROWTH": "true"}
-    added = {name: value for name, value in wanted.items() if name not in os.environ}
-    os.environ.update(added)
+        wanted |= {**dict.fromkeys(names, share), **devices.SHARING}
+    given = {name: value for name, value in wanted.items() if name not in os.environ} | {**gpu}
+    before = {name: os.environ[name] for name in given if name in os.environ}
+    os.environ.update(given)
     try:
         yield
     finally:
-        for name in added:
+        for name in given:
             del os.environ[name]
+        os.environ.update(before)

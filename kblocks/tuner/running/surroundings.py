@@ -13,7 +13,7 @@ from typing import Any
 
 import keras
 
-from kblocks.common.backend import custom_gradients, forget_gradients
+from kblocks.common.backend import custom_gradients, forget_gradients, free_cached
 from kblocks.tuner.storing.owners import is_busy
 
 _STREAMS = ("stdin", "stdout", "stderr")
@@ -42,6 +42,7 @@ def cleaning() -> Iterator[Callable[[], None]]:
         gc.collect()
         if count % _REFREEZE == 0:
             gc.freeze()
+        free_cached()
 
     gc.freeze()
     try:

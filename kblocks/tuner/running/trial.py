@@ -40,7 +40,7 @@ class Attempt(Trial):
         self, search: Search, recorder: Recorder, hp: Any, clean: Callable[[], None]
     ) -> None:
         super().__init__(hp, str(recorder.number))
-        self.search, self.recorder, self._clean = search, recorder, clean
+        self.search, self.recorder, self.clean = search, recorder, clean
         self.began = search.clock()
         self.weights: list[Any] = []  # of the best epoch of all its trainings
 
@@ -69,7 +69,7 @@ class Attempt(Trial):
                 for callback in (epochs, returned[-1]):  # so that the model is freed
                     if isinstance(callback, keras.callbacks.Callback):
                         callback.set_model(None)
-                self._clean()
+                self.clean()
         return returned
 
     def save_state(self, state: State) -> None:
@@ -131,6 +131,7 @@ def train(trial: Attempt, fit: Fit) -> Outcome:
             log.warning("Trial %s is tried again: %s", trial.trial_id, failure.message)
             with contextlib.suppress(OSError):
                 trial.search.checkpoints.drop(trial.recorder.number)
+        trial.clean()  # the failed model still has its memory
 
 
 def _run(trial: Attempt, fit: Fit) -> Outcome:

@@ -60,11 +60,11 @@ def serve(connection: Connection, index: int) -> None:
         if event == "end":
             sizes.append(psutil.Process().memory_info().rss)
 
-    def has_grown() -> bool:
-        return bool(sizes) and sizes[-1] - sizes[0] > tuner.growth
+    def is_used_up() -> bool:
+        return search.needs_room or (bool(sizes) and sizes[-1] - sizes[0] > tuner.growth)
 
-    event, value = ending(lambda: work(search, fit, tell, stop=has_grown))
-    line.tell("replaced" if event == OVER and has_grown() else event, value)
+    event, value = ending(lambda: work(search, fit, tell, stop=is_used_up))
+    line.tell("replaced" if event == OVER and is_used_up() else event, value)
 
 
 def _exit_once() -> Callable[..., None]:
