@@ -81,7 +81,7 @@ def kernels(rates: Any, gradient: float = 3.0) -> np.ndarray:
 
 def cosine(warm: float) -> np.ndarray:
     after = 0.5 * (1 + np.cos(np.pi * (AT - warm) / (TOTAL - warm)))
-    return PEAK * np.where(AT < warm, AT / max(warm, 1), after)
+    return PEAK * np.where(AT - warm < 0, AT / max(warm, 1), after)
 
 
 RATES = {
@@ -208,7 +208,9 @@ def test_data_of_unknown_length_need_steps_per_epoch() -> None:
     model = compiled(schedule="linear")
     (callback,) = kb.Recipe(schedule="linear").callbacks(2)
     data = ((X, Y) for _ in iter(int, 1))
-    with pytest.raises(ValueError, match="`schedule` and `warmup` need .*`steps_per_epoch` to fit"):
+    with pytest.raises(
+        ValueError, match=r"`schedule` and `warmup` need .*`steps_per_epoch` to fit"
+    ):
         model.fit(data, epochs=1, callbacks=[callback], verbose=0)
     model.fit(data, epochs=1, steps_per_epoch=3, callbacks=[callback], verbose=0)
 
@@ -236,9 +238,9 @@ def test_what_no_recipe_has(name: str, wrong: Any) -> None:
 
 
 def test_a_search_knows_its_recipe_again() -> None:
-    """New fields are written only where they are not as before; `extend` sees their changes too."""
+    """New fields are written only where they differ; `extend` sees their changes too."""
     assert text_of(kb.Recipe(ema=0.9)) == text_of(kb.Recipe())[:-1] + ", ema=0.9)"
     old: Any = {"space": {}, "plain": {"optimizer": "'adam'"}}
     check(old, {"space": {}, "plain": {"optimizer": "'adam'", "ema": "None"}}, extend=True)
-    with pytest.raises(ChangedError, match="recipe: ema was None, is 0.9"):
+    with pytest.raises(ChangedError, match=r"recipe: ema was None, is 0\.9"):
         check(old, {"space": {}, "plain": {"optimizer": "'adam'", "ema": "0.9"}}, extend=True)

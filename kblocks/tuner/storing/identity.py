@@ -30,8 +30,7 @@ _BINDING = (
     *("objectives", "input_shape", "builder", "space", "fixed", "budget", "recipe", "data"),
     *("executions_per_trial", "folds", "hyperparameters", "optimizer", "loss", "metrics"),
 )
-# Fields of `Recipe` that later versions have added; at their default they are not written, as in the
-# searches before.
+# Fields that `Recipe` got later; they are not written at their default, as in older searches.
 _LATER = {f.name: f.default for f in fields(Recipe) if f.name in ("warmup", "ema", "clip")}
 _GROWING = ("space", "recipe")  # those of them to which choices may be added
 _WAYS_OUT = "Give it another `project_name`, undo the change, or start anew with overwrite=True"
