@@ -237,6 +237,14 @@ def test_what_no_recipe_has(name: str, wrong: Any) -> None:
             kb.Recipe(**{name: given})
 
 
+def test_named_recipes_can_be_changed() -> None:
+    recipe = kb.Recipe.named("strong", ema=kb.choice(0.99, None))
+    assert recipe.schedule == kb.Recipe.named("plain").schedule == "cosine"
+    assert list(recipe.tree().dimensions) == ["recipe.ema"]
+    with pytest.raises(ValueError, match="`name` must be one of plain, strong. Received: name='x'"):
+        kb.Recipe.named("x")
+
+
 def test_a_search_knows_its_recipe_again() -> None:
     """New fields are written only where they differ; `extend` sees their changes too."""
     assert text_of(kb.Recipe(ema=0.9)) == text_of(kb.Recipe())[:-1] + ", ema=0.9)"

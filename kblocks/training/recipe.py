@@ -21,6 +21,19 @@ from kblocks.training.losses import STANDARD, is_loss, is_one_of, own_loss, stan
 from kblocks.training.preparing import prepare
 from kblocks.training.schedules import SCHEDULES, callbacks_of, first_rate
 
+_PLAIN: dict[str, Any] = {"learning_rate": 3e-3, "schedule": "cosine", "warmup": 0.05}
+_NAMED: dict[str, dict[str, Any]] = {
+    "plain": _PLAIN,
+    "strong": {
+        **_PLAIN,
+        "optimizer": "adamw",
+        "weight_decay": 0.05,
+        "label_smoothing": 0.1,
+        "augmentation": "shift+erasing+mixup",
+        "ema": 0.99,
+        "clip": 1.0,
+    },
+}
 _UNDECAYED = ["bias", "gamma", "beta"]
 
 
@@ -104,6 +117,29 @@ class Recipe:
                 f"{'' if names else ' with a warm-up'}. Received: learning_rate={rates[0]!r}, "
                 f"schedule={self.schedule!r}, warmup={self.warmup!r}"
             )
+
+    @classmethod
+    def named(cls, name: str, **changes: Any) -> Recipe:
+        """A ready recipe for classifiers of images with values from 0 to 1.
+
+        "plain" is Adam with a learning rate of 3e-3, a warm-up of 5 % and a cosine. "strong" is for
+        long training: plain with AdamW, a weight decay of 0.05, label smoothing of 0.1, the
+        augmentation "shift+erasing+mixup", averages with momentum 0.99, and gradients clipped to a
+        norm of 1. `benchmarks/README.md` compares both with the default.
+
+        Args:
+            name: "plain" or "strong".
+            changes: arguments of `Recipe` that replace those of the ready recipe.
+
+        Raises:
+            ValueError: if there is no recipe of that name, or an argument is wrong.
+
+        Example:
+            >>> kb.Recipe.named("strong", augmentation="flip+mixup", ema=kb.choice(0.99, None))
+        """
+        if name not in _NAMED:
+            raise ValueError(f"`name` must be one of {', '.join(_NAMED)}. Received: name={name!r}")
+        return cls(**{**_NAMED[name], **changes})
 
     def tree(self) -> Tree:
         """The choices in this recipe, named `recipe.learning_rate` and so on."""
