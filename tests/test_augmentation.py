@@ -249,7 +249,7 @@ def test_policies(policy: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", ["flop", "shift+flip", 3, True, keras.layers.MixUp(), ["flip", 3], keras.layers.CutMix]
+    "wrong", ["flop", "shift+flip", "mixup+mixup", 3, True, ["flip", 3], keras.layers.CutMix]
 )
 def test_what_is_no_augmentation_is_refused(wrong: Any) -> None:
     for given in (wrong, kb.choice(None, wrong), ["flip", kb.choice("flip", wrong)]):

@@ -172,6 +172,7 @@ def test_show_takes_classes_input_and_files(tmp_path: Path) -> None:
         (("search", "--family", "vgg"), 2, "either a run file"),
         (("search", "nowhere.py"), 2, "nowhere.py"),
         (("search", "nowhere.py", "--limit", "9"), 2, "--limit"),
+        (("search", "nowhere.py", "--recipe", "plain"), 2, "--recipe"),
         (("search", "nowhere.py", "--seed", "-1"), 2, "'--seed'"),
         (("search", "--family", "vg", "--data", "digits"), 2, "--family must be one of alexnet"),
         (("search", "--family", "vgg", "--data", "digit"), 2, "--data must be one of digits"),
@@ -185,6 +186,7 @@ def test_show_takes_classes_input_and_files(tmp_path: Path) -> None:
         (("search", "--family", "vgg", "--data", "digits", "--max-trials", "1"), 2, "--trials"),
         (("search", "--family", "vgg", "--data", "digits", "--macs", "9"), 2, "Nothing in this"),
         (("search", "--family", "vgg", "--data", "digits", "--sampler", "x"), 2, "sampler"),
+        (("search", "--family", "vgg", "--data", "digits", "--recipe", "x"), 2, "plain, strong"),
         (("search", "--family", "vgg", "--data", "digits", "--objective", "a:b"), 2, "NAME:min"),
         (("search", "--family", "vgg", "--data", "digits", "--trials", "x"), 2, "--trials"),
     ],
@@ -540,11 +542,14 @@ def test_search_then_worker(file: str, capsys: pytest.CaptureFixture[str]) -> No
 @pytest.mark.usefixtures("file")
 def test_a_worker_for_a_family_takes_what_the_search_was_begun_with(failing: Any) -> None:
     typed = "--family resnet --data digits --objective val_loss --macs 4e5 --limit 80 --seed 3"
+    typed += " --recipe plain"
     begun = ["search", *typed.split(), "--batch-size", "16", "--trials", "1", "--epochs", "1"]
     assert cli.main([*begun, "--workers", "0", "--quiet"]) == 0
     same = ["worker", "--family", "resnet", "--data", "digits", "--workers", "0", "--quiet"]
     assert cli.main([*same, "--trials", "3"]) == 0
     run = opened("runs/resnet_digits")
+    assert "schedule='cosine', label_smoothing=0.0" in run.settings["recipe"]
+    assert run.settings["recipe"].endswith("loss_weights=None, warmup=0.05)")
     assert [trial.state for trial in run.trials] == ["completed"] * 3
     for trial in run.trials:
         assert trial.scores == (min(trial.history["val_loss"]),)

@@ -108,7 +108,8 @@ class FamilyJob(NamedJob):
     Args:
         family: as for `space`.
         source, options: arguments of `kb.tuner.load`.
-        settings, fitting: as for `NamedJob`; `settings` may also have `budget`.
+        settings, fitting: as for `NamedJob`; `settings` may also have `budget`
+            and the name of a `recipe`.
     """
 
     def __init__(
@@ -130,7 +131,7 @@ class FamilyJob(NamedJob):
 
     def named(self) -> dict[str, Any]:
         """The user's options that a joining worker needs: for `fit`, `load` and the tuner."""
-        free = ("sampler", "pruner", "patience", "folds", "trial_seconds", "checkpoints")
+        free = ("sampler", "pruner", "patience", "folds", "trial_seconds", "checkpoints", "recipe")
         settings = {name: self.settings[name] for name in free if name in self.settings}
         return {**super().named(), "options": self.options, "settings": settings}
 
@@ -149,11 +150,17 @@ class FamilyJob(NamedJob):
         return joined
 
     def tuner(self) -> Tuner:
-        """A search of `space`: Adam with a searched learning rate and cosine decay."""
+        """A search of `space` with a searched learning rate; Adam and a cosine without `recipe`.
+
+        Raises:
+            ValueError: if there is no recipe of that name, or the arguments do not fit.
+        """
         data, settings = self.data(), {"trials": TRIALS, **self.settings}
         budget = settings.pop("budget", None)
         searched = space(self.family, data.input_shape, data.classes, budget)
-        recipe = Recipe(learning_rate=real(5e-4, 1e-2, log=True), schedule="cosine")
+        name, rate = settings.pop("recipe", None), real(5e-4, 1e-2, log=True)
+        usual = Recipe(learning_rate=rate, schedule="cosine")
+        recipe = usual if name is None else Recipe.named(name, learning_rate=rate)
         timed = "latency" in str(settings.get("objective"))
         return Tuner(HyperModel(searched, recipe, latency=timed), **settings)
 

@@ -36,6 +36,9 @@ def run_or_join(
     limit: Annotated[int | None, typer.Option(help="The most images to search on.")] = None,
     macs: Annotated[str | None, typer.Option(help="The most multiply-adds, such as 20M.")] = None,
     params: Annotated[str | None, typer.Option(help="The most parameters, such as 1.5M.")] = None,
+    recipe: Annotated[
+        str | None, typer.Option(help="plain or strong, see kb.Recipe.named; with --family.")
+    ] = None,
     objective: Annotated[
         list[str] | None,
         typer.Option(help="val_accuracy, macs, any figure of the logs, NAME:min; may be repeated."),
@@ -95,6 +98,7 @@ def run_or_join(
     size = None if image_size is None else sizes("--image-size", image_size, 2)
     limits = _given(macs=macs, params=params)
     settings = _given(
+        recipe=recipe,
         objective=_objectives(objective),
         sampler=sampler,
         pruner=pruner,
@@ -160,8 +164,10 @@ def _job(
             loading = {**loading, "batch_size": fitting.pop("batch_size")}
         name = f"{family}_{Path(data).absolute().stem}"  # of "." too
         return FamilyJob(family, data, loading, {"project_name": name, **settings}, fitting)
-    if set(loading) - {"seed"}:
-        raise BadArgumentError("--image-size and --limit go with --data. Received: a run file")
+    if set(loading) - {"seed"} or "recipe" in settings:
+        raise BadArgumentError(
+            "--image-size, --limit and --recipe go with --data. Received: a run file"
+        )
     return RunFile(str(run), settings, fitting)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Any
@@ -304,3 +304,16 @@ def _parents_first(dimensions: dict[str, Dimension]) -> dict[str, Dimension]:
     for name in dimensions:
         add(name)
     return ordered
+
+
+def options_in(value: Any) -> Iterator[Any]:
+    """The values that an argument can take; of a range its ends."""
+    if isinstance(value, Choice):
+        for option in value.options:
+            yield from options_in(option)
+    elif isinstance(value, (Integer, Real)):
+        yield from (value.low, value.high)
+    elif isinstance(value, (list, tuple)):
+        yield [option for inner in value for option in options_in(inner)]
+    else:
+        yield value

@@ -115,12 +115,7 @@ def moved(batch: Any, layer: Any, kinds: Mapping[Any, Kind]) -> Any:
     """
     found = keras.tree.flatten_with_path(batch)
     leaves = [leaf for _, leaf in found]
-    images = [i for i, (path, leaf) in enumerate(found) if path[0] == 0 and _rank(leaf) == 4]
-    if not images:
-        raise ValueError(
-            "`augmentation` needs images, inputs of (batch, height, width, channels). "
-            f"Received: inputs of shapes {[getattr(leaf, 'shape', None) for leaf in leaves]}"
-        )
+    images = image_places(batch)
     if keeps_places(layer):
         for i in images:
             leaves[i] = layer(leaves[i], training=True)
@@ -137,6 +132,23 @@ def moved(batch: Any, layer: Any, kinds: Mapping[Any, Kind]) -> Any:
         check_moves(layer, {found[i][0][1:] or "y": kind for i, kind in lying.items()})
         _move(layer, leaves, images, lying)
     return keras.tree.pack_sequence_as(batch, leaves)
+
+
+def image_places(batch: Any) -> list[int]:
+    """Which leaves of a batch (x, y, weights) are images: the inputs of rank 4.
+
+    Raises:
+        ValueError: if none is.
+    """
+    found = keras.tree.flatten_with_path(batch)
+    images = [i for i, (path, leaf) in enumerate(found) if path[0] == 0 and _rank(leaf) == 4]
+    if not images:
+        shapes = [getattr(leaf, "shape", None) for _, leaf in found]
+        raise ValueError(
+            "`augmentation` needs images, inputs of (batch, height, width, channels). "
+            f"Received: inputs of shapes {shapes}"
+        )
+    return images
 
 
 def _rank(leaf: Any) -> int:
@@ -188,41 +200,43 @@ def _move(layer: Any, leaves: list[Any], images: list[int], lying: Mapping[int, 
     size = _ops.stack([_ops.cast(side, "float32") for side in (width, height, width, height)])
     boxed = {i: kind for i, kind in lying.items() if kind.geometry in ("box", "objects", "points")}
     maps = {i: kind for i, kind in lying.items() if i not in boxed}
-    data: dict[str, Any] = {"images": _joined(pictures, axis)}
+    data: dict[str, Any] = {"images": joined(pictures, axis)}
     parts = [_as_map(leaves[i], kind) - _filling(layer, kind) for i, kind in maps.items()]
     pairs = [_as_boxes(leaves[i], kind, size) for i, kind in boxed.items()]
     if maps:
-        data["segmentation_masks"] = _joined(parts, axis)
+        data["segmentation_masks"] = joined(parts, axis)
     half = 0.5 if isinstance(layer, _BY_MIDDLES) else 0.0
     if boxed:
         boxes, labels = (_ops.concatenate(some, 1) for some in zip(*pairs, strict=True))
         data["bounding_boxes"] = {"boxes": boxes - half, "labels": labels}
     data = layer(data, training=True)
     channels = [picture.shape[axis] for picture in pictures]
-    for i, part in zip(images, _parted(data["images"], channels, axis), strict=True):
+    for i, part in zip(images, parted(data["images"], channels, axis), strict=True):
         leaves[i] = part
     if maps:
         widths = [part.shape[axis] for part in parts]
-        found = _parted(data["segmentation_masks"], widths, axis)
+        found = parted(data["segmentation_masks"], widths, axis)
         for (i, kind), part in zip(maps.items(), found, strict=True):
             leaves[i] = _from_map(part + _filling(layer, kind), leaves[i], kind)
     if boxed:
         counts = [_ops.shape(boxes)[1] for boxes, _ in pairs]
         boxes = data["bounding_boxes"]["boxes"]  # clipped at the edges
         boxes = _ops.where(boxes <= 0, 0.0, _ops.minimum(boxes + half, size))
-        boxes = _parted(boxes / size, counts, 1)
-        labels = _parted(data["bounding_boxes"]["labels"], counts, 1)
+        boxes = parted(boxes / size, counts, 1)
+        labels = parted(data["bounding_boxes"]["labels"], counts, 1)
         for (i, kind), some, names in zip(boxed.items(), boxes, labels, strict=True):
             leaves[i] = _from_boxes(some, names, leaves[i], kind)
 
 
-def _joined(parts: Sequence[Any], axis: int) -> Any:
+def joined(parts: Sequence[Any], axis: int) -> Any:
+    """Several images, or masks, of each sample as one with the channels of all."""
     if len(parts) == 1:
         return parts[0]
     return _ops.concatenate([_ops.cast(part, "float32") for part in parts], axis)
 
 
-def _parted(whole: Any, lengths: Sequence[Any], axis: int) -> list[Any]:
+def parted(whole: Any, lengths: Sequence[Any], axis: int) -> list[Any]:
+    """The inverse of `joined`, by the numbers of channels."""
     parts, start = [], 0
     for length in lengths:
         slices = [slice(None)] * axis + [slice(start, start + length)]

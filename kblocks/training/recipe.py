@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import inspect
-import math
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
-from functools import partial
 from typing import Any
 
 import keras
@@ -14,13 +12,28 @@ import keras
 from kblocks.common.showing import call_of
 from kblocks.heads import Tasks, tasks_of
 from kblocks.heads.classification import ClassLoss
-from kblocks.heads.task import shape_of, takes_probabilities
-from kblocks.search_space.choices import Choice, Integer, Real
-from kblocks.search_space.tree import Tree
-from kblocks.training.augmentation import augment, is_augmentation
+from kblocks.heads.task import shape_of
+from kblocks.search_space.choices import Choice
+from kblocks.search_space.tree import Tree, options_in
+from kblocks.training.augmentation import NAMES, augment, is_augmentation
+from kblocks.training.averaging import Averaged
+from kblocks.training.losses import STANDARD, is_loss, is_one_of, own_loss, standard
 from kblocks.training.preparing import prepare
+from kblocks.training.schedules import SCHEDULES, callbacks_of, first_rate
 
-_OURS = ("head", "sparse", "categorical")  # losses
+_PLAIN: dict[str, Any] = {"learning_rate": 3e-3, "schedule": "cosine", "warmup": 0.05}
+_NAMED: dict[str, dict[str, Any]] = {
+    "plain": _PLAIN,
+    "strong": {
+        **_PLAIN,
+        "optimizer": "adamw",
+        "weight_decay": 0.05,
+        "label_smoothing": 0.1,
+        "augmentation": "shift+erasing+mixup",
+        "ema": 0.99,
+        "clip": 1.0,
+    },
+}
 _UNDECAYED = ["bias", "gamma", "beta"]
 
 
@@ -33,18 +46,35 @@ class Recipe:
         learning_rate: a positive number, or without `schedule` a Keras schedule.
         weight_decay: decoupled weight decay per step; biases and the weights of norms have none.
             None is the optimizer's default.
-        schedule: "cosine" lowers the learning rate to zero along a half cosine over the epochs
-            (Loshchilov & Hutter 2016, arXiv:1608.03983); None keeps it.
+        schedule: None keeps the learning rate. "cosine" lowers it to zero along a half cosine
+            (Loshchilov & Hutter 2016, arXiv:1608.03983); "linear" along a line; "steps" to a tenth
+            after half of the training and again after three quarters (He et al. 2015,
+            arXiv:1512.03385, Sec. 4.2). "one-cycle" raises it from a tenth in the first 45 % of
+            the steps, lowers it again in the next 45 %, and to zero in the rest (after Smith &
+            Topin 2017, arXiv:1708.07120, without cycles of momentum). The rate changes with each
+            step; that of "cosine" without `warmup` with each epoch.
+        warmup: the share of all steps, from 0 up to but not including 1, in which the learning
+            rate rises from zero along a line (Goyal et al. 2017, arXiv:1706.02677); no effect on
+            "one-cycle", which rises anyway.
+        ema: momentum of a moving average of the weights, such as 0.99, or None. Validation,
+            checkpoints of best epochs and the trained model have the averages.
+        clip: the largest norm of the gradient of all weights together, or None.
         label_smoothing: the weight of the uniform distribution in the targets of a classifier,
             from 0 up to but not including 1.
-        augmentation: random changes to the images in the training step: "flip" (left to right,
-            with probability 0.5), "shift" (by up to an eighth of height and width, edges
-            repeated), "flip+shift", one of Keras' preprocessing layers that keep labels, such as
-            `keras.layers.RandomRotation(0.1)`, or a list of these; None changes nothing. Masks,
-            boxes, points and weights of pixels move with the images; `compile` refuses a layer
-            that cannot move them. Objects that leave the image are dropped, and points that leave
-            it count as invisible. Points keep their order: after a "flip" the left eye is on the
-            right.
+        augmentation: random changes to the images in the training step; None changes nothing.
+            "flip" (left to right, with probability 0.5), "shift" (by up to an eighth of height and
+            width, edges repeated), "mixup" (Zhang et al. 2017, arXiv:1710.09412), "cutmix" (Yun et
+            al. 2019, arXiv:1905.04899), and for images with values from 0 to 1 "randaugment"
+            (Cubuk et al. 2019, arXiv:1909.13719; of a tenth of the full strength) and "erasing"
+            (Zhong et al. 2017, arXiv:1708.04896). Several are joined by "+" in the order "flip",
+            "shift", "randaugment", "erasing", "mixup", "cutmix": "flip+shift+mixup". Also one of
+            Keras' preprocessing layers, such as `keras.layers.RandomRotation(0.1)`, or a list of
+            these. Masks, boxes, points and weights of pixels move with the images; `compile`
+            refuses a layer that cannot move them. Objects that leave the image are dropped, and
+            points that leave it count as invisible. Points keep their order: after a "flip" the
+            left eye is on the right. MixUp and CutMix are for classifiers: each mixed image counts
+            with the losses of all its labels, of any form, in their shares, and in metrics with
+            the label of the largest share.
         loss: "head" is the loss of the model's head (see `kb.Tasks`), or "sparse" for a classifier
             and for a model without a head of kblocks. "sparse" takes integer labels and
             "categorical" one-hot labels, both with logits. Also the name of a Keras loss (on
@@ -67,21 +97,49 @@ class Recipe:
     loss: Any = "head"
     metrics: Any = "head"
     loss_weights: Any = None
+    warmup: Any = 0.0
+    ema: Any = None
+    clip: Any = None
 
     def __repr__(self) -> str:
         return call_of(self)
 
     def __post_init__(self) -> None:
         for name, (expected, fits) in _FORMS.items():
-            for option in _options(getattr(self, name)):
+            for option in options_in(getattr(self, name)):
                 if not fits(option):
                     raise ValueError(f"`{name}` must be {expected}. Received: {name}={option!r}")
-        rates = [rate for rate in _options(self.learning_rate) if not _is_number(rate, 0)]
-        if rates and "cosine" in _options(self.schedule):
+        rates = [rate for rate in options_in(self.learning_rate) if not _is_number(rate, 0)]
+        names = [f"{name!r}" for name in options_in(self.schedule) if name]
+        if rates and (names or any(options_in(self.warmup))):
             raise ValueError(
-                "`learning_rate` must be a number if `schedule` is 'cosine'. "
-                f"Received: learning_rate={rates[0]!r}, schedule={self.schedule!r}"
+                f"`learning_rate` must be a number if `schedule` is {' or '.join(names) or None}"
+                f"{'' if names else ' with a warm-up'}. Received: learning_rate={rates[0]!r}, "
+                f"schedule={self.schedule!r}, warmup={self.warmup!r}"
             )
+
+    @classmethod
+    def named(cls, name: str, **changes: Any) -> Recipe:
+        """A ready recipe for classifiers of images with values from 0 to 1.
+
+        "plain" is Adam with a learning rate of 3e-3, a warm-up of 5 % and a cosine. "strong" is for
+        long training: plain with AdamW, a weight decay of 0.05, label smoothing of 0.1, the
+        augmentation "shift+erasing+mixup", averages with momentum 0.99, and gradients clipped to a
+        norm of 1. `benchmarks/README.md` compares both with the default.
+
+        Args:
+            name: "plain" or "strong".
+            changes: arguments of `Recipe` that replace those of the ready recipe.
+
+        Raises:
+            ValueError: if there is no recipe of that name, or an argument is wrong.
+
+        Example:
+            >>> kb.Recipe.named("strong", augmentation="flip+mixup", ema=kb.choice(0.99, None))
+        """
+        if name not in _NAMED:
+            raise ValueError(f"`name` must be one of {', '.join(_NAMED)}. Received: name={name!r}")
+        return cls(**{**_NAMED[name], **changes})
 
     def tree(self) -> Tree:
         """The choices in this recipe, named `recipe.learning_rate` and so on."""
@@ -120,7 +178,7 @@ class Recipe:
         Raises:
             ValueError: if the targets do not fit, with the form or the loss that does.
         """
-        if not tasks or not _is_one_of(self.loss, _OURS):
+        if not tasks or not is_one_of(self.loss, STANDARD):
             return
         has_values = all(
             not hasattr(leaf, "shape") or hasattr(leaf, "__array__")
@@ -153,17 +211,16 @@ class Recipe:
         return self.tree().suggest(trial).arguments
 
     def callbacks(self, epochs: int, **chosen: Any) -> list[keras.callbacks.Callback]:
-        """The callbacks that `fit` needs for the schedule.
+        """The callbacks that `fit` needs for the schedule and the averages, before any others.
 
         Args:
             epochs: the number of epochs of the whole training.
             chosen: plain values for the choices, as in `compile`.
         """
         plain = self._with(chosen)
-        if plain.schedule is None:
-            return []
-        start = plain.learning_rate
-        return [keras.callbacks.LearningRateScheduler(partial(_cosine, start, epochs))]
+        averaged = [] if plain.ema is None else [Averaged()]
+        rate = plain.learning_rate
+        return [*averaged, *callbacks_of(plain.schedule, rate, plain.warmup, epochs)]
 
     def _with(self, chosen: Mapping[str, Any]) -> Recipe:
         """This recipe with plain values in place of choices, in any form that a tuner records."""
@@ -180,8 +237,11 @@ class Recipe:
     def _objective(self, model: keras.Model) -> dict[str, Any]:
         """The arguments of `model.compile` that set the loss, the metrics and the loss weights."""
         tasks = tasks_of(model)
-        is_own = not _is_one_of(self.loss, _OURS)
-        arguments: dict[str, Any] = {"loss": self._new_loss(), "metrics": ["accuracy"]}
+        is_own = not is_one_of(self.loss, STANDARD)
+        arguments: dict[str, Any] = {
+            "loss": standard(self.loss, self.label_smoothing),
+            "metrics": ["accuracy"],
+        }
         if not _is_classifier(tasks) and (is_own or self.loss == "head"):
             if self.label_smoothing:
                 raise ValueError(
@@ -201,7 +261,7 @@ class Recipe:
                     f"to the loss. Received: label_smoothing={self.label_smoothing}, "
                     f"loss={self.loss!r}"
                 )
-            arguments["loss"] = _own_loss(self.loss, tasks, arguments["loss"])
+            arguments["loss"] = own_loss(self.loss, tasks, arguments["loss"])
             if not tasks and isinstance(arguments["loss"], Mapping):
                 arguments["metrics"] = None  # nothing is known of the outputs
         if self.metrics != "head":
@@ -210,7 +270,10 @@ class Recipe:
         return arguments
 
     def _new_optimizer(self) -> Any:
-        config: dict[str, Any] = {"learning_rate": self.learning_rate}
+        rate = first_rate(self.schedule, self.learning_rate, self.warmup)
+        config: dict[str, Any] = {"learning_rate": rate, "global_clipnorm": self.clip}
+        if self.ema is not None:
+            config |= {"use_ema": True, "ema_momentum": self.ema}
         if self.weight_decay is not None:
             config["weight_decay"] = self.weight_decay
         if self.optimizer.lower() == "sgd":
@@ -218,60 +281,6 @@ class Recipe:
         optimizer: Any = keras.optimizers.get({"class_name": self.optimizer, "config": config})
         optimizer.exclude_from_weight_decay(var_names=_UNDECAYED)
         return optimizer
-
-    def _new_loss(self) -> Any:
-        smoothing = self.label_smoothing
-        if self.loss == "categorical":
-            return keras.losses.CategoricalCrossentropy(True, label_smoothing=smoothing)
-        if not smoothing:
-            return keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-        return SmoothedSparseCrossentropy(smoothing)
-
-
-def _cosine(start: float, epochs: int, epoch: int, rate: float = 0.0) -> float:
-    """The learning rate of an epoch; the current one, `rate`, has no effect."""
-    return start * 0.5 * (1 + math.cos(math.pi * epoch / epochs))
-
-
-def _own_loss(given: Any, tasks: Tasks, head: Any) -> Any:
-    """The user's loss, or a dict by output, in place of the head's.
-
-    Raises:
-        ValueError: if a loss does not take the logits of the head, or is for an unknown output.
-    """
-    if isinstance(given, Mapping) or len(tasks) > 1:
-        if not isinstance(given, Mapping) or (
-            tasks and (len(tasks) < 2 or set(given) - set(tasks))
-        ):
-            form = f"a dict by output, of {', '.join(tasks)}" if len(tasks) > 1 else "one loss"
-            raise ValueError(f"`loss` must be {form}. Received: loss={given!r}")
-        own = {name: Tasks({name: tasks[name]} if tasks else {}) for name in given}
-        losses = {name: _own_loss(loss, own[name], None) for name, loss in given.items()}
-        return {**head, **losses} if tasks else losses
-    if inspect.isfunction(given) and getattr(keras.losses, given.__name__, None) is given:
-        given = given.__name__
-    loss = _named_loss(given) if isinstance(given, str) else given
-    if any(task.gives_logits for task in tasks.values()) and takes_probabilities(loss):
-        raise ValueError(
-            f"`loss` must be on logits, which {', '.join(tasks)} are: one with from_logits=True. "
-            f"Received: loss={given!r}"
-        )
-    return loss
-
-
-def _named_loss(name: str) -> Any:
-    """A Keras loss by its name, with `from_logits=True` if it has that argument."""
-    found: Any = keras.losses.get(name)
-    if not isinstance(found, keras.losses.Loss):  # a function, whose class has the same name
-        name = "".join(part.title() for part in name.split("_"))
-    kind = getattr(keras.losses, name, None)
-    if isinstance(kind, type) and "from_logits" in inspect.signature(kind).parameters:
-        return kind(from_logits=True)
-    return found
-
-
-def _is_one_of(value: Any, names: Collection[str]) -> bool:
-    return isinstance(value, str) and value in names
 
 
 def _is_classifier(tasks: Tasks) -> bool:
@@ -304,26 +313,13 @@ def _option(argument: Any, value: Any) -> Any:
     return value if option.dimensions else option.default().arguments["option"]
 
 
-def _options(value: Any) -> Iterator[Any]:
-    """The values that an argument can take; of a range its ends."""
-    if isinstance(value, Choice):
-        for option in value.options:
-            yield from _options(option)
-    elif isinstance(value, (Integer, Real)):
-        yield from (value.low, value.high)
-    elif isinstance(value, (list, tuple)):
-        yield [option for inner in value for option in _options(inner)]
-    else:
-        yield value
-
-
 def _is_number(value: Any, least: float) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and value >= least
 
 
 def _are_weights(value: Any) -> bool:
     return isinstance(value, Mapping) and all(
-        _is_number(option, 0) for weight in value.values() for option in _options(weight)
+        _is_number(option, 0) for weight in value.values() for option in options_in(weight)
     )
 
 
@@ -338,21 +334,6 @@ def _is_optimizer(value: Any) -> bool:
         return False
 
 
-def _is_loss(value: Any) -> bool:
-    if isinstance(value, Mapping):
-        return bool(value) and all(
-            not isinstance(one, Mapping) and not _is_one_of(one, _OURS) and _is_loss(one)
-            for loss in value.values()
-            for one in _options(loss)
-        )
-    if not isinstance(value, str):
-        return isinstance(value, keras.losses.Loss) or inspect.isfunction(value)
-    try:
-        return value in _OURS or bool(keras.losses.get(value))
-    except ValueError:
-        return False
-
-
 def _is_rate(value: Any) -> bool:
     schedule = keras.optimizers.schedules.LearningRateSchedule
     return isinstance(value, schedule) or (_is_number(value, 0) and value > 0)
@@ -362,47 +343,35 @@ _FORMS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "optimizer": ("the name of a Keras optimizer", _is_optimizer),
     "learning_rate": ("a positive number or a Keras schedule", _is_rate),
     "weight_decay": ("a number of 0 or more, or None", lambda v: v is None or _is_number(v, 0)),
-    "schedule": ("'cosine' or None", lambda v: v in ("cosine", None)),
+    "schedule": (
+        f"{', '.join(map(repr, SCHEDULES))} or None",
+        lambda v: v is None or (isinstance(v, str) and v in SCHEDULES),
+    ),
+    "warmup": (
+        "a share of the steps, from 0 up to but not including 1",
+        lambda v: _is_number(v, 0) and v < 1,
+    ),
+    "ema": (
+        "a number between 0 and 1, or None",
+        lambda v: v is None or (_is_number(v, 0) and 0 < v < 1),
+    ),
+    "clip": ("a positive number or None", lambda v: v is None or (_is_number(v, 0) and v > 0)),
     "label_smoothing": (
         "a number from 0 up to but not including 1",
         lambda v: _is_number(v, 0) and v < 1,
     ),
     "augmentation": (
-        "None, 'flip', 'shift', 'flip+shift', a Keras layer that keeps labels, or a list of such",
+        f"None, {', '.join(map(repr, NAMES))}, several of these joined by '+' in this order, a "
+        "Keras layer, or a list of such",
         is_augmentation,
     ),
     "loss": (
         "'head', 'sparse', 'categorical', a loss of Keras or its name, a function, or a dict of "
         "losses by output",
-        _is_loss,
+        is_loss,
     ),
     "loss_weights": (
         "a dict of numbers of 0 or more by output, or None",
         lambda v: v is None or _are_weights(v),
     ),
 }
-
-
-@keras.saving.register_keras_serializable("kblocks")
-class SmoothedSparseCrossentropy(keras.losses.Loss):
-    """Cross-entropy of logits with integer labels and label smoothing.
-
-    Args:
-        label_smoothing: the weight of the uniform distribution in the target.
-
-    Reference: Szegedy et al. 2015, arXiv:1512.00567, Sec. 7.
-    """
-
-    def __init__(self, label_smoothing: float = 0.1, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.label_smoothing = label_smoothing
-
-    def call(self, y_true: Any, y_pred: Any) -> Any:
-        labels = keras.ops.cast(keras.ops.reshape(y_true, (-1,)), "int32")
-        one_hot = keras.ops.one_hot(labels, y_pred.shape[-1], dtype=y_pred.dtype)
-        return keras.losses.categorical_crossentropy(
-            one_hot, y_pred, from_logits=True, label_smoothing=self.label_smoothing
-        )
-
-    def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "label_smoothing": self.label_smoothing}

@@ -21,6 +21,7 @@ from kblocks.search_space.names import NETWORK, network_key, prefix_of
 from kblocks.search_space.recording import check_recordable
 from kblocks.search_space.space import Space
 from kblocks.search_space.tree import Point, Tree
+from kblocks.training.averaging import Averaged
 from kblocks.training.preparing import prepare
 from kblocks.training.recipe import Recipe, fresh
 
@@ -149,8 +150,10 @@ class HyperModel(keras_tuner.HyperModel):
             chosen = _read(hp, self.recipe.tree()).arguments
             added = self.recipe.callbacks(named(args, kwargs).get("epochs", 1), **chosen)
         costs = CostLogs(net, self.space.input_shape, self.latency)
-        # First, so that the tuner's own callbacks find the costs in the logs.
-        kwargs["callbacks"] = [costs, *(kwargs.get("callbacks") or ()), *added]
+        averaged = [one for one in added if isinstance(one, Averaged)]
+        schedules = [one for one in added if one not in averaged]
+        # First, so that the tuner's own callbacks find the costs in the logs and averaged weights.
+        kwargs["callbacks"] = [costs, *averaged, *(kwargs.get("callbacks") or ()), *schedules]
         return super().fit(hp, model, *args, **kwargs)
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import keras
 import numpy as np
 
+from kblocks.training.averaging import as_trained
 from kblocks.tuner.running.failures import FailedError
 from kblocks.tuner.running.recorder import Progress
 from kblocks.tuner.running.results import figures_of, refuse_diverged
@@ -138,7 +139,9 @@ class Epochs(keras.callbacks.Callback):
         now = time.monotonic()
         if now - self._saved < _SHARE * self._took:
             return
-        self._trial.save_state(State.of(model, epochs, self._trial.weights, self._execution))
+        with as_trained(model):
+            state = State.of(model, epochs, self._trial.weights, self._execution)
+        self._trial.save_state(state)
         self._saved = time.monotonic()
         self._took = self._saved - now
 

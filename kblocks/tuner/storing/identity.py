@@ -7,7 +7,7 @@ import platform
 import re
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, is_dataclass
+from dataclasses import asdict, fields, is_dataclass
 from importlib import metadata
 from typing import Any
 
@@ -30,6 +30,8 @@ _BINDING = (
     *("objectives", "input_shape", "builder", "space", "fixed", "budget", "recipe", "data"),
     *("executions_per_trial", "folds", "hyperparameters", "optimizer", "loss", "metrics"),
 )
+# Fields that `Recipe` got later; they are not written at their default, as in older searches.
+_LATER = {f.name: f.default for f in fields(Recipe) if f.name in ("warmup", "ema", "clip")}
 _GROWING = ("space", "recipe")  # those of them to which choices may be added
 _WAYS_OUT = "Give it another `project_name`, undo the change, or start anew with overwrite=True"
 _EXTENDABLE = " (added choices can be allowed: extend=True)"
@@ -117,7 +119,8 @@ def check(before: Mapping[str, Any], now: Mapping[str, Any], extend: bool = Fals
     """
     differences = _all_differences(before, now, _GROWING if extend else ())
     if extend:
-        was, found = before.get("plain", {}), now.get("plain", {})
+        known = {k: text_of(v) for k, v in _LATER.items() if not _has_choice(before, k)}
+        was, found = {**known, **before.get("plain", {})}, now.get("plain", {})
         both = [name for name in was if name in found]  # the others have become choices
         for name in both:
             differences += _differences(f"recipe: {name}", was[name], found[name])
@@ -126,6 +129,11 @@ def check(before: Mapping[str, Any], now: Mapping[str, Any], extend: bool = Fals
             "The search has changed since it began; its trials could not be compared:"
             f"{_list(differences)}\n{_WAYS_OUT}{'' if extend else _EXTENDABLE}."
         )
+
+
+def _has_choice(settings: Mapping[str, Any], field: str) -> bool:
+    """Whether a field of the recipe was a choice."""
+    return any(name.startswith(f"recipe.{field}") for name in settings.get("space", {}))
 
 
 def check_joining(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
@@ -187,6 +195,8 @@ def text_of(value: Any, losses: bool = False) -> str:
     if is_dataclass(value) and not isinstance(value, type):
         # `Choice.written` is cached on first use, which does not change the choice.
         own = {k: v for k, v in vars(value).items() if not k.startswith("_") and k != "written"}
+        if isinstance(value, Recipe):
+            own = {k: v for k, v in own.items() if k not in _LATER or v != _LATER[k]}
         parts = (f"{k}={text_of(v, losses)}" for k, v in own.items())
         return f"{type(value).__name__}({', '.join(parts)})"
     configurable = (keras.layers.Layer, keras.optimizers.Optimizer)
