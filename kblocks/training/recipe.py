@@ -18,6 +18,7 @@ from kblocks.heads.task import shape_of, takes_probabilities
 from kblocks.search_space.choices import Choice, Integer, Real
 from kblocks.search_space.tree import Tree
 from kblocks.training.augmentation import augment, is_augmentation
+from kblocks.training.finetuning import learning_rate_multipliers
 from kblocks.training.preparing import prepare
 
 _OURS = ("head", "sparse", "categorical")  # losses
@@ -87,11 +88,15 @@ class Recipe:
         """The choices in this recipe, named `recipe.learning_rate` and so on."""
         return Tree({f.name: getattr(self, f.name) for f in fields(self)}, prefix="recipe.")
 
-    def compile(self, model: keras.Model, **chosen: Any) -> None:
+    def compile(
+        self, model: keras.Model, multipliers: Mapping[str, float] | None = None, /, **chosen: Any
+    ) -> None:
         """Compiles a model, adds the augmentation, and shortens its first step (`kb.prepare`).
 
         Args:
             model: a built model.
+            multipliers: factors of the learning rate by stage, as `kb.learning_rate_multipliers`
+                takes them; None leaves it the same for all.
             chosen: plain values for the choices, by argument or as a tuner records them:
                 `compile(model, **study.best_params)`. Entries of a space are then ignored.
 
@@ -103,7 +108,10 @@ class Recipe:
         if left is not None:
             name = left.removeprefix("recipe.")
             raise ValueError(f"Every choice must be given a value. Received: none for `{name}`")
-        model.compile(optimizer=plain._new_optimizer(), **plain._objective(model))
+        optimizer = plain._new_optimizer()
+        if multipliers:
+            optimizer = learning_rate_multipliers(optimizer, multipliers, model)
+        model.compile(optimizer=optimizer, **plain._objective(model))
         augment(model, plain.augmentation)
         prepare(model)
 
