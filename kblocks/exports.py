@@ -139,3 +139,4 @@ from kblocks.search_space.space import Space
 from kblocks.training.finetuning import freeze, learning_rate_multipliers
 from kblocks.training.preparing import prepare
 from kblocks.training.recipe import Recipe
+from kblocks.training.transfer import FineTuning

@@ -101,6 +101,8 @@ def show(
     own = found.get("input_shape") or native_input(net)  # that of a search, in its best.json
     shape = tuple(own) if input is None else sizes("--input", input, 3)
     _console().print(tables.of_stages(net.name, staged(net, shape)))
+    if "started_from" in found:
+        say(plain(f"its weights started from {found['started_from']}"))
 
 
 app.command("search", help="Searches: a run file, or a family on data.")(run_or_join)
@@ -163,6 +165,8 @@ def best(
     say(plain(f"trial {trial.number}: {found.told(trial)}"))
     for name, value in trial.values.items():
         say(plain(f"  {name} = {value}"))
+    if trial.started_from:
+        say(plain(f"  started from {trial.started_from}"))
     _console().print(tables.of_stages(net.name, staged(net, found.input_shape)))
     if output is not None:
         replaced = output.is_file()

@@ -48,8 +48,8 @@ def finish(
     Args:
         tuner: the tuner of the finished search.
         data: the search's data; the test part is used only here.
-        retrain: a function that makes the data for a last training of the best network from fresh
-            weights; None keeps the best trial's weights.
+        retrain: a function that makes the data for a last training of the best network, which
+            starts as the trials did; None keeps the best trial's weights.
         verbose: whether to print what is done.
         keep: whether, without `retrain`, a `best.keras` that an earlier call retrained from the
             same trial stays.
@@ -68,6 +68,8 @@ def finish(
     tell(f"\nbest trial: {best.number}, {plain(run.told(best))} with")
     for name, value in best.values.items():
         tell(plain(f"  {name} = {value}"))
+    if best.started_from:
+        tell(plain(f"  started from {best.started_from}"))
     path = folder / MODEL
     known = facts_of(path)
     if retrain is None and keep and known.get("retrained") and is_of(known, run, best):
@@ -149,7 +151,7 @@ def can_join(data: Data) -> bool:
 
 
 def _retrained(tuner: Any, best: Record, data: Data, console: Console) -> keras.Model:
-    """Trains the network of the best trial from fresh weights, and shows how far it is."""
+    """Trains the network of the best trial anew, and shows how far it is."""
     tell = partial(terminal.tell, console=console)
     given = {k: v for k, v in data.fit_arguments().items() if k != "validation_data"}
     _, found = of_training(((), given), None, 0)

@@ -12,10 +12,15 @@ from kblocks.command.listing import FAMILIES
 from kblocks.command.typed import check_known
 from kblocks.families import ready_spaces as spaces
 from kblocks.families.published_choices import pooled_stages
+from kblocks.networks.architecture import Architecture
+from kblocks.networks.catalog import architecture, by_family
+from kblocks.networks.starting import Start, loadable, starts_of
+from kblocks.networks.torch_weights import is_source
 from kblocks.search_space.budget import Budget
 from kblocks.search_space.choices import choice, per_stage, real
 from kblocks.search_space.space import Space
 from kblocks.training.recipe import Recipe
+from kblocks.training.transfer import FineTuning
 from kblocks.tuner.bridge import HyperModel
 from kblocks.tuner.delivering import record_of
 from kblocks.tuner.images.data import Data, load
@@ -49,6 +54,50 @@ def space(
     opened = _for_small(family, min(height, width)) if max(height, width) <= _SMALL else {}
     ready = getattr(spaces, family)(classes=classes, **opened)
     return ready.within(input_shape, budget or Budget(macs=_MACS * height * width))
+
+
+def published_space(
+    family: str, input_shape: tuple[int, ...], classes: int, budget: Budget | None, weights: str
+) -> Space:
+    """The published networks of a family that can start from weights, the smallest first.
+
+    Args:
+        family, input_shape, classes: as for `space`.
+        budget: the budget; None allows as many MACs as in `space`, or those of the smallest.
+        weights: as `kb.tuner.HyperModel` takes them. From a file only the network starts for which
+            it has most numbers.
+
+    Raises:
+        ValueError: if there is no such family, no network of it has such weights, or none fits
+            images and budget.
+    """
+    check_known("--family", family, FAMILIES)
+    nets = [architecture(name, classes=classes) for name in by_family()[family]]
+    if is_source(weights):
+        found = [_network_in(starts_of(nets[0], weights)[0], nets, input_shape)]
+    else:
+        named = [net for net in nets if weights in [one.name for one in net.weights]]
+        found = [net for net in nets if net.weights] if weights == "imagenet" else named
+        starts_of((found or nets)[0], weights)  # raises if there are none
+    costs = {net.name: net.cost(input_shape) for net in found}
+    names = sorted(costs, key=lambda name: costs[name].macs)
+    if budget is None:
+        budget = Budget(macs=max(_MACS * math.prod(input_shape[:2]), costs[names[0]].macs))
+    kept = [name for name in names if not budget.exceeded(costs[name], {})] or names
+    named = choice(*kept) if len(kept) > 1 else kept[0]
+    return Space(architecture, name=named, classes=classes).within(input_shape, budget)
+
+
+def _network_in(start: Start, nets: list[Architecture], input_shape: tuple[int, ...]) -> Any:
+    """The network for which a file has most numbers, the smallest of several."""
+    size = sum(math.prod(array.shape) for array in start.tensors().values())
+    params = {net.name: net.cost((299, 299, 3)).params for net in nets}
+    best, most = nets[0], 0
+    for net in sorted(nets, key=lambda net: -params[net.name]):
+        if most <= params[net.name] < 1.2 * size:  # others cannot have more
+            count = loadable(net, input_shape, start)
+            best, most = (net, count) if count >= most else (best, most)
+    return best
 
 
 class NamedJob(Job):
@@ -110,6 +159,8 @@ class FamilyJob(NamedJob):
         source, options: arguments of `kb.tuner.load`.
         settings, fitting: as for `NamedJob`; `settings` may also have `budget`
             and the name of a `recipe`.
+        weights: weights that the family's networks start from, as `kb.tuner.HyperModel` takes
+            them; None searches the family's ready space from fresh weights.
     """
 
     def __init__(
@@ -119,9 +170,11 @@ class FamilyJob(NamedJob):
         options: Mapping[str, Any] | None = None,
         settings: Mapping[str, Any] | None = None,
         fitting: Mapping[str, Any] | None = None,
+        weights: str | None = None,
     ) -> None:
         super().__init__(settings, fitting)
         self.family, self.source, self.options = family, source, dict(options or {})
+        self.weights = weights
 
     def load(self) -> Data:
         """Loads the data of the source, with default epochs and batch size."""
@@ -133,7 +186,8 @@ class FamilyJob(NamedJob):
         """The user's options that a joining worker needs: for `fit`, `load` and the tuner."""
         free = ("sampler", "pruner", "patience", "folds", "trial_seconds", "checkpoints", "recipe")
         settings = {name: self.settings[name] for name in free if name in self.settings}
-        return {**super().named(), "options": self.options, "settings": settings}
+        weights = {} if self.weights is None else {"weights": self.weights}
+        return {**super().named(), "options": self.options, "settings": settings, **weights}
 
     def joining(self, known: Mapping[str, Any]) -> Self:
         """A copy that also takes options of `load`, objectives and budget from the search."""
@@ -141,6 +195,7 @@ class FamilyJob(NamedJob):
         job = known.get("job", {})
         joined.options = {**job.get("options", {}), **self.options}
         joined._loaded = self._loaded if joined.options == self.options else None
+        joined.weights = self.weights or job.get("weights")
         own = {
             "objective": [Objective(**one) for one in known.get("objectives", ())] or None,
             "budget": Budget(**known["budget"]) if known.get("budget") else None,
@@ -150,19 +205,29 @@ class FamilyJob(NamedJob):
         return joined
 
     def tuner(self) -> Tuner:
-        """A search of `space` with a searched learning rate; Adam and a cosine without `recipe`.
+        """A search of `space`, or with weights of `published_space` and of how to train it on.
+
+        With a searched learning rate; Adam and a cosine without `recipe`.
 
         Raises:
             ValueError: if there is no recipe of that name, or the arguments do not fit.
         """
         data, settings = self.data(), {"trials": TRIALS, **self.settings}
-        budget = settings.pop("budget", None)
-        searched = space(self.family, data.input_shape, data.classes, budget)
-        name, rate = settings.pop("recipe", None), real(5e-4, 1e-2, log=True)
+        known = self.family, data.input_shape, data.classes, settings.pop("budget", None)
+        started: dict[str, Any] = {}
+        searched = space(*known) if self.weights is None else published_space(*known, self.weights)
+        rates = (5e-4, 1e-2) if self.weights is None else (1e-4, 3e-3)
+        if self.weights is not None:
+            stages = searched.build(searched.default()).stages(data.input_shape)
+            upto = choice(None, "stem", *(f"stage{n}" for n in (1, 2) if n < len(stages) - 2))
+            finetuning = FineTuning(freeze=upto, decay=real(0.3, 1), head_epochs=choice(1, 0))
+            values = tuple(record_of(data)["value_range"] or (0, 1))
+            started = {"weights": self.weights, "finetuning": finetuning, "value_range": values}
+        name, rate = settings.pop("recipe", None), real(*rates, log=True)
         usual = Recipe(learning_rate=rate, schedule="cosine")
         recipe = usual if name is None else Recipe.named(name, learning_rate=rate)
         timed = "latency" in str(settings.get("objective"))
-        return Tuner(HyperModel(searched, recipe, latency=timed), **settings)
+        return Tuner(HyperModel(searched, recipe, latency=timed, **started), **settings)
 
 
 class RunFile(NamedJob):

@@ -59,6 +59,10 @@ def run_or_join(
     ] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Of each trial.")] = None,
     batch_size: Annotated[int | None, typer.Option(min=1)] = None,
+    weights: Annotated[
+        str | None,
+        typer.Option(help="Fine-tune networks of the family: imagenet, another set, or a file."),
+    ] = None,
     class_weight: Annotated[
         str | None, typer.Option(help="balanced: rare classes count as much as frequent ones.")
     ] = None,
@@ -125,7 +129,7 @@ def run_or_join(
     try:
         if limits:
             settings["budget"] = Budget(**limits)
-        job = _job(run, family, data, loading, fitting, settings)
+        job = _job(run, family, data, loading, fitting, settings, weights)
         joins = context.info_name == "worker"
         with helping() if joins else contextlib.nullcontext():
             tuner = job.tuner()
@@ -154,6 +158,7 @@ def _job(
     loading: dict[str, Any],
     fitting: dict[str, Any],
     settings: dict[str, Any],
+    weights: str | None,
 ) -> Job:
     from kblocks.command.ready import FamilyJob, RunFile
 
@@ -163,7 +168,11 @@ def _job(
         if "batch_size" in fitting and Path(data).is_dir():  # batched while it is read
             loading = {**loading, "batch_size": fitting.pop("batch_size")}
         name = f"{family}_{Path(data).absolute().stem}"  # of "." too
-        return FamilyJob(family, data, loading, {"project_name": name, **settings}, fitting)
+        return FamilyJob(
+            family, data, loading, {"project_name": name, **settings}, fitting, weights
+        )
+    if weights is not None:
+        raise BadArgumentError("--weights goes with --family; a run file names them itself")
     if set(loading) - {"seed"} or "recipe" in settings:
         raise BadArgumentError(
             "--image-size, --limit and --recipe go with --data. Received: a run file"

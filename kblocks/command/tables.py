@@ -76,6 +76,7 @@ def of_run(run: Run) -> RenderableType:
             figures = [f"{score:.4g}" for score in trial.scores]
             table.add_row(str(trial.number), *figures, *(_cost(trial, c) for c in _COSTS.values()))
         parts.append(table)
+        parts += [cell(f"{t.number} started from {t.started_from}") for t in best if t.started_from]
     failed = [trial for trial in run.trials if trial.has_failed]
     if failed:
         table = _table(">failed", "kind", "why")

@@ -95,17 +95,20 @@ def by_family() -> dict[str, list[str]]:
     return found
 
 
-def architecture(name: str, /, **arguments: Any) -> Architecture:
+def architecture(name: str | None = None, /, **arguments: Any) -> Architecture:
     """Builds a published architecture by name: `architecture("resnet50", classes=10)`.
 
     Args:
-        name: one of `architectures()`.
+        name: one of `architectures()`; also as a keyword, so that a space can choose it:
+            `kb.Space(kb.architecture, name=kb.choice("resnet18", "resnet50"), classes=10)`.
         **arguments: arguments of its family that replace the published ones.
 
     Raises:
         ValueError: if there is no architecture of that name; the message suggests close names.
     """
-    if name not in _VARIANTS:
+    if name is None:
+        name = arguments.pop("name", None)
+    if not isinstance(name, str) or name not in _VARIANTS:
         close = difflib.get_close_matches(str(name), _VARIANTS, 3)
         hint = f"Did you mean {' or '.join(map(repr, close))}?" if close else "See architectures()."
         raise ValueError(f"`name` must be the name of an architecture. {hint} Received: {name!r}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
 import os
@@ -34,6 +35,7 @@ _IGNORED = "num_batches_tracked"
 _AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")
 _HEADS = ("fc.", "_fc.", "classifier.", "head.", "last_linear.", "classif.", "pre_logits.")
 
+_HUB_FILE = "model.safetensors"  # the file of a repository on the Hugging Face hub
 ADDRESSES = ("hf://", "package://")  # prefixes of sources that are not paths
 Names = Callable[[list[str]], dict[str, str]]
 _NAMINGS: dict[str, tuple[Names, frozenset[str]]] = {}
@@ -164,6 +166,33 @@ def load_torch_weights(
         variable.assign(value)
 
 
+def fitting(model: keras.Model, tensors: Mapping[str, Any]) -> list[tuple[Any, np.ndarray]]:
+    """The variables of a model whose shape agrees with that of a tensor, each with its array.
+
+    For images of one channel the first kernel is summed over its three, as `kb.adapt_input` does.
+
+    Args:
+        model: a model from `Architecture.model`.
+        tensors: arrays by the names of PyTorch or, from a `.keras` file, by the paths of variables.
+
+    Raises:
+        ValueError: if the model's parts have no names in PyTorch.
+    """
+    own = {weight.path: weight for weight in model.weights}
+    if own.keys() & tensors.keys():
+        given = {path: np.asarray(tensors[path]) for path in own if path in tensors}
+        return [(own[k], value) for k, value in given.items() if own[k].shape == value.shape]
+    found = []
+    for tensor in _table(model, set(tensors)):
+        if tensor.name in tensors:
+            value = _array(tensors[tensor.name])
+            if tensor.kernel and tensor.kernel[2] == 1 and value.ndim == 4 and value.shape[1] == 3:
+                value = value.sum(1, keepdims=True)
+            with contextlib.suppress(ValueError):
+                found.append((tensor.variable, tensor.from_torch(value)))
+    return found
+
+
 def _array(value: Any) -> np.ndarray:
     """A NumPy array of a tensor or array; bfloat16 tensors become float32."""
     if hasattr(value, "detach"):
@@ -197,16 +226,32 @@ def load_weights(
         sets = {one.name: one.source for one in known}
         if known:
             sets["imagenet"] = known[0].source
-        is_source = str(source).startswith(ADDRESSES) or Path(source).exists()
-        if source not in sets and not is_source:
-            raise ValueError(
-                f"`weights` must be a file, a source or one of {list(sets)}. "
-                f"Received: weights={source!r}"
-            )
+        if source not in sets and not is_source(source):
+            raise no_such_weights(model.name, list(sets), source)
         if source in sets:
             source = opened(sets[str(source)])
             skip_head = skip_head or _has_other_classes(model, source, prefix)
     load_torch_weights(model, source, skip_head=skip_head, prefix=prefix)
+
+
+def is_source(weights: str | os.PathLike[str]) -> bool:
+    """Whether this is an address or a file that is there, and not the name of a set."""
+    return str(weights).startswith(ADDRESSES) or Path(weights).exists()
+
+
+def is_installed(source: str) -> bool:
+    """Whether a source is a file in a package that is installed."""
+    package = source.removeprefix("package://").partition("/")[0]
+    return package != source.partition("/")[0] and importlib.util.find_spec(package) is not None
+
+
+def no_such_weights(network: str, sets: Sequence[str], weights: Any) -> ValueError:
+    """The error for weights that are no file, no source and none of a network's published sets."""
+    known = f"one of {list(sets)}" if sets else f"None: none are published for this {network!r}"
+    return ValueError(
+        f"`weights` must be a file that is there, a source or {known}. "
+        f"Received: weights={weights!r}"
+    )
 
 
 def _variables_of_classifiers(model: keras.Model, prefix: str) -> set[int]:
@@ -283,11 +328,13 @@ def _downloaded(address: str) -> str:
         raise ValueError(f"`source` must be 'hf://owner/repo'. Received: source={address!r}")
     hub = _needed("huggingface_hub", "weights")
     try:
-        return hub.hf_hub_download(f"{owner}/{repo}", file or "model.safetensors")
+        return hub.hf_hub_download(f"{owner}/{repo}", file or _HUB_FILE)
     except (OSError, ValueError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise OSError(
             f"source={address!r} could not be downloaded, and is in no cache: {reason} "
+            f"On a machine with a network `hf download {owner}/{repo} {file or _HUB_FILE}` makes "
+            f"the folder models--{owner}--{repo}: bring it to {hub.constants.HF_HUB_CACHE}. "
             "A .safetensors file given by its path needs no network."
         ) from None
 

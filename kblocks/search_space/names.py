@@ -6,6 +6,7 @@ import re
 from collections.abc import Collection
 
 NETWORK = "kblocks/network"  # the trial's user attribute that holds the network as JSON
+START = "kblocks/start"  # the trial's user attribute that holds what its weights started from
 _RESERVED = ("tuner", "kblocks")  # under which Keras Tuner and kblocks record more of a trial
 
 
@@ -22,7 +23,7 @@ def prefix_of(name: str | None, is_block: bool) -> str:
     """
     if name is None:
         return ""
-    marks, reserved = ("/.", (*_RESERVED, "recipe")) if is_block else ("/", _RESERVED)
+    marks, reserved = ("/.", (*_RESERVED, "recipe", "finetuning")) if is_block else ("/", _RESERVED)
     if not isinstance(name, str) or not name or set(marks) & set(name) or name in reserved:
         refused = " and ".join(map(repr, marks)), " or ".join(map(repr, reserved))
         raise ValueError(

@@ -17,6 +17,7 @@ from kblocks.search_space.choices import Choice
 from kblocks.search_space.tree import Tree, options_in
 from kblocks.training.augmentation import NAMES, augment, is_augmentation
 from kblocks.training.averaging import Averaged
+from kblocks.training.finetuning import learning_rate_multipliers
 from kblocks.training.losses import STANDARD, is_loss, is_one_of, own_loss, standard
 from kblocks.training.preparing import prepare
 from kblocks.training.schedules import SCHEDULES, callbacks_of, first_rate
@@ -145,11 +146,15 @@ class Recipe:
         """The choices in this recipe, named `recipe.learning_rate` and so on."""
         return Tree({f.name: getattr(self, f.name) for f in fields(self)}, prefix="recipe.")
 
-    def compile(self, model: keras.Model, **chosen: Any) -> None:
+    def compile(
+        self, model: keras.Model, multipliers: Mapping[str, float] | None = None, /, **chosen: Any
+    ) -> None:
         """Compiles a model, adds the augmentation, and shortens its first step (`kb.prepare`).
 
         Args:
             model: a built model.
+            multipliers: factors of the learning rate by stage, as `kb.learning_rate_multipliers`
+                takes them; None leaves it the same for all.
             chosen: plain values for the choices, by argument or as a tuner records them:
                 `compile(model, **study.best_params)`. Entries of a space are then ignored.
 
@@ -161,7 +166,10 @@ class Recipe:
         if left is not None:
             name = left.removeprefix("recipe.")
             raise ValueError(f"Every choice must be given a value. Received: none for `{name}`")
-        model.compile(optimizer=plain._new_optimizer(), **plain._objective(model))
+        optimizer = plain._new_optimizer()
+        if multipliers:
+            optimizer = learning_rate_multipliers(optimizer, multipliers, model)
+        model.compile(optimizer=optimizer, **plain._objective(model))
         augment(model, plain.augmentation)
         prepare(model)
 

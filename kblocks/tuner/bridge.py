@@ -6,7 +6,9 @@ import contextlib
 import copy
 import inspect
 import itertools
+import json
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -17,13 +19,14 @@ from kblocks.model_tools.timing import latency as measured_latency
 from kblocks.networks.architecture import Architecture
 from kblocks.search_space.budget import Budget
 from kblocks.search_space.choices import Choice, Integer, Real, Searchable
-from kblocks.search_space.names import NETWORK, network_key, prefix_of
+from kblocks.search_space.names import NETWORK, START, network_key, prefix_of
 from kblocks.search_space.recording import check_recordable
 from kblocks.search_space.space import Space
 from kblocks.search_space.tree import Point, Tree
 from kblocks.training.averaging import Averaged
 from kblocks.training.preparing import prepare
 from kblocks.training.recipe import Recipe, fresh
+from kblocks.training.transfer import FineTuning, Starts, fit_head_first
 
 
 class HyperModel(keras_tuner.HyperModel):
@@ -40,15 +43,25 @@ class HyperModel(keras_tuner.HyperModel):
         latency: whether to measure the latency of each trial's model, which takes about a
             second.
         name: the name of the hypermodel.
+        weights: weights from which each trial's network starts, loaded where shapes agree:
+            "imagenet" or the name of another published set (those of the network or, in a space
+            around no published network, of the most similar one of its family), a file or a source
+            as `Architecture.model` takes it. None starts from fresh weights.
+        finetuning: a `kb.FineTuning`, whose choices are searched too; goes with `weights`. None
+            means `kb.FineTuning()`.
+        value_range: the lowest and highest value of the images, which the model normalizes as the
+            weights expect it: (0, 1) as `kb.tuner.load` returns them, or (0, 255). None for images
+            that are normalized already.
 
-    The logs of every epoch contain `params`, `macs`, `activations` and, if measured, `latency`
-    (seconds for one image, see `kb.latency`). Each can be an objective:
-    `keras_tuner.Objective("macs", "min")`.
+    `hp.values["kblocks/start"]` holds as JSON how many arrays were loaded. The logs of every epoch
+    contain `params`, `macs`, `activations` and, if measured, `latency` (seconds for one image, see
+    `kb.latency`). Each can be an objective: `keras_tuner.Objective("macs", "min")`.
 
     Raises:
         ValueError: if the space has no input shape or is of blocks, `recipe` is no `kb.Recipe`,
-            both `recipe` and `compile` are given, or a bound of an integer choice is beyond
-            2**53, up to which tuners record integers exactly.
+            both `recipe` and `compile` are given, `finetuning` is given without `weights` or
+            with `compile`, no weights are published for a network of the space, or a bound of an
+            integer choice is beyond 2**53, up to which tuners record integers exactly.
     """
 
     def __init__(
@@ -58,6 +71,9 @@ class HyperModel(keras_tuner.HyperModel):
         compile: Mapping[str, Any] | Callable[[keras.Model, Any], None] | None = None,
         latency: bool = True,
         name: str | None = None,
+        weights: Any = None,
+        finetuning: FineTuning | None = None,
+        value_range: tuple[float, float] | None = (0, 1),
     ) -> None:
         super().__init__(name=name)
         if not isinstance(space, Space) or space.input_shape is None:
@@ -78,6 +94,14 @@ class HyperModel(keras_tuner.HyperModel):
         self.recipe = recipe or Recipe()
         self.compile = compile
         self.latency = latency
+        if finetuning is not None and (weights is None or compile is not None):
+            raise ValueError(
+                "`finetuning` goes with `weights` and a recipe. "
+                f"Received: weights={weights!r}, compile={compile!r}"
+            )
+        self.weights, self.finetuning = weights, finetuning or FineTuning()
+        self.value_range = value_range
+        self.starts = None if weights is None else Starts(space, weights, value_range)
         for own, kind in self.dimensions().items():
             check_recordable(own, kind)
 
@@ -90,11 +114,18 @@ class HyperModel(keras_tuner.HyperModel):
         """A copy of this hypermodel over the networks within a `kb.Budget`."""
         other = copy.copy(self)
         other.space = self.space.within(self.space.input_shape, budget)
+        if self.starts is not None:
+            other.starts = Starts(other.space, self.weights, self.value_range)
         return other
 
     def trees(self) -> tuple[Tree, Tree]:
-        """The space's tree of choices and the recipe's, which is empty if `compile` replaces it."""
-        return self.space.tree, self.recipe.tree() if self.compile is None else Tree({})
+        """The space's tree of choices and that of the training: of recipe and fine-tuning.
+
+        The latter is empty if `compile` replaces the recipe.
+        """
+        if self.compile is not None:
+            return self.space.tree, Tree({})
+        return self.space.tree, self.recipe.tree().joined(self.finetuning.tree())
 
     def dimensions(self) -> dict[str, Searchable]:
         """The choices of both trees, by name."""
@@ -102,12 +133,39 @@ class HyperModel(keras_tuner.HyperModel):
 
     def build(self, hp: Any) -> keras.Model:
         """Builds and compiles the model of the point in `hp`, repaired if it does not fit."""
-        return self.compiled(suggest(hp, self.space).model(self.space.input_shape), hp)
+        net, shape = suggest(hp, self.space), self.space.input_shape
+        if self.starts is None:
+            return self.compiled(net.model(shape), hp)
+        model, known = self.starts.model(net, self.chosen(hp).image_size)
+        hp.values = _Values({**hp.values, START: json.dumps(known)})
+        return self.compiled(model, hp, epoch=hp.values.get("tuner/initial_epoch", 0))
 
-    def compiled(self, model: keras.Model, hp: Any) -> keras.Model:
-        """Compiles a model of the point in `hp`, and returns it."""
+    def chosen(self, hp: Any) -> FineTuning:
+        """The fine-tuning of the point in `hp`, without choices."""
+        is_own = self.weights is not None and self.compile is None
+        return FineTuning(**_read(hp, self.finetuning.tree()).arguments) if is_own else FineTuning()
+
+    def input_shape(self, hp: Any) -> tuple[int, int, int]:
+        """The input shape of the network of the point in `hp`."""
+        shape: Any = self.space.input_shape
+        size = self.chosen(hp).image_size
+        return shape if size is None else (size, size, shape[2])
+
+    def compiled(self, model: keras.Model, hp: Any, epoch: int | None = None) -> keras.Model:
+        """Compiles a model of the point in `hp`, and returns it.
+
+        Args:
+            model, hp: the model and the point.
+            epoch: the epoch from which it is trained next, which may be one of `head_epochs`; None
+                is a later one.
+        """
         if self.compile is None:
-            self.recipe.compile(model, **_read(hp, self.recipe.tree()).arguments)
+            factors: dict[str, float] = {}
+            if self.starts is not None:
+                chosen = self.chosen(hp)
+                alone = epoch is not None and epoch < chosen.head_epochs
+                factors = chosen.set_up(model, alone)
+            self.recipe.compile(model, factors, **_read(hp, self.recipe.tree()).arguments)
             return model  # already prepared by the recipe
         if isinstance(self.compile, Mapping):
             model.compile(**_fresh(self.compile))
@@ -142,19 +200,39 @@ class HyperModel(keras_tuner.HyperModel):
                 except ValueError as error:
                     raise ValueError(f"`{name}` of fit: {error}") from error
 
+    def check_weights(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+        """Reads the weights from which trials start, and checks the range of arrays of images.
+
+        Args:
+            args, kwargs: the positional and keyword arguments of `fit`.
+
+        Raises:
+            ValueError: if the images have not the `value_range`, or no array fits a network.
+            OSError, ImportError: if weights cannot be read; the message says what to bring.
+        """
+        if self.starts is not None:
+            self.starts.check(named(args, kwargs).get("x"))
+
     def fit(self, hp: Any, model: keras.Model, *args: Any, **kwargs: Any) -> Any:
-        """Calls `model.fit` with the recipe's schedule and the network's costs in the logs."""
+        """Calls `model.fit` with the recipe's schedule and the network's costs in the logs.
+
+        Where `head_epochs` come first, it is called twice; the History has all epochs.
+        """
         net = network_of(hp)
+        given = named(args, kwargs)
         added: list[Any] = []
         if self.compile is None:
             chosen = _read(hp, self.recipe.tree()).arguments
-            added = self.recipe.callbacks(named(args, kwargs).get("epochs", 1), **chosen)
-        costs = CostLogs(net, self.space.input_shape, self.latency)
+            added = self.recipe.callbacks(given.get("epochs", 1), **chosen)
+        costs = CostLogs(net, self.input_shape(hp), self.latency)
         averaged = [one for one in added if isinstance(one, Averaged)]
         schedules = [one for one in added if one not in averaged]
         # First, so that the tuner's own callbacks find the costs in the logs and averaged weights.
-        kwargs["callbacks"] = [costs, *averaged, *(kwargs.get("callbacks") or ()), *schedules]
-        return super().fit(hp, model, *args, **kwargs)
+        given["callbacks"] = [costs, *averaged, *(given.get("callbacks") or ()), *schedules]
+        again = partial(self.compiled, model, hp)
+        return fit_head_first(
+            self.chosen(hp).head_epochs, partial(super().fit, hp, model), again, given
+        )
 
 
 def named(args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
@@ -189,7 +267,7 @@ class CostLogs(keras.callbacks.Callback):
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Measures the latency of the model."""
         model: Any = self.model
-        if self._timed:
+        if self._timed and "latency" not in self._costs:  # `fit` may be called twice
             self._costs["latency"] = measured_latency(model)
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
@@ -266,7 +344,7 @@ class _Values(dict[str, Any]):
     """
 
     def keys(self) -> Any:
-        return [name for name in self if not name.startswith(NETWORK)]
+        return [name for name in self if not name.startswith((NETWORK, START))]
 
 
 def network_of(hp: Any, name: str | None = None) -> Architecture:

@@ -8,13 +8,12 @@ from typing import Any
 import keras
 
 from kblocks.networks.architecture import Architecture
-from kblocks.networks.building import input_of
+from kblocks.networks.starting import SCALING, model_on_images
 from kblocks.tuner.images.data import Data
 from kblocks.tuner.images.image_files import ImageFiles
 from kblocks.tuner.records import Record, Run
 
 MODEL = "best.keras"  # the file of the delivered model, in the run's folder
-_SCALING = "source_scaling"  # the layer that divides by the data's scale
 
 
 def record_of(data: Data) -> dict[str, Any]:
@@ -53,7 +52,9 @@ def facts(run: Run, trial: Record, model: Any, retrained: Data | None = None) ->
         "class_names": images.get("class_names"),
         "versions": {k: run.settings.get("versions", {}).get(k) for k in ("kblocks", "keras")},
     }
-    if any(layer.name == _SCALING for layer in model.layers):
+    if trial.started_from:
+        known["started_from"] = trial.started_from
+    if any(layer.name == SCALING for layer in model.layers):
         known["value_range"] = [value * images["scale"] for value in images["value_range"]]
     count = None if retrained is None else images_of(retrained.train)
     return known if count is None else {**known, "images": count}
@@ -69,7 +70,8 @@ def images_of(part: Any) -> int | None:
 def model_of(run: Run, trial: Record, weights: Any) -> keras.Model:
     """A trial's network as a model that takes images with the values that their source has.
 
-    A layer divides them by what the data were divided by for the search, such as 255 for files.
+    A layer divides them by what the data were divided by for the search, such as 255 for files;
+    if the trial began with published weights, others resize and normalize them as in the trial.
 
     Args:
         run, trial: a search over a space of kblocks, and the trial.
@@ -77,12 +79,8 @@ def model_of(run: Run, trial: Record, weights: Any) -> keras.Model:
     """
     assert trial.network is not None
     assert run.input_shape is not None
-    inputs, scale = None, _images(run).get("scale", 1)
-    if scale != 1:  # in float32, so that integers and fractions are exact under any dtype policy
-        scaling = keras.layers.Rescaling(1 / scale, dtype="float32", name=_SCALING)
-        inputs = scaling(input_of(run.input_shape, "", {}))
-    net = Architecture.from_json(trial.network)
-    model = net.model(run.input_shape, input_tensor=inputs)
+    net, scale = Architecture.from_json(trial.network), _images(run).get("scale", 1)
+    model = model_on_images(net, run.input_shape, trial.start, scale)
     model.set_weights(weights)
     return model
 

@@ -15,8 +15,9 @@ import optuna
 from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, TrialState
 
+from kblocks.common.quantities import quantity
 from kblocks.common.showing import html_table
-from kblocks.search_space.names import NETWORK
+from kblocks.search_space.names import NETWORK, START
 
 # Keys of user attributes in Optuna's storage. Of a trial:
 COSTS = "kblocks/costs"  # {"params": ..., "macs": ..., "activations": ..., "latency": ...}
@@ -123,6 +124,9 @@ class Record:
         fixed: {name: value} of hyperparameters that are not searched (`hp.Fixed`), and the JSON
             of further networks by their names.
         executions: {"scores": ..., "history": ...} of each training, if a trial has several.
+        start: of a network that started from published weights: their name ("weights"), how many
+            of its "arrays" and "numbers" are from them and how many it has, and what the model
+            does to images first.
     """
 
     number: int
@@ -142,6 +146,19 @@ class Record:
     shapes: Mapping[str, Any] = field(default_factory=dict)
     fixed: Mapping[str, Any] = field(default_factory=dict)
     executions: Sequence[Mapping[str, Any]] = ()
+    start: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def started_from(self) -> str:
+        """As text: "98 of 102 arrays, 11.2 M of 11.7 M weights of resnet18 tv_in1k", or ""."""
+        try:
+            (arrays, of), numbers = self.start["arrays"], self.start["numbers"]
+            loaded, every = map(quantity, numbers)
+            return (
+                f"{arrays} of {of} arrays, {loaded} of {every} weights of {self.start['weights']}"
+            )
+        except (KeyError, TypeError, ValueError):  # none, or by another program
+            return ""
 
     @property
     def spread(self) -> tuple[float, ...]:
@@ -336,4 +353,5 @@ def record(trial: FrozenTrial) -> Record:
         shapes=attributes.get(SHAPES, {}),
         fixed=attributes.get(FIXED, {}),
         executions=attributes.get(EXECUTIONS, ()),
+        start=attributes.get(START, {}),
     )

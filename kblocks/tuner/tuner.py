@@ -228,6 +228,7 @@ class Tuner(keras_tuner.Tuner):
             check(fit, self.folds)
             if isinstance(self.hypermodel, HyperModel):
                 self.hypermodel.check_targets(*fit)
+                self.hypermodel.check_weights(*fit)
             self._begin(fit, job.named())
             self.on_search_begin()
             supervise(self, job, fit, verbose)
@@ -436,7 +437,9 @@ class Tuner(keras_tuner.Tuner):
         )
 
     def _model(self, record: Record, weights: Any) -> keras.Model:
-        model: Any = self.build(hyperparameters(record))
+        starts = getattr(self.hypermodel, "starts", None)
+        with contextlib.nullcontext() if starts is None else starts.unread():
+            model: Any = self.build(hyperparameters(record))
         build_as(model, record.shapes)
         try:
             model.set_weights(weights)

@@ -16,7 +16,7 @@ from optuna.distributions import (
     IntDistribution,
 )
 
-from kblocks.search_space.names import NETWORK
+from kblocks.search_space.names import NETWORK, START
 
 _PLAIN = (bool, int, float, str, type(None))  # value types that Keras Tuner allows
 _GRID = 10  # values into which a grid splits a range without a step
@@ -73,7 +73,7 @@ class Asking(keras_tuner.HyperParameters):
         return {
             name: value
             for name, value in self.values.items()
-            if name not in self.asked and name != NETWORK and isinstance(value, _PLAIN)
+            if name not in self.asked and name not in (NETWORK, START) and isinstance(value, _PLAIN)
         }
 
     def _chosen(self, declare: Callable[..., Any], args: Any, kwargs: Any) -> Any:

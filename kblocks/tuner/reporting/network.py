@@ -20,6 +20,8 @@ def drawing(view: View) -> str:
     if best is None:
         return ""
     title = f"Trial {best.number}: {', '.join(view.scores_of(best))}."
+    if best.record.started_from:
+        title += f" Its weights started from {best.record.started_from}."
     words = outline_table(best.record.network)
     svg = _figure(best.record.network, view.run.input_shape)
     if svg:

@@ -11,6 +11,7 @@ import keras
 import numpy as np
 
 from kblocks.training.averaging import as_trained
+from kblocks.tuner.bridge import HyperModel
 from kblocks.tuner.running.failures import FailedError
 from kblocks.tuner.running.recorder import Progress
 from kblocks.tuner.running.results import figures_of, refuse_diverged
@@ -58,9 +59,17 @@ class Epochs(keras.callbacks.Callback):
         state, self._state = self._state, None
         if state is None:
             return
+        hypermodel, hp = self._search.tuner.hypermodel, self._trial.hyperparameters
+        is_ours = isinstance(hypermodel, HyperModel)
+        head = hypermodel.chosen(hp).head_epochs if is_ours else 0
+        if head and state.epoch >= head:
+            hypermodel.compiled(model, hp)
+            state.optimizer = state.optimizer if state.epoch > head else []  # a new one begins here
         try:
             state.restore(model)
         except ValueError:  # truncated, or of another model
+            if head:
+                hypermodel.compiled(model, hp, epoch=0)
             log.warning("The checkpoint of trial %s does not fit: it starts anew", self.number)
             self._trial.weights = []
             return

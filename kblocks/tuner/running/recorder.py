@@ -14,7 +14,7 @@ import optuna
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
-from kblocks.search_space.names import NETWORK
+from kblocks.search_space.names import NETWORK, START
 from kblocks.tuner.records import (
     ATTEMPTS,
     COST_NAMES,
@@ -120,12 +120,16 @@ class Recorder:
             raise LostError
         return known
 
-    def built(self, network: str | None, costs: Mapping[str, float]) -> None:
-        """Records the network of the model and its costs."""
+    def built(
+        self, network: str | None, costs: Mapping[str, float], start: Mapping[str, Any]
+    ) -> None:
+        """Records the network of the model, its costs, and the weights from which it starts."""
         self.check_owner()
         self.costs = dict(costs)
         if network is not None:
             self._trial.set_user_attr(NETWORK, network)
+        if start:
+            self._trial.set_user_attr(START, dict(start))
         self._trial.set_user_attr(COSTS, self.costs)
 
     def built_by_fit(self, shapes: Mapping[str, Any]) -> None:

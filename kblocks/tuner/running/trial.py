@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import json
 import math
 import os
 from collections.abc import Callable, Mapping
@@ -13,7 +14,7 @@ import keras
 import keras_tuner
 from keras_tuner.engine.trial import Trial
 
-from kblocks.search_space.names import NETWORK
+from kblocks.search_space.names import NETWORK, START
 from kblocks.tuner.bridge import HyperModel, costs_of, named, network_of
 from kblocks.tuner.choosing.sampler import RepeatedError
 from kblocks.tuner.records import folder_name
@@ -91,7 +92,8 @@ class Attempt(Trial):
         model: Any = search.tuner.build(hp)
 
         def built() -> None:
-            self.recorder.built(hp.values.get(NETWORK), _costs(search, hp, model))
+            start = json.loads(hp.values.get(START, "{}"))
+            self.recorder.built(hp.values.get(NETWORK), _costs(search, hp, model), start)
             if self.recorder.is_new and index == 0:
                 asked = {name: hp.values[name] for name in hp.asked}
                 search.sampler.refuse_repeated(self.recorder.number, asked)
@@ -169,7 +171,9 @@ def _fitted(trial: Attempt, model: keras.Model, fit: Fit, epochs: Epochs, part: 
 
             run = folder_name(trial.recorder.number)
             callback.log_dir = os.path.join(str(callback.log_dir), run, part)
-            values = {name: value for name, value in hp.values.items() if name != NETWORK}
+            values = {
+                name: value for name, value in hp.values.items() if name not in (NETWORK, START)
+            }
             added.append(Values(callback.log_dir, run, values))
     kwargs["callbacks"] = [*own, *added, *hooks(trial), epochs]
     kwargs.setdefault("verbose", 0)
@@ -209,7 +213,7 @@ def _costs(
             message = f"the model has {params:,} parameters, which {search.tuner.budget} excludes"
             raise FailedError("budget", message)
     elif NETWORK in hp.values:
-        return costs_of(network_of(hp), search.tuner.hypermodel.space.input_shape)
+        return costs_of(network_of(hp), search.tuner.hypermodel.input_shape(hp))
     return {"params": params}
 
 

@@ -19,7 +19,7 @@ import keras_tuner
 from kblocks.common.atomic import whole
 from kblocks.common.backend import custom_gradients, forget_gradients
 from kblocks.networks.architecture import Architecture
-from kblocks.search_space.names import NETWORK
+from kblocks.search_space.names import NETWORK, START
 from kblocks.tuner.bridge import HyperModel, network_of
 from kblocks.tuner.delivering import MODEL, facts
 from kblocks.tuner.files import save, table_of, write_trials
@@ -117,7 +117,7 @@ def search(
         network = network_of(found)
         with whole(folder / "best.json") as path:
             path.write_text(network.to_json(indent=2), encoding="utf-8")
-    values = {name: value for name, value in found.items() if not name.startswith(NETWORK)}
+    values = {name: value for name, value in found.items() if not name.startswith((NETWORK, START))}
     return Result(model, network, values, best.scores[0], run)
 
 

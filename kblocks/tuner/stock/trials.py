@@ -14,7 +14,7 @@ import keras_tuner
 from keras_tuner.engine.hyperparameters import Fixed
 
 from kblocks.common.atomic import whole
-from kblocks.search_space.names import NETWORK
+from kblocks.search_space.names import NETWORK, START
 from kblocks.tuner.bridge import HyperModel, costs_of, network_of
 from kblocks.tuner.choosing.asking import distribution_of
 from kblocks.tuner.records import COST_NAMES, Failure, Objective, Record, Run
@@ -109,7 +109,7 @@ class Trials(keras.callbacks.Callback):
         oracle: Any = self._tuner.oracle
         trial = oracle.get_trial(trial_id)
         found = trial.hyperparameters.values.copy()
-        network = found.pop(NETWORK, None)
+        network, start = found.pop(NETWORK, None), json.loads(found.pop(START, "{}"))
         fixed = {one.name for one in trial.hyperparameters.space if not _is_choice(one)}
         fixed |= {name for name in found if _is_internal(name)}
         state = "running"
@@ -123,6 +123,7 @@ class Trials(keras.callbacks.Callback):
             scores=(float(trial.score),) if state == "completed" else (),
             values={name: value for name, value in found.items() if name not in fixed},
             network=network,
+            start=start,
             failure=self._failure(trial) if state == "failed" else None,
             fixed={name: found[name] for name in fixed if name in found},
             **notes,

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields, is_dataclass
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -29,10 +30,11 @@ _HASHED = 1 << 26  # bytes of an array that are hashed, evenly spaced in a large
 _BINDING = (
     *("objectives", "input_shape", "builder", "space", "fixed", "budget", "recipe", "data"),
     *("executions_per_trial", "folds", "hyperparameters", "optimizer", "loss", "metrics"),
+    *("weights", "finetuning", "value_range"),
 )
 # Fields that `Recipe` got later; they are not written at their default, as in older searches.
 _LATER = {f.name: f.default for f in fields(Recipe) if f.name in ("warmup", "ema", "clip")}
-_GROWING = ("space", "recipe")  # those of them to which choices may be added
+_GROWING = ("space", "recipe", "finetuning")  # those of them to which choices may be added
 _WAYS_OUT = "Give it another `project_name`, undo the change, or start anew with overwrite=True"
 _EXTENDABLE = " (added choices can be allowed: extend=True)"
 _FOLDERS = (  # only folders of images are recorded with a `hash` of their own
@@ -66,6 +68,11 @@ def settings_of(
     training = hypermodel.recipe if hypermodel.compile is None else hypermodel.compile
     choices = hypermodel.dimensions()
     plain = training.tree().fixed if isinstance(training, Recipe) else {"compile": training}
+    if hypermodel.weights is not None:
+        plain |= hypermodel.finetuning.tree().fixed
+        settings["weights"] = _weights(hypermodel.weights)
+        settings["finetuning"] = text_of(hypermodel.finetuning)
+        settings["value_range"] = text_of(hypermodel.value_range)
     return settings | {
         "builder": name_of(space.builder),
         "input_shape": list(space.input_shape or ()),
@@ -82,6 +89,14 @@ def settings_of(
         # The arguments of the recipe that contain no choice.
         "plain": {k: text_of(v, isinstance(training, Recipe)) for k, v in plain.items()},
     }
+
+
+def _weights(weights: Any) -> Any:
+    """Identifies weights by their name, a file by its name and size."""
+    is_path = not isinstance(weights, Mapping)
+    if is_path and (path := Path(weights)).is_file():
+        return f"{path.name} of {path.stat().st_size} bytes"
+    return str(weights) if is_path else fingerprint(weights)
 
 
 def unusual(tuner: Any) -> dict[str, str]:
