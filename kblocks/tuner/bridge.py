@@ -13,16 +13,21 @@ from weakref import WeakKeyDictionary
 import keras
 import keras_tuner
 
+from kblocks.heads import tasks_of
 from kblocks.model_tools.timing import latency as measured_latency
 from kblocks.networks.architecture import Architecture
+from kblocks.networks.model_costs import cost_of_model
 from kblocks.search_space.budget import Budget
 from kblocks.search_space.choices import Choice, Integer, Real, Searchable
+from kblocks.search_space.models import OverBudgetError
 from kblocks.search_space.names import NETWORK, network_key, prefix_of
 from kblocks.search_space.recording import check_recordable
 from kblocks.search_space.space import Space
 from kblocks.search_space.tree import Point, Tree
 from kblocks.training.preparing import prepare
 from kblocks.training.recipe import Recipe, fresh
+
+OVER_BUDGET = "over budget"  # begins the message of a trial whose Keras model does not fit
 
 
 class HyperModel(keras_tuner.HyperModel):
@@ -32,7 +37,8 @@ class HyperModel(keras_tuner.HyperModel):
     values, and `hp.values["kblocks/network"]` holds the JSON of the network that was built.
 
     Args:
-        space: a `kb.Space` of networks with an input shape: `space.within(input_shape, budget)`.
+        space: a `kb.Space` of networks or Keras models with an input shape:
+            `space.within(input_shape, budget)`.
         recipe: a `kb.Recipe`, whose choices are searched too; None means `kb.Recipe()`.
         compile: replaces the recipe: a dict of arguments for `model.compile`, or a function
             of the model and `hp` that compiles the model.
@@ -88,6 +94,8 @@ class HyperModel(keras_tuner.HyperModel):
     def within(self, budget: Budget) -> HyperModel:
         """A copy of this hypermodel over the networks within a `kb.Budget`."""
         other = copy.copy(self)
+        del other.build  # Keras Tuner's wrapper of this one's method
+        keras_tuner.HyperModel.__init__(other, self.name, self.tunable)
         other.space = self.space.within(self.space.input_shape, budget)
         return other
 
@@ -101,7 +109,9 @@ class HyperModel(keras_tuner.HyperModel):
 
     def build(self, hp: Any) -> keras.Model:
         """Builds and compiles the model of the point in `hp`, repaired if it does not fit."""
-        return self.compiled(suggest(hp, self.space).model(self.space.input_shape), hp)
+        made = suggest(hp, self.space)
+        model = made if self.space.is_of_models else made.model(self.space.input_shape)
+        return self.compiled(model, hp)
 
     def compiled(self, model: keras.Model, hp: Any) -> keras.Model:
         """Compiles a model of the point in `hp`, and returns it."""
@@ -129,7 +139,8 @@ class HyperModel(keras_tuner.HyperModel):
         kind = type(self)
         if self.compile is not None or (kind.build, kind.fit) != (HyperModel.build, HyperModel.fit):
             return
-        tasks = self.space.build(self.space.default()).head
+        found = self.space.look()
+        tasks = tasks_of(found) if self.space.is_of_models else found.head
         for name, value in named(args, kwargs).items():
             targets = value
             if name in ("x", "validation_data"):
@@ -143,7 +154,7 @@ class HyperModel(keras_tuner.HyperModel):
 
     def fit(self, hp: Any, model: keras.Model, *args: Any, **kwargs: Any) -> Any:
         """Calls `model.fit` with the recipe's schedule and the network's costs in the logs."""
-        net = network_of(hp)
+        net = model if self.space.is_of_models else network_of(hp)
         added: list[Any] = []
         if self.compile is None:
             chosen = _read(hp, self.recipe.tree()).arguments
@@ -160,10 +171,16 @@ def named(args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
     return {**dict(zip(names, args, strict=False)), **kwargs}
 
 
-def costs_of(net: Architecture, input_shape: Any) -> dict[str, int]:
-    """The costs of a network, under the names that they have in logs and records."""
-    cost = net.cost(input_shape)
-    return {"params": cost.params, "macs": cost.macs, "activations": cost.activations}
+def costs_of(net: Architecture | keras.Model, input_shape: Any) -> dict[str, int]:
+    """The costs of a network, under the names that they have in logs and records.
+
+    Of a Keras model with layers of unknown cost, the parameters alone.
+    """
+    cost, unknown = (
+        cost_of_model(net) if isinstance(net, keras.Model) else (net.cost(input_shape), [])
+    )
+    names = ("params",) if unknown else ("params", "macs", "activations")
+    return {name: getattr(cost, name) for name in names}
 
 
 class CostLogs(keras.callbacks.Callback):
@@ -173,12 +190,13 @@ class CostLogs(keras.callbacks.Callback):
     image).
 
     Args:
-        net: the `kb.Architecture` of the model that is trained.
+        net: the `kb.Architecture` of the model that is trained, or the model, which may have
+            layers of unknown cost: then only `params` is added.
         input_shape: (height, width, channels).
         latency: whether to measure the model's latency, once before training.
     """
 
-    def __init__(self, net: Architecture, input_shape: Any, latency: bool = True) -> None:
+    def __init__(self, net: Any, input_shape: Any, latency: bool = True) -> None:
         super().__init__()
         self._costs: dict[str, float] = {**costs_of(net, input_shape)}
         self._timed = latency
@@ -196,10 +214,11 @@ class CostLogs(keras.callbacks.Callback):
 
 
 def suggest(hp: Any, space: Space, name: str | None = None) -> Architecture | Any:
-    """The network or the new layer of a trial's point, for use in your own `build(hp)`.
+    """The network, the new layer or the Keras model of a trial's point, for your own `build(hp)`.
 
     Declares the space's choices in `hp`. A point that does not fit (see `space.within`) is
-    repaired. `hp.values["kblocks/network"]` holds the JSON of the network.
+    repaired, but a Keras model over the budget fails the trial. `hp.values["kblocks/network"]`
+    holds the JSON of the network.
 
     Args:
         hp: the trial's `keras_tuner.HyperParameters`.
@@ -210,6 +229,7 @@ def suggest(hp: Any, space: Space, name: str | None = None) -> Architecture | An
     Raises:
         ValueError: if this trial has a network or block of that name from another space, or `hp`
             holds a value that the space does not have.
+        keras_tuner.errors.FailedTrialError: if a Keras model does not fit.
 
     Example:
         >>> block = kb.Space(kb.ResidualBlock, filters=kb.choice(16, 32), strides=kb.choice(1, 2))
@@ -222,11 +242,15 @@ def suggest(hp: Any, space: Space, name: str | None = None) -> Architecture | An
         ...     return model
     """
     point = _read(hp, space.tree, prefix_of(name, space.is_of_blocks))
-    bound = space.nearest(point).bound
-    text = bound.network.to_json()
+    try:
+        made, network = space.made(space.nearest(point), name)
+    except OverBudgetError as error:
+        raise keras_tuner.errors.FailedTrialError(f"{OVER_BUDGET}: {error}") from error
+    text = network.to_json() if network is not None else ""
     _refuse_other(hp, name, space, point.values, text)
-    hp.values = _Values({**hp.values, network_key(name): text})
-    return bound.made(name)
+    if text:
+        hp.values = _Values({**hp.values, network_key(name): text})
+    return made
 
 
 # By a network's name: its space's choices, their values, and the network's JSON.

@@ -207,6 +207,8 @@ def _costs(
         if not limits.get("min_params", 0) <= params <= limits.get("params", math.inf):
             message = f"the model has {params:,} parameters, which {search.tuner.budget} excludes"
             raise FailedError("budget", message)
+    elif search.tuner.hypermodel.space.is_of_models:
+        return costs_of(model, None)
     elif NETWORK in hp.values:
         return costs_of(network_of(hp), search.tuner.hypermodel.space.input_shape)
     return {"params": params}
