@@ -38,7 +38,7 @@ def macs(values: dict[str, Any]) -> int:
 
 
 def space() -> kb.Space:
-    kernel_size, units = kb.choice(3, (1, 7)), kb.choice(4, 8, 16)
+    kernel_size, units = kb.choice(3, (1, 7)), kb.choice(4, 16)
     return kb.Space(own_model, filters=kb.choice(2, 4, 8), kernel_size=kernel_size, units=units)
 
 
@@ -56,8 +56,8 @@ def _none_built() -> None:
 
 def test_by_hand_a_model_is_built() -> None:
     found = space()
-    assert repr(found) == "<Space of own_model: 3 choices, 18 models>"
-    values = {"filters": 4, "kernel_size": (1, 7), "units": 8}
+    assert repr(found) == "<Space of own_model: 3 choices, 12 models>"
+    values = {"filters": 4, "kernel_size": (1, 7), "units": 16}
     model = found.build(values)
     assert isinstance(model, keras.Model)
     assert model.layers[1].kernel_size == (1, 7)
@@ -65,7 +65,7 @@ def test_by_hand_a_model_is_built() -> None:
     assert BUILT[-1] == values
     lines: list[str] = []
     found.describe(lines.append)
-    assert lines[0].endswith("3 choices, 18 models")
+    assert lines[0].endswith("3 choices, 12 models")
     assert found.key(values) == found.key({**values, "kernel_size": "1x7"})
     assert found.key(values) != found.key(found.default())
 
@@ -80,14 +80,14 @@ def test_a_budget_holds_models_and_each_is_built_once() -> None:
         {"filters": f, "kernel_size": k, "units": u}
         for f in (2, 4, 8)
         for k in (3, (1, 7))
-        for u in (4, 8, 16)
+        for u in (4, 16)
     ]
     assert sorted(map(str, fitting)) == sorted(str(v) for v in every if macs(v) <= MACS)
-    assert len(BUILT) == 18
+    assert len(BUILT) == 12
     _ = found.build(BUILT[-1])
-    assert len(BUILT) == 18  # that model was there
+    assert len(BUILT) == 12  # that model was there
     _ = found.build(BUILT[-1])
-    assert len(BUILT) == 19  # a second one is another model
+    assert len(BUILT) == 13  # a second one is another model
     copied = pickle.loads(pickle.dumps(found))
     assert copied.sample(3) == found.sample(3)
 
@@ -119,7 +119,7 @@ class Untrained(kb.tuner.HyperModel):
 
     def fit(self, hp: Any, model: Any, *args: Any, **kwargs: Any) -> Any:
         self.trained.append(macs(hp.values))
-        return {"val_accuracy": 1 / model.count_params()}
+        return dict.fromkeys(("val_accuracy", "val_loss"), 1 / model.count_params())
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -217,9 +217,9 @@ def test_tools_for_architectures_say_so() -> None:
         kb.tuner.network_of(hp)
     with pytest.raises(TypeError, match="must return an Architecture or a Keras model"):
         kb.Space(lambda units: units, units=kb.choice(1, 2))
-    mixed = kb.choice(own_model, kb.vgg11)
-    with pytest.raises(ValueError, match="fits"):
-        kb.Space(mixed, filters=2).within(INPUT)
+    mixed = kb.Space(kb.choice(lambda: keras.Sequential(), kb.vgg11))
+    with pytest.raises(TypeError, match=r"vgg11 must return a Keras model, as the default"):
+        mixed.build({"builder": "vgg11"})
 
 
 def test_a_model_with_layers_of_unknown_cost_is_held_to_its_parameters() -> None:

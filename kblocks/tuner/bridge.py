@@ -154,7 +154,7 @@ class HyperModel(keras_tuner.HyperModel):
 
     def fit(self, hp: Any, model: keras.Model, *args: Any, **kwargs: Any) -> Any:
         """Calls `model.fit` with the recipe's schedule and the network's costs in the logs."""
-        net = model if self.space.is_of_models else network_of(hp)
+        net = network_of(hp) if NETWORK in hp.values else model
         added: list[Any] = []
         if self.compile is None:
             chosen = _read(hp, self.recipe.tree()).arguments
