@@ -189,7 +189,7 @@ def test_a_space_that_knows_its_input_is_no_builder() -> None:
     for builder in (inner, kb.choice(inner, kb.vgg11)):
         with pytest.raises(ValueError, match=r"before `within`.*Received: a Space within \(8"):
             kb.Space(builder)
-    with pytest.raises(TypeError, match=r"must be functions or Spaces. Received: 'vgg11'"):
+    with pytest.raises(TypeError, match=r"a function or a Space. Received: builder='vgg11'"):
         kb.Space(kb.choice(kb.resnet18, "vgg11"))
 
 

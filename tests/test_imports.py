@@ -29,8 +29,8 @@ PACKAGES: dict[str, set[str]] = {
     "training": {"search_space"},
     "families": {"search_space", "networks"},
     "drawing": {"model_tools", "networks"},
-    "tuner": {"drawing", "training"},
-    "command": {"families", "tuner"},
+    "tuner": {"drawing", "families", "training"},
+    "command": {"tuner"},
 }
 # What lies beside the packages.
 ROOT = {"__init__", "__main__", "exports", "fields", "ops"}
@@ -40,6 +40,7 @@ IN_TUNER: dict[str, set[str]] = {
     "records": set(),
     "files": {"records"},
     "bridge": set(),
+    "applications": {"bridge"},
     "images": set(),
     "delivering": {"images", "records"},
     "predicting": {"delivering", "files"},

@@ -407,7 +407,7 @@ def test_option_that_works_somewhere_is_kept() -> None:
 
 @pytest.mark.parametrize("arguments", [{"a": 1}, {"a": kb.choice(1, 2)}, {"a": kb.real(0, 1)}])
 def test_builder_that_returns_something_else_is_refused(arguments: Any) -> None:
-    with pytest.raises(TypeError, match=r"must return an Architecture. Received: 'net'"):
+    with pytest.raises(TypeError, match=r"an Architecture or a Keras model. Received: 'net'"):
         kb.Space(lambda a: "net", **arguments)
     with pytest.raises(TypeError, match=r"`builder` must be .* Received: builder='resnet'"):
         kb.Space("resnet", **arguments)

@@ -81,7 +81,7 @@ def finish(
         last = None if retrain is None else retrain(data)
         model = tuner.model_of(best) if last is None else _retrained(tuner, best, last, console)
         delivered = model
-        if type(tuner.hypermodel).build is HyperModel.build:
+        if type(tuner.hypermodel).build is HyperModel.build and best.network is not None:
             delivered = model_of(run, best, model.get_weights())
             tuner.hypermodel.compiled(delivered, tuner.get_best_hyperparameters()[0])
         if path.exists():

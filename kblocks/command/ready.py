@@ -11,13 +11,13 @@ from typing import Any, Self
 from kblocks.command.listing import FAMILIES
 from kblocks.command.typed import check_known
 from kblocks.families import ready_spaces as spaces
-from kblocks.families.published_choices import pooled_stages
+from kblocks.families.small_images import for_size
 from kblocks.networks.architecture import Architecture
 from kblocks.networks.catalog import architecture, by_family
 from kblocks.networks.starting import Start, loadable, starts_of
 from kblocks.networks.torch_weights import is_source
 from kblocks.search_space.budget import Budget
-from kblocks.search_space.choices import choice, per_stage, real
+from kblocks.search_space.choices import choice, real
 from kblocks.search_space.space import Space
 from kblocks.training.recipe import Recipe
 from kblocks.training.transfer import FineTuning
@@ -31,7 +31,6 @@ from kblocks.tuner.running.jobs import Job, run_file_function
 from kblocks.tuner.tuner import Tuner
 
 TRIALS, EPOCHS, BATCH = 20, 15, 64  # the defaults
-_SMALL = 64  # pixels; up to this side length images count as small
 _MACS = 40_000  # per pixel, as ResNet-20 on 32x32
 
 
@@ -51,8 +50,7 @@ def space(
     """
     check_known("--family", family, FAMILIES)
     height, width, _ = input_shape
-    opened = _for_small(family, min(height, width)) if max(height, width) <= _SMALL else {}
-    ready = getattr(spaces, family)(classes=classes, **opened)
+    ready = getattr(spaces, family)(classes=classes, **for_size(family, input_shape))
     return ready.within(input_shape, budget or Budget(macs=_MACS * height * width))
 
 
@@ -262,34 +260,3 @@ class RunFile(NamedJob):
                 f"`tuner` of a run file must return a kb.tuner.Tuner. Received: {found!r}"
             )
         return found
-
-
-def _for_small(family: str, side: int) -> Mapping[str, Any]:
-    """Arguments that adapt a family's ready space to small images."""
-    filters = choice(32, 16, 64)
-    match family:
-        case "resnet" | "preresnet" | "resnext" | "densenet":
-            return {"stem": {"filters": filters, "kernel_size": 3, "strides": 1, "pool": None}}
-        case "xception":
-            kernel = {"kernel_size": 3, "padding": "same"}
-            return {"stem": [{"filters": filters, **kernel}, {"filters": choice(64, 32), **kernel}]}
-        case "efficientnet":
-            return {"stem": {"filters": filters, "strides": 1}}
-        case "tresnet":
-            return {"stem": {"filters": filters, "block_size": choice(1, 2)}}
-        case "alexnet":
-            stem = {"kernel_size": choice(3, 5), "strides": 1, "padding": "same"}
-            return {"stem": {"filters": filters, **stem, "pool": choice("max", None)}}
-        case "vgg":  # each of its stages halves the map
-            stages = min(5, int(math.log2(side)))
-            widths = [
-                choice(*dict.fromkeys(min(n * 2**stage, 512) for n in (32, 16, 64)))
-                for stage in range(stages)
-            ]
-            return {
-                "blocks": per_stage(stages, choice(1, 2)),
-                "filters": widths,
-                "kernel_size": per_stage(stages, choice(3, 5)),
-                **pooled_stages(["max"] * stages, size=2),
-            }
-    return {}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from dataclasses import replace
 from typing import Any
@@ -15,6 +14,7 @@ from kblocks.common.keras_graph import as_functional, calls_of, depths_of, is_gr
 from kblocks.drawing.labels import Label, by, function_name, strides_text
 from kblocks.drawing.rows import Chip, DrawnRow, alike, chips_of
 from kblocks.networks.architecture import INPUT
+from kblocks.networks.model_costs import cost_of_call, shape_of
 from kblocks.plans.cost import Cost
 
 _KINDS = (
@@ -23,13 +23,6 @@ _KINDS = (
     ("pool", ("Pool", "UpSampling")),
     ("norm", ("Normalization",)),
     ("act", ("Activation", "ReLU", "Softmax", "ELU", "GELU")),
-)
-_OF_KERAS: Any = keras.layers
-_LINEAR = (_OF_KERAS.Conv2D, _OF_KERAS.DepthwiseConv2D, _OF_KERAS.SeparableConv2D, _OF_KERAS.Dense)
-_NORMS = (
-    _OF_KERAS.BatchNormalization,
-    _OF_KERAS.LayerNormalization,
-    _OF_KERAS.GroupNormalization,
 )
 
 
@@ -88,44 +81,18 @@ def _in_order(model: Any) -> list[Any]:
 
 
 def _row(layer: Any, name: str, inputs: tuple[str, ...], node: Any) -> DrawnRow:
-    shapes = [_shape(layer, x) for x in node.input_tensors]
-    output = _shape(layer, node.output_tensors[0])
+    shapes = [shape_of(layer, x) for x in node.input_tensors]
+    output = shape_of(layer, node.output_tensors[0])
     params = layer.count_params() if isinstance(layer, keras.Layer) else 0
-    kind, cost = type(layer).__name__, Cost(output, params)
-    row = DrawnRow(name, _chips(layer), inputs, kind, cost, worked_out=not params)
+    kind, known = type(layer).__name__, cost_of_call(node)
+    cost = known or Cost(output, params)
+    row = DrawnRow(name, _chips(layer), inputs, kind, cost, worked_out=known is not None)
     if not isinstance(layer, Block):
-        known = _cost_of(layer, output)
-        return row if known is None else replace(row, cost=known, worked_out=True)
+        return row
     shape = shapes if len(shapes) > 1 else shapes[0]
     plan = layer.spec.plan(channels_of(shape))
     chips = chips_of(Label(kind, "block"), plan, shape, output)
-    row = replace(row, chips=chips, plan=plan, shape=shape, key=alike(layer.spec))
-    if any(None in one for one in shapes):
-        return row
-    return replace(row, cost=layer.spec.cost(shape), worked_out=True)
-
-
-def _cost_of(layer: Any, output: tuple[Any, ...]) -> Cost | None:
-    """The cost of a layer of Keras by the shapes of its kernels; None of a kind not known here."""
-    if not isinstance(layer, (*_LINEAR, *_NORMS)) or None in output:
-        return None
-    params = layer.count_params(), sum(math.prod(w.shape) for w in layer.trainable_weights)
-    if isinstance(layer, _NORMS):
-        return Cost(output, *params)
-    kernels = ("kernel", "depthwise_kernel", "pointwise_kernel")
-    shapes = [getattr(layer, name).shape for name in kernels if hasattr(layer, name)]
-    pixels, channels = math.prod(output[:-1]), output[-1]
-    if len(shapes) == 2:  # separable: also the output of the depthwise convolution
-        channels += math.prod(shapes[0][-2:])
-    return Cost(output, *params, pixels * sum(map(math.prod, shapes)), pixels * channels)
-
-
-def _shape(layer: Any, x: Any) -> tuple[Any, ...]:
-    """The shape of a tensor without the batch; of a map (height, width, channels)."""
-    sizes = tuple(x.shape[1:])
-    if len(sizes) == 3 and getattr(layer, "data_format", None) == "channels_first":
-        return sizes[1], sizes[2], sizes[0]
-    return sizes
+    return replace(row, chips=chips, plan=plan, shape=shape, key=alike(layer.spec))
 
 
 def _chips(layer: Any) -> tuple[Chip, ...]:

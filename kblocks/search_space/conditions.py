@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import keras
+
 from kblocks.blocks.block import Block
 from kblocks.networks.architecture import Architecture
 
@@ -71,13 +73,33 @@ class Bound:
             return Architecture(
                 [("block", self.builder.Spec(**fields))], name=name_of(self.builder)
             )
-        net = self.builder(**self.arguments)
+        net = self.product
+        if isinstance(net, keras.Model):
+            raise TypeError(
+                f"{name_of(self.builder)} returns Keras models, which have no Architecture, and so "
+                "no JSON, no repair and no `network` for `where`; its default point must build"
+            )
         if not isinstance(net, Architecture):
             raise TypeError(
-                "The builder must be a block's class, or must return an Architecture. "
-                f"Received: {net!r}"
+                "The builder must be a block's class, or must return an Architecture or a Keras "
+                f"model. Received: {net!r}"
             )
         return net
+
+    @functools.cached_property
+    def product(self) -> Any:
+        """What the builder returns."""
+        return self.builder(**self.arguments)
+
+    @property
+    def model(self) -> keras.Model:
+        """The Keras model that the builder returns."""
+        if not isinstance(self.product, keras.Model):
+            raise TypeError(
+                f"{name_of(self.builder)} must return a Keras model, as the default of its space "
+                f"does. Received: {self.product!r}"
+            )
+        return self.product
 
     @property
     def is_block(self) -> bool:

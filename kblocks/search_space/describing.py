@@ -24,8 +24,11 @@ def choice_rows(tree: Tree) -> list[tuple[str, str, str]]:
     return [("choice", "options", "only where"), *rows]
 
 
-def table(tree: Tree) -> str:
-    """The rows as text; what many choices mean for a Bayesian search; the number of networks."""
+def table(tree: Tree, noun: str) -> str:
+    """The rows as text; what many choices mean for a Bayesian search; the number of networks.
+
+    `noun` is as for `counts_of`.
+    """
     rows = choice_rows(tree)
     widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
     lines = [f"{a:<{widths[0]}}  {b:<{widths[1]}}  {c}".rstrip() for a, b, c in rows]
@@ -33,13 +36,14 @@ def table(tree: Tree) -> str:
     if count > _FEW:  # `num_initial_points` of Keras Tuner's BayesianOptimization
         random = f"A Bayesian search of Keras Tuner draws its first {3 * count} points at random"
         lines.append(f"{random}, 3 for each choice; num_initial_points= changes that")
-    return "\n".join([*lines, counts_of(tree)])
+    return "\n".join([*lines, counts_of(tree, noun)])
 
 
-def counts_of(tree: Tree) -> str:
-    """How many choices a space has, and how many networks they make."""
-    count = len(tree.dimensions)
-    return f"{count} choice{'' if count == 1 else 's'}, {_networks(size(tree))}"
+def counts_of(tree: Tree, noun: str) -> str:
+    """How many choices a space has, and how many networks (or what `noun` says) they make."""
+    count, points = len(tree.dimensions), size(tree)
+    ends = ["" if number == 1 else "s" for number in (count, points)]
+    return f"{count} choice{ends[0]}, {_number(points)} {noun}{ends[1]}"
 
 
 def _short(text: str) -> str:
@@ -78,12 +82,10 @@ def _when(tree: Tree, dimension: Dimension) -> str:
     return "; ".join(parents)
 
 
-def _networks(count: float) -> str:
+def _number(count: float) -> str:
     if math.isinf(count):
-        return "infinitely many networks"
-    if count >= _COUNTED:
-        return f"about 10^{round(math.log10(count))} networks"
-    return f"{count:,} network{'' if count == 1 else 's'}"
+        return "infinitely many"
+    return f"{count:,}" if count < _COUNTED else f"about 10^{round(math.log10(count))}"
 
 
 # --- counting ----------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -24,6 +25,11 @@ def refuse_second(trial: Any, name: str | None) -> None:
             f"name='teacher'). Received: name={name!r} again"
         )
     names.add(name)
+
+
+def pruned(error: Exception) -> Exception:
+    """What ends an Optuna trial whose model does not fit: Optuna's TrialPruned."""
+    return getattr(sys.modules.get("optuna"), "TrialPruned", type(error))(str(error))
 
 
 def check_recordable(name: str, kind: Searchable) -> None:

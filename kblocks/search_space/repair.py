@@ -89,10 +89,13 @@ class Repair:
         tree: the tree of the points.
         measure: returns how far a point is from fitting; None if it fits.
         grow: whether a network can be too small, so that steps may enlarge it.
+        steps: whether to take steps; measuring a Keras model takes too long for many of them.
     """
 
-    def __init__(self, tree: Tree, measure: Measure, grow: bool = False) -> None:
-        self._tree, self._measure, self._grow = tree, measure, grow
+    def __init__(
+        self, tree: Tree, measure: Measure, grow: bool = False, steps: bool = True
+    ) -> None:
+        self._tree, self._measure, self._grow, self._steps = tree, measure, grow, steps
         self._ladders = {name: _ladder(d) for name, d in tree.dimensions.items()}
         self._shares = _shares(max((len(one.order) for one in self._ladders.values()), default=0))
 
@@ -172,7 +175,7 @@ class Repair:
         A large step that leads to a point that fits is taken back, and smaller ones go on.
         """
         point, now = start, self._measure(start)
-        if now is None:
+        if now is None or not self._steps:
             return start
         for share in self._shares:
             before = point

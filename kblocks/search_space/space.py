@@ -10,7 +10,9 @@ from random import Random
 from typing import Any
 
 from kblocks.common.showing import html_table
+from kblocks.heads.attaching import Head
 from kblocks.networks.architecture import Architecture, check_input_shape
+from kblocks.plans.cost import Cost
 from kblocks.plans.geometry import InputTooSmallError
 from kblocks.search_space import sampling
 from kblocks.search_space.budget import Budget
@@ -18,13 +20,15 @@ from kblocks.search_space.choices import Call, Choice, Fixed
 from kblocks.search_space.conditions import Bound, Condition, name_of
 from kblocks.search_space.dead_options import refuse_dead_options
 from kblocks.search_space.describing import choice_rows, counts_of, options_of, size, table
+from kblocks.search_space.models import Models, OverBudgetError
 from kblocks.search_space.names import is_of_others, network_key, prefix_of
-from kblocks.search_space.recording import refuse_second
+from kblocks.search_space.recording import pruned, refuse_second
 from kblocks.search_space.repair import Repair, Violation
 from kblocks.search_space.tree import Point, Tree
 
 _BUILDER = "builder"  # the name of the choice between builders
 _STATE = ("builder", "_source", "_arguments", "_conditions", "input_shape", "budget")
+_DRAWS = 100  # random points to try until the Keras model of one fits
 _REPEATS = 100  # `samples` ends after so many samples in a row without a new network
 
 
@@ -34,9 +38,15 @@ class Space:
     These are networks, or layers if the builder is a block's class. All that is said here of
     networks holds for blocks too, but `build` and `suggest` return a block as a Keras layer.
 
+    If the builder returns Keras models, so do `build` and `suggest`. A model has no Architecture:
+    no JSON, no repair, and equal values are what makes models equal. Its cost is counted from its
+    layers once it is built; a point whose model does not fit, or whose builder raises a
+    ValueError, is not repaired but drawn anew.
+
     Args:
-        builder: a function that returns an Architecture, such as `kb.resnet`; the class of a
-            block, such as `kb.ResidualBlock`; another Space; or a choice between such.
+        builder: a function that returns an Architecture, such as `kb.resnet`, or a `keras.Model`;
+            the class of a block, such as `kb.ResidualBlock`; another Space; or a choice between
+            such.
         where: a condition that networks must meet: a function that returns true or false. Its
             parameters have the names of arguments of the space
             (`where=lambda filters: filters[0] <= filters[1]`), or `network` for the architecture.
@@ -47,8 +57,8 @@ class Space:
     Raises:
         ValueError: if choices with the same name differ, an option makes every network fail, or
             no network was found that meets `where`.
-        TypeError: if the builder does not take the arguments or returns no Architecture, or
-            `where` is not a function of them.
+        TypeError: if the builder does not take the arguments or returns neither an Architecture
+            nor a Keras model, or `where` is not a function of them.
 
     Example:
         >>> space = kb.Space(kb.resnet, classes=10, filters=kb.per_stage(4, kb.choice(16, 32)))
@@ -75,8 +85,28 @@ class Space:
         self.input_shape: tuple[int, int, int] | None = None
         self.budget = Budget()
         self._span()
-        refuse_dead_options(self.tree)
+        self._models = None if self.is_of_blocks else self._found_models()
+        if self._models is None:
+            refuse_dead_options(self.tree)
         self._prepare()
+
+    def _found_models(self) -> Models | None:
+        """The models of a space whose default is a Keras model, already built; else None."""
+        models = Models()
+        try:
+            models.look(self.tree.default())
+        except Exception:  # `refuse_dead_options` reports it
+            return None
+        return models
+
+    @property
+    def is_of_models(self) -> bool:
+        """Whether the builder returns Keras models."""
+        return self._models is not None
+
+    @property
+    def _noun(self) -> str:
+        return "block" if self.is_of_blocks else "model" if self.is_of_models else "network"
 
     def _span(self) -> None:
         """Sets up the choices, but not what fits."""
@@ -84,8 +114,8 @@ class Space:
         searched = {}
         if self._is_searched:
             searched[_BUILDER] = _node(self._source, set(self._arguments))
-        elif not callable(self._source) or isinstance(self._source, Architecture):
-            raise TypeError(f"`builder` must be a function. Received: builder={self._source!r}")
+        else:
+            _check_builder(self._source)
         self.tree = Tree({**searched, **self._arguments}, bind=self._bind)
         self.is_of_blocks = self.tree.default().bound.is_block
 
@@ -93,14 +123,14 @@ class Space:
         source = self._source
         name = options_of(source) if isinstance(source, Choice) else name_of(source)
         limits = "" if self.input_shape is None else f", within {self.input_shape}, {self.budget}"
-        return f"<Space of {name}: {counts_of(self.tree)}{limits}>"
+        return f"<Space of {name}: {counts_of(self.tree, self._noun)}{limits}>"
 
     def _repr_html_(self) -> str:
         """The table of the choices, which notebooks show."""
         return html_table(choice_rows(self.tree), repr(self))
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: self.__dict__[name] for name in _STATE}
+        return {**{k: self.__dict__[k] for k in _STATE}, "_models": self._models and Models()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Unpickles a space, whose options were checked when it was made."""
@@ -111,7 +141,8 @@ class Space:
     def _prepare(self) -> None:
         """Sets up what depends on the input and the budget; raises if no point fits."""
         self._law: sampling.Law | None = None
-        self._repair = Repair(self.tree, self.violation, grow=self.budget.has_least)
+        how = {"grow": self.budget.has_least, "steps": not self.is_of_models}
+        self._repair = Repair(self.tree, self.violation, **how)
         shortfall, self._anchor = self._repair.closest()
         if shortfall is not None:
             raise ValueError(self._nothing_fits())
@@ -122,15 +153,23 @@ class Space:
         A network fits if none of its feature maps vanishes and its cost keeps the budget.
 
         Args:
-            input_shape: (height, width, channels).
-            budget: limits on the cost; None sets none.
+            input_shape: (height, width, channels); of Keras models the shape of their only input.
+            budget: limits on the cost; None sets none. Keras models can be limited to parameters,
+                multiply-adds and activations.
 
         Raises:
             ValueError: if no network is found that fits, with the nearest and what it breaks.
         """
         if budget is not None and not isinstance(budget, Budget):
             raise ValueError(f"`budget` must be a kblocks.Budget. Received: budget={budget!r}")
-        check_input_shape(input_shape)
+        memory = [name for name in budget.limits() if "memory" in name] if budget else []
+        if self.is_of_models and memory:
+            raise ValueError(
+                "`budget` can limit Keras models to params, macs and activations; memory is "
+                f"estimated for Architectures alone. Received: a limit on {memory[0]}"
+            )
+        if not self.is_of_models:
+            check_input_shape(input_shape)
         bounded = object.__new__(Space)
         bounded.__dict__.update(self.__dict__)
         bounded.input_shape = tuple(input_shape)
@@ -152,10 +191,13 @@ class Space:
         Args:
             print_fn: receives the text.
         """
-        print_fn(table(self.tree))
+        print_fn(table(self.tree, self._noun))
 
     def default(self) -> dict[str, Any]:
-        """The point with the default of every choice, repaired if it does not fit."""
+        """The point with the default of every choice, repaired if it does not fit.
+
+        Of Keras models it is another point that fits if the default does not.
+        """
         return self.default_point().values
 
     def sample(self, seed: int | Random) -> dict[str, Any]:
@@ -182,7 +224,7 @@ class Space:
         seen: set[Hashable] = set()
         point, repeats = self.default_point(), 0
         while repeats < _REPEATS:
-            key = point.key(self.input_shape)
+            key = self.key_of(point)
             if key in seen:
                 repeats += 1
             else:
@@ -203,7 +245,7 @@ class Space:
         Raises:
             ValueError: if a value is missing, unknown or no option, or the builder refuses them.
         """
-        return self.point(values, name).bound.made(name)
+        return self.made(self.point(values, name), name)[0]
 
     def suggest(self, trial: Any, name: str | None = None) -> Architecture | Any:
         """The network or the new layer at a point that an Optuna trial suggests.
@@ -222,12 +264,18 @@ class Space:
         Raises:
             ValueError: if the trial has a network with that name, an enqueued value is no option,
                 or an integer goes beyond 2**53, which Optuna would not record exactly.
+            optuna.TrialPruned: if a Keras model does not fit.
         """
         key = network_key(name)
         refuse_second(trial, name)
-        bound = self.nearest(self.tree.suggest(trial, prefix_of(name, self.is_of_blocks))).bound
-        trial.set_user_attr(key, bound.network.to_json())
-        return bound.made(name)
+        drawn = self.tree.suggest(trial, prefix_of(name, self.is_of_blocks))
+        try:
+            made, network = self.made(self.nearest(drawn), name)
+        except OverBudgetError as error:
+            raise pruned(error) from error
+        if network is not None:
+            trial.set_user_attr(key, network.to_json())
+        return made
 
     def repair(self, values: Mapping[str, Any], name: str | None = None) -> dict[str, Any]:
         """A point that fits, near the given one; that one itself if it fits already.
@@ -237,7 +285,15 @@ class Space:
 
         Args:
             values, name: as in `build`.
+
+        Raises:
+            ValueError: as `build` does, or if the space is of Keras models.
         """
+        if self.is_of_models:
+            raise ValueError(
+                "`repair` is for spaces of networks and blocks. A Keras model that does not fit is "
+                f"drawn anew (space.sample). Received: {self!r}"
+            )
         return self.nearest(self.point(values, name)).values
 
     def key(self, values: Mapping[str, Any]) -> Hashable:
@@ -249,7 +305,28 @@ class Space:
         Args:
             values: a point, as in `build`.
         """
-        return self.point(values).key(self.input_shape)
+        return self.key_of(self.point(values))
+
+    def key_of(self, point: Point) -> Hashable:
+        """`key` of a `Point`; of a Keras model its values."""
+        return tuple(point.recorded.items()) if self._models else point.key(self.input_shape)
+
+    def made(self, point: Point, name: str | None = None) -> tuple[Any, Architecture | None]:
+        """`build` of a `Point`, and its network, which a Keras model has not."""
+        if self._models:
+            return self._models.take(point), None
+        bound = point.bound
+        return bound.made(name), bound.network
+
+    def forget(self) -> None:
+        """Frees the Keras model that was built to learn its cost, if one waits for its trial."""
+        if self._models:
+            self._models.forget()
+
+    def look(self) -> Any:
+        """The network or the Keras model of the default point, to read from and not to train."""
+        point = self.default_point()
+        return self._models.look(point) if self._models else point.network
 
     def point(self, values: Mapping[str, Any], name: str | None = None) -> Point:
         """The `Point` with these values; arguments and errors are those of `build`."""
@@ -266,10 +343,13 @@ class Space:
 
     def default_point(self) -> Point:
         """`default` as a `Point`."""
-        return self.nearest(self.tree.default())
+        return self._anchor if self._models else self.nearest(self.tree.default())
 
     def sample_point(self, random: Random) -> Point:
         """`sample` as a `Point`."""
+        if self._models:
+            drawn = (self.tree.draw(random) for _ in range(_DRAWS))
+            return next(filter(self._fits, drawn), self._anchor)
         found = sampling.drawn(self.tree, self._fits, self._learned, random)
         if found is None:
             found = self._anchor
@@ -280,7 +360,13 @@ class Space:
         return found
 
     def nearest(self, point: Point) -> Point:
-        """`repair` of a `Point`."""
+        """`repair` of a `Point`.
+
+        Raises:
+            OverBudgetError: (a ValueError) if it is of a Keras model that does not fit.
+        """
+        if self._models and not self._fits(point):
+            raise OverBudgetError(f"{point.values} {self._reason(point)}")
         return self._repair.nearest(point, self._anchor)
 
     def violation(self, point: Point, exactly: bool = True) -> Violation | None:
@@ -295,18 +381,33 @@ class Space:
             bound = point.bound
             if not bound.is_allowed():
                 return 3, 0.0
-            net = bound.network
+            net = None if self._models else bound.network
             if shape is None:
                 return None
-            cost = net.cost(shape) if exactly else net.cost_if_alive(shape)
-            if cost is None:
-                return 2, 0.0
-            broken = self.budget.exceeded(cost, self.budget.memory(net, shape))
+            if net is None:
+                broken = self._exceeded_by_model(point)
+            else:
+                cost = net.cost(shape) if exactly else net.cost_if_alive(shape)
+                if cost is None:
+                    return 2, 0.0
+                broken = self.budget.exceeded(cost, self.budget.memory(net, shape))
         except InputTooSmallError as error:
             return 2, error.missing
         except ValueError:
             return 3, 0.0
         return (1, sum(map(math.log, broken.values()))) if broken else None
+
+    def _exceeded_by_model(self, point: Point) -> dict[str, float]:
+        try:
+            return self.budget.exceeded(self._cost_of_model(point))
+        except ValueError:
+            raise
+        except Exception:
+            return {}  # the trial that builds this model reports the error
+
+    def _cost_of_model(self, point: Point) -> Cost:
+        assert self._models is not None
+        return self._models.cost(point, self.input_shape, self.budget)
 
     def _fits(self, point: Point) -> bool:
         return self.violation(point, exactly=False) is None
@@ -335,10 +436,11 @@ class Space:
         try:
             if not point.bound.is_allowed():
                 return "is not what `where` asks for"
-            cost = point.network.cost(self.input_shape)
+            net = None if self._models else point.network
+            cost = net.cost(self.input_shape) if net else self._cost_of_model(point)
         except ValueError as error:
             return f"fails: {error}"
-        memory = self.budget.memory(point.network, self.input_shape)
+        memory = self.budget.memory(net, self.input_shape) if net else {}
         parts = []
         for name, ratio in self.budget.exceeded(cost, memory).items():
             measure = name.removeprefix("min_")
@@ -375,6 +477,16 @@ def _node(source: Any, outer: set[str]) -> Any:
                 return builder.with_arguments(arguments, source._conditions)
 
             return Call(bind, inner, name_of(source._source))
-    if not callable(source) or isinstance(source, Architecture):
-        raise TypeError(f"`builder` must be functions or Spaces. Received: {source!r}")
+    _check_builder(source)
     return Call(lambda: Bound(source, {}), {}, name_of(source))
+
+
+def _check_builder(source: Any) -> None:
+    if isinstance(source, type) and issubclass(source, Head):
+        name = name_of(source)
+        raise TypeError(
+            f"`builder` must not be a head of several rows, which read the maps of a network: "
+            f"kb.Space(kb.resnet, head=kb.{name}(...)) has one. Received: builder=kb.{name}"
+        )
+    if not callable(source) or isinstance(source, Architecture):
+        raise TypeError(f"`builder` must be a function or a Space. Received: builder={source!r}")

@@ -14,6 +14,9 @@ for _package in ("keras_tuner", "optuna", "rich"):
 
 if TYPE_CHECKING:
     from kblocks.search_space.names import NETWORK as NETWORK
+    from kblocks.tuner.applications import HyperEfficientNet as HyperEfficientNet
+    from kblocks.tuner.applications import HyperResNet as HyperResNet
+    from kblocks.tuner.applications import HyperXception as HyperXception
     from kblocks.tuner.bridge import CostLogs as CostLogs
     from kblocks.tuner.bridge import HyperModel as HyperModel
     from kblocks.tuner.bridge import network_of as network_of
@@ -33,6 +36,7 @@ if TYPE_CHECKING:
 # Imported on first use (PEP 562): `kblocks status` reads records without waiting for Keras.
 _MODULES = {
     "kblocks.search_space.names": ("NETWORK",),
+    "kblocks.tuner.applications": ("HyperEfficientNet", "HyperResNet", "HyperXception"),
     "kblocks.tuner.bridge": ("CostLogs", "HyperModel", "network_of", "suggest"),
     "kblocks.tuner.files": ("save",),
     "kblocks.tuner.images.data": ("Data", "load"),
@@ -48,7 +52,10 @@ __all__ = [
     "NETWORK",
     "CostLogs",
     "Data",
+    "HyperEfficientNet",
     "HyperModel",
+    "HyperResNet",
+    "HyperXception",
     "Objective",
     "Record",
     "Result",

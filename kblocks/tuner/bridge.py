@@ -15,10 +15,13 @@ from weakref import WeakKeyDictionary
 import keras
 import keras_tuner
 
+from kblocks.heads import tasks_of
 from kblocks.model_tools.timing import latency as measured_latency
 from kblocks.networks.architecture import Architecture
+from kblocks.networks.model_costs import cost_of_model
 from kblocks.search_space.budget import Budget
 from kblocks.search_space.choices import Choice, Integer, Real, Searchable
+from kblocks.search_space.models import OverBudgetError
 from kblocks.search_space.names import NETWORK, START, network_key, prefix_of
 from kblocks.search_space.recording import check_recordable
 from kblocks.search_space.space import Space
@@ -28,6 +31,8 @@ from kblocks.training.preparing import prepare
 from kblocks.training.recipe import Recipe, fresh
 from kblocks.training.transfer import FineTuning, Starts, fit_head_first
 
+OVER_BUDGET = "over budget"  # begins the message of a trial whose Keras model does not fit
+
 
 class HyperModel(keras_tuner.HyperModel):
     """Builds and trains the networks of a space, for any tuner of Keras Tuner.
@@ -36,7 +41,8 @@ class HyperModel(keras_tuner.HyperModel):
     values, and `hp.values["kblocks/network"]` holds the JSON of the network that was built.
 
     Args:
-        space: a `kb.Space` of networks with an input shape: `space.within(input_shape, budget)`.
+        space: a `kb.Space` of networks or Keras models with an input shape:
+            `space.within(input_shape, budget)`.
         recipe: a `kb.Recipe`, whose choices are searched too; None means `kb.Recipe()`.
         compile: replaces the recipe: a dict of arguments for `model.compile`, or a function
             of the model and `hp` that compiles the model.
@@ -99,6 +105,11 @@ class HyperModel(keras_tuner.HyperModel):
                 "`finetuning` goes with `weights` and a recipe. "
                 f"Received: weights={weights!r}, compile={compile!r}"
             )
+        if weights is not None and space.is_of_models:
+            raise ValueError(
+                "`weights` go with a space of networks; a function that returns a Keras model "
+                f"loads them itself. Received: weights={weights!r}, space={space!r}"
+            )
         self.weights, self.finetuning = weights, finetuning or FineTuning()
         self.value_range = value_range
         self.starts = None if weights is None else Starts(space, weights, value_range)
@@ -113,6 +124,8 @@ class HyperModel(keras_tuner.HyperModel):
     def within(self, budget: Budget) -> HyperModel:
         """A copy of this hypermodel over the networks within a `kb.Budget`."""
         other = copy.copy(self)
+        del other.build  # Keras Tuner's wrapper of this one's method
+        keras_tuner.HyperModel.__init__(other, self.name, self.tunable)
         other.space = self.space.within(self.space.input_shape, budget)
         if self.starts is not None:
             other.starts = Starts(other.space, self.weights, self.value_range)
@@ -133,10 +146,10 @@ class HyperModel(keras_tuner.HyperModel):
 
     def build(self, hp: Any) -> keras.Model:
         """Builds and compiles the model of the point in `hp`, repaired if it does not fit."""
-        net, shape = suggest(hp, self.space), self.space.input_shape
+        made, shape = suggest(hp, self.space), self.space.input_shape
         if self.starts is None:
-            return self.compiled(net.model(shape), hp)
-        model, known = self.starts.model(net, self.chosen(hp).image_size)
+            return self.compiled(made if self.space.is_of_models else made.model(shape), hp)
+        model, known = self.starts.model(made, self.chosen(hp).image_size)
         hp.values = _Values({**hp.values, START: json.dumps(known)})
         return self.compiled(model, hp, epoch=hp.values.get("tuner/initial_epoch", 0))
 
@@ -188,7 +201,8 @@ class HyperModel(keras_tuner.HyperModel):
         kind = type(self)
         if self.compile is not None or (kind.build, kind.fit) != (HyperModel.build, HyperModel.fit):
             return
-        tasks = self.space.build(self.space.default()).head
+        found = self.space.look()
+        tasks = tasks_of(found) if self.space.is_of_models else found.head
         for name, value in named(args, kwargs).items():
             targets = value
             if name in ("x", "validation_data"):
@@ -218,7 +232,7 @@ class HyperModel(keras_tuner.HyperModel):
 
         Where `head_epochs` come first, it is called twice; the History has all epochs.
         """
-        net = network_of(hp)
+        net = network_of(hp) if NETWORK in hp.values else model
         given = named(args, kwargs)
         added: list[Any] = []
         if self.compile is None:
@@ -241,10 +255,16 @@ def named(args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
     return {**dict(zip(names, args, strict=False)), **kwargs}
 
 
-def costs_of(net: Architecture, input_shape: Any) -> dict[str, int]:
-    """The costs of a network, under the names that they have in logs and records."""
-    cost = net.cost(input_shape)
-    return {"params": cost.params, "macs": cost.macs, "activations": cost.activations}
+def costs_of(net: Architecture | keras.Model, input_shape: Any) -> dict[str, int]:
+    """The costs of a network, under the names that they have in logs and records.
+
+    Of a Keras model with layers of unknown cost, the parameters alone.
+    """
+    cost, unknown = (
+        cost_of_model(net) if isinstance(net, keras.Model) else (net.cost(input_shape), [])
+    )
+    names = ("params",) if unknown else ("params", "macs", "activations")
+    return {name: getattr(cost, name) for name in names}
 
 
 class CostLogs(keras.callbacks.Callback):
@@ -254,12 +274,13 @@ class CostLogs(keras.callbacks.Callback):
     image).
 
     Args:
-        net: the `kb.Architecture` of the model that is trained.
+        net: the `kb.Architecture` of the model that is trained, or the model, which may have
+            layers of unknown cost: then only `params` is added.
         input_shape: (height, width, channels).
         latency: whether to measure the model's latency, once before training.
     """
 
-    def __init__(self, net: Architecture, input_shape: Any, latency: bool = True) -> None:
+    def __init__(self, net: Any, input_shape: Any, latency: bool = True) -> None:
         super().__init__()
         self._costs: dict[str, float] = {**costs_of(net, input_shape)}
         self._timed = latency
@@ -277,10 +298,11 @@ class CostLogs(keras.callbacks.Callback):
 
 
 def suggest(hp: Any, space: Space, name: str | None = None) -> Architecture | Any:
-    """The network or the new layer of a trial's point, for use in your own `build(hp)`.
+    """The network, the new layer or the Keras model of a trial's point, for your own `build(hp)`.
 
     Declares the space's choices in `hp`. A point that does not fit (see `space.within`) is
-    repaired. `hp.values["kblocks/network"]` holds the JSON of the network.
+    repaired, but a Keras model over the budget fails the trial. `hp.values["kblocks/network"]`
+    holds the JSON of the network.
 
     Args:
         hp: the trial's `keras_tuner.HyperParameters`.
@@ -291,6 +313,7 @@ def suggest(hp: Any, space: Space, name: str | None = None) -> Architecture | An
     Raises:
         ValueError: if this trial has a network or block of that name from another space, or `hp`
             holds a value that the space does not have.
+        keras_tuner.errors.FailedTrialError: if a Keras model does not fit.
 
     Example:
         >>> block = kb.Space(kb.ResidualBlock, filters=kb.choice(16, 32), strides=kb.choice(1, 2))
@@ -303,11 +326,15 @@ def suggest(hp: Any, space: Space, name: str | None = None) -> Architecture | An
         ...     return model
     """
     point = _read(hp, space.tree, prefix_of(name, space.is_of_blocks))
-    bound = space.nearest(point).bound
-    text = bound.network.to_json()
+    try:
+        made, network = space.made(space.nearest(point), name)
+    except OverBudgetError as error:
+        raise keras_tuner.errors.FailedTrialError(f"{OVER_BUDGET}: {error}") from error
+    text = network.to_json() if network is not None else ""
     _refuse_other(hp, name, space, point.values, text)
-    hp.values = _Values({**hp.values, network_key(name): text})
-    return bound.made(name)
+    if text:
+        hp.values = _Values({**hp.values, network_key(name): text})
+    return made
 
 
 # By a network's name: its space's choices, their values, and the network's JSON.

@@ -336,6 +336,8 @@ class Tuner(keras_tuner.Tuner):
             keras_tuner.errors.FatalTypeError: if the HyperModel builds no Keras model.
         """
         given = {name: getattr(self, name) for name in ("optimizer", "loss", "metrics")}
+        if self.distribution_strategy is not None and isinstance(self.hypermodel, HyperModel):
+            self.hypermodel.space.forget()  # a model that was built outside of the strategy
         with maybe_distribute(self.distribution_strategy):
             model: Any = self.hypermodel.build(hp)
             if not isinstance(model, keras.Model):

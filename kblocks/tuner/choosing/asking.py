@@ -146,7 +146,7 @@ def _range(declared: Any, whole: bool, listed: bool) -> BaseDistribution:
         high = low + (high - low) // step * step
         return IntDistribution(low, high, log=log, step=step)
     if step:
-        high = low + math.floor((high - low) / step + 1e-9) * step
+        high = min(high, low + math.floor((high - low) / step + 1e-9) * step)
         return FloatDistribution(low, high, step=step)
     if listed:
         shares = [i / (_GRID - 1) for i in range(_GRID)]

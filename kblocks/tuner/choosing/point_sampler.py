@@ -60,8 +60,9 @@ class PointSampler(Choosing):
     """Chooses all values when a trial begins.
 
     If the inner sampler draws a point that does not fit, it draws again; the last draw is
-    repaired. A point whose network and recipe were tried is skipped. The storage records the
-    values that are built, so the inner sampler learns only from points that fit.
+    repaired, which Keras models are not. A point whose network and recipe were tried is skipped.
+    The storage records the values that are built, so the inner sampler learns only from points
+    that fit.
     """
 
     def __init__(
@@ -161,7 +162,7 @@ class PointSampler(Choosing):
                 point = self._drawn(study, trial)
                 if self._points.fits(point):
                     yield point
-                if draw == _DRAWS:
+                if draw == _DRAWS and self._points.can_repair:
                     yield self._points.repaired(point)
         for _ in range(_RANDOM):
             yield self._points.random(self._random)

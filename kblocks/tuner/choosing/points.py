@@ -31,6 +31,7 @@ class Points:
         self._both = self._space.tree.joined(self._recipe)
         # A `compile` function may ask for more hyperparameters, which no point contains.
         self._is_whole = not callable(hypermodel.compile)
+        self.can_repair = not self._space.is_of_models
         self.kinds = hypermodel.dimensions()
         self.distributions = distributions_of(hypermodel)
 
@@ -84,7 +85,7 @@ class Points:
         recipe = sorted(
             Point(self._recipe, point.positions).values.items(), key=lambda item: item[0]
         )
-        return self._of_space(point).key(self._space.input_shape), str(tuple(recipe))
+        return self._space.key_of(self._of_space(point)), str(tuple(recipe))
 
     def _joined(self, own: Point, recipe: Point) -> Point:
         return Point(self._both, {**own.positions, **recipe.positions})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import traceback
 
+from kblocks.search_space.models import OverBudgetError
 from kblocks.tuner.records import Failure
 from kblocks.tuner.storing import interrupts
 
@@ -26,6 +27,8 @@ def failure_from(error: BaseException) -> Failure:
     """Why a trial failed that raised an exception."""
     if isinstance(error, FailedError):
         kind, message = error.kind, str(error)
+    elif isinstance(error.__cause__, OverBudgetError):
+        kind, message = "budget", str(error)
     else:
         name, text = type(error).__name__, _text(error).lower()
         is_memory = isinstance(error, MemoryError) or name in _NO_MEMORY

@@ -205,15 +205,15 @@ def _costs(
     search: Search, hp: keras_tuner.HyperParameters, model: keras.Model
 ) -> Mapping[str, float]:
     """The costs of a trial's network; refuses a third-party model that is outside the budget."""
+    if isinstance(search.tuner.hypermodel, HyperModel):
+        net = network_of(hp) if NETWORK in hp.values else model
+        return costs_of(net, search.tuner.hypermodel.input_shape(hp))
     # Like `model.count_params`, which takes some built models for unbuilt.
     params = sum(math.prod(weight.shape) for weight in model.weights)
-    if not isinstance(search.tuner.hypermodel, HyperModel):
-        limits = search.tuner.budget.limits() if search.tuner.budget else {}
-        if not limits.get("min_params", 0) <= params <= limits.get("params", math.inf):
-            message = f"the model has {params:,} parameters, which {search.tuner.budget} excludes"
-            raise FailedError("budget", message)
-    elif NETWORK in hp.values:
-        return costs_of(network_of(hp), search.tuner.hypermodel.input_shape(hp))
+    limits = search.tuner.budget.limits() if search.tuner.budget else {}
+    if not limits.get("min_params", 0) <= params <= limits.get("params", math.inf):
+        message = f"the model has {params:,} parameters, which {search.tuner.budget} excludes"
+        raise FailedError("budget", message)
     return {"params": params}
 
 

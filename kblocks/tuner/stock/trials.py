@@ -15,7 +15,7 @@ from keras_tuner.engine.hyperparameters import Fixed
 
 from kblocks.common.atomic import whole
 from kblocks.search_space.names import NETWORK, START
-from kblocks.tuner.bridge import HyperModel, costs_of, network_of
+from kblocks.tuner.bridge import OVER_BUDGET, HyperModel, costs_of, network_of
 from kblocks.tuner.choosing.asking import distribution_of
 from kblocks.tuner.records import COST_NAMES, Failure, Objective, Record, Run
 
@@ -139,7 +139,8 @@ class Trials(keras.callbacks.Callback):
         if trial.score is not None and math.isnan(trial.score):
             return Failure("diverged", f"{self.objective.name} is {trial.score}")
         lines = (trial.message or "").strip().splitlines() or [f"{trial.status}, no reason given"]
-        return Failure("error", lines[-1][:500], "\n".join(lines)[-8000:])
+        kind = "budget" if f"FailedTrialError: {OVER_BUDGET}" in lines[-1] else "error"
+        return Failure(kind, lines[-1][:500], "\n".join(lines)[-8000:])
 
 
 def _is_choice(declared: Any) -> bool:
