@@ -35,11 +35,7 @@ def say(text: str) -> None:
 
 
 def sizes(option: str, text: str, count: int) -> tuple[int, ...]:
-    """Parses `224x224x3` to numbers.
-
-    Raises:
-        BadArgumentError: if there are not `count` positive numbers.
-    """
+    """Parses `224x224x3` to numbers; BadArgumentError unless they are `count` positive ones."""
     parts = text.lower().split("x")
     if len(parts) != count or not all(part.isdecimal() and int(part) > 0 for part in parts):
         form = "x".join(("HEIGHT", "WIDTH", "CHANNELS")[:count])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 from pathlib import Path
 from typing import Any
@@ -95,10 +94,9 @@ def _canvas(thing: Any, input_shape: Any) -> Canvas:
         shape = _usual_shape(spec) if input_shape is None else input_shape
         return _canvas_of_plan(spec.plan(shape[-1]), shape, spec._block.__name__)
     if isinstance(thing, Block):
-        built = (
-            thing._spatial_last(thing.get_build_config()["input_shape"]) if thing.built else None
-        )
-        return _canvas(thing.spec, input_shape or built)
+        if input_shape is None and thing.built:
+            input_shape = thing._spatial_last(thing.get_build_config()["input_shape"])
+        return _canvas(thing.spec, input_shape)
     raise TypeError(
         "`thing` must be a block, a Spec, a plan, an Architecture or a Keras model. "
         f"Received: thing={thing!r}"
@@ -147,7 +145,7 @@ def _usual_shape(spec: Any) -> tuple[Any, ...]:
 
 def _png(svg: str) -> bytes:
     try:
-        converter = importlib.import_module("vl_convert")
+        import vl_convert
     except ImportError as error:
         raise ImportError("A PNG needs vl-convert: pip install 'kblocks[report]'") from error
-    return converter.svg_to_png(svg, scale=_PIXELS)
+    return vl_convert.svg_to_png(svg, scale=_PIXELS)

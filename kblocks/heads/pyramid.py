@@ -48,11 +48,7 @@ class AddLateral(Block):
 
 
 def strides_down_to(place: Place, owner: str, stride: int | None) -> list[int]:
-    """The network's strides from the coarsest down to `stride`; None is the coarsest alone.
-
-    Raises:
-        ValueError: if there is no map at that stride; the message lists the existing strides.
-    """
+    """The network's strides from the coarsest down to `stride`; None is the coarsest alone."""
     if stride is not None:
         place.at([stride], owner)
     elif not place.levels:

@@ -161,12 +161,9 @@ def model_of(
     alone = next(iter(outputs)) if len(outputs) == 1 else None
     if alone in _UNNAMED:
         model = keras.Model(start, outputs[alone], name=name)
-    elif alone is None:
-        model = SharedTargets(start, dict(outputs), name=name)
-        model.share(targets, auxiliary)
     else:
-        model = SharedTargets(start, outputs[alone], name=name)
-        model.share({alone: targets.get(alone, alone)}, auxiliary)
+        model = SharedTargets(start, outputs[alone] if alone else dict(outputs), name=name)
+        model.share({alone: targets.get(alone, alone)} if alone else targets, auxiliary)
     override(model, "compile", _compile)
     return model
 

@@ -82,9 +82,8 @@ def leaves(steps: Chain) -> Iterator[Part]:
 def folded(*chains: Chain) -> list[Chain]:
     """Trees of parts that run one after another, each reduced to what inference needs.
 
-    Merges batch normalisations and constant factors into the linear part before them or, if its
-    padding allows, behind them, even if that is in another of the trees. Turns weight-normalised
-    kernels into plain ones and drops dropout of all kinds. Other parts stay as they are.
+    Merges batch normalisations and constant factors into the linear part before or (if its padding
+    allows) behind them, also in another tree; makes weight-normalised kernels plain; drops dropout.
     """
     done: list[tuple[int, Any]] = []
     for index, chain in enumerate(chains):

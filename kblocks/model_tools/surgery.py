@@ -250,8 +250,8 @@ def _rebuilt(graph: Any, shape: tuple[Any, ...]) -> keras.Model:
                 f"{layer.name} must have one mean for all channels, or stand before the model, not "
                 f"a mean for each of {before}. Received: channels={channels}"
             )
-    sizes = (channels, height, width) if _channels_first(graph) else shape
     old = graph.inputs[0]
+    sizes = (channels, height, width) if _channels_first(graph) else shape
     start = keras.Input(sizes, name=old.name, dtype=old.dtype)
     inner: dict[int, keras.Model] = {}  # nested models, rebuilt for their new inputs
 
@@ -306,7 +306,7 @@ def _fill(source: Any, target: Any, before: int, channels: int) -> None:
         owner = old.path.rpartition("/")[0]
         if old.name == "gain" and owner in gains:  # weight normalisation: follows the kernel's norm
             value = value * gains[owner]
-        elif tuple(old.shape) != tuple(new.shape):
+        elif value.shape != tuple(new.shape):
             adapted = _adapted(value, before, channels) if old.name == "kernel" else value
             if adapted.shape != tuple(new.shape):
                 raise ValueError(

@@ -60,10 +60,8 @@ class Levels(Mapping[int, str]):
 
     @functools.cached_property
     def _levels(self) -> dict[int, str]:
-        tried = [
-            strides_of(self._rows, self._needed, (_SIDE, _SIDE, channels))[0]
-            for channels in _CHANNELS
-        ]
+        inputs = ((_SIDE, _SIDE, channels) for channels in _CHANNELS)
+        tried = (strides_of(self._rows, self._needed, shape)[0] for shape in inputs)
         return _by_stride(max(tried, key=len))
 
     def __getitem__(self, stride: int) -> str:
@@ -84,13 +82,7 @@ def _by_stride(strides: Mapping[str, Pair]) -> dict[int, str]:
 def chosen_levels(
     rows: Sequence[Row], needed: Collection[str], input_shape: Any, levels: Any
 ) -> tuple[dict[str, Level], list[int]]:
-    """The chosen levels, by `stride4`, ... or by name.
-
-    With `levels` None, also the strides of 4, 8, 16 and 32 that do not exist.
-
-    Raises:
-        ValueError: if a level does not exist; the message lists those that do.
-    """
+    """The chosen levels, by `stride4`, ... or by name, and the usual strides that do not exist."""
     strides, shapes = strides_of(rows, needed, input_shape)
     by_stride = _by_stride(strides)
     if isinstance(levels, (str, int)):

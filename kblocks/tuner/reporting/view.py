@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
 from typing import Any
@@ -17,22 +17,13 @@ POINTS = 2000  # the most that one plot draws
 
 @dataclass(frozen=True)
 class Shown:
-    """A trial as a report shows it.
-
-    Attributes:
-        record: the trial's record.
-        scores: one finite number for each objective; empty if any of them is not finite.
-        values: {choice: value} of the active choices, with cleaned names.
-        costs: those of macs, params and latency that are positive numbers.
-        begun, ended: seconds since the run's first trial began, or None.
-    """
+    """A trial as a report shows it."""
 
     record: Record
-    scores: tuple[float, ...] = ()
-    values: Mapping[str, Any] = field(default_factory=dict)
-    costs: Mapping[str, float] = field(default_factory=dict)
-    begun: float | None = None
-    ended: float | None = None
+    scores: tuple[float, ...]  # one for each objective; empty if any of them is not finite
+    values: Mapping[str, Any]  # of the active choices, by their cleaned names
+    costs: Mapping[str, float]  # those of macs, params and latency that are positive numbers
+    ended: float | None  # seconds since the run's first trial began
 
     @property
     def number(self) -> int:
@@ -49,22 +40,16 @@ class Shown:
 
 
 class View:
-    """A run as a report shows it.
-
-    Args:
-        run: the run to show.
-    """
+    """A run as a report shows it."""
 
     def __init__(self, run: Run) -> None:
         self.run = run
         self.objectives = tuple(
-            Objective(clean(objective.name, 60), objective.direction)
-            for objective in run.objectives
+            Objective(clean(one.name, 60), one.direction) for one in run.objectives
         )
         begins = [trial.started for trial in run.trials if trial.started is not None]
         start = min(begins, default=None)
-        settings = run.settings if isinstance(run.settings, Mapping) else {}
-        self.settings: Mapping[str, Any] = settings
+        self.settings = run.settings if isinstance(run.settings, Mapping) else {}
         self.distributions = {clean(name, 80): one for name, one in run.distributions.items()}
         self.trials = [self._shown(trial, start) for trial in run.trials]
         self.by_number = {trial.number: trial for trial in self.trials}
@@ -100,8 +85,7 @@ class View:
             scores=scores if len(scores) == len(record.scores) else (),
             values={clean(n, 80): self.named(n, value) for n, value in record.values.items()},
             costs={name: value for name, value in found.items() if value is not None and value > 0},
-            begun=_after(start, record.started),
-            ended=_after(start, record.ended),
+            ended=(record.ended - start).total_seconds() if start and record.ended else None,
         )
 
     def _of(self, records: Iterable[Record]) -> list[Shown]:
@@ -172,9 +156,3 @@ def spread(items: Sequence[Any], most: int) -> list[Any]:
     if len(items) <= most:
         return list(items)
     return [items[index * len(items) // most] for index in range(most)]
-
-
-def _after(start: datetime | None, moment: datetime | None) -> float | None:
-    if start is None or moment is None:
-        return None
-    return (moment - start).total_seconds()
