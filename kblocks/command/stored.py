@@ -28,8 +28,8 @@ def folder_of(run: str, storage: str | None) -> Path | None:
 def opened(run: str, storage: str | None = None) -> Run:
     """Reads a run from its folder, or by its name from a storage (a SQLAlchemy URL).
 
-    With `storage` None that is study.db in the folder `run` or, if there is none, the database whose
-    URL is in the environment variable KBLOCKS_STORAGE.
+    With `storage` None that is study.db in the folder `run` or, if there is none, the database
+    whose URL is in the environment variable KBLOCKS_STORAGE.
     """
     folder = folder_of(run, storage)
     if folder is not None:

@@ -107,28 +107,24 @@ class View:
         pairs = zip(self.objectives, trial.scores, strict=True)
         return [f"{objective.name} {score(value)}" for objective, value in pairs]
 
-    def improvements(self, index: int, order: str) -> list[tuple[Shown, float]]:
-        """Each trial that set a new best of an objective, and its score.
-
-        `order` is "number" or "ended": what the trials are sorted by.
-        """
-        objective = self.objectives[index]
+    def improvements(self, index: int, order: str) -> list[Shown]:
+        """The trials, sorted by `order` ("number" or "ended"), that set a new best score."""
         timed = (trial for trial in self.scored if getattr(trial, order) is not None)
-        found: list[tuple[Shown, float]] = []
-        for trial in sorted(timed, key=lambda trial: getattr(trial, order)):
-            value = trial.scores[index]
-            if not found or objective.better(value, found[-1][1]):
-                found.append((trial, value))
-        return found
+        return self._rising(index, sorted(timed, key=lambda trial: getattr(trial, order)))
 
     def cost_front(self, cost: str) -> list[Shown]:
         """The Pareto front of a cost and the first objective, cheapest trial first."""
-        objective = self.objectives[0]
-        sign = -1 if objective.direction == "max" else 1
-        found: list[Shown] = []
+        sign = -1 if self.objectives[0].direction == "max" else 1
         priced = (trial for trial in self.scored if cost in trial.costs)
-        for trial in sorted(priced, key=lambda t: (t.costs[cost], sign * t.scores[0], t.number)):
-            if not found or objective.better(trial.scores[0], found[-1].scores[0]):
+        dearer = sorted(priced, key=lambda t: (t.costs[cost], sign * t.scores[0], t.number))
+        return self._rising(0, dearer)
+
+    def _rising(self, index: int, trials: Iterable[Shown]) -> list[Shown]:
+        """The trials that are better in an objective than all before them."""
+        found: list[Shown] = []
+        for trial in trials:
+            better = self.objectives[index].better
+            if not found or better(trial.scores[index], found[-1].scores[index]):
                 found.append(trial)
         return found
 
@@ -142,7 +138,7 @@ class View:
         kept = {trial.number for trial in (*self.front, *self.ranked[:100])}
         for index in range(len(self.objectives)):
             for order in ("number", "ended"):
-                kept.update(trial.number for trial, _ in self.improvements(index, order))
+                kept.update(trial.number for trial in self.improvements(index, order))
         for cost in COSTS:
             kept.update(trial.number for trial in self.cost_front(cost))
         kept = set(sorted(kept)[:POINTS])
