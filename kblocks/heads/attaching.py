@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,7 +16,7 @@ class Place:
     """The rows of a network that a head can read, and the head's name."""
 
     body: str  # the last row before the head
-    levels: Mapping[int, str]  # the last row at each stride
+    levels: Callable[[], Mapping[int, str]]  # returns the last row at each stride
     name: str | None = None  # only where a network has several heads
 
     def row(self, part: str = "") -> str:
@@ -29,13 +29,14 @@ class Place:
 
     def at(self, strides: Sequence[int], owner: str) -> list[str]:
         """The names of the rows at these strides; ValueError if the network lacks one."""
-        missing = [stride for stride in strides if stride not in self.levels]
+        levels = self.levels()
+        missing = [stride for stride in strides if stride not in levels]
         if missing:
             raise ValueError(
                 f"{owner} needs a map at stride {missing[0]}; the network has maps at strides "
-                f"{', '.join(map(str, sorted(self.levels)))}"
+                f"{', '.join(map(str, sorted(levels)))}"
             )
-        return [self.levels[stride] for stride in strides]
+        return [levels[stride] for stride in strides]
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ class Head:
     def tasks(self) -> Tasks:
         """The task (loss, metrics, targets) of each output."""
         everywhere = {2**power: f"stride{2**power}" for power in range(6)}
-        attached = self.attach(Place("body", everywhere))
+        attached = self.attach(Place("body", lambda: everywhere))
         return tasks_of_rows({name: spec for name, spec, _ in attached.rows}, attached)
 
     def losses(self) -> dict[str, Any]:

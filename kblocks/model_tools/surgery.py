@@ -266,7 +266,7 @@ def _rebuilt(graph: Any, shape: tuple[Any, ...]) -> keras.Model:
         graph, input_tensors=start, clone_function=_copied, call_function=called
     )
     if isinstance(graph, SharedTargets):
-        graph.share_with(new)
+        new.share(graph.targets, graph.auxiliary)  # Keras does not copy them
     for source, target in zip(graph.layers, new.layers, strict=True):
         if not is_graph(source):
             _fill(source, target, before, channels)
@@ -334,4 +334,4 @@ def _adapted(kernel: np.ndarray, before: int, channels: int) -> np.ndarray:
 
 
 def _norms(kernel: np.ndarray) -> np.ndarray:
-    return np.sqrt(np.sum(np.square(kernel), axis=tuple(range(kernel.ndim - 1))))
+    return np.linalg.norm(kernel.reshape(-1, kernel.shape[-1]), axis=0)
