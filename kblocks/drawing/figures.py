@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 from pathlib import Path
 from typing import Any
@@ -145,7 +146,7 @@ def _usual_shape(spec: Any) -> tuple[Any, ...]:
 
 def _png(svg: str) -> bytes:
     try:
-        import vl_convert
+        converter = importlib.import_module("vl_convert")
     except ImportError as error:
         raise ImportError("A PNG needs vl-convert: pip install 'kblocks[report]'") from error
-    return vl_convert.svg_to_png(svg, scale=_PIXELS)
+    return converter.svg_to_png(svg, scale=_PIXELS)
