@@ -1,7 +1,5 @@
 """What the user has typed: errors about it, passwords in it, and the environment beside it."""
 
-from __future__ import annotations
-
 import difflib
 import os
 import re

@@ -1,7 +1,5 @@
 """Draws shapes at coordinates as SVG."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Sequence
 from html import escape

@@ -1,7 +1,5 @@
 """`draw`: blocks, networks and models as figures, in SVG or PNG."""
 
-from __future__ import annotations
-
 import importlib
 import os
 from pathlib import Path

@@ -4,8 +4,6 @@ The axis is the vertical line on which the data enters at the top and leaves at 
 `left` and `right` are how far a piece reaches to either side of it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from kblocks.drawing.canvas import FAINT, INK, LINE, Canvas, text_width

@@ -1,7 +1,5 @@
 """The rows of an architecture as a figure shows them: chips, which are boxes with labels."""
 
-from __future__ import annotations
-
 import contextlib
 import itertools
 from collections import Counter

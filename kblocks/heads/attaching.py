@@ -1,7 +1,5 @@
 """Turns a head into rows of an architecture, with their outputs and targets."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any

@@ -1,7 +1,5 @@
 """Losses and metrics of classifiers: one class out of several, or several labels at once."""
 
-from __future__ import annotations
-
 from functools import partial
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The loss and metric of a detector's map, and the assignment of objects to cells."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

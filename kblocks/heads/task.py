@@ -1,7 +1,5 @@
 """The tasks of heads: loss, metrics, and the form of the targets."""
 
-from __future__ import annotations
-
 import inspect
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -1,7 +1,5 @@
 """Faster copies of models that use Keras' own layers."""
 
-from __future__ import annotations
-
 import warnings
 from typing import Any
 

@@ -1,7 +1,5 @@
 """`convolutionize`: turns a classifier of fixed input size into one for images of any size."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

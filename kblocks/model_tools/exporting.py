@@ -1,7 +1,5 @@
 """`export`: writes a model in the formats of other programs, whole or not at all."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os

@@ -9,8 +9,6 @@ for one before it only without zero padding, since the zeros are added behind th
 (Jacob et al. 2017, arXiv:1712.05877, Sec. 3.2).
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 

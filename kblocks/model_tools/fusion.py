@@ -1,7 +1,5 @@
 """`fuse`: a model for inference, with batch normalisations folded into the layers beside them."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any

@@ -1,7 +1,5 @@
 """Puts a new head on a trained model."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

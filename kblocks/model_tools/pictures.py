@@ -1,7 +1,5 @@
 """Feature maps and first-layer filters as pictures."""
 
-from __future__ import annotations
-
 import math
 import os
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Extracts parts of a model, and adapts a model to another input with the same weights."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Measures how long a model takes on this machine."""
 
-from __future__ import annotations
-
 import statistics
 import time
 

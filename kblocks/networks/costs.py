@@ -1,7 +1,5 @@
 """The cost of an architecture's rows; equal blocks on equal input shapes are computed once."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from collections.abc import Collection, Mapping, Sequence

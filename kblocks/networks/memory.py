@@ -5,8 +5,6 @@ reads and the one that it makes. From these follow the tensors alive at any time
 that the backward pass needs.
 """
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections.abc import Collection, Sequence

@@ -1,7 +1,5 @@
 """Finds the layers of a model, and of the models in it, by the names of stages and layers."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any
 

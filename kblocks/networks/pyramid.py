@@ -1,7 +1,5 @@
 """The feature pyramid of a network: which row has a map at which stride."""
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple

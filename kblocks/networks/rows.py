@@ -1,7 +1,5 @@
 """The rows of an architecture: parsed, checked and walked."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple

@@ -1,7 +1,5 @@
 """Plots of the trials: the best so far over time, the fronts, and the learning curves."""
 
-from __future__ import annotations
-
 from itertools import islice
 from typing import Any
 

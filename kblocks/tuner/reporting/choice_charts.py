@@ -1,7 +1,5 @@
 """Plots of the choices: their importance and their effects."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 

@@ -1,7 +1,5 @@
 """Shared parts of all plots: data, axes, scales and tooltips."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """The importance of each choice: the share of the scores' variance that it accounts for."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """A network's blocks as short text, from its JSON alone: `2 × ResidualBlock 32, 5×5, strides 2`."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from itertools import groupby

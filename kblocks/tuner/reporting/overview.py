@@ -1,7 +1,5 @@
 """The head of a report (objectives, best figures, trial states) and the search's settings."""
 
-from __future__ import annotations
-
 import re
 from collections import Counter
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """The report's page: one HTML file that loads nothing from elsewhere."""
 
-from __future__ import annotations
-
 import base64
 import hashlib
 from collections.abc import Sequence

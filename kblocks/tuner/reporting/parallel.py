@@ -1,7 +1,5 @@
 """Parallel coordinates: each trial is a line through its choices to its score."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from typing import Any

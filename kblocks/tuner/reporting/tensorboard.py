@@ -1,7 +1,5 @@
 """Writes trials for TensorBoard: learning curves as scalars, and the HParams tab."""
 
-from __future__ import annotations
-
 import math
 import os
 import time

@@ -1,7 +1,5 @@
 """A run prepared for a report: finite numbers, clean text, and no more than can be drawn."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
