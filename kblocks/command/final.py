@@ -43,19 +43,9 @@ def finish(
     """Writes `trials.csv`, `best.json` and `best.keras` to the run's folder, and tests the model.
 
     `best.keras` takes the values that the data's source has; it and `best.json` say which, and of
-    which trial it is.
-
-    Args:
-        tuner: the tuner of the finished search.
-        data: the search's data; the test part is used only here.
-        retrain: a function that makes the data for a last training of the best network, which
-            starts as the trials did; None keeps the best trial's weights.
-        verbose: whether to print what is done.
-        keep: whether, without `retrain`, a `best.keras` that an earlier call retrained from the
-            same trial stays.
-
-    Raises:
-        ValueError: if no trial was completed.
+    which trial it is. `retrain` makes the data for a last training of the best network, which
+    starts as the trials did; None keeps the best trial's weights, and with `keep` also a `best.keras` that an
+    earlier call retrained from the same trial.
     """
     console = Console(soft_wrap=True, highlight=False, quiet=not verbose)
     tell = partial(terminal.tell, console=console)

@@ -1,7 +1,5 @@
 """Hides typed passwords: every user of a machine can read a process's command line."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os

@@ -18,12 +18,9 @@ FILE = Path(__file__).with_name("architectures.json")
 # Published input sizes of networks for which kblocks has no weights: Szegedy et al.
 # (arXiv:1602.07261, Fig. 10), Chollet (arXiv:1610.02357, Fig. 5), and Tan & Le (arXiv:1905.11946;
 # from the table in their code).
-_SIDES = {
-    "inception_resnet_v1": 299,
-    "xception": 299,
-    **{f"efficientnet_b{i}": side for i, side in enumerate((224, 240, 260, 300))},
-    **{f"efficientnet_b{i}": side for i, side in enumerate((380, 456, 528, 600), 4)},
-}
+_EFFICIENTNETS = (224, 240, 260, 300, 380, 456, 528, 600)
+_SIDES = {"inception_resnet_v1": 299, "xception": 299}
+_SIDES |= {f"efficientnet_b{i}": side for i, side in enumerate(_EFFICIENTNETS)}
 _CIFAR, _IMAGENET = 32, 224
 
 
@@ -77,9 +74,6 @@ if __name__ == "__main__":
 
     found = computed()
     lines = [f"  {json.dumps(n)}: {json.dumps(a)}" for n, a in found["architectures"].items()]
-    spaces = json.dumps(found["spaces"])
+    text = f'{{"spaces": {json.dumps(found["spaces"])}, "architectures": {{\n'
     with whole(FILE) as path:
-        path.write_text(
-            '{"spaces": ' + spaces + ', "architectures": {\n' + ",\n".join(lines) + "\n}}\n",
-            encoding="utf-8",
-        )
+        path.write_text(text + ",\n".join(lines) + "\n}}\n", encoding="utf-8")

@@ -1,7 +1,5 @@
 """Keeps what other packages write to the standard error off the terminal, in a log file."""
 
-from __future__ import annotations
-
 import atexit
 import contextlib
 import logging

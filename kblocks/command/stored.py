@@ -26,16 +26,10 @@ def folder_of(run: str, storage: str | None) -> Path | None:
 
 
 def opened(run: str, storage: str | None = None) -> Run:
-    """Reads a run from its folder, or by its name from a storage.
+    """Reads a run from its folder, or by its name from a storage (a SQLAlchemy URL).
 
-    Args:
-        run: the run's folder, or its name in the storage.
-        storage: a SQLAlchemy URL. None reads study.db in the folder `run` or, if there is none, the
-            database whose URL is in the environment variable KBLOCKS_STORAGE.
-
-    Raises:
-        ValueError: if there is no such run; if the database has others, the message lists them.
-        ConnectionError: if the storage does not answer.
+    With `storage` None that is study.db in the folder `run` or, if there is none, the database
+    whose URL is in the environment variable KBLOCKS_STORAGE.
     """
     folder = folder_of(run, storage)
     if folder is not None:
@@ -55,21 +49,17 @@ def _read(url: str, name: str) -> Run:
         raise ValueError(f"--storage must be a database that exists. Received: {shown(url)}")
     storage = open_storage(url, _PATIENCE, create=False)
     known = names(storage)
+    if not known:
+        raise ValueError(f"There is no search in {shown(url)}")
     if name not in known and len(known) == 1 and url.startswith("sqlite"):
         name = known[0]  # the run's folder was renamed
     if name not in known:
-        if not known:
-            raise ValueError(f"There is no search in {shown(url)}")
         raise ValueError(f"RUN must be one of {', '.join(known)}. Received: {name}")
     return as_it_is(read(find(storage, name)))
 
 
 def best_of(run: Run) -> Record:
-    """The best completed trial of a run.
-
-    Raises:
-        ValueError: if no trial was completed.
-    """
+    """The best completed trial of a run; ValueError if there is none."""
     best = run.best()
     if best is None:
         raise ValueError(f"RUN must have a completed trial. Received: {run.name} without one")
@@ -77,11 +67,7 @@ def best_of(run: Run) -> Record:
 
 
 def best_network(run: Run) -> tuple[Record, Architecture]:
-    """The best completed trial of a run, and its network rebuilt from the record's JSON.
-
-    Raises:
-        ValueError: if no trial was completed, or kblocks did not build the network.
-    """
+    """The best completed trial of a run, and its network rebuilt from the record's JSON."""
     from kblocks.networks.architecture import Architecture
 
     best = best_of(run)

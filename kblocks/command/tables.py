@@ -30,12 +30,7 @@ def of_architectures(family: str | None) -> Table:
 
 
 def of_stages(name: str, found: Mapping[str, Any]) -> Table:
-    """A table row for each stage: output shape, cost, and share of the MACs.
-
-    Args:
-        name: the network's name.
-        found: its figures as `staged` returns them.
-    """
+    """A table row for each stage of a network, from its figures as `staged` returns them."""
     table = _table("stage", "output", ">parameters", ">MACs", ">share", "of the MACs")
     for stage, output, params, macs in found["stages"]:
         share = macs / max(found["macs"], 1)
@@ -116,12 +111,8 @@ def _table(*columns: str) -> Table:
     """A table; columns whose name begins with > are right-aligned figures. Cells are plain text."""
     table = _PlainTable(box=None, pad_edge=False, header_style="bold")
     for column in columns:
-        figures = column.startswith(">")
-        table.add_column(
-            cell(column.removeprefix(">")),
-            justify="right" if figures else "left",
-            no_wrap=figures,
-        )
+        name, figures = cell(column.removeprefix(">")), column.startswith(">")
+        table.add_column(name, justify="right" if figures else "left", no_wrap=figures)
     return table
 
 

@@ -1,7 +1,5 @@
 """What the user has typed: errors about it, passwords in it, and the environment beside it."""
 
-from __future__ import annotations
-
 import difflib
 import os
 import re
@@ -35,11 +33,7 @@ def say(text: str) -> None:
 
 
 def sizes(option: str, text: str, count: int) -> tuple[int, ...]:
-    """Parses `224x224x3` to numbers.
-
-    Raises:
-        BadArgumentError: if there are not `count` positive numbers.
-    """
+    """Parses `224x224x3` to numbers; BadArgumentError unless they are `count` positive ones."""
     parts = text.lower().split("x")
     if len(parts) != count or not all(part.isdecimal() and int(part) > 0 for part in parts):
         form = "x".join(("HEIGHT", "WIDTH", "CHANNELS")[:count])

@@ -1,7 +1,5 @@
 """Draws a block's plan as a figure, as papers do."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Iterator
 from typing import Any

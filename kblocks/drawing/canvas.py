@@ -1,7 +1,6 @@
 """Draws shapes at coordinates as SVG."""
 
-from __future__ import annotations
-
+import itertools
 from collections.abc import Sequence
 from html import escape
 from typing import Any
@@ -31,6 +30,7 @@ _WIDTHS = {
     "@": 1015,
 }
 _OTHER, _WIDEST, _BOLD = 556, 1000, 1.08
+_MARGIN = 12
 
 
 def text_width(text: str, size: float, bold: bool = False) -> float:
@@ -96,7 +96,7 @@ class Canvas:
     def line(self, points: Sequence[Point], *, radius: float = 8, arrow: bool = False) -> None:
         """Draws a line through points, with rounded corners."""
         self._reach(*points)
-        kept = [p for i, p in enumerate(points) if i == 0 or p != points[i - 1]]
+        kept = [point for point, _ in itertools.groupby(points)]
         steps = [f"M{_at(kept[0])}"]
         for before, corner, after in zip(kept, kept[1:], kept[2:], strict=False):
             into, out = _towards(corner, before, radius), _towards(corner, after, radius)
@@ -105,12 +105,11 @@ class Canvas:
         end = {"marker-end": "url(#arrow)"} if arrow else {}
         self._add("path", {"d": " ".join(steps), "fill": "none", "stroke": LINE, **end})
 
-    def svg(self, margin: float = 12) -> str:
+    def svg(self) -> str:
         """The whole picture as SVG text, on white."""
-        left = min(x for x, _ in self._corners) - margin
-        top = min(y for _, y in self._corners) - margin
-        width = max(x for x, _ in self._corners) + margin - left
-        height = max(y for _, y in self._corners) + margin - top
+        across, down = zip(*self._corners, strict=True)
+        left, top = min(across) - _MARGIN, min(down) - _MARGIN
+        width, height = max(across) + _MARGIN - left, max(down) + _MARGIN - top
         view = " ".join(map(_number, (left, top, width, height)))
         size = f'width="{_number(width)}" height="{_number(height)}" viewBox="{view}"'
         arrow = (
@@ -119,14 +118,9 @@ class Canvas:
             "</marker></defs>"
         )
         page = {"x": left, "y": top, "width": width, "height": height, "fill": "white"}
-        lines = [
-            f'<svg xmlns="http://www.w3.org/2000/svg" {size} font-family="{_FONT}">',
-            arrow,
-            f"<rect{_attributes({**page, 'class': 'page'})}/>",
-            *self._shapes,
-            "</svg>",
-        ]
-        return "\n".join(lines) + "\n"
+        head = f'<svg xmlns="http://www.w3.org/2000/svg" {size} font-family="{_FONT}">'
+        background = f"<rect{_attributes({**page, 'class': 'page'})}/>"
+        return "\n".join([head, arrow, background, *self._shapes, "</svg>\n"])
 
     def _add(self, element: str, attributes: dict[str, Any], inner: str | None = None) -> None:
         end = "/>" if inner is None else f">{inner}</{element}>"

@@ -1,7 +1,5 @@
 """`draw`: blocks, networks and models as figures, in SVG or PNG."""
 
-from __future__ import annotations
-
 import importlib
 import os
 from pathlib import Path
@@ -95,10 +93,9 @@ def _canvas(thing: Any, input_shape: Any) -> Canvas:
         shape = _usual_shape(spec) if input_shape is None else input_shape
         return _canvas_of_plan(spec.plan(shape[-1]), shape, spec._block.__name__)
     if isinstance(thing, Block):
-        built = (
-            thing._spatial_last(thing.get_build_config()["input_shape"]) if thing.built else None
-        )
-        return _canvas(thing.spec, input_shape or built)
+        if input_shape is None and thing.built:
+            input_shape = thing._spatial_last(thing.get_build_config()["input_shape"])
+        return _canvas(thing.spec, input_shape)
     raise TypeError(
         "`thing` must be a block, a Spec, a plan, an Architecture or a Keras model. "
         f"Received: thing={thing!r}"

@@ -1,7 +1,5 @@
 """The labels of ops in figures, the colours of their boxes, and shapes as text."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 

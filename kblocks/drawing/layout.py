@@ -4,8 +4,6 @@ The axis is the vertical line on which the data enters at the top and leaves at 
 `left` and `right` are how far a piece reaches to either side of it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from kblocks.drawing.canvas import FAINT, INK, LINE, Canvas, text_width
@@ -129,11 +127,9 @@ class Fork(Piece):
         self.radius = _RADII.get(mode, 10.0)
         lines = [branch for branch in branches if isinstance(branch, Line)]
         self.in_order = mode == "concat" and not lines
-        if self.in_order or len(branches) == 1:
-            self.offsets = _spread(branches)
-        else:
-            gated = mode == "multiply" and len(lines) == 1
-            self.offsets = _beside(branches, lines[0] if gated else None)
+        gate = lines[0] if mode == "multiply" and len(lines) == 1 else None
+        aside = not self.in_order and len(branches) > 1
+        self.offsets = _beside(branches, gate) if aside else _spread(branches)
         self.inner = max(*(branch.height for branch in branches), 24.0)
         self.height = _FORK + self.inner + _JOIN + 2 * self.radius
         ends = list(zip(branches, self.offsets, strict=True))

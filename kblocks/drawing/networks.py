@@ -1,7 +1,5 @@
 """Draws a network as a table of stages with blocks, shapes and costs, beside blocks in detail."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Sequence
 from typing import Any

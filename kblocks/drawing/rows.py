@@ -1,7 +1,5 @@
 """The rows of an architecture as a figure shows them: chips, which are boxes with labels."""
 
-from __future__ import annotations
-
 import contextlib
 import itertools
 from collections import Counter
@@ -25,30 +23,18 @@ Chip = tuple[Label, int]  # the label and the number of times that it repeats
 
 @dataclass(frozen=True)
 class DrawnRow:
-    """One layer of a network, or several equal ones in a row.
+    """One layer of a network, or several equal ones in a row."""
 
-    Attributes:
-        name: the name of the layer, or of the last of several; `inputs` of other rows refer to it.
-        chips: its boxes.
-        inputs: the names of the rows that it reads.
-        kind: the name of the block's or layer's class.
-        cost: its cost, or the sum of several layers; None if unknown.
-        worked_out: whether the cost is complete, not just the parameters.
-        counted: whether the totals include it; not so for auxiliary heads.
-        plan, shape: the plan and the input shape of the block, for the figure of its inside.
-        key: equal for rows that can be drawn as one.
-    """
-
-    name: str
+    name: str  # of the last layer; `inputs` of other rows refer to it
     chips: tuple[Chip, ...]
     inputs: tuple[str, ...]
-    kind: str
-    cost: Cost | None = None
-    worked_out: bool = True
-    counted: bool = True
-    plan: Op | None = None
+    kind: str  # the name of the block's or layer's class
+    cost: Cost | None = None  # the sum of several layers; None if unknown
+    worked_out: bool = True  # whether the cost is complete, not just the parameters
+    counted: bool = True  # whether the totals include it; not so for auxiliary heads
+    plan: Op | None = None  # of the block, and its input shape, for the figure of its inside
     shape: Any = None
-    key: Any = None
+    key: Any = None  # equal for rows that can be drawn as one
 
     @property
     def stage(self) -> str:
@@ -123,7 +109,6 @@ def folded(rows: Sequence[DrawnRow], outputs: Sequence[str] = ()) -> list[DrawnR
     """Rows with successive equal ones of a stage folded into one."""
     readers = Counter(name for row in rows for name in row.inputs)
     folds: list[DrawnRow] = []
-    times: list[int] = []
     for row in rows:
         last = folds[-1] if folds else None
         if (
@@ -136,15 +121,11 @@ def folded(rows: Sequence[DrawnRow], outputs: Sequence[str] = ()) -> list[DrawnR
         ):
             both = [cost for cost in (last.cost, row.cost) if cost is not None]
             cost = total(both, both[-1].output_shape) if len(both) == 2 else None
-            folds[-1] = replace(last, name=row.name, cost=cost)
-            times[-1] += 1
+            (label, times), (_, more) = last.chips[0], row.chips[0]
+            folds[-1] = replace(last, name=row.name, cost=cost, chips=((label, times + more),))
         else:
             folds.append(row)
-            times.append(1)
-    return [
-        replace(row, chips=tuple((label, n * number) for label, n in row.chips))
-        for row, number in zip(folds, times, strict=True)
-    ]
+    return folds
 
 
 def kinds_of(rows: Sequence[DrawnRow]) -> list[DrawnRow]:

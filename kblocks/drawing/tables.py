@@ -1,7 +1,5 @@
 """`summary`: the stages of a network and their costs as a table of text."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

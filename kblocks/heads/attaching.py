@@ -1,29 +1,21 @@
 """Turns a head into rows of an architecture, with their outputs and targets."""
 
-from __future__ import annotations
-
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from kblocks.blocks.block import Block
 from kblocks.heads.classifier import Classifier
-from kblocks.heads.task import LOGITS, Task, Tasks, task_of
+from kblocks.heads.task import LOGITS, Tasks, task_of
 
 
 @dataclass(frozen=True)
 class Place:
-    """The rows of a network that a head can read, and the head's name.
+    """The rows of a network that a head can read, and the head's name."""
 
-    Attributes:
-        body: name of the last row before the head.
-        levels: name of the last row at each stride.
-        name: the head's name where a network has several heads, else None.
-    """
-
-    body: str
-    levels: Mapping[int, str]
-    name: str | None = None
+    body: str  # the last row before the head
+    levels: Callable[[], Mapping[int, str]]  # returns the last row at each stride
+    name: str | None = None  # only where a network has several heads
 
     def row(self, part: str = "") -> str:
         """The name of a row of this head: `head`, or `head_<name>_<part>`."""
@@ -34,18 +26,15 @@ class Place:
         return "_".join(filter(None, (self.name, part))) or alone
 
     def at(self, strides: Sequence[int], owner: str) -> list[str]:
-        """The names of the rows at these strides.
-
-        Raises:
-            ValueError: if a stride is missing; the message lists the strides of the network.
-        """
-        missing = [stride for stride in strides if stride not in self.levels]
+        """The names of the rows at these strides; ValueError if the network lacks one."""
+        levels = self.levels()
+        missing = [stride for stride in strides if stride not in levels]
         if missing:
             raise ValueError(
                 f"{owner} needs a map at stride {missing[0]}; the network has maps at strides "
-                f"{', '.join(map(str, sorted(self.levels)))}"
+                f"{', '.join(map(str, sorted(levels)))}"
             )
-        return [self.levels[stride] for stride in strides]
+        return [levels[stride] for stride in strides]
 
 
 @dataclass(frozen=True)
@@ -66,7 +55,8 @@ class Head:
 
     def tasks(self) -> Tasks:
         """The task (loss, metrics, targets) of each output."""
-        attached = self.attach(Place("body", _Everywhere()))
+        everywhere = {2**power: f"stride{2**power}" for power in range(6)}
+        attached = self.attach(Place("body", lambda: everywhere))
         return tasks_of_rows({name: spec for name, spec, _ in attached.rows}, attached)
 
     def losses(self) -> dict[str, Any]:
@@ -82,30 +72,15 @@ class Head:
         return self.tasks().training()
 
 
-class _Everywhere(dict[int, str]):
-    """Stands for a network with a map at every stride, for a head without a network."""
-
-    def __init__(self) -> None:
-        super().__init__({2**power: f"stride{2**power}" for power in range(6)})
-
-
 def tasks_of_rows(specs: Mapping[str, Any], attached: Attached) -> Tasks:
     """The tasks of the outputs; no tasks if any output's block has none."""
-    found: dict[str, Task] = {}
-    for output, row in attached.outputs.items():
-        task = task_of(specs[row])
-        if task is None:
-            return Tasks({})
-        found[output] = task
-    return Tasks(found, attached.targets)
+    found = {output: task_of(specs[row]) for output, row in attached.outputs.items()}
+    known = {output: task for output, task in found.items() if task}
+    return Tasks(known, attached.targets) if len(known) == len(found) else Tasks({})
 
 
 def attached(head: Any, place: Place) -> Attached:
-    """The rows of a head in any form `Architecture` takes.
-
-    Raises:
-        ValueError: if `head` is none of these, or a key of the dict is no word.
-    """
+    """The rows of a head in any form `Architecture` takes; ValueError for any other."""
     if isinstance(head, Mapping):
         parts = [attached(inner, _with_name(place, name)) for name, inner in head.items()]
         return Attached(

@@ -42,30 +42,19 @@ def overlap(first: Any, second: Any) -> tuple[Any, Any]:
 
     Reference: Rezatofighi et al. 2019, arXiv:1902.09630, Algorithm 1.
     """
-    ops = _ops
-    area, other = _area(first[..., :2], first[..., 2:]), _area(second[..., :2], second[..., 2:])
-    inside = _area(
-        ops.maximum(first[..., :2], second[..., :2]), ops.minimum(first[..., 2:], second[..., 2:])
-    )
-    around = _area(
-        ops.minimum(first[..., :2], second[..., :2]), ops.maximum(first[..., 2:], second[..., 2:])
-    )
-    union = area + other - inside
+    start, end = first[..., :2], first[..., 2:]
+    other_start, other_end = second[..., :2], second[..., 2:]
+    inside = _area(_ops.maximum(start, other_start), _ops.minimum(end, other_end))
+    around = _area(_ops.minimum(start, other_start), _ops.maximum(end, other_end))
+    union = _area(start, end) + _area(other_start, other_end) - inside
     tiny = keras.config.epsilon()
-    iou = inside / ops.maximum(union, tiny)
-    return iou, iou - (around - union) / ops.maximum(around, tiny)
+    iou = inside / _ops.maximum(union, tiny)
+    return iou, iou - (around - union) / _ops.maximum(around, tiny)
 
 
 def _area(start: Any, end: Any) -> Any:
     sides = _ops.maximum(end - start, 0.0)
     return sides[..., 0] * sides[..., 1]
-
-
-def box_errors(y_true: Any, y_pred: Any, kind: str, beta: float = 1.0) -> Any:
-    """The loss of each box in (..., 4): `kind` "giou", or "smooth_l1" summed over the corners."""
-    if kind == "giou":
-        return 1.0 - overlap(y_true, y_pred)[1]
-    return smooth_l1(y_true, y_pred, beta)
 
 
 def smooth_l1(y_true: Any, y_pred: Any, beta: float) -> Any:
@@ -84,8 +73,7 @@ class BoxLoss(TargetLoss):
 
     Args:
         kind: "smooth_l1" of the corners or "giou".
-        beta: the error at which smooth L1 changes from quadratic to linear, as a fraction of the
-            image.
+        beta: the error, as a fraction of the image, from which on smooth L1 is linear.
     """
 
     target = "corners (y1, x1, y2, x2) from 0 to 1, y1 < y2 and x1 < x2, (batch, 4)"
@@ -106,7 +94,9 @@ class BoxLoss(TargetLoss):
 
     def values(self, y_true: Any, y_pred: Any) -> Any:
         in_shares(y_true, self.target)
-        return box_errors(y_true, y_pred, self.kind, self.beta)
+        if self.kind == "giou":
+            return 1.0 - overlap(y_true, y_pred)[1]
+        return smooth_l1(y_true, y_pred, self.beta)
 
 
 def box_problem(boxes: np.ndarray) -> str | None:
@@ -121,13 +111,7 @@ def box_problem(boxes: np.ndarray) -> str | None:
 
 
 def in_shares(boxes: Any, target: str) -> None:
-    """Refuses boxes in pixels, which is any coordinate over 2.
-
-    Boxes that augmentation has moved past the edge of the image pass.
-
-    Raises:
-        ValueError: as `backend.demand` does.
-    """
+    """Refuses boxes in pixels: coordinates over 2, as augmentation moves boxes past the edge."""
     largest = _ops.max(_ops.reshape(boxes, (-1,)), initial=0.0)
     backend.demand(largest <= 2.0, f"Targets must be {target} (are they in pixels?).", (largest,))
 

@@ -1,7 +1,5 @@
 """Losses and metrics of classifiers: one class out of several, or several labels at once."""
 
-from __future__ import annotations
-
 from functools import partial
 from typing import Any
 
@@ -11,7 +9,6 @@ import numpy as np
 from kblocks.heads.task import TargetLoss, TargetMetric, Task, agree, outside
 
 _ops: Any = keras.ops  # its functions are annotated as if they could return None
-
 
 _ALONE = "; one class alone is always right: give it multi_label=True, or the head two classes"
 
@@ -50,15 +47,12 @@ class ClassLoss(TargetLoss):
         )
 
     def fits(self, targets: tuple[Any, ...], outputs: tuple[Any, ...]) -> bool:
-        if not agree(outputs[-1], self.classes):
-            return False
-        if self.classes == 1 and not self.multi_label:
+        if not agree(outputs[-1], self.classes) or (self.classes == 1 and not self.multi_label):
             return False
         if len(targets) == 1:
             return not self.multi_label
-        if len(targets) != 2 or targets[1] is None:  # Keras would broadcast it
-            return False
-        return agree(targets[1], self.classes) or (targets[1] == 1 and not self.multi_label)
+        sizes = (self.classes,) if self.multi_label else (self.classes, 1)
+        return len(targets) == 2 and targets[1] in sizes  # Keras would broadcast an unknown size
 
     def problem(self, targets: np.ndarray) -> str | None:
         if not self.fits(targets.shape, (None, self.classes)):
@@ -104,7 +98,7 @@ class ClassAccuracy(TargetMetric):
         if len(y_true.shape) == 2 and y_true.shape[1] != 1:
             labels = _ops.argmax(y_true, -1)
         else:
-            labels = _ops.cast(_ops.reshape(y_true, (-1,)), "int32")
+            labels = _ops.reshape(y_true, (-1,))
         found = _ops.cast(_ops.argmax(y_pred, -1), "int32")
         return _ops.cast(_ops.equal(found, _ops.cast(labels, "int32")), "float32")
 
@@ -116,8 +110,7 @@ class LabelAccuracy(TargetMetric):
     label = "accuracy"
 
     def values(self, y_true: Any, y_pred: Any) -> Any:
-        right = _ops.equal(y_pred > 0, y_true > 0.5)
-        return _ops.mean(_ops.cast(right, "float32"), -1)
+        return _ops.mean(_ops.cast(_ops.equal(y_pred > 0, y_true > 0.5), "float32"), -1)
 
 
 def classification(classes: int, multi_label: bool = False, weight: float = 1.0) -> Task:

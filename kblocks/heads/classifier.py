@@ -20,7 +20,7 @@ from kblocks.blocks.fields import (
 from kblocks.blocks.pooling import concat_pool
 from kblocks.heads.classification import classification
 from kblocks.heads.task import Task
-from kblocks.plans.ops import AdaptivePool, Chain, Dense, Dropout, Flatten, GlobalPool, Op, Pixels
+from kblocks.plans.ops import AdaptivePool, Chain, Dropout, Flatten, GlobalPool, Op, Pixels
 
 
 def pooled(pool: str, pool_size: Pixels | None = None) -> Op:
@@ -93,13 +93,9 @@ class Classifier(Block):
     def plan(self, channels: int) -> Op:
         drop = Dropout(self.dropout) if self.dropout else None
         before, behind = (drop, None) if self.dropout_first else (None, drop)
-        hidden = [Chain(before, self.linear(units), act(self), behind) for units in self.hidden]
-        logits = self.linear(self.classes)
-        return Chain(pooled(self.pool, self.pool_size), *(hidden or [drop]), logits)
-
-    def linear(self, units: int) -> Dense:
-        """A linear layer with this head's arguments."""
-        return dense(self, units, self.use_bias)
+        *hidden, logits = (dense(self, n, self.use_bias) for n in (*self.hidden, self.classes))
+        steps = [Chain(before, layer, act(self), behind) for layer in hidden]
+        return Chain(pooled(self.pool, self.pool_size), *(steps or [drop]), logits)
 
 
 class Features(Block):

@@ -1,7 +1,5 @@
 """Decodes a detector's maps to boxes: score threshold, then non-maximum suppression."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 

@@ -1,7 +1,5 @@
 """The loss and metric of a detector's map, and the assignment of objects to cells."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 
@@ -16,7 +14,7 @@ _ops: Any = keras.ops  # its functions are annotated as if they could return Non
 _ALPHA, _GAMMA = 0.25, 2.0  # arXiv:1708.02002, Sec. 5.1
 
 
-def focal_loss(truth: Any, logits: Any, alpha: float = _ALPHA, gamma: float = _GAMMA) -> Any:
+def focal_loss(truth: Any, logits: Any) -> Any:
     """Cross-entropy of each logit, weighted down where the prediction is already right.
 
     Reference: Lin et al. 2017, arXiv:1708.02002, Eq. 5.
@@ -24,8 +22,8 @@ def focal_loss(truth: Any, logits: Any, alpha: float = _ALPHA, gamma: float = _G
     shares = _ops.sigmoid(logits)
     entropy = _ops.softplus(logits) - logits * truth
     right = truth * shares + (1 - truth) * (1 - shares)
-    weight = truth * alpha + (1 - truth) * (1 - alpha)
-    return weight * _ops.power(1 - right, gamma) * entropy
+    weight = truth * _ALPHA + (1 - truth) * (1 - _ALPHA)
+    return weight * _ops.power(1 - right, _GAMMA) * entropy
 
 
 def centres(height: Any, width: Any) -> Any:
@@ -37,11 +35,9 @@ def centres(height: Any, width: Any) -> Any:
 
 
 class _Cells:
-    """Assigns objects to the cells of a map; all lengths are in cells.
+    """Assigns objects to the cells of a map, as `kb.DetectionMap` says; lengths are in cells.
 
-    An object belongs to the cells whose centres lie in its box and less than `radius` from its
-    centre, and to the cell in which its own centre lies. A cell with several objects gets the
-    smallest.
+    A cell with several objects gets the smallest.
     """
 
     def __init__(self, y_true: Any, y_pred: Any, spec: Any) -> None:
@@ -52,8 +48,7 @@ class _Cells:
         y_pred = ops.reshape(y_pred, (-1, height * width, spec.classes + 4))
         self.logits, sides = y_pred[..., : spec.classes], y_pred[..., spec.classes :]
         places = centres(height, width)
-        self.found = _around(places, sides)
-
+        self.found = ops.concatenate([places - sides[..., :2], places + sides[..., 2:]], -1)
         size = ops.cast(ops.stack([height, width, height, width]), "float32")
         if not y_true.shape[1]:  # a batch without objects, or an unknown number of them
             y_true = ops.pad(y_true, ((0, 0), (0, 1), (0, 0)), constant_values=-1)
@@ -77,11 +72,6 @@ class _Cells:
         kind = ops.cast(ops.take_along_axis(kinds, chosen, 1), "int32")
         one_hot = ops.one_hot(ops.maximum(kind, 0), spec.classes, dtype="float32")
         self.kinds = one_hot * self.positive[..., None]
-
-
-def _around(places: Any, sides: Any) -> Any:
-    """Converts centres and distances to top, left, bottom and right into corners."""
-    return _ops.concatenate([places - sides[..., :2], places + sides[..., 2:]], -1)
 
 
 @keras.saving.register_keras_serializable("kblocks")

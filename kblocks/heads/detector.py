@@ -57,27 +57,18 @@ class DetectionMap(Block):
 
     def task(self) -> Task:
         """The task: focal loss and generalized IoU loss."""
-        arguments = {
-            "classes": self.classes,
-            "smallest": self.smallest,
-            "largest": self.largest or math.inf,
-            "radius": self.radius,
-        }
+        arguments = (self.classes, self.smallest, self.largest or math.inf, self.radius)
         return Task(
-            partial(DetectionLoss, **arguments, box_weight=self.box_weight),
-            (partial(CellIoU, **arguments),),
+            partial(DetectionLoss, *arguments, self.box_weight),
+            (partial(CellIoU, *arguments),),
             self.loss_weight,
             OBJECTS,
         )
 
     def plan(self, channels: int) -> Op:
         def convolution(filters: int, bias: float) -> Conv:
-            return Conv(
-                filters,
-                (3, 3),
-                kernel_initializer=self.kernel_initializer,
-                bias_initializer=constant(bias),
-            )
+            own = {"kernel_initializer": self.kernel_initializer}
+            return Conv(filters, (3, 3), bias_initializer=constant(bias), **own)
 
         scores = convolution(self.classes, -math.log((1 - _PRIOR) / _PRIOR))
         sides = Chain(convolution(4, _CELLS), Activation("softplus"))
@@ -133,17 +124,14 @@ class Detector(Head):
             raise ValueError(f"`strides` must differ. Received: strides={strides!r}")
         self.strides = tuple(sorted(levels))
         self.filters = filters
-        common: dict[str, Any] = {
-            "radius": radius,
-            "box_weight": box_weight,
-            "loss_weight": loss_weight,
-        }
         self.maps = {
             stride: DetectionMap.Spec(
                 classes,
                 smallest=0.0 if finer is None else largest * finer / stride,
                 largest=0.0 if stride == self.strides[-1] else largest,
-                **common,
+                radius=radius,
+                box_weight=box_weight,
+                loss_weight=loss_weight,
             )
             for finer, stride in zip((None, *self.strides), self.strides, strict=False)
         }

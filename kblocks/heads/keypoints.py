@@ -28,8 +28,7 @@ class KeypointLoss(TargetLoss):
 
     Args:
         points: number of points.
-        beta: the error at which smooth L1 changes from quadratic to linear, as a fraction of the
-            image.
+        beta: the error, as a fraction of the image, from which on smooth L1 is linear.
     """
 
     geometry = "points"

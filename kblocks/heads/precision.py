@@ -1,7 +1,5 @@
 """Mean average precision of detections over a whole data set."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -48,27 +48,25 @@ class AddLateral(Block):
 
 
 def strides_down_to(place: Place, owner: str, stride: int | None) -> list[int]:
-    """The network's strides from the coarsest down to `stride`; None is the coarsest alone.
-
-    Raises:
-        ValueError: if there is no map at that stride; the message lists the existing strides.
-    """
+    """The network's strides from the coarsest down to `stride`; None is the coarsest alone."""
+    levels = place.levels()
     if stride is not None:
         place.at([stride], owner)
-    elif not place.levels:
+    elif not levels:
         raise ValueError(f"{owner} needs a map of the network. Received: none")
-    finest = max(place.levels) if stride is None else stride
-    return [one for one in sorted(place.levels, reverse=True) if one >= finest]
+    finest = max(levels) if stride is None else stride
+    return [one for one in sorted(levels, reverse=True) if one >= finest]
 
 
 def raised(
     place: Place, strides: list[int], first: Any, filters: int, part: str, initializer: Any
 ) -> tuple[Rows, dict[int, str]]:
     """The rows of a top-down pathway that starts with block `first`, and the row at each stride."""
-    rows: Rows = [(place.row(f"{part}{strides[0]}"), first, (place.levels[strides[0]],))]
+    levels = place.levels()
+    rows: Rows = [(place.row(f"{part}{strides[0]}"), first, (levels[strides[0]],))]
     found = {strides[0]: rows[0][0]}
     for coarse, fine in itertools.pairwise(strides):
-        own = place.levels[fine]
+        own = levels[fine]
         up, added = place.row(f"up{fine}"), place.row(f"{part}{fine}")
         rows.append((up, ResizeLike.Spec(), (found[coarse], own)))
         lateral = AddLateral.Spec(filters, kernel_initializer=initializer)

@@ -198,13 +198,8 @@ class Segmenter(Head):
     def attach(self, place: Place) -> Attached:
         strides = strides_down_to(place, "Segmenter", self.stride)
         classes = self.output.classes
-        first = ConvBlock.Spec(
-            classes,
-            1,
-            normalization=None,
-            activation=None,
-            kernel_initializer="glorot_uniform",
-        )
+        plain: dict[str, Any] = {"normalization": None, "activation": None}
+        first = ConvBlock.Spec(classes, 1, kernel_initializer="glorot_uniform", **plain)
         rows, found = raised(place, strides, first, classes, "score", "zeros")
         rows.append((place.row(), self.output, (found[strides[-1]], "input")))
         return Attached(rows, {place.output(alone=MASK): place.row()})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import keras
@@ -30,6 +31,10 @@ class SharedTargets(keras.Model):
             that loss.
     """
 
+    # A clone made by Keras has empty ones, and trains like any model with several outputs.
+    targets: Mapping[str, str] = MappingProxyType({})
+    auxiliary: Mapping[str, tuple[str, float]] = MappingProxyType({})
+
     def share(self, targets: Mapping[str, str], auxiliary: Mapping[str, tuple[str, float]]) -> None:
         """Sets both attributes without Keras' tracking, which would wrap the dicts."""
         copies = {output: (like, float(weight)) for output, (like, weight) in auxiliary.items()}
@@ -39,13 +44,9 @@ class SharedTargets(keras.Model):
         if not isinstance(self.output, Mapping) and targets:
             self.output_names = list(targets)  # Keras names a single output after its layer
 
-    def share_with(self, other: SharedTargets) -> None:
-        """Copies both attributes to a clone of this model, which Keras makes without them."""
-        other.share(self._targets(), self._auxiliary())
-
     def main_outputs(self) -> list[str]:
         """The names of the outputs that are not auxiliary."""
-        return [name for name in self._names() if name not in self._auxiliary()]
+        return [name for name in self._names() if name not in self.auxiliary]
 
     def compute_loss(
         self,
@@ -55,7 +56,7 @@ class SharedTargets(keras.Model):
         sample_weight: Any = None,
         training: bool = True,
     ) -> Any:
-        auxiliary = {} if self._trains_auxiliary_directly() else self._auxiliary()
+        auxiliary = {} if self._trains_auxiliary_directly() else self.auxiliary
         names = [name for name in self._names() if name not in auxiliary]
         y, y_pred = self._by_output(y), self._predicted(y_pred)
         weights = self._weights_by_output(sample_weight)
@@ -75,7 +76,7 @@ class SharedTargets(keras.Model):
         return super().compute_metrics(x, *given)
 
     def get_config(self) -> dict[str, Any]:
-        own = {"targets": self._targets(), "auxiliary": self._auxiliary()}
+        own = {"targets": dict(self.targets), "auxiliary": dict(self.auxiliary)}
         return {**super().get_config(), **own}
 
     @classmethod
@@ -85,13 +86,6 @@ class SharedTargets(keras.Model):
         model = super().from_config(rest, custom_objects)
         model.share(own.get("targets", {}), own.get("auxiliary", {}))
         return model
-
-    # A clone made by Keras lacks both attributes and trains like any model with several outputs.
-    def _targets(self) -> dict[str, str]:
-        return self.__dict__.get("targets", {})
-
-    def _auxiliary(self) -> dict[str, tuple[str, float]]:
-        return self.__dict__.get("auxiliary", {})
 
     def _names(self) -> list[str]:
         return list(self.output if isinstance(self.output, Mapping) else self.output_names)
@@ -103,13 +97,13 @@ class SharedTargets(keras.Model):
     def _trains_auxiliary_directly(self) -> bool:
         """Whether `compile` got a dict of losses that names auxiliary outputs."""
         named = self.loss if isinstance(self.loss, Mapping) else ()
-        return any(name in self._auxiliary() for name in named)
+        return any(name in self.auxiliary for name in named)
 
     def _by_output(self, given: Any) -> Any:
         """Targets or weights by output name, from one tensor or a dict by target or output name."""
         if given is None:
             return None
-        targets = {name: self._targets().get(name, name) for name in self._names()}
+        targets = {name: self.targets.get(name, name) for name in self._names()}
         if not isinstance(given, Mapping):
             if len(set(targets.values())) > 1:
                 raise self._refusal(targets, type(given).__name__)
@@ -161,12 +155,9 @@ def model_of(
     alone = next(iter(outputs)) if len(outputs) == 1 else None
     if alone in _UNNAMED:
         model = keras.Model(start, outputs[alone], name=name)
-    elif alone is None:
-        model = SharedTargets(start, dict(outputs), name=name)
-        model.share(targets, auxiliary)
     else:
-        model = SharedTargets(start, outputs[alone], name=name)
-        model.share({alone: targets.get(alone, alone)}, auxiliary)
+        model = SharedTargets(start, outputs[alone] if alone else dict(outputs), name=name)
+        model.share({alone: targets.get(alone, alone)} if alone else targets, auxiliary)
     override(model, "compile", _compile)
     return model
 
@@ -213,12 +204,12 @@ def strip_aux(model: keras.Model) -> keras.Model:
         >>> kb.strip_aux(model).output.shape
         (None, 10)
     """
-    if not isinstance(model, SharedTargets) or not model._auxiliary():
+    if not isinstance(model, SharedTargets) or not model.auxiliary:
         raise ValueError(
             "`model` must have auxiliary outputs, as Architecture.model(input_shape, aux=True) "
             f"makes. Received: model={model!r}"
         )
     names = model.main_outputs()
     outputs = {name: model.output[name] for name in names}
-    targets = {name: target for name, target in model._targets().items() if name in outputs}
+    targets = {name: target for name, target in model.targets.items() if name in outputs}
     return model_of(model.inputs[0], outputs, targets, {}, str(model.name))

@@ -1,7 +1,5 @@
 """The tasks of heads: loss, metrics, and the form of the targets."""
 
-from __future__ import annotations
-
 import inspect
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -69,8 +67,8 @@ class TargetLoss(Configured, keras.losses.Loss):
         return keras.ops.zeros_like(output)
 
     def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
-        shape = shape_of(sample_weight) if sample_weight is not None else None
-        if shape is not None and not all(agree(size, 1) for size in shape[1:]):
+        shape = None if sample_weight is None else shape_of(sample_weight)
+        if not all(agree(size, 1) for size in (shape or ())[1:]):
             raise ValueError(f"Sample weights must be one a sample. Received: shape {shape}")
         return super().__call__(y_true, y_pred, sample_weight)
 
@@ -88,15 +86,10 @@ class TargetLoss(Configured, keras.losses.Loss):
             )
 
     def classes_of(self, labels: Any, classes: int, counts: Any = None) -> tuple[Any, Any]:
-        """Labels as integers, and a factor for their losses: 1, or NaN for invalid labels.
+        """Class indices as integers, and a factor for their losses; `backend.demand` checks them.
 
-        Args:
-            labels: class indices from 0, of any shape; invalid ones are returned as 0.
-            classes: number of classes.
-            counts: whether each label must be valid, in the shape of `labels`; None is all.
-
-        Raises:
-            ValueError: as `backend.demand` does, if a label that counts is invalid.
+        Invalid labels become 0, with the factor NaN (1 where `counts`, of the labels' shape, is
+        False).
         """
         ops: Any = keras.ops
         kinds = ops.cast(labels, "int32")
@@ -112,11 +105,7 @@ class TargetLoss(Configured, keras.losses.Loss):
         return one_of_them, ops.where(known, 1.0, math.nan)
 
     def check(self, targets: Any) -> None:
-        """Checks the dtype, shape and values of targets.
-
-        Raises:
-            ValueError: if they do not fit; the message describes the form that does.
-        """
+        """Raises ValueError, with the form that fits, for a wrong dtype, shape or value."""
         try:
             array = np.asarray(targets)
             if array.dtype.kind not in "biuf":

@@ -1,7 +1,5 @@
 """Faster copies of models that use Keras' own layers."""
 
-from __future__ import annotations
-
 import warnings
 from typing import Any
 
@@ -30,7 +28,8 @@ def accelerate(model: keras.Model) -> keras.Model:
     """
     described: Any = keras.saving.serialize_keras_object(model)
     described.pop("compile_config", None)
-    copy: Any = keras.saving.deserialize_keras_object(_regrouped(described), safe_mode=False)
+    described = keras.tree.traverse(_regrouped, described, top_down=False)
+    copy: Any = keras.saving.deserialize_keras_object(described, safe_mode=False)
     convolutions = (c for c in layers_inside(copy) if isinstance(c, keras.layers.Conv2D))
     left = [c.name for c in convolutions if c.groups > 1 and not isinstance(c, Convolving)]
     if left:
@@ -48,16 +47,12 @@ def accelerate(model: keras.Model) -> keras.Model:
 
 
 def _regrouped(config: Any) -> Any:
-    """A serialised model with `GroupedConv2D` in place of Keras' class where it helps."""
-    if isinstance(config, list):
-        return [_regrouped(item) for item in config]
-    if not isinstance(config, dict):
-        return config
-    found = {key: _regrouped(value) for key, value in config.items()}
+    """A serialised convolution of Keras as `GroupedConv2D` where that helps; None for all else."""
+    named = isinstance(config, dict) and (config.get("module"), config.get("class_name"))
+    if named != ("keras.layers", "Conv2D"):
+        return None
+    own = config["config"]
+    if own["groups"] == 1 and not max(own["kernel_size"]) == 1 < max(own["strides"]):
+        return None
     ours = {"module": "kblocks.layers.grouped", "registered_name": "kblocks>GroupedConv2D"}
-    named = (found.get("module"), found.get("class_name"))
-    if named == ("keras.layers", "Conv2D"):
-        own = found["config"]
-        if own["groups"] > 1 or max(own["kernel_size"]) == 1 < max(own["strides"]):
-            found |= {"class_name": "GroupedConv2D", **ours}
-    return found
+    return {**config, "class_name": "GroupedConv2D", **ours}

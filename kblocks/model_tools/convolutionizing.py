@@ -1,7 +1,5 @@
 """`convolutionize`: turns a classifier of fixed input size into one for images of any size."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 
@@ -10,7 +8,8 @@ from keras import layers
 
 from kblocks.blocks.block import Block
 from kblocks.common.keras_graph import ends_of, maker_of, refuse_altered
-from kblocks.model_tools.fused_block import FusedBlock
+from kblocks.heads.task import is_channels_first
+from kblocks.model_tools.fused_block import replaced_by
 from kblocks.plans import ops
 from kblocks.plans.cost import walk
 from kblocks.plans.ops import Chain, Merge, Op
@@ -59,8 +58,8 @@ def convolutionize(model: keras.Model) -> keras.Model:
         )
     refuse_altered(model)
     counterparts: list[tuple[Any, Any]] = []
-    channels_last = keras.config.image_data_format() == "channels_last"
-    free = (None, None, inputs[0].shape[3]) if channels_last else (inputs[0].shape[1], None, None)
+    channels = inputs[0].shape[1 if is_channels_first() else 3]
+    free = (channels, None, None) if is_channels_first() else (None, None, channels)
     start = keras.Input(free, name=inputs[0].name)
 
     def replaced(layer: Any) -> Any:
@@ -110,12 +109,12 @@ def _counterpart(layer: Any) -> Any:
     if len(shape) == 2:
         if not isinstance(layer, _ELEMENTWISE):
             raise _formless(layer)
-        if "axis" in config and _flattened(layer.input):
-            raise ValueError(
-                f"{layer.name} normalizes a flattened map, which has no convolutional form"
-            )
         if "axis" in config:
-            config["axis"] = -1 if keras.config.image_data_format() == "channels_last" else 1
+            if _flattened(layer.input):
+                raise ValueError(
+                    f"{layer.name} normalizes a flattened map, which has no convolutional form"
+                )
+            config["axis"] = 1 if is_channels_first() else -1
     return type(layer).from_config(config)
 
 
@@ -146,11 +145,9 @@ def _flattened(x: Any) -> Any:
     """Height and width of the map that was flattened to `x`; None if none was, or of 1x1."""
     before: Any = maker_of(x)
     while isinstance(before, _ELEMENTWISE):
-        source: Any = before.input
-        before = maker_of(source)
-    if not isinstance(before, layers.Flatten):
-        return None
-    return None if _size(before) == (1, 1) else _size(before)
+        before = maker_of(before.input)
+    size = _size(before) if isinstance(before, layers.Flatten) else (1, 1)
+    return None if size == (1, 1) else size
 
 
 # --- blocks ------------------------------------------------------------------------------
@@ -168,13 +165,7 @@ def _block(layer: Any) -> Any:
         raise ValueError(f"{layer.name}: {error}") from error
     if changed == plan:
         return type(layer).from_config(layer.get_config())
-    return FusedBlock(
-        changed,
-        name=layer.name,
-        dtype=layer.dtype_policy,
-        trainable=layer.trainable,
-        data_format=layer.data_format,
-    )
+    return replaced_by(layer, changed)
 
 
 def _convolved(op: Op, shape: Any, whole: Any) -> tuple[Op, Any]:

@@ -1,7 +1,5 @@
 """`export`: writes a model in the formats of other programs, whole or not at all."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os
@@ -90,13 +88,8 @@ def export(
         if name == "keras":
             save_keras(model, written, metadata)
         else:
-            model.export(
-                written,
-                format=FORMATS[name].keras_name,
-                verbose=False,
-                input_signature=_signature(model),
-                **options,
-            )
+            options |= {"format": FORMATS[name].keras_name, "input_signature": _signature(model)}
+            model.export(written, verbose=False, **options)
             if metadata is not None:
                 _add_metadata(written, name, metadata)
         if name == "onnx":
@@ -154,17 +147,15 @@ def portable(model: Any) -> Iterator[None]:
     """
 
     def named(config: Any) -> Any:
-        if isinstance(config, list):
-            return [named(inner) for inner in config]
-        if not isinstance(config, dict):
-            return config
-        found = {key: named(inner) for key, inner in config.items()}
-        if str(found.get("module")).startswith(_TORCH_OPTIMIZERS):
-            found |= {"module": "keras.optimizers", "registered_name": None}
-        return found
+        if isinstance(config, dict) and str(config.get("module")).startswith(_TORCH_OPTIMIZERS):
+            return {**config, "module": "keras.optimizers", "registered_name": None}
+        return None  # as it is
+
+    def portable_config() -> Any:
+        return keras.tree.traverse(named, compile_config(), top_down=False)
 
     compile_config = model.get_compile_config
-    model.__dict__["get_compile_config"] = lambda: named(compile_config())
+    model.__dict__["get_compile_config"] = portable_config
     try:
         yield
     finally:
@@ -217,8 +208,7 @@ def _samples(model: Any, representative: Any) -> Callable[[], Iterator[list[np.n
     batches = [representative] if hasattr(representative, "shape") else representative
     found = []
     for batch in batches:
-        inputs = batch[0] if isinstance(batch, (tuple, list)) else batch
-        inputs = np.asarray(inputs)
+        inputs = np.asarray(batch[0] if isinstance(batch, (tuple, list)) else batch)
         if not np.all(np.isfinite(inputs)):
             raise ValueError("`representative` must hold finite values. Received: NaN or infinity")
         if inputs.shape[1:] != expected:
@@ -226,8 +216,7 @@ def _samples(model: Any, representative: Any) -> Callable[[], Iterator[list[np.n
                 f"`representative` must be a batch of inputs of shape {expected}, or several. "
                 f"Received: one of shape {inputs.shape}"
             )
-        inputs = inputs.astype(dtype)
-        found.extend(inputs[i : i + 1] for i in range(len(inputs)))
+        found.extend(np.split(inputs.astype(dtype), len(inputs)))
     if not found:
         raise ValueError("`representative` must hold inputs. Received: none")
     return lambda: ([sample] for sample in found)
@@ -235,7 +224,6 @@ def _samples(model: Any, representative: Any) -> Callable[[], Iterator[list[np.n
 
 def _in_float32(model: Any) -> Any:
     """The model, or a float32 copy if it computes in 16 bits: LiteRT and ONNX lack such kernels."""
-
     layers = (layer for layer in layers_inside(model) if not isinstance(layer, keras.Model))
     if all(layer.compute_dtype not in ("float16", "bfloat16") for layer in layers):
         return model

@@ -9,8 +9,6 @@ for one before it only without zero padding, since the zeros are added behind th
 (Jacob et al. 2017, arXiv:1712.05877, Sec. 3.2).
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -82,9 +80,8 @@ def leaves(steps: Chain) -> Iterator[Part]:
 def folded(*chains: Chain) -> list[Chain]:
     """Trees of parts that run one after another, each reduced to what inference needs.
 
-    Merges batch normalisations and constant factors into the linear part before them or, if its
-    padding allows, behind them, even if that is in another of the trees. Turns weight-normalised
-    kernels into plain ones and drops dropout of all kinds. Other parts stay as they are.
+    Merges batch normalisations and constant factors into the linear part before or (if its padding
+    allows) behind them, also in another tree; makes weight-normalised kernels plain; drops dropout.
     """
     done: list[tuple[int, Any]] = []
     for index, chain in enumerate(chains):

@@ -1,7 +1,5 @@
 """The formats in which a model can be exported; no import of Keras, for quick help texts."""
 
-from __future__ import annotations
-
 import importlib.util
 from typing import NamedTuple
 

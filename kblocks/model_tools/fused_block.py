@@ -57,3 +57,9 @@ class FusedBlock(Block):
 
     def plan(self, channels: Any) -> Op:
         return self.steps
+
+
+def replaced_by(block: Block, plan: Op) -> FusedBlock:
+    """A new block with another plan in place of `block`."""
+    own = {name: getattr(block, name) for name in ("name", "trainable", "data_format")}
+    return FusedBlock(plan, dtype=block.dtype_policy, **own)

@@ -1,7 +1,5 @@
 """`fuse`: a model for inference, with batch normalisations folded into the layers beside them."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
@@ -23,7 +21,7 @@ from kblocks.model_tools.folding import (
     parted,
     planned,
 )
-from kblocks.model_tools.fused_block import FusedBlock
+from kblocks.model_tools.fused_block import replaced_by
 from kblocks.plans import ops
 from kblocks.plans.ops import Chain, Op
 
@@ -192,8 +190,7 @@ def _axis_out(x: Any) -> int:
 def _reduced(layer: Any, chain: Chain) -> Any:
     """A new, unbuilt layer that computes what is left of `layer`."""
     if isinstance(layer, Block) and _changed(layer, chain):
-        own = {key: getattr(layer, key) for key in ("name", "trainable", "data_format")}
-        return FusedBlock(planned(chain), dtype=layer.dtype_policy, **own)
+        return replaced_by(layer, planned(chain))
     kind: Any = type(layer)
     config = layer.get_config()
     if not isinstance(layer, (Block, layers.BatchNormalization)):
@@ -224,8 +221,7 @@ def _fill(layer: Any, chain: Chain) -> None:
         kernel, bias = merged([_piece(source) for source in sources])
         if isinstance(target, _TRANSPOSED):
             kernel = np.swapaxes(kernel, -1, -2)
-        variable = _kernel(target)
-        variable.assign(kernel.reshape(variable.shape))
+        _kernel(target).assign(kernel.reshape(_kernel(target).shape))
         if target.use_bias:
             offset: Any = target.bias
             offset.assign(bias)

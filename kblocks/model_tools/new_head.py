@@ -1,7 +1,5 @@
 """Puts a new head on a trained model."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,7 +13,7 @@ from kblocks.heads.task import LOGITS
 from kblocks.model_tools.surgery import checked_graph
 from kblocks.networks.building import tensors_of
 from kblocks.networks.places import chains_in
-from kblocks.networks.pyramid import Levels
+from kblocks.networks.pyramid import levels_of
 from kblocks.networks.rows import INPUT, Row, check_prefix, is_of_head
 
 
@@ -114,7 +112,8 @@ def _attached(graph: Any, old: set[int], head: Any, prefix: str) -> tuple[dict[s
     order = list(row_of)
     body = max(read, key=lambda x: order.index(id(x)))
     tensors[row_of[id(body)]] = body
-    end = attached(head, Place(row_of[id(body)], Levels(rows, [row.name for row in rows])))
+    levels = levels_of(rows, [row.name for row in rows])
+    end = attached(head, Place(row_of[id(body)], levels))
     new = [Row(*row) for row in end.rows]
     made = tensors_of(new, [row.name for row in new], tensors, prefix, shared)
     return {output: made[row] for output, row in end.outputs.items()}, end.targets

@@ -1,7 +1,5 @@
 """Feature maps and first-layer filters as pictures."""
 
-from __future__ import annotations
-
 import math
 import os
 from pathlib import Path
@@ -56,10 +54,8 @@ def feature_maps(
     pixels = np.asarray(image, "float32")
     expected = tuple(part.input_shape[1:])
     expected = (*expected[1:], expected[0]) if flip else expected
-    fits = pixels.ndim == 3 and all(
-        n in (None, found) for n, found in zip(expected, pixels.shape, strict=True)
-    )
-    if not fits:
+    pairs = zip(expected, pixels.shape, strict=False)
+    if pixels.ndim != 3 or any(wanted not in (None, found) for wanted, found in pairs):
         raise ValueError(f"`image` must be of shape {expected}. Received: {pixels.shape}")
     batch = (pixels.transpose(2, 0, 1) if flip else pixels)[None]
     maps = _in_float32(part(batch, training=False)[0])
@@ -86,23 +82,19 @@ def first_filters(model: keras.Model, path: str | os.PathLike[str] | None = None
         ImportError: if `path` is given and Pillow is missing.
     """
     _check_path(path)
-    kernel = _first_kernel(model)
-    if kernel is None:
-        raise ValueError(f"`model` must have a convolution. Received: model={model!r}")
-    filters = kernel.transpose(3, 0, 1, 2)
+    filters = _first_kernel(model).transpose(3, 0, 1, 2)
     if path is not None:
         color = filters.shape[-1] == 3
         _write(path, [_stretched(one if color else one.mean(-1)) for one in filters])
     return filters
 
 
-def _first_kernel(model: Any) -> np.ndarray | None:
+def _first_kernel(model: Any) -> np.ndarray:
     for layer in layers_inside(model):
-        kernel = getattr(layer, "kernel", None)
-        if kernel is not None and len(kernel.shape) == 4:
+        if len(getattr(getattr(layer, "kernel", None), "shape", ())) == 4:
             effective = getattr(layer, "effective_kernel", None)
-            return _in_float32(kernel if effective is None else effective())
-    return None
+            return _in_float32(effective() if effective else layer.kernel)
+    raise ValueError(f"`model` must have a convolution. Received: model={model!r}")
 
 
 def _in_float32(values: Any) -> Any:
@@ -135,10 +127,10 @@ def _write(path: str | os.PathLike[str], tiles: list[np.ndarray]) -> None:
     columns = math.ceil(math.sqrt(len(tiles)))
     rows = math.ceil(len(tiles) / columns)
     down, right = height + _BETWEEN, width + _BETWEEN
-    page = np.full((rows * down + _BETWEEN, columns * right + _BETWEEN, *color), 255, "uint8")
+    size = (columns * right + _BETWEEN, rows * down + _BETWEEN)
+    page = Image.new("RGB" if color else "L", size, "white")
     for number, tile in enumerate(tiles):
-        top = _BETWEEN + number // columns * down
-        left = _BETWEEN + number % columns * right
-        page[top : top + height, left : left + width] = tile
+        place = (_BETWEEN + number % columns * right, _BETWEEN + number // columns * down)
+        page.paste(Image.fromarray(tile), place)
     with whole(Path(path)) as written:
-        Image.fromarray(page).save(written, "png")
+        page.save(written, "png")

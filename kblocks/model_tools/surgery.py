@@ -1,7 +1,5 @@
 """Extracts parts of a model, and adapts a model to another input with the same weights."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 
@@ -250,8 +248,8 @@ def _rebuilt(graph: Any, shape: tuple[Any, ...]) -> keras.Model:
                 f"{layer.name} must have one mean for all channels, or stand before the model, not "
                 f"a mean for each of {before}. Received: channels={channels}"
             )
-    sizes = (channels, height, width) if _channels_first(graph) else shape
     old = graph.inputs[0]
+    sizes = (channels, height, width) if _channels_first(graph) else shape
     start = keras.Input(sizes, name=old.name, dtype=old.dtype)
     inner: dict[int, keras.Model] = {}  # nested models, rebuilt for their new inputs
 
@@ -266,7 +264,7 @@ def _rebuilt(graph: Any, shape: tuple[Any, ...]) -> keras.Model:
         graph, input_tensors=start, clone_function=_copied, call_function=called
     )
     if isinstance(graph, SharedTargets):
-        graph.share_with(new)
+        new.share(graph.targets, graph.auxiliary)  # Keras does not copy them
     for source, target in zip(graph.layers, new.layers, strict=True):
         if not is_graph(source):
             _fill(source, target, before, channels)
@@ -306,7 +304,7 @@ def _fill(source: Any, target: Any, before: int, channels: int) -> None:
         owner = old.path.rpartition("/")[0]
         if old.name == "gain" and owner in gains:  # weight normalisation: follows the kernel's norm
             value = value * gains[owner]
-        elif tuple(old.shape) != tuple(new.shape):
+        elif value.shape != tuple(new.shape):
             adapted = _adapted(value, before, channels) if old.name == "kernel" else value
             if adapted.shape != tuple(new.shape):
                 raise ValueError(
@@ -334,4 +332,4 @@ def _adapted(kernel: np.ndarray, before: int, channels: int) -> np.ndarray:
 
 
 def _norms(kernel: np.ndarray) -> np.ndarray:
-    return np.sqrt(np.sum(np.square(kernel), axis=tuple(range(kernel.ndim - 1))))
+    return np.linalg.norm(kernel.reshape(-1, kernel.shape[-1]), axis=0)

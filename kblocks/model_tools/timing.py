@@ -1,7 +1,5 @@
 """Measures how long a model takes on this machine."""
 
-from __future__ import annotations
-
 import statistics
 import time
 
@@ -30,11 +28,8 @@ def latency(
     Raises:
         ValueError: if a count is not an integer in range, or the input's size is not known.
     """
-    for name, value, least in (
-        ("batch_size", batch_size, 1),
-        ("repeats", repeats, 1),
-        ("warm", warm, 0),
-    ):
+    counts = {"batch_size": (batch_size, 1), "repeats": (repeats, 1), "warm": (warm, 0)}
+    for name, (value, least) in counts.items():
         if not isinstance(value, int) or isinstance(value, bool) or value < least:
             raise ValueError(f"`{name}` must be an integer from {least}. Received: {value!r}")
     shape = tuple(input_shape or model.input_shape[1:])

@@ -19,7 +19,7 @@ from kblocks.networks import building, json_form
 from kblocks.networks.canonical import of_rows
 from kblocks.networks.costs import by_stage, costs_of, shown_total, walked
 from kblocks.networks.published import WeightSet
-from kblocks.networks.pyramid import Level, Levels, chosen_levels
+from kblocks.networks.pyramid import Level, chosen_levels, levels_of
 from kblocks.networks.rows import (
     INPUT,
     Row,
@@ -88,7 +88,7 @@ class Architecture:
         body = [row.name for row in parsed if row.name not in aside]
         end = Attached([], {"features": body[-1]} if body else {})
         if head is not None:
-            end = attached(head, Place(body[-1] if body else INPUT, Levels(parsed, body)))
+            end = attached(head, Place(body[-1] if body else INPUT, levels_of(parsed, body)))
             parsed += [Row(*row) for row in end.rows]
         if not parsed:
             raise ValueError(f"`rows` must hold a block. Received: rows={rows!r}")

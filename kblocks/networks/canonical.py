@@ -4,8 +4,6 @@ A form leaves out what has no effect at that size: taps of a kernel that only me
 stride along an axis with one output, the name of a padding, a pool over single pixels.
 """
 
-from __future__ import annotations
-
 import math
 from collections import Counter
 from collections.abc import Collection, Hashable, Mapping, Sequence

@@ -1,7 +1,5 @@
 """The cost of an architecture's rows; equal blocks on equal input shapes are computed once."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from collections.abc import Collection, Mapping, Sequence
@@ -14,13 +12,7 @@ from kblocks.plans.geometry import InputTooSmallError, missing_pixels
 
 
 def costs_of(rows: Sequence[Row], needed: Collection[str], input_shape: Any) -> dict[str, Cost]:
-    """The cost of each row in `needed`, by name.
-
-    Raises:
-        InputTooSmallError: (a ValueError) if a map would vanish; the message names the row and the
-            smallest input that fits.
-        ValueError: if blocks do not fit each other; the message names the row.
-    """
+    """The cost of each row in `needed`, by name; raises what `Architecture.cost` does."""
     try:
         return walked(rows, needed, input_shape)
     except InputTooSmallError as error:

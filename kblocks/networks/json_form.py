@@ -36,11 +36,7 @@ def to_json(net: Architecture, indent: int | None) -> str:
 
 
 def from_json(text: str, make: Callable[..., T]) -> T:
-    """What `make` returns for the arguments of the `Architecture` that `to_json` wrote.
-
-    Raises:
-        ValueError: as `Architecture.from_json` does.
-    """
+    """What `make` returns for the arguments of the `Architecture` that `to_json` wrote."""
     try:
         data = json.loads(text)
     except (ValueError, TypeError, RecursionError) as error:

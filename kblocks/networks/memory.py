@@ -5,10 +5,9 @@ reads and the one that it makes. From these follow the tensors alive at any time
 that the backward pass needs.
 """
 
-from __future__ import annotations
-
+import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
 from kblocks.networks.architecture import INPUT, Architecture, check_input_shape
@@ -73,11 +72,7 @@ def inference_memory(net: Architecture, input_shape: Any, itemsize: int = _FLOAT
         if owner[tensor] == tensor:
             changes[born.get(tensor, 0)] += elements
             changes[ends[tensor] + 1] -= elements
-    most = alive = 0
-    for change in changes:
-        alive += change
-        most = max(most, alive)
-    return most * itemsize
+    return max(itertools.accumulate(changes)) * itemsize
 
 
 def _is_fused(op: Any, maker: Any) -> bool:
@@ -110,13 +105,10 @@ def training_memory(
         InputTooSmallError: (a ValueError) if a map would vanish.
     """
     traced = Trace(net, input_shape, training=True, aux=aux)
-    kept: set[int] = set()
-    flowing = 0
-    for step in traced.steps:
-        kept.update(_kept(step))
-        gradients = {*step.inputs, step.output}
-        flowing = max(flowing, sum(traced.elements[tensor] for tensor in gradients))
-    maps = batch_size * (sum(traced.elements[tensor] for tensor in kept) + flowing)
+    kept = {tensor for step in traced.steps for tensor in _kept(step)}
+    gradients = ({*step.inputs, step.output} for step in traced.steps)
+    flowing = max((traced.size_of(tensors) for tensors in gradients), default=0)
+    maps = batch_size * (traced.size_of(kept) + flowing)
     weights = traced.cost.params + (1 + slots) * traced.cost.trainable_params
     return _FLOAT * (weights + max(maps, _UPDATE * traced.largest_kernel))
 
@@ -141,24 +133,16 @@ def _kept(step: Step) -> tuple[int, ...]:
 
 
 class Trace:
-    """A network as steps.
-
-    Attributes:
-        steps: in the order in which they run.
-        elements: the number of elements of each tensor, for one image.
-        results: the numbers of the tensors that are outputs.
-        cost: the network's cost.
-        largest_kernel: the number of parameters of the op that has most.
-    """
+    """A network as steps."""
 
     def __init__(
         self, net: Architecture, input_shape: Any, training: bool = False, aux: bool = False
     ) -> None:
         check_input_shape(input_shape)
         self.cost = net.cost(input_shape, aux)
-        self.steps: list[Step] = []
-        self.elements: list[int] = []
-        self.largest_kernel = 0
+        self.steps: list[Step] = []  # in the order in which they run
+        self.elements: list[int] = []  # of each tensor, for one image
+        self.largest_kernel = 0  # the parameters of the op that has most
         self._training = training
         start = tuple(input_shape)
         tensors: dict[str, Placed] = {INPUT: (self._tensor(start), start)}
@@ -168,7 +152,7 @@ class Trace:
             channels = [shape[-1] for _, shape in sources]
             plan = spec.plan(channels if len(channels) > 1 else channels[0])
             tensors[row.name] = self._op(plan, sources)
-        self.results = [tensors[row][0] for row in shown]
+        self.results = [tensors[row][0] for row in shown]  # the tensors that are outputs
 
     def last_uses(self) -> list[int]:
         """By tensor, the last step that makes or reads it; the end for outputs."""
@@ -179,6 +163,10 @@ class Trace:
         for tensor in self.results:
             last[tensor] = len(self.steps)
         return last
+
+    def size_of(self, tensors: Collection[int]) -> int:
+        """The number of elements of these tensors together."""
+        return sum(self.elements[tensor] for tensor in tensors)
 
     def _tensor(self, shape: Shape) -> int:
         """Adds a tensor and returns its number."""

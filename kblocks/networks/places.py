@@ -1,7 +1,5 @@
 """Finds the layers of a model, and of the models in it, by the names of stages and layers."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any
 
@@ -27,11 +25,7 @@ def place_of(chain: Chain) -> str:
 
 
 def full_name(model: Any, argument: str, name: str) -> str:
-    """The name of a stage, layer or part, after those of the models around it.
-
-    Raises:
-        ValueError: if several models have it.
-    """
+    """The name of a stage, layer or part, after those of the models around it."""
     if not isinstance(name, str):
         raise unknown_stage(argument, name, list(map(place_of, chains_in(model))))
     first = name.partition("/")[0]
@@ -52,10 +46,7 @@ def full_name(model: Any, argument: str, name: str) -> str:
 def chains_named(model: Any, argument: str, name: str) -> tuple[list[Chain], str]:
     """The layers that the name of a stage, a layer or a part of a layer stands for, and the part.
 
-    The names of the models around them may be left out.
-
-    Raises:
-        ValueError: if the model has no such stage or layer, or several models in it have.
+    The names of the models around them may be left out, unless several models have such a layer.
     """
     chains = list(chains_in(model))
     whole = full_name(model, argument, name)

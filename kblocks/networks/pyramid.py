@@ -1,9 +1,7 @@
 """The feature pyramid of a network: which row has a map at which stride."""
 
-from __future__ import annotations
-
 import functools
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from kblocks.blocks.spec import channels_of
@@ -49,31 +47,16 @@ def strides_of(
     return strides, shapes
 
 
-class Levels(Mapping[int, str]):
-    """Maps each stride, equal for height and width, to the last of the needed rows that has it.
+def levels_of(rows: Sequence[Row], needed: Collection[str]) -> Callable[[], dict[int, str]]:
+    """A function that finds the last of the needed rows at each stride, for an unknown input."""
 
-    For networks whose input is not known yet. Computed when first used.
-    """
-
-    def __init__(self, rows: Sequence[Row], needed: Collection[str]) -> None:
-        self._rows, self._needed = tuple(rows), needed
-
-    @functools.cached_property
-    def _levels(self) -> dict[int, str]:
-        tried = [
-            strides_of(self._rows, self._needed, (_SIDE, _SIDE, channels))[0]
-            for channels in _CHANNELS
-        ]
+    @functools.cache
+    def levels() -> dict[int, str]:
+        inputs = ((_SIDE, _SIDE, channels) for channels in _CHANNELS)
+        tried = (strides_of(rows, needed, shape)[0] for shape in inputs)
         return _by_stride(max(tried, key=len))
 
-    def __getitem__(self, stride: int) -> str:
-        return self._levels[stride]
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(self._levels)
-
-    def __len__(self) -> int:
-        return len(self._levels)
+    return levels
 
 
 def _by_stride(strides: Mapping[str, Pair]) -> dict[int, str]:
@@ -84,13 +67,7 @@ def _by_stride(strides: Mapping[str, Pair]) -> dict[int, str]:
 def chosen_levels(
     rows: Sequence[Row], needed: Collection[str], input_shape: Any, levels: Any
 ) -> tuple[dict[str, Level], list[int]]:
-    """The chosen levels, by `stride4`, ... or by name.
-
-    With `levels` None, also the strides of 4, 8, 16 and 32 that do not exist.
-
-    Raises:
-        ValueError: if a level does not exist; the message lists those that do.
-    """
+    """The chosen levels, by `stride4`, ... or by name, and the usual strides that do not exist."""
     strides, shapes = strides_of(rows, needed, input_shape)
     by_stride = _by_stride(strides)
     if isinstance(levels, (str, int)):

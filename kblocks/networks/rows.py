@@ -1,6 +1,4 @@
-"""The rows of an architecture: parsed, checked, walked, and converted from and to JSON."""
-
-from __future__ import annotations
+"""The rows of an architecture: parsed, checked and walked."""
 
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -55,13 +53,12 @@ def spec_of(value: Any, row: str) -> Any:
     """The Spec of the row called `row`, from a Spec or a block."""
     spec = getattr(value, "spec", value)
     if not isinstance(spec, Block.Spec) or isinstance(value, type):
-        hint = ""
-        if isinstance(value, keras.Layer):
-            hint = (
-                " In place of a layer of Keras write such as kb.ConvBlock.Spec(32, kernel_size=3) "
-                "or a block of your own (see kb.Block); or call the layer before or behind the "
-                "network's model."
-            )
+        hint = (
+            " In place of a layer of Keras write such as kb.ConvBlock.Spec(32, kernel_size=3) or a "
+            "block of your own (see kb.Block); or call the layer before or behind the network's "
+            "model."
+        )
+        hint = hint if isinstance(value, keras.Layer) else ""
         raise ValueError(f"{row} must be a block's Spec or a block.{hint} Received: {value!r}")
     return spec
 
@@ -117,9 +114,8 @@ def walk_rows(
 ) -> Iterator[tuple[Row, str, Any, Any]]:
     """Yields each needed row, the row whose weights it uses (by name), its Spec and its inputs.
 
-    Inputs are taken from `values` by the names of the rows that a row reads. The caller stores
-    the value of each row there before it takes the next. Several inputs come as a list; an input
-    without a value is None.
+    Inputs are from `values`, where the caller stores each row's value before it takes the next row.
+    Several inputs come as a list; an input without a value is None.
     """
     origins = origins_of(rows)
     for row in rows:

@@ -1,8 +1,5 @@
 """Plots of the trials: the best so far over time, the fronts, and the learning curves."""
 
-from __future__ import annotations
-
-from collections.abc import Iterable
 from itertools import islice
 from typing import Any
 
@@ -41,24 +38,24 @@ def progress(view: View) -> Section | None:
     """Scores over time: trials as points, the best so far as a line, failures as ticks below."""
     if not view.scored:
         return None
-    name = time_unit(view)[1]
-    figures = []
-    for index, objective in enumerate(view.objectives[:_OBJECTIVES]):
-        if any(trial.ended is not None for trial in view.scored):
-            title = f"{objective.name} over time"
-            figures.append(_over(view, index, title, "ended", f"{name} since the start"))
-        figures.append(_over(view, index, f"{objective.name} over trials", "number", "trial"))
+    is_timed = any(trial.ended is not None for trial in view.scored)
+    orders = ("ended", "number") if is_timed else ("number",)
+    objectives = range(len(view.objectives[:_OBJECTIVES]))
+    figures = [_over(view, index, order) for index in objectives for order in orders]
     caption = "Each completed trial is a point; the line is the best so far."
     if any(trial.record.status in _LOST for trial in view.trials):
         caption += " Ticks at the bottom are trials that failed or were pruned."
     return Section("progress", "The best over time", caption + _thinned(view), figures)
 
 
-def _over(view: View, index: int, title: str, order: str, label: str) -> Figure:
-    unit = 1.0 if order == "number" else time_unit(view)[0]
+def _over(view: View, index: int, order: str) -> Figure:
+    """An objective over trials (`order` "number") or over time ("ended")."""
+    timed = order == "ended"
+    unit, name = time_unit(view) if timed else (1.0, "")
     best, lost = f"best_{order}{index}", f"lost_{order}"
     at = {t.number: getattr(t, order) / unit for t in view.trials if getattr(t, order) is not None}
-    steps = [{"x": at[t.number], "s": value} for t, value in view.improvements(index, order)]
+    improved = view.improvements(index, order)
+    steps = [{"x": at[t.number], "s": t.scores[index]} for t in improved]
     last = max(at[t.number] for t in view.trials if t.record.is_finished and t.number in at)
     steps.append({"x": last, "s": steps[-1]["s"]})
     marks = [
@@ -66,10 +63,9 @@ def _over(view: View, index: int, title: str, order: str, label: str) -> Figure:
         for trial in view.trials
         if trial.record.status in _LOST and trial.number in at
     ]
-    x = alt.X(
-        "n:Q" if order == "number" else "e:Q",
-        axis=axis(label, [last], grid=False, tickMinStep=1 if unit == 1 else 0.01),
-    )
+    label = f"{name} since the start" if timed else "trial"
+    ruler = axis(label, [last], grid=False, tickMinStep=1 if unit == 1 else 0.01)
+    x = alt.X("e:Q" if timed else "n:Q", axis=ruler)
     points = alt.Chart(named(TRIALS)).mark_circle(size=44, style="trial")
     line = alt.Chart(named(best)).mark_line(interpolate="step-after", style="bestline")
     ticks = alt.Chart(named(lost)).mark_tick(
@@ -83,6 +79,7 @@ def _over(view: View, index: int, title: str, order: str, label: str) -> Figure:
     ]
     if marks:
         layers.append(ticks.encode(x="x:Q", y=alt.value("height"), tooltip=[number, reason]))
+    title = f"{view.objectives[index].name} over {'time' if timed else 'trials'}"
     return Figure(title, alt.layer(*layers), {best: steps, lost: spread(marks, _RUG)})
 
 
@@ -187,16 +184,10 @@ def _curve(
     chart = alt.Chart(named(name)).mark_line(
         clip=True, strokeWidth=2, point=alt.OverlayMarkDef(size=26, filled=True, opacity=1)
     )
-    epochs = alt.X(
-        "e:Q",
-        axis=axis("epoch", grid=False, tickMinStep=1, format="d"),
-        scale=alt.Scale(zero=False, nice=False, padding=10),
-    )
-    colour = alt.Color(
-        "t:N",
-        scale=alt.Scale(domain=list(dict.fromkeys(row["t"] for row in rows))),
-        legend=alt.Legend(title=None, orient="top", columns=3, symbolType="stroke"),
-    )
+    epochs = position(alt.X, "e", "epoch", (), False, grid=False, tickMinStep=1, format="d")
+    trials = alt.Scale(domain=list(dict.fromkeys(row["t"] for row in rows)))
+    legend = alt.Legend(title=None, orient="top", columns=3, symbolType="stroke")
+    colour = alt.Color("t:N", scale=trials, legend=legend)
     value = alt.Tooltip("v:Q", title="value", format=".4~f")
     epoch = alt.Tooltip("e:N", title="epoch")
     chart = chart.encode(
@@ -213,20 +204,12 @@ def _metrics(view: View) -> list[str]:
 
     Metrics that vary in no best trial are taken only if none varies.
     """
-    best = view.ranked[:_CURVES]
-    logged: Iterable[str] = dict.fromkeys(
-        name
-        for t in best
-        if isinstance(t.record.history, dict)
-        for name in t.record.history
-        if t.curve(name)
-    )
     wanted = [objective.name for objective in view.run.objectives]
     wanted += ["val_accuracy", "accuracy", "val_loss", "loss"]
-    varied = [
-        m for m in wanted if m in logged and any(len({v for _, v in t.curve(m)}) > 1 for t in best)
-    ]
-    return list(dict.fromkeys(varied or [m for m in wanted if m in logged]))[:2]
+    best = view.ranked[:_CURVES]
+    values = {name: [{v for _, v in trial.curve(name)} for trial in best] for name in wanted}
+    varied = [name for name, found in values.items() if any(len(one) > 1 for one in found)]
+    return (varied or [name for name, found in values.items() if any(found)])[:2]
 
 
 def _thinned(view: View) -> str:

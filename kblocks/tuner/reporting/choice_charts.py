@@ -1,7 +1,5 @@
 """Plots of the choices: their importance and their effects."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -66,21 +64,16 @@ def _bars(title: str, name: str, found: Importance) -> Figure:
     shown = list(found.shares.items())[:_BARS]
     rows = [{"c": clean(choice, _NAME), "v": share} for choice, share in shown]
     widest = max(0.05, *(1.15 * row["v"] for row in rows))
+    shares = alt.Axis(title="share of the variance", format="~%", tickCount=4)
+    choices = alt.Axis(title=None, labelLimit=190, ticks=False)
+    share = alt.Tooltip("v:Q", title="share", format=".1%")
     bars = alt.Chart(named(name)).encode(
-        x=alt.X(
-            "v:Q",
-            axis=alt.Axis(title="share of the variance", format="~%", tickCount=4),
-            scale=alt.Scale(domain=[0, widest], nice=False),
-        ),
-        y=alt.Y("c:N", sort=None, axis=alt.Axis(title=None, labelLimit=190, ticks=False)),
-        tooltip=[
-            alt.Tooltip("c:N", title="choice"),
-            alt.Tooltip("v:Q", title="share", format=".1%"),
-        ],
+        x=alt.X("v:Q", axis=shares, scale=alt.Scale(domain=[0, widest], nice=False)),
+        y=alt.Y("c:N", sort=None, axis=choices),
+        tooltip=[alt.Tooltip("c:N", title="choice"), share],
     )
-    texts = bars.mark_text(align="left", dx=5, style="label").encode(
-        text=alt.Text("v:Q", format=".1%")
-    )
+    texts = bars.mark_text(align="left", dx=5, style="label")
+    texts = texts.encode(text=alt.Text("v:Q", format=".1%"))
     chart = bars.mark_bar(style="bar", cornerRadiusEnd=3, height={"band": 0.66}) + texts
     return Figure(title, chart, {name: rows}, height=24 * len(rows) + 46, width=300)
 
@@ -122,10 +115,9 @@ class Range(NamedTuple):
 
 
 def scale_of(view: View, name: str) -> Range | list[str]:
-    """A numeric choice's range; of any other choice the texts of its options, in order.
+    """A numeric choice's range; of others, and integers of few values, the options in order.
 
-    An integer of few values counts as a choice among options. Without a known distribution, as in
-    a table of another program, the values of the trials decide.
+    Without a known distribution, as in another program's table, the values of the trials decide.
     """
     values = [trial.values[name] for trial in view.scored if name in trial.values]
     kind: Any = view.distributions.get(name)
@@ -192,25 +184,18 @@ def _of_options(
         for option, members in groups.items()
         if not members
     ]
+    filled = [(option, members) for option, members in groups.items() if members]
+    middle = [{"x": option, "k": len(members), **_quartiles(members)} for option, members in filled]
     drawn = {trial.number for trial in view.drawn}
-    middle = [
-        {"x": option, "k": len(members), **_quartiles(members)}
-        for option, members in groups.items()
-        if members
-    ]
     rows = [
         {"p": place + round(apart(trial.number, 0.66), 3), **_point(trial)}
         for place, members in enumerate(groups.values())
         for trial in spread([t for t in members if t.number in drawn], _DOTS // len(groups))
     ]
-    tilted = sum(map(len, groups)) > 26
-    x = alt.X(
-        "x:N",
-        scale=alt.Scale(domain=list(groups), paddingInner=0.28, paddingOuter=0.14),
-        axis=alt.Axis(
-            title=None, grid=False, ticks=False, labelAngle=-35 if tilted else 0, labelLimit=110
-        ),
-    )
+    angle = -35 if sum(map(len, groups)) > 26 else 0
+    axis = alt.Axis(title=None, grid=False, ticks=False, labelAngle=angle, labelLimit=110)
+    places = alt.Scale(domain=list(groups), paddingInner=0.28, paddingOuter=0.14)
+    x = alt.X("x:N", scale=places, axis=axis)
     tips = [
         alt.Tooltip("x:N", title="option"),
         alt.Tooltip("k:Q", title="trials"),
@@ -219,9 +204,8 @@ def _of_options(
     box = alt.Chart(named(f"{data}_middle")).encode(x=x, tooltip=tips)
     bar = box.mark_bar(style="range", width={"band": 1}, cornerRadius=2)
     line = box.mark_tick(style="middle", orient="horizontal", width={"band": 1}, thickness=2.5)
-    words = alt.Chart(named(f"{data}_without")).mark_text(
-        style="label", angle=270, align="left", dx=6
-    )
+    words = alt.Chart(named(f"{data}_without"))
+    words = words.mark_text(style="label", angle=270, align="left", dx=6)
     # The points have a numeric x axis, on which option i is at i.
     ends = alt.Scale(domain=[-0.5, len(groups) - 0.5], nice=False, zero=False)
     boxes = alt.layer(

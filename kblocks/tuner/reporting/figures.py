@@ -1,10 +1,8 @@
 """Shared parts of all plots: data, axes, scales and tooltips."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import altair as alt
@@ -27,55 +25,38 @@ Rows = list[dict[str, Any]]
 
 @dataclass(frozen=True)
 class Figure:
-    """A plot.
-
-    Attributes:
-        title: plain text.
-        chart: an Altair chart without a size.
-        data: {name: rows} of the data that the chart refers to, except `TRIALS`.
-        height: the height in pixels.
-        width: the least width in pixels; the plot scrolls on a narrower page.
-    """
+    """A plot."""
 
     title: str
-    chart: Any
-    data: dict[str, Rows] = field(default_factory=dict)
-    height: int = 280
-    width: int = 260
+    chart: Any  # Altair's, without a size
+    data: dict[str, Rows]  # by name, all that the chart refers to except `TRIALS`
+    height: int = 280  # pixels
+    width: int = 260  # the least; the plot scrolls on a narrower page
 
 
 @dataclass(frozen=True)
 class Section:
-    """Plots under one heading, and in one PNG.
+    """Plots under one heading, and in one PNG."""
 
-    Attributes:
-        name: the name of the PNG file and of the page's anchor.
-        title: plain text.
-        caption: what the plots show, and what they leave out.
-        figures: the plots in order.
-        columns: the most columns, in the PNG and on the page.
-        opened: how many of the first figures are unfolded; only these are in the PNG.
-    """
-
-    name: str
+    name: str  # of the PNG file and of the page's anchor
     title: str
-    caption: str
+    caption: str  # what the plots show, and what they leave out
     figures: list[Figure]
-    columns: int = 2
-    opened: int = 12
+    columns: int = 2  # the most, in the PNG and on the page
+
+    opened = 12  # how many of the first figures are unfolded; only these are in the PNG
 
 
 def trial_rows(view: View) -> Rows:
     """A row for each drawn trial.
 
-    Fields: `n` the number, `f` whether the trial is on the front, `s0`, `s1`, ... the scores, the
-    costs by name, `e` the end in the unit of `time_unit`, and the tooltip's texts.
+    Fields: `n` the number, `s0`, `s1`, ... the scores, the costs by name, `e` the end in the unit
+    of `time_unit`, and the tooltip's texts.
     """
-    front = {trial.number for trial in view.front}
     unit, _ = time_unit(view)
     rows = []
     for trial in view.drawn:
-        row: dict[str, Any] = {"n": trial.number, "f": trial.number in front, **told(view, trial)}
+        row: dict[str, Any] = {"n": trial.number, **told(view, trial)}
         row |= {f"s{index}": value for index, value in enumerate(trial.scores)}
         row |= {name: drawn_cost(name, value) for name, value in trial.costs.items()}
         if trial.ended is not None:
@@ -106,8 +87,7 @@ def drawn_cost(name: str, value: float) -> float:
 
 def tooltip() -> list[Any]:
     """The tooltip with `told`'s texts. Titles are constants, since Vega interprets some words."""
-    shown = {"n": "trial", **_TEXTS}
-    return [alt.Tooltip(f"{f}:N", title=title) for f, title in shown.items()]
+    return [alt.Tooltip(f"{f}:N", title=t) for f, t in {"n": "trial", **_TEXTS}.items()]
 
 
 def time_unit(view: View) -> tuple[float, str]:

@@ -1,7 +1,5 @@
 """Renders the plots of a section to one PNG, without a browser."""
 
-from __future__ import annotations
-
 import textwrap
 from typing import Any
 

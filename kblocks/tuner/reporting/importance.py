@@ -1,7 +1,5 @@
 """The importance of each choice: the share of the scores' variance that it accounts for."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,18 +17,13 @@ _OPTIONS = 30  # the most options of a non-numeric choice; rarer ones count as o
 
 @dataclass(frozen=True)
 class Importance:
-    """The importance of choices by a random forest.
+    """The importance of choices by a random forest."""
 
-    Attributes:
-        shares: {choice: the share of the variance of the scores' ranks that it accounts for, alone
-            and together with others}; the largest first.
-        explained: the share that the forest predicts on unseen trials (R²).
-        trials: the number of trials that were used.
-    """
-
+    # By choice, the largest first: the share of the variance of the scores' ranks that it accounts
+    # for, alone and together with others.
     shares: dict[str, float]
-    explained: float
-    trials: int
+    explained: float  # the share that the forest predicts on unseen trials (R²)
+    trials: int  # that were used
 
 
 def importance(trials: Sequence[Shown], objective: int = 0) -> Importance | None:

@@ -1,7 +1,5 @@
 """A network's blocks as short text, from its JSON alone: `2 × ResidualBlock 32, 5×5, strides 2`."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from itertools import groupby
@@ -18,9 +16,8 @@ _PARTS = 6  # the most arguments that are shown of a block
 
 def outline(network: Any) -> list[tuple[str, str]]:
     """(name, blocks) of each stage; empty if `network` is not the JSON of an architecture."""
-    rows = _rows(network)
     stages: dict[str, list[str]] = {}
-    for row in rows:
+    for row in _rows(network):
         stages.setdefault(stage_of(row["name"]), []).append(_block(row))
     return [(clean(name, 40), clean(_joined(blocks), 300)) for name, blocks in stages.items()]
 

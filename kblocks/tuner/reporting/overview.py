@@ -1,7 +1,5 @@
 """The head of a report (objectives, best figures, trial states) and the search's settings."""
 
-from __future__ import annotations
-
 import re
 from collections import Counter
 from collections.abc import Mapping
@@ -46,11 +44,9 @@ def _tiles(view: View) -> list[tuple[str, str, str]]:
         note = f"trial {best.number}"
         if len(view.objectives) > 1:
             note += f", first of a front of {len(view.front)}"
-        pairs = zip(view.objectives, best.scores, strict=True)
-        tiles += [
-            (f"best {o.name}" if len(view.objectives) == 1 else o.name, score(v), note)
-            for o, v in list(pairs)[:2]
-        ]
+        first = "best " if len(view.objectives) == 1 else ""
+        pairs = list(zip(view.objectives, best.scores, strict=True))[:2]
+        tiles += [(f"{first}{o.name}", score(v), note) for o, v in pairs]
         for name in ("params", "macs", "latency"):
             if name in best.costs:
                 note = "of the best network" + (", one image" if name == "latency" else "")
@@ -59,9 +55,8 @@ def _tiles(view: View) -> list[tuple[str, str, str]]:
     asked = view.settings.get("trials")
     of = f"of {asked:,} asked for" if type(asked) is int else "ended"
     tiles.append(("trials", f"{done:,}", of))
-    begun = [t.begun for t in view.trials if t.begun is not None]
     ended = [t.ended for t in view.trials if t.ended is not None]
-    if begun and ended:
+    if ended:
         work = sum(t.record.seconds or 0 for t in view.trials)
         tiles.append(("time", duration(max(ended)), f"{duration(work)} in trials"))
     return tiles
@@ -79,7 +74,7 @@ def _states(view: View) -> str:
 
 def settings(view: View) -> str:
     """HTML of the settings that the search stored."""
-    found = {**view.settings}
+    found = dict(view.settings)
     space = found.get("space")
     if isinstance(space, Mapping):
         found["space"] = {name: view.options_of(name) or text for name, text in space.items()}

@@ -1,7 +1,5 @@
 """The report's page: one HTML file that loads nothing from elsewhere."""
 
-from __future__ import annotations
-
 import base64
 import hashlib
 from collections.abc import Sequence
@@ -18,16 +16,11 @@ _CANVAS = 600  # a plot with more rows is drawn on a canvas, else as SVG
 def page(
     title: str, parts: Sequence[str | Section], trials: list[dict[str, Any]], javascript: str
 ) -> str:
-    """Assembles the page from text and plots, in order.
+    """Assembles the page from escaped HTML and sections of plots, which share the rows `trials`.
 
     The page's content security policy lets a browser run only our own two scripts, identified by
-    their hashes, and load nothing, so text in the data can neither run nor call out.
-
-    Args:
-        title: the page's title.
-        parts: escaped HTML, and sections of plots.
-        trials: the rows that the plots share.
-        javascript: the bundle of vega-embed and its dependencies.
+    their hashes, and load nothing, so text in the data can neither run nor call out. `javascript`
+    is the bundle of vega-embed and its dependencies.
     """
     plots = [part for part in parts if isinstance(part, Section)]
     body = "".join(_section(part) if isinstance(part, Section) else part for part in parts)
@@ -83,12 +76,9 @@ def _figure(section: Section, index: int) -> dict[str, Any]:
     chart = chart.properties(autosize={"type": "fit", "contains": "padding"})
     spec = chart.to_dict()
     del spec["config"]  # Altair's config; the page has its own
-    rows = sum(map(len, figure.data.values()))
-    return {
-        "id": f"{section.name}-{index}",
-        "spec": {**spec, "datasets": figure.data},
-        "canvas": rows > _CANVAS,
-    }
+    large = sum(map(len, figure.data.values())) > _CANVAS
+    named = f"{section.name}-{index}"
+    return {"id": named, "spec": {**spec, "datasets": figure.data}, "canvas": large}
 
 
 def _digest(script: str) -> str:

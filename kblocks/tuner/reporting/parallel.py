@@ -1,7 +1,5 @@
 """Parallel coordinates: each trial is a line through its choices to its score."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -71,12 +69,10 @@ def parallel(view: View, made: Sequence[Importance]) -> Section | None:
 def _chart(rails: Rows, floor: float, direction: str) -> Any:
     x = alt.X("a:Q", axis=None, scale=alt.Scale(domain=[-0.3, len(rails) - 0.3], nice=False))
     y = alt.Y("y:Q", axis=None, scale=alt.Scale(domain=[floor - 0.05, 1.12], nice=False))
-    hover = alt.selection_point(
-        name="hover", fields=["n"], on="pointerover", clear="pointerout", empty=False
-    )
-    legend = alt.Legend(
-        title=rails[-1]["l"], orient="bottom", gradientLength=180, tickCount=3, format=".3~g"
-    )
+    over = {"on": "pointerover", "clear": "pointerout", "empty": False}
+    hover = alt.selection_point(name="hover", fields=["n"], **over)
+    name = rails[-1]["l"]
+    legend = alt.Legend(title=name, orient="bottom", gradientLength=180, tickCount=3, format=".3~g")
     ramp = alt.Scale(range="ramp", reverse=direction == "min")
     lines = alt.Chart(named("lines")).mark_line(interpolate="monotone")
     lines = lines.encode(

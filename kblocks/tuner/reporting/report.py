@@ -1,7 +1,5 @@
 """The report of a search: one self-contained HTML file, and the plots as PNG."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 from typing import Any

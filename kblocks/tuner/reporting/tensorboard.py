@@ -1,7 +1,5 @@
 """Writes trials for TensorBoard: learning curves as scalars, and the HParams tab."""
 
-from __future__ import annotations
-
 import math
 import os
 import time
@@ -29,19 +27,11 @@ _summaries: Any = summary_pb2
 def log_trial(
     record: Record, objectives: Sequence[Objective], folder: str | os.PathLike[str]
 ) -> Path | None:
-    """Writes a trial that has ended; a trial that is already written stays unchanged.
+    """Writes a trial that has ended to a folder in that of `tensorboard --logdir`, and returns it.
 
     The trial's folder appears whole or not at all, so several processes may call this, and more
-    than once.
-
-    Args:
-        record: the trial.
-        objectives: the run's objectives; each becomes a scalar `best/<name>` with its value at the
-            best epoch. (The HParams tab shows the first five metrics by name.)
-        folder: the folder for `tensorboard --logdir`, which gets a folder for each trial.
-
-    Returns:
-        The trial's folder; None if the trial has not ended.
+    than once. Each objective becomes a scalar `best/<name>` with its value at the best epoch. (The
+    HParams tab shows the first five metrics by name.)
     """
     if not record.is_finished:
         return None
@@ -59,13 +49,7 @@ def log_trial(
 
 
 class Values(keras.callbacks.Callback):
-    """Writes a trial's values for the HParams tab, beside the curves of Keras' own callback.
-
-    Args:
-        folder: the log folder of Keras' callback `TensorBoard`.
-        name: the trial's name.
-        values: {hyperparameter: value}.
-    """
+    """Writes a trial's values for the HParams tab into the folder of Keras' own callback."""
 
     def __init__(self, folder: str, name: str, values: Mapping[str, Any]) -> None:
         super().__init__()
@@ -73,19 +57,15 @@ class Values(keras.callbacks.Callback):
         self._values = {name: _value(value) for name, value in values.items()}
 
     def on_train_begin(self, logs: Any = None) -> None:
-        """Writes the values at the start of the training."""
         now = time.time()
         self._add(now, hparams_pb(self._values, trial_id=self._name, start_time_secs=now))
 
     def on_train_end(self, logs: Any = None) -> None:
-        """Writes that the trial succeeded."""
         now = time.time()
-        self._add(now, _end(_data.SessionEndInfo(status=_api.STATUS_SUCCESS, end_time_secs=now)))
+        self._add(now, _end(_api.STATUS_SUCCESS, now))
 
     def _add(self, now: float, summary: Any) -> None:
-        events = EventFileWriter(self._folder)
-        events.add_event(_events.Event(wall_time=now, summary=summary))
-        events.close()
+        _add_summaries(self._folder, [(now, summary)])
 
 
 def _write(folder: Path, record: Record, objectives: Sequence[Objective]) -> None:
@@ -94,14 +74,8 @@ def _write(folder: Path, record: Record, objectives: Sequence[Objective]) -> Non
     values = {name: _value(value) for name, value in record.values.items()}
     name = folder_name(record.number)  # the HParams tab sorts its table by this name, as text
     status = _api.STATUS_SUCCESS if record.state == "completed" else _api.STATUS_FAILURE
-    end = _data.SessionEndInfo(status=status, end_time_secs=ended)
-    events = EventFileWriter(str(folder))
-    for wall, summary in (
-        (began, hparams_pb(values, trial_id=name, start_time_secs=began)),
-        (ended, _end(end)),
-    ):
-        events.add_event(_events.Event(wall_time=wall, summary=summary))
-    events.close()
+    begin = hparams_pb(values, trial_id=name, start_time_secs=began)
+    _add_summaries(str(folder), [(began, begin), (ended, _end(status, ended))])
     writer = Writer(str(folder))
     history = record.history if isinstance(record.history, Mapping) else {}
     for metric, figures in history.items():
@@ -119,7 +93,15 @@ def _write(folder: Path, record: Record, objectives: Sequence[Objective]) -> Non
     writer.close()
 
 
-def _end(info: Any) -> Any:
+def _add_summaries(folder: str, timed: Sequence[tuple[float, Any]]) -> None:
+    events = EventFileWriter(folder)
+    for moment, summary in timed:
+        events.add_event(_events.Event(wall_time=moment, summary=summary))
+    events.close()
+
+
+def _end(status: Any, ended: float) -> Any:
+    info = _data.SessionEndInfo(status=status, end_time_secs=ended)
     content = _data.HParamsPluginData(session_end_info=info)
     summary = _summaries.Summary()
     summary.value.add(

@@ -1,7 +1,5 @@
 """Colours and font of the plots, for light and dark pages."""
 
-from __future__ import annotations
-
 from typing import Any
 
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"

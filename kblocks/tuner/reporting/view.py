@@ -1,9 +1,7 @@
 """A run prepared for a report: finite numbers, clean text, and no more than can be drawn."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
 from typing import Any
@@ -17,22 +15,13 @@ POINTS = 2000  # the most that one plot draws
 
 @dataclass(frozen=True)
 class Shown:
-    """A trial as a report shows it.
-
-    Attributes:
-        record: the trial's record.
-        scores: one finite number for each objective; empty if any of them is not finite.
-        values: {choice: value} of the active choices, with cleaned names.
-        costs: those of macs, params and latency that are positive numbers.
-        begun, ended: seconds since the run's first trial began, or None.
-    """
+    """A trial as a report shows it."""
 
     record: Record
-    scores: tuple[float, ...] = ()
-    values: Mapping[str, Any] = field(default_factory=dict)
-    costs: Mapping[str, float] = field(default_factory=dict)
-    begun: float | None = None
-    ended: float | None = None
+    scores: tuple[float, ...]  # one for each objective; empty if any of them is not finite
+    values: Mapping[str, Any]  # of the active choices, by their cleaned names
+    costs: Mapping[str, float]  # those of macs, params and latency that are positive numbers
+    ended: float | None  # seconds since the run's first trial began
 
     @property
     def number(self) -> int:
@@ -49,22 +38,16 @@ class Shown:
 
 
 class View:
-    """A run as a report shows it.
-
-    Args:
-        run: the run to show.
-    """
+    """A run as a report shows it."""
 
     def __init__(self, run: Run) -> None:
         self.run = run
         self.objectives = tuple(
-            Objective(clean(objective.name, 60), objective.direction)
-            for objective in run.objectives
+            Objective(clean(one.name, 60), one.direction) for one in run.objectives
         )
         begins = [trial.started for trial in run.trials if trial.started is not None]
         start = min(begins, default=None)
-        settings = run.settings if isinstance(run.settings, Mapping) else {}
-        self.settings: Mapping[str, Any] = settings
+        self.settings = run.settings if isinstance(run.settings, Mapping) else {}
         self.distributions = {clean(name, 80): one for name, one in run.distributions.items()}
         self.trials = [self._shown(trial, start) for trial in run.trials]
         self.by_number = {trial.number: trial for trial in self.trials}
@@ -100,8 +83,7 @@ class View:
             scores=scores if len(scores) == len(record.scores) else (),
             values={clean(n, 80): self.named(n, value) for n, value in record.values.items()},
             costs={name: value for name, value in found.items() if value is not None and value > 0},
-            begun=_after(start, record.started),
-            ended=_after(start, record.ended),
+            ended=(record.ended - start).total_seconds() if start and record.ended else None,
         )
 
     def _of(self, records: Iterable[Record]) -> list[Shown]:
@@ -123,28 +105,24 @@ class View:
         pairs = zip(self.objectives, trial.scores, strict=True)
         return [f"{objective.name} {score(value)}" for objective, value in pairs]
 
-    def improvements(self, index: int, order: str) -> list[tuple[Shown, float]]:
-        """Each trial that set a new best of an objective, and its score.
-
-        `order` is "number" or "ended": what the trials are sorted by.
-        """
-        objective = self.objectives[index]
+    def improvements(self, index: int, order: str) -> list[Shown]:
+        """The trials, sorted by `order` ("number" or "ended"), that set a new best score."""
         timed = (trial for trial in self.scored if getattr(trial, order) is not None)
-        found: list[tuple[Shown, float]] = []
-        for trial in sorted(timed, key=lambda trial: getattr(trial, order)):
-            value = trial.scores[index]
-            if not found or objective.better(value, found[-1][1]):
-                found.append((trial, value))
-        return found
+        return self._rising(index, sorted(timed, key=lambda trial: getattr(trial, order)))
 
     def cost_front(self, cost: str) -> list[Shown]:
         """The Pareto front of a cost and the first objective, cheapest trial first."""
-        objective = self.objectives[0]
-        sign = -1 if objective.direction == "max" else 1
-        found: list[Shown] = []
+        sign = -1 if self.objectives[0].direction == "max" else 1
         priced = (trial for trial in self.scored if cost in trial.costs)
-        for trial in sorted(priced, key=lambda t: (t.costs[cost], sign * t.scores[0], t.number)):
-            if not found or objective.better(trial.scores[0], found[-1].scores[0]):
+        dearer = sorted(priced, key=lambda t: (t.costs[cost], sign * t.scores[0], t.number))
+        return self._rising(0, dearer)
+
+    def _rising(self, index: int, trials: Iterable[Shown]) -> list[Shown]:
+        """The trials that are better in an objective than all before them."""
+        found: list[Shown] = []
+        for trial in trials:
+            better = self.objectives[index].better
+            if not found or better(trial.scores[index], found[-1].scores[index]):
                 found.append(trial)
         return found
 
@@ -158,7 +136,7 @@ class View:
         kept = {trial.number for trial in (*self.front, *self.ranked[:100])}
         for index in range(len(self.objectives)):
             for order in ("number", "ended"):
-                kept.update(trial.number for trial, _ in self.improvements(index, order))
+                kept.update(trial.number for trial in self.improvements(index, order))
         for cost in COSTS:
             kept.update(trial.number for trial in self.cost_front(cost))
         kept = set(sorted(kept)[:POINTS])
@@ -172,9 +150,3 @@ def spread(items: Sequence[Any], most: int) -> list[Any]:
     if len(items) <= most:
         return list(items)
     return [items[index * len(items) // most] for index in range(most)]
-
-
-def _after(start: datetime | None, moment: datetime | None) -> float | None:
-    if start is None or moment is None:
-        return None
-    return (moment - start).total_seconds()
