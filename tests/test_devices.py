@@ -327,3 +327,26 @@ def test_a_worker_begun_anew_gets_the_same_gpu(machine: Machine, tmp_path: Path)
     found = toy.trials()
     assert {trial.device for trial in found} == {"GPU 0", "GPU 1"}
     assert [t.number for t in found if t.failure and t.failure.kind == "memory"] == [3]
+
+
+def test_automatic_workers_are_one_a_gpu_or_one_a_core(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def workers(**settings: Any) -> int:
+        settings = {"directory": tmp_path, "workers": "auto", **settings}
+        return kb.tuner.Tuner(lambda hp: None, **settings).workers
+
+    gigabytes = 32
+    known = {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": lambda: (gigabytes << 30) // 4096}
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(8)), raising=False)
+    monkeypatch.setattr(os, "sysconf", lambda name: v() if callable(v := known[name]) else v)
+    machine(3)
+    assert (workers(), workers(gpus=[1]), workers(trials=2)) == (3, 1, 2)
+    assert workers(gpus=0) == 8  # none of them
+    machine(0)
+    assert (workers(), workers(trials=5)) == (8, 5)
+    gigabytes = 7  # 2 and more for each
+    assert workers() == 3
+    for wrong in ({"workers": "many"}, {"ray": {"num_cpus": 1}}):
+        with pytest.raises(ValueError, match="`workers` must be an integer from 0, or without"):
+            workers(**wrong)

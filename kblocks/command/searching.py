@@ -49,7 +49,9 @@ def run_or_join(
     hours: Annotated[
         float | None, typer.Option(help="After which no trial is begun; --retrain comes after.")
     ] = None,
-    workers: Annotated[int | None, typer.Option(help="Processes that train.")] = None,
+    workers: Annotated[
+        str | None, typer.Option(help="Processes that train; auto: one a GPU, or one a core.")
+    ] = None,
     ray: Annotated[
         str | None,
         typer.Option(help="Workers on a Ray cluster: what each needs, num_cpus=4,num_gpus=1."),
@@ -110,7 +112,7 @@ def run_or_join(
         hours=hours,
         patience=patience,
         folds=folds,
-        workers=workers,
+        workers=None if workers is None else _count(workers),
         ray=None if ray is None else _needs(ray),
         gpus=None if gpus is None else _indices(gpus),
         trial_seconds=trial_seconds,
@@ -227,6 +229,12 @@ def _needs(text: str) -> dict[str, float]:
             f"bytes). Received: {text}"
         )
     return {name: int(number) if number.is_integer() else number for name, number in needs.items()}
+
+
+def _count(text: str) -> int | str:
+    if text != "auto" and not text.isdecimal():
+        raise BadArgumentError(f"--workers must be a number, or auto. Received: {text}")
+    return text if text == "auto" else int(text)
 
 
 def _indices(text: str) -> list[int]:

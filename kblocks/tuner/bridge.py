@@ -158,7 +158,7 @@ class HyperModel(keras_tuner.HyperModel):
         is_own = self.weights is not None and self.compile is None
         return FineTuning(**_read(hp, self.finetuning.tree()).arguments) if is_own else FineTuning()
 
-    def input_shape(self, hp: Any) -> tuple[int, int, int]:
+    def model_shape(self, hp: Any) -> tuple[int, int, int]:
         """The input shape of the network of the point in `hp`."""
         shape: Any = self.space.input_shape
         size = self.chosen(hp).image_size
@@ -238,7 +238,7 @@ class HyperModel(keras_tuner.HyperModel):
         if self.compile is None:
             chosen = _read(hp, self.recipe.tree()).arguments
             added = self.recipe.callbacks(given.get("epochs", 1), **chosen)
-        costs = CostLogs(net, self.input_shape(hp), self.latency)
+        costs = CostLogs(net, self.model_shape(hp), self.latency)
         averaged = [one for one in added if isinstance(one, Averaged)]
         schedules = [one for one in added if one not in averaged]
         # First, so that the tuner's own callbacks find the costs in the logs and averaged weights.

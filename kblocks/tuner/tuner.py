@@ -74,8 +74,9 @@ class Tuner(keras_tuner.Tuner):
         trials: the total number of trials, those of earlier runs included; None sets no limit.
         hours: time after which no trial begins, and running ones end after their current epoch;
             None sets no limit.
-        workers: the number of processes that train. 0 trains in this process, which then ends if a
-            trial crashes.
+        workers: the number of processes that train, which share the machine's cores. "auto" is one
+            for each GPU, or without GPUs one for each core. 0 trains in this process, which then
+            ends if a trial crashes.
         storage: an SQLAlchemy URL of the database; None means an SQLite file in the run's folder.
         directory, project_name: the run's folder is `directory/project_name`.
         patience: the search ends when so many trials have not improved on the best; None sets no
@@ -134,7 +135,7 @@ class Tuner(keras_tuner.Tuner):
         budget: Budget | None = None,
         trials: int | None = None,
         hours: float | None = None,
-        workers: int = 1,
+        workers: int | str = 1,
         storage: str | None = None,
         directory: Any = "runs",
         project_name: str = "search",
@@ -157,6 +158,7 @@ class Tuner(keras_tuner.Tuner):
         check_numbers(hours=hours, trial_seconds=trial_seconds, patience=patience)
         check_counts(1, executions_per_trial=executions_per_trial)
         check_counts(2, folds=2 if folds is None else folds)
+        workers = devices.counted(workers, gpus, ray, given["trials"])
         check_counts(workers=workers, checkpoints=checkpoints, seed=0 if seed is None else seed)
         check_name(project_name)
         if hypermodel is None and self.replaces("run_trial"):

@@ -1,4 +1,4 @@
-"""The GPUs of this machine: found without starting a framework, and dealt out to workers."""
+"""The GPUs and cores of this machine: found without starting a framework, dealt out to workers."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ _VISIBLE = "CUDA_VISIBLE_DEVICES"  # ROCm reads it too
 _ORDER = "CUDA_DEVICE_ORDER"
 _NAME = r"\d+|(GPU|MIG)-.+"  # an index, or a UUID
 _SECONDS = 10  # that `nvidia-smi` may take
+_MEMORY = 1 << 31  # bytes of this machine for each worker, at least
 # Else the first process on a GPU takes most of its memory. PyTorch takes what it needs anyway.
 SHARING = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", "TF_FORCE_GPU_ALLOW_GROWTH": "true"}
 
@@ -37,6 +38,36 @@ def checked(gpus: Any, workers: int, ray: Any) -> Any:
     if not is_helping():  # a worker sees only its own GPU
         _chosen(gpus)
     return gpus
+
+
+def counted(workers: Any, gpus: Any, ray: Any, trials: int | None) -> Any:
+    """The number of worker processes that `Tuner(workers=...)` asks for.
+
+    "auto" is one for each GPU, or without one for each core: trials side by side, each on a core of
+    its own, are faster than one after the other on all (`benchmarks/workers.py`).
+
+    Raises:
+        ValueError: if it is another text, or "auto" is for a cluster.
+    """
+    if not isinstance(workers, str):
+        return workers
+    if workers != "auto" or ray is not None:
+        raise ValueError(
+            "`workers` must be an integer from 0, or without `ray` 'auto'. "
+            f"Received: workers={workers!r}, ray={ray!r}"
+        )
+    found = len(_visible() if gpus is None else _chosen(gpus))
+    if not found and hasattr(os, "sysconf"):
+        found = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // _MEMORY
+        found = max(1, min(cores(), found))
+    return max(1, found if trials is None else min(found, trials))
+
+
+def cores() -> int:
+    """The number of cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def variables(gpus: Any, seat: int) -> dict[str, str]:

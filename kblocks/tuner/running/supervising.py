@@ -347,7 +347,7 @@ def _environment(workers: int, gpu: Mapping[str, str]) -> Iterator[None]:
     """Sets the environment of a worker: its share of cores, its GPU; less output of TensorFlow."""
     wanted = {"TF_CPP_MIN_LOG_LEVEL": "3"}
     if workers > 1:
-        share = str(max(1, (os.cpu_count() or 1) // workers))
+        share = str(max(1, devices.cores() // workers))
         names = ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS")
         wanted |= {**dict.fromkeys(names, share), **devices.SHARING}
     given = {name: value for name, value in wanted.items() if name not in os.environ} | {**gpu}

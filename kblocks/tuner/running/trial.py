@@ -207,7 +207,7 @@ def _costs(
     """The costs of a trial's network; refuses a third-party model that is outside the budget."""
     if isinstance(search.tuner.hypermodel, HyperModel):
         net = network_of(hp) if NETWORK in hp.values else model
-        return costs_of(net, search.tuner.hypermodel.input_shape(hp))
+        return costs_of(net, search.tuner.hypermodel.model_shape(hp))
     # Like `model.count_params`, which takes some built models for unbuilt.
     params = sum(math.prod(weight.shape) for weight in model.weights)
     limits = search.tuner.budget.limits() if search.tuner.budget else {}
