@@ -27,6 +27,7 @@ from kblocks.tuner.reporting.tables import trials
 from kblocks.tuner.reporting.view import View
 from kblocks.tuner.running import devices
 from kblocks.tuner.running.failures import failure_from
+from kblocks.tuner.running.jobs import helping
 from kblocks.tuner.running.supervising import _environment
 
 UUIDS = "GPU-8f5b1a7e-0c2d-5c3e-9d4f-1a2b3c4d5e6f", "MIG-3c6f2d1e-7a8b-5c9d-8e0f-2b3c4d5e6f70"
@@ -170,6 +171,10 @@ def test_other_gpus_are_refused_before_anything_is_written(
         with pytest.raises(ValueError, match=r"`gpus` is for worker processes.*gpus=\[0\]"):
             toy_tuner(folder, gpus=[0], **others)
     assert not folder.exists()
+    with helping():  # as a worker makes its tuner, which sees one GPU alone
+        other = toy_tuner(folder, gpus=[5])
+    with pytest.raises(ValueError, match="`gpus` must be None"):  # as `kblocks worker` begins one
+        devices.variables(other.gpus, 0)
     assert toy_tuner(folder, gpus=[0]).gpus == [0]
 
 
