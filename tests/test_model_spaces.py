@@ -32,7 +32,9 @@ def own_model(filters: int, kernel_size: Any, units: int, fails: Any = None) -> 
 
 def macs(values: dict[str, Any]) -> int:
     """By hand, on 8x8 pixels of one channel: the kernels' elements at every pixel."""
-    height, width = {"3": (3, 3), "1x7": (1, 7)}[str(values["kernel_size"]).replace("(1, 7)", "1x7")]
+    height, width = {"3": (3, 3), "1x7": (1, 7)}[
+        str(values["kernel_size"]).replace("(1, 7)", "1x7")
+    ]
     filters, units = values["filters"], values["units"]
     return 64 * (height * width * filters + filters * units) + 2 * units
 
@@ -122,7 +124,10 @@ class Untrained(kb.tuner.HyperModel):
         return dict.fromkeys(("val_accuracy", "val_loss"), 1 / model.count_params())
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind",
+    [pytest.param(kind, marks=() if kind == "random" else pytest.mark.slow) for kind in KINDS],
+)
 def test_stock_tuners_train_nothing_over_the_budget(kind: str, tmp_path: Path) -> None:
     hypermodel = Untrained(bounded())
     tuner = make_tuner(kind, hypermodel, tmp_path)
