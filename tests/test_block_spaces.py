@@ -237,6 +237,16 @@ def test_spaces_of_blocks_refuse_what_they_cannot_do() -> None:
         kb.Space(kb.ResidualBlock, filters=4, filter=kb.choice(1, 2))
     with pytest.raises(ValueError, match="No network can be made with strides=0"):
         kb.Space(kb.ResidualBlock, filters=4, strides=kb.choice(1, 0))
+    for builder in (kb.Segmenter, kb.choice(kb.Classifier, kb.Segmenter)):
+        with pytest.raises(TypeError, match=r"several rows.*head=kb.Segmenter\(...\)\) has one"):
+            kb.Space(builder, classes=kb.choice(2, 3))
+
+
+def test_a_space_of_blocks_speaks_of_blocks() -> None:
+    told: list[str] = []
+    block_space().describe(told.append)
+    assert told[0].endswith("\n4 choices, 24 blocks")
+    assert repr(kb.Space(kb.ConvBlock, filters=4)) == "<Space of ConvBlock: 0 choices, 1 block>"
 
 
 def test_a_network_without_a_name_ignores_named_blocks() -> None:

@@ -598,6 +598,15 @@ def test_a_summary_counts_blocks_and_layers_of_keras() -> None:
         (lambda of: of.Dense(5), 9 * 8 * 4 * 5, 9 * 8 * 5),
         (lambda of: of.LayerNormalization(), 0, 0),
         (lambda of: of.GroupNormalization(2), 0, 0),
+        (lambda of: of.PReLU(), 0, 0),
+        # 18 x 16 pixels come from 9 x 8, at each of which the whole kernel is multiplied.
+        (lambda of: of.Conv2DTranspose(6, 3, 2, "same"), 72 * 9 * 4 * 6, 18 * 16 * 6),
+        # Two layers, a model inside the model.
+        (
+            lambda of: keras.Sequential([keras.Input((9, 8, 4)), of.Conv2D(2, 1), of.Dense(3)]),
+            72 * (4 * 2 + 2 * 3),
+            72 * (2 + 3),
+        ),
     ],
 )
 def test_costs_of_layers_of_keras(layer: Any, macs: int, activations: int) -> None:

@@ -124,7 +124,10 @@ class Untrained(kb.tuner.HyperModel):
         return dict.fromkeys(("val_accuracy", "val_loss"), 1 / model.count_params())
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind",
+    [pytest.param(kind, marks=() if kind == "random" else pytest.mark.slow) for kind in KINDS],
+)
 def test_stock_tuners_train_nothing_over_the_budget(kind: str, tmp_path: Path) -> None:
     hypermodel = Untrained(bounded())
     tuner = make_tuner(kind, hypermodel, tmp_path)

@@ -148,7 +148,7 @@ def best(
     ] = None,
 ) -> None:
     """A run's best network stage by stage; with --export its model with the weights found."""
-    from kblocks.command.stored import best_network, folder_of, opened
+    from kblocks.command.stored import best_network, best_of, folder_of, opened
 
     export_ = OTHER_NAMES.get(export_ or "", export_)
     if export_ is not None:
@@ -160,13 +160,17 @@ def best(
     if export_ is not None:
         _export(found, folder, export_, output, checkpoints)
         return
-    trial, net = best_network(found)
-    assert found.input_shape is not None
+    trial = best_of(found)
     say(plain(f"trial {trial.number}: {found.told(trial)}"))
     for name, value in trial.values.items():
         say(plain(f"  {name} = {value}"))
     if trial.started_from:
         say(plain(f"  started from {trial.started_from}"))
+    if trial.network is None and output is None:
+        say("its model is of code of your own and has no architecture to show: see --export")
+        return
+    _, net = best_network(found)
+    assert found.input_shape is not None
     _console().print(tables.of_stages(net.name, staged(net, found.input_shape)))
     if output is not None:
         replaced = output.is_file()

@@ -27,8 +27,8 @@ def summary(net: Any, input_shape: Any = None, print_fn: Callable[[str], Any] = 
     Raises:
         InputTooSmallError, ValueError: if the network does not fit the input, or the costs of a
             model are not known: its input has no fixed size, or a layer with weights is neither a
-            block nor one of Keras' `Conv2D`, `DepthwiseConv2D`, `SeparableConv2D`, `Dense` and
-            batch, layer and group normalization.
+            block, nor such a model, nor one of Keras' convolutions, `Dense`, `PReLU` and batch,
+            layer and group normalization.
         TypeError: if `net` is neither.
     """
     if isinstance(net, Architecture):
