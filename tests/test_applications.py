@@ -1,4 +1,4 @@
-"""Scripts of Keras Tuner's documentation and tests for its applications, with the import changed."""
+"""Scripts of Keras Tuner's documentation for its applications, with the import changed."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_what_is_missing_is_named() -> None:
         kb.tuner.HyperResNet(input_shape=(32, 32, 3))
     with pytest.raises(ValueError, match="`input_shape` or `input_tensor` must be given"):
         kb.tuner.HyperXception(classes=10)
-    with pytest.raises(ValueError, match="`augmentation_model` must be a keras.Model"):
+    with pytest.raises(ValueError, match=r"`augmentation_model` must be a keras\.Model"):
         kb.tuner.HyperEfficientNet(input_shape=(32, 32, 3), classes=10, augmentation_model=0)  # type: ignore[arg-type]
 
 

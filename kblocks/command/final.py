@@ -44,8 +44,8 @@ def finish(
 
     `best.keras` takes the values that the data's source has; it and `best.json` say which, and of
     which trial it is. `retrain` makes the data for a last training of the best network, which
-    starts as the trials did; None keeps the best trial's weights, and with `keep` also a `best.keras` that an
-    earlier call retrained from the same trial.
+    starts as the trials did; None keeps the best trial's weights, and with `keep` also a
+    `best.keras` that an earlier call retrained from the same trial.
     """
     console = Console(soft_wrap=True, highlight=False, quiet=not verbose)
     tell = partial(terminal.tell, console=console)

@@ -1,4 +1,4 @@
-"""The cost of a Keras model of blocks and Keras' own layers, counted from the calls in its graph."""
+"""The cost of a Keras model of blocks and Keras' own layers, counted from its graph."""
 
 from __future__ import annotations
 
