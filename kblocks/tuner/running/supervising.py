@@ -111,7 +111,8 @@ def supervise(tuner: Tuner, job: Job, fit: Fit, verbose: int) -> None:
 
 def _unusable(tuner: Tuner, search: Search, error: Exception) -> str | None:
     """What is wrong with the search's database and what to do; None if it is not the cause."""
-    seen, kept = search.storage.seen, search.checkpoints.shown
+    # Of the studies that this process has used, an extension of the search is the newest.
+    (_, seen), kept = max(search.storage.seen.items(), default=(0, 0)), search.checkpoints.shown
     found = diagnosis(tuner.storage_url, search.study.study_name, seen, kept)
     if found is None and not isinstance(error, _AWAY):
         return None

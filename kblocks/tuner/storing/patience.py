@@ -69,7 +69,7 @@ class PatientStorage(BaseStorage):
         self.owner = owner  # the name of this process
         # Seconds after which the error of the database is raised; other threads may lower it.
         self.patience = patience
-        self.seen = 0  # the most trials seen in a study so far
+        self.seen: dict[int, int] = {}  # by study: the most trials seen so far
         self._thread = threading.local()
 
     @property
@@ -105,12 +105,12 @@ class PatientStorage(BaseStorage):
         template = template_trial or create_trial(
             state=TrialState.RUNNING, user_attrs={OWNER: self.owner}
         )
-        seen = self.seen
+        seen = self.seen.get(study_id, 0)
         made = self.patiently(lambda: self.inner.create_new_trial(study_id, template))
         number = self.get_trial_number_from_id(made)
         if number < seen:
             raise StorageInternalError from RuntimeError("it has fewer trials than before")
-        self.seen = max(self.seen, number + 1)
+        self._see(study_id, number + 1)
         return made
 
     def set_trial_state_values(
@@ -126,8 +126,11 @@ class PatientStorage(BaseStorage):
     ) -> list[FrozenTrial]:
         """Reads the trials and notes how many there are."""
         found = self.patiently(lambda: self.inner.get_all_trials(study_id, deepcopy, states))
-        self.seen = max(self.seen, *(trial.number + 1 for trial in found[-1:]), 0)
+        self._see(study_id, found[-1].number + 1 if found else 0)
         return found
+
+    def _see(self, study_id: int, trials: int) -> None:
+        self.seen[study_id] = max(self.seen.get(study_id, 0), trials)
 
     def once(self, study_id: int, key: str, value: Any) -> Any:
         """Sets a study attribute if it is not set yet; returns the stored value."""
