@@ -129,6 +129,11 @@ class PatientStorage(BaseStorage):
         self._see(study_id, found[-1].number + 1 if found else 0)
         return found
 
+    def delete_study(self, study_id: int) -> None:
+        """Deletes a study, whose number another may get."""
+        self.patiently(lambda: self.inner.delete_study(study_id))
+        self.seen.pop(study_id, None)
+
     def _see(self, study_id: int, trials: int) -> None:
         self.seen[study_id] = max(self.seen.get(study_id, 0), trials)
 
