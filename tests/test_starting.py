@@ -366,7 +366,10 @@ def test_a_folder_of_images_is_fine_tuned_by_the_command(
     others = kb.tuner.load("others", image_size=(32, 32), batch_size=16)
     model = kb.resnet20(3).model((32, 32, 3))
     kb.Recipe(learning_rate=3e-3).compile(model)
-    x, y = (np.concatenate(part) for part in zip(*(others.train[i] for i in range(9)), strict=True))
+    x, y = (
+        np.concatenate(part)
+        for part in zip(*(others.train[i] for i in range(len(others.train))), strict=True)
+    )
     model.fit((x - MEAN) / STD, y, epochs=16, verbose=0)
     save_file(kb.to_torch_state_dict(model), "others.safetensors")
     pictures(tmp_path / "shapes", 20, 0, lambda shape, i: f"{shape}/{i}")
