@@ -26,6 +26,7 @@ from kblocks.tuner.delivering import model_of
 from kblocks.tuner.records import Record
 from kblocks.tuner.reporting.network import drawing
 from kblocks.tuner.reporting.view import View
+from kblocks.tuner.storing import identity
 
 INPUT = (8, 8, 3)
 SMALL: dict[str, Any] = {"blocks": (1, 1, 1), "stem": {"filters": 4}}
@@ -265,16 +266,20 @@ def test_arguments_that_do_not_go_together(make: Make) -> None:
 
 
 def test_frozen_stages_and_rates(make: Make) -> None:
-    """Stages of the file are stem and three; the one before the head has the rate once."""
-    finetuning = kb.FineTuning(freeze="stage1", decay=kb.real(0.5, 1))
-    model, _ = built(make(finetuning=finetuning), **{"finetuning.decay": 0.5})
-    assert {w.path.split("_")[0].split("/")[0] for w in model.trainable_weights} == {
-        *("stage2", "stage3", "head")
+    """The head is trained alone at first; then the stage before it has the factor once."""
+    finetuning = kb.FineTuning(freeze="stage1", decay=kb.real(0.5, 1), head_epochs=2)
+    hypermodel, hp = make(finetuning=finetuning), keras_tuner.HyperParameters()
+    hypermodel.declare_hyperparameters(hp)
+    hp.values["finetuning.decay"] = 0.5
+    model: Any = hypermodel.build(hp)
+    assert {weight.path for weight in model.trainable_weights} == {
+        *("head/dense/kernel", "head/dense/bias")
     }
-    rates = {
-        w.path.split("_")[0]: model.optimizer.multiplier_of(w) for w in model.trainable_weights
+    hypermodel.compiled(model, hp)
+    rates = {w.path: model.optimizer.multiplier_of(w) for w in model.trainable_weights}
+    assert {(path.split("_")[0].split("/")[0], rate) for path, rate in rates.items()} == {
+        *(("stage2", 0.25), ("stage3", 0.5), ("head", 1.0))
     }
-    assert (rates["stage2"], rates["stage3"], rates["head/dense/kernel"]) == (0.25, 0.5, 1)
 
 
 def searched(make: Make, folder: Path, name: str, *callbacks: Any) -> kb.tuner.Tuner:
@@ -310,6 +315,7 @@ class Watch(keras.callbacks.Callback):
         self.moved.append((epoch, *(not np.array_equal(*pair) for pair in pairs)))
 
 
+@pytest.mark.slow
 def test_the_head_is_trained_first_and_the_record_is_whole(make: Make, tmp_path: Path) -> None:
     watch = Watch()
     tuner = searched(make, tmp_path, "whole", watch)
@@ -333,7 +339,8 @@ def test_the_head_is_trained_first_and_the_record_is_whole(make: Make, tmp_path:
     assert error(model_of(run, trial, model.get_weights())(X), model(X)) < 1e-5
 
 
-@pytest.mark.parametrize("after", [1, pytest.param(2, marks=pytest.mark.slow), 3])
+@pytest.mark.slow
+@pytest.mark.parametrize("after", [1, 2, 3])
 def test_an_interrupted_trial_goes_on_in_its_phase(make: Make, tmp_path: Path, after: int) -> None:
     """Within the epochs of the head, right behind them, and later: to rounding as if whole."""
     whole = searched(make, tmp_path, "whole")
@@ -344,13 +351,19 @@ def test_an_interrupted_trial_goes_on_in_its_phase(make: Make, tmp_path: Path, a
     np.testing.assert_allclose(found, expected, rtol=1e-4)
 
 
-def test_the_weights_are_part_of_what_a_search_is(make: Make, tmp_path: Path) -> None:
-    known = {"workers": 0, "trials": 0 + 1, "directory": tmp_path}
-    fresh = kb.tuner.Tuner(make(weights=None), "params", **known)
-    fresh.search(X, Y, **FIT)
-    assert not {"weights", "finetuning", "value_range"} & set(fresh.run().settings)
+def test_the_weights_are_part_of_what_a_search_is(make: Make) -> None:
+    objectives, fit = (kb.tuner.Objective("val_accuracy", "max"),), ((X, Y), {})
+    before, now = (
+        identity.settings_of(one, objectives, fit) for one in (make(weights=None), make())
+    )
+    assert not {"weights", "finetuning", "value_range"} & set(before)
     with pytest.raises(ValueError, match=r"weights was not there, is small.safetensors of \d+ byt"):
-        kb.tuner.Tuner(make(), "params", **known).search(X, Y, **FIT)
+        identity.check(before, now)
+    grown = make(finetuning=kb.FineTuning(freeze=kb.choice(None, "stem")))
+    identity.check(now, identity.settings_of(grown, objectives, fit), extend=True)
+    grown = make(finetuning=kb.FineTuning(freeze=kb.choice(None, "stem"), decay=0.5))
+    with pytest.raises(ValueError, match=r"decay was 1\.0, is 0\.5"):
+        identity.check(now, identity.settings_of(grown, objectives, fit), extend=True)
 
 
 # --- from a folder of images to names ------------------------------------------------------
@@ -364,13 +377,10 @@ def test_a_folder_of_images_is_fine_tuned_by_the_command(
     monkeypatch.chdir(tmp_path)
     pictures(tmp_path / "others", 60, 5, lambda shape, i: f"{shape}/{i}")
     others = kb.tuner.load("others", image_size=(32, 32), batch_size=16)
-    model = kb.resnet20(3).model((32, 32, 3))
+    normal = {"mean": list(MEAN), "variance": list(STD**2)}
+    model = starting.model_on_images(kb.resnet20(3), (32, 32, 3), normal)
     kb.Recipe(learning_rate=3e-3).compile(model)
-    x, y = (
-        np.concatenate(part)
-        for part in zip(*(others.train[i] for i in range(len(others.train))), strict=True)
-    )
-    model.fit((x - MEAN) / STD, y, epochs=16, verbose=0)
+    model.fit(others.train, epochs=16, verbose=0)
     save_file(kb.to_torch_state_dict(model), "others.safetensors")
     pictures(tmp_path / "shapes", 20, 0, lambda shape, i: f"{shape}/{i}")
     typed = "--family resnet --data shapes --image-size 32x32 --trials 2 --epochs 6 --seed 1"
