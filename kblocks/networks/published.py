@@ -78,8 +78,13 @@ class Preprocessing(keras.layers.Layer):
         )
         self._cropping = keras.layers.CenterCrop(size, size)
 
+    def build(self, input_shape: Any) -> None:
+        for layer in (self._resizing, self._cropping):
+            layer.build(input_shape)
+
     def call(self, inputs: Any) -> Any:
-        x = self._cropping(self._resizing(keras.ops.cast(inputs, "float32")))
+        # By `call`: Keras' layers would set `training` to True for all layers that come after them.
+        x = self._cropping.call(self._resizing.call(keras.ops.cast(inputs, "float32")))
         last = keras.config.image_data_format() == "channels_last"
         shape = (-1,) if last else (-1, 1, 1)
         mean = keras.ops.reshape(keras.ops.convert_to_tensor(self.mean, "float32"), shape)

@@ -199,16 +199,18 @@ def model_on_images(
     """
     height, width, channels = input_shape
     tensor = input_of(input_shape, "", {})
-    first = keras.config.image_data_format() == "channels_first"
-    exact = {"dtype": "float32"}  # integers and fractions under any dtype policy
+    exact: Any = {"dtype": "float32"}  # integers and fractions under any dtype policy
     if scale != 1:
         tensor = keras.layers.Rescaling(1 / scale, name=SCALING, **exact)(tensor)
     if size := known.get("size"):
         height = width = size
-        named = {"name": "source_resizing", "interpolation": known["interpolation"]}
-        tensor = keras.layers.Resizing(size, size, **named, **exact)(tensor)
+        how = size, size, known["interpolation"]
+        layer = keras.layers.Resizing(*how, antialias=True, name="source_resizing", **exact)
+        # Its own default, True, would hold for all layers behind it where a caller says nothing.
+        tensor = layer(tensor, training=False)
     if "mean" in known:
         moments = {name: known[name] for name in ("mean", "variance")}
-        named = {"name": "source_normalization", "axis": 1 if first else -1}
-        tensor = keras.layers.Normalization(**moments, **named, **exact)(tensor)
+        axis = 1 if keras.config.image_data_format() == "channels_first" else -1
+        exact |= {"name": "source_normalization"}
+        tensor = keras.layers.Normalization(axis, **moments, **exact)(tensor)
     return net.model((height, width, channels), input_tensor=tensor)

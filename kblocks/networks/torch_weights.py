@@ -330,9 +330,9 @@ def _downloaded(address: str) -> str:
     try:
         return hub.hf_hub_download(f"{owner}/{repo}", file or _HUB_FILE)
     except (OSError, ValueError) as error:
-        reason = str(error).strip().partition("\n")[0]
+        reason = str(error).strip().partition("\n")[0].rstrip(".")
         raise OSError(
-            f"source={address!r} could not be downloaded, and is in no cache: {reason} "
+            f"source={address!r} could not be downloaded, and is in no cache: {reason}. "
             f"On a machine with a network `hf download {owner}/{repo} {file or _HUB_FILE}` makes "
             f"the folder models--{owner}--{repo}: bring it to {hub.constants.HF_HUB_CACHE}. "
             "A .safetensors file given by its path needs no network."
