@@ -34,7 +34,10 @@ class Application(HyperModel):
         input_tensor: Any = None,
         classes: int | None = None,
         augmentation_model: keras.Model | keras_tuner.HyperModel | None = None,
-        **kwargs: Any,
+        *,
+        tunable: bool = True,
+        latency: bool = True,
+        name: str | None = None,
     ) -> None:
         if include_top and not classes:
             raise ValueError(
@@ -55,8 +58,8 @@ class Application(HyperModel):
         features = choice(*(Features.Spec(pool) for pool in ("avg", "max", "concat")))
         top = {"classes": classes} if include_top else {"head": features}
         space = getattr(ready_spaces, self.family)(**for_size(self.family, shape), **top)
-        tunable = kwargs.pop("tunable", True)
-        super().__init__(space.within(shape), compile=self._compile, **kwargs)
+        own = {"latency": latency, "name": name}
+        super().__init__(space.within(shape), compile=self._compile, **own)
         self.tunable = tunable
         self.include_top, self.classes = include_top, classes
         self.input_shape, self.input_tensor = input_shape, input_tensor
@@ -102,7 +105,9 @@ _DOC = """`keras_tuner.applications.{name}` over `kb.spaces.{family}`: only the 
         classes: the number of classes.
         augmentation_model: a `keras.Model` or `keras_tuner.HyperModel` for the images, such as
             `keras_tuner.applications.HyperImageAugment(input_shape=...)`.
-        **kwargs: further arguments of `kb.tuner.HyperModel`, and `tunable`.
+        tunable: whether the choices are searched; else the space's default is taken, or what the
+            tuner's `hyperparameters` have.
+        latency, name: as for `kb.tuner.HyperModel`.
 
     Raises:
         ValueError: if an argument is missing or no network fits the input.
