@@ -1,4 +1,4 @@
-"""Scripts of Keras Tuner's documentation for its applications, with the import changed."""
+"""Scripts of Keras Tuner's guides and tests for its applications, with the import changed."""
 
 from __future__ import annotations
 
@@ -24,21 +24,22 @@ def images(*shape: int) -> tuple[Any, Any]:
 
 def small(kind: Any, **given: Any) -> Any:
     """With a budget, so that tests are quick."""
-    return kind(**{"classes": 10, **given}).within(kb.Budget(params=100_000))
+    return kind(**{"classes": 10, **given}).within(kb.Budget(params=1_000_000))
 
 
-@pytest.mark.parametrize("kind", ALL)
+@pytest.mark.parametrize(
+    "kind", [ALL[0], *(pytest.param(kind, marks=pytest.mark.slow) for kind in ALL[1:])]
+)
 def test_a_model_is_built_and_trained(kind: Any) -> None:
     hp = keras_tuner.HyperParameters()
     model = small(kind, input_shape=(16, 16, 3)).build(hp)
-    assert model.count_params() <= 100_000
+    assert model.count_params() <= 1_000_000
     assert model.name == kind.__name__.removeprefix("Hyper")
     assert model.output_shape == (None, 10)
     assert hp.get("learning_rate") == 0.01
     x, y = images(16, 16, 3)
     np.testing.assert_allclose(model.predict_on_batch(x).sum(1), 1, rtol=1e-5)
-    if kind is kb.tuner.HyperResNet:
-        model.train_on_batch(x, y)
+    model.train_on_batch(x, y)
 
 
 def test_features_without_a_top() -> None:
@@ -80,7 +81,7 @@ def test_what_is_missing_is_named() -> None:
         kb.tuner.HyperResNet(input_shape=(32, 32, 3))
     with pytest.raises(ValueError, match="`input_shape` or `input_tensor` must be given"):
         kb.tuner.HyperXception(classes=10)
-    with pytest.raises(ValueError, match=r"`augmentation_model` must be a keras\.Model"):
+    with pytest.raises(ValueError, match="`augmentation_model` must be a keras"):
         kb.tuner.HyperEfficientNet(input_shape=(32, 32, 3), classes=10, augmentation_model=0)  # type: ignore[arg-type]
 
 

@@ -1,4 +1,4 @@
-"""The cost of a Keras model of blocks and Keras' own layers, counted from its graph."""
+"""The cost of a Keras model of blocks and Keras' own layers, counted call by call."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def cost_of_model(model: keras.Model) -> tuple[Cost, list[str]]:
 def cost_of_call(node: Any) -> Cost | None:
     """The cost of one call of a layer, a node of a model's graph; None if it is not known."""
     layer = node.operation
-    inputs = [shape_of(layer, x) for x in node.input_tensors]
+    inputs: list[Any] = [shape_of(layer, x) for x in node.input_tensors]
     output = shape_of(layer, node.output_tensors[0])
     params = layer.count_params() if isinstance(layer, keras.Layer) else 0
     is_fixed = all(None not in shape for shape in (*inputs, output))
@@ -71,9 +71,10 @@ def cost_of_call(node: Any) -> Cost | None:
 
 def shape_of(layer: Any, x: Any) -> tuple[Any, ...]:
     """The shape of a tensor without the batch, with the channels last."""
-    sizes = tuple(x.shape[1:])
-    is_first = len(sizes) > 1 and getattr(layer, "data_format", None) == "channels_first"
-    return (*sizes[1:], sizes[0]) if is_first else sizes
+    sizes = list(x.shape[1:])
+    if len(sizes) > 1 and getattr(layer, "data_format", None) == "channels_first":
+        sizes.append(sizes.pop(0))
+    return tuple(sizes)
 
 
 def _count(weights: Any) -> int:

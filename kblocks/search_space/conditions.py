@@ -11,6 +11,7 @@ from typing import Any
 import keras
 
 from kblocks.blocks.block import Block
+from kblocks.heads.attaching import Head
 from kblocks.networks.architecture import Architecture
 
 _OF_KERAS = ("name", "dtype", "trainable", "data_format")  # a block's arguments without a field
@@ -125,3 +126,15 @@ class Bound:
 def name_of(builder: Any) -> str:
     """The name of a builder, or of its type if it has none."""
     return str(getattr(builder, "__name__", type(builder).__name__))
+
+
+def check_builder(source: Any) -> None:
+    """Raises TypeError unless networks, blocks or models can be made by calling `source`."""
+    if isinstance(source, type) and issubclass(source, Head):
+        name = name_of(source)
+        raise TypeError(
+            f"`builder` must not be a head of several rows, which read the maps of a network: "
+            f"kb.Space(kb.resnet, head=kb.{name}(...)) has one. Received: builder=kb.{name}"
+        )
+    if not callable(source) or isinstance(source, Architecture):
+        raise TypeError(f"`builder` must be a function or a Space. Received: builder={source!r}")

@@ -61,6 +61,28 @@ class Models:
             )
         return cost
 
+    def exceeded(self, point: Point, input_shape: Any, budget: Budget) -> dict[str, float]:
+        """What the model of a point breaks, as `Budget.exceeded` says it.
+
+        Nothing if its builder raises anything but a ValueError, which the point's trial reports.
+        """
+        try:
+            return budget.exceeded(self.cost(point, input_shape, budget))
+        except ValueError:
+            raise
+        except Exception:
+            return {}
+
+    @staticmethod
+    def check(budget: Budget) -> None:
+        """Raises ValueError if a budget has limits to which no Keras model can be held."""
+        memory = [name for name in budget.limits() if "memory" in name]
+        if memory:
+            raise ValueError(
+                "`budget` can limit Keras models to params, macs and activations; memory is "
+                f"estimated for Architectures alone. Received: a limit on {memory[0]}"
+            )
+
     def look(self, point: Point) -> keras.Model:
         """The model of a point to read from, not to train."""
         key = _key(point)

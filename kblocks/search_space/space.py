@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import replace
@@ -10,14 +11,12 @@ from random import Random
 from typing import Any
 
 from kblocks.common.showing import html_table
-from kblocks.heads.attaching import Head
 from kblocks.networks.architecture import Architecture, check_input_shape
-from kblocks.plans.cost import Cost
 from kblocks.plans.geometry import InputTooSmallError
 from kblocks.search_space import sampling
 from kblocks.search_space.budget import Budget
 from kblocks.search_space.choices import Call, Choice, Fixed
-from kblocks.search_space.conditions import Bound, Condition, name_of
+from kblocks.search_space.conditions import Bound, Condition, check_builder, name_of
 from kblocks.search_space.dead_options import refuse_dead_options
 from kblocks.search_space.describing import choice_rows, counts_of, options_of, size, table
 from kblocks.search_space.models import Models, OverBudgetError
@@ -93,11 +92,10 @@ class Space:
     def _found_models(self) -> Models | None:
         """The models of a space whose default is a Keras model, already built; else None."""
         models = Models()
-        try:
+        with contextlib.suppress(Exception):  # `refuse_dead_options` reports it
             models.look(self.tree.default())
-        except Exception:  # `refuse_dead_options` reports it
-            return None
-        return models
+            return models
+        return None
 
     @property
     def is_of_models(self) -> bool:
@@ -115,7 +113,7 @@ class Space:
         if self._is_searched:
             searched[_BUILDER] = _node(self._source, set(self._arguments))
         else:
-            _check_builder(self._source)
+            check_builder(self._source)
         self.tree = Tree({**searched, **self._arguments}, bind=self._bind)
         self.is_of_blocks = self.tree.default().bound.is_block
 
@@ -162,13 +160,9 @@ class Space:
         """
         if budget is not None and not isinstance(budget, Budget):
             raise ValueError(f"`budget` must be a kblocks.Budget. Received: budget={budget!r}")
-        memory = [name for name in budget.limits() if "memory" in name] if budget else []
-        if self.is_of_models and memory:
-            raise ValueError(
-                "`budget` can limit Keras models to params, macs and activations; memory is "
-                f"estimated for Architectures alone. Received: a limit on {memory[0]}"
-            )
-        if not self.is_of_models:
+        if self._models:
+            self._models.check(budget or Budget())
+        else:
             check_input_shape(input_shape)
         bounded = object.__new__(Space)
         bounded.__dict__.update(self.__dict__)
@@ -381,12 +375,12 @@ class Space:
             bound = point.bound
             if not bound.is_allowed():
                 return 3, 0.0
-            net = None if self._models else bound.network
-            if shape is None:
-                return None
-            if net is None:
-                broken = self._exceeded_by_model(point)
+            if self._models:
+                broken = self._models.exceeded(point, shape, self.budget) if shape else {}
             else:
+                net = bound.network
+                if shape is None:
+                    return None
                 cost = net.cost(shape) if exactly else net.cost_if_alive(shape)
                 if cost is None:
                     return 2, 0.0
@@ -396,18 +390,6 @@ class Space:
         except ValueError:
             return 3, 0.0
         return (1, sum(map(math.log, broken.values()))) if broken else None
-
-    def _exceeded_by_model(self, point: Point) -> dict[str, float]:
-        try:
-            return self.budget.exceeded(self._cost_of_model(point))
-        except ValueError:
-            raise
-        except Exception:
-            return {}  # the trial that builds this model reports the error
-
-    def _cost_of_model(self, point: Point) -> Cost:
-        assert self._models is not None
-        return self._models.cost(point, self.input_shape, self.budget)
 
     def _fits(self, point: Point) -> bool:
         return self.violation(point, exactly=False) is None
@@ -436,11 +418,13 @@ class Space:
         try:
             if not point.bound.is_allowed():
                 return "is not what `where` asks for"
-            net = None if self._models else point.network
-            cost = net.cost(self.input_shape) if net else self._cost_of_model(point)
+            if self._models:
+                cost, memory = self._models.cost(point, self.input_shape, self.budget), {}
+            else:
+                cost = point.network.cost(self.input_shape)
+                memory = self.budget.memory(point.network, self.input_shape)
         except ValueError as error:
             return f"fails: {error}"
-        memory = self.budget.memory(net, self.input_shape) if net else {}
         parts = []
         for name, ratio in self.budget.exceeded(cost, memory).items():
             measure = name.removeprefix("min_")
@@ -477,16 +461,5 @@ def _node(source: Any, outer: set[str]) -> Any:
                 return builder.with_arguments(arguments, source._conditions)
 
             return Call(bind, inner, name_of(source._source))
-    _check_builder(source)
+    check_builder(source)
     return Call(lambda: Bound(source, {}), {}, name_of(source))
-
-
-def _check_builder(source: Any) -> None:
-    if isinstance(source, type) and issubclass(source, Head):
-        name = name_of(source)
-        raise TypeError(
-            f"`builder` must not be a head of several rows, which read the maps of a network: "
-            f"kb.Space(kb.resnet, head=kb.{name}(...)) has one. Received: builder=kb.{name}"
-        )
-    if not callable(source) or isinstance(source, Architecture):
-        raise TypeError(f"`builder` must be a function or a Space. Received: builder={source!r}")

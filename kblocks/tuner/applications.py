@@ -34,13 +34,17 @@ class Application(HyperModel):
         input_tensor: Any = None,
         classes: int | None = None,
         augmentation_model: keras.Model | keras_tuner.HyperModel | None = None,
-        **kwargs: Any,
+        *,
+        tunable: bool = True,
+        latency: bool = True,
+        name: str | None = None,
     ) -> None:
         if include_top and not classes:
             raise ValueError(
                 f"`classes` must be given with include_top=True. Received: classes={classes!r}"
             )
-        if input_shape is None and input_tensor is None:
+        given: Any = input_shape if input_tensor is None else input_tensor.shape[1:]
+        if given is None:
             raise ValueError("`input_shape` or `input_tensor` must be given. Received: neither")
         augments = isinstance(augmentation_model, (keras.Model, keras_tuner.HyperModel))
         if augmentation_model is not None and not augments:
@@ -48,15 +52,14 @@ class Application(HyperModel):
                 "`augmentation_model` must be a keras.Model, a keras_tuner.HyperModel or None. "
                 f"Received: augmentation_model={augmentation_model!r}"
             )
-        shape = tuple(input_shape if input_tensor is None else input_tensor.shape[1:])
+        shape = tuple(given)
         if keras.config.image_data_format() == "channels_first":
             shape = (*shape[1:], shape[0])
-        given = for_size(self.family, shape) | ({"classes": classes} if include_top else {})
-        if not include_top:
-            given["head"] = choice(*(Features.Spec(pool) for pool in ("avg", "max", "concat")))
-        tunable = kwargs.pop("tunable", True)
-        space = getattr(ready_spaces, self.family)(**given).within(shape)
-        super().__init__(space, compile=self._compile, **kwargs)
+        features = choice(*(Features.Spec(pool) for pool in ("avg", "max", "concat")))
+        top = {"classes": classes} if include_top else {"head": features}
+        space = getattr(ready_spaces, self.family)(**for_size(self.family, shape), **top)
+        own = {"latency": latency, "name": name}
+        super().__init__(space.within(shape), compile=self._compile, **own)
         self.tunable = tunable
         self.include_top, self.classes = include_top, classes
         self.input_shape, self.input_tensor = input_shape, input_tensor
@@ -102,7 +105,9 @@ _DOC = """`keras_tuner.applications.{name}` over `kb.spaces.{family}`: only the 
         classes: the number of classes.
         augmentation_model: a `keras.Model` or `keras_tuner.HyperModel` for the images, such as
             `keras_tuner.applications.HyperImageAugment(input_shape=...)`.
-        **kwargs: further arguments of `kb.tuner.HyperModel`, and `tunable`.
+        tunable: whether the choices are searched; else the space's default is taken, or what the
+            tuner's `hyperparameters` have.
+        latency, name: as for `kb.tuner.HyperModel`.
 
     Raises:
         ValueError: if an argument is missing or no network fits the input.
