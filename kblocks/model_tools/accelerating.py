@@ -1,6 +1,7 @@
 """Faster copies of models that use Keras' own layers."""
 
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -28,8 +29,8 @@ def accelerate(model: keras.Model) -> keras.Model:
     """
     described: Any = keras.saving.serialize_keras_object(model)
     described.pop("compile_config", None)
-    described = keras.tree.traverse(_regrouped, described, top_down=False)
-    copy: Any = keras.saving.deserialize_keras_object(described, safe_mode=False)
+    regrouped = rewritten(described, _regrouped)
+    copy: Any = keras.saving.deserialize_keras_object(regrouped, safe_mode=False)
     convolutions = (c for c in layers_inside(copy) if isinstance(c, keras.layers.Conv2D))
     left = [c.name for c in convolutions if c.groups > 1 and not isinstance(c, Convolving)]
     if left:
@@ -46,13 +47,21 @@ def accelerate(model: keras.Model) -> keras.Model:
     return copy
 
 
-def _regrouped(config: Any) -> Any:
-    """A serialised convolution of Keras as `GroupedConv2D` where that helps; None for all else."""
-    named = isinstance(config, dict) and (config.get("module"), config.get("class_name"))
-    if named != ("keras.layers", "Conv2D"):
-        return None
+def rewritten(config: Any, change: Callable[[dict[str, Any]], dict[str, Any]]) -> Any:
+    """A serialised object with all dicts in it changed, the innermost first, in their order."""
+    if isinstance(config, list):
+        return [rewritten(item, change) for item in config]
+    if isinstance(config, dict):  # `keras.tree.traverse` would sort its keys
+        return change({key: rewritten(value, change) for key, value in config.items()})
+    return config
+
+
+def _regrouped(config: dict[str, Any]) -> dict[str, Any]:
+    """A serialised convolution of Keras as `GroupedConv2D` where that helps."""
+    if (config.get("module"), config.get("class_name")) != ("keras.layers", "Conv2D"):
+        return config
     own = config["config"]
     if own["groups"] == 1 and not max(own["kernel_size"]) == 1 < max(own["strides"]):
-        return None
+        return config
     ours = {"module": "kblocks.layers.grouped", "registered_name": "kblocks>GroupedConv2D"}
     return {**config, "class_name": "GroupedConv2D", **ours}

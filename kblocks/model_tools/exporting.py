@@ -16,6 +16,7 @@ from kblocks.common import backend
 from kblocks.common.atomic import whole
 from kblocks.common.keras_graph import layers_inside, refuse_altered
 from kblocks.layers.export_mode import writing
+from kblocks.model_tools.accelerating import rewritten
 from kblocks.model_tools.formats import FORMATS, OTHER_NAMES, refuse_missing
 
 _FOREIGN = {".h5", ".hdf5", ".pb", ".pt", ".pth", ".safetensors", ".json", ".lite"}
@@ -146,16 +147,13 @@ def portable(model: Any) -> Iterator[None]:
     variables are the same.
     """
 
-    def named(config: Any) -> Any:
-        if isinstance(config, dict) and str(config.get("module")).startswith(_TORCH_OPTIMIZERS):
+    def named(config: dict[str, Any]) -> dict[str, Any]:
+        if str(config.get("module")).startswith(_TORCH_OPTIMIZERS):
             return {**config, "module": "keras.optimizers", "registered_name": None}
-        return None  # as it is
-
-    def portable_config() -> Any:
-        return keras.tree.traverse(named, compile_config(), top_down=False)
+        return config
 
     compile_config = model.get_compile_config
-    model.__dict__["get_compile_config"] = portable_config
+    model.__dict__["get_compile_config"] = lambda: rewritten(compile_config(), named)
     try:
         yield
     finally:
