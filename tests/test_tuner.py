@@ -772,7 +772,7 @@ BAD_RECIPES = [
     ("learning_rate", math.nan, "a positive number or a Keras schedule"),
     ("weight_decay", -1e-3, "a number of 0 or more, or None"),
     ("weight_decay", "a", "a number of 0 or more, or None"),
-    ("schedule", "cos", "'cosine' or None"),
+    ("schedule", "cos", "'cosine', 'one-cycle', 'linear', 'steps' or None"),
     ("label_smoothing", 1, "a number from 0 up to but not including 1"),
     ("label_smoothing", -0.1, "a number from 0 up to but not including 1"),
     ("label_smoothing", None, "a number from 0 up to but not including 1"),

@@ -158,23 +158,23 @@ class Tuner(keras_tuner.Tuner):
         check_numbers(hours=hours, trial_seconds=trial_seconds, patience=patience)
         check_counts(1, executions_per_trial=executions_per_trial)
         check_counts(2, folds=2 if folds is None else folds)
-        workers = devices.counted(workers, gpus, ray, given["trials"])
-        check_counts(workers=workers, checkpoints=checkpoints, seed=0 if seed is None else seed)
+        processes: int = devices.counted(workers, gpus, ray, given["trials"])
+        check_counts(workers=processes, checkpoints=checkpoints, seed=0 if seed is None else seed)
         check_name(project_name)
         if hypermodel is None and self.replaces("run_trial"):
             hypermodel = keras_tuner.HyperModel()
         model = hypermodel_of(hypermodel, given["budget"])
         self.has_objective = objective is not None
         self.objectives = objectives_of(objective, model, self.replaces("run_trial"))
-        self.trials, self.gpus = given["trials"], devices.checked(gpus, workers, ray)
+        self.trials, self.gpus = given["trials"], devices.checked(gpus, processes, ray)
         own = {"executions_per_trial": executions_per_trial, "project_name": project_name}
         super().__init__(Oracle(self), hypermodel=None, directory=str(directory), **own)
         vars(self).update(given)
-        self.hypermodel, self.hours, self.workers = model, hours, workers
+        self.hypermodel, self.hours, self.workers = model, hours, processes
         self.trial_seconds, self.checkpoints, self.seed = trial_seconds, checkpoints, seed
         self.patience, self.folds = patience, folds
         self.trainings = executions_per_trial * (folds or 1)  # of each trial
-        self.sampler, self.pruner, self.ray = sampler, pruner, on_ray.checked(ray, workers)
+        self.sampler, self.pruner, self.ray = sampler, pruner, on_ray.checked(ray, processes)
         _ = sampler_of(sampler, seed), pruner_of(pruner)  # both raise on unknown names
         if pruner is not None and len(self.objectives) > 1:
             raise ValueError("`pruner` is for one objective. Received: several")
@@ -183,7 +183,7 @@ class Tuner(keras_tuner.Tuner):
         self.storage_url = url_of(storage, self.folder)
         self.tensorboard = None if tensorboard is None else str(tensorboard)
         self.checkpoint_directory = place_of_checkpoints(
-            checkpoint_directory, self.folder, project_name, workers
+            checkpoint_directory, self.folder, project_name, processes
         )
         self.role = Role()
         self.storage_patience = PATIENCE  # seconds for which the storage may be unusable
