@@ -7,7 +7,18 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
-from mixtures import CLASSES, NUMBER, ONE_HOT, WEIGHTS, Seen, X, Y, classifier, cross_entropy
+from mixtures import (
+    CLASSES,
+    COLOURED,
+    NUMBER,
+    ONE_HOT,
+    WEIGHTS,
+    Seen,
+    X,
+    Y,
+    classifier,
+    cross_entropy,
+)
 from scenes import HEADS, network
 
 import kblocks as kb

@@ -21,7 +21,7 @@ import keras  # noqa: E402
 import numpy as np  # noqa: E402
 from conformance import CASES  # noqa: E402
 from golden import images, load  # noqa: E402
-from mixtures import NUMBER, WEIGHTS, Seen, X, Y, classifier, cross_entropy  # noqa: E402
+from mixtures import COLOURED, NUMBER, WEIGHTS, Seen, X, Y, classifier, cross_entropy  # noqa: E402
 from scenes import LAYERS, VOID, compare, fitted  # noqa: E402
 
 import kblocks as kb  # noqa: E402
