@@ -34,9 +34,8 @@ def network(head: Any, aux: bool = False) -> kb.Architecture:
     """A stem and a body, at strides 2 and 4."""
     rows: list[Any] = [("stem", kb.ConvBlock.Spec(4, strides=2))]
     if aux:
-        rows.append(
-            ("aux", kb.AuxiliaryClassifier.Spec(3, filters=(4,), pool_size=None, grid=2, hidden=()))
-        )
+        plain: Any = {"pool_size": None, "grid": 2, "hidden": (), "dropout": 0.0}
+        rows.append(("aux", kb.AuxiliaryClassifier.Spec(3, filters=(4,), **plain)))
     rows.append(("body", kb.ConvBlock.Spec(4, strides=2), "stem"))
     return kb.Architecture(rows, head=head, auxiliary=["aux"] if aux else ())
 

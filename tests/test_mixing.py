@@ -7,51 +7,22 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
+from mixtures import (
+    CLASSES,
+    COLOURED,
+    NUMBER,
+    ONE_HOT,
+    WEIGHTS,
+    Seen,
+    X,
+    Y,
+    classifier,
+    cross_entropy,
+)
 from scenes import HEADS, network
 
 import kblocks as kb
 from kblocks.training.augmentation import OneAtATime
-
-NUMBER, CLASSES = 12, 3
-RANDOM = np.random.default_rng(1)
-# Channel i is 1 in image i alone, so the mean of a mixed image is the share of each image in it.
-X = np.broadcast_to(np.eye(NUMBER, dtype="float32")[:, None, None], (NUMBER, 9, 7, NUMBER)).copy()
-Y = np.arange(NUMBER) % CLASSES
-ONE_HOT = np.eye(CLASSES, dtype="float32")[Y]
-WEIGHTS = RANDOM.uniform(0.5, 2, NUMBER).astype("float32")
-
-
-def classifier() -> keras.Model:
-    inputs = keras.Input(X.shape[1:])
-    features = keras.layers.GlobalAveragePooling2D()(inputs)
-    return keras.Model(inputs, keras.layers.Dense(CLASSES)(features))
-
-
-class Seen:
-    """Trains one step and keeps what the loss has got."""
-
-    def __init__(self, model: Any, recipe: kb.Recipe, x: Any, y: Any, **arguments: Any) -> None:
-        recipe.compile(model)
-        model.run_eagerly, loss = True, model.compute_loss
-
-        def compute_loss(x: Any, y: Any, y_pred: Any, *args: Any, **kwargs: Any) -> Any:
-            self.x, self.outputs = np.asarray(x), y_pred
-            return loss(x, y, y_pred, *args, **kwargs)
-
-        model.compute_loss = compute_loss
-        given: dict[str, Any] = {"batch_size": NUMBER, "shuffle": False, "verbose": 0}
-        history = model.fit(x, y, **given, **arguments).history
-        self.logs = {name: values[0] for name, values in history.items()}
-        self.shares = self.x.mean((1, 2))  # [i, j]: of image j in the mixed image i
-
-
-def cross_entropy(outputs: Any, smoothing: float = 0.0) -> np.ndarray:
-    """[i, j]: of the outputs for image i with the label of image j."""
-    logits = np.asarray(outputs, "float64")
-    logs = logits - np.log(np.exp(logits).sum(1, keepdims=True))
-    targets = (1 - smoothing) * ONE_HOT + smoothing / CLASSES
-    return -logs @ targets.T
-
 
 CASES: list[tuple[dict[str, Any], Any, dict[str, Any]]] = [
     ({"augmentation": "mixup"}, Y, {}),
@@ -96,8 +67,8 @@ def test_all_heads_are_mixed_alike_and_validation_is_not() -> None:
     assert seen.logs["loss"] == pytest.approx(one + 0.5 * two, rel=1e-4)
     found = model.evaluate(X, y, batch_size=NUMBER, verbose=0, return_dict=True)
     np.testing.assert_array_equal(seen.x, X)
-    losses = {name: cross_entropy(outputs) for name, outputs in seen.outputs.items()}
-    assert found["one_loss"] == pytest.approx(np.diag(losses["one"]).mean(), rel=1e-4)
+    losses = cross_entropy(model(X, training=False)["one"])
+    assert found["one_loss"] == pytest.approx(np.diag(losses).mean(), rel=1e-4)
 
 
 def test_the_loss_of_an_auxiliary_classifier_is_mixed_too() -> None:
@@ -114,14 +85,12 @@ def test_the_loss_of_an_auxiliary_classifier_is_mixed_too() -> None:
 @pytest.mark.parametrize("policy", ["float32", "mixed_float16"])
 def test_a_traced_step_learns_mixed_images(policy: str) -> None:
     keras.config.set_dtype_policy(policy)
-    model = keras.Sequential([keras.Input((4, 4, 3)), keras.layers.GlobalAveragePooling2D()])
-    model.add(keras.layers.Dense(3, dtype="float32"))
-    x = np.broadcast_to(np.eye(3)[np.arange(48) % 3][:, None, None], (48, 4, 4, 3))
+    model = classifier(3)
     recipe = kb.Recipe(learning_rate=0.1, augmentation="mixup+cutmix", ema=0.5, clip=1.0)
     recipe.compile(model)
     callbacks = recipe.callbacks(8)
-    model.fit(x, np.arange(48) % 3, epochs=8, batch_size=12, callbacks=callbacks, verbose=0)
-    assert model.evaluate(x, np.arange(48) % 3, verbose=0, return_dict=True)["accuracy"] == 1
+    model.fit(COLOURED, Y, epochs=8, batch_size=3, callbacks=callbacks, verbose=0)
+    assert model.evaluate(COLOURED, Y, verbose=0, return_dict=True)["accuracy"] == 1
 
 
 @pytest.mark.parametrize("augmentation", ["mixup", "cutmix", ["flip", keras.layers.MixUp()]])
@@ -155,7 +124,7 @@ def test_names_of_augmentations_are_choices_and_layers_may_be() -> None:
 @pytest.mark.parametrize("channels", [1, 3])
 def test_randaugment_computes_what_keras_does(channels: int) -> None:
     """With the same random numbers; Keras computes every operation and throws most away."""
-    images = RANDOM.uniform(size=(4, 10, 8, channels)).astype("float32")
+    images = np.random.default_rng(1).uniform(size=(4, 10, 8, channels)).astype("float32")
     for seed in range(4):
         given: Any = {"value_range": (0, 1), "factor": 0.3, "seed": seed, "num_ops": 1}
         theirs = keras.layers.RandAugment(**given)(images, training=True)
@@ -166,8 +135,8 @@ def test_randaugment_computes_what_keras_does(channels: int) -> None:
 @pytest.mark.parametrize("name", ["randaugment", "erasing"])
 def test_labels_stay_where_no_images_are_mixed(name: str) -> None:
     """And values from 0 to 1 stay between them."""
-    seen = Seen(classifier(), kb.Recipe(augmentation=name), X, Y)
-    assert not np.allclose(seen.x, X)
+    seen = Seen(classifier(3), kb.Recipe(augmentation=name), COLOURED, Y)
+    assert not np.allclose(seen.x, COLOURED)
     assert seen.x.min() >= 0
     assert seen.x.max() <= 1
     expected = np.diag(cross_entropy(seen.outputs)).mean()

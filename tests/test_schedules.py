@@ -241,7 +241,9 @@ def test_named_recipes_can_be_changed() -> None:
     recipe = kb.Recipe.named("strong", ema=kb.choice(0.99, None))
     assert recipe.schedule == kb.Recipe.named("plain").schedule == "cosine"
     assert list(recipe.tree().dimensions) == ["recipe.ema"]
-    with pytest.raises(ValueError, match="`name` must be one of plain, strong"):
+    with pytest.raises(
+        ValueError, match=r"`name` must be one of plain, strong\. Received: name='x'"
+    ):
         kb.Recipe.named("x")
 
 

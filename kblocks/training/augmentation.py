@@ -15,6 +15,7 @@ from kblocks.common.overriding import override, restore
 from kblocks.training.mixing import METHODS, MIXING, Mixture, Parts, check_mixes, mixed
 from kblocks.training.moving import Moved, check_moves, for_targets, kinds_of, moved, moves_targets
 
+_keras: Any = keras  # its annotations are narrower than what it takes
 # The names of augmentations in the order in which "+" joins them; images have values from 0 to 1.
 NAMES: dict[str, Any] = {
     "flip": None,
@@ -22,7 +23,7 @@ NAMES: dict[str, Any] = {
     "randaugment": lambda: OneAtATime(value_range=(0, 1), factor=0.1),
     "erasing": lambda: keras.layers.RandomErasing(value_range=(0, 1)),
     "mixup": lambda: keras.layers.MixUp(dtype="float32"),
-    "cutmix": lambda: keras.layers.CutMix((1.0, 1.0), dtype="float32"),
+    "cutmix": lambda: _keras.layers.CutMix((1.0, 1.0), dtype="float32"),
 }
 _UNCOMPILED = (
     keras.layers.RandAugment,
@@ -169,12 +170,12 @@ class OneAtATime(keras.layers.RandAugment):
 
     def transform_images(self, images: Any, transformation: Any, training: bool = True) -> Any:
         """The images after the drawn operations, as Keras' layer makes them."""
-        images = self.backend.cast(images, self.compute_dtype)
+        images = _keras.ops.cast(images, self.compute_dtype)
         changes = [partial(self._changed, *pair) for pair in transformation["transforms"].items()]
         for number in range(self.num_ops):
-            images = keras.ops.switch(transformation["layer_idxes"][number], changes, images)
+            images = _keras.ops.switch(transformation["layer_idxes"][number], changes, images)
         return images
 
     def _changed(self, name: str, transformation: Any, images: Any) -> Any:
         changed = getattr(self, name).transform_images(images, transformation)
-        return self.backend.cast(changed, self.compute_dtype)
+        return _keras.ops.cast(changed, self.compute_dtype)

@@ -279,7 +279,9 @@ class Recipe:
 
     def _new_optimizer(self) -> Any:
         rate = first_rate(self.schedule, self.learning_rate, self.warmup)
-        config: dict[str, Any] = {"learning_rate": rate, "global_clipnorm": self.clip}
+        config: dict[str, Any] = {"learning_rate": rate}
+        if self.clip is not None:
+            config["global_clipnorm"] = self.clip
         if self.ema is not None:
             config |= {"use_ema": True, "ema_momentum": self.ema}
         if self.weight_decay is not None:

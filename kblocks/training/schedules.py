@@ -70,7 +70,7 @@ def schedule_of(kind: str | None, rate: float, warmup: float, steps: int) -> Any
         warmup: the share of the steps in which the rate rises from zero.
         steps: how many steps the whole training has.
     """
-    warm = warmup * steps
+    warm = int(warmup * steps)
     if kind == "cosine":
         return keras.optimizers.schedules.CosineDecay(
             0.0, steps - warm, warmup_target=rate, warmup_steps=warm
@@ -78,7 +78,8 @@ def schedule_of(kind: str | None, rate: float, warmup: float, steps: int) -> Any
     corners: Any = _ONE_CYCLE
     if kind != "one-cycle":
         after = {"linear": ((1.0, 0.0),), "steps": _STEPS, None: ()}[kind]
-        corners = ((0.0, 0.0), (warmup, 1.0), *((max(at, warmup), f) for at, f in after))
+        end = warm / steps
+        corners = ((0.0, 0.0), (end, 1.0), *((max(at, end), factor) for at, factor in after))
     return PiecewiseLinear([(share * steps, factor * rate) for share, factor in corners])
 
 
@@ -112,7 +113,7 @@ class Scheduled(keras.callbacks.Callback):
             )
         plan = schedule_of(*self._arguments, self._epochs * steps)
         counter = getattr(model.optimizer, "inner_optimizer", model.optimizer).iterations
-        begin = int(keras.ops.convert_to_numpy(counter)) - epoch * steps  # not 0 in a second fit
+        begin = int(_ops.convert_to_numpy(counter)) - epoch * steps  # not 0 in a second fit
         model.optimizer.learning_rate = Delayed(plan, begin) if begin else plan
         model.make_train_function(force=True)  # for a step traced with an earlier schedule
 

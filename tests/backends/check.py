@@ -21,6 +21,7 @@ import keras  # noqa: E402
 import numpy as np  # noqa: E402
 from conformance import CASES  # noqa: E402
 from golden import images, load  # noqa: E402
+from mixtures import COLOURED, NUMBER, WEIGHTS, Seen, X, Y, classifier, cross_entropy  # noqa: E402
 from scenes import LAYERS, VOID, compare, fitted  # noqa: E402
 
 import kblocks as kb  # noqa: E402
@@ -100,6 +101,29 @@ def moving_is_wrong() -> bool:
     return bool(wrong)
 
 
+def recipe_is_wrong() -> bool:
+    """Mixed images have the losses of all their labels, and a strong recipe learns."""
+    wrong = []
+    for name in ("mixup", "cutmix", "mixup+cutmix"):
+        seen = Seen(classifier(), kb.Recipe(augmentation=name), X, Y, sample_weight=WEIGHTS)
+        expected = (seen.shares * WEIGHTS * cross_entropy(seen.outputs)).sum() / NUMBER
+        if not abs(seen.logs["loss"] - expected) < 1e-3 * expected:
+            wrong.append(f"{name}: {seen.logs['loss']}, expected {expected}")
+    model = classifier(3)
+    names = "flip+shift+randaugment+erasing+mixup"
+    recipe = kb.Recipe.named("strong", learning_rate=0.1, ema=0.8, augmentation=names)
+    recipe.compile(model)
+    kept: list[Any] = []
+    keep = keras.callbacks.LambdaCallback(on_epoch_end=lambda *_: kept.append(model.get_weights()))
+    callbacks = [*recipe.callbacks(30), keep]
+    model.fit(COLOURED, Y, epochs=30, batch_size=4, callbacks=callbacks, verbose=0)
+    accuracy = model.evaluate(COLOURED, Y, verbose=0, return_dict=True)["accuracy"]
+    if accuracy < 0.9 or not np.array_equal(kept[-1][0], model.get_weights()[0]):
+        wrong.append(f"strong recipe: accuracy {accuracy:.2f}")
+    print("\n".join(["recipes", *wrong]))
+    return bool(wrong)
+
+
 def normalization_is_wrong() -> bool:
     """Trained one step in one kernel, as on PyTorch, all weights are as with Keras' own layer."""
     wrong = []
@@ -132,6 +156,7 @@ def checks(folder: Path) -> Iterator[Callable[[], bool]]:
         yield partial(network_is_wrong, name)
     yield training_is_wrong
     yield moving_is_wrong
+    yield recipe_is_wrong
     if keras.backend.backend() == "torch":
         yield normalization_is_wrong
     for index, (name, case) in enumerate(CASES.items()):
