@@ -84,7 +84,7 @@ class Preprocessing(keras.layers.Layer):
 
     def call(self, inputs: Any) -> Any:
         # By `call`: Keras' layers would set `training` to True for all layers that come after them.
-        x = self._cropping.call(self._resizing.call(keras.ops.cast(inputs, "float32")))
+        x: Any = self._cropping.call(self._resizing.call(keras.ops.cast(inputs, "float32")))
         last = keras.config.image_data_format() == "channels_last"
         shape = (-1,) if last else (-1, 1, 1)
         mean = keras.ops.reshape(keras.ops.convert_to_tensor(self.mean, "float32"), shape)
