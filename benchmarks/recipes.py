@@ -47,9 +47,7 @@ def main() -> None:
             found = [trained(recipe, data, epochs, seed) for seed in options.seeds]
             accuracies, used = zip(*found, strict=True)
             spread = statistics.stdev(accuracies) if len(accuracies) > 1 else 0.0
-            figures = (
-                f"{statistics.mean(used):.0f} | {statistics.mean(accuracies):.4f} | {spread:.4f}"
-            )
+            figures = f"{statistics.mean(used):.0f} | {statistics.mean(accuracies):.4f}"
             each = " ".join(f"{one:.4f}" for one in accuracies)
             print(f"| {name} | {kind} | {epochs} | {figures} | {spread:.4f} | {each} |", flush=True)
 
