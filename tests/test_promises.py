@@ -603,11 +603,12 @@ class InWorker(kb.tuner.Tuner):
 def test_promises_hold_in_worker_processes(tmp_path: Path) -> None:
     tuner = InWorker(objective=LOSS, trials=5, workers=2, directory=tmp_path, seed=1)
     run = tuner.search(verbose=0)
-    assert sorted(trial.values["n"] for trial in run.trials) == [0, 1]
+    # Both processes may ask for the last point at once: nobody knows it before `run_trial` does.
+    assert {trial.values["n"] for trial in run.trials} == {0, 1}
     assert run.best().scores == (1.5,)
     assert [one["scores"] for one in run.best().executions] == [[1.0], [2.0]]
     called = (tmp_path / "called").read_text().split("\n")[:-1]
-    assert sorted(line.split()[1] for line in called) == ["1.5", "2.0"]
+    assert {line.split()[1] for line in called} == {"1.5", "2.0"}
     assert not any("MainProcess" in line for line in called)
     with pytest.raises(errors.FatalTypeError, match="run_trial must return"):
         Wrong(objective=LOSS, trials=5, directory=tmp_path, project_name="no").search(verbose=0)
