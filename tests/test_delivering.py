@@ -322,6 +322,13 @@ def pictures(folder: Path, count: int, seed: int, name: Callable[[str, int], str
     return paths
 
 
+def right_in(printed: str, count: int) -> int:
+    """How many of so many pictures `kblocks predict` has named as their files are called."""
+    lines = [line.split("  ") for line in printed.splitlines()]
+    assert len(lines) == count
+    return sum(Path(path).name.startswith(named.split()[0]) for path, named in lines)
+
+
 @pytest.mark.system
 def test_a_folder_of_images_becomes_a_command_that_names_others(
     tmp_path: Path, monkeypatch: Any, capsys: Any
@@ -338,7 +345,4 @@ def test_a_folder_of_images_becomes_a_command_that_names_others(
     shutil.rmtree("runs")
     new = pictures(tmp_path / "new", 20, 9, lambda shape, i: f"{shape}{i}")
     assert cli.main(["predict", "elsewhere", "new"]) == 0
-    lines = [line.split("  ") for line in capsys.readouterr().out.splitlines()]
-    assert len(lines) == len(new)
-    right = sum(Path(path).name.startswith(named.split()[0]) for path, named in lines)
-    assert right > 0.7 * len(new), right
+    assert right_in(capsys.readouterr().out, len(new)) > 0.7 * len(new)

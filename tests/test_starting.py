@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 from safetensors.numpy import save_file
-from test_delivering import pictures
+from test_delivering import pictures, right_in
 from test_search import Stops
 
 import kblocks as kb
@@ -390,8 +390,6 @@ def test_a_folder_of_images_is_fine_tuned_by_the_command(
     Path("others.safetensors").unlink()
     new = pictures(tmp_path / "new", 20, 9, lambda shape, i: f"{shape}{i}")
     assert cli.main(["predict", "runs/resnet_shapes", "new"]) == 0
-    lines = [line.split("  ") for line in capsys.readouterr().out.splitlines()]
-    right = sum(Path(path).name.startswith(named.split()[0]) for path, named in lines)
-    assert right > 0.7 * len(new), right
+    assert right_in(capsys.readouterr().out, len(new)) > 0.7 * len(new)
     assert cli.main(["show", "runs/resnet_shapes/best.json"]) == 0
     assert "its weights started from" in capsys.readouterr().out

@@ -306,6 +306,19 @@ def _parents_first(dimensions: dict[str, Dimension]) -> dict[str, Dimension]:
     return ordered
 
 
+def check_options(arguments: Any, forms: Mapping[str, tuple[str, Callable[[Any], bool]]]) -> None:
+    """Raises ValueError unless each argument, and each option of its choice, has its form.
+
+    Args:
+        arguments: an object with the arguments as attributes.
+        forms: by argument, what is expected, in words and as a function of a value.
+    """
+    for name, (expected, fits) in forms.items():
+        for option in options_in(getattr(arguments, name)):
+            if not fits(option):
+                raise ValueError(f"`{name}` must be {expected}. Received: {name}={option!r}")
+
+
 def options_in(value: Any) -> Iterator[Any]:
     """The values that an argument can take; of a range its ends."""
     if isinstance(value, Choice):

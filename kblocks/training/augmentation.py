@@ -25,11 +25,8 @@ NAMES: dict[str, Any] = {
     "mixup": lambda: keras.layers.MixUp(dtype="float32"),
     "cutmix": lambda: _keras.layers.CutMix((1.0, 1.0), dtype="float32"),
 }
-_UNCOMPILED = (
-    keras.layers.RandAugment,
-    keras.layers.AugMix,
-    *MIXING,
-)  # XLA lacks some of their ops
+# Layers of which XLA lacks some ops.
+_UNCOMPILED = (keras.layers.RandAugment, keras.layers.AugMix, *MIXING)
 _STEP = "train_step", "make_train_function"  # methods of a model
 _DRAWS = 1024  # states of the generator for each step, so that steps do not share any
 
@@ -47,11 +44,11 @@ def augment(model: keras.Model, augmentation: Any) -> None:
     """Makes the training steps of a compiled model change the images, and targets with them.
 
     Masks, boxes and points move with the images; labels stay, but with MixUp and CutMix the loss is
-    that of all labels in an image (see `Mixture`). Since augmentation is part of the
-    training step and not of the model, it works with every form of data that `fit` takes and does
-    not affect evaluation, prediction, saved files or costs. The random numbers depend only on the
-    seed (`keras.utils.set_random_seed`) and the number of the step. Compiling the model again
-    removes the augmentation.
+    that of all labels in an image (see `Mixture`). Since augmentation is part of the training step
+    and not of the model, it works with every form of data that `fit` takes and does not affect
+    evaluation, prediction, saved files or costs. The random numbers depend only on the seed
+    (`keras.utils.set_random_seed`) and the number of the step. Compiling the model again removes
+    the augmentation.
 
     Args:
         model: a compiled model.

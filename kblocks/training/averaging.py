@@ -51,8 +51,10 @@ def as_trained(model: Any) -> Iterator[None]:
     trained = vars(model).get(_TRAINED)
     averages = _values(model) if trained else None
     _assign(model, trained)
-    yield
-    _assign(model, averages)
+    try:
+        yield
+    finally:
+        _assign(model, averages)
 
 
 def _values(model: Any) -> list[Any]:

@@ -14,7 +14,7 @@ from kblocks.heads import Tasks, tasks_of
 from kblocks.heads.classification import ClassLoss
 from kblocks.heads.task import shape_of
 from kblocks.search_space.choices import Choice
-from kblocks.search_space.tree import Tree, options_in
+from kblocks.search_space.tree import Tree, check_options, options_in
 from kblocks.training.augmentation import NAMES, augment, is_augmentation
 from kblocks.training.averaging import Averaged
 from kblocks.training.finetuning import learning_rate_multipliers
@@ -106,10 +106,7 @@ class Recipe:
         return call_of(self)
 
     def __post_init__(self) -> None:
-        for name, (expected, fits) in _FORMS.items():
-            for option in options_in(getattr(self, name)):
-                if not fits(option):
-                    raise ValueError(f"`{name}` must be {expected}. Received: {name}={option!r}")
+        check_options(self, _FORMS)
         rates = [rate for rate in options_in(self.learning_rate) if not _is_number(rate, 0)]
         names = [f"{name!r}" for name in options_in(self.schedule) if name]
         if rates and (names or any(options_in(self.warmup))):

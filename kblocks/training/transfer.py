@@ -20,7 +20,7 @@ from kblocks.networks.catalog import architectures
 from kblocks.networks.rows import is_of_head
 from kblocks.search_space.choices import Call, Choice
 from kblocks.search_space.space import Space
-from kblocks.search_space.tree import Tree, options_in
+from kblocks.search_space.tree import Tree, check_options
 from kblocks.training.finetuning import freeze
 
 
@@ -56,10 +56,7 @@ class FineTuning:
         return call_of(self)
 
     def __post_init__(self) -> None:
-        for name, (expected, fits) in _FORMS.items():
-            for option in options_in(getattr(self, name)):
-                if not fits(option):
-                    raise ValueError(f"`{name}` must be {expected}. Received: {name}={option!r}")
+        check_options(self, _FORMS)
 
     def tree(self) -> Tree:
         """The choices among the arguments."""

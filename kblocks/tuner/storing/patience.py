@@ -32,7 +32,7 @@ _LONGEST = 10.0  # seconds between two tries, at most
 _AWAY = (StorageInternalError, DBAPIError)
 _WRONG = (DataError, IntegrityError, NotSupportedError, ProgrammingError)  # waiting does not help
 _REFUSED = ("password authentication failed", "no password supplied", "does not exist")
-_SPOILT = ("malformed", "not a database", "fewer trials than before")
+_SPOILT = ("malformed", "not a database")
 
 
 _Result = TypeVar("_Result")
