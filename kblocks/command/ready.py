@@ -19,7 +19,7 @@ from kblocks.networks.torch_weights import is_source
 from kblocks.search_space.budget import Budget
 from kblocks.search_space.choices import choice, real
 from kblocks.search_space.space import Space
-from kblocks.training.recipe import Recipe
+from kblocks.training.recipe import NAMED, Recipe
 from kblocks.training.transfer import FineTuning
 from kblocks.tuner.bridge import HyperModel
 from kblocks.tuner.delivering import record_of
@@ -222,6 +222,8 @@ class FamilyJob(NamedJob):
             values = tuple(record_of(data)["value_range"] or (0, 1))
             started = {"weights": self.weights, "finetuning": finetuning, "value_range": values}
         name, rate = settings.pop("recipe", None), real(*rates, log=True)
+        if name is not None:
+            check_known("--recipe", name, NAMED)
         usual = Recipe(learning_rate=rate, schedule="cosine")
         recipe = usual if name is None else Recipe.named(name, learning_rate=rate)
         timed = "latency" in str(settings.get("objective"))

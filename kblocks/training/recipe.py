@@ -23,7 +23,7 @@ from kblocks.training.preparing import prepare
 from kblocks.training.schedules import SCHEDULES, callbacks_of, first_rate
 
 _PLAIN: dict[str, Any] = {"learning_rate": 3e-3, "schedule": "cosine", "warmup": 0.05}
-_NAMED: dict[str, dict[str, Any]] = {
+NAMED: dict[str, dict[str, Any]] = {
     "plain": _PLAIN,
     "strong": {
         **_PLAIN,
@@ -135,9 +135,9 @@ class Recipe:
         Example:
             >>> kb.Recipe.named("strong", augmentation="flip+mixup", ema=kb.choice(0.99, None))
         """
-        if name not in _NAMED:
-            raise ValueError(f"`name` must be one of {', '.join(_NAMED)}. Received: name={name!r}")
-        return cls(**{**_NAMED[name], **changes})
+        if name not in NAMED:
+            raise ValueError(f"`name` must be one of {', '.join(NAMED)}. Received: name={name!r}")
+        return cls(**{**NAMED[name], **changes})
 
     def tree(self) -> Tree:
         """The choices in this recipe, named `recipe.learning_rate` and so on."""
