@@ -125,18 +125,24 @@ def fixed(data: Any, chosen: argparse.Namespace) -> Any:
 
     began, arguments = time.monotonic(), {**data.fit_arguments(), "verbose": 0}
 
-    def trained(epochs: int) -> Any:
+    def trained(epochs: int, *callbacks: Any) -> Any:
         hp = keras_tuner.HyperParameters()
         model = hypermodel.build(hp)
         best = keras.callbacks.EarlyStopping(
             "val_accuracy", patience=epochs, restore_best_weights=True
         )
-        hypermodel.fit(hp, model, **{**arguments, "epochs": epochs, "callbacks": [best]})
+        own = [best, *callbacks]
+        hypermodel.fit(hp, model, **{**arguments, "epochs": epochs, "callbacks": own})
         return model
 
-    trained(3)  # how long an epoch takes, the first step included
-    one = (time.monotonic() - began) / 3
-    epochs = max(4, min(100, int((chosen.seconds - (time.monotonic() - began)) / one)))
+    marks: list[float] = []
+    trained(
+        4, keras.callbacks.LambdaCallback(on_epoch_end=lambda *_: marks.append(time.monotonic()))
+    )
+    used = time.monotonic() - began
+    one = marks[-1] - marks[-2]
+    start = used - len(marks) * one  # building and compiling, which the real training repeats
+    epochs = max(4, min(100, int((chosen.seconds - used - start) / one)))
     return trained(epochs), 1
 
 
