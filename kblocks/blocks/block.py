@@ -1,7 +1,5 @@
 """`Block`, the base class of blocks: one definition is a Keras layer and, as its Spec, data."""
 
-from __future__ import annotations
-
 import functools
 import inspect
 import itertools

@@ -1,7 +1,5 @@
 """`ConvBlock`, `NormAct`, and what all convolutional blocks share."""
 
-from __future__ import annotations
-
 from dataclasses import KW_ONLY
 from typing import Any, Literal
 

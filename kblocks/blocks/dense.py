@@ -1,7 +1,5 @@
 """The residual block of fully connected layers."""
 
-from __future__ import annotations
-
 from dataclasses import KW_ONLY
 from typing import Literal
 

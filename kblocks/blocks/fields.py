@@ -4,8 +4,6 @@ The check runs once, when a block or Spec is made, and the Spec keeps what the c
 for sizes, configs for initializers.
 """
 
-from __future__ import annotations
-
 import functools
 import json
 import math

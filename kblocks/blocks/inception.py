@@ -6,8 +6,6 @@ alone; `(128, 128, 192)` with (1, 7) is a 1x1, a 1x7 and a 7x1; `("max", 32)` wi
 then a 1x1.
 """
 
-from __future__ import annotations
-
 from dataclasses import KW_ONLY
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The residual blocks of ResNet, pre-activation ResNet, Wide ResNet and ResNeXt."""
 
-from __future__ import annotations
-
 from dataclasses import KW_ONLY
 from typing import Any, Literal
 

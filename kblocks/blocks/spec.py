@@ -1,7 +1,5 @@
 """`Spec`: a block as data, immutable and hashable, made from the block's fields and `plan`."""
 
-from __future__ import annotations
-
 import dataclasses
 import difflib
 import inspect

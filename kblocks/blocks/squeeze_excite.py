@@ -1,7 +1,5 @@
 """Squeeze-and-excitation (Hu et al. 2017, arXiv:1709.01507)."""
 
-from __future__ import annotations
-
 from dataclasses import KW_ONLY
 from typing import Any
 

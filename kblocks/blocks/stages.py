@@ -1,7 +1,5 @@
 """The stages of a network: a row's name tells its stage."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable, Sequence
 from typing import Any

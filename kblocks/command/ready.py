@@ -1,7 +1,5 @@
 """Searches by the name of a family: its ready space, adapted to the size of the images."""
 
-from __future__ import annotations
-
 import copy
 import math
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """Numbers in short form, such as 25.6 M, written and read."""
 
-from __future__ import annotations
-
 _UNITS = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 

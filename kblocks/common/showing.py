@@ -1,7 +1,5 @@
 """How objects show themselves: dataclasses as calls, tables in notebooks, text safe for HTML."""
 
-from __future__ import annotations
-
 import dataclasses
 import html
 import re

@@ -1,7 +1,5 @@
 """The rows to draw for any Keras model: blocks by their plans, other layers by their arguments."""
 
-from __future__ import annotations
-
 from collections import Counter
 from dataclasses import replace
 from typing import Any

@@ -1,7 +1,5 @@
 """AlexNet (Krizhevsky et al. 2012) in its one-tower form (Krizhevsky 2014, arXiv:1404.5997)."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any

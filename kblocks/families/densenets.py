@@ -1,7 +1,5 @@
 """Densely connected networks (Huang et al. 2016, arXiv:1608.06993)."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from types import NoneType

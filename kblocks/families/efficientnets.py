@@ -1,7 +1,5 @@
 """EfficientNets (Tan & Le 2019, arXiv:1905.11946)."""
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Callable, Iterator

@@ -1,7 +1,5 @@
 """GoogLeNet (Szegedy et al. 2014, arXiv:1409.4842), with batch norm, as in torchvision."""
 
-from __future__ import annotations
-
 import re
 from typing import Any
 

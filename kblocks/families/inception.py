@@ -1,7 +1,5 @@
 """The builder of all Inception families."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

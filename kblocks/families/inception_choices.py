@@ -1,7 +1,5 @@
 """Choices around the published Inception networks, for their ready spaces."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

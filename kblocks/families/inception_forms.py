@@ -1,7 +1,5 @@
 """The stems of the Inception families, and changes to their published stems and modules."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

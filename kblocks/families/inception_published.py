@@ -1,7 +1,5 @@
 """The published values of the Inception families as arguments, and their space."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 

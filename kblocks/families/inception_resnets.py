@@ -1,7 +1,5 @@
 """Inception-ResNets (Szegedy et al. 2016, arXiv:1602.07261)."""
 
-from __future__ import annotations
-
 import re
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Inception-v3 (Szegedy et al. 2015, arXiv:1512.00567)."""
 
-from __future__ import annotations
-
 import re
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Inception-v4 (Szegedy et al. 2016, arXiv:1602.07261)."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from kblocks.families import inception_published as published

@@ -3,8 +3,6 @@
 Networks for ImageNet follow timm's `resnetv2`, those for CIFAR the authors' resnet-1k-layers.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 from kblocks.families.published_choices import ready_space

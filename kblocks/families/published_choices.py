@@ -1,7 +1,5 @@
 """Choices for ready spaces; the published value comes first and is the default."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Collection, Sequence
 from typing import Any, get_args
 

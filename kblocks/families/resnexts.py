@@ -1,7 +1,5 @@
 """ResNeXt: residual networks of grouped bottlenecks (Xie et al. 2016, arXiv:1611.05431)."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from kblocks.families import published_choices as choices

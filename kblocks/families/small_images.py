@@ -1,7 +1,5 @@
 """Ready spaces for small images, which the published stems would shrink at once."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """Arguments by stage, and the Specs of a stage's blocks, for all families."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

@@ -3,8 +3,6 @@
 In-place activated batch norm saves memory; its result is batch norm, then leaky ReLU.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 from kblocks.blocks.anti_aliased import (

@@ -1,7 +1,5 @@
 """Xception (Chollet 2016, arXiv:1610.02357)."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from kblocks.blocks.convolution import ConvBlock

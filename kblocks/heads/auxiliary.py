@@ -1,7 +1,5 @@
 """`AuxiliaryClassifier`: a classifier on a map in the middle of a network."""
 
-from __future__ import annotations
-
 from dataclasses import KW_ONLY
 from typing import Any, Literal
 

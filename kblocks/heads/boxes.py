@@ -3,8 +3,6 @@
 Boxes are corners (y1, x1, y2, x2) as fractions of the image's height and width.
 """
 
-from __future__ import annotations
-
 from dataclasses import KW_ONLY
 from functools import partial
 from typing import Any, Literal

@@ -1,7 +1,5 @@
 """`Classifier`, from a map to logits, and `Features`, pooling alone."""
 
-from __future__ import annotations
-
 from dataclasses import KW_ONLY
 from typing import Any, Literal
 

@@ -1,7 +1,5 @@
 """`Keypoints`: positions in an image, by regression or as the soft-argmax of heatmaps."""
 
-from __future__ import annotations
-
 from dataclasses import KW_ONLY
 from functools import partial
 from typing import Any, Literal

@@ -1,7 +1,5 @@
 """`Segmenter`: a fully convolutional head that classifies each pixel."""
 
-from __future__ import annotations
-
 from dataclasses import KW_ONLY
 from functools import partial
 from typing import Any

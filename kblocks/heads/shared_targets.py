@@ -1,7 +1,5 @@
 """`SharedTargets`: a model with named outputs, several of which may share one target."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType

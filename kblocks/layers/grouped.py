@@ -4,8 +4,6 @@ On TensorFlow, Keras computes every grouped convolution by XLA, whose gradient o
 hundred times as long as that of TensorFlow's own kernel; JAX has XLA alone.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import keras

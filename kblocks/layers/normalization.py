@@ -1,7 +1,5 @@
 """Keras' batch normalization in one kernel where the backend has it."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import keras

@@ -4,8 +4,6 @@
 registered with Keras.
 """
 
-from __future__ import annotations
-
 import functools
 import math
 import operator

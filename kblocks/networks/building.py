@@ -1,7 +1,5 @@
 """Builds the Keras layers of an architecture's rows, and finds the losses of its outputs."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any

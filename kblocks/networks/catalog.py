@@ -1,7 +1,5 @@
 """The catalog of published architectures by name."""
 
-from __future__ import annotations
-
 import difflib
 import functools
 import inspect

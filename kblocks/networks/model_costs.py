@@ -1,7 +1,5 @@
 """The cost of a Keras model of blocks and Keras' own layers, counted call by call."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import replace
 from typing import Any

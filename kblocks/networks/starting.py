@@ -1,7 +1,5 @@
 """Starts networks from published weights: finds these, and loads the arrays whose shapes agree."""
 
-from __future__ import annotations
-
 import functools
 import os
 from collections.abc import Iterable, Mapping, Sequence

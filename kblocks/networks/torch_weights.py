@@ -1,7 +1,5 @@
 """Converts weights between kblocks and PyTorch: names of tensors and their layouts."""
 
-from __future__ import annotations
-
 import contextlib
 import importlib
 import importlib.util

@@ -1,7 +1,5 @@
 """The cost of a plan by arithmetic: output shape, parameters, multiply-adds, activations."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any

@@ -5,8 +5,6 @@ stride 1, the output has `(size - 1 - reach) // stride + 1` pixels. Ops one afte
 common stride and reach, so `Merge.crops` can align branches of inputs of any size.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from typing import Any

@@ -7,8 +7,6 @@ tuples, since a search makes hundreds of thousands a second. Shapes are (height,
 pairs (height, width).
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple

@@ -1,7 +1,5 @@
 """`Budget`: limits on what a network costs."""
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import math

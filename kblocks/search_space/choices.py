@@ -1,7 +1,5 @@
 """The choices that stand in place of arguments; `tree` finds and names them."""
 
-from __future__ import annotations
-
 import functools
 import math
 import numbers

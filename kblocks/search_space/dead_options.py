@@ -1,7 +1,5 @@
 """Finds options with which no network can be made, since such an option is a mistake."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from random import Random
 from typing import Any

@@ -1,7 +1,5 @@
 """A space's choices as a table, and the number of its points."""
 
-from __future__ import annotations
-
 import functools
 import math
 from collections.abc import Collection, Mapping

@@ -1,7 +1,5 @@
 """The Keras models of a space whose builder returns such; each is built once to learn its cost."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The names under which a tuner's trial records choices and networks."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Collection
 

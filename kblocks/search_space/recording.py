@@ -1,7 +1,5 @@
 """How a tuner's trial records the values of choices."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Mapping
 from typing import Any

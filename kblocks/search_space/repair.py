@@ -8,8 +8,6 @@ would try too many networks, it instead copies choices from a point that fits: a
 those that help most.
 """
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Callable, Iterator, Sequence

@@ -11,8 +11,6 @@ A range of which the budget leaves less than one part is sampled by slice sampli
 and a point that does. So are all choices of a tree that has too many of them for a law.
 """
 
-from __future__ import annotations
-
 import bisect
 import itertools
 from collections.abc import Callable, Mapping

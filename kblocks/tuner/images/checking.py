@@ -1,7 +1,5 @@
 """The checks of images and labels, wherever they come from."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """`Data`: the images of a search in three parts; `load` makes it from a name or a path."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path

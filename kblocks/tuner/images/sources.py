@@ -1,7 +1,5 @@
 """Reads images as arrays from scikit-learn, Keras, `.npz` files and idx files."""
 
-from __future__ import annotations
-
 import gzip
 import math
 import zipfile

@@ -1,7 +1,5 @@
 """Stratified splits: every part has all classes, in the same shares."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The best network as a figure: its stages with shapes and costs, and the inside of its blocks."""
 
-from __future__ import annotations
-
 import json
 from typing import Any
 

@@ -1,7 +1,5 @@
 """HTML of the failures by kind and of the table of trials."""
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """`search`: runs a tuner of Keras Tuner, shows its progress and saves the results."""
 
-from __future__ import annotations
-
 import contextlib
 import csv
 import functools

@@ -1,7 +1,5 @@
 """Begins a search, goes on with it, or extends it by choices, if it is the same search."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Callable, Mapping
 from typing import Any

@@ -4,8 +4,6 @@ Optuna reads a trial's state and writes it in two steps; on SQLite another proce
 same trial in between. Nor does Optuna record which process runs a trial.
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 from datetime import UTC, datetime

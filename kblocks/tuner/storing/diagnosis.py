@@ -1,7 +1,5 @@
 """Explains why a search's database cannot be used, and what the user can do about it."""
 
-from __future__ import annotations
-
 import contextlib
 import sqlite3
 from pathlib import Path

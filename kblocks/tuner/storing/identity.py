@@ -1,7 +1,5 @@
 """The settings of a search as JSON, compared before a process resumes or joins it."""
 
-from __future__ import annotations
-
 import hashlib
 import platform
 import re

@@ -1,7 +1,5 @@
 """Signals that end a process: deferred during a database call, and remembered."""
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import multiprocessing

@@ -1,7 +1,5 @@
 """Counts and ranks the trials of a study without reading all of them after each trial."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from datetime import datetime
 from itertools import takewhile

@@ -1,7 +1,5 @@
 """Which process owns a trial and whether it still lives; abandoned trials are run again."""
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import os

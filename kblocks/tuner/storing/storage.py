@@ -1,7 +1,5 @@
 """Opens the storage of a search: Optuna's tables in a database, with retries."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import re

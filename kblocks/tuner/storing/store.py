@@ -1,7 +1,5 @@
 """Where a search is kept: its study in a database, and its checkpoints."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Any

@@ -1,7 +1,5 @@
 """The study of a search: found by its name, in its newest extension."""
 
-from __future__ import annotations
-
 import uuid
 
 import optuna
