@@ -37,14 +37,13 @@ def space(
 ) -> Space:
     """The ready space of a family, with a stem for the images' size, under a budget.
 
+    Raises ValueError if there is no such family, or no network in it fits images and budget.
+
     Args:
         family: the name of a function in `kb.spaces`.
         input_shape: (height, width, channels) of the images.
         classes: the number of classes.
         budget: the budget; None allows 40,000 MACs a pixel, as many as ResNet-20 needs at 32x32.
-
-    Raises:
-        ValueError: if there is no such family, or no network in it fits images and budget.
     """
     check_known("--family", family, FAMILIES)
     height, width, _ = input_shape
@@ -57,15 +56,14 @@ def published_space(
 ) -> Space:
     """The published networks of a family that can start from weights, the smallest first.
 
+    Raises ValueError if there is no such family, no network of it has such weights, or none fits
+    images and budget.
+
     Args:
         family, input_shape, classes: as for `space`.
         budget: the budget; None allows as many MACs as in `space`, or those of the smallest.
         weights: as `kb.tuner.HyperModel` takes them. From a file only the network starts for which
             it has most numbers.
-
-    Raises:
-        ValueError: if there is no such family, no network of it has such weights, or none fits
-            images and budget.
     """
     check_known("--family", family, FAMILIES)
     nets = [architecture(name, classes=classes) for name in by_family()[family]]
@@ -203,10 +201,8 @@ class FamilyJob(NamedJob):
     def tuner(self) -> Tuner:
         """A search of `space`, or with weights of `published_space` and of how to train it on.
 
-        With a searched learning rate; Adam and a cosine without `recipe`.
-
-        Raises:
-            ValueError: if there is no recipe of that name, or the arguments do not fit.
+        With a searched learning rate; Adam and a cosine without `recipe`. Raises ValueError if
+        there is no recipe of that name, or the arguments do not fit.
         """
         data, settings = self.data(), {"trials": TRIALS, **self.settings}
         known = self.family, data.input_shape, data.classes, settings.pop("budget", None)

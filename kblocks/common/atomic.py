@@ -13,8 +13,7 @@ _PREFIX = ".writing-"  # of the folder in which a file is written
 def whole(path: Path) -> Iterator[Path]:
     """A temporary path to write to, moved to `path` when the block ends without an error.
 
-    Raises:
-        OSError: if the file cannot be written; the message names `path`.
+    Raises OSError if the file cannot be written; the message names `path`.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

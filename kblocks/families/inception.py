@@ -43,6 +43,8 @@ def inception(
 ) -> Architecture:
     """A stem, stages of Inception modules behind grid reductions, and a classifier.
 
+    Raises ValueError or TypeError if an argument does not fit; the message names it and the stage.
+
     Args:
         classes: number of logits.
         blocks: number of modules in each stage, one entry a stage.
@@ -80,9 +82,6 @@ def inception(
         name: name of the model.
         **options: further arguments of the modules, one value or a list with one a stage;
             activation, normalization, bias and initializers also apply to all other parts.
-
-    Raises:
-        ValueError, TypeError: if an argument does not fit; the message names it and the stage.
     """
     stages = staged.count_stages(blocks)
     widths = staged.by_stage("width", width, stages)

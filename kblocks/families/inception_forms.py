@@ -70,6 +70,8 @@ def stem_rows(form: str, filters: Any = None, **changes: Any) -> list[dict[str, 
 def changed_module(arguments: Mapping[str, Any]) -> dict[str, Any]:
     """Arguments of a block of branches, from such and from three more that change the branches.
 
+    Raises ValueError if one of these three has another form.
+
     Args:
         arguments: those of the block, and perhaps:
             `filters`: factors of the filters in `branches`: one for all branches or one for each;
@@ -77,9 +79,6 @@ def changed_module(arguments: Mapping[str, Any]) -> dict[str, Any]:
                 Products are rounded to multiples of 8; 1 and None change nothing.
             `pool`: the kind of all pools, "max", "avg" or "min".
             `kept`: the numbers, counted from 1, of the branches that the block keeps.
-
-    Raises:
-        ValueError: if one of these three has another form.
     """
     own = dict(arguments)
     filters, pool, kept = (own.pop(name, None) for name in ("filters", "pool", "kept"))

@@ -14,8 +14,7 @@ from kblocks.networks.rows import INPUT, Row, walk_rows
 def layer_arguments(dtype: Any, data_format: str | None) -> dict[str, Any]:
     """The arguments that all layers of a model share; None leaves one to Keras' setting.
 
-    Raises:
-        ValueError: if `dtype` is no policy of floats or `data_format` none of Keras'.
+    Raises ValueError if `dtype` is no policy of floats or `data_format` none of Keras'.
     """
     try:
         policy: Any = keras.dtype_policies.get(dtype)
@@ -103,10 +102,8 @@ def auxiliary_losses(
 ) -> dict[str, tuple[str, float]]:
     """For each auxiliary output the main output whose loss it uses, and the weight of that loss.
 
-    It is the first main output with the same target, else with the same kind of loss.
-
-    Raises:
-        ValueError: if no main output is trained on what an auxiliary output is trained on.
+    It is the first main output with the same target, else with the same kind of loss. Raises
+    ValueError if no main output is trained on what an auxiliary output is trained on.
     """
     main = [output for output in tasks if output not in auxiliary]
     found = {}

@@ -65,8 +65,7 @@ def _signature(family: Callable[..., Architecture], row: Mapping[str, Any]) -> i
 def member(name: str, family: Callable[..., Architecture]) -> tuple[Any, dict[str, Any]]:
     """The builder of a published network of a family, and its row of arguments.
 
-    Raises:
-        ValueError: if the family has no network of that name.
+    Raises ValueError if the family has no network of that name.
     """
     family = getattr(family, "family", family)  # a namesake wraps its family
     names = [known for known, build in _VARIANTS.items() if build.family is family]  # type: ignore[attr-defined]

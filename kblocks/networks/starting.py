@@ -39,8 +39,7 @@ class Start:
     def tensors(self) -> Mapping[str, Any]:
         """The arrays by name, read once a process.
 
-        Raises:
-            OSError, ImportError, ValueError: as `kb.load_torch_weights` does.
+        Raises OSError, ImportError, ValueError as `kb.load_torch_weights` does.
         """
         return self.source if isinstance(self.source, Mapping) else _read(str(self.source))
 
@@ -82,7 +81,7 @@ def _read(source: str) -> Mapping[str, Any]:
 def starts_of(net: Architecture, weights: Any) -> list[Start]:
     """The weights from which a network can start, the first that can be read being the one.
 
-    Those in an installed package come before others.
+    Those in an installed package come before others. Raises ValueError if there are none.
 
     Args:
         net: the network. A published network starts from its own weights, also if arguments were
@@ -90,9 +89,6 @@ def starts_of(net: Architecture, weights: Any) -> list[Start]:
             network with which it has most in common.
         weights: "imagenet", the name of a published set, a file or a source as
             `Architecture.model` takes it.
-
-    Raises:
-        ValueError: if there are none.
     """
     names = [names for family, names in by_family().items() if net.name in (family, *names)]
     known = [name for name in names[0] if name in WEIGHT_SETS] if names else []
@@ -131,8 +127,7 @@ def _shared_with(net: Architecture) -> Any:
 def found(starts: Iterable[Start]) -> Start:
     """The first of these weights that can be read.
 
-    Raises:
-        OSError, ImportError, ValueError: if none can, that of the first.
+    Raises OSError, ImportError, ValueError if none can, that of the first.
     """
     errors: list[Exception] = []
     for start in starts:
@@ -148,8 +143,7 @@ def found(starts: Iterable[Start]) -> Start:
 def loadable(net: Architecture, input_shape: Any, start: Start) -> int:
     """How many of a network's numbers these weights have; makes no weight of a model.
 
-    Raises:
-        OSError, ImportError, ValueError: as `found` does.
+    Raises OSError, ImportError, ValueError as `found` does.
     """
     tensors = start.tensors()
     with keras.StatelessScope():  # variables have shapes, but no values
@@ -160,8 +154,7 @@ def loadable(net: Architecture, input_shape: Any, start: Start) -> int:
 def check(net: Architecture, input_shape: Any, starts: Iterable[Start]) -> None:
     """Refuses weights of which no array fits a network.
 
-    Raises:
-        ValueError: if none fits, and as `found` does.
+    Raises ValueError if none fits, and as `found` does.
     """
     start = found(starts)
     if not loadable(net, input_shape, start):

@@ -168,13 +168,11 @@ def fitting(model: keras.Model, tensors: Mapping[str, Any]) -> list[tuple[Any, n
     """The variables of a model whose shape agrees with that of a tensor, each with its array.
 
     For images of one channel the first kernel is summed over its three, as `kb.adapt_input` does.
+    Raises ValueError if the model's parts have no names in PyTorch.
 
     Args:
         model: a model from `Architecture.model`.
         tensors: arrays by the names of PyTorch or, from a `.keras` file, by the paths of variables.
-
-    Raises:
-        ValueError: if the model's parts have no names in PyTorch.
     """
     own = {weight.path: weight for weight in model.weights}
     if own.keys() & tensors.keys():
@@ -212,10 +210,8 @@ def load_weights(
     """Loads weights from a file, a source or a `known` set's name, as `Architecture.model` does.
 
     "imagenet" is the first known set. A known set may be of other classes than the model: then the
-    classifier keeps its fresh weights, with a warning.
-
-    Raises:
-        ValueError: if there is no such file or set, or the weights do not fit.
+    classifier keeps its fresh weights, with a warning. Raises ValueError if there is no such file
+    or set, or the weights do not fit.
     """
     if isinstance(source, (str, os.PathLike)):
         if str(source).endswith((".weights.h5", ".keras")):

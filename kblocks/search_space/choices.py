@@ -77,8 +77,7 @@ class Choice:
     def index(self, value: Any) -> int:
         """The position of the option with this label, or for which tuners record this value.
 
-        Raises:
-            ValueError: if there is none.
+        Raises ValueError if there is none.
         """
         try:
             return self._positions[_keyed(_plain(value))]
@@ -187,8 +186,7 @@ _LARGEST = 2**62  # limit on an integer's bounds and number of values, which `le
 def position_of(name: str, kind: Searchable, value: Any) -> Any:
     """The position of a value of the choice called `name`, in either form.
 
-    Raises:
-        ValueError: if the value is no option of the choice.
+    Raises ValueError if the value is no option of the choice.
     """
     try:
         return kind.index(value)

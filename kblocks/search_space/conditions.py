@@ -22,9 +22,7 @@ class Condition:
     """A user's `where` function.
 
     Its parameters have the names of the space's arguments, or `network` for the architecture.
-
-    Raises:
-        TypeError: if it is not a function, or has a parameter of another name and no default.
+    Raises TypeError if it is not a function, or has a parameter of another name and no default.
     """
 
     def __init__(self, function: Callable[..., Any], arguments: Mapping[str, Any]) -> None:

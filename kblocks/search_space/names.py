@@ -16,8 +16,7 @@ def network_key(name: str | None) -> str:
 def prefix_of(name: str | None, is_block: bool) -> str:
     """What the names of choices begin with in a trial if their network or block is called `name`.
 
-    Raises:
-        ValueError: if the name is not a word, has a "/" (of a block also a "."), or is reserved.
+    Raises ValueError if the name is not a word, has a "/" (of a block also a "."), or is reserved.
     """
     if name is None:
         return ""

@@ -33,8 +33,7 @@ def pruned(error: Exception) -> Exception:
 def check_recordable(name: str, kind: Searchable) -> None:
     """Refuses a choice of integers too large for a tuner to record exactly.
 
-    Raises:
-        ValueError: if a bound is beyond 2**53.
+    Raises ValueError if a bound is beyond 2**53.
     """
     if isinstance(kind, Integer) and max(abs(kind.low), abs(kind.high)) > _EXACT:
         raise ValueError(

@@ -233,10 +233,8 @@ class Tree:
     def read(self, values: Mapping[str, Any]) -> Point:
         """The point with these values of its active dimensions; others take their default.
 
-        Each value may have the form of `Point.values` or of `Point.recorded`.
-
-        Raises:
-            ValueError: if a value is unknown, missing or no option of its choice.
+        Each value may have the form of `Point.values` or of `Point.recorded`. Raises ValueError if
+        a value is unknown, missing or no option of its choice.
         """
         unknown = sorted(set(values) - set(self.dimensions))
         if unknown:
@@ -258,9 +256,7 @@ class Tree:
         """The point whose active dimensions have the values that a function returns by name.
 
         The function is called for active dimensions only, parents first; others take their default.
-
-        Raises:
-            ValueError: if a value is no option of its choice.
+        Raises ValueError if a value is no option of its choice.
         """
         positions = dict(self.default().positions)
         for name, dimension in self.dimensions.items():

@@ -61,9 +61,8 @@ class ImageFiles(keras.utils.PyDataset):
     def found(cls, folder: Path, image_size: tuple[int, int], batch_size: int, seed: int) -> Any:
         """Finds all images of a folder with one folder a class, sorted by class and name.
 
-        Raises:
-            ValueError: if a class has no images, there are no classes, all are named like parts
-                of data ("train", "test"), or a file is no image.
+        Raises ValueError if a class has no images, there are no classes, all are named like parts
+        of data ("train", "test"), or a file is no image.
         """
         class_names = tuple(sorted(p.name for p in folder.iterdir() if _is_class(p)))
         names, labels = [], []
@@ -142,8 +141,7 @@ class ImageFiles(keras.utils.PyDataset):
 def read_image(path: Path, image_size: tuple[int, int], channels: int = 3) -> np.ndarray:
     """An image file as (height, width, channels): see `pixels`.
 
-    Raises:
-        ValueError: if Pillow cannot read the file; the message names it.
+    Raises ValueError if Pillow cannot read the file; the message names it.
     """
     with _opened(path) as file:
         file.load()
@@ -153,13 +151,12 @@ def read_image(path: Path, image_size: tuple[int, int], channels: int = 3) -> np
 def pixels(image: Any, image_size: tuple[int, int], channels: int = 3) -> np.ndarray:
     """An image of Pillow, turned upright, as float32 in [0, 1], of shape (height, width, channels).
 
+    Raises ValueError if there are other channels.
+
     Args:
         image: the image, which is resized with bilinear interpolation.
         image_size: (height, width).
         channels: 1 for grey, 3 for red, green and blue, 4 for these and the opacity.
-
-    Raises:
-        ValueError: if there are other channels.
     """
     if channels not in _MODES:
         raise ValueError(f"An image has 1, 3 or 4 channels. Received: channels={channels}")

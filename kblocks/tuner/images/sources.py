@@ -57,8 +57,7 @@ class Found(NamedTuple):
 def read(source: str, path: Path) -> Found:
     """Reads the images of a source unchanged.
 
-    Raises:
-        ValueError: if the source is unknown; the message lists the known ones.
+    Raises ValueError if the source is unknown; the message lists the known ones.
     """
     if source == "digits":
         return _digits()
@@ -79,8 +78,7 @@ def read(source: str, path: Path) -> Found:
 def prepared(found: Found, image_size: tuple[int, int] | None) -> Found:
     """Converts images to float32 in [0, 1] with a channel axis, resizes them, and checks labels.
 
-    Raises:
-        ValueError: if images or labels cannot be used.
+    Raises ValueError if images or labels cannot be used.
     """
     made, scales = {}, {}
     for name, (images, labels) in found.parts.items():

@@ -43,8 +43,7 @@ class State:
     def restore(self, model: keras.Model) -> None:
         """Restores the variables of a model and its optimizer.
 
-        Raises:
-            ValueError: if the model has other variables.
+        Raises ValueError if the model has other variables.
         """
         model.set_weights(self.weights)
         optimizer: Any = getattr(model, "optimizer", None)
@@ -108,8 +107,7 @@ class Checkpoints:
     def check(self) -> None:
         """Writes, reads and removes a test file.
 
-        Raises:
-            ConnectionError: if one of these steps fails.
+        Raises ConnectionError if one of these steps fails.
         """
         path = f"{self._root}/.check-{uuid.uuid4().hex}"
         expected = np.arange(3)

@@ -99,8 +99,7 @@ class PatientStorage(BaseStorage):
     def create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> int:
         """Creates a trial; without a template it is running and owned by this process.
 
-        Raises:
-            StorageInternalError: if the study has lost trials, as in an older copy of it.
+        Raises StorageInternalError if the study has lost trials, as in an older copy of it.
         """
         template = template_trial or create_trial(
             state=TrialState.RUNNING, user_attrs={OWNER: self.owner}

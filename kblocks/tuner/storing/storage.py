@@ -38,8 +38,7 @@ class EmptyError(ValueError):
 def url_of(storage: str | None, folder: Path) -> str:
     """The URL of a search's storage; without one, that of an SQLite file in the run's folder.
 
-    Raises:
-        ValueError: if it is no SQLAlchemy URL, or has a user or password that must be quoted.
+    Raises ValueError if it is no SQLAlchemy URL, or has a user or password that must be quoted.
     """
     if storage is None:
         path = str((folder / "study.db").resolve())
@@ -215,11 +214,7 @@ def created(storage: BaseStorage, name: str, objectives: tuple[Objective, ...]) 
 
 
 def loaded(storage: BaseStorage, name: str) -> optuna.Study:
-    """The study of that name.
-
-    Raises:
-        KeyError: if there is none, with the names of the others.
-    """
+    """The study of that name; raises KeyError if there is none, with the names of the others."""
     try:
         with _quiet():
             return optuna.load_study(study_name=name, storage=storage)

@@ -55,12 +55,11 @@ class Store:
     ) -> None:
         """Begins the search, or checks that the one that is there is the same.
 
+        Raises ValueError if it is another search, or the checkpoints are of another one.
+
         Args:
             objectives, settings, asks, extend: as for `beginning.begin`.
             overwrite: whether to delete an earlier search of that name.
-
-        Raises:
-            ValueError: if it is another search, or the checkpoints are of another one.
         """
         checkpoints = self.checkpoints
         if not overwrite and checkpoints.bears() is not None and is_blank(self._url):
@@ -88,8 +87,7 @@ class Store:
     def weights_of(self, *numbers: int) -> dict[int, Any]:
         """By trial, the weights of its best epoch, or None.
 
-        Raises:
-            ValueError: if the checkpoints are of another search.
+        Raises ValueError if the checkpoints are of another search.
         """
         if not self.checkpoints.are_of(self.study().user_attrs.get(IDENTITY, "")):
             raise self._foreign()
