@@ -29,7 +29,7 @@ from kblocks.tuner.reporting.view import POINTS, View
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("chrome")
 HOSTILE = "</script><!--<img src=http://evil.example/x onerror=alert(1)>'\"&\u2028\u202e\x00\ud800"
-PICTURES = ("progress", "front", "importance", "effects", "parallel", "curves")
+PICTURES = ("progress", "front", "importance", "effects", "curves")
 
 
 class Page(HTMLParser):

@@ -3,20 +3,8 @@
 from dataclasses import KW_ONLY
 from typing import Any, Literal
 
+from kblocks.blocks import fields
 from kblocks.blocks.block import Block
-from kblocks.blocks.fields import (
-    ActivationLike,
-    Count,
-    InitializerLike,
-    NormLike,
-    Padding,
-    PaddingMode,
-    PoolKind,
-    Rate,
-    RegularizerLike,
-    Repeats,
-    Size,
-)
 from kblocks.plans.ops import Activation, Chain, Conv, Dense, Dropout, Norm, Op, Pixels, Pool
 
 
@@ -47,14 +35,14 @@ class Convolutional(Block, kw_only=True, abstract=True):
         bias_regularizer: Keras regularizer of the biases, by name or as an object, or None.
     """
 
-    activation: ActivationLike | None = "relu"
-    normalization: NormLike | None = "batch"
+    activation: fields.ActivationLike | None = "relu"
+    normalization: fields.NormLike | None = "batch"
     use_bias: bool | None = None
-    padding_mode: PaddingMode = "zeros"
-    kernel_initializer: InitializerLike = "he_normal"
-    bias_initializer: InitializerLike = "zeros"
-    kernel_regularizer: RegularizerLike | None = None
-    bias_regularizer: RegularizerLike | None = None
+    padding_mode: fields.PaddingMode = "zeros"
+    kernel_initializer: fields.InitializerLike = "he_normal"
+    bias_initializer: fields.InitializerLike = "zeros"
+    kernel_regularizer: fields.RegularizerLike | None = None
+    bias_regularizer: fields.RegularizerLike | None = None
 
 
 def conv(
@@ -193,20 +181,20 @@ class ConvBlock(Convolutional):
     Reference: the conv-bn-relu unit of Ioffe & Szegedy 2015, arXiv:1502.03167.
     """
 
-    filters: Count
-    kernel_size: Size = 3
-    strides: Size = 1
+    filters: fields.Count
+    kernel_size: fields.Size = 3
+    strides: fields.Size = 1
     _: KW_ONLY
-    padding: Padding = "same"
-    convolutions: Repeats = 1
+    padding: fields.Padding = "same"
+    convolutions: fields.Repeats = 1
     order: Literal["conv_norm_act", "norm_act_conv", "norm_last"] = "conv_norm_act"
-    dilation_rate: Size = 1
-    groups: Count = 1
-    pool: PoolKind | None = None
-    pool_size: Size = 2
-    pool_strides: Size | None = None
-    pool_padding: Padding = "valid"
-    dropout: Rate = 0.0
+    dilation_rate: fields.Size = 1
+    groups: fields.Count = 1
+    pool: fields.PoolKind | None = None
+    pool_size: fields.Size = 2
+    pool_strides: fields.Size | None = None
+    pool_padding: fields.Padding = "valid"
+    dropout: fields.Rate = 0.0
 
     def check(self) -> None:
         check_convolutions(self)

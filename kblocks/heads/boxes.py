@@ -10,19 +10,9 @@ from typing import Any, Literal
 import keras
 import numpy as np
 
+from kblocks.blocks import fields
 from kblocks.blocks.block import Block
 from kblocks.blocks.convolution import act
-from kblocks.blocks.fields import (
-    ActivationLike,
-    Counts,
-    FrozenConfig,
-    InitializerLike,
-    Positive,
-    Rate,
-    RegularizerLike,
-    Size,
-    positive,
-)
 from kblocks.common import backend
 from kblocks.heads.attaching import Attached, Head, Place, only
 from kblocks.heads.classifier import Classifier, check_pooled, pooled
@@ -142,13 +132,13 @@ class Regressor(Block, kw_only=True, abstract=True):
     """
 
     pool: Literal["avg", "max", "concat", "flatten"] = "flatten"
-    pool_size: Size | None = None
-    hidden: Counts = ()
-    activation: ActivationLike | None = "relu"
-    dropout: Rate = 0.0
-    loss_weight: Positive = 1.0
-    kernel_initializer: InitializerLike = "glorot_uniform"
-    kernel_regularizer: RegularizerLike | None = None
+    pool_size: fields.Size | None = None
+    hidden: fields.Counts = ()
+    activation: fields.ActivationLike | None = "relu"
+    dropout: fields.Rate = 0.0
+    loss_weight: fields.Positive = 1.0
+    kernel_initializer: fields.InitializerLike = "glorot_uniform"
+    kernel_regularizer: fields.RegularizerLike | None = None
 
     def check(self) -> None:
         check_pooled(self)
@@ -174,7 +164,7 @@ def linear(spec: Any, units: int, start: float = 0.0) -> Dense:
 def constant(value: float) -> Any:
     """The serialized `keras.initializers.Constant(value)`."""
     config: Any = keras.initializers.serialize(keras.initializers.Constant(value))
-    return FrozenConfig(config)
+    return fields.FrozenConfig(config)
 
 
 class BoxRegressor(Regressor):
@@ -232,9 +222,9 @@ class Localizer(Head):
         classifier: Any = None,
         regressor: Any = None,
     ) -> None:
-        weights = {"classes": classes, "loss_weight": positive("class_weight", class_weight)}
+        weights = {"classes": classes, "loss_weight": fields.positive("class_weight", class_weight)}
         self.classifier = only(Classifier, "classifier", classifier, weights)
-        own = {"loss_weight": positive("box_weight", box_weight)}
+        own = {"loss_weight": fields.positive("box_weight", box_weight)}
         self.regressor = only(BoxRegressor, "regressor", regressor, own)
 
     def attach(self, place: Place) -> Attached:

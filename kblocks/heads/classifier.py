@@ -3,18 +3,9 @@
 from dataclasses import KW_ONLY
 from typing import Any, Literal
 
+from kblocks.blocks import fields
 from kblocks.blocks.block import Block
 from kblocks.blocks.convolution import act, dense
-from kblocks.blocks.fields import (
-    ActivationLike,
-    Count,
-    Counts,
-    InitializerLike,
-    Positive,
-    Rate,
-    RegularizerLike,
-    Size,
-)
 from kblocks.blocks.pooling import concat_pool
 from kblocks.heads.classification import classification
 from kblocks.heads.task import Task
@@ -65,21 +56,21 @@ class Classifier(Block):
         and ones, (batch, classes). Loss: cross-entropy. Metric: accuracy.
     """
 
-    classes: Count
+    classes: fields.Count
     _: KW_ONLY
     pool: Literal["avg", "max", "concat", "flatten"] = "avg"
-    pool_size: Size | None = None
-    hidden: Counts = ()
-    activation: ActivationLike | None = "relu"
-    dropout: Rate = 0.0
+    pool_size: fields.Size | None = None
+    hidden: fields.Counts = ()
+    activation: fields.ActivationLike | None = "relu"
+    dropout: fields.Rate = 0.0
     dropout_first: bool = False
     multi_label: bool = False
-    loss_weight: Positive = 1.0
+    loss_weight: fields.Positive = 1.0
     use_bias: bool = True
-    kernel_initializer: InitializerLike = "glorot_uniform"
-    bias_initializer: InitializerLike = "zeros"
-    kernel_regularizer: RegularizerLike | None = None
-    bias_regularizer: RegularizerLike | None = None
+    kernel_initializer: fields.InitializerLike = "glorot_uniform"
+    bias_initializer: fields.InitializerLike = "zeros"
+    kernel_regularizer: fields.RegularizerLike | None = None
+    bias_regularizer: fields.RegularizerLike | None = None
 
     def check(self) -> None:
         check_pooled(self)

@@ -1,7 +1,5 @@
 """`Architecture`: a network as data, with its cost, its Keras model and its JSON."""
 
-from __future__ import annotations
-
 import warnings
 from collections import Counter
 from collections.abc import Hashable, Iterable, Mapping, Sequence
@@ -166,7 +164,7 @@ class Architecture:
             "model that does"
         )
 
-    def replace(self, name: str, block: Any, input_shape: Any = None) -> Architecture:
+    def replace(self, name: str, block: Any, input_shape: Any = None) -> "Architecture":
         """A copy with another block in place of a row, or other blocks in place of a stage.
 
         Args:
@@ -322,7 +320,7 @@ class Architecture:
         return json_form.to_json(self, indent)
 
     @classmethod
-    def from_json(cls, text: str) -> Architecture:
+    def from_json(cls, text: str) -> "Architecture":
         """The architecture that `to_json` wrote.
 
         Raises:

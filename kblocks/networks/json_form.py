@@ -1,7 +1,5 @@
 """An architecture as JSON, and back."""
 
-from __future__ import annotations
-
 import json
 import reprlib
 from collections.abc import Callable, Mapping
@@ -19,7 +17,7 @@ FORMAT = 1
 T = TypeVar("T")
 
 
-def to_json(net: Architecture, indent: int | None) -> str:
+def to_json(net: "Architecture", indent: int | None) -> str:
     """The text of `Architecture.to_json`."""
     rows: list[dict[str, Any]] = []
     before = INPUT

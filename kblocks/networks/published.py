@@ -1,7 +1,5 @@
 """Published weight sets and the preprocessing of each."""
 
-from __future__ import annotations
-
 from typing import Any, NamedTuple
 
 import keras
@@ -33,7 +31,7 @@ class WeightSet(NamedTuple):
     mean: tuple[float, ...] = _IMAGENET[0]
     std: tuple[float, ...] = _IMAGENET[1]
 
-    def preprocessing(self) -> Preprocessing:
+    def preprocessing(self) -> "Preprocessing":
         """A layer that turns images of any size in [0, 255] into inputs for these weights."""
         return Preprocessing(
             self.size, self.mean, self.std, crop=self.crop, interpolation=self.interpolation

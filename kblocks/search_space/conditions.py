@@ -1,7 +1,5 @@
 """A builder with its bound arguments, and the `where` conditions on them."""
 
-from __future__ import annotations
-
 import functools
 import inspect
 from collections.abc import Callable, Mapping
@@ -44,7 +42,7 @@ class Condition:
                     f"this space ({', '.join(arguments) or 'it has none'})"
                 )
 
-    def holds(self, bound: Bound) -> bool:
+    def holds(self, bound: "Bound") -> bool:
         """Whether the function returns true for these arguments and their network."""
         given = bound.arguments
         asked = dict(given) if self._asks_all else {name: given[name] for name in self._names}
@@ -111,7 +109,7 @@ class Bound:
 
     def with_arguments(
         self, arguments: Mapping[str, Any], conditions: tuple[Condition, ...]
-    ) -> Bound:
+    ) -> "Bound":
         """A copy with more conditions and arguments; new arguments replace old ones."""
         every = {**self.arguments, **arguments}
         return Bound(self.builder, every, (*self.conditions, *conditions))

@@ -1,7 +1,5 @@
 """`Space`: a builder of networks or a block, with choices in its arguments."""
 
-from __future__ import annotations
-
 import contextlib
 import math
 from collections.abc import Callable, Hashable, Iterator, Mapping
@@ -145,7 +143,7 @@ class Space:
         if shortfall is not None:
             raise ValueError(self._nothing_fits())
 
-    def within(self, input_shape: Any, budget: Budget | None = None) -> Space:
+    def within(self, input_shape: Any, budget: Budget | None = None) -> "Space":
         """A copy of this space limited to networks that fit an input and a budget.
 
         A network fits if none of its feature maps vanishes and its cost keeps the budget.

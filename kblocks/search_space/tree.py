@@ -1,7 +1,5 @@
 """Finds and names the choices in a tree of arguments, and the points that they span."""
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -9,17 +7,7 @@ from random import Random
 from typing import Any
 
 from kblocks.networks.architecture import Architecture
-from kblocks.search_space.choices import (
-    Call,
-    Choice,
-    Fixed,
-    Integer,
-    Real,
-    Searchable,
-    Stages,
-    alike,
-    position_of,
-)
+from kblocks.search_space import choices
 from kblocks.search_space.conditions import Bound
 from kblocks.search_space.recording import suggested
 
@@ -34,7 +22,7 @@ class Dimension:
     """One choice of a tree: its name, the paths of its arguments, and when it is active."""
 
     name: str
-    kind: Searchable
+    kind: choices.Searchable
     paths: list[str] = field(default_factory=list)
     conditions: list[Condition] = field(default_factory=list)  # one must hold
 
@@ -58,13 +46,13 @@ class Point:
             Inactive choices have one too, without effect.
     """
 
-    tree: Tree
+    tree: "Tree"
     positions: Positions
 
     def __getitem__(self, name: str) -> Any:
         return self.positions[name]
 
-    def moved(self, changes: Positions) -> Point:
+    def moved(self, changes: Positions) -> "Point":
         """A copy with other positions for some choices."""
         return replace(self, positions={**self.positions, **changes})
 
@@ -138,17 +126,17 @@ class Tree:
     def _collect(self, node: Any, path: str, condition: Condition) -> Resolve | None:
         """Adds the choices in a node; returns how to resolve it, None if it stays as it is."""
         match node:
-            case Choice() | Integer() | Real():
+            case choices.Choice() | choices.Integer() | choices.Real():
                 return self._collect_choice(node, path, condition)
-            case Fixed(value):
+            case choices.Fixed(value):
                 plain = Tree({"value": value}).default().arguments["value"]
                 return lambda positions: plain
-            case Call(function, arguments):
+            case choices.Call(function, arguments):
                 found = self._collect(arguments, path, condition)
                 if found is None:
                     return lambda positions: function(**arguments)
                 return lambda positions: function(**found(positions))
-            case Stages():
+            case choices.Stages():
                 return self._collect_stages(node, path, condition)
             case Mapping():
                 return self._collect_items(node, lambda key: f"{path}.{key}", condition)
@@ -170,10 +158,10 @@ class Tree:
             for key, item in node.items()
         }
 
-    def _collect_choice(self, node: Searchable, path: str, condition: Condition) -> Resolve:
+    def _collect_choice(self, node: choices.Searchable, path: str, condition: Condition) -> Resolve:
         name = node.name or path
         known = self.dimensions.setdefault(name, Dimension(name, node))
-        if not alike(known.kind, node):
+        if not choices.alike(known.kind, node):
             raise ValueError(
                 f"Choices of one name must be alike. Received: {name!r} as {known.kind!r} at "
                 f"{known.paths[0]} and as {node!r} at {path}"
@@ -182,7 +170,7 @@ class Tree:
             known.paths.append(path)
         if condition not in known.conditions:
             known.conditions.append(condition)
-        if not isinstance(node, Choice):
+        if not isinstance(node, choices.Choice):
             return lambda positions: node.label(positions[name])
         inner = [
             self._collect(option, f"{path}#{_called(node, index)}", (*condition, (name, index)))
@@ -198,7 +186,7 @@ class Tree:
 
         return resolve
 
-    def _collect_stages(self, node: Stages, path: str, condition: Condition) -> Resolve:
+    def _collect_stages(self, node: choices.Stages, path: str, condition: Condition) -> Resolve:
         number = node.number
         resolve = self._collect_choice(number, "stages", condition)
         name = str(number.name)
@@ -243,7 +231,10 @@ class Tree:
                 f"Received: {unknown[0]!r}"
             )
         point = self.default().moved(
-            {n: position_of(n, self.dimensions[n].kind, value) for n, value in values.items()}
+            {
+                n: choices.position_of(n, self.dimensions[n].kind, value)
+                for n, value in values.items()
+            }
         )
         for dimension in point.active:
             if dimension.name not in values:
@@ -261,7 +252,7 @@ class Tree:
         positions = dict(self.default().positions)
         for name, dimension in self.dimensions.items():
             if dimension.is_active(positions):
-                positions[name] = position_of(name, dimension.kind, value_of(name))
+                positions[name] = choices.position_of(name, dimension.kind, value_of(name))
         return Point(self, positions)
 
     def suggest(self, trial: Any, prefix: str = "") -> Point:
@@ -272,7 +263,7 @@ class Tree:
         kinds = self.dimensions
         return self.ask(lambda name: suggested(trial, f"{prefix}{name}", kinds[name].kind))
 
-    def joined(self, other: Tree) -> Tree:
+    def joined(self, other: "Tree") -> "Tree":
         """A tree with the dimensions of both."""
         both = Tree({})
         both.dimensions = {**self.dimensions, **other.dimensions}
@@ -280,10 +271,10 @@ class Tree:
         return both
 
 
-def _called(node: Choice, index: int) -> Any:
+def _called(node: choices.Choice, index: int) -> Any:
     """How a path shows an option: by the name of a `Call`, else by its position."""
     option, label = node.options[index], node.labels[index]
-    return label if isinstance(option, Call) and not label.startswith("#") else index
+    return label if isinstance(option, choices.Call) and not label.startswith("#") else index
 
 
 def _parents_first(dimensions: dict[str, Dimension]) -> dict[str, Dimension]:
@@ -317,10 +308,10 @@ def check_options(arguments: Any, forms: Mapping[str, tuple[str, Callable[[Any],
 
 def options_in(value: Any) -> Iterator[Any]:
     """The values that an argument can take; of a range its ends."""
-    if isinstance(value, Choice):
+    if isinstance(value, choices.Choice):
         for option in value.options:
             yield from options_in(option)
-    elif isinstance(value, (Integer, Real)):
+    elif isinstance(value, (choices.Integer, choices.Real)):
         yield from (value.low, value.high)
     elif isinstance(value, (list, tuple)):
         yield [option for inner in value for option in options_in(inner)]

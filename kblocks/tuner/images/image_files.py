@@ -1,7 +1,5 @@
 """`ImageFiles`: a folder with one folder of images a class, read while training."""
 
-from __future__ import annotations
-
 import hashlib
 import warnings
 from collections.abc import Iterator
@@ -105,13 +103,13 @@ class ImageFiles(keras.utils.PyDataset):
         rows = self._order[index * self.batch_size : (index + 1) * self.batch_size]
         return np.stack([self._read(self.names[row]) for row in rows]), self.labels[rows]
 
-    def taken(self, rows: np.ndarray, shuffle: bool) -> ImageFiles:
+    def taken(self, rows: np.ndarray, shuffle: bool) -> "ImageFiles":
         """The files with these indices as a new sequence; `shuffle` is that of the new one."""
         names = [self.names[row] for row in rows]
         how = (self.class_names, self.image_size, self.batch_size, self.seed, shuffle)
         return ImageFiles(self.folder, names, self.labels[rows], *how)
 
-    def with_those_of(self, other: ImageFiles) -> ImageFiles:
+    def with_those_of(self, other: "ImageFiles") -> "ImageFiles":
         """These files and those of `other` in the same folder, shuffled for training."""
         labels = np.concatenate([self.labels, other.labels])
         how = (self.class_names, self.image_size, self.batch_size, self.seed, True)

@@ -17,8 +17,8 @@ def report(run: Run, folder: str | os.PathLike[str], *, png: bool = True) -> Pat
     Args:
         run: the run, such as `kb.tuner.Tuner.search` returns.
         folder: the folder for the files; created if it is missing.
-        png: whether to write `progress.png`, `front.png`, `importance.png`, `effects.png`,
-            `parallel.png` and `curves.png`, each only if it has something to show.
+        png: whether to write `progress.png`, `front.png`, `importance.png`, `effects.png`
+            and `curves.png`, each only if it has something to show.
 
     Returns:
         The path of the HTML file.
@@ -33,7 +33,7 @@ def report(run: Run, folder: str | os.PathLike[str], *, png: bool = True) -> Pat
         raise ImportError(
             f"A report needs {error.name}: pip install 'kblocks[report]'", name=error.name
         ) from error
-    from kblocks.tuner.reporting import charts, choice_charts, network, overview, parallel, tables
+    from kblocks.tuner.reporting import charts, choice_charts, network, overview, tables
     from kblocks.tuner.reporting.figures import Section, trial_rows
     from kblocks.tuner.reporting.images import image
     from kblocks.tuner.reporting.page import page
@@ -48,7 +48,6 @@ def report(run: Run, folder: str | os.PathLike[str], *, png: bool = True) -> Pat
         network.drawing(view),
         importances,
         choice_charts.effects(view, made),
-        parallel.parallel(view, made),
         charts.curves(view),
         tables.failures(view),
         overview.settings(view),

@@ -1,7 +1,5 @@
 """The trials of one of Keras Tuner's own tuners as records."""
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Mapping
@@ -45,7 +43,7 @@ class Trials(keras.callbacks.Callback):
             self._notes[trial_id] = self._saved(trial_id)
             self._ended[trial_id] = self._record(trial_id, has_ended=True)
 
-    def __deepcopy__(self, memo: Any) -> Trials:
+    def __deepcopy__(self, memo: Any) -> "Trials":
         return self  # Keras Tuner copies callbacks for each trial
 
     def run(self) -> Run:

@@ -1,7 +1,5 @@
 """Checkpoints of trials: the weights of the best epochs, and the state of training."""
 
-from __future__ import annotations
-
 import contextlib
 import io
 import re
@@ -33,7 +31,7 @@ class State:
     @classmethod
     def of(
         cls, model: keras.Model, epoch: int, best: list[np.ndarray], execution: int = 0
-    ) -> State:
+    ) -> "State":
         """The state of a model after `epoch` epochs, with the weights of the best one."""
         optimizer = getattr(model, "optimizer", None)
         variables = [] if optimizer is None else optimizer.variables

@@ -1,7 +1,5 @@
 """Retries while a database is unreachable, locked or on a full disk."""
 
-from __future__ import annotations
-
 import abc
 import functools
 import inspect
@@ -44,7 +42,7 @@ def _retrying(storage: _Storage) -> _Storage:
 
     def retried(name: str) -> Callable[..., Any]:
         @functools.wraps(getattr(BaseStorage, name), updated=())  # not the mark of abstract ones
-        def call(self: PatientStorage, *args: Any, **kwargs: Any) -> Any:
+        def call(self: "PatientStorage", *args: Any, **kwargs: Any) -> Any:
             return self.patiently(lambda: getattr(self.inner, name)(*args, **kwargs))
 
         return call
