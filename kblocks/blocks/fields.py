@@ -234,8 +234,7 @@ Repeats = Annotated[
 ]
 Counts = Annotated[tuple[int, ...], Check("a sequence of positive integers", _each)]
 Size = Annotated[
-    int | tuple[int, int],
-    Check("a positive integer or a pair of them (height, width)", _pair),
+    int | tuple[int, int], Check("a positive integer or a pair of them (height, width)", _pair)
 ]
 Sizes = Annotated[
     int | Sequence[int | tuple[int, int]],

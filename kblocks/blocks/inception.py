@@ -9,14 +9,7 @@ then a 1x1.
 from dataclasses import KW_ONLY
 from typing import Any
 
-from kblocks.blocks.convolution import (
-    Convolutional,
-    act,
-    check_pool,
-    check_symmetric,
-    conv,
-    norm,
-)
+from kblocks.blocks.convolution import Convolutional, act, check_pool, check_symmetric, conv, norm
 from kblocks.blocks.fields import Branches, Padding, Size, Sizes
 from kblocks.plans.ops import Chain, Merge, Op, Pair, Pixels, Pool, Scale
 
@@ -216,11 +209,7 @@ def _kernels(spec: Any, number: int, kernel: Pair) -> list[Pair]:
 
 
 def _unit(
-    spec: Any,
-    filters: int,
-    kernel: Pair = (1, 1),
-    strides: Pair = (1, 1),
-    padding: Pixels = "same",
+    spec: Any, filters: int, kernel: Pair = (1, 1), strides: Pair = (1, 1), padding: Pixels = "same"
 ) -> Op:
     convolution = conv(spec, filters, kernel, strides, _own_padding(padding, kernel))
     return Chain(convolution, norm(spec), act(spec))

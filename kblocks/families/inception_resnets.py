@@ -24,11 +24,7 @@ def _kernels(sizes: list[Any]) -> list[Any]:
 
 
 _V1 = Published(
-    branches=(
-        [(32, (32, 32), (32, 32, 32))],
-        [(128, (128, 128, 128))],
-        [(192, (192, 192, 192))],
-    ),
+    branches=([(32, (32, 32), (32, 32, 32))], [(128, (128, 128, 128))], [(192, (192, 192, 192))]),
     reductions=(
         None,
         {"branches": (384, (192, 192, 256), "max"), **REDUCE},
@@ -36,19 +32,11 @@ _V1 = Published(
     ),
     kernels=_kernels,
     kernel_size=(3, 7, 3),
-    whole={
-        "stem": STEMS["inception_resnet_v1"],
-        "last": {},
-        "top": None,
-    },
+    whole={"stem": STEMS["inception_resnet_v1"], "last": {}, "top": None},
 )
 # As in TF-slim: the stem is v3's and one of its modules; the last block has scale 1.
 _V2 = _V1._replace(
-    branches=(
-        [(32, (32, 32), (32, 48, 64))],
-        [(192, (128, 160, 192))],
-        [(192, (192, 224, 256))],
-    ),
+    branches=([(32, (32, 32), (32, 48, 64))], [(192, (128, 160, 192))], [(192, (192, 224, 256))]),
     reductions=(
         None,
         {"branches": (384, (256, 256, 384), "max"), **REDUCE},

@@ -5,11 +5,7 @@ In-place activated batch norm saves memory; its result is batch norm, then leaky
 
 from typing import Any
 
-from kblocks.blocks.anti_aliased import (
-    SpaceToDepthStem,
-    TResNetBasicBlock,
-    TResNetBottleneckBlock,
-)
+from kblocks.blocks.anti_aliased import SpaceToDepthStem, TResNetBasicBlock, TResNetBottleneckBlock
 from kblocks.blocks.fields import leaky_relu
 from kblocks.families import published_choices as choices
 from kblocks.families import stage_arguments as staged

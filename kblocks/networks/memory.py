@@ -82,11 +82,7 @@ def _is_fused(op: Any, maker: Any) -> bool:
 
 
 def training_memory(
-    net: Architecture,
-    input_shape: Any,
-    batch_size: int = 32,
-    slots: int = 2,
-    aux: bool = False,
+    net: Architecture, input_shape: Any, batch_size: int = 32, slots: int = 2, aux: bool = False
 ) -> int:
     """Estimates the memory of a training step in float32, in bytes.
 

@@ -61,11 +61,7 @@ def same_padding(size: int, kernel_size: int, strides: int, dilation_rate: int =
 
 
 def conv_output_size(
-    size: Any,
-    kernel_size: Any,
-    strides: Any = 1,
-    padding: Any = "valid",
-    dilation_rate: Any = 1,
+    size: Any, kernel_size: Any, strides: Any = 1, padding: Any = "valid", dilation_rate: Any = 1
 ) -> Any:
     """The size of a map after a convolution or pool.
 

@@ -98,10 +98,7 @@ def _parts(kind: Searchable) -> int:
 
 
 def drawn(
-    tree: Tree,
-    fits: Callable[[Point], bool],
-    law: Callable[[], Law],
-    random: Random,
+    tree: Tree, fits: Callable[[Point], bool], law: Callable[[], Law], random: Random
 ) -> Point | None:
     """A random point that fits: from plain draws, then from draws by the law; None if all fail."""
     for _ in range(_PLAIN):
@@ -147,10 +144,7 @@ def redrawn(tree: Tree, fits: Callable[[Point], bool], start: Point, random: Ran
 
 
 def _sliced(
-    kinds: Mapping[str, Searchable],
-    fits: Callable[[Point], bool],
-    start: Point,
-    random: Random,
+    kinds: Mapping[str, Searchable], fits: Callable[[Point], bool], start: Point, random: Random
 ) -> Point:
     """`start` with these dimensions redrawn together, by slice sampling with shrinkage."""
     own = {name: kind.share(start[name], random.random()) for name, kind in kinds.items()}

@@ -110,11 +110,7 @@ def trials(view: View) -> str:
 
 
 def _row(
-    view: View,
-    trial: Shown,
-    costs: Sequence[str],
-    devices: Sequence[str],
-    names: Sequence[str],
+    view: View, trial: Shown, costs: Sequence[str], devices: Sequence[str], names: Sequence[str]
 ) -> str:
     state, seconds = escaped(trial.record.status), trial.record.seconds
     had = [(name, trial.costs.get(name)) for name in costs]
