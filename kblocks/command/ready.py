@@ -35,15 +35,10 @@ _MACS = 40_000  # per pixel, as ResNet-20 on 32x32
 def space(
     family: str, input_shape: tuple[int, ...], classes: int, budget: Budget | None = None
 ) -> Space:
-    """The ready space of a family, with a stem for the images' size, under a budget.
+    """The ready space of a family of `kb.spaces`, with a stem for the images' size, under a budget.
 
-    Raises ValueError if there is no such family, or no network in it fits images and budget.
-
-    Args:
-        family: the name of a function in `kb.spaces`.
-        input_shape: (height, width, channels) of the images.
-        classes: the number of classes.
-        budget: the budget; None allows 40,000 MACs a pixel, as many as ResNet-20 needs at 32x32.
+    None allows 40,000 MACs a pixel, as many as ResNet-20 needs at 32x32. Raises ValueError if there
+    is no such family, or no network in it fits images and budget.
     """
     check_known("--family", family, FAMILIES)
     height, width, _ = input_shape
@@ -56,14 +51,9 @@ def published_space(
 ) -> Space:
     """The published networks of a family that can start from weights, the smallest first.
 
-    Raises ValueError if there is no such family, no network of it has such weights, or none fits
-    images and budget.
-
-    Args:
-        family, input_shape, classes: as for `space`.
-        budget: the budget; None allows as many MACs as in `space`, or those of the smallest.
-        weights: as `kb.tuner.HyperModel` takes them. From a file only the network starts for which
-            it has most numbers.
+    The budget None allows as many MACs as in `space`, or those of the smallest. From a file only
+    the network starts for which it has most numbers. Raises ValueError if there is no such family,
+    no network of it has such weights, or none fits images and budget.
     """
     check_known("--family", family, FAMILIES)
     nets = [architecture(name, classes=classes) for name in by_family()[family]]
@@ -97,11 +87,8 @@ def _network_in(start: Start, nets: list[Architecture], input_shape: tuple[int, 
 class NamedJob(Job):
     """A job from the command line, whose options override the job's own.
 
-    Each process loads the data once; they are not pickled.
-
-    Args:
-        settings: arguments of `kb.tuner.Tuner`.
-        fitting: arguments of `model.fit`.
+    `settings` are arguments of `kb.tuner.Tuner`, `fitting` those of `model.fit`. Each process loads
+    the data once; they are not pickled.
     """
 
     def __init__(
@@ -119,11 +106,7 @@ class NamedJob(Job):
         return {"fitting": self.fitting, "images": record_of(self.data())}
 
     def joining(self, known: Mapping[str, Any]) -> Self:
-        """A copy that takes what was not typed from the search to join.
-
-        Args:
-            known: the settings of that search's run.
-        """
+        """A copy that takes what was not typed from `known`, the settings of the search to join."""
         joined = copy.copy(self)
         joined.settings = {"trials": known.get("trials"), **self.settings}
         fitting = known.get("job", {}).get("fitting", {})
@@ -148,13 +131,9 @@ class NamedJob(Job):
 class FamilyJob(NamedJob):
     """A family on data, both by name: the job of `--family F --data D`.
 
-    Args:
-        family: as for `space`.
-        source, options: arguments of `kb.tuner.load`.
-        settings, fitting: as for `NamedJob`; `settings` may also have `budget`
-            and the name of a `recipe`.
-        weights: weights that the family's networks start from, as `kb.tuner.HyperModel` takes
-            them; None searches the family's ready space from fresh weights.
+    `source` and `options` are arguments of `kb.tuner.load`; `settings` may also have `budget` and
+    the name of a `recipe`. `weights` are those that the networks start from, as
+    `kb.tuner.HyperModel` takes them; None searches the family's ready space from fresh weights.
     """
 
     def __init__(
@@ -225,12 +204,7 @@ class FamilyJob(NamedJob):
 
 
 class RunFile(NamedJob):
-    """A run file, with the options that were typed beside it.
-
-    Args:
-        path: the path of the run file.
-        settings, fitting: as for `NamedJob`.
-    """
+    """A run file, with the options that were typed beside it."""
 
     def __init__(
         self,

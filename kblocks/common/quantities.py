@@ -4,12 +4,7 @@ _UNITS = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
 def quantity(number: float, space: str = " ") -> str:
-    """A number in short form: "25.6 M" for 25636712.
-
-    Args:
-        number: finite.
-        space: the text between the digits and the prefix.
-    """
+    """A finite number in short form, with `space` before the prefix: "25.6 M" for 25636712."""
     for size, unit in _UNITS:
         if abs(number) >= 0.9995 * size:
             return f"{_digits(number / size)}{space}{unit}"

@@ -46,13 +46,11 @@ STEMS: dict[str, tuple[dict[str, Any], ...]] = {  # in each of them three rows h
 
 
 def stem_rows(form: str, filters: Any = None, **changes: Any) -> list[dict[str, Any]]:
-    """The rows of a published stem with changes.
+    """The rows of a published stem, one of `STEMS`, with changes.
 
-    Args:
-        form: one of `STEMS`.
-        filters: factor of all filters, as in `changed_module`.
-        changes: `kernel_size`, `strides` and `padding` of the three rows that halve the map, each
-            one value or a list with one for each; None is the published value.
+    `filters` is a factor of all filters, as in `changed_module`. `changes` are `kernel_size`,
+    `strides` and `padding` of the three rows that halve the map, each one value or a list with one
+    for each; None is the published value.
     """
     rows = [dict(row) for row in STEMS[one_of("form", form, STEMS)]]
     strided = [row for row in rows if "strides" in row]

@@ -83,11 +83,8 @@ def pooled_stages(
 ) -> dict[str, Any]:
     """Choices for the padding, the strides and the pool of stages of plain convolutions.
 
-    A strided convolution may replace a pool (Springenberg et al. 2014, arXiv:1412.6806).
-
-    Args:
-        pools: the published kind of each stage's pool.
-        size, strides: the published `pool_size` and `pool_strides` of all of them.
+    A strided convolution may replace a pool (Springenberg et al. 2014, arXiv:1412.6806). The
+    published values are the kinds of the stages' pools, and the size and strides of all of them.
     """
     return {
         "strides": [options(1, 2) for _ in pools],

@@ -78,8 +78,7 @@ class _Cells:
 class DetectionLoss(TargetLoss):
     """Focal loss of all cells plus `box_weight` times the GIoU loss of cells with an object.
 
-    Args:
-        classes, smallest, largest, radius, box_weight: see `kb.DetectionMap`.
+    The arguments are those of `kb.DetectionMap`.
     """
 
     geometry = "objects"
@@ -139,8 +138,7 @@ class DetectionLoss(TargetLoss):
 class CellIoU(Configured, keras.metrics.Mean):
     """The mean IoU of the boxes of all cells that an object belongs to.
 
-    Args:
-        classes, smallest, largest, radius: see `kb.DetectionMap`.
+    The arguments are those of `kb.DetectionMap`.
     """
 
     def __init__(

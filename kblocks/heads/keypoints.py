@@ -22,12 +22,7 @@ POINTS = "points"
 
 @keras.saving.register_keras_serializable("kblocks")
 class KeypointLoss(TargetLoss):
-    """Smooth L1 of positions, averaged over the visible points of an image.
-
-    Args:
-        points: number of points.
-        beta: the error, as a fraction of the image, from which on smooth L1 is linear.
-    """
+    """Smooth L1, linear from `beta` on, averaged over the visible points of an image."""
 
     geometry = "points"
 

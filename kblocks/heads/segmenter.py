@@ -31,12 +31,7 @@ MASK = "mask"
 
 @keras.saving.register_keras_serializable("kblocks")
 class PixelLoss(TargetLoss):
-    """Cross-entropy of each pixel, averaged over the pixels of an image that are not void.
-
-    Args:
-        classes: number of classes.
-        void: the label of pixels to ignore, or None.
-    """
+    """Cross-entropy of each pixel, averaged over the pixels of an image that are not `void`."""
 
     geometry = "mask"
     of_logits = True

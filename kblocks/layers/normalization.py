@@ -10,9 +10,7 @@ from kblocks.common import backend
 class BatchNormalization(keras.layers.BatchNormalization):
     """`keras.layers.BatchNormalization`, faster on maps, with equal results up to rounding.
 
-    Args:
-        before_relu: whether a rectifier follows, which TensorFlow fuses correctly on CPUs.
-        kwargs: the arguments of Keras' layer.
+    `before_relu` says whether a rectifier follows, which TensorFlow fuses correctly on CPUs.
     """
 
     def __init__(self, *, before_relu: bool = False, **kwargs: Any) -> None:

@@ -171,11 +171,8 @@ def _block(layer: Any) -> Any:
 def _convolved(op: Op, shape: Any, whole: Any) -> tuple[Op, Any]:
     """A plan in convolutional form, and the shape of the map that its output is the flat form of.
 
-    Args:
-        op: the plan.
-        shape: the shape of its input at the model's input size.
-        whole: the shape of the map that was flattened to the input; (1, 1, features) behind
-            linear layers.
+    `shape` is that of its input at the model's input size, `whole` that of the map that was
+    flattened to the input: (1, 1, features) behind linear layers.
     """
     match op:
         case Chain():

@@ -114,12 +114,8 @@ def _strides_of(layer: Any) -> Any:
 class Inside(keras.layers.Layer):
     """Runs a block up to one of its parts and outputs that part's map; shares its weights.
 
-    Raises ValueError if `block` is not a block of kblocks, or is built and has no such part; the
-    message lists those that it has.
-
-    Args:
-        block: the block.
-        part: the path of a part, such as `main_conv2`.
+    Raises ValueError unless `block` is a block of kblocks that, if built, has a part at the path
+    `part`, such as `main_conv2`; the message lists those that it has.
     """
 
     def __init__(self, block: Any, part: str, **kwargs: Any) -> None:

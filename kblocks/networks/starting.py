@@ -24,17 +24,11 @@ _KEPT = 4  # the most files that a process keeps in memory
 
 @dataclass(frozen=True)
 class Start:
-    """Weights from which a network can start.
+    """Weights from which a network can start."""
 
-    Attributes:
-        name: what reports call them, such as "resnet18 tv_in1k".
-        source: a source as `kb.load_torch_weights` takes it, or a `.keras` file.
-        images: the set that says how images are normalized.
-    """
-
-    name: str
-    source: Any
-    images: WeightSet
+    name: str  # in reports, such as "resnet18 tv_in1k"
+    source: Any  # as `kb.load_torch_weights` takes it, or a `.keras` file
+    images: WeightSet  # says how images are normalized
 
     def tensors(self) -> Mapping[str, Any]:
         """The arrays by name, read once a process.
@@ -48,10 +42,9 @@ class Start:
     ) -> dict[str, Any]:
         """What `model_on_images` does to images before the network, as JSON.
 
-        Args:
-            channels: of the images; other than three get the mean over the three.
-            value_range: lowest and highest value of the images; None if they are normalized.
-            size: the side to which they are resized, in pixels; None keeps their size.
+        Images of other than three channels get the mean over the three. `value_range` None says
+        that they are normalized; `size` is the side to which they are resized, in pixels, None
+        keeps theirs.
         """
         known: dict[str, Any] = {} if size is None else {"size": size}
         if size is not None:
@@ -81,14 +74,11 @@ def _read(source: str) -> Mapping[str, Any]:
 def starts_of(net: Architecture, weights: Any) -> list[Start]:
     """The weights from which a network can start, the first that can be read being the one.
 
-    Those in an installed package come before others. Raises ValueError if there are none.
-
-    Args:
-        net: the network. A published network starts from its own weights, also if arguments were
-            changed; another one of its family (found by its name) from those of the published
-            network with which it has most in common.
-        weights: "imagenet", the name of a published set, a file or a source as
-            `Architecture.model` takes it.
+    Those in an installed package come before others. A published network starts from its own
+    weights, also if arguments were changed; another one of its family (found by its name) from
+    those of the published network with which it has most in common. `weights` is "imagenet", the
+    name of a published set, a file or a source as `Architecture.model` takes it; ValueError if
+    there are none.
     """
     names = [names for family, names in by_family().items() if net.name in (family, *names)]
     known = [name for name in names[0] if name in WEIGHT_SETS] if names else []
@@ -180,13 +170,9 @@ def load(model: keras.Model, start: Start) -> dict[str, Any]:
 def model_on_images(
     net: Architecture, input_shape: Any, known: Mapping[str, Any], scale: float = 1
 ) -> keras.Model:
-    """A network's model behind layers that divide, resize and normalize images.
+    """A network's model behind layers that divide images by `scale`, resize and normalize them.
 
-    Args:
-        net: the network.
-        input_shape: (height, width, channels) of the images.
-        known: what `Start.input` returned.
-        scale: what images are divided by at first.
+    `known` is what `Start.input` returned.
     """
     height, width, channels = input_shape
     tensor = input_of(input_shape, "", {})

@@ -75,20 +75,14 @@ def by_patterns(paths: list[str], names: Mapping[str, str]) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class _Tensor:
-    """A variable of the model, and its published name and shape.
-
-    Attributes:
-        name: the published name.
-        variable: the Keras variable.
-        kernel: (height, width, input channels) of a convolution's kernel, also of the one that a
-            linear layer after a Flatten is equal to; None if the variable is no kernel.
-        is_flat: whether the published model has a linear layer.
-    """
+    """A variable of the model, and its published name and shape."""
 
     name: str
     variable: Any
+    # (height, width, input channels) of a convolution's kernel, also of the one that a linear layer
+    # after a Flatten is equal to.
     kernel: tuple[int, int, int] | None = None
-    is_flat: bool = False
+    is_flat: bool = False  # whether the published model has a linear layer
 
     def from_torch(self, given: np.ndarray) -> np.ndarray:
         """The array in Keras' layout; the ValueError says why it does not fit."""
@@ -167,12 +161,9 @@ def load_torch_weights(
 def fitting(model: keras.Model, tensors: Mapping[str, Any]) -> list[tuple[Any, np.ndarray]]:
     """The variables of a model whose shape agrees with that of a tensor, each with its array.
 
-    For images of one channel the first kernel is summed over its three, as `kb.adapt_input` does.
-    Raises ValueError if the model's parts have no names in PyTorch.
-
-    Args:
-        model: a model from `Architecture.model`.
-        tensors: arrays by the names of PyTorch or, from a `.keras` file, by the paths of variables.
+    The tensors have PyTorch's names or, from a `.keras` file, the paths of variables. For images of
+    one channel the first kernel is summed over its three, as `kb.adapt_input` does. Raises
+    ValueError if the model's parts have no names in PyTorch.
     """
     own = {weight.path: weight for weight in model.weights}
     if own.keys() & tensors.keys():

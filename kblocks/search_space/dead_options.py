@@ -14,11 +14,9 @@ _TRIED = 100  # about how many positions of an integer to check
 
 
 def refuse_dead_options(tree: Tree) -> None:
-    """Raises if an option works at none of the points tried: the default and random ones.
+    """Raises ValueError if an option works at none of the points tried: default and random ones.
 
-    Raises:
-        ValueError: if an option makes every network fail.
-        TypeError: if the builder raises one: it does not take these arguments, say.
+    Raises TypeError if the builder does, which does not take these arguments, say.
     """
     random = Random(0)
     contexts = [tree.default(), *(tree.draw(random) for _ in range(_CONTEXTS))]

@@ -34,9 +34,7 @@ _SHRUNK = 100  # draws to try while slice sampling shrinks the range
 class Law:
     """A distribution over points: weights of equal parts of each dimension's range.
 
-    Attributes:
-        weights: by dimension, one for each part.
-        helps: whether any point fitted in the last round of learning.
+    `helps` says whether any point fitted in the last round of learning.
     """
 
     def __init__(self, weights: dict[str, list[float]]) -> None:
@@ -59,9 +57,7 @@ class Law:
 def learned(tree: Tree, shortfall: Shortfall) -> Law:
     """Learns a law under which a good share of the points fits; the last one tried if none does.
 
-    Args:
-        tree: the tree of the points.
-        shortfall: returns how far a point is from fitting; None if it fits.
+    `shortfall` returns how far a point is from fitting, None if it fits.
     """
     random = Random(0)
     law = Law({name: [1.0] * _parts(d.kind) for name, d in tree.dimensions.items()})

@@ -38,16 +38,10 @@ class Dimension:
 
 @dataclass(frozen=True)
 class Point:
-    """One option of each choice of a tree.
-
-    Attributes:
-        tree: the tree.
-        positions: the position of each choice's option (of a `kb.real` the number itself).
-            Inactive choices have one too, without effect.
-    """
+    """One option of each choice of a tree."""
 
     tree: "Tree"
-    positions: Positions
+    positions: Positions  # of inactive choices too, without effect; of a `kb.real` the number
 
     def __getitem__(self, name: str) -> Any:
         return self.positions[name]
@@ -97,12 +91,8 @@ class Point:
 class Tree:
     """A builder's arguments with choices anywhere in them, and the dimensions that these span.
 
-    Dimensions come behind those that they depend on.
-
-    Args:
-        arguments: the arguments.
-        prefix: what the names of choices without a name of their own begin with.
-        bind: returns a space's builder with plain arguments; None for a tree without networks.
+    Dimensions come behind those that they depend on. Names of choices without a name of their own
+    begin with `prefix`. `bind` returns a space's builder with plain arguments.
     """
 
     def __init__(
@@ -296,9 +286,7 @@ def _parents_first(dimensions: dict[str, Dimension]) -> dict[str, Dimension]:
 def check_options(arguments: Any, forms: Mapping[str, tuple[str, Callable[[Any], bool]]]) -> None:
     """Raises ValueError unless each argument, and each option of its choice, has its form.
 
-    Args:
-        arguments: an object with the arguments as attributes.
-        forms: by argument, what is expected, in words and as a function of a value.
+    `forms` has, by the name of an attribute, what is expected, in words and as a function.
     """
     for name, (expected, fits) in forms.items():
         for option in options_in(getattr(arguments, name)):

@@ -23,17 +23,9 @@ class ImageFiles(keras.utils.PyDataset):
     """Reads image files in batches, for `model.fit` on any backend.
 
     Unlike `keras.utils.image_dataset_from_directory` it needs no TensorFlow, can be split by class
-    into three parts, turns photos upright, and names the file that it cannot read.
-
-    Args:
-        folder: the folder that holds the files.
-        names: the files' paths relative to `folder`.
-        labels: one integer label a file.
-        class_names: the names of the classes in the order of the labels.
-        image_size: (height, width) to which images are resized.
-        batch_size: images in a batch; the last batch may be smaller.
-        seed: the seed of the shuffled order.
-        shuffle: whether each epoch has a new random order.
+    into three parts, turns photos upright, and names the file that it cannot read. Names are paths
+    relative to `folder`, labels integers, `image_size` is (height, width). With `shuffle` each
+    epoch has a new random order.
     """
 
     def __init__(
@@ -149,12 +141,8 @@ def read_image(path: Path, image_size: tuple[int, int], channels: int = 3) -> np
 def pixels(image: Any, image_size: tuple[int, int], channels: int = 3) -> np.ndarray:
     """An image of Pillow, turned upright, as float32 in [0, 1], of shape (height, width, channels).
 
-    Raises ValueError if there are other channels.
-
-    Args:
-        image: the image, which is resized with bilinear interpolation.
-        image_size: (height, width).
-        channels: 1 for grey, 3 for red, green and blue, 4 for these and the opacity.
+    It is resized with bilinear interpolation. The channels are 1 for grey, 3 for red, green and
+    blue, 4 for these and the opacity; ValueError for others.
     """
     if channels not in _MODES:
         raise ValueError(f"An image has 1, 3 or 4 channels. Received: channels={channels}")

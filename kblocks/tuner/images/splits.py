@@ -29,16 +29,8 @@ def drawn(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Splits rows in two by class: a random share of each class, and the remaining rows.
 
-    Args:
-        labels: the labels of all images.
-        rows: the indices to split.
-        share: the part that is drawn, between 0 and 1.
-        random: the random generator.
-        least: the fewest rows that are drawn of a class.
-        left: the fewest rows that remain of a class.
-
-    Returns:
-        The drawn and the remaining indices, each in ascending order.
+    Of each class at least `least` rows are drawn, and at least `left` remain. Both results are in
+    ascending order.
     """
     chosen = []
     for label in np.unique(labels[rows]):

@@ -23,12 +23,8 @@ _NOTES = "kblocks.json"  # beside Keras Tuner's trial.json: fields of a Record t
 class Trials(keras.callbacks.Callback):
     """Follows the trials of a stock tuner, whose oracle knows their values, states and scores.
 
-    What the oracle does not know (times, attempts, costs, history) is noted here, and saved in
-    the trial's folder when it ends, for a later run of the same search.
-
-    Args:
-        tuner: the tuner.
-        settings: the settings of the search, for its `Run`.
+    What the oracle does not know (times, attempts, costs, history) is noted here, and saved in the
+    trial's folder when it ends, for a later run of the same search.
     """
 
     def __init__(self, tuner: keras_tuner.Tuner, settings: Mapping[str, Any]) -> None:

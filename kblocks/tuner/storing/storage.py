@@ -83,18 +83,12 @@ def shown(url: str) -> str:
 
 
 def open_storage(url: str, patience: float = PATIENCE, create: bool = True) -> PatientStorage:
-    """Opens the storage at a URL.
+    """Opens the storage at a URL; the database may be unusable for `patience` seconds, at most 60.
 
-    Args:
-        url: an SQLAlchemy URL.
-        patience: seconds for which the database may be unusable; while opening, 60 at most.
-        create: whether to create a missing SQLite file and missing tables; otherwise the file
-            may be read-only, and opening writes nothing.
-
-    Raises:
-        ConnectionError: if the database still cannot be used after that time.
-        EmptyError: if it has no tables and `create` is False.
-        ImportError: if the package for this kind of database is missing.
+    Without `create`, which creates a missing SQLite file and missing tables, the file may be
+    read-only, and opening writes nothing. Raises ConnectionError if the database still cannot be
+    used after that time, EmptyError if it has no tables, without `create`, and ImportError if the
+    package for this kind of database is missing.
     """
     arguments: dict[str, Any] = {"pool_pre_ping": True, "pool_events": _CLOSED_BY_OTHERS}
     if url.startswith("sqlite"):

@@ -17,13 +17,7 @@ from kblocks.tuner.storing.study import delete, find, identity
 
 
 class Store:
-    """The study and the checkpoints of one search; opens the database on first use.
-
-    Args:
-        url, location: of the database and of the checkpoints.
-        name: of the search.
-        patience, create: as for `open_storage`.
-    """
+    """The study and the checkpoints (at `location`) of one search; opens the database on first use."""
 
     def __init__(self, url: str, location: str, name: str, patience: float, create: bool) -> None:
         self._url, self._name = url, name
@@ -55,11 +49,8 @@ class Store:
     ) -> None:
         """Begins the search, or checks that the one that is there is the same.
 
-        Raises ValueError if it is another search, or the checkpoints are of another one.
-
-        Args:
-            objectives, settings, asks, extend: as for `beginning.begin`.
-            overwrite: whether to delete an earlier search of that name.
+        The arguments are those of `beginning.begin`; `overwrite` deletes an earlier search of that
+        name. Raises ValueError if it is another search, or the checkpoints are of another one.
         """
         checkpoints = self.checkpoints
         if not overwrite and checkpoints.bears() is not None and is_blank(self._url):
