@@ -214,8 +214,6 @@ class Block(_Layer):
                 found[path] = {name: config[name] for name in names}
         return found
 
-    # --- the interpreter: `_build` and `_run` walk the plan --------------------------
-
     def _build(
         self, op: Op, shape: Any, parts: Iterator[tuple[str, Op]], following: Op | None = None
     ) -> Any:
@@ -284,8 +282,6 @@ class Block(_Layer):
             is_first = self.data_format == "channels_first" and len(outputs[0].shape) > 2
             return keras.ops.concatenate(outputs, axis=1 if is_first else -1)
         return functools.reduce(keras.ops.add if mode == "add" else keras.ops.multiply, outputs)
-
-    # --- shapes ----------------------------------------------------------------------
 
     def _spatial_last(self, shape: Any) -> Any:
         """A Keras shape as (height, width, channels), without the batch."""

@@ -56,9 +56,6 @@ def _changed(default: Sequence[Any], given: Any, stages: int) -> list[Any]:
     ]
 
 
-# --- the kernels of four branches: a 1x1, two spatial ones, and a pool of 3x3 ---------------
-
-
 def square(size: Any) -> Any:
     """Kernels of four branches from one size for both spatial branches or a pair; else `size`."""
     first, *second = size if isinstance(size, (list, tuple)) else (size, size)

@@ -88,9 +88,7 @@ def box_problem(boxes: np.ndarray) -> str | None:
     if outside(boxes, -slack, 1 + slack):
         return f"values from {boxes.min()} to {boxes.max()} (are they in pixels?)"
     wrong = np.flatnonzero(np.any(boxes[:, 2:] <= boxes[:, :2], axis=1))
-    if wrong.size:
-        return f"y2 <= y1 or x2 <= x1 in {boxes[wrong[0]].tolist()}"
-    return None
+    return f"y2 <= y1 or x2 <= x1 in {boxes[wrong[0]].tolist()}" if wrong.size else None
 
 
 def in_shares(boxes: Any, target: str) -> None:

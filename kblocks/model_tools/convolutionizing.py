@@ -150,9 +150,6 @@ def _flattened(x: Any) -> Any:
     return None if size == (1, 1) else size
 
 
-# --- blocks ------------------------------------------------------------------------------
-
-
 def _block(layer: Any) -> Any:
     """The convolutional form of a block; a plain copy if nothing in its plan changes."""
     if isinstance(layer.input, list):

@@ -83,9 +83,6 @@ def fuse(model: keras.Model) -> keras.Model:
     return fused
 
 
-# --- the graph -----------------------------------------------------------------------------
-
-
 def _only_input(args: Any, kwargs: Any) -> Any:
     """The input of a call whose other arguments are all None or False; None for other calls."""
     given = [x for x in (*args, *kwargs.values()) if x is not None and x is not False]
@@ -121,8 +118,6 @@ def _runs(graph: Any, plain: set[int]) -> Iterator[list[tuple[Any, Chain]]]:
         runs[id(layer)] = [*(runs.pop(id(before)) if goes_on else []), (layer, chain)]
     yield from runs.values()
 
-
-# --- layers as parts -------------------------------------------------------------------------
 
 _CONVOLUTIONS = (layers.Conv1D, layers.Conv2D, layers.Conv3D, GroupedConv2D)
 _DEPTHWISE = (layers.DepthwiseConv1D, layers.DepthwiseConv2D)
@@ -195,9 +190,6 @@ def _changed(layer: Any, chain: Chain) -> bool:
     before = [part.sources for part in folding.leaves(folding.parted(layer._plan, layer))]
     normed = any(getattr(op, "weight_norm", False) for _, op in ops.parts(layer._plan))
     return normed or before != [part.sources for part in folding.leaves(chain)]
-
-
-# --- weights ---------------------------------------------------------------------------------
 
 
 def _fill(layer: Any, chain: Chain) -> None:

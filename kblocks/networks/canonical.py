@@ -141,9 +141,6 @@ def _axis(
     return outputs, stride if outputs > 1 else 1, tuple(taps), misses
 
 
-# --- networks ----------------------------------------------------------------------------
-
-
 def of_rows(
     rows: Sequence[Row], needed: Collection[str], outputs: Mapping[str, str], input_shape: Shape
 ) -> Hashable:

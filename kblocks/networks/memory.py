@@ -125,9 +125,6 @@ def _kept(step: Step) -> tuple[int, ...]:
     return ()
 
 
-# --- a network as steps ------------------------------------------------------------------
-
-
 class Trace:
     """A network as steps."""
 

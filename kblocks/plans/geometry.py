@@ -33,9 +33,6 @@ _LARGEST_INPUT = 1 << 14
 _MISFITS = 32  # sizes in a row that may be refused for other reasons, such as a division
 
 
-# --- sizes -----------------------------------------------------------------------------
-
-
 def reach(kernel_size: int, padding: str | int, dilation_rate: int = 1) -> int:
     """The pixels by which one axis shrinks at stride 1; negative where padding lets it grow."""
     span = dilation_rate * (kernel_size - 1)

@@ -31,8 +31,6 @@ from kblocks.plans.trees import Chain as Chain
 from kblocks.plans.trees import Merge as Merge
 from kblocks.plans.trees import parts as parts
 
-# --- methods of several ops ----------------------------------------------------------------
-
 
 def _keeps_shape(op: Op, shape: Shape, tally: Tally | None) -> Shape:
     return shape
@@ -66,9 +64,6 @@ def unknown_size(op: Op, reason: str) -> ValueError:
         f"padding='same' with {reason} and strides={op.strides} needs a known height and width; "
         "'symmetric' does not. Received: unknown size"
     )
-
-
-# --- the primitives --------------------------------------------------------------------------
 
 
 class Conv(NamedTuple):

@@ -86,9 +86,6 @@ def _number(count: float) -> str:
     return f"{count:,}" if count < _COUNTED else f"about 10^{round(math.log10(count))}"
 
 
-# --- counting ----------------------------------------------------------------------------
-
-
 def size(tree: Tree) -> float:
     """The number of different dicts of values; infinite if there is a real among them."""
     kinds = {name: d.kind for name, d in tree.dimensions.items()}
