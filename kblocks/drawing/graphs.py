@@ -24,8 +24,12 @@ _KINDS = (
 )
 
 
-def rows_of_model(model: keras.Model) -> tuple[list[DrawnRow], list[str]]:
-    """The rows of a model, and the names of its outputs among them."""
+def rows_of_model(model: keras.Model, input_shape: Any = None) -> tuple[list[DrawnRow], list[str]]:
+    """The rows of a model, and the names of its outputs; ValueError for another input shape."""
+    if input_shape is not None:
+        raise ValueError(
+            f"A model has an input of its own. Received: input_shape={input_shape} with {model!r}"
+        )
     if not is_graph(model) or not model.built:
         return _as_chain(model), []
     model = as_functional(model)

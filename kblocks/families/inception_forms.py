@@ -54,10 +54,9 @@ def stem_rows(form: str, filters: Any = None, **changes: Any) -> list[dict[str, 
     """
     rows = [dict(row) for row in STEMS[one_of("form", form, STEMS)]]
     strided = [row for row in rows if "strides" in row]
+    known: dict[str, Any] = dict.fromkeys(("form", "filters", "kernel_size", "strides", "padding"))
     for name, value in changes.items():
-        one_of(
-            "stem", name, dict.fromkeys(("form", "filters", "kernel_size", "strides", "padding"))
-        )
+        one_of("stem", name, known)
         for row, own in zip(strided, by_stage(name, value, len(strided), "rows"), strict=True):
             row.update({} if own is None else {name: own})
     for row in rows:

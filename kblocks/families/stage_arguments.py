@@ -122,8 +122,7 @@ def stage_rows(
 
 def part(block: Any, name: str, given: Any, defaults: Mapping[str, Any]) -> Any:
     """The Spec of a stem, top or head: `given` itself, or the defaults with `given` arguments."""
-    if given is None:
-        given = {}
+    given = {} if given is None else given
     if given and is_head(given):
         return given
     if isinstance(given, Mapping):

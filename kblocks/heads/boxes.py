@@ -57,7 +57,7 @@ def smooth_l1(y_true: Any, y_pred: Any, beta: float) -> Any:
 
 @keras.saving.register_keras_serializable("kblocks")
 class BoxLoss(TargetLoss):
-    """The loss for one box an image: "smooth_l1" of the corners, linear from `beta` on, or "giou"."""
+    """The loss for one box an image: "giou", or "smooth_l1" of the corners, linear from `beta`."""
 
     target = "corners (y1, x1, y2, x2) from 0 to 1, y1 < y2 and x1 < x2, (batch, 4)"
     geometry = "box"

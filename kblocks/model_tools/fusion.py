@@ -199,7 +199,7 @@ def _fill(layer: Any, chain: Chain) -> None:
     for path, part in zip(paths, folding.leaves(chain), strict=False):
         target: Any = _layer_at(layer, path)
         sources = [_layer_at(*source) for source in part.sources]
-        linear = [source for source in sources if _is_linear(source)]
+        linear = [s for s in sources if hasattr(s, "kernel") or isinstance(s, _SEPARABLE)]
         if not linear:
             target.set_weights(sources[0].get_weights())
             continue
@@ -236,10 +236,6 @@ def _piece(layer: Any) -> folding.Linear | folding.Affine:
     return folding.Linear(
         kernel, _array(layer.bias) if layer.use_bias else np.zeros(kernel.shape[-1])
     )
-
-
-def _is_linear(layer: Any) -> bool:
-    return hasattr(layer, "kernel") or isinstance(layer, _SEPARABLE)
 
 
 def _kernel(layer: Any) -> Any:

@@ -350,7 +350,7 @@ def _needed(module: str, extra: str) -> Any:
 def to_torch_state_dict(
     model: keras.Model, source: str | None = None, *, prefix: str = ""
 ) -> dict[str, np.ndarray]:
-    """Copies the model's weights, with the names and layouts of published PyTorch models.
+    """A PyTorch `state_dict` of NumPy arrays: the model's weights as published models name them.
 
     Args:
         model: a model of an architecture that torchvision or timm publishes.
@@ -358,9 +358,6 @@ def to_torch_state_dict(
             network. If a source has several names for a family, its label chooses among them,
             such as "torchvision densenet, files".
         prefix: as in `load_torch_weights`.
-
-    Returns:
-        A dict of NumPy arrays by tensor name, a PyTorch `state_dict`.
 
     Raises:
         ValueError: if the source has no names for the model's parts.

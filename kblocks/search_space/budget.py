@@ -96,14 +96,9 @@ class Budget:
         }
 
     def exceeded(self, cost: Cost, memory: Mapping[str, int] | None = None) -> dict[str, float]:
-        """By what factor a network misses each limit that it breaks; empty if it keeps all.
+        """By what factor, above 1, a network misses each limit that it breaks, by the limit's name.
 
-        Args:
-            cost: the network's cost.
-            memory: what `memory` returns; None skips the limits on memory.
-
-        Returns:
-            Factors above 1 by the names of the limits.
+        `memory` is what the method of this name returns; None skips the limits on memory.
         """
         broken = {}
         for name, limit in self._limits.items():

@@ -56,7 +56,9 @@ class Choice:
         labels = self.labels
         if len({type(label) for label in labels}) == 1 and type(labels[0]) in (int, float, str):
             return labels
-        written = ["x".join(map(str, o)) if _is_pair(o) else str(o) for o in labels]
+        pairs = [isinstance(label, tuple) and len(label) > 1 for label in labels]
+        both = zip(labels, pairs, strict=True)
+        written = ["x".join(map(str, o)) if is_pair else str(o) for o, is_pair in both]
         if len(set(written)) < len(written):
             return tuple(f"#{index}" for index in range(len(labels)))
         return tuple(written)
@@ -238,11 +240,7 @@ def choice(*options: Any, name: str | None = None) -> Any:
 
 
 def boolean(name: str | None = None) -> Any:
-    """A choice between False, the default, and True.
-
-    Args:
-        name: as in `kb.choice`.
-    """
+    """A choice between False, the default, and True; `name` is as in `kb.choice`."""
     return Choice((False, True), _checked_name(name))
 
 
@@ -325,11 +323,7 @@ def _is_finite(value: Any) -> bool:
 
 
 def fixed(value: Any) -> Any:
-    """Takes `value` out of the search: every choice in it keeps its default.
-
-    Args:
-        value: an argument of a space, or a part of one.
-    """
+    """Takes an argument, or a part of one, out of the search: choices in it keep their default."""
     return Fixed(value)
 
 
@@ -417,10 +411,6 @@ def label_of(option: Any) -> Any:
         given = ", ".join(f"{key}={value!r}" for key, value in spec.changes().items())
         return f"{type(spec).__name__.removesuffix('.Spec')}({given})"
     return _UNNAMED
-
-
-def _is_pair(label: Any) -> bool:
-    return isinstance(label, tuple) and len(label) > 1
 
 
 def _keyed(value: Any) -> Any:

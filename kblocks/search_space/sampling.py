@@ -60,7 +60,9 @@ def learned(tree: Tree, shortfall: Shortfall) -> Law:
     `shortfall` returns how far a point is from fitting, None if it fits.
     """
     random = Random(0)
-    law = Law({name: [1.0] * _parts(d.kind) for name, d in tree.dimensions.items()})
+    kinds = {name: dimension.kind for name, dimension in tree.dimensions.items()}
+    parts = {name: k.size if isinstance(k, Choice) else _PARTS for name, k in kinds.items()}
+    law = Law({name: [1.0] * number for name, number in parts.items()})
     for _ in range(_ROUNDS):
         drawn = [law.draw(tree, random) for _ in range(_DRAWN)]
         scored = [(shortfall(point) or (0, 0.0), parts) for point, parts in drawn]
@@ -87,10 +89,6 @@ def _moved(law: Law, elite: list[dict[str, int]]) -> Law:
         )
         weights[name] = [(1 - _EVEN) * weight + _EVEN / parts for weight in mixed]
     return Law(weights)
-
-
-def _parts(kind: Searchable) -> int:
-    return kind.size if isinstance(kind, Choice) else _PARTS
 
 
 def drawn(

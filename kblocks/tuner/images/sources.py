@@ -14,14 +14,8 @@ import psutil
 from kblocks.tuner.images.checking import check_labels, check_pair
 
 _DIGITS = tuple("0123456789")
-_CLOTHES = (
-    *("t-shirt or top", "trouser", "pullover", "dress", "coat"),
-    *("sandal", "shirt", "sneaker", "bag", "ankle boot"),
-)
-_THINGS = (
-    *("airplane", "automobile", "bird", "cat", "deer"),
-    *("dog", "frog", "horse", "ship", "truck"),
-)
+_CLOTHES = "t-shirt or top,trouser,pullover,dress,coat,sandal,shirt,sneaker,bag,ankle boot"
+_THINGS = "airplane,automobile,bird,cat,deer,dog,frog,horse,ship,truck"
 _FINE = """
 apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus butterfly
 camel can castle caterpillar cattle chair chimpanzee clock cloud cockroach couch crab crocodile
@@ -34,8 +28,8 @@ train trout tulip turtle wardrobe whale willow_tree wolf woman worm
 """
 BUILT_IN = {
     "mnist": _DIGITS,
-    "fashion_mnist": _CLOTHES,
-    "cifar10": _THINGS,
+    "fashion_mnist": tuple(_CLOTHES.split(",")),
+    "cifar10": tuple(_THINGS.split(",")),
     "cifar100": tuple(_FINE.split()),
 }
 NAMES = ("digits", *BUILT_IN)

@@ -73,9 +73,6 @@ def search(
             written whole or not at all.
         verbose: 0 shows nothing.
 
-    Returns:
-        The best model, its architecture, values and score, and the run with all trials.
-
     Raises:
         ValueError: if the targets' form fits no trial of a `kb.tuner.HyperModel`.
         RuntimeError: if no trial was completed; the message has the first error.

@@ -56,7 +56,7 @@ def file_of(url: str) -> Path | None:
 
 
 def _trials(path: Path, name: str) -> int | None:
-    """The number of trials in the study of that name; None without one; DatabaseError if damaged."""
+    """The number of trials in the study of that name, None without one; or DatabaseError."""
     address = f"file:{quote(str(path.absolute()))}?mode=ro"
     with contextlib.closing(sqlite3.connect(address, uri=True)) as connection:
         damage = connection.execute("PRAGMA quick_check(1)").fetchone()[0]

@@ -12,13 +12,7 @@ import sqlalchemy
 from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
-from sqlalchemy.exc import (
-    DataError,
-    DBAPIError,
-    IntegrityError,
-    NotSupportedError,
-    ProgrammingError,
-)
+from sqlalchemy import exc
 
 from kblocks.tuner.records import OWNER, identity_of
 from kblocks.tuner.storing.claims import once, release, take
@@ -27,8 +21,9 @@ from kblocks.tuner.terminal import log
 
 PATIENCE = 900.0  # seconds for which a database may be unusable
 _LONGEST = 10.0  # seconds between two tries, at most
-_AWAY = (StorageInternalError, DBAPIError)
-_WRONG = (DataError, IntegrityError, NotSupportedError, ProgrammingError)  # waiting does not help
+_AWAY = (StorageInternalError, exc.DBAPIError)
+# Waiting does not help against these.
+_WRONG = (exc.DataError, exc.IntegrityError, exc.NotSupportedError, exc.ProgrammingError)
 _REFUSED = ("password authentication failed", "no password supplied", "does not exist")
 _SPOILT = ("malformed", "not a database")
 
@@ -208,7 +203,7 @@ def _sleep(seconds: float, patience: Callable[[], float]) -> None:
 
 def _is_wrong(error: BaseException) -> bool:
     """Whether the database has answered with an error that would come again."""
-    cause = error if isinstance(error, DBAPIError) else error.__cause__
+    cause = error if isinstance(error, exc.DBAPIError) else error.__cause__
     return isinstance(cause, _WRONG) or any(words in why(error) for words in _REFUSED + _SPOILT)
 
 

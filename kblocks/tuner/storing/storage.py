@@ -14,13 +14,7 @@ import optuna
 import sqlalchemy
 from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage, RDBStorage
-from sqlalchemy.exc import (
-    ArgumentError,
-    DisconnectionError,
-    IntegrityError,
-    ProgrammingError,
-    SQLAlchemyError,
-)
+from sqlalchemy import exc
 
 from kblocks.tuner.records import Objective
 from kblocks.tuner.storing.diagnosis import diagnosis, file_of
@@ -54,7 +48,7 @@ def url_of(storage: str | None, folder: Path) -> str:
         )
     try:
         sqlalchemy.make_url(storage)
-    except (ArgumentError, ValueError):
+    except (exc.ArgumentError, ValueError):
         raise ValueError(
             "`storage` must be a URL of SQLAlchemy such as sqlite:///runs/study.db or "
             "postgresql://user@host/name. "
@@ -100,7 +94,7 @@ def open_storage(url: str, patience: float = PATIENCE, create: bool = True) -> P
         inner, engine = patiently(
             lambda: _opened(url, arguments, create), lambda: min(patience, 60.0)
         )
-    except (SQLAlchemyError, StorageInternalError) as error:
+    except (exc.SQLAlchemyError, StorageInternalError) as error:
         found = diagnosis(url)
         message = f"{shown(url)} cannot be used: {why(error)}" + (f". {found}" if found else "")
         raise ConnectionError(message) from None
@@ -133,7 +127,7 @@ def _file(path: Path, create: bool) -> dict[str, Any]:
 
     def checked(connection: Any, record: Any, proxy: Any) -> None:
         if record.info.get("file") != _identity(path):
-            raise DisconnectionError(f"{path} is not the file that was opened")
+            raise exc.DisconnectionError(f"{path} is not the file that was opened")
 
     events = [(connected, "connect"), (checked, "checkout"), *_CLOSED_BY_OTHERS]
     return {"creator": connect, "pool_events": events}
@@ -161,7 +155,7 @@ def _unmarked(connection: Any, record: Any) -> None:
 def _not_closed(connection: Any, record: Any, proxy: Any) -> None:
     mark, identity = record.info["mark"]
     if _identity(mark) != identity:
-        raise DisconnectionError("a trial has closed the descriptors of its process")
+        raise exc.DisconnectionError("a trial has closed the descriptors of its process")
 
 
 # A trial may close all file descriptors, as code that starts a daemon does. A connection would then
@@ -182,7 +176,7 @@ def _opened(
     try:
         with held():
             own = RDBStorage(url, engine_kwargs=arguments)
-    except (IntegrityError, ProgrammingError):
+    except (exc.IntegrityError, exc.ProgrammingError):
         time.sleep(0.5)  # another process is creating the same tables
         own = RDBStorage(url, engine_kwargs=arguments)
     return optuna.storages.get_storage(own), own.engine

@@ -17,7 +17,7 @@ from kblocks.tuner.storing.study import delete, find, identity
 
 
 class Store:
-    """The study and the checkpoints (at `location`) of one search; opens the database on first use."""
+    """The study and the checkpoints (at `location`) of one search; opens the database when used."""
 
     def __init__(self, url: str, location: str, name: str, patience: float, create: bool) -> None:
         self._url, self._name = url, name
