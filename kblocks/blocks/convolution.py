@@ -136,21 +136,18 @@ def check_convolutions(spec: Any, filters: int | None = None) -> None:
     check_symmetric("padding", spec.padding, "kernel_size", spec.kernel_size)
 
 
-def check_symmetric(name: str, padding: Any, size_name: str, size: Pixels) -> None:
+def check_symmetric(name: str, padding: Any, window: str, size: Pixels) -> None:
     """Refuses symmetric padding for an even window, where it cannot keep the size."""
     if padding == "symmetric" and not (size[0] % 2 and size[1] % 2):
-        raise ValueError(
-            f"`{name}`='symmetric' needs an odd `{size_name}`. Received: {size_name}={size}"
-        )
+        raise ValueError(f"`{name}`='symmetric' needs an odd `{window}`. Received: {window}={size}")
 
 
-def check_pool(name: str, padding: Any, size_name: str, size: Pixels) -> None:
+def check_pool(name: str, padding: Any, window: str, size: Pixels) -> None:
     """Refuses pool padding that does not fit the window; each window must hold a pixel."""
-    check_symmetric(name, padding, size_name, size)
+    check_symmetric(name, padding, window, size)
     if not isinstance(padding, str) and (padding[0] >= size[0] or padding[1] >= size[1]):
         raise ValueError(
-            f"`{name}` must be less than `{size_name}`. "
-            f"Received: {name}={padding}, {size_name}={size}"
+            f"`{name}` must be less than `{window}`. Received: {name}={padding}, {window}={size}"
         )
 
 

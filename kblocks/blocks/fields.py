@@ -226,12 +226,8 @@ def _sizes(value: Any) -> tuple[tuple[int, int], ...]:
 
 
 Count = Annotated[int, Check("a positive integer", lambda value: _integer(value, 1))]
-Repeats = Annotated[
-    int,
-    Check(
-        f"an integer from 1 to {_MOST_REPEATS:,}", lambda value: _integer(value, 1, _MOST_REPEATS)
-    ),
-]
+_REPEATS = f"an integer from 1 to {_MOST_REPEATS:,}"
+Repeats = Annotated[int, Check(_REPEATS, lambda value: _integer(value, 1, _MOST_REPEATS))]
 Counts = Annotated[tuple[int, ...], Check("a sequence of positive integers", _each)]
 Size = Annotated[
     int | tuple[int, int], Check("a positive integer or a pair of them (height, width)", _pair)

@@ -169,9 +169,7 @@ class ResNeXtBlock(Residual):
     def check(self) -> None:
         check_convolutions(self)
         if self.groups != 1:
-            raise ValueError(
-                f"`cardinality` is the number of groups here. Received: groups={self.groups}"
-            )
+            raise ValueError(f"`cardinality` sets the groups here. Received: groups={self.groups}")
 
     def plan(self, channels: int) -> Op:
         inner = self.cardinality * self.group_width

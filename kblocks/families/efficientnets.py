@@ -105,18 +105,15 @@ def scaled(filters: Any, width: float) -> Any:
 # As in torchvision, B5 to B7 have TensorFlow's momentum and epsilon, because their weights come
 # from there; B0 to B4 have PyTorch's. timm's `efficientnet_b5` has PyTorch's; its `tf_` networks
 # have TensorFlow's, and "same" padding.
-_TENSORFLOW: dict[str, Any] = {"normalization": Norm("batch", momentum=0.99, epsilon=1e-3)}
-_HALF_DROPPED = {"dropout": 0.5, **_TENSORFLOW}
+_TF: dict[str, Any] = {"normalization": Norm("batch", momentum=0.99, epsilon=1e-3)}
 efficientnet_b0 = variant("efficientnet_b0", efficientnet, width=1.0, depth=1.0, dropout=0.2)
 efficientnet_b1 = variant("efficientnet_b1", efficientnet, width=1.0, depth=1.1, dropout=0.2)
 efficientnet_b2 = variant("efficientnet_b2", efficientnet, width=1.1, depth=1.2, dropout=0.3)
 efficientnet_b3 = variant("efficientnet_b3", efficientnet, width=1.2, depth=1.4, dropout=0.3)
 efficientnet_b4 = variant("efficientnet_b4", efficientnet, width=1.4, depth=1.8, dropout=0.4)
-efficientnet_b5 = variant(
-    "efficientnet_b5", efficientnet, width=1.6, depth=2.2, dropout=0.4, **_TENSORFLOW
-)
-efficientnet_b6 = variant("efficientnet_b6", efficientnet, width=1.8, depth=2.6, **_HALF_DROPPED)
-efficientnet_b7 = variant("efficientnet_b7", efficientnet, width=2.0, depth=3.1, **_HALF_DROPPED)
+efficientnet_b5 = variant("efficientnet_b5", efficientnet, width=1.6, depth=2.2, dropout=0.4, **_TF)
+efficientnet_b6 = variant("efficientnet_b6", efficientnet, width=1.8, depth=2.6, dropout=0.5, **_TF)
+efficientnet_b7 = variant("efficientnet_b7", efficientnet, width=2.0, depth=3.1, dropout=0.5, **_TF)
 
 
 def _lite(name: str, width: float, depth: float, dropout: float) -> Callable[..., Architecture]:
@@ -134,7 +131,7 @@ def _lite(name: str, width: float, depth: float, dropout: float) -> Callable[...
         padding="same",
         stem={"filters": 32, "padding": "same"},
         top={"filters": 1280},
-        **_TENSORFLOW,
+        **_TF,
     )
 
 

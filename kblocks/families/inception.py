@@ -174,9 +174,7 @@ def _module(block: Any, where: str, arguments: Mapping[str, Any]) -> Any:
     return staged.spec_of(block, where, changed)
 
 
-def _auxiliary_rows(
-    auxiliary: Mapping[str, Any], blocks: Sequence[int], shared: Mapping[str, Any]
-) -> Rows:
+def _auxiliary_rows(auxiliary: Any, blocks: Sequence[int], shared: Mapping[str, Any]) -> Rows:
     if not isinstance(auxiliary, Mapping) or not all(
         isinstance(given, Mapping) for given in auxiliary.values()
     ):

@@ -75,6 +75,5 @@ def _choices(row: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-space = choices.ready_space(
-    resnext, "resnext50_32x4d", _choices, ("blocks", "cardinality", "group_width")
-)
+PUBLISHED = ("blocks", "cardinality", "group_width")
+space = choices.ready_space(resnext, "resnext50_32x4d", _choices, PUBLISHED)

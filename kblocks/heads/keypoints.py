@@ -179,10 +179,8 @@ class KeypointMaps(Convolutional):
         return keypoint_task(self)
 
     def plan(self, channels: int) -> Op:
-        hidden = [
-            Chain(conv(self, filters, self.kernel_size), norm(self), act(self))
-            for filters in self.filters
-        ]
+        size, ends = self.kernel_size, (norm(self), act(self))
+        hidden = [Chain(conv(self, filters, size), *ends) for filters in self.filters]
         maps = Conv(self.points, kernel_initializer=self.kernel_initializer)
         return Chain(*hidden, maps, SoftArgmax())
 

@@ -59,9 +59,7 @@ class PixelLoss(TargetLoss):
         return fits and agree(classes, self.classes)
 
     def problem(self, targets: np.ndarray) -> str | None:
-        if self.classes == 1 or not (
-            targets.ndim == 3 or (targets.ndim == 4 and targets.shape[3] == 1)
-        ):
+        if self.classes == 1 or targets.ndim < 3 or targets.shape[3:] not in ((), (1,)):
             return "another form"
         counted = targets if self.void is None else targets[targets != self.void]
         if np.any(counted != np.floor(counted)):

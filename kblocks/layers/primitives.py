@@ -72,9 +72,7 @@ def layer_for(
     raise TypeError(f"A plan holds the primitives of kblocks.plans.ops. Received: {op!r}")
 
 
-def _norm(
-    op: ops.Norm, following: ops.Op | None, channels: int, axis: int, common: dict[str, Any]
-) -> Any:
+def _norm(op: ops.Norm, following: ops.Op, channels: int, axis: int, common: dict[str, Any]) -> Any:
     learned = {
         "axis": axis,
         "epsilon": op.epsilon,
@@ -425,19 +423,15 @@ def _explicit_pads(op: ops.Conv) -> Callable[[Any], Pads] | None:
         return lambda size: _same_pads(op, size, op.kernel_size, op.dilation_rate, reason)
     pads = _symmetric_pads(op.kernel_size, op.padding, op.dilation_rate)
     keeps_size = all(
-        2 * before == dilation * (kernel - 1)
-        for (before, _), kernel, dilation in zip(
-            pads, op.kernel_size, op.dilation_rate, strict=True
-        )
+        2 * before == dilation * (size - 1)
+        for (before, _), size, dilation in zip(pads, op.kernel_size, op.dilation_rate, strict=True)
     )
     if keeps_size and op.strides == (1, 1) and op.padding_mode == "zeros":
         return None  # Keras' "same" pads the same here, within its kernel
     return lambda size: pads
 
 
-def _same_pads(
-    op: Any, size: tuple[Any, Any], window: Pair, dilation_rate: Pair, reason: str
-) -> Pads:
+def _same_pads(op: Any, size: Any, window: Pair, dilation_rate: Pair, reason: str) -> Pads:
     amounts = []
     for n, kernel, stride, dilation in zip(size, window, op.strides, dilation_rate, strict=True):
         if n is None and stride > 1 and kernel > 1:

@@ -191,9 +191,7 @@ def _samples(model: Any, representative: Any) -> Callable[[], Iterator[list[np.n
     """A function that yields the inputs one by one, each in a list, as the converter needs them."""
     inputs = getattr(model, "inputs", None) or ()
     if len(inputs) != 1:
-        raise ValueError(
-            f"`representative` goes with models of one input. Received: {len(inputs)} inputs"
-        )
+        raise ValueError(f"`representative` goes with one input. Received: {len(inputs)} inputs")
     expected, dtype = tuple(inputs[0].shape[1:]), keras.backend.standardize_dtype(inputs[0].dtype)
     if None in expected:
         raise ValueError(

@@ -233,9 +233,8 @@ def _piece(layer: Any) -> folding.Linear | folding.Affine:
         kernel = np.swapaxes(kernel, -1, -2)
     if isinstance(layer, _DEPTHWISE):  # one input channel a group
         kernel = kernel.reshape(*kernel.shape[:-2], 1, -1)
-    return folding.Linear(
-        kernel, _array(layer.bias) if layer.use_bias else np.zeros(kernel.shape[-1])
-    )
+    bias = _array(layer.bias) if layer.use_bias else np.zeros(kernel.shape[-1])
+    return folding.Linear(kernel, bias)
 
 
 def _kernel(layer: Any) -> Any:

@@ -112,9 +112,7 @@ def _write(path: str | os.PathLike[str], tiles: list[np.ndarray]) -> None:
     try:
         from PIL import Image
     except ImportError as error:
-        raise ImportError(
-            "A PNG needs Pillow: pip install 'kblocks[report]'", name="PIL"
-        ) from error
+        raise ImportError("PNGs need Pillow: pip install 'kblocks[report]'", name="PIL") from error
     factor = math.ceil(_TILE / min(tiles[0].shape[:2]))
     tiles = [tile.repeat(factor, 0).repeat(factor, 1) for tile in tiles]
     height, width, *color = tiles[0].shape

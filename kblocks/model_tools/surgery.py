@@ -246,9 +246,7 @@ def _rebuilt(graph: Any, shape: tuple[Any, ...]) -> keras.Model:
             inner[id(layer)] = _on_input(layer, args[0])
         return inner[id(layer)](*args, **kwargs)
 
-    new = keras.models.clone_model(
-        graph, input_tensors=start, clone_function=_copied, call_function=called
-    )
+    new = keras.models.clone_model(graph, start, clone_function=_copied, call_function=called)
     if isinstance(graph, SharedTargets):
         new.share(graph.targets, graph.auxiliary)  # Keras does not copy them
     for source, target in zip(graph.layers, new.layers, strict=True):

@@ -153,9 +153,8 @@ class Architecture:
             hint = f": kb.{name}(net.model((height, width, channels)){_OF_MODELS[name]})"
         if not name.startswith("_") and hasattr(keras.Model, name):
             hint = f". A Keras model has it: net.model((height, width, channels)).{name}"
-        raise AttributeError(
-            f"an Architecture has no attribute {name!r}{hint}", name=name, obj=self
-        )
+        text = f"an Architecture has no attribute {name!r}{hint}"
+        raise AttributeError(text, name=name, obj=self)
 
     def __call__(self, *inputs: Any) -> Any:
         """Refuses to be called: a Keras model computes."""

@@ -168,7 +168,5 @@ WEIGHT_SETS: dict[str, tuple[WeightSet, ...]] = {
     **{name: _lite(name, *row) for name, row in _LITE.items()},
     "inception_v3": _timm("inception_v3", "tv_in1k", 77.294, _BSD, **_HALVED),
     "inception_v4": _timm("inception_v4", "tf_in1k", 80.2, **_HALVED),
-    "inception_resnet_v2": _timm(
-        "inception_resnet_v2", "tf_in1k", 80.4, **{**_HALVED, "crop": 0.8975}
-    ),
+    "inception_resnet_v2": _timm("inception_resnet_v2", "tf_in1k", 80.4, crop=0.8975, **_HALVED),
 }

@@ -94,9 +94,7 @@ class _Tensor:
             published = shape[-1], channels, height, width
         linear = shape[::-1] if self.kernel and len(shape) == 2 else published
         if given.shape not in (published, linear):
-            raise ValueError(
-                f"is {given.shape}, which does not fit {self.variable.path} of {shape}"
-            )
+            raise ValueError(f"is {given.shape}, which does not fit {self.variable.path}, {shape}")
         if self.kernel is None:
             return given
         return given.reshape(published).transpose(2, 3, 1, 0).reshape(shape)

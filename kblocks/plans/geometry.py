@@ -121,10 +121,8 @@ def window(op: Op, height: Any, width: Any, kernel: Pair, dilation: Pair = (1, 1
     rows, columns = (0, 0) if op.padding == "same" else op_reach(op, kernel, dilation)
     if height is None or width is None or height <= rows or width <= columns:
         return tuple(
-            _output_size(
-                size, kernel[axis], op.strides[axis], of_axis(op.padding, axis), dilation[axis]
-            )
-            for axis, size in enumerate((height, width))
+            _output_size(size, kernel[i], op.strides[i], of_axis(op.padding, i), dilation[i])
+            for i, size in enumerate((height, width))
         )
     return (height - 1 - rows) // vertical + 1, (width - 1 - columns) // horizontal + 1
 

@@ -356,9 +356,7 @@ class Reshape(NamedTuple):
 
     def walk(self, shape: Shape, tally: Tally | None) -> Shape:
         if None not in shape and math.prod(shape) != math.prod(self.shape):
-            raise ValueError(
-                f"A reshape to {self.shape} does not fit. Received: input of shape {shape}"
-            )
+            raise ValueError(f"A reshape to {self.shape} does not fit. Received: input {shape}")
         return self.shape
 
 

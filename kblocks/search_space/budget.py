@@ -62,9 +62,7 @@ class Budget:
                 raise ValueError(f"`{name}` must be a positive number. Received: {name}={limit!r}")
             most = getattr(self, name.removeprefix("min_")) or math.inf
             if limit > most:
-                raise ValueError(
-                    f"`{name}` must not be over its most, {most:,}. Received: {name}={limit:,}"
-                )
+                raise ValueError(f"`{name}` must be at most {most:,}. Received: {name}={limit:,}")
         size = self.batch_size
         if not isinstance(size, int) or isinstance(size, bool) or size < 1:
             raise ValueError(f"`batch_size` must be a positive integer. Received: {size!r}")

@@ -66,10 +66,8 @@ class Bound:
         A block is the only row of a network.
         """
         if self.is_block:
-            fields = {k: value for k, value in self.arguments.items() if k not in _OF_KERAS}
-            return Architecture(
-                [("block", self.builder.Spec(**fields))], name=name_of(self.builder)
-            )
+            own = {k: value for k, value in self.arguments.items() if k not in _OF_KERAS}
+            return Architecture([("block", self.builder.Spec(**own))], name=name_of(self.builder))
         net = self.product
         if isinstance(net, keras.Model):
             raise TypeError(

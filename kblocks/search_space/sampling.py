@@ -142,17 +142,15 @@ def _sliced(
 ) -> Point:
     """`start` with these dimensions redrawn together, by slice sampling with shrinkage."""
     own = {name: kind.share(start[name], random.random()) for name, kind in kinds.items()}
-    bounds = dict.fromkeys(kinds, (0.0, 1.0))
+    ends = dict.fromkeys(kinds, (0.0, 1.0))
     for _ in range(_SHRUNK):
-        shares = {
-            name: low + random.random() * (high - low) for name, (low, high) in bounds.items()
-        }
+        shares = {name: low + random.random() * (high - low) for name, (low, high) in ends.items()}
         point = start.moved({name: kinds[name].at(min(s, _LAST)) for name, s in shares.items()})
         if point == start or fits(point):
             return point
         for name, share in shares.items():
-            low, high = bounds[name]
-            bounds[name] = (share, high) if share < own[name] else (low, share)
+            low, high = ends[name]
+            ends[name] = (share, high) if share < own[name] else (low, share)
     return start
 
 

@@ -226,11 +226,9 @@ class Tree:
                 for n, value in values.items()
             }
         )
-        for dimension in point.active:
-            if dimension.name not in values:
-                raise ValueError(
-                    f"`values` must have {dimension.name!r}. Received: {dict(values)!r}"
-                )
+        for one in point.active:
+            if one.name not in values:
+                raise ValueError(f"`values` must have {one.name!r}. Received: {dict(values)!r}")
         return point
 
     def ask(self, value_of: Callable[[str], Any]) -> Point:

@@ -181,9 +181,7 @@ def _opened(path: Path) -> Iterator[Any]:
     except (OSError, SyntaxError, TypeError, ValueError, image.DecompressionBombError) as error:
         is_other = isinstance(error, _pillow().UnidentifiedImageError)
         why = "no image of a kind that Pillow knows" if is_other else error
-        raise ValueError(
-            f"Images must be files that can be read. Received: {path}: {why}"
-        ) from error
+        raise ValueError(f"Images must be readable files. Received: {path}: {why}") from error
 
 
 def _turn(file: Any) -> int:

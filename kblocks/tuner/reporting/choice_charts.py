@@ -43,9 +43,7 @@ def importances(view: View) -> tuple[plots.Section | None, list[Importance]]:
         "drawn values that count, also where the network was repaired."
     )
     if min(found.explained for found in made) < _LITTLE:
-        caption += (
-            " R², the share that is foretold at all, is small here: read these bars with care."
-        )
+        caption += " R², the share that is foretold, is small here: read these bars with care."
     columns = 1 if len(figures) == 1 else 2
     return plots.Section("importance", "Which choices matter", caption, figures, columns), made
 

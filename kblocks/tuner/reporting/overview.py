@@ -96,9 +96,7 @@ def _value(value: Any) -> str:
     if not isinstance(value, Mapping):
         return _text(value)
     shown = list(value.items())[:_MANY]
-    rows = "".join(
-        f"<tr><th>{escaped(name, 80)}</th><td>{_text(inner)}</td></tr>" for name, inner in shown
-    )
+    rows = "".join(f"<tr><th>{escaped(k, 80)}</th><td>{_text(v)}</td></tr>" for k, v in shown)
     if len(value) > _MANY:
         rows += f"<tr><td colspan=2>and {len(value) - _MANY:,} more</td></tr>"
     table = f"<table>{rows}</table>"

@@ -8,7 +8,7 @@ import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import fsspec
 import keras
@@ -29,9 +29,7 @@ class State:
     execution: int = 0  # which of the trial's trainings it is; earlier ones are done
 
     @classmethod
-    def of(
-        cls, model: keras.Model, epoch: int, best: list[np.ndarray], execution: int = 0
-    ) -> "State":
+    def of(cls, model: keras.Model, epoch: int, best: list[np.ndarray], execution: int = 0) -> Self:
         """The state of a model after `epoch` epochs, with the weights of the best one."""
         optimizer = getattr(model, "optimizer", None)
         variables = [] if optimizer is None else optimizer.variables

@@ -113,9 +113,7 @@ def unusual(tuner: Any) -> dict[str, str]:
 def versions() -> dict[str, str]:
     """The versions of the packages in use; they may differ when the search is resumed."""
     backend = keras.config.backend()
-    loaded = {
-        name: getattr(sys.modules.get(name), "__version__", "") for name in ("kblocks", backend)
-    }
+    loaded = {one: getattr(sys.modules.get(one), "__version__", "") for one in ("kblocks", backend)}
     packages = ("keras", "keras-tuner", "optuna", "numpy")
     return {
         "kblocks": loaded["kblocks"],

@@ -8,11 +8,10 @@ import time
 from collections.abc import Callable, Container, Sequence
 from typing import Any, TypeVar
 
-import sqlalchemy
 from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
-from sqlalchemy import exc
+from sqlalchemy import Engine, exc
 
 from kblocks.tuner.records import OWNER, identity_of
 from kblocks.tuner.storing.claims import once, release, take
@@ -55,9 +54,7 @@ class PatientStorage(BaseStorage):
     A running trial has an owner from its first moment on: the process that asked for it.
     """
 
-    def __init__(
-        self, inner: BaseStorage, engine: sqlalchemy.Engine, owner: str, patience: float
-    ) -> None:
+    def __init__(self, inner: BaseStorage, engine: Engine, owner: str, patience: float) -> None:
         self.inner, self._engine = inner, engine
         self.owner = owner  # the name of this process
         # Seconds after which the error of the database is raised; other threads may lower it.

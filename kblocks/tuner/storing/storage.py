@@ -14,7 +14,7 @@ import optuna
 import sqlalchemy
 from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage, RDBStorage
-from sqlalchemy import exc
+from sqlalchemy import Engine, exc
 
 from kblocks.tuner.records import Objective
 from kblocks.tuner.storing.diagnosis import diagnosis, file_of
@@ -91,9 +91,7 @@ def open_storage(url: str, patience: float = PATIENCE, create: bool = True) -> P
         if path is not None and not sqlalchemy.make_url(url).query:
             arguments = _file(path, create)
     try:
-        inner, engine = patiently(
-            lambda: _opened(url, arguments, create), lambda: min(patience, 60.0)
-        )
+        own, engine = patiently(lambda: _opened(url, arguments, create), lambda: min(patience, 60))
     except (exc.SQLAlchemyError, StorageInternalError) as error:
         found = diagnosis(url)
         message = f"{shown(url)} cannot be used: {why(error)}" + (f". {found}" if found else "")
@@ -104,7 +102,7 @@ def open_storage(url: str, patience: float = PATIENCE, create: bool = True) -> P
             f"{shown(url)} needs {missing}; for PostgreSQL: pip install 'kblocks[postgresql]'",
             name=missing,
         ) from error
-    return PatientStorage(inner, engine, owner(), patience)  # type: ignore[abstract]
+    return PatientStorage(own, engine, owner(), patience)  # type: ignore[abstract]
 
 
 def _file(path: Path, create: bool) -> dict[str, Any]:
@@ -163,9 +161,7 @@ def _not_closed(connection: Any, record: Any, proxy: Any) -> None:
 _CLOSED_BY_OTHERS = [(_marked, "connect"), (_not_closed, "checkout"), (_unmarked, "close")]
 
 
-def _opened(
-    url: str, arguments: dict[str, Any], create: bool
-) -> tuple[BaseStorage, sqlalchemy.Engine]:
+def _opened(url: str, arguments: dict[str, Any], create: bool) -> tuple[BaseStorage, Engine]:
     if not create:
         engine = sqlalchemy.create_engine(url, **arguments)
         try:
