@@ -274,7 +274,6 @@ class Block(_Layer):
         return outputs
 
     def _cropped(self, merge: Merge, x: Any) -> list[Any]:
-        """The input of each branch."""
         return [x if cut is None else crop(x, cut, self.data_format) for cut in merge.crops()]
 
     def _join(self, mode: str, outputs: list[Any]) -> Any:

@@ -49,7 +49,6 @@ def squeeze_excite(spec: Any, width: int, channels: int, activation: Any) -> Mer
 
 
 def _gated(squeeze: Conv, activation: Any, excite: Conv, gate: Any) -> Merge:
-    """The product of a map and its gate."""
     middle = None if activation is None else Activation(activation)
     averages = GlobalPool("avg", keepdims=True)
     branch = Chain(averages, squeeze, middle, excite, Activation(gate))

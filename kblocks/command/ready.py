@@ -30,6 +30,7 @@ from kblocks.tuner.tuner import Tuner
 
 TRIALS, EPOCHS, BATCH = 20, 15, 64  # the defaults
 _MACS = 40_000  # per pixel, as ResNet-20 on 32x32
+Options = Mapping[str, Any] | None
 
 
 def space(
@@ -91,9 +92,7 @@ class NamedJob(Job):
     the data once; they are not pickled.
     """
 
-    def __init__(
-        self, settings: Mapping[str, Any] | None = None, fitting: Mapping[str, Any] | None = None
-    ) -> None:
+    def __init__(self, settings: Options = None, fitting: Options = None) -> None:
         super().__init__()
         self.settings, self.fitting = dict(settings or {}), dict(fitting or {})
         self._loaded: Data | None = None
@@ -140,9 +139,9 @@ class FamilyJob(NamedJob):
         self,
         family: str,
         source: str,
-        options: Mapping[str, Any] | None = None,
-        settings: Mapping[str, Any] | None = None,
-        fitting: Mapping[str, Any] | None = None,
+        options: Options = None,
+        settings: Options = None,
+        fitting: Options = None,
         weights: str | None = None,
     ) -> None:
         super().__init__(settings, fitting)
@@ -206,12 +205,7 @@ class FamilyJob(NamedJob):
 class RunFile(NamedJob):
     """A run file, with the options that were typed beside it."""
 
-    def __init__(
-        self,
-        path: str,
-        settings: Mapping[str, Any] | None = None,
-        fitting: Mapping[str, Any] | None = None,
-    ) -> None:
+    def __init__(self, path: str, settings: Options = None, fitting: Options = None) -> None:
         super().__init__(settings, fitting)
         self.path = path
 

@@ -112,7 +112,6 @@ def _kind(layer: Any) -> str:
 
 
 def _text(layer: Any) -> str:
-    """The label of a layer: its kernel, kind, filters and strides."""
     kind = type(layer).__name__
     kernel = getattr(layer, "kernel_size", None) or getattr(layer, "pool_size", None)
     filters = getattr(layer, "filters", None) or getattr(layer, "units", None)

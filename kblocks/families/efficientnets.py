@@ -189,11 +189,8 @@ def _torchvision_names(paths: list[str]) -> dict[str, str]:
             unit += kind == "conv" or (kind == "gate_conv" and number == 1)
             leaf = {"conv": "0", "norm": "1"}.get(kind, f"fc{number}")
             names[path] = f"features.{stage}.{block}.block.{unit}.{leaf}"
-    top = _top(paths)
-    return names | {
-        f"stage{top}/conv": f"features.{top}.0",
-        f"stage{top}/norm": f"features.{top}.1",
-    }
+    row, features = f"stage{_top(paths)}", f"features.{_top(paths)}"
+    return names | {f"{row}/conv": f"{features}.0", f"{row}/norm": f"{features}.1"}
 
 
 @naming("efficientnet_pytorch")

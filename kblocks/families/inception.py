@@ -175,9 +175,8 @@ def _module(block: Any, where: str, arguments: Mapping[str, Any]) -> Any:
 
 
 def _auxiliary_rows(auxiliary: Any, blocks: Sequence[int], shared: Mapping[str, Any]) -> Rows:
-    if not isinstance(auxiliary, Mapping) or not all(
-        isinstance(given, Mapping) for given in auxiliary.values()
-    ):
+    given = auxiliary.values() if isinstance(auxiliary, Mapping) else [None]
+    if not all(isinstance(one, Mapping) for one in given):
         raise ValueError(
             "`auxiliary` must be a mapping of arguments of AuxiliaryClassifier for each output. "
             f"Received: auxiliary={auxiliary!r}"

@@ -47,9 +47,8 @@ def detections(
             f"Received: {', '.join(others)} beside them"
         )
     arrays: Any = map(keras.ops.convert_to_numpy, maps.values())
-    scores, boxes = (
-        np.concatenate(levels, 1) for levels in zip(*map(_scores_and_boxes, arrays), strict=True)
-    )
+    both = zip(*map(_scores_and_boxes, arrays), strict=True)
+    scores, boxes = (np.concatenate(levels, 1) for levels in both)
     return [_kept(*image, score, iou, most) for image in zip(scores, boxes, strict=True)]
 
 

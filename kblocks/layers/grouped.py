@@ -104,12 +104,8 @@ def convolve(
         inputs = keras.ops.average_pool(inputs, 1, strides, "valid", data_format)
         strides = (1, 1)
     way = way_of(channels, groups, strides, dtype, max(dilation_rate) > 1)
-    how = {
-        "strides": strides,
-        "padding": padding,
-        "dilation_rate": dilation_rate,
-        "data_format": data_format,
-    }
+    how = {"strides": strides, "padding": padding}
+    how |= {"dilation_rate": dilation_rate, "data_format": data_format}
     kind = way.removesuffix(" in float32")
     if kind != way:
         inputs, kernel = keras.ops.cast(inputs, "float32"), keras.ops.cast(kernel, "float32")
@@ -154,7 +150,6 @@ def _on_diagonal(kernel: Any, groups: int, together: int) -> Any:
     height, width, channels, filters = kernel.shape
     parts, own = groups // together, filters // groups
     blocks: Any = keras.ops.reshape(kernel, (height, width, 1, channels, parts, together, own))
-    diagonal = keras.ops.reshape(
-        keras.ops.eye(together, dtype=kernel.dtype), (1, 1, together, 1, 1, together, 1)
-    )
+    eye = keras.ops.eye(together, dtype=kernel.dtype)
+    diagonal = keras.ops.reshape(eye, (1, 1, together, 1, 1, together, 1))
     return keras.ops.reshape(blocks * diagonal, (height, width, together * channels, filters))

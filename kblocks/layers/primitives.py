@@ -73,20 +73,14 @@ def layer_for(
 
 
 def _norm(op: ops.Norm, following: ops.Op, channels: int, axis: int, common: dict[str, Any]) -> Any:
-    learned = {
-        "axis": axis,
-        "epsilon": op.epsilon,
-        "scale": op.scale,
-        "center": op.center,
-        **common,
-    }
+    common = {"axis": axis, "epsilon": op.epsilon, "scale": op.scale, "center": op.center, **common}
     match op.kind:
         case "batch":
             own = {"momentum": op.momentum, "synchronized": op.synchronized}
-            return BatchNormalization(before_relu=_is_relu(following), **own, **learned)
+            return BatchNormalization(before_relu=_is_relu(following), **own, **common)
         case "layer":
-            return keras.layers.LayerNormalization(**learned)
-    return keras.layers.GroupNormalization(op.groups or math.gcd(32, channels), **learned)
+            return keras.layers.LayerNormalization(**common)
+    return keras.layers.GroupNormalization(op.groups or math.gcd(32, channels), **common)
 
 
 def _is_relu(op: ops.Op | None) -> bool:

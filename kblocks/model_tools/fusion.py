@@ -152,9 +152,8 @@ def _chain_of(layer: Any) -> Chain | None:
     else:
         return None
     linear = layer.activation is keras.activations.linear
-    return Chain(
-        folding.Part(op, source), None if linear else folding.Part(ops.Activation("ending"), source)
-    )
+    ending = None if linear else folding.Part(ops.Activation("ending"), source)
+    return Chain(folding.Part(op, source), ending)
 
 
 def _axis_in(layer: Any, x: Any) -> int:

@@ -57,7 +57,6 @@ def from_json(text: str, make: Callable[..., T]) -> T:
 
 
 def _block_to_json(spec: Any) -> dict[str, Any]:
-    """A row's block; arguments with default values are left out."""
     if isinstance(spec, str):
         return {"weights_of": spec}
     name = keras.saving.get_registered_name(spec._block)

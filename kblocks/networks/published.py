@@ -33,9 +33,8 @@ class WeightSet(NamedTuple):
 
     def preprocessing(self) -> "Preprocessing":
         """A layer that turns images of any size in [0, 255] into inputs for these weights."""
-        return Preprocessing(
-            self.size, self.mean, self.std, crop=self.crop, interpolation=self.interpolation
-        )
+        how: Any = {"crop": self.crop, "interpolation": self.interpolation}
+        return Preprocessing(self.size, self.mean, self.std, **how)
 
 
 @keras.saving.register_keras_serializable("kblocks")
@@ -71,9 +70,8 @@ class Preprocessing(keras.layers.Layer):
         self.size, self.crop, self.interpolation = size, crop, interpolation
         self.mean, self.std = tuple(mean), tuple(std)
         side = round(size / crop)
-        self._resizing = keras.layers.Resizing(
-            side, side, interpolation, crop_to_aspect_ratio=True, antialias=True
-        )
+        how: Any = {"crop_to_aspect_ratio": True, "antialias": True}
+        self._resizing = keras.layers.Resizing(side, side, interpolation, **how)
         self._cropping = keras.layers.CenterCrop(size, size)
 
     def build(self, input_shape: Any) -> None:

@@ -23,12 +23,8 @@ from kblocks.networks.published import WeightSet
 from kblocks.networks.rows import is_of_head
 from kblocks.plans import cost, ops
 
-_NORM = {
-    "gamma": "weight",
-    "beta": "bias",
-    "moving_mean": "running_mean",
-    "moving_variance": "running_var",
-}
+_NORM = {"gamma": "weight", "beta": "bias"}
+_NORM |= {"moving_mean": "running_mean", "moving_variance": "running_var"}
 _IGNORED = "num_batches_tracked"
 _AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")
 _HEADS = ("fc.", "_fc.", "classifier.", "head.", "last_linear.", "classif.", "pre_logits.")

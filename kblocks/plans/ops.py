@@ -228,12 +228,8 @@ class Pool(NamedTuple):
                 raise unknown_size(self, "count_padding=True")
         if not self.ceil_mode:
             return (*window(self, height, width, self.pool_size), channels)
-        rows, columns = (
-            None if size is None else ceiled(size, reached, stride)
-            for size, reached, stride in zip(
-                (height, width), pool_reach(self), self.strides, strict=True
-            )
-        )
+        sides = zip((height, width), pool_reach(self), self.strides, strict=True)
+        rows, columns = (None if n is None else ceiled(n, reach, step) for n, reach, step in sides)
         return rows, columns, channels
 
     def geometry(self) -> Geometry:
@@ -300,10 +296,8 @@ class Blur(NamedTuple):
         for size in (height, width):
             if size is not None and size < least:
                 raise InputTooSmallError(f"{size} pixels are too few to blur", least - size)
-        rows, columns = (
-            None if size is None else (size - 1) // stride + 1
-            for size, stride in zip((height, width), self.strides, strict=True)
-        )
+        sides = zip((height, width), self.strides, strict=True)
+        rows, columns = (None if n is None else (n - 1) // step + 1 for n, step in sides)
         return rows, columns, channels
 
     def geometry(self) -> Geometry:

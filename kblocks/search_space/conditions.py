@@ -83,7 +83,6 @@ class Bound:
 
     @functools.cached_property
     def product(self) -> Any:
-        """What the builder returns."""
         return self.builder(**self.arguments)
 
     @property

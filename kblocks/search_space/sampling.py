@@ -21,6 +21,7 @@ from kblocks.search_space.choices import Choice, Integer, Real, Searchable
 from kblocks.search_space.tree import Point, Tree
 
 Shortfall = Callable[[Point], tuple[int, float] | None]
+Fits = Callable[[Point], bool]
 
 _PARTS = 16  # of a range of numbers; a choice between options has a part for each
 _ROUNDS, _DRAWN, _ELITE = 12, 200, 30
@@ -91,9 +92,7 @@ def _moved(law: Law, elite: list[dict[str, int]]) -> Law:
     return Law(weights)
 
 
-def drawn(
-    tree: Tree, fits: Callable[[Point], bool], law: Callable[[], Law], random: Random
-) -> Point | None:
+def drawn(tree: Tree, fits: Fits, law: Callable[[], Law], random: Random) -> Point | None:
     """A random point that fits: from plain draws, then from draws by the law; None if all fail."""
     for _ in range(_PLAIN):
         point = tree.draw(random)
@@ -118,7 +117,7 @@ def wide(tree: Tree) -> list[str]:
     return [name for name, dimension in tree.dimensions.items() if is_wide(dimension.kind)]
 
 
-def redrawn(tree: Tree, fits: Callable[[Point], bool], start: Point, random: Random) -> Point:
+def redrawn(tree: Tree, fits: Fits, start: Point, random: Random) -> Point:
     """A random point that fits, made from another one by slice sampling.
 
     Of a large tree it redraws all choices at once and then some one by one. Of others it redraws
@@ -137,9 +136,7 @@ def redrawn(tree: Tree, fits: Callable[[Point], bool], start: Point, random: Ran
     return start
 
 
-def _sliced(
-    kinds: Mapping[str, Searchable], fits: Callable[[Point], bool], start: Point, random: Random
-) -> Point:
+def _sliced(kinds: Mapping[str, Searchable], fits: Fits, start: Point, random: Random) -> Point:
     """`start` with these dimensions redrawn together, by slice sampling with shrinkage."""
     own = {name: kind.share(start[name], random.random()) for name, kind in kinds.items()}
     ends = dict.fromkeys(kinds, (0.0, 1.0))

@@ -132,7 +132,6 @@ def _front(
 
 
 def curves(view: View) -> plots.Section | None:
-    """The learning curves of the best trials."""
     figures, cut = [], False
     for place, metric in enumerate(_metrics(view)):
         curved = ((t.number, one) for t in view.ranked if (one := t.curve(metric)))

@@ -9,12 +9,8 @@ from kblocks.tuner.reporting.text import clean, cost, duration, escaped, score, 
 from kblocks.tuner.reporting.view import COSTS, View
 
 _STATES = ("completed", "pruned", "failed", "running", "waiting")
-_LABELS = {
-    "input_shape": "input",
-    "trials": "trials asked for",
-    "hours": "hours allowed",
-    "space": "choices",
-}
+_LABELS = {"input_shape": "input", "space": "choices"}
+_LABELS |= {"trials": "trials asked for", "hours": "hours allowed"}
 _LEFT_OUT = ("format", "objectives", "options")
 # What identifies data, and tells a reader nothing.
 _HASH = re.compile(r",? ?(hash: )?\b(?=\d*[a-f])[0-9a-f]{16}\b")
