@@ -55,10 +55,7 @@ def conv(
     groups: int = 1,
     use_bias: bool | None = None,
 ) -> Conv:
-    """A convolution with the bias, padding mode, initializers and regularizers of `spec`.
-
-    `padding` None takes the block's padding.
-    """
+    """A convolution with arguments of `spec`; `padding` None takes the block's padding."""
     use_bias = spec.use_bias if use_bias is None else use_bias
     weight_norm = norms_weights(spec)
     return Conv(
@@ -119,10 +116,7 @@ def act(spec: Any) -> Activation | None:
 
 
 def check_convolutions(spec: Any, filters: int | None = None) -> None:
-    """Refuses arguments of the spatial convolutions that contradict each other.
-
-    `filters` are those of the grouped convolution; None takes the block's.
-    """
+    """Refuses contradictions; `filters` of the grouped convolution are by default the block's."""
     if spec.dilation_rate != (1, 1) and max(spec.strides) > 1:
         raise ValueError(
             "`strides` and `dilation_rate` cannot both be more than 1. "

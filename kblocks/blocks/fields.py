@@ -179,10 +179,7 @@ def leaky_relu(negative_slope: float) -> FrozenConfig:
 
 
 def _config_of(module: Any) -> Callable[[Any], Any]:
-    """A `normalise` that keeps names and turns objects into configs.
-
-    From a config each variable gets a new object.
-    """
+    """A `normalise` that keeps names and turns objects into configs, from which all are new."""
 
     @functools.lru_cache
     def known(name: str) -> str:

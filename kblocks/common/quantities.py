@@ -12,10 +12,7 @@ def quantity(number: float, space: str = " ") -> str:
 
 
 def number_of(text: str) -> float:
-    """The number that a text such as "20M", "1.5 G" or "2e7" means.
-
-    Raises ValueError if it is no number with or without a unit prefix (k, M, G, T, P).
-    """
+    """The number that "20M", "1.5 G" or "2e7" means; ValueError for other text."""
     sizes = {"K": 1e3, **{unit: size for size, unit in _UNITS}}
     text = text.strip()
     size = sizes.get(text[-1:])

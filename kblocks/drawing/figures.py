@@ -117,10 +117,7 @@ def _canvas_of_model(model: keras.Model, input_shape: Any) -> Canvas:
 
 
 def _usual_shape(spec: Any) -> tuple[Any, ...]:
-    """An input shape of unknown size with as many channels as the block outputs, if there is one.
-
-    With it a residual block without strides has an identity shortcut, as papers draw it.
-    """
+    """A shape with as many channels as the block outputs: then a shortcut is an identity."""
 
     def output_of(channels: int) -> int | None:
         try:

@@ -54,10 +54,7 @@ def options(published: Any, *others: Any) -> Any:
 
 
 def widths(published: int) -> Any:
-    """A choice of the published number of filters, the default, and 1/4, 1/2, 3/4 and 3/2 of it.
-
-    All are multiples of 8 if the published number is one and more than 8.
-    """
+    """A choice of the published number and 1/4, 1/2, 3/4, 3/2 of it; multiples of 8 stay so."""
     step = 8 if published % 8 == 0 and published > 8 else 1
     scaled = (max(step, round(published * share / step) * step) for share in (0.25, 0.5, 0.75, 1.5))
     return options(published, *scaled)

@@ -54,10 +54,7 @@ class KeypointLoss(TargetLoss):
 
 
 def places_and_seen(targets: Any) -> tuple[Any, Any]:
-    """The positions (batch, points, 2) and the visibility (batch, points) of points.
-
-    The position of an invisible point may be anything, NaN too; it becomes 0.
-    """
+    """The positions (batch, points, 2), 0 if invisible, and the visibility (batch, points)."""
     places = targets[..., :2]
     if targets.shape[-1] == 3:
         seen = targets[..., 2]

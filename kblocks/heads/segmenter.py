@@ -104,10 +104,7 @@ def _last(shape: tuple[Any, ...]) -> tuple[Any, Any, Any]:
 
 @keras.saving.register_keras_serializable("kblocks")
 class PixelIoU(keras.metrics.MeanIoU):
-    """Keras' mean IoU for logits in the current data format, channels first or last.
-
-    Keras' own argument `axis` fails for channels first.
-    """
+    """Keras' mean IoU in both data formats; Keras' own `axis` fails for channels first."""
 
     def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
         y_pred = channels_last(y_pred)

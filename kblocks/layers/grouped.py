@@ -127,10 +127,7 @@ def convolve(
 
 
 def _split(x: Any, kernel: Any, groups: int, how: dict[str, Any]) -> Any:
-    """A grouped convolution computed as several dense ones, whose outputs are concatenated.
-
-    Each has the channels of one group, or of several narrow groups with zeros between them.
-    """
+    """A grouped convolution as dense ones side by side, each of one group or of narrow ones."""
     axis = -1 if how["data_format"] == "channels_last" else 1
     width = kernel.shape[2]
     together = next(

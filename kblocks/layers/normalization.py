@@ -8,10 +8,7 @@ from kblocks.common import backend
 
 
 class BatchNormalization(keras.layers.BatchNormalization):
-    """`keras.layers.BatchNormalization`, faster on maps, with equal results up to rounding.
-
-    `before_relu` says whether a rectifier follows, which TensorFlow fuses correctly on CPUs.
-    """
+    """Keras' layer, faster on maps. `before_relu`: whether a rectifier follows (CPUs fuse it)."""
 
     def __init__(self, *, before_relu: bool = False, **kwargs: Any) -> None:
         super().__init__(**kwargs)

@@ -36,10 +36,7 @@ def layer_for(
     seed: str,
     dtype: Any,
 ) -> Any:
-    """The unbuilt Keras layer for one op on an input of `channels`.
-
-    `following` is the next op of the same chain, or None if it is unknown.
-    """
+    """The unbuilt Keras layer for one op; `following` is the next one in the chain, or None."""
     axis = -1 if data_format == "channels_last" else 1
     common = {"name": name, "dtype": dtype}
     if type(op) in _OWN_LAYERS:

@@ -12,10 +12,7 @@ from kblocks.networks.rows import INPUT, Row, walk_rows
 
 
 def layer_arguments(dtype: Any, data_format: str | None) -> dict[str, Any]:
-    """The arguments that all layers of a model share; None leaves one to Keras' setting.
-
-    Raises ValueError if `dtype` is no policy of floats or `data_format` none of Keras'.
-    """
+    """Arguments of all layers of a model; None leaves one to Keras, ValueError for a wrong one."""
     try:
         policy: Any = keras.dtype_policies.get(dtype)
     except (TypeError, ValueError):
@@ -53,10 +50,7 @@ def tensors_of(
     prefix: str,
     shared: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """The output of each needed row from new layers, and the `known` tensors that rows read.
-
-    `shared` is what `layer_arguments` returned.
-    """
+    """The outputs of needed rows, from layers with the `shared` arguments, and `known` tensors."""
     layers: dict[str, Block] = {}
     tensors = dict(known)
     for row, origin, spec, inputs in walk_rows(rows, tensors, needed):

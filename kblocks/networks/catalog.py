@@ -63,10 +63,7 @@ def _signature(family: Callable[..., Architecture], row: Mapping[str, Any]) -> i
 
 
 def member(name: str, family: Callable[..., Architecture]) -> tuple[Any, dict[str, Any]]:
-    """The builder of a published network of a family, and its row of arguments.
-
-    Raises ValueError if the family has no network of that name.
-    """
+    """The builder of a family's published network and its row of arguments; else ValueError."""
     family = getattr(family, "family", family)  # a namesake wraps its family
     names = [known for known, build in _VARIANTS.items() if build.family is family]  # type: ignore[attr-defined]
     if name not in names:

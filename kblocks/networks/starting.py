@@ -31,10 +31,7 @@ class Start:
     images: WeightSet  # says how images are normalized
 
     def tensors(self) -> Mapping[str, Any]:
-        """The arrays by name, read once a process.
-
-        Raises OSError, ImportError, ValueError as `kb.load_torch_weights` does.
-        """
+        """The arrays by name, read once a process; errors as of `kb.load_torch_weights`."""
         return self.source if isinstance(self.source, Mapping) else _read(str(self.source))
 
     def input(
@@ -115,10 +112,7 @@ def _shared_with(net: Architecture) -> Any:
 
 
 def found(starts: Iterable[Start]) -> Start:
-    """The first of these weights that can be read.
-
-    Raises OSError, ImportError, ValueError if none can, that of the first.
-    """
+    """The first of these weights that can be read; raises the error of the first if none can."""
     errors: list[Exception] = []
     for start in starts:
         try:
@@ -131,10 +125,7 @@ def found(starts: Iterable[Start]) -> Start:
 
 
 def loadable(net: Architecture, input_shape: Any, start: Start) -> int:
-    """How many of a network's numbers these weights have; makes no weight of a model.
-
-    Raises OSError, ImportError, ValueError as `found` does.
-    """
+    """How many of a network's numbers these weights have; makes no weight of a model."""
     tensors = start.tensors()
     with keras.StatelessScope():  # variables have shapes, but no values
         pairs = torch_weights.fitting(net.model(input_shape), tensors)
@@ -142,10 +133,7 @@ def loadable(net: Architecture, input_shape: Any, start: Start) -> int:
 
 
 def check(net: Architecture, input_shape: Any, starts: Iterable[Start]) -> None:
-    """Refuses weights of which no array fits a network.
-
-    Raises ValueError if none fits, and as `found` does.
-    """
+    """Raises ValueError for weights of which no array fits a network, and as `found` does."""
     start = found(starts)
     if not loadable(net, input_shape, start):
         raise ValueError(
@@ -170,10 +158,7 @@ def load(model: keras.Model, start: Start) -> dict[str, Any]:
 def model_on_images(
     net: Architecture, input_shape: Any, known: Mapping[str, Any], scale: float = 1
 ) -> keras.Model:
-    """A network's model behind layers that divide images by `scale`, resize and normalize them.
-
-    `known` is what `Start.input` returned.
-    """
+    """A network behind layers that divide images by `scale` and do what `Start.input` says."""
     height, width, channels = input_shape
     tensor = input_of(input_shape, "", {})
     exact: Any = {"dtype": "float32"}  # integers and fractions under any dtype policy

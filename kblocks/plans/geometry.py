@@ -158,10 +158,7 @@ def check_input_shape(shape: Any, unknown: bool = False) -> None:
 
 
 def pool_reach(op: Op) -> Pair:
-    """`reach` of both axes of a pool.
-
-    With `ceil_mode` a window that reaches over the edge counts if it begins before the edge.
-    """
+    """`reach` of a pool; with `ceil_mode` a window counts if it begins before the edge."""
     rows, columns = op_reach(op, op.pool_size)
     if not op.ceil_mode or op.padding == "same":
         return rows, columns
@@ -195,10 +192,7 @@ def cropped(shape: Shape, cut: Crop) -> Shape:
 
 
 def missing_pixels(walk: Callable[[int], Any]) -> float:
-    """The fewest pixels that an input lacks: the least `added` for which `walk(added)` succeeds.
-
-    Infinity if there is none.
-    """
+    """The least `added` for which `walk(added)` succeeds; infinity if there is none."""
 
     def fitting(least: int) -> float:
         """The first number from `least` on that `walk` accepts; 0 if it finds it too small."""

@@ -77,10 +77,7 @@ class Choice:
         return self.written[position]
 
     def index(self, value: Any) -> int:
-        """The position of the option with this label, or for which tuners record this value.
-
-        Raises ValueError if there is none.
-        """
+        """The position of the option with this label or recorded value; ValueError if none has."""
         try:
             return self._positions[_keyed(_plain(value))]
         except (KeyError, TypeError) as error:  # TypeError: not hashable, so no option
@@ -186,10 +183,7 @@ _LARGEST = 2**62  # limit on an integer's bounds and number of values, which `le
 
 
 def position_of(name: str, kind: Searchable, value: Any) -> Any:
-    """The position of a value of the choice called `name`, in either form.
-
-    Raises ValueError if the value is no option of the choice.
-    """
+    """The position of a value, in either form; ValueError if it is no option of the choice."""
     try:
         return kind.index(value)
     except ValueError as error:

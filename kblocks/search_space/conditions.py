@@ -61,10 +61,7 @@ class Bound:
 
     @functools.cached_property
     def network(self) -> Architecture:
-        """The network that the builder makes, whether the conditions hold or not.
-
-        A block is the only row of a network.
-        """
+        """The network that the builder makes, whether allowed or not; of a block one of one row."""
         if self.is_block:
             own = {k: value for k, value in self.arguments.items() if k not in _OF_KERAS}
             return Architecture([("block", self.builder.Spec(**own))], name=name_of(self.builder))

@@ -14,10 +14,7 @@ _TRIED = 100  # about how many positions of an integer to check
 
 
 def refuse_dead_options(tree: Tree) -> None:
-    """Raises ValueError if an option works at none of the points tried: default and random ones.
-
-    Raises TypeError if the builder does, which does not take these arguments, say.
-    """
+    """Raises if an option works at none of the points tried: the default and random ones."""
     random = Random(0)
     contexts = [tree.default(), *(tree.draw(random) for _ in range(_CONTEXTS))]
     if not tree.dimensions:

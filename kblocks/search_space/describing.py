@@ -23,10 +23,7 @@ def choice_rows(tree: Tree) -> list[tuple[str, str, str]]:
 
 
 def table(tree: Tree, noun: str) -> str:
-    """The rows as text; what many choices mean for a Bayesian search; the number of networks.
-
-    `noun` is as for `counts_of`.
-    """
+    """The rows as text, what many choices mean for a Bayesian search, and `counts_of`."""
     rows = choice_rows(tree)
     widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
     lines = [f"{a:<{widths[0]}}  {b:<{widths[1]}}  {c}".rstrip() for a, b, c in rows]

@@ -30,9 +30,6 @@ def prefix_of(name: str | None, is_block: bool) -> str:
 
 
 def is_of_others(key: str, arguments: Collection[str]) -> bool:
-    """Whether a recorded entry is not of a space with these arguments, whose network has no name.
-
-    It then belongs to a recipe, a named network or block, or the tuner itself.
-    """
+    """Whether a recorded entry is of a recipe, a named network or block, or the tuner itself."""
     argument = re.split(r"[.\[#]", key, maxsplit=1)[0]
     return "/" in key or ("." in key and argument not in arguments)

@@ -56,10 +56,7 @@ class Law:
 
 
 def learned(tree: Tree, shortfall: Shortfall) -> Law:
-    """Learns a law under which a good share of the points fits; the last one tried if none does.
-
-    `shortfall` returns how far a point is from fitting, None if it fits.
-    """
+    """A law under which a good share of points fits; `shortfall` is None for one that fits."""
     random = Random(0)
     kinds = {name: dimension.kind for name, dimension in tree.dimensions.items()}
     parts = {name: k.size if isinstance(k, Choice) else _PARTS for name, k in kinds.items()}

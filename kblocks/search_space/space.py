@@ -342,10 +342,7 @@ class Space:
         return self._repair.nearest(point, self._anchor)
 
     def violation(self, point: Point, exactly: bool = True) -> Violation | None:
-        """How far a point is from fitting; None if it fits.
-
-        Finds how much larger the input would have to be only if `exactly`.
-        """
+        """How far a point is from fitting; None if it fits. `exactly`: also by how many pixels."""
         shape = self.input_shape
         if shape is None and not (self._is_searched or self._conditions):
             return None
@@ -421,10 +418,7 @@ def _unbounded(space: Space) -> Space:
 
 
 def _node(source: Any, outer: set[str]) -> Any:
-    """The tree node of a builder and its own arguments, which resolves to a `Bound`.
-
-    `outer` has the names of arguments that replace the builder's own.
-    """
+    """The node of a builder with its arguments but the `outer` ones; resolves to a `Bound`."""
     match source:
         case Choice(options):
             return replace(source, options=tuple(_node(option, outer) for option in options))

@@ -129,10 +129,7 @@ class ImageFiles(keras.utils.PyDataset):
 
 
 def read_image(path: Path, image_size: tuple[int, int], channels: int = 3) -> np.ndarray:
-    """An image file as (height, width, channels): see `pixels`.
-
-    Raises ValueError if Pillow cannot read the file; the message names it.
-    """
+    """An image file as (height, width, channels): see `pixels`; ValueError names the file."""
     with _opened(path) as file:
         file.load()
         return pixels(file, image_size, channels)

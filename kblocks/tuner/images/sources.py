@@ -49,10 +49,7 @@ class Found(NamedTuple):
 
 
 def read(source: str, path: Path) -> Found:
-    """Reads the images of a source unchanged.
-
-    Raises ValueError if the source is unknown; the message lists the known ones.
-    """
+    """Reads the images of a source unchanged; ValueError, with the known ones, for others."""
     if source == "digits":
         return _digits()
     if source in BUILT_IN:

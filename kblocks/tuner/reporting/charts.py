@@ -148,10 +148,7 @@ def curves(view: View) -> plots.Section | None:
 
 
 def _differing(found: list[list[tuple[int, float]]], best: Any) -> tuple[float, float]:
-    """The values between which curves differ: those of their second halves, but for outliers.
-
-    The last value of each curve and its best one are always among them.
-    """
+    """The ends of the curves' second halves, but for outliers, and of last and best values."""
     late = [value for one in found for _, value in one[len(one) // 2 :]]
     kept = [value for one in found for value in (one[-1][1], best(value for _, value in one))]
     low, high = np.quantile(late, [0.05, 0.95]).tolist()
@@ -188,10 +185,7 @@ def _curve(
 
 
 def _metrics(view: View) -> list[str]:
-    """At most two metrics for learning curves: objectives first, then accuracy and loss.
-
-    Metrics that vary in no best trial are taken only if none varies.
-    """
+    """At most two metrics: objectives, accuracy, loss; those that vary, if any does."""
     wanted = [objective.name for objective in view.run.objectives]
     wanted += ["val_accuracy", "accuracy", "val_loss", "loss"]
     best = view.ranked[:_CURVES]

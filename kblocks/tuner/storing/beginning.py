@@ -58,10 +58,7 @@ def _extend(
     settings: Mapping[str, Any],
     known: Mapping[str, BaseDistribution],
 ) -> optuna.Study:
-    """Copies a study's trials to a new study with more choices; the old one then points to it.
-
-    Optuna does not let the options of a choice change within a study.
-    """
+    """Copies trials to a new study, as Optuna fixes a choice's options; the old points to it."""
     first = study.user_attrs.get(EXTENDS, study.study_name)
     taken = studies(storage)
     newer = next(n for i in itertools.count(1) if (n := f"{first} +{i}") not in taken)

@@ -37,10 +37,7 @@ class State:
         return cls(epoch, model.get_weights(), values, best, execution)
 
     def restore(self, model: keras.Model) -> None:
-        """Restores the variables of a model and its optimizer.
-
-        Raises ValueError if the model has other variables.
-        """
+        """Restores variables of a model and its optimizer; ValueError if they are others."""
         model.set_weights(self.weights)
         optimizer: Any = getattr(model, "optimizer", None)
         if optimizer is None or not self.optimizer:
@@ -97,10 +94,7 @@ class Checkpoints:
         return self._files.protocol != "memory"
 
     def check(self) -> None:
-        """Writes, reads and removes a test file.
-
-        Raises ConnectionError if one of these steps fails.
-        """
+        """Writes, reads and removes a test file; ConnectionError if one of these fails."""
         path = f"{self._root}/.check-{uuid.uuid4().hex}"
         expected = np.arange(3)
         try:

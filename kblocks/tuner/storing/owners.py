@@ -175,10 +175,7 @@ def give_back(
 
 
 def give_back_all(study: optuna.Study, storage: PatientStorage, names: tuple[str, ...]) -> None:
-    """Releases the running trials of owners whose names begin with one of `names`.
-
-    The processes were told to end, so their attempts do not count.
-    """
+    """Releases trials of owners with these beginnings, told to end: the attempts do not count."""
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
         if trial.user_attrs.get(OWNER, "").startswith(names):
             give_back(study, storage, trial, counts=False)

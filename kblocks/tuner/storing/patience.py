@@ -169,10 +169,7 @@ _outage = _Outage()
 
 
 def patiently(function: Callable[[], _Result], patience: Callable[[], float]) -> _Result:
-    """The result of `function`, which is retried while its database cannot be used.
-
-    `patience` returns the seconds after which the error is raised; it is asked at every try.
-    """
+    """The result of `function`, retried for as many seconds as `patience` says at every try."""
     began, wait, is_told = time.monotonic(), 0.1, False
     while True:
         try:

@@ -76,10 +76,7 @@ class Store:
         self.checkpoints.clear()
 
     def weights_of(self, *numbers: int) -> dict[int, Any]:
-        """By trial, the weights of its best epoch, or None.
-
-        Raises ValueError if the checkpoints are of another search.
-        """
+        """By trial, the weights of its best epoch, or None; ValueError for another search's."""
         if not self.checkpoints.are_of(self.study().user_attrs.get(IDENTITY, "")):
             raise self._foreign()
         return {number: self.checkpoints.best(number) for number in numbers}
