@@ -128,7 +128,7 @@ def test_least_and_most_are_kept_by_samples_and_repairs(kind: str) -> None:
     [
         ({"min_params": 0}, "`min_params` must be a positive number"),
         ({"training_memory": -1}, "`training_memory` must be a positive number"),
-        ({"min_macs": 20, "macs": 10}, "`min_macs` must not be over its most, 10. Received"),
+        ({"min_macs": 20, "macs": 10}, "`min_macs` must be at most 10. Received"),
         ({"batch_size": 0}, "`batch_size` must be a positive integer"),
     ],
 )

@@ -201,7 +201,7 @@ def test_what_works_on_features_works_on_the_maps_channels(
         (lambda: of_keras(layers.Permute((3, 1, 2)), layers.Flatten()), "permute"),
         (lambda: of_keras(layers.Flatten(), layers.BatchNormalization()), "flattened map"),
         (lambda: of_keras(layers.Flatten(), layers.Softmax(), layers.Dense(5)), "flattened map"),
-        (lambda: branched(layers.Flatten), "joins maps that were flattened"),
+        (lambda: branched(layers.Flatten), "joins flattened maps"),
         (lambda: averaged(), "mean.* no convolutional form"),
         (lambda: kb.resnet(3, **SMALL, head=kb.BoxRegressor()).model((SIDE, SIDE, 3)), "head"),
         (lambda: keras.Sequential([keras.Input((3,)), layers.Dense(2)]), "one map"),

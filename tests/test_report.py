@@ -29,7 +29,7 @@ from kblocks.tuner.reporting.view import POINTS, View
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("chrome")
 HOSTILE = "</script><!--<img src=http://evil.example/x onerror=alert(1)>'\"&\u2028\u202e\x00\ud800"
-PICTURES = ("progress", "front", "importance", "effects", "parallel", "curves")
+PICTURES = ("progress", "front", "importance", "effects", "curves")
 
 
 class Page(HTMLParser):
@@ -201,9 +201,6 @@ def test_a_logarithmic_choice_has_a_logarithmic_axis(made: tuple[Run, Path]) -> 
     ranged = [spec for spec in specs(Page(path)) if '"domain": [0.0001, 0.1]' in spec]
     assert len(ranged) == 1
     assert '"type": "log"' in ranged[0]
-    rate = re.findall(r'{"a": (\d+), "l": "learning_rate"}', json.dumps(Page(path).plots))
-    marks = [row["l"] for row in Page(path).data("ticks") if row["a"] == int(rate[0])]
-    assert marks == ["0.0001", "0.003162", "0.1"]  # the middle is the geometric mean
 
 
 def test_options_that_were_never_tried_are_told(tmp_path: Path) -> None:
@@ -228,8 +225,6 @@ def test_options_that_were_never_tried_are_told(tmp_path: Path) -> None:
         [{"x": "7", "w": "without a score"}, {"x": "9", "w": "never tried"}],
         [{"x": "2", "w": "never tried"}, {"x": "3", "w": "never tried"}],
     ]
-    labels = [row["l"] for row in page.data("ticks") if row["a"] == 0]
-    assert labels == ["3", "5", "7", "(9)"]
 
 
 def test_curves_are_seen_where_they_differ(tmp_path: Path) -> None:

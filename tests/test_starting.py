@@ -24,7 +24,7 @@ from kblocks.command.tables import of_run
 from kblocks.networks import starting, torch_weights
 from kblocks.tuner.delivering import model_of
 from kblocks.tuner.records import Record
-from kblocks.tuner.reporting.network import drawing
+from kblocks.tuner.reporting.outline import drawing
 from kblocks.tuner.reporting.view import View
 from kblocks.tuner.storing import identity
 

@@ -1,7 +1,5 @@
 """The blocks of TResNet: residual blocks with anti-aliased strides, and the stem."""
 
-from __future__ import annotations
-
 from dataclasses import KW_ONLY
 from typing import Any
 

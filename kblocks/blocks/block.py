@@ -1,7 +1,5 @@
 """`Block`, the base class of blocks: one definition is a Keras layer and, as its Spec, data."""
 
-from __future__ import annotations
-
 import functools
 import inspect
 import itertools
@@ -216,8 +214,6 @@ class Block(_Layer):
                 found[path] = {name: config[name] for name in names}
         return found
 
-    # --- the interpreter: `_build` and `_run` walk the plan --------------------------
-
     def _build(
         self, op: Op, shape: Any, parts: Iterator[tuple[str, Op]], following: Op | None = None
     ) -> Any:
@@ -278,7 +274,6 @@ class Block(_Layer):
         return outputs
 
     def _cropped(self, merge: Merge, x: Any) -> list[Any]:
-        """The input of each branch."""
         return [x if cut is None else crop(x, cut, self.data_format) for cut in merge.crops()]
 
     def _join(self, mode: str, outputs: list[Any]) -> Any:
@@ -286,8 +281,6 @@ class Block(_Layer):
             is_first = self.data_format == "channels_first" and len(outputs[0].shape) > 2
             return keras.ops.concatenate(outputs, axis=1 if is_first else -1)
         return functools.reduce(keras.ops.add if mode == "add" else keras.ops.multiply, outputs)
-
-    # --- shapes ----------------------------------------------------------------------
 
     def _spatial_last(self, shape: Any) -> Any:
         """A Keras shape as (height, width, channels), without the batch."""

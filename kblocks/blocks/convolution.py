@@ -1,24 +1,10 @@
 """`ConvBlock`, `NormAct`, and what all convolutional blocks share."""
 
-from __future__ import annotations
-
 from dataclasses import KW_ONLY
 from typing import Any, Literal
 
+from kblocks.blocks import fields
 from kblocks.blocks.block import Block
-from kblocks.blocks.fields import (
-    ActivationLike,
-    Count,
-    InitializerLike,
-    NormLike,
-    Padding,
-    PaddingMode,
-    PoolKind,
-    Rate,
-    RegularizerLike,
-    Repeats,
-    Size,
-)
 from kblocks.plans.ops import Activation, Chain, Conv, Dense, Dropout, Norm, Op, Pixels, Pool
 
 
@@ -49,14 +35,14 @@ class Convolutional(Block, kw_only=True, abstract=True):
         bias_regularizer: Keras regularizer of the biases, by name or as an object, or None.
     """
 
-    activation: ActivationLike | None = "relu"
-    normalization: NormLike | None = "batch"
+    activation: fields.ActivationLike | None = "relu"
+    normalization: fields.NormLike | None = "batch"
     use_bias: bool | None = None
-    padding_mode: PaddingMode = "zeros"
-    kernel_initializer: InitializerLike = "he_normal"
-    bias_initializer: InitializerLike = "zeros"
-    kernel_regularizer: RegularizerLike | None = None
-    bias_regularizer: RegularizerLike | None = None
+    padding_mode: fields.PaddingMode = "zeros"
+    kernel_initializer: fields.InitializerLike = "he_normal"
+    bias_initializer: fields.InitializerLike = "zeros"
+    kernel_regularizer: fields.RegularizerLike | None = None
+    bias_regularizer: fields.RegularizerLike | None = None
 
 
 def conv(
@@ -69,10 +55,7 @@ def conv(
     groups: int = 1,
     use_bias: bool | None = None,
 ) -> Conv:
-    """A convolution with the bias, padding mode, initializers and regularizers of `spec`.
-
-    `padding` None takes the block's padding.
-    """
+    """A convolution with arguments of `spec`; `padding` None takes the block's padding."""
     use_bias = spec.use_bias if use_bias is None else use_bias
     weight_norm = norms_weights(spec)
     return Conv(
@@ -133,10 +116,7 @@ def act(spec: Any) -> Activation | None:
 
 
 def check_convolutions(spec: Any, filters: int | None = None) -> None:
-    """Refuses arguments of the spatial convolutions that contradict each other.
-
-    `filters` are those of the grouped convolution; None takes the block's.
-    """
+    """Refuses contradictions; `filters` of the grouped convolution are by default the block's."""
     if spec.dilation_rate != (1, 1) and max(spec.strides) > 1:
         raise ValueError(
             "`strides` and `dilation_rate` cannot both be more than 1. "
@@ -150,21 +130,18 @@ def check_convolutions(spec: Any, filters: int | None = None) -> None:
     check_symmetric("padding", spec.padding, "kernel_size", spec.kernel_size)
 
 
-def check_symmetric(name: str, padding: Any, size_name: str, size: Pixels) -> None:
+def check_symmetric(name: str, padding: Any, window: str, size: Pixels) -> None:
     """Refuses symmetric padding for an even window, where it cannot keep the size."""
     if padding == "symmetric" and not (size[0] % 2 and size[1] % 2):
-        raise ValueError(
-            f"`{name}`='symmetric' needs an odd `{size_name}`. Received: {size_name}={size}"
-        )
+        raise ValueError(f"`{name}`='symmetric' needs an odd `{window}`. Received: {window}={size}")
 
 
-def check_pool(name: str, padding: Any, size_name: str, size: Pixels) -> None:
+def check_pool(name: str, padding: Any, window: str, size: Pixels) -> None:
     """Refuses pool padding that does not fit the window; each window must hold a pixel."""
-    check_symmetric(name, padding, size_name, size)
+    check_symmetric(name, padding, window, size)
     if not isinstance(padding, str) and (padding[0] >= size[0] or padding[1] >= size[1]):
         raise ValueError(
-            f"`{name}` must be less than `{size_name}`. "
-            f"Received: {name}={padding}, {size_name}={size}"
+            f"`{name}` must be less than `{window}`. Received: {name}={padding}, {window}={size}"
         )
 
 
@@ -195,20 +172,20 @@ class ConvBlock(Convolutional):
     Reference: the conv-bn-relu unit of Ioffe & Szegedy 2015, arXiv:1502.03167.
     """
 
-    filters: Count
-    kernel_size: Size = 3
-    strides: Size = 1
+    filters: fields.Count
+    kernel_size: fields.Size = 3
+    strides: fields.Size = 1
     _: KW_ONLY
-    padding: Padding = "same"
-    convolutions: Repeats = 1
+    padding: fields.Padding = "same"
+    convolutions: fields.Repeats = 1
     order: Literal["conv_norm_act", "norm_act_conv", "norm_last"] = "conv_norm_act"
-    dilation_rate: Size = 1
-    groups: Count = 1
-    pool: PoolKind | None = None
-    pool_size: Size = 2
-    pool_strides: Size | None = None
-    pool_padding: Padding = "valid"
-    dropout: Rate = 0.0
+    dilation_rate: fields.Size = 1
+    groups: fields.Count = 1
+    pool: fields.PoolKind | None = None
+    pool_size: fields.Size = 2
+    pool_strides: fields.Size | None = None
+    pool_padding: fields.Padding = "valid"
+    dropout: fields.Rate = 0.0
 
     def check(self) -> None:
         check_convolutions(self)

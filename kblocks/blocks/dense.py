@@ -1,21 +1,11 @@
 """The residual block of fully connected layers."""
 
-from __future__ import annotations
-
 from dataclasses import KW_ONLY
 from typing import Literal
 
+from kblocks.blocks import fields
 from kblocks.blocks.block import Block
 from kblocks.blocks.convolution import act, dense, norm, norms_weights
-from kblocks.blocks.fields import (
-    ActivationLike,
-    Count,
-    InitializerLike,
-    NormLike,
-    Rate,
-    RegularizerLike,
-    Repeats,
-)
 from kblocks.plans.ops import Chain, Dense, Dropout, Merge, Norm, Op
 
 
@@ -46,18 +36,18 @@ class ResidualDense(Block):
     Reference: He et al. 2015, arXiv:1512.03385, Eq. 1 and 2.
     """
 
-    units: Count
+    units: fields.Count
     _: KW_ONLY
-    depth: Repeats = 2
+    depth: fields.Repeats = 2
     order: Literal["original", "full_preactivation"] = "original"
-    activation: ActivationLike | None = "relu"
-    normalization: NormLike | None = "batch"
-    dropout: Rate = 0.0
+    activation: fields.ActivationLike | None = "relu"
+    normalization: fields.NormLike | None = "batch"
+    dropout: fields.Rate = 0.0
     use_bias: bool | None = None
-    kernel_initializer: InitializerLike = "he_normal"
-    bias_initializer: InitializerLike = "zeros"
-    kernel_regularizer: RegularizerLike | None = None
-    bias_regularizer: RegularizerLike | None = None
+    kernel_initializer: fields.InitializerLike = "he_normal"
+    bias_initializer: fields.InitializerLike = "zeros"
+    kernel_regularizer: fields.RegularizerLike | None = None
+    bias_regularizer: fields.RegularizerLike | None = None
 
     def check(self) -> None:
         if isinstance(self.normalization, Norm) and self.normalization.kind == "group":

@@ -1,7 +1,5 @@
 """The blocks of DenseNet (Huang et al. 2016, arXiv:1608.06993)."""
 
-from __future__ import annotations
-
 from dataclasses import KW_ONLY
 
 from kblocks.blocks.convolution import (

@@ -4,8 +4,6 @@ The check runs once, when a block or Spec is made, and the Spec keeps what the c
 for sizes, configs for initializers.
 """
 
-from __future__ import annotations
-
 import functools
 import json
 import math
@@ -181,10 +179,7 @@ def leaky_relu(negative_slope: float) -> FrozenConfig:
 
 
 def _config_of(module: Any) -> Callable[[Any], Any]:
-    """A `normalise` that keeps names and turns objects into configs.
-
-    From a config each variable gets a new object.
-    """
+    """A `normalise` that keeps names and turns objects into configs, from which all are new."""
 
     @functools.lru_cache
     def known(name: str) -> str:
@@ -228,16 +223,11 @@ def _sizes(value: Any) -> tuple[tuple[int, int], ...]:
 
 
 Count = Annotated[int, Check("a positive integer", lambda value: _integer(value, 1))]
-Repeats = Annotated[
-    int,
-    Check(
-        f"an integer from 1 to {_MOST_REPEATS:,}", lambda value: _integer(value, 1, _MOST_REPEATS)
-    ),
-]
+_REPEATS = f"an integer from 1 to {_MOST_REPEATS:,}"
+Repeats = Annotated[int, Check(_REPEATS, lambda value: _integer(value, 1, _MOST_REPEATS))]
 Counts = Annotated[tuple[int, ...], Check("a sequence of positive integers", _each)]
 Size = Annotated[
-    int | tuple[int, int],
-    Check("a positive integer or a pair of them (height, width)", _pair),
+    int | tuple[int, int], Check("a positive integer or a pair of them (height, width)", _pair)
 ]
 Sizes = Annotated[
     int | Sequence[int | tuple[int, int]],

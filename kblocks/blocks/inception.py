@@ -6,19 +6,10 @@ alone; `(128, 128, 192)` with (1, 7) is a 1x1, a 1x7 and a 7x1; `("max", 32)` wi
 then a 1x1.
 """
 
-from __future__ import annotations
-
 from dataclasses import KW_ONLY
 from typing import Any
 
-from kblocks.blocks.convolution import (
-    Convolutional,
-    act,
-    check_pool,
-    check_symmetric,
-    conv,
-    norm,
-)
+from kblocks.blocks.convolution import Convolutional, act, check_pool, check_symmetric, conv, norm
 from kblocks.blocks.fields import Branches, Padding, Size, Sizes
 from kblocks.plans.ops import Chain, Merge, Op, Pair, Pixels, Pool, Scale
 
@@ -218,11 +209,7 @@ def _kernels(spec: Any, number: int, kernel: Pair) -> list[Pair]:
 
 
 def _unit(
-    spec: Any,
-    filters: int,
-    kernel: Pair = (1, 1),
-    strides: Pair = (1, 1),
-    padding: Pixels = "same",
+    spec: Any, filters: int, kernel: Pair = (1, 1), strides: Pair = (1, 1), padding: Pixels = "same"
 ) -> Op:
     convolution = conv(spec, filters, kernel, strides, _own_padding(padding, kernel))
     return Chain(convolution, norm(spec), act(spec))

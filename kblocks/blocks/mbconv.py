@@ -1,7 +1,5 @@
 """The mobile inverted bottleneck (Sandler et al. 2018, arXiv:1801.04381), with squeeze-excite."""
 
-from __future__ import annotations
-
 from dataclasses import KW_ONLY
 
 from kblocks.blocks.convolution import Convolutional, act, check_symmetric, conv, norm

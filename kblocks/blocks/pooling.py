@@ -1,7 +1,5 @@
 """Pooling layers that Keras lacks."""
 
-from __future__ import annotations
-
 from dataclasses import KW_ONLY
 
 from kblocks.blocks.block import Block

@@ -1,7 +1,5 @@
 """The residual blocks of ResNet, pre-activation ResNet, Wide ResNet and ResNeXt."""
 
-from __future__ import annotations
-
 from dataclasses import KW_ONLY
 from typing import Any, Literal
 
@@ -171,9 +169,7 @@ class ResNeXtBlock(Residual):
     def check(self) -> None:
         check_convolutions(self)
         if self.groups != 1:
-            raise ValueError(
-                f"`cardinality` is the number of groups here. Received: groups={self.groups}"
-            )
+            raise ValueError(f"`cardinality` sets the groups here. Received: groups={self.groups}")
 
     def plan(self, channels: int) -> Op:
         inner = self.cardinality * self.group_width

@@ -1,7 +1,5 @@
 """The separable convolution (Chollet 2016, arXiv:1610.02357) as a block."""
 
-from __future__ import annotations
-
 from dataclasses import KW_ONLY
 from typing import Literal
 

@@ -1,7 +1,5 @@
 """`Spec`: a block as data, immutable and hashable, made from the block's fields and `plan`."""
 
-from __future__ import annotations
-
 import dataclasses
 import difflib
 import inspect
@@ -279,9 +277,7 @@ def _described(doc: str) -> dict[str, str]:
 def _refuse_bad_fields(cls: type, annotations: dict[str, Any], parent: type[Spec]) -> None:
     for name in annotations:
         if name in _RESERVED or name.rstrip("0123456789") in _LABELS:
-            raise TypeError(
-                f"{cls.__name__}: a field cannot bear the name {name!r}, which is taken"
-            )
+            raise TypeError(f"{cls.__name__}: a field cannot be called {name!r}, which is taken")
     for name in set(vars(cls)) & set(parent._checks) - set(annotations):
         raise TypeError(f"{cls.__name__}: annotate {name!r} to change the default of a field")
 

@@ -1,7 +1,5 @@
 """Squeeze-and-excitation (Hu et al. 2017, arXiv:1709.01507)."""
 
-from __future__ import annotations
-
 from dataclasses import KW_ONLY
 from typing import Any
 
@@ -51,7 +49,6 @@ def squeeze_excite(spec: Any, width: int, channels: int, activation: Any) -> Mer
 
 
 def _gated(squeeze: Conv, activation: Any, excite: Conv, gate: Any) -> Merge:
-    """The product of a map and its gate."""
     middle = None if activation is None else Activation(activation)
     averages = GlobalPool("avg", keepdims=True)
     branch = Chain(averages, squeeze, middle, excite, Activation(gate))

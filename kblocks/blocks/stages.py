@@ -1,7 +1,5 @@
 """The stages of a network: a row's name tells its stage."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -41,10 +39,7 @@ def unknown_stage(argument: str, name: Any, names: Sequence[str]) -> ValueError:
 def replaced(
     rows: Sequence[NamedRow], name: str, block: Any
 ) -> tuple[list[NamedRow], dict[str, str]]:
-    """Replaces the row or the stage `name` by a Spec, or a stage by a list of Specs.
-
-    Returns the new rows, and the new name of the last row that was replaced.
-    """
+    """The rows with a row or stage replaced, and the new name of the last one replaced."""
     names = [row[0] for row in rows]
     old = members(name, names)
     if not old:

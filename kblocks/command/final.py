@@ -1,7 +1,5 @@
 """Finishes a search: saves its best model and a table of trials, and tests the model."""
 
-from __future__ import annotations
-
 import json
 import time
 from collections.abc import Callable, Mapping

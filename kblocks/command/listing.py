@@ -4,8 +4,6 @@ It is computed by `python -m kblocks.command.listing`, which writes the file aga
 reads it, because importing Keras and counting a hundred networks takes seconds.
 """
 
-from __future__ import annotations
-
 import functools
 import json
 from pathlib import Path
@@ -50,7 +48,7 @@ def computed() -> dict[str, Any]:
     return {"spaces": list(ready_spaces.__all__), "architectures": shown}
 
 
-def staged(net: Architecture, input_shape: tuple[int, ...]) -> dict[str, Any]:
+def staged(net: "Architecture", input_shape: tuple[int, ...]) -> dict[str, Any]:
     """Input and output shape, parameters and MACs of a network and of each of its stages."""
     total = net.cost(input_shape)
     costs = net.stages(input_shape)
@@ -59,7 +57,7 @@ def staged(net: Architecture, input_shape: tuple[int, ...]) -> dict[str, Any]:
     return {"input": input_shape, **whole, "stages": stages}
 
 
-def native_input(net: Architecture) -> tuple[int, int, int]:
+def native_input(net: "Architecture") -> tuple[int, int, int]:
     """(height, width, channels) of the images for which a network was published."""
     if net.weights:
         side = net.weights[0].size

@@ -1,7 +1,5 @@
 """Searches by the name of a family: its ready space, adapted to the size of the images."""
 
-from __future__ import annotations
-
 import copy
 import math
 from collections.abc import Mapping
@@ -32,21 +30,16 @@ from kblocks.tuner.tuner import Tuner
 
 TRIALS, EPOCHS, BATCH = 20, 15, 64  # the defaults
 _MACS = 40_000  # per pixel, as ResNet-20 on 32x32
+Options = Mapping[str, Any] | None
 
 
 def space(
     family: str, input_shape: tuple[int, ...], classes: int, budget: Budget | None = None
 ) -> Space:
-    """The ready space of a family, with a stem for the images' size, under a budget.
+    """The ready space of a family of `kb.spaces`, with a stem for the images' size, under a budget.
 
-    Args:
-        family: the name of a function in `kb.spaces`.
-        input_shape: (height, width, channels) of the images.
-        classes: the number of classes.
-        budget: the budget; None allows 40,000 MACs a pixel, as many as ResNet-20 needs at 32x32.
-
-    Raises:
-        ValueError: if there is no such family, or no network in it fits images and budget.
+    None allows 40,000 MACs a pixel, as many as ResNet-20 needs at 32x32. Raises ValueError if there
+    is no such family, or no network in it fits images and budget.
     """
     check_known("--family", family, FAMILIES)
     height, width, _ = input_shape
@@ -59,15 +52,9 @@ def published_space(
 ) -> Space:
     """The published networks of a family that can start from weights, the smallest first.
 
-    Args:
-        family, input_shape, classes: as for `space`.
-        budget: the budget; None allows as many MACs as in `space`, or those of the smallest.
-        weights: as `kb.tuner.HyperModel` takes them. From a file only the network starts for which
-            it has most numbers.
-
-    Raises:
-        ValueError: if there is no such family, no network of it has such weights, or none fits
-            images and budget.
+    The budget None allows as many MACs as in `space`, or those of the smallest. From a file only
+    the network starts for which it has most numbers. Raises ValueError if there is no such family,
+    no network of it has such weights, or none fits images and budget.
     """
     check_known("--family", family, FAMILIES)
     nets = [architecture(name, classes=classes) for name in by_family()[family]]
@@ -101,16 +88,11 @@ def _network_in(start: Start, nets: list[Architecture], input_shape: tuple[int, 
 class NamedJob(Job):
     """A job from the command line, whose options override the job's own.
 
-    Each process loads the data once; they are not pickled.
-
-    Args:
-        settings: arguments of `kb.tuner.Tuner`.
-        fitting: arguments of `model.fit`.
+    `settings` are arguments of `kb.tuner.Tuner`, `fitting` those of `model.fit`. Each process loads
+    the data once; they are not pickled.
     """
 
-    def __init__(
-        self, settings: Mapping[str, Any] | None = None, fitting: Mapping[str, Any] | None = None
-    ) -> None:
+    def __init__(self, settings: Options = None, fitting: Options = None) -> None:
         super().__init__()
         self.settings, self.fitting = dict(settings or {}), dict(fitting or {})
         self._loaded: Data | None = None
@@ -123,11 +105,7 @@ class NamedJob(Job):
         return {"fitting": self.fitting, "images": record_of(self.data())}
 
     def joining(self, known: Mapping[str, Any]) -> Self:
-        """A copy that takes what was not typed from the search to join.
-
-        Args:
-            known: the settings of that search's run.
-        """
+        """A copy that takes what was not typed from `known`, the settings of the search to join."""
         joined = copy.copy(self)
         joined.settings = {"trials": known.get("trials"), **self.settings}
         fitting = known.get("job", {}).get("fitting", {})
@@ -152,22 +130,18 @@ class NamedJob(Job):
 class FamilyJob(NamedJob):
     """A family on data, both by name: the job of `--family F --data D`.
 
-    Args:
-        family: as for `space`.
-        source, options: arguments of `kb.tuner.load`.
-        settings, fitting: as for `NamedJob`; `settings` may also have `budget`
-            and the name of a `recipe`.
-        weights: weights that the family's networks start from, as `kb.tuner.HyperModel` takes
-            them; None searches the family's ready space from fresh weights.
+    `source` and `options` are arguments of `kb.tuner.load`; `settings` may also have `budget` and
+    the name of a `recipe`. `weights` are those that the networks start from, as
+    `kb.tuner.HyperModel` takes them; None searches the family's ready space from fresh weights.
     """
 
     def __init__(
         self,
         family: str,
         source: str,
-        options: Mapping[str, Any] | None = None,
-        settings: Mapping[str, Any] | None = None,
-        fitting: Mapping[str, Any] | None = None,
+        options: Options = None,
+        settings: Options = None,
+        fitting: Options = None,
         weights: str | None = None,
     ) -> None:
         super().__init__(settings, fitting)
@@ -205,10 +179,8 @@ class FamilyJob(NamedJob):
     def tuner(self) -> Tuner:
         """A search of `space`, or with weights of `published_space` and of how to train it on.
 
-        With a searched learning rate; Adam and a cosine without `recipe`.
-
-        Raises:
-            ValueError: if there is no recipe of that name, or the arguments do not fit.
+        With a searched learning rate; Adam and a cosine without `recipe`. Raises ValueError if
+        there is no recipe of that name, or the arguments do not fit.
         """
         data, settings = self.data(), {"trials": TRIALS, **self.settings}
         known = self.family, data.input_shape, data.classes, settings.pop("budget", None)
@@ -231,19 +203,9 @@ class FamilyJob(NamedJob):
 
 
 class RunFile(NamedJob):
-    """A run file, with the options that were typed beside it.
+    """A run file, with the options that were typed beside it."""
 
-    Args:
-        path: the path of the run file.
-        settings, fitting: as for `NamedJob`.
-    """
-
-    def __init__(
-        self,
-        path: str,
-        settings: Mapping[str, Any] | None = None,
-        fitting: Mapping[str, Any] | None = None,
-    ) -> None:
+    def __init__(self, path: str, settings: Options = None, fitting: Options = None) -> None:
         super().__init__(settings, fitting)
         self.path = path
 

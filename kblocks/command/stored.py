@@ -1,7 +1,5 @@
 """Finds runs in a folder or a storage for the command line."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -66,7 +64,7 @@ def best_of(run: Run) -> Record:
     return best
 
 
-def best_network(run: Run) -> tuple[Record, Architecture]:
+def best_network(run: Run) -> "tuple[Record, Architecture]":
     """The best completed trial of a run, and its network rebuilt from the record's JSON."""
     from kblocks.networks.architecture import Architecture
 

@@ -1,7 +1,5 @@
 """Tables of architectures and runs for a terminal."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -42,7 +40,7 @@ def of_stages(name: str, found: Mapping[str, Any]) -> Table:
     return table
 
 
-def of_run(run: Run) -> RenderableType:
+def of_run(run: "Run") -> RenderableType:
     """A run's status: the number of trials by state, the running, the best and the failed ones."""
     wanted = run.settings.get("trials")
     ended = sum(trial.is_finished for trial in run.trials)
@@ -103,7 +101,7 @@ def file_name(name: str) -> str:
     return "".join(c if c.isalnum() or c in "-_ ." else "_" for c in name).lstrip(".") or "run"
 
 
-def _cost(trial: Record, name: str) -> str:
+def _cost(trial: "Record", name: str) -> str:
     return f"{trial.costs[name]:,.0f}" if name in trial.costs else "-"
 
 

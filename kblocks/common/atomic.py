@@ -1,7 +1,5 @@
 """Files that are written whole or not at all."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import tempfile
@@ -13,11 +11,7 @@ _PREFIX = ".writing-"  # of the folder in which a file is written
 
 @contextlib.contextmanager
 def whole(path: Path) -> Iterator[Path]:
-    """A temporary path to write to, moved to `path` when the block ends without an error.
-
-    Raises:
-        OSError: if the file cannot be written; the message names `path`.
-    """
+    """A temporary path, moved to `path` if the block ends without error; OSError names `path`."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=_PREFIX) as folder:

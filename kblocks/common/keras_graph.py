@@ -1,7 +1,5 @@
 """The graph of a Keras model: the calls of its layers."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any
 

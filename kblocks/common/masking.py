@@ -1,7 +1,5 @@
 """Masks passwords in text."""
 
-from __future__ import annotations
-
 import re
 
 _SECRETS = (

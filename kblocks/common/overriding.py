@@ -4,8 +4,6 @@
 `Architecture.model` makes a model whose `compile` warns.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

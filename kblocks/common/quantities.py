@@ -1,17 +1,10 @@
 """Numbers in short form, such as 25.6 M, written and read."""
 
-from __future__ import annotations
-
 _UNITS = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
 def quantity(number: float, space: str = " ") -> str:
-    """A number in short form: "25.6 M" for 25636712.
-
-    Args:
-        number: finite.
-        space: the text between the digits and the prefix.
-    """
+    """A finite number in short form, with `space` before the prefix: "25.6 M" for 25636712."""
     for size, unit in _UNITS:
         if abs(number) >= 0.9995 * size:
             return f"{_digits(number / size)}{space}{unit}"
@@ -19,11 +12,7 @@ def quantity(number: float, space: str = " ") -> str:
 
 
 def number_of(text: str) -> float:
-    """The number that a text such as "20M", "1.5 G" or "2e7" means.
-
-    Raises:
-        ValueError: if it is no number with or without a unit prefix (k, M, G, T, P).
-    """
+    """The number that "20M", "1.5 G" or "2e7" means; ValueError for other text."""
     sizes = {"K": 1e3, **{unit: size for size, unit in _UNITS}}
     text = text.strip()
     size = sizes.get(text[-1:])

@@ -1,7 +1,5 @@
 """How objects show themselves: dataclasses as calls, tables in notebooks, text safe for HTML."""
 
-from __future__ import annotations
-
 import dataclasses
 import html
 import re
@@ -18,10 +16,7 @@ _EXACT = 1e15  # whole floats below it have all digits of the integer
 
 
 def call_of(thing: Any, function: str = "") -> str:
-    """The call that makes a dataclass, with the arguments that differ from their defaults.
-
-    `function` is the name of the function that makes it, if not the class.
-    """
+    """The call of `function`, or the class, that makes a dataclass, without default arguments."""
     given = ((f.name, getattr(thing, f.name), f.default) for f in dataclasses.fields(thing))
     shown = [f"{n}={literal(v)}" for n, v, default in given if v is not default and v != default]
     return f"{function or type(thing).__name__}({', '.join(shown)})"

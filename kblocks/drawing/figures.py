@@ -25,7 +25,7 @@ _SUFFIXES = (".svg", ".png")
 
 
 def draw(thing: Any, path: str | os.PathLike[str] | None = None, *, input_shape: Any = None) -> str:
-    """Draws a block, a network or a model as papers do.
+    """Draws a block, a network or a model as papers do, and returns the SVG as text.
 
     The figure of a block has its branches side by side, a circle where they merge, a box for each
     convolution with kernel, filters and strides, and a frame around repeated parts. The figure of
@@ -41,9 +41,6 @@ def draw(thing: Any, path: str | os.PathLike[str] | None = None, *, input_shape:
             built block or a model; a model accepts no other. Other blocks are then drawn with as
             many input channels as they output, if possible, and networks with three, without
             costs.
-
-    Returns:
-        The SVG as text.
 
     Raises:
         ValueError: if `path` ends otherwise or `thing` does not take `input_shape`.
@@ -111,11 +108,7 @@ def _canvas_of_plan(plan: Op, shape: Any, *titles: str) -> Canvas:
 
 
 def _canvas_of_model(model: keras.Model, input_shape: Any) -> Canvas:
-    if input_shape is not None:
-        raise ValueError(
-            f"A model has an input of its own. Received: input_shape={input_shape} with {model!r}"
-        )
-    rows, outputs = rows_of_model(model)
+    rows, outputs = rows_of_model(model, input_shape)
     if not rows:
         raise ValueError(f"A model must have layers to be drawn. Received: {model!r}")
     inputs = getattr(model, "inputs", None) or []
@@ -124,10 +117,7 @@ def _canvas_of_model(model: keras.Model, input_shape: Any) -> Canvas:
 
 
 def _usual_shape(spec: Any) -> tuple[Any, ...]:
-    """An input shape of unknown size with as many channels as the block outputs, if there is one.
-
-    With it a residual block without strides has an identity shortcut, as papers draw it.
-    """
+    """A shape with as many channels as the block outputs: then a shortcut is an identity."""
 
     def output_of(channels: int) -> int | None:
         try:

@@ -1,7 +1,5 @@
 """The rows to draw for any Keras model: blocks by their plans, other layers by their arguments."""
 
-from __future__ import annotations
-
 from collections import Counter
 from dataclasses import replace
 from typing import Any
@@ -26,8 +24,12 @@ _KINDS = (
 )
 
 
-def rows_of_model(model: keras.Model) -> tuple[list[DrawnRow], list[str]]:
-    """The rows of a model, and the names of its outputs among them."""
+def rows_of_model(model: keras.Model, input_shape: Any = None) -> tuple[list[DrawnRow], list[str]]:
+    """The rows of a model, and the names of its outputs; ValueError for another input shape."""
+    if input_shape is not None:
+        raise ValueError(
+            f"A model has an input of its own. Received: input_shape={input_shape} with {model!r}"
+        )
     if not is_graph(model) or not model.built:
         return _as_chain(model), []
     model = as_functional(model)
@@ -110,7 +112,6 @@ def _kind(layer: Any) -> str:
 
 
 def _text(layer: Any) -> str:
-    """The label of a layer: its kernel, kind, filters and strides."""
     kind = type(layer).__name__
     kernel = getattr(layer, "kernel_size", None) or getattr(layer, "pool_size", None)
     filters = getattr(layer, "filters", None) or getattr(layer, "units", None)

@@ -43,10 +43,7 @@ class DrawnRow:
 
 
 def rows_of(net: Architecture, input_shape: Any = None) -> list[DrawnRow]:
-    """The rows of an architecture, auxiliary heads last; they have no costs without a shape.
-
-    Auxiliary heads for which the shape is too small have no costs either.
-    """
+    """The rows, auxiliary heads last; without costs if the shape is unknown or too small."""
     costs = {} if input_shape is None else net.costs(input_shape)
     for output in () if input_shape is None else net.auxiliary:
         with contextlib.suppress(InputTooSmallError):

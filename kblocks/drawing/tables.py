@@ -59,11 +59,7 @@ def summary(net: Any, input_shape: Any = None, print_fn: Callable[[str], Any] = 
 
 def _of_model(model: keras.Model, input_shape: Any) -> tuple[Any, dict[str, Cost]]:
     """The input shape of a model, and the cost of each layer that is more than an input."""
-    if input_shape is not None:
-        raise ValueError(
-            f"A model has an input of its own. Received: input_shape={input_shape} with {model!r}"
-        )
-    rows, _ = rows_of_model(model)
+    rows, _ = rows_of_model(model, input_shape)
     unknown = [row.name for row in rows if row.cost is None or not row.worked_out]
     inputs = getattr(model, "inputs", None) or []
     if unknown or len(inputs) != 1:

@@ -1,7 +1,5 @@
 """AlexNet (Krizhevsky et al. 2012) in its one-tower form (Krizhevsky 2014, arXiv:1404.5997)."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -79,10 +77,7 @@ def plain_rows(name: str, arguments: Sequence[Mapping[str, Any]]) -> list[tuple[
 
 
 def with_linear_head(name: str, rows: Any, head: Any, **published: Any) -> Architecture:
-    """The network of `rows` with the head of AlexNet and VGG: two hidden layers on a flattened map.
-
-    A mapping `head` replaces single arguments. `pool_size` is only for the published pool.
-    """
+    """The network with the head of AlexNet and VGG: two hidden layers on a flattened map."""
     published |= {"pool": "flatten", "hidden": (4096, 4096), "dropout": 0.5}
     if isinstance(head, dict) and head.get("pool", "flatten") != "flatten":
         published.pop("pool_size")

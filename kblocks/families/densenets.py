@@ -1,7 +1,5 @@
 """Densely connected networks (Huang et al. 2016, arXiv:1608.06993)."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from types import NoneType
@@ -99,9 +97,8 @@ _SMALL = {"kernel_size": 3, "strides": 1, **_BARE}
 _CIFAR: dict[str, Any] = {"classes": 10, "growth_rate": 12}
 _PLAIN = {**_CIFAR, "bottleneck": None, "compression": 1.0, "stem": {"filters": 16, **_SMALL}}
 densenet40_12 = variant("densenet40_12", densenet, blocks=(12, 12, 12), **_PLAIN)
-densenet_bc100_12 = variant(
-    "densenet_bc100_12", densenet, blocks=(16, 16, 16), **_CIFAR, stem=_SMALL
-)
+_COMPRESSED = {**_CIFAR, "stem": _SMALL}
+densenet_bc100_12 = variant("densenet_bc100_12", densenet, blocks=(16, 16, 16), **_COMPRESSED)
 
 
 def _choices(row: dict[str, Any]) -> dict[str, Any]:
@@ -132,12 +129,8 @@ def _choices(row: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-space = choices.ready_space(
-    densenet,
-    "densenet121",
-    _choices,
-    ("blocks", "growth_rate", "bottleneck", "compression", "dropout"),
-)
+PUBLISHED = ("blocks", "growth_rate", "bottleneck", "compression", "dropout")
+space = choices.ready_space(densenet, "densenet121", _choices, PUBLISHED)
 
 
 _NAMES = {

@@ -1,7 +1,5 @@
 """EfficientNets (Tan & Le 2019, arXiv:1905.11946)."""
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Callable, Iterator
@@ -77,13 +75,11 @@ def efficientnet(
     """
     stages = staged.count_stages(blocks)
     repeats = [math.ceil(number * positive("depth", depth)) for number in blocks]
-    given = {
-        "filters": filters,
-        "kernel_size": kernel_size,
-        "strides": strides,
-        "expansion": expansion,
+    given = (filters, kernel_size, strides, expansion)  # in the order of `_STAGES`
+    columns = {
+        name: staged.published_or(own, published, stages)
+        for (name, published), own in zip(_STAGES.items(), given, strict=True)
     }
-    columns = {k: staged.published_or(value, _STAGES[k], stages) for k, value in given.items()}
     filters = staged.by_stage("filters", columns["filters"], stages)
     columns |= {"filters": [scaled(number, width) for number in filters], "padding": padding}
     columns |= {"activation": "silu", "normalization": staged.NORM, **block}
@@ -109,21 +105,15 @@ def scaled(filters: Any, width: float) -> Any:
 # As in torchvision, B5 to B7 have TensorFlow's momentum and epsilon, because their weights come
 # from there; B0 to B4 have PyTorch's. timm's `efficientnet_b5` has PyTorch's; its `tf_` networks
 # have TensorFlow's, and "same" padding.
-_TENSORFLOW = {"normalization": Norm("batch", momentum=0.99, epsilon=1e-3)}
+_TF: dict[str, Any] = {"normalization": Norm("batch", momentum=0.99, epsilon=1e-3)}
 efficientnet_b0 = variant("efficientnet_b0", efficientnet, width=1.0, depth=1.0, dropout=0.2)
 efficientnet_b1 = variant("efficientnet_b1", efficientnet, width=1.0, depth=1.1, dropout=0.2)
 efficientnet_b2 = variant("efficientnet_b2", efficientnet, width=1.1, depth=1.2, dropout=0.3)
 efficientnet_b3 = variant("efficientnet_b3", efficientnet, width=1.2, depth=1.4, dropout=0.3)
 efficientnet_b4 = variant("efficientnet_b4", efficientnet, width=1.4, depth=1.8, dropout=0.4)
-efficientnet_b5 = variant(
-    "efficientnet_b5", efficientnet, width=1.6, depth=2.2, dropout=0.4, **_TENSORFLOW
-)
-efficientnet_b6 = variant(
-    "efficientnet_b6", efficientnet, width=1.8, depth=2.6, dropout=0.5, **_TENSORFLOW
-)
-efficientnet_b7 = variant(
-    "efficientnet_b7", efficientnet, width=2.0, depth=3.1, dropout=0.5, **_TENSORFLOW
-)
+efficientnet_b5 = variant("efficientnet_b5", efficientnet, width=1.6, depth=2.2, dropout=0.4, **_TF)
+efficientnet_b6 = variant("efficientnet_b6", efficientnet, width=1.8, depth=2.6, dropout=0.5, **_TF)
+efficientnet_b7 = variant("efficientnet_b7", efficientnet, width=2.0, depth=3.1, dropout=0.5, **_TF)
 
 
 def _lite(name: str, width: float, depth: float, dropout: float) -> Callable[..., Architecture]:
@@ -141,7 +131,7 @@ def _lite(name: str, width: float, depth: float, dropout: float) -> Callable[...
         padding="same",
         stem={"filters": 32, "padding": "same"},
         top={"filters": 1280},
-        **_TENSORFLOW,
+        **_TF,
     )
 
 
@@ -199,11 +189,8 @@ def _torchvision_names(paths: list[str]) -> dict[str, str]:
             unit += kind == "conv" or (kind == "gate_conv" and number == 1)
             leaf = {"conv": "0", "norm": "1"}.get(kind, f"fc{number}")
             names[path] = f"features.{stage}.{block}.block.{unit}.{leaf}"
-    top = _top(paths)
-    return names | {
-        f"stage{top}/conv": f"features.{top}.0",
-        f"stage{top}/norm": f"features.{top}.1",
-    }
+    row, features = f"stage{_top(paths)}", f"features.{_top(paths)}"
+    return names | {f"{row}/conv": f"{features}.0", f"{row}/norm": f"{features}.1"}
 
 
 @naming("efficientnet_pytorch")

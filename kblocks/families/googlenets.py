@@ -1,15 +1,12 @@
 """GoogLeNet (Szegedy et al. 2014, arXiv:1409.4842), with batch norm, as in torchvision."""
 
-from __future__ import annotations
-
 import re
 from typing import Any
 
 from kblocks.families.inception import inception
-from kblocks.families.inception_choices import VARIED, inception_choices
+from kblocks.families.inception_choices import VARIED, Published, inception_choices, square
 from kblocks.families.inception_forms import STEMS
 from kblocks.families.inception_names import plain, positions
-from kblocks.families.inception_published import Published, square
 from kblocks.families.published_choices import ready_space
 from kblocks.networks.architecture import Architecture
 from kblocks.networks.catalog import namesake
@@ -65,40 +62,25 @@ def googlenet(
     Args:
         classes: number of logits.
         blocks: number of modules in each stage, one entry a stage.
-        branches: for each stage a sequence with the `branches` of each of its modules (see
-            `kb.InceptionBlock`); the last also serves further modules. None is the published
-            values, for up to three stages.
         kernel_size: kernel of the second and third branch: an integer for both or a pair; or a
             tuple for all four branches. One such value or a list with one a stage. The paper has
             (3, 5).
-        reductions: for each stage None, or a mapping of arguments of `kb.InceptionBlock` that
-            replace those of its reduction. The stages have no reduction, a max pool of 3, and a
-            max pool of 2 (3 in the paper).
-        stem, auxiliary: as in `kblocks.families.inception.inception`. None is the published
-            values, with `aux1` and `aux2` on the first and fourth module of the second stage;
-            `auxiliary={}` is no auxiliary output.
+        reductions: for each stage None, or arguments that replace those of its reduction: none, a
+            max pool of 3, and a max pool of 2 (3 in the paper).
+        branches, stem, auxiliary: None is the published values, with `aux1` and `aux2` on the
+            first and fourth module of the second stage; `auxiliary={}` is no auxiliary output.
         name: name of the model.
         **arguments: filters, width, pool, kept, strides, padding, dropout, head and arguments of
-            the modules; see `kblocks.families.inception.inception`.
+            the modules; these and those above as in `kblocks.families.inception.inception`.
 
     Raises:
         ValueError, TypeError: if an argument does not fit; the message names it and the stage.
 
     Reference: Szegedy et al. 2014, arXiv:1409.4842, Table 1.
     """
-    filled = _PUBLISHED.filled(
-        blocks, branches, kernel_size, reductions, stem=stem, auxiliary=auxiliary
-    )
+    ends = {"stem": stem, "auxiliary": auxiliary}
+    filled = _PUBLISHED.filled(blocks, branches, kernel_size, reductions, **ends)
     return inception(classes, **filled, name=name, **arguments)
-
-
-_ROWS = {
-    "stem_block1": "conv1",
-    "stem_block3": "conv2",
-    "stem_block4": "conv3",
-    "aux1": "aux1.conv",
-    "aux2": "aux2.conv",
-}
 
 
 def _choices(row: dict[str, Any]) -> dict[str, Any]:
@@ -112,7 +94,8 @@ space = ready_space(googlenet, "googlenet", _choices, VARIED)
 @naming("torchvision googlenet")
 def _torchvision_names(paths: list[str]) -> dict[str, str]:
     """`stage2_block3/branch2_conv1` is `inception4c.branch2.0.conv`."""
-    names = {"head/dense": "fc", **plain(_ROWS)}
+    rows = {"stem_block1": "conv1", "stem_block3": "conv2", "stem_block4": "conv3"}
+    names = {"head/dense": "fc", **plain({**rows, "aux1": "aux1.conv", "aux2": "aux2.conv"})}
     names |= {f"{aux}/dense{i}": f"{aux}.fc{i}" for aux in ("aux1", "aux2") for i in (1, 2)}
     for path, part in positions(paths):
         stage, block = re.findall(r"\d+", part.row)

@@ -1,7 +1,5 @@
 """The builder of all Inception families."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -45,6 +43,8 @@ def inception(
 ) -> Architecture:
     """A stem, stages of Inception modules behind grid reductions, and a classifier.
 
+    Raises ValueError or TypeError if an argument does not fit; the message names it and the stage.
+
     Args:
         classes: number of logits.
         blocks: number of modules in each stage, one entry a stage.
@@ -82,9 +82,6 @@ def inception(
         name: name of the model.
         **options: further arguments of the modules, one value or a list with one a stage;
             activation, normalization, bias and initializers also apply to all other parts.
-
-    Raises:
-        ValueError, TypeError: if an argument does not fit; the message names it and the stage.
     """
     stages = staged.count_stages(blocks)
     widths = staged.by_stage("width", width, stages)
@@ -177,12 +174,9 @@ def _module(block: Any, where: str, arguments: Mapping[str, Any]) -> Any:
     return staged.spec_of(block, where, changed)
 
 
-def _auxiliary_rows(
-    auxiliary: Mapping[str, Any], blocks: Sequence[int], shared: Mapping[str, Any]
-) -> Rows:
-    if not isinstance(auxiliary, Mapping) or not all(
-        isinstance(given, Mapping) for given in auxiliary.values()
-    ):
+def _auxiliary_rows(auxiliary: Any, blocks: Sequence[int], shared: Mapping[str, Any]) -> Rows:
+    given = auxiliary.values() if isinstance(auxiliary, Mapping) else [None]
+    if not all(isinstance(one, Mapping) for one in given):
         raise ValueError(
             "`auxiliary` must be a mapping of arguments of AuxiliaryClassifier for each output. "
             f"Received: auxiliary={auxiliary!r}"

@@ -1,7 +1,5 @@
 """The stems of the Inception families, and changes to their published stems and modules."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 
@@ -48,20 +46,17 @@ STEMS: dict[str, tuple[dict[str, Any], ...]] = {  # in each of them three rows h
 
 
 def stem_rows(form: str, filters: Any = None, **changes: Any) -> list[dict[str, Any]]:
-    """The rows of a published stem with changes.
+    """The rows of a published stem, one of `STEMS`, with changes.
 
-    Args:
-        form: one of `STEMS`.
-        filters: factor of all filters, as in `changed_module`.
-        changes: `kernel_size`, `strides` and `padding` of the three rows that halve the map, each
-            one value or a list with one for each; None is the published value.
+    `filters` is a factor of all filters, as in `changed_module`. `changes` are `kernel_size`,
+    `strides` and `padding` of the three rows that halve the map, each one value or a list with one
+    for each; None is the published value.
     """
     rows = [dict(row) for row in STEMS[one_of("form", form, STEMS)]]
     strided = [row for row in rows if "strides" in row]
+    known: dict[str, Any] = dict.fromkeys(("form", "filters", "kernel_size", "strides", "padding"))
     for name, value in changes.items():
-        one_of(
-            "stem", name, dict.fromkeys(("form", "filters", "kernel_size", "strides", "padding"))
-        )
+        one_of("stem", name, known)
         for row, own in zip(strided, by_stage(name, value, len(strided), "rows"), strict=True):
             row.update({} if own is None else {name: own})
     for row in rows:
@@ -72,6 +67,8 @@ def stem_rows(form: str, filters: Any = None, **changes: Any) -> list[dict[str, 
 def changed_module(arguments: Mapping[str, Any]) -> dict[str, Any]:
     """Arguments of a block of branches, from such and from three more that change the branches.
 
+    Raises ValueError if one of these three has another form.
+
     Args:
         arguments: those of the block, and perhaps:
             `filters`: factors of the filters in `branches`: one for all branches or one for each;
@@ -79,9 +76,6 @@ def changed_module(arguments: Mapping[str, Any]) -> dict[str, Any]:
                 Products are rounded to multiples of 8; 1 and None change nothing.
             `pool`: the kind of all pools, "max", "avg" or "min".
             `kept`: the numbers, counted from 1, of the branches that the block keeps.
-
-    Raises:
-        ValueError: if one of these three has another form.
     """
     own = dict(arguments)
     filters, pool, kept = (own.pop(name, None) for name in ("filters", "pool", "kept"))

@@ -1,7 +1,5 @@
 """Positions of parts in Inception modules, from which published names are built."""
 
-from __future__ import annotations
-
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping

@@ -1,16 +1,13 @@
 """Inception-ResNets (Szegedy et al. 2016, arXiv:1602.07261)."""
 
-from __future__ import annotations
-
 import re
 from typing import Any
 
 from kblocks.blocks.inception import InceptionResNetBlock
 from kblocks.families.inception import inception
-from kblocks.families.inception_choices import VARIED, inception_choices
+from kblocks.families.inception_choices import REDUCE, VARIED, Published, inception_choices
 from kblocks.families.inception_forms import STEMS
 from kblocks.families.inception_names import plain, positions
-from kblocks.families.inception_published import REDUCE, Published
 from kblocks.families.published_choices import options, ready_space, widths
 from kblocks.families.stage_arguments import one_of
 from kblocks.networks.architecture import Architecture
@@ -26,11 +23,7 @@ def _kernels(sizes: list[Any]) -> list[Any]:
 
 
 _V1 = Published(
-    branches=(
-        [(32, (32, 32), (32, 32, 32))],
-        [(128, (128, 128, 128))],
-        [(192, (192, 192, 192))],
-    ),
+    branches=([(32, (32, 32), (32, 32, 32))], [(128, (128, 128, 128))], [(192, (192, 192, 192))]),
     reductions=(
         None,
         {"branches": (384, (192, 192, 256), "max"), **REDUCE},
@@ -38,19 +31,11 @@ _V1 = Published(
     ),
     kernels=_kernels,
     kernel_size=(3, 7, 3),
-    whole={
-        "stem": STEMS["inception_resnet_v1"],
-        "last": {},
-        "top": None,
-    },
+    whole={"stem": STEMS["inception_resnet_v1"], "last": {}, "top": None},
 )
 # As in TF-slim: the stem is v3's and one of its modules; the last block has scale 1.
 _V2 = _V1._replace(
-    branches=(
-        [(32, (32, 32), (32, 48, 64))],
-        [(192, (128, 160, 192))],
-        [(192, (192, 224, 256))],
-    ),
+    branches=([(32, (32, 32), (32, 48, 64))], [(192, (128, 160, 192))], [(192, (192, 224, 256))]),
     reductions=(
         None,
         {"branches": (384, (256, 256, 384), "max"), **REDUCE},
@@ -87,19 +72,17 @@ def inception_resnet(
         classes: number of logits.
         version: "v1" or "v2": which published values replace arguments that are None.
         blocks: number of residual blocks in each stage, one entry a stage.
-        branches: for each stage a sequence with the `branches` of each of its blocks (see
-            `kb.InceptionResNetBlock`); the last also serves further blocks.
         kernel_size: kernel of each stage's spatial branches: an integer for the first stage, the n
             of 1xn and nx1 for the second and third; or a tuple for all branches. None is 3, 7, 3.
         scale: factor of the residuals, one value or one a stage. None is 0.17, 0.1 and 0.2.
-        reductions: for each stage None, or a mapping of arguments of `kb.InceptionBlock` that
-            replace those of its published reduction; the first stage has no reduction.
+        reductions: for each stage None, or arguments that replace those of its published
+            reduction; the first stage has no reduction.
         last: arguments of the very last block that differ from its stage's. v2 has one without
             scale and activation; {} makes it equal to the others.
-        stem, top: as in `kblocks.families.inception.inception`; v1 has no top.
+        branches, stem, top: None is the published values; v1 has no top.
         name: name of the model.
         **arguments: filters, width, kept, strides, padding, dropout, head and arguments of the
-            blocks; see `kblocks.families.inception.inception`.
+            blocks; these and those above as in `kblocks.families.inception.inception`.
 
     Raises:
         ValueError, TypeError: if an argument does not fit; the message names it and the stage.

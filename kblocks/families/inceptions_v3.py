@@ -1,13 +1,10 @@
 """Inception-v3 (Szegedy et al. 2015, arXiv:1512.00567)."""
 
-from __future__ import annotations
-
 import re
 from typing import Any
 
-from kblocks.families import inception_published as published
+from kblocks.families import inception_choices as published
 from kblocks.families.inception import inception
-from kblocks.families.inception_choices import VARIED, inception_choices
 from kblocks.families.inception_forms import STEMS
 from kblocks.families.inception_names import plain, positions
 from kblocks.families.published_choices import ready_space
@@ -64,30 +61,25 @@ def inception_v3(
     Args:
         classes: number of logits.
         blocks: number of modules in each stage, one entry a stage.
-        branches: for each stage a sequence with the `branches` of each of its modules (see
-            `kb.InceptionBlock`); the last also serves further modules. None is the published
-            values, for up to three stages.
         kernel_size: kernel of each stage's spatial branches. For the first stage an integer for
             both or a pair, for the second the n of 1xn and nx1, for the third the n of nxn, 1xn
             and nx1; or a tuple for all branches. None is (5, 3), 7 and 3.
-        reductions: for each stage None, or a mapping of arguments of `kb.InceptionBlock` that
-            replace those of its published reduction; the first stage has no reduction.
-        stem, auxiliary: as in `kblocks.families.inception.inception`. None is the published
-            values, with `AuxLogits` on the last module of the second stage; `auxiliary={}` is no
-            auxiliary output.
+        reductions: for each stage None, or arguments that replace those of its published
+            reduction; the first stage has no reduction.
+        branches, stem, auxiliary: None is the published values, with `AuxLogits` on the last
+            module of the second stage; `auxiliary={}` is no auxiliary output.
         dropout: dropout rate of the head.
         name: name of the model.
         **arguments: filters, width, pool, kept, strides, padding, head and arguments of the
-            modules; see `kblocks.families.inception.inception`.
+            modules; these and those above as in `kblocks.families.inception.inception`.
 
     Raises:
         ValueError, TypeError: if an argument does not fit; the message names it and the stage.
 
     Reference: Szegedy et al. 2015, arXiv:1512.00567, Table 1.
     """
-    filled = _PUBLISHED.filled(
-        blocks, branches, kernel_size, reductions, stem=stem, auxiliary=auxiliary
-    )
+    ends = {"stem": stem, "auxiliary": auxiliary}
+    filled = _PUBLISHED.filled(blocks, branches, kernel_size, reductions, **ends)
     modules = {"wide": [stage == 2 for stage in range(len(blocks))], "pool_count_padding": True}
     return inception(classes, **filled, dropout=dropout, name=name, **{**modules, **arguments})
 
@@ -110,10 +102,10 @@ _MODULES = {
 
 def _choices(row: dict[str, Any]) -> dict[str, Any]:
     """All of its stages, reductions, stem, auxiliary place, head."""
-    return inception_choices(_PUBLISHED, "inception_v3", (3, 4, 2), 0.5)
+    return published.inception_choices(_PUBLISHED, "inception_v3", (3, 4, 2), 0.5)
 
 
-space = ready_space(inception_v3, "inception_v3", _choices, VARIED)
+space = ready_space(inception_v3, "inception_v3", _choices, published.VARIED)
 
 
 @naming("timm inception_v3")

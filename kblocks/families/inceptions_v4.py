@@ -1,12 +1,9 @@
 """Inception-v4 (Szegedy et al. 2016, arXiv:1602.07261)."""
 
-from __future__ import annotations
-
 from typing import Any
 
-from kblocks.families import inception_published as published
+from kblocks.families import inception_choices as published
 from kblocks.families.inception import inception
-from kblocks.families.inception_choices import VARIED, inception_choices
 from kblocks.families.inception_forms import STEMS
 from kblocks.families.inception_names import plain, positions
 from kblocks.families.published_choices import ready_space
@@ -48,18 +45,15 @@ def inception_v4(
     Args:
         classes: number of logits.
         blocks: number of modules in each stage, one entry a stage.
-        branches: for each stage a sequence with the `branches` of each of its modules (see
-            `kb.InceptionBlock`); the last also serves further modules. None is the published
-            values, for up to three stages.
         kernel_size: kernel of each stage's spatial branches. For the first stage an integer for
             both or a pair, for the second the n of 1xn and nx1, for the third the n of nxn, nx1
             and 1xn; or a tuple for all branches. None is 3, 7 and 3.
-        reductions: for each stage None, or a mapping of arguments of `kb.InceptionBlock` that
-            replace those of its published reduction; the first stage has no reduction.
-        stem: as in `kblocks.families.inception.inception`; None is the published values.
+        reductions: for each stage None, or arguments that replace those of its published
+            reduction; the first stage has no reduction.
+        branches, stem: None is the published values.
         name: name of the model.
         **arguments: filters, width, pool, kept, strides, padding, dropout, head and arguments of
-            the modules; see `kblocks.families.inception.inception`.
+            the modules; these and those above as in `kblocks.families.inception.inception`.
 
     Raises:
         ValueError, TypeError: if an argument does not fit; the message names it and the stage.
@@ -73,10 +67,10 @@ def inception_v4(
 
 def _choices(row: dict[str, Any]) -> dict[str, Any]:
     """All of its stages, reductions, stem, head."""
-    return inception_choices(_PUBLISHED, "inception_v4", (4, 7, 3), 0.2)
+    return published.inception_choices(_PUBLISHED, "inception_v4", (4, 7, 3), 0.2)
 
 
-space = ready_space(inception_v4, "inception_v4", _choices, VARIED)
+space = ready_space(inception_v4, "inception_v4", _choices, published.VARIED)
 
 
 @naming("timm inception_v4")

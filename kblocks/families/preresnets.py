@@ -3,8 +3,6 @@
 Networks for ImageNet follow timm's `resnetv2`, those for CIFAR the authors' resnet-1k-layers.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 from kblocks.families.published_choices import ready_space
@@ -58,10 +56,7 @@ space = ready_space(preresnet, "preresnet50", _choices, (*PUBLISHED, "order"))
 
 @naming("timm resnetv2", as_convolutions=["head.fc"])
 def _timm_names(paths: list[str]) -> dict[str, str]:
-    """`stage2_block3/main_conv1` is `stages.1.blocks.2.conv1`.
-
-    The first norm of a block is `norm` if both paths share it, else `main_norm1`.
-    """
+    """The first norm of a block is `norm` if both paths share it, else `main_norm1`."""
     block = "stages.{stage}.blocks.{block}"
     names = {
         "stem/conv": "stem.conv",

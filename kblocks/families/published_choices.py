@@ -1,7 +1,5 @@
 """Choices for ready spaces; the published value comes first and is the default."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Collection, Sequence
 from typing import Any, get_args
 
@@ -56,10 +54,7 @@ def options(published: Any, *others: Any) -> Any:
 
 
 def widths(published: int) -> Any:
-    """A choice of the published number of filters, the default, and 1/4, 1/2, 3/4 and 3/2 of it.
-
-    All are multiples of 8 if the published number is one and more than 8.
-    """
+    """A choice of the published number and 1/4, 1/2, 3/4, 3/2 of it; multiples of 8 stay so."""
     step = 8 if published % 8 == 0 and published > 8 else 1
     scaled = (max(step, round(published * share / step) * step) for share in (0.25, 0.5, 0.75, 1.5))
     return options(published, *scaled)
@@ -85,11 +80,8 @@ def pooled_stages(
 ) -> dict[str, Any]:
     """Choices for the padding, the strides and the pool of stages of plain convolutions.
 
-    A strided convolution may replace a pool (Springenberg et al. 2014, arXiv:1412.6806).
-
-    Args:
-        pools: the published kind of each stage's pool.
-        size, strides: the published `pool_size` and `pool_strides` of all of them.
+    A strided convolution may replace a pool (Springenberg et al. 2014, arXiv:1412.6806). The
+    published values are the kinds of the stages' pools, and the size and strides of all of them.
     """
     return {
         "strides": [options(1, 2) for _ in pools],

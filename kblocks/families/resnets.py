@@ -1,7 +1,5 @@
 """Residual networks (He et al. 2015, arXiv:1512.03385), also wide ones (arXiv:1605.07146)."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from kblocks.blocks.convolution import ConvBlock, NormAct

@@ -1,7 +1,5 @@
 """ResNeXt: residual networks of grouped bottlenecks (Xie et al. 2016, arXiv:1611.05431)."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from kblocks.families import published_choices as choices
@@ -77,6 +75,5 @@ def _choices(row: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-space = choices.ready_space(
-    resnext, "resnext50_32x4d", _choices, ("blocks", "cardinality", "group_width")
-)
+PUBLISHED = ("blocks", "cardinality", "group_width")
+space = choices.ready_space(resnext, "resnext50_32x4d", _choices, PUBLISHED)

@@ -1,7 +1,5 @@
 """Ready spaces for small images, which the published stems would shrink at once."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,10 +11,7 @@ _SMALL = 64  # pixels; up to this side length images count as small
 
 
 def for_size(family: str, input_shape: Sequence[int]) -> Mapping[str, Any]:
-    """Arguments that adapt a family's ready space to images of this (height, width, channels).
-
-    Only images of at most 64 pixels a side need any.
-    """
+    """Arguments that adapt a family's ready space to images of at most 64 pixels a side."""
     height, width, _ = input_shape
     if max(height, width) > _SMALL:
         return {}

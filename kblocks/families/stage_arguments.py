@@ -1,7 +1,5 @@
 """Arguments by stage, and the Specs of a stage's blocks, for all families."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -32,11 +30,9 @@ def count_stages(blocks: Any) -> int:
             "`blocks` must be a sequence with the blocks of each stage. "
             f"Received: blocks={blocks!r}"
         )
-    for index, number in enumerate(blocks):
-        if not isinstance(number, int) or isinstance(number, bool) or number < 1:
-            raise ValueError(
-                f"`blocks` must be positive integers. Received: blocks[{index}]={number!r}"
-            )
+    for i, n in enumerate(blocks):
+        if not isinstance(n, int) or isinstance(n, bool) or n < 1:
+            raise ValueError(f"`blocks` must be positive integers. Received: blocks[{i}]={n!r}")
     return len(blocks)
 
 
@@ -124,8 +120,7 @@ def stage_rows(
 
 def part(block: Any, name: str, given: Any, defaults: Mapping[str, Any]) -> Any:
     """The Spec of a stem, top or head: `given` itself, or the defaults with `given` arguments."""
-    if given is None:
-        given = {}
+    given = {} if given is None else given
     if given and is_head(given):
         return given
     if isinstance(given, Mapping):
@@ -137,9 +132,7 @@ def part(block: Any, name: str, given: Any, defaults: Mapping[str, Any]) -> Any:
     )
 
 
-def network(
-    name: str, rows: Sequence[tuple[str, Any]], head: Any, **published: Any
-) -> Architecture:
+def network(name: str, rows: Sequence[Any], head: Any, **published: Any) -> Architecture:
     """The network of `rows` and a head: a Classifier of `published` arguments, as in `part`."""
     return Architecture(rows, head=part(Classifier, "head", head, published), name=name)
 

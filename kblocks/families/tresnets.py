@@ -3,15 +3,9 @@
 In-place activated batch norm saves memory; its result is batch norm, then leaky ReLU.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
-from kblocks.blocks.anti_aliased import (
-    SpaceToDepthStem,
-    TResNetBasicBlock,
-    TResNetBottleneckBlock,
-)
+from kblocks.blocks.anti_aliased import SpaceToDepthStem, TResNetBasicBlock, TResNetBottleneckBlock
 from kblocks.blocks.fields import leaky_relu
 from kblocks.families import published_choices as choices
 from kblocks.families import stage_arguments as staged

@@ -1,7 +1,5 @@
 """VGG networks (Simonyan & Zisserman 2014, arXiv:1409.1556)."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from kblocks.families import published_choices as choices

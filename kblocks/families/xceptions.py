@@ -1,7 +1,5 @@
 """Xception (Chollet 2016, arXiv:1610.02357)."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from kblocks.blocks.convolution import ConvBlock
@@ -101,10 +99,7 @@ def _choices(row: dict[str, Any]) -> dict[str, Any]:
         "pool": [choices.options("max", "avg", None) for _ in _BLOCKS],
         "order": choices.options("act_conv_norm", "conv_norm_act"),
         **choices.units("batch"),
-        "stem": [
-            _opened(first, "valid", strides=choices.options(2, 1)),
-            _opened(second, "valid"),
-        ],
+        "stem": [_opened(first, "valid", strides=choices.options(2, 1)), _opened(second, "valid")],
         "top": _opened(_TOP, "same", width=choices.widths(1536), strides=choices.options(1, 2)),
         "head": {"pool": choices.options("avg", "max", "concat")},
     }

@@ -3,8 +3,6 @@
 Boxes are corners (y1, x1, y2, x2) as fractions of the image's height and width.
 """
 
-from __future__ import annotations
-
 from dataclasses import KW_ONLY
 from functools import partial
 from typing import Any, Literal
@@ -12,19 +10,9 @@ from typing import Any, Literal
 import keras
 import numpy as np
 
+from kblocks.blocks import fields
 from kblocks.blocks.block import Block
 from kblocks.blocks.convolution import act
-from kblocks.blocks.fields import (
-    ActivationLike,
-    Counts,
-    FrozenConfig,
-    InitializerLike,
-    Positive,
-    Rate,
-    RegularizerLike,
-    Size,
-    positive,
-)
 from kblocks.common import backend
 from kblocks.heads.attaching import Attached, Head, Place, only
 from kblocks.heads.classifier import Classifier, check_pooled, pooled
@@ -69,12 +57,7 @@ def smooth_l1(y_true: Any, y_pred: Any, beta: float) -> Any:
 
 @keras.saving.register_keras_serializable("kblocks")
 class BoxLoss(TargetLoss):
-    """The regression loss for one box an image.
-
-    Args:
-        kind: "smooth_l1" of the corners or "giou".
-        beta: the error, as a fraction of the image, from which on smooth L1 is linear.
-    """
+    """The loss for one box an image: "giou", or "smooth_l1" of the corners, linear from `beta`."""
 
     target = "corners (y1, x1, y2, x2) from 0 to 1, y1 < y2 and x1 < x2, (batch, 4)"
     geometry = "box"
@@ -105,9 +88,7 @@ def box_problem(boxes: np.ndarray) -> str | None:
     if outside(boxes, -slack, 1 + slack):
         return f"values from {boxes.min()} to {boxes.max()} (are they in pixels?)"
     wrong = np.flatnonzero(np.any(boxes[:, 2:] <= boxes[:, :2], axis=1))
-    if wrong.size:
-        return f"y2 <= y1 or x2 <= x1 in {boxes[wrong[0]].tolist()}"
-    return None
+    return f"y2 <= y1 or x2 <= x1 in {boxes[wrong[0]].tolist()}" if wrong.size else None
 
 
 def in_shares(boxes: Any, target: str) -> None:
@@ -144,13 +125,13 @@ class Regressor(Block, kw_only=True, abstract=True):
     """
 
     pool: Literal["avg", "max", "concat", "flatten"] = "flatten"
-    pool_size: Size | None = None
-    hidden: Counts = ()
-    activation: ActivationLike | None = "relu"
-    dropout: Rate = 0.0
-    loss_weight: Positive = 1.0
-    kernel_initializer: InitializerLike = "glorot_uniform"
-    kernel_regularizer: RegularizerLike | None = None
+    pool_size: fields.Size | None = None
+    hidden: fields.Counts = ()
+    activation: fields.ActivationLike | None = "relu"
+    dropout: fields.Rate = 0.0
+    loss_weight: fields.Positive = 1.0
+    kernel_initializer: fields.InitializerLike = "glorot_uniform"
+    kernel_regularizer: fields.RegularizerLike | None = None
 
     def check(self) -> None:
         check_pooled(self)
@@ -176,7 +157,7 @@ def linear(spec: Any, units: int, start: float = 0.0) -> Dense:
 def constant(value: float) -> Any:
     """The serialized `keras.initializers.Constant(value)`."""
     config: Any = keras.initializers.serialize(keras.initializers.Constant(value))
-    return FrozenConfig(config)
+    return fields.FrozenConfig(config)
 
 
 class BoxRegressor(Regressor):
@@ -234,9 +215,9 @@ class Localizer(Head):
         classifier: Any = None,
         regressor: Any = None,
     ) -> None:
-        weights = {"classes": classes, "loss_weight": positive("class_weight", class_weight)}
+        weights = {"classes": classes, "loss_weight": fields.positive("class_weight", class_weight)}
         self.classifier = only(Classifier, "classifier", classifier, weights)
-        own = {"loss_weight": positive("box_weight", box_weight)}
+        own = {"loss_weight": fields.positive("box_weight", box_weight)}
         self.regressor = only(BoxRegressor, "regressor", regressor, own)
 
     def attach(self, place: Place) -> Attached:

@@ -26,7 +26,7 @@ class Detections(NamedTuple):
 def detections(
     predictions: Any, *, score: float = 0.3, iou: float = 0.5, most: int = 100
 ) -> list[Detections]:
-    """Decodes the outputs of a `kb.Detector` to the objects of each image.
+    """Decodes the outputs of a `kb.Detector` to the objects of each image of the batch.
 
     Args:
         predictions: a map (batch, height, width, classes + 4), or a dict of such maps, one a
@@ -35,9 +35,6 @@ def detections(
         iou: of two boxes of one class whose IoU is higher than this, the one with the higher
             score stays.
         most: the most objects of one image.
-
-    Returns:
-        One `Detections` (boxes, classes, scores) for each image of the batch.
 
     Raises:
         ValueError: if a prediction has another form.
@@ -50,9 +47,8 @@ def detections(
             f"Received: {', '.join(others)} beside them"
         )
     arrays: Any = map(keras.ops.convert_to_numpy, maps.values())
-    scores, boxes = (
-        np.concatenate(levels, 1) for levels in zip(*map(_scores_and_boxes, arrays), strict=True)
-    )
+    both = zip(*map(_scores_and_boxes, arrays), strict=True)
+    scores, boxes = (np.concatenate(levels, 1) for levels in both)
     return [_kept(*image, score, iou, most) for image in zip(scores, boxes, strict=True)]
 
 

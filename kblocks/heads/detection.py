@@ -35,10 +35,7 @@ def centres(height: Any, width: Any) -> Any:
 
 
 class _Cells:
-    """Assigns objects to the cells of a map, as `kb.DetectionMap` says; lengths are in cells.
-
-    A cell with several objects gets the smallest.
-    """
+    """Assigns objects to cells as `kb.DetectionMap` says, the smallest first; lengths in cells."""
 
     def __init__(self, y_true: Any, y_pred: Any, spec: Any) -> None:
         ops = _ops
@@ -76,11 +73,7 @@ class _Cells:
 
 @keras.saving.register_keras_serializable("kblocks")
 class DetectionLoss(TargetLoss):
-    """Focal loss of all cells plus `box_weight` times the GIoU loss of cells with an object.
-
-    Args:
-        classes, smallest, largest, radius, box_weight: see `kb.DetectionMap`.
-    """
+    """The loss of `kb.DetectionMap`: focal of all cells, GIoU of cells with an object."""
 
     geometry = "objects"
 
@@ -137,11 +130,7 @@ class DetectionLoss(TargetLoss):
 
 @keras.saving.register_keras_serializable("kblocks")
 class CellIoU(Configured, keras.metrics.Mean):
-    """The mean IoU of the boxes of all cells that an object belongs to.
-
-    Args:
-        classes, smallest, largest, radius: see `kb.DetectionMap`.
-    """
+    """The mean IoU of the boxes of all cells that an object belongs to; see `kb.DetectionMap`."""
 
     def __init__(
         self,

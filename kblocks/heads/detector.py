@@ -1,7 +1,5 @@
 """`Detector`: an anchor-free detector of all objects of an image, on one or several levels."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import KW_ONLY

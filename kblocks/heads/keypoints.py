@@ -1,7 +1,5 @@
 """`Keypoints`: positions in an image, by regression or as the soft-argmax of heatmaps."""
 
-from __future__ import annotations
-
 from dataclasses import KW_ONLY
 from functools import partial
 from typing import Any, Literal
@@ -24,12 +22,7 @@ POINTS = "points"
 
 @keras.saving.register_keras_serializable("kblocks")
 class KeypointLoss(TargetLoss):
-    """Smooth L1 of positions, averaged over the visible points of an image.
-
-    Args:
-        points: number of points.
-        beta: the error, as a fraction of the image, from which on smooth L1 is linear.
-    """
+    """Smooth L1, linear from `beta` on, averaged over the visible points of an image."""
 
     geometry = "points"
 
@@ -61,10 +54,7 @@ class KeypointLoss(TargetLoss):
 
 
 def places_and_seen(targets: Any) -> tuple[Any, Any]:
-    """The positions (batch, points, 2) and the visibility (batch, points) of points.
-
-    The position of an invisible point may be anything, NaN too; it becomes 0.
-    """
+    """The positions (batch, points, 2), 0 if invisible, and the visibility (batch, points)."""
     places = targets[..., :2]
     if targets.shape[-1] == 3:
         seen = targets[..., 2]
@@ -186,10 +176,8 @@ class KeypointMaps(Convolutional):
         return keypoint_task(self)
 
     def plan(self, channels: int) -> Op:
-        hidden = [
-            Chain(conv(self, filters, self.kernel_size), norm(self), act(self))
-            for filters in self.filters
-        ]
+        size, ends = self.kernel_size, (norm(self), act(self))
+        hidden = [Chain(conv(self, filters, size), *ends) for filters in self.filters]
         maps = Conv(self.points, kernel_initializer=self.kernel_initializer)
         return Chain(*hidden, maps, SoftArgmax())
 

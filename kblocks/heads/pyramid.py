@@ -1,7 +1,5 @@
 """Top-down pathways: coarse maps are upsampled and added to finer ones."""
 
-from __future__ import annotations
-
 import itertools
 from dataclasses import KW_ONLY
 from typing import Any

@@ -1,7 +1,5 @@
 """`Segmenter`: a fully convolutional head that classifies each pixel."""
 
-from __future__ import annotations
-
 from dataclasses import KW_ONLY
 from functools import partial
 from typing import Any
@@ -33,12 +31,7 @@ MASK = "mask"
 
 @keras.saving.register_keras_serializable("kblocks")
 class PixelLoss(TargetLoss):
-    """Cross-entropy of each pixel, averaged over the pixels of an image that are not void.
-
-    Args:
-        classes: number of classes.
-        void: the label of pixels to ignore, or None.
-    """
+    """Cross-entropy of each pixel, averaged over the pixels of an image that are not `void`."""
 
     geometry = "mask"
     of_logits = True
@@ -66,9 +59,7 @@ class PixelLoss(TargetLoss):
         return fits and agree(classes, self.classes)
 
     def problem(self, targets: np.ndarray) -> str | None:
-        if self.classes == 1 or not (
-            targets.ndim == 3 or (targets.ndim == 4 and targets.shape[3] == 1)
-        ):
+        if self.classes == 1 or targets.ndim < 3 or targets.shape[3:] not in ((), (1,)):
             return "another form"
         counted = targets if self.void is None else targets[targets != self.void]
         if np.any(counted != np.floor(counted)):
@@ -113,10 +104,7 @@ def _last(shape: tuple[Any, ...]) -> tuple[Any, Any, Any]:
 
 @keras.saving.register_keras_serializable("kblocks")
 class PixelIoU(keras.metrics.MeanIoU):
-    """Keras' mean IoU for logits in the current data format, channels first or last.
-
-    Keras' own argument `axis` fails for channels first.
-    """
+    """Keras' mean IoU in both data formats; Keras' own `axis` fails for channels first."""
 
     def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
         y_pred = channels_last(y_pred)

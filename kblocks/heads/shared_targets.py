@@ -1,7 +1,5 @@
 """`SharedTargets`: a model with named outputs, several of which may share one target."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
@@ -148,10 +146,7 @@ def model_of(
     auxiliary: Mapping[str, tuple[str, float]],
     name: str,
 ) -> keras.Model:
-    """A model with these outputs: `keras.Model` for one unnamed output, else `SharedTargets`.
-
-    Its `compile` warns of a loss that takes logits for probabilities.
-    """
+    """A model with these outputs, whose `compile` warns of a loss that expects probabilities."""
     alone = next(iter(outputs)) if len(outputs) == 1 else None
     if alone in _UNNAMED:
         model = keras.Model(start, outputs[alone], name=name)

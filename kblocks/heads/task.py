@@ -265,9 +265,7 @@ class Tasks(Mapping[str, Task]):
             ValueError: if there are no tasks, or `loss_weights` names an unknown output.
         """
         if not self._tasks:
-            raise ValueError(
-                "The network must end in a head of kblocks to have a loss. Received: none"
-            )
+            raise ValueError("The network must end in a head of kblocks for a loss. Received: none")
         weights = self.loss_weights()
         for output in loss_weights or {}:
             if output not in weights:

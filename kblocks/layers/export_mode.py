@@ -1,7 +1,5 @@
 """The export format being traced; some layers then use an equivalent computation."""
 
-from __future__ import annotations
-
 import contextlib
 import contextvars
 from collections.abc import Iterator

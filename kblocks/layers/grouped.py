@@ -4,8 +4,6 @@ On TensorFlow, Keras computes every grouped convolution by XLA, whose gradient o
 hundred times as long as that of TensorFlow's own kernel; JAX has XLA alone.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import keras
@@ -106,12 +104,8 @@ def convolve(
         inputs = keras.ops.average_pool(inputs, 1, strides, "valid", data_format)
         strides = (1, 1)
     way = way_of(channels, groups, strides, dtype, max(dilation_rate) > 1)
-    how = {
-        "strides": strides,
-        "padding": padding,
-        "dilation_rate": dilation_rate,
-        "data_format": data_format,
-    }
+    how = {"strides": strides, "padding": padding}
+    how |= {"dilation_rate": dilation_rate, "data_format": data_format}
     kind = way.removesuffix(" in float32")
     if kind != way:
         inputs, kernel = keras.ops.cast(inputs, "float32"), keras.ops.cast(kernel, "float32")
@@ -133,10 +127,7 @@ def convolve(
 
 
 def _split(x: Any, kernel: Any, groups: int, how: dict[str, Any]) -> Any:
-    """A grouped convolution computed as several dense ones, whose outputs are concatenated.
-
-    Each has the channels of one group, or of several narrow groups with zeros between them.
-    """
+    """A grouped convolution as dense ones side by side, each of one group or of narrow ones."""
     axis = -1 if how["data_format"] == "channels_last" else 1
     width = kernel.shape[2]
     together = next(
@@ -156,7 +147,6 @@ def _on_diagonal(kernel: Any, groups: int, together: int) -> Any:
     height, width, channels, filters = kernel.shape
     parts, own = groups // together, filters // groups
     blocks: Any = keras.ops.reshape(kernel, (height, width, 1, channels, parts, together, own))
-    diagonal = keras.ops.reshape(
-        keras.ops.eye(together, dtype=kernel.dtype), (1, 1, together, 1, 1, together, 1)
-    )
+    eye = keras.ops.eye(together, dtype=kernel.dtype)
+    diagonal = keras.ops.reshape(eye, (1, 1, together, 1, 1, together, 1))
     return keras.ops.reshape(blocks * diagonal, (height, width, together * channels, filters))

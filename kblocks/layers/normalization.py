@@ -1,7 +1,5 @@
 """Keras' batch normalization in one kernel where the backend has it."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import keras
@@ -10,12 +8,7 @@ from kblocks.common import backend
 
 
 class BatchNormalization(keras.layers.BatchNormalization):
-    """`keras.layers.BatchNormalization`, faster on maps, with equal results up to rounding.
-
-    Args:
-        before_relu: whether a rectifier follows, which TensorFlow fuses correctly on CPUs.
-        kwargs: the arguments of Keras' layer.
-    """
+    """Keras' layer, faster on maps. `before_relu`: whether a rectifier follows (CPUs fuse it)."""
 
     def __init__(self, *, before_relu: bool = False, **kwargs: Any) -> None:
         super().__init__(**kwargs)

@@ -4,8 +4,6 @@
 registered with Keras.
 """
 
-from __future__ import annotations
-
 import functools
 import math
 import operator
@@ -38,10 +36,7 @@ def layer_for(
     seed: str,
     dtype: Any,
 ) -> Any:
-    """The unbuilt Keras layer for one op on an input of `channels`.
-
-    `following` is the next op of the same chain, or None if it is unknown.
-    """
+    """The unbuilt Keras layer for one op; `following` is the next one in the chain, or None."""
     axis = -1 if data_format == "channels_last" else 1
     common = {"name": name, "dtype": dtype}
     if type(op) in _OWN_LAYERS:
@@ -74,23 +69,15 @@ def layer_for(
     raise TypeError(f"A plan holds the primitives of kblocks.plans.ops. Received: {op!r}")
 
 
-def _norm(
-    op: ops.Norm, following: ops.Op | None, channels: int, axis: int, common: dict[str, Any]
-) -> Any:
-    learned = {
-        "axis": axis,
-        "epsilon": op.epsilon,
-        "scale": op.scale,
-        "center": op.center,
-        **common,
-    }
+def _norm(op: ops.Norm, following: ops.Op, channels: int, axis: int, common: dict[str, Any]) -> Any:
+    common = {"axis": axis, "epsilon": op.epsilon, "scale": op.scale, "center": op.center, **common}
     match op.kind:
         case "batch":
             own = {"momentum": op.momentum, "synchronized": op.synchronized}
-            return BatchNormalization(before_relu=_is_relu(following), **own, **learned)
+            return BatchNormalization(before_relu=_is_relu(following), **own, **common)
         case "layer":
-            return keras.layers.LayerNormalization(**learned)
-    return keras.layers.GroupNormalization(op.groups or math.gcd(32, channels), **learned)
+            return keras.layers.LayerNormalization(**common)
+    return keras.layers.GroupNormalization(op.groups or math.gcd(32, channels), **common)
 
 
 def _is_relu(op: ops.Op | None) -> bool:
@@ -427,19 +414,15 @@ def _explicit_pads(op: ops.Conv) -> Callable[[Any], Pads] | None:
         return lambda size: _same_pads(op, size, op.kernel_size, op.dilation_rate, reason)
     pads = _symmetric_pads(op.kernel_size, op.padding, op.dilation_rate)
     keeps_size = all(
-        2 * before == dilation * (kernel - 1)
-        for (before, _), kernel, dilation in zip(
-            pads, op.kernel_size, op.dilation_rate, strict=True
-        )
+        2 * before == dilation * (size - 1)
+        for (before, _), size, dilation in zip(pads, op.kernel_size, op.dilation_rate, strict=True)
     )
     if keeps_size and op.strides == (1, 1) and op.padding_mode == "zeros":
         return None  # Keras' "same" pads the same here, within its kernel
     return lambda size: pads
 
 
-def _same_pads(
-    op: Any, size: tuple[Any, Any], window: Pair, dilation_rate: Pair, reason: str
-) -> Pads:
+def _same_pads(op: Any, size: Any, window: Pair, dilation_rate: Pair, reason: str) -> Pads:
     amounts = []
     for n, kernel, stride, dilation in zip(size, window, op.strides, dilation_rate, strict=True):
         if n is None and stride > 1 and kernel > 1:

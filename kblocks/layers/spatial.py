@@ -1,7 +1,5 @@
 """`OpLayer`, and layers with spatial outputs: resize, soft-argmax, box corners."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import keras

@@ -69,9 +69,8 @@ def convolutionize(model: keras.Model) -> keras.Model:
     def call(layer: Any, *args: Any, **kwargs: Any) -> Any:
         return args[0] if layer is None else layer(*args, **kwargs)
 
-    convolutional = keras.models.clone_model(
-        graph, input_tensors=start, clone_function=replaced, call_function=call
-    )
+    how = {"clone_function": replaced, "call_function": call}
+    convolutional = keras.models.clone_model(graph, start, **how)
     for layer, other in counterparts:
         if layer.weights:  # kernels of dense layers become windows
             pairs = zip(layer.get_weights(), other.weights, strict=True)
@@ -87,9 +86,7 @@ def _counterpart(layer: Any) -> Any:
     if not isinstance(layer, layers.Layer) or isinstance(layer, (layers.Reshape, layers.Permute)):
         raise _formless(layer)
     if several and any(_flattened(x) for x in layer.input):
-        raise ValueError(
-            f"{layer.name} joins maps that were flattened, which has no convolutional form"
-        )
+        raise ValueError(f"{layer.name} joins flattened maps, which has no convolutional form")
     shape = () if several else tuple(getattr(layer.input, "shape", ()))
     common = {"name": layer.name, "dtype": layer.dtype_policy, "trainable": layer.trainable}
     match layer:
@@ -150,9 +147,6 @@ def _flattened(x: Any) -> Any:
     return None if size == (1, 1) else size
 
 
-# --- blocks ------------------------------------------------------------------------------
-
-
 def _block(layer: Any) -> Any:
     """The convolutional form of a block; a plain copy if nothing in its plan changes."""
     if isinstance(layer.input, list):
@@ -171,11 +165,8 @@ def _block(layer: Any) -> Any:
 def _convolved(op: Op, shape: Any, whole: Any) -> tuple[Op, Any]:
     """A plan in convolutional form, and the shape of the map that its output is the flat form of.
 
-    Args:
-        op: the plan.
-        shape: the shape of its input at the model's input size.
-        whole: the shape of the map that was flattened to the input; (1, 1, features) behind
-            linear layers.
+    `shape` is that of its input at the model's input size, `whole` that of the map that was
+    flattened to the input: (1, 1, features) behind linear layers.
     """
     match op:
         case Chain():

@@ -32,7 +32,7 @@ def export(
     representative: Any = None,
     metadata: Mapping[str, Any] | None = None,
 ) -> Path:
-    """Writes a model to a file or folder for another program.
+    """Writes a model to a file or folder for another program, and returns its path.
 
     LiteRT files need only the runtime's built-in ops. Keras writes invalid files for some layers
     without an error, so an ONNX or LiteRT file appears at `path` only after its runtime has loaded
@@ -50,9 +50,6 @@ def export(
         metadata: facts about the model, as JSON can hold them. The file keeps their JSON as the
             entry "kblocks": of `metadata.json` in a `.keras` file, a `.tflite` file (both are zip
             archives too) or a SavedModel's folder; of the metadata of an ONNX file.
-
-    Returns:
-        The path.
 
     Raises:
         ValueError: if an argument is not of the form above, a weight is not finite, the runtime
@@ -194,9 +191,7 @@ def _samples(model: Any, representative: Any) -> Callable[[], Iterator[list[np.n
     """A function that yields the inputs one by one, each in a list, as the converter needs them."""
     inputs = getattr(model, "inputs", None) or ()
     if len(inputs) != 1:
-        raise ValueError(
-            f"`representative` goes with models of one input. Received: {len(inputs)} inputs"
-        )
+        raise ValueError(f"`representative` goes with one input. Received: {len(inputs)} inputs")
     expected, dtype = tuple(inputs[0].shape[1:]), keras.backend.standardize_dtype(inputs[0].dtype)
     if None in expected:
         raise ValueError(

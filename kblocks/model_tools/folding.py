@@ -41,9 +41,6 @@ class Affine(NamedTuple):
     offset: np.ndarray
 
 
-# --- plans -----------------------------------------------------------------------------
-
-
 def parted(plan: Op, owner: Any) -> Chain:
     """The plan as a tree with a `Part` for each primitive, whose source is `(owner, path)`."""
     paths = (path for path, _ in ops.parts(plan))
@@ -132,9 +129,6 @@ def _plain(op: Op) -> Op:
     """The op without what only training needs; zero initializers, as its weights are set later."""
     zeros = {"kernel_initializer": "zeros", "bias_initializer": "zeros"}
     return op._replace(weight_norm=False, kernel_regularizer=None, bias_regularizer=None, **zeros)
-
-
-# --- weights ---------------------------------------------------------------------------
 
 
 def merged(pieces: Sequence[Linear | Affine]) -> Linear:

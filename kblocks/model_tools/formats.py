@@ -13,12 +13,8 @@ class Format(NamedTuple):
     extra: str = ""
 
 
-OTHER_NAMES = {
-    "tflite": "litert",
-    "lite": "litert",
-    "saved_model": "savedmodel",
-    "tf": "savedmodel",
-}
+OTHER_NAMES = {"tflite": "litert", "lite": "litert"}
+OTHER_NAMES |= {"saved_model": "savedmodel", "tf": "savedmodel"}
 FORMATS = {
     "keras": Format("keras", ".keras"),
     "savedmodel": Format("tf_saved_model", "", ("tensorflow",), "tensorflow"),

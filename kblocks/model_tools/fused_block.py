@@ -1,7 +1,5 @@
 """`FusedBlock`: a block whose only argument is its plan, which it saves as data."""
 
-from __future__ import annotations
-
 import dataclasses
 from typing import Annotated, Any
 

@@ -11,16 +11,7 @@ from keras import layers
 from kblocks.blocks.block import Block
 from kblocks.common.keras_graph import call_number, calls_of, calls_to, ends_of, is_graph, maker_of
 from kblocks.layers.grouped import GroupedConv2D
-from kblocks.model_tools.folding import (
-    Affine,
-    Linear,
-    Part,
-    folded,
-    leaves,
-    merged,
-    parted,
-    planned,
-)
+from kblocks.model_tools import folding
 from kblocks.model_tools.fused_block import replaced_by
 from kblocks.plans import ops
 from kblocks.plans.ops import Chain, Op
@@ -64,7 +55,7 @@ def fuse(model: keras.Model) -> keras.Model:
     plain = _plainly_called(graph)
     chains: dict[int, Chain] = {}
     for run in _runs(graph, plain):
-        kept = folded(*(chain for _, chain in run))
+        kept = folding.folded(*(chain for _, chain in run))
         chains |= {id(layer): chain for (layer, _), chain in zip(run, kept, strict=True)}
     last = {id(maker_of(x)) for x in graph.outputs}
     rebuilt: dict[int, Any] = {}
@@ -90,9 +81,6 @@ def fuse(model: keras.Model) -> keras.Model:
     for key, layer in rebuilt.items():
         _fill(layer, chains[key])
     return fused
-
-
-# --- the graph -----------------------------------------------------------------------------
 
 
 def _only_input(args: Any, kwargs: Any) -> Any:
@@ -131,8 +119,6 @@ def _runs(graph: Any, plain: set[int]) -> Iterator[list[tuple[Any, Chain]]]:
     yield from runs.values()
 
 
-# --- layers as parts -------------------------------------------------------------------------
-
 _CONVOLUTIONS = (layers.Conv1D, layers.Conv2D, layers.Conv3D, GroupedConv2D)
 _DEPTHWISE = (layers.DepthwiseConv1D, layers.DepthwiseConv2D)
 _SEPARABLE = (layers.SeparableConv1D, layers.SeparableConv2D)
@@ -148,11 +134,11 @@ def _chain_of(layer: Any) -> Chain | None:
     kind, source = type(layer), ((layer, ""),)
     if isinstance(layer, Block) and kind.call is Block.call:
         quantized = any(part.quantization_mode for part in layer.layers)
-        return None if quantized else parted(layer._plan, layer)
+        return None if quantized else folding.parted(layer._plan, layer)
     if kind in _VANISHING:
         return Chain()
     if kind is layers.BatchNormalization and not getattr(layer, "renorm", False):
-        return Chain(Part(ops.Norm(), source))
+        return Chain(folding.Part(ops.Norm(), source))
     if getattr(layer, "quantization_mode", None) or getattr(layer, "lora_enabled", False):
         return None
     if kind is layers.Dense:
@@ -166,7 +152,8 @@ def _chain_of(layer: Any) -> Chain | None:
     else:
         return None
     linear = layer.activation is keras.activations.linear
-    return Chain(Part(op, source), None if linear else Part(ops.Activation("ending"), source))
+    ending = None if linear else folding.Part(ops.Activation("ending"), source)
+    return Chain(folding.Part(op, source), ending)
 
 
 def _axis_in(layer: Any, x: Any) -> int:
@@ -190,7 +177,7 @@ def _axis_out(x: Any) -> int:
 def _reduced(layer: Any, chain: Chain) -> Any:
     """A new, unbuilt layer that computes what is left of `layer`."""
     if isinstance(layer, Block) and _changed(layer, chain):
-        return replaced_by(layer, planned(chain))
+        return replaced_by(layer, folding.planned(chain))
     kind: Any = type(layer)
     config = layer.get_config()
     if not isinstance(layer, (Block, layers.BatchNormalization)):
@@ -199,26 +186,23 @@ def _reduced(layer: Any, chain: Chain) -> Any:
 
 
 def _changed(layer: Any, chain: Chain) -> bool:
-    before = [part.sources for part in leaves(parted(layer._plan, layer))]
+    before = [part.sources for part in folding.leaves(folding.parted(layer._plan, layer))]
     normed = any(getattr(op, "weight_norm", False) for _, op in ops.parts(layer._plan))
-    return normed or before != [part.sources for part in leaves(chain)]
-
-
-# --- weights ---------------------------------------------------------------------------------
+    return normed or before != [part.sources for part in folding.leaves(chain)]
 
 
 def _fill(layer: Any, chain: Chain) -> None:
     """Sets the weights of a built layer from the parts that its own parts replace."""
     block = isinstance(layer, Block)
-    paths = [path for path, _ in ops.parts(planned(chain))] if block else [""]
-    for path, part in zip(paths, leaves(chain), strict=False):
+    paths = [path for path, _ in ops.parts(folding.planned(chain))] if block else [""]
+    for path, part in zip(paths, folding.leaves(chain), strict=False):
         target: Any = _layer_at(layer, path)
         sources = [_layer_at(*source) for source in part.sources]
-        linear = [source for source in sources if _is_linear(source)]
+        linear = [s for s in sources if hasattr(s, "kernel") or isinstance(s, _SEPARABLE)]
         if not linear:
             target.set_weights(sources[0].get_weights())
             continue
-        kernel, bias = merged([_piece(source) for source in sources])
+        kernel, bias = folding.merged([_piece(source) for source in sources])
         if isinstance(target, _TRANSPOSED):
             kernel = np.swapaxes(kernel, -1, -2)
         _kernel(target).assign(kernel.reshape(_kernel(target).shape))
@@ -234,25 +218,22 @@ def _layer_at(owner: Any, path: str) -> Any:
     return getattr(owner, path) if path else owner
 
 
-def _piece(layer: Any) -> Linear | Affine:
+def _piece(layer: Any) -> folding.Linear | folding.Affine:
     """The weights of a convolution, dense layer, normalisation or factor as arrays."""
     if isinstance(layer, layers.Rescaling):
-        return Affine(np.array(layer.scale), np.array(0.0))
+        return folding.Affine(np.array(layer.scale), np.array(0.0))
     if isinstance(layer, layers.BatchNormalization):
         factor = 1 / np.sqrt(_array(layer.moving_variance) + layer.epsilon)
         factor = factor * _array(layer.gamma) if layer.scale else factor
         offset = -_array(layer.moving_mean) * factor
-        return Affine(factor, offset + _array(layer.beta) if layer.center else offset)
+        return folding.Affine(factor, offset + _array(layer.beta) if layer.center else offset)
     kernel = _array(_kernel(layer))
     if isinstance(layer, _TRANSPOSED):
         kernel = np.swapaxes(kernel, -1, -2)
     if isinstance(layer, _DEPTHWISE):  # one input channel a group
         kernel = kernel.reshape(*kernel.shape[:-2], 1, -1)
-    return Linear(kernel, _array(layer.bias) if layer.use_bias else np.zeros(kernel.shape[-1]))
-
-
-def _is_linear(layer: Any) -> bool:
-    return hasattr(layer, "kernel") or isinstance(layer, _SEPARABLE)
+    bias = _array(layer.bias) if layer.use_bias else np.zeros(kernel.shape[-1])
+    return folding.Linear(kernel, bias)
 
 
 def _kernel(layer: Any) -> Any:

@@ -24,7 +24,7 @@ def feature_maps(
     *,
     most: int = 64,
 ) -> np.ndarray:
-    """The feature maps that a stage computes for an image; writes them as a picture if asked.
+    """The feature maps, (height, width, channels), of a stage for an image; maybe as a picture.
 
     Args:
         model: such as `Architecture.model` returns.
@@ -33,9 +33,6 @@ def feature_maps(
         path: a file ending in ".png" for a grid of the first `most` channels, row by row, each
             from black at its smallest value to white at its largest; None writes nothing.
         most: the largest number of tiles in the grid.
-
-    Returns:
-        The maps, (height, width, channels).
 
     Raises:
         ValueError: if the image does not fit, there is no such stage, its output is not a map, or
@@ -66,16 +63,13 @@ def feature_maps(
 
 
 def first_filters(model: keras.Model, path: str | os.PathLike[str] | None = None) -> np.ndarray:
-    """The kernels of the first convolution; writes them as a picture if asked.
+    """The first convolution's kernels, (filters, height, width, channels); maybe as a picture.
 
     Args:
         model: a model with a convolution, of which it takes the first in the order of layers.
         path: a file ending in ".png" for a grid of the filters: in colour for three input
             channels, else as the mean over them, each filter from black at its smallest value to
             white at its largest; None writes nothing.
-
-    Returns:
-        The kernels, (filters, height, width, input channels).
 
     Raises:
         ValueError: if the model has no convolution, or `path` does not end in ".png".
@@ -118,9 +112,7 @@ def _write(path: str | os.PathLike[str], tiles: list[np.ndarray]) -> None:
     try:
         from PIL import Image
     except ImportError as error:
-        raise ImportError(
-            "A PNG needs Pillow: pip install 'kblocks[report]'", name="PIL"
-        ) from error
+        raise ImportError("PNGs need Pillow: pip install 'kblocks[report]'", name="PIL") from error
     factor = math.ceil(_TILE / min(tiles[0].shape[:2]))
     tiles = [tile.repeat(factor, 0).repeat(factor, 1) for tile in tiles]
     height, width, *color = tiles[0].shape

@@ -23,9 +23,6 @@ def extract(model: keras.Model, stage: str) -> keras.Model:
             part of a block, such as `stage2_block1/main_act1`. Where several models in the model
             have it, with the model's name: `backbone/stage1`.
 
-    Returns:
-        A functional model that outputs what the stage, layer or part outputs.
-
     Raises:
         ValueError: if the model has no such stage or layer, or several models in it have, or the
             block has no such part; the message lists those that there are.
@@ -114,13 +111,8 @@ def _strides_of(layer: Any) -> Any:
 class Inside(keras.layers.Layer):
     """Runs a block up to one of its parts and outputs that part's map; shares its weights.
 
-    Args:
-        block: the block.
-        part: the path of a part, such as `main_conv2`.
-
-    Raises:
-        ValueError: if `block` is not a block of kblocks, or is built and has no such part; the
-            message lists those that it has.
+    Raises ValueError unless `block` is a block of kblocks that, if built, has a part at the path
+    `part`, such as `main_conv2`; the message lists those that it has.
     """
 
     def __init__(self, block: Any, part: str, **kwargs: Any) -> None:
@@ -151,7 +143,7 @@ class Inside(keras.layers.Layer):
 
 
 def adapt_input(model: keras.Model, channels: int) -> keras.Model:
-    """The same model for images with another number of channels.
+    """A copy of a model, with its own weights, for images with another number of channels.
 
     Adapts the first kernels by timm's rule (`adapt_input_conv`). For one channel it sums a kernel
     over its channels, so that a grey image gives the output of its copy in all channels. For more
@@ -161,9 +153,6 @@ def adapt_input(model: keras.Model, channels: int) -> keras.Model:
         model: a functional or sequential model whose one input is an image, also with such models
             as layers. It is not changed.
         channels: the number of channels of the new input.
-
-    Returns:
-        A new model with its own weights.
 
     Raises:
         ValueError: if `model` or `channels` is not of the form above, weights other than the
@@ -182,16 +171,13 @@ def adapt_input(model: keras.Model, channels: int) -> keras.Model:
 
 
 def resize_input(model: keras.Model, size: Any) -> keras.Model:
-    """The same model and weights for images of another size.
+    """A copy of a model, with its own copy of the weights, for images of another size.
 
     Args:
         model: a functional or sequential model whose one input is an image, also with such models
             as layers. It is not changed.
         size: (height, width), or an integer for both; None is an unknown size, which only models
             that pool globally take.
-
-    Returns:
-        A new model with its own copy of the weights.
 
     Raises:
         ValueError: if `model` or `size` is not of the form above, or the shape of a weight
@@ -260,9 +246,7 @@ def _rebuilt(graph: Any, shape: tuple[Any, ...]) -> keras.Model:
             inner[id(layer)] = _on_input(layer, args[0])
         return inner[id(layer)](*args, **kwargs)
 
-    new = keras.models.clone_model(
-        graph, input_tensors=start, clone_function=_copied, call_function=called
-    )
+    new = keras.models.clone_model(graph, start, clone_function=_copied, call_function=called)
     if isinstance(graph, SharedTargets):
         new.share(graph.targets, graph.auxiliary)  # Keras does not copy them
     for source, target in zip(graph.layers, new.layers, strict=True):

@@ -1,7 +1,5 @@
 """`Architecture`: a network as data, with its cost, its Keras model and its JSON."""
 
-from __future__ import annotations
-
 import warnings
 from collections import Counter
 from collections.abc import Hashable, Iterable, Mapping, Sequence
@@ -155,9 +153,8 @@ class Architecture:
             hint = f": kb.{name}(net.model((height, width, channels)){_OF_MODELS[name]})"
         if not name.startswith("_") and hasattr(keras.Model, name):
             hint = f". A Keras model has it: net.model((height, width, channels)).{name}"
-        raise AttributeError(
-            f"an Architecture has no attribute {name!r}{hint}", name=name, obj=self
-        )
+        text = f"an Architecture has no attribute {name!r}{hint}"
+        raise AttributeError(text, name=name, obj=self)
 
     def __call__(self, *inputs: Any) -> Any:
         """Refuses to be called: a Keras model computes."""
@@ -166,7 +163,7 @@ class Architecture:
             "model that does"
         )
 
-    def replace(self, name: str, block: Any, input_shape: Any = None) -> Architecture:
+    def replace(self, name: str, block: Any, input_shape: Any = None) -> "Architecture":
         """A copy with another block in place of a row, or other blocks in place of a stage.
 
         Args:
@@ -322,7 +319,7 @@ class Architecture:
         return json_form.to_json(self, indent)
 
     @classmethod
-    def from_json(cls, text: str) -> Architecture:
+    def from_json(cls, text: str) -> "Architecture":
         """The architecture that `to_json` wrote.
 
         Raises:

@@ -1,7 +1,5 @@
 """Builds the Keras layers of an architecture's rows, and finds the losses of its outputs."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
@@ -14,11 +12,7 @@ from kblocks.networks.rows import INPUT, Row, walk_rows
 
 
 def layer_arguments(dtype: Any, data_format: str | None) -> dict[str, Any]:
-    """The arguments that all layers of a model share; None leaves one to Keras' setting.
-
-    Raises:
-        ValueError: if `dtype` is no policy of floats or `data_format` none of Keras'.
-    """
+    """Arguments of all layers of a model; None leaves one to Keras, ValueError for a wrong one."""
     try:
         policy: Any = keras.dtype_policies.get(dtype)
     except (TypeError, ValueError):
@@ -56,10 +50,7 @@ def tensors_of(
     prefix: str,
     shared: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """The output of each needed row from new layers, and the `known` tensors that rows read.
-
-    `shared` is what `layer_arguments` returned.
-    """
+    """The outputs of needed rows, from layers with the `shared` arguments, and `known` tensors."""
     layers: dict[str, Block] = {}
     tensors = dict(known)
     for row, origin, spec, inputs in walk_rows(rows, tensors, needed):
@@ -105,10 +96,8 @@ def auxiliary_losses(
 ) -> dict[str, tuple[str, float]]:
     """For each auxiliary output the main output whose loss it uses, and the weight of that loss.
 
-    It is the first main output with the same target, else with the same kind of loss.
-
-    Raises:
-        ValueError: if no main output is trained on what an auxiliary output is trained on.
+    It is the first main output with the same target, else with the same kind of loss. Raises
+    ValueError if no main output is trained on what an auxiliary output is trained on.
     """
     main = [output for output in tasks if output not in auxiliary]
     found = {}

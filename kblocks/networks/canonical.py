@@ -115,9 +115,7 @@ def _before(op: Any, axis: int, size: int, kernel: int, dilation: int) -> int:
     return side(kernel, padding, dilation)
 
 
-def _axis(
-    op: ops.Conv, axis: int, shape: Shape, out: Shape
-) -> tuple[int, int, tuple[int, ...], bool]:
+def _axis(op: ops.Conv, axis: int, shape: Shape, out: Shape) -> tuple[int, int, Form, bool]:
     """The number of outputs, the stride (1 if it has no effect), the taps, and whether any pads.
 
     Taps that only meet padding are left out. A tap is the pixel that it meets at the first
@@ -139,9 +137,6 @@ def _axis(
         if any(met):
             taps.append(first)
     return outputs, stride if outputs > 1 else 1, tuple(taps), misses
-
-
-# --- networks ----------------------------------------------------------------------------
 
 
 def of_rows(

@@ -1,7 +1,5 @@
 """The catalog of published architectures by name."""
 
-from __future__ import annotations
-
 import difflib
 import functools
 import inspect
@@ -65,11 +63,7 @@ def _signature(family: Callable[..., Architecture], row: Mapping[str, Any]) -> i
 
 
 def member(name: str, family: Callable[..., Architecture]) -> tuple[Any, dict[str, Any]]:
-    """The builder of a published network of a family, and its row of arguments.
-
-    Raises:
-        ValueError: if the family has no network of that name.
-    """
+    """The builder of a family's published network and its row of arguments; else ValueError."""
     family = getattr(family, "family", family)  # a namesake wraps its family
     names = [known for known, build in _VARIANTS.items() if build.family is family]  # type: ignore[attr-defined]
     if name not in names:

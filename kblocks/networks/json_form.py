@@ -1,7 +1,5 @@
 """An architecture as JSON, and back."""
 
-from __future__ import annotations
-
 import json
 import reprlib
 from collections.abc import Callable, Mapping
@@ -19,7 +17,7 @@ FORMAT = 1
 T = TypeVar("T")
 
 
-def to_json(net: Architecture, indent: int | None) -> str:
+def to_json(net: "Architecture", indent: int | None) -> str:
     """The text of `Architecture.to_json`."""
     rows: list[dict[str, Any]] = []
     before = INPUT
@@ -59,7 +57,6 @@ def from_json(text: str, make: Callable[..., T]) -> T:
 
 
 def _block_to_json(spec: Any) -> dict[str, Any]:
-    """A row's block; arguments with default values are left out."""
     if isinstance(spec, str):
         return {"weights_of": spec}
     name = keras.saving.get_registered_name(spec._block)

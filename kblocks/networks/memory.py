@@ -82,11 +82,7 @@ def _is_fused(op: Any, maker: Any) -> bool:
 
 
 def training_memory(
-    net: Architecture,
-    input_shape: Any,
-    batch_size: int = 32,
-    slots: int = 2,
-    aux: bool = False,
+    net: Architecture, input_shape: Any, batch_size: int = 32, slots: int = 2, aux: bool = False
 ) -> int:
     """Estimates the memory of a training step in float32, in bytes.
 
@@ -127,9 +123,6 @@ def _kept(step: Step) -> tuple[int, ...]:
     if isinstance(op, ops.Dropout):
         return (step.output,)  # the mask has the size of the output
     return ()
-
-
-# --- a network as steps ------------------------------------------------------------------
 
 
 class Trace:

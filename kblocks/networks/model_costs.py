@@ -1,7 +1,5 @@
 """The cost of a Keras model of blocks and Keras' own layers, counted call by call."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import replace
 from typing import Any
@@ -13,9 +11,7 @@ from kblocks.common.keras_graph import as_functional, calls_of, is_graph
 from kblocks.plans.cost import Cost, total
 
 _OF_KERAS: Any = keras.layers
-_NORMS = tuple(
-    getattr(_OF_KERAS, f"{name}Normalization") for name in ("Batch", "Layer", "Group", "")
-)
+_NORMS = tuple(getattr(_OF_KERAS, f"{n}Normalization") for n in ("Batch", "Layer", "Group", ""))
 _TRANSPOSED = tuple(getattr(_OF_KERAS, f"Conv{rank}DTranspose") for rank in (1, 2, 3))
 _KERNELS = ("kernel", "depthwise_kernel", "pointwise_kernel")
 _LINEAR = (

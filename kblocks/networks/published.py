@@ -1,7 +1,5 @@
 """Published weight sets and the preprocessing of each."""
 
-from __future__ import annotations
-
 from typing import Any, NamedTuple
 
 import keras
@@ -33,11 +31,10 @@ class WeightSet(NamedTuple):
     mean: tuple[float, ...] = _IMAGENET[0]
     std: tuple[float, ...] = _IMAGENET[1]
 
-    def preprocessing(self) -> Preprocessing:
+    def preprocessing(self) -> "Preprocessing":
         """A layer that turns images of any size in [0, 255] into inputs for these weights."""
-        return Preprocessing(
-            self.size, self.mean, self.std, crop=self.crop, interpolation=self.interpolation
-        )
+        how: Any = {"crop": self.crop, "interpolation": self.interpolation}
+        return Preprocessing(self.size, self.mean, self.std, **how)
 
 
 @keras.saving.register_keras_serializable("kblocks")
@@ -73,9 +70,8 @@ class Preprocessing(keras.layers.Layer):
         self.size, self.crop, self.interpolation = size, crop, interpolation
         self.mean, self.std = tuple(mean), tuple(std)
         side = round(size / crop)
-        self._resizing = keras.layers.Resizing(
-            side, side, interpolation, crop_to_aspect_ratio=True, antialias=True
-        )
+        how: Any = {"crop_to_aspect_ratio": True, "antialias": True}
+        self._resizing = keras.layers.Resizing(side, side, interpolation, **how)
         self._cropping = keras.layers.CenterCrop(size, size)
 
     def build(self, input_shape: Any) -> None:
@@ -170,7 +166,5 @@ WEIGHT_SETS: dict[str, tuple[WeightSet, ...]] = {
     **{name: _lite(name, *row) for name, row in _LITE.items()},
     "inception_v3": _timm("inception_v3", "tv_in1k", 77.294, _BSD, **_HALVED),
     "inception_v4": _timm("inception_v4", "tf_in1k", 80.2, **_HALVED),
-    "inception_resnet_v2": _timm(
-        "inception_resnet_v2", "tf_in1k", 80.4, **{**_HALVED, "crop": 0.8975}
-    ),
+    "inception_resnet_v2": _timm("inception_resnet_v2", "tf_in1k", 80.4, crop=0.8975, **_HALVED),
 }

@@ -25,10 +25,7 @@ class Level(NamedTuple):
 def strides_of(
     rows: Sequence[Row], needed: Collection[str], input_shape: Any
 ) -> tuple[dict[str, Pair], dict[str, Any]]:
-    """The strides (vertical, horizontal) and the output shape of each needed row.
-
-    Rows without strides, such as those after a global pool, are left out of the strides.
-    """
+    """The strides (vertical, horizontal) of needed rows that have some, and the output shapes."""
     shapes: dict[str, Any] = {INPUT: tuple(input_shape)}
     strides: dict[str, Pair] = {INPUT: (1, 1)}
     for row, _, spec, source in walk_rows(rows, shapes, needed):

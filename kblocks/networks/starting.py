@@ -1,7 +1,5 @@
 """Starts networks from published weights: finds these, and loads the arrays whose shapes agree."""
 
-from __future__ import annotations
-
 import functools
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -26,24 +24,14 @@ _KEPT = 4  # the most files that a process keeps in memory
 
 @dataclass(frozen=True)
 class Start:
-    """Weights from which a network can start.
+    """Weights from which a network can start."""
 
-    Attributes:
-        name: what reports call them, such as "resnet18 tv_in1k".
-        source: a source as `kb.load_torch_weights` takes it, or a `.keras` file.
-        images: the set that says how images are normalized.
-    """
-
-    name: str
-    source: Any
-    images: WeightSet
+    name: str  # in reports, such as "resnet18 tv_in1k"
+    source: Any  # as `kb.load_torch_weights` takes it, or a `.keras` file
+    images: WeightSet  # says how images are normalized
 
     def tensors(self) -> Mapping[str, Any]:
-        """The arrays by name, read once a process.
-
-        Raises:
-            OSError, ImportError, ValueError: as `kb.load_torch_weights` does.
-        """
+        """The arrays by name, read once a process; errors as of `kb.load_torch_weights`."""
         return self.source if isinstance(self.source, Mapping) else _read(str(self.source))
 
     def input(
@@ -51,10 +39,9 @@ class Start:
     ) -> dict[str, Any]:
         """What `model_on_images` does to images before the network, as JSON.
 
-        Args:
-            channels: of the images; other than three get the mean over the three.
-            value_range: lowest and highest value of the images; None if they are normalized.
-            size: the side to which they are resized, in pixels; None keeps their size.
+        Images of other than three channels get the mean over the three. `value_range` None says
+        that they are normalized; `size` is the side to which they are resized, in pixels, None
+        keeps theirs.
         """
         known: dict[str, Any] = {} if size is None else {"size": size}
         if size is not None:
@@ -84,17 +71,11 @@ def _read(source: str) -> Mapping[str, Any]:
 def starts_of(net: Architecture, weights: Any) -> list[Start]:
     """The weights from which a network can start, the first that can be read being the one.
 
-    Those in an installed package come before others.
-
-    Args:
-        net: the network. A published network starts from its own weights, also if arguments were
-            changed; another one of its family (found by its name) from those of the published
-            network with which it has most in common.
-        weights: "imagenet", the name of a published set, a file or a source as
-            `Architecture.model` takes it.
-
-    Raises:
-        ValueError: if there are none.
+    Those in an installed package come before others. A published network starts from its own
+    weights, also if arguments were changed; another one of its family (found by its name) from
+    those of the published network with which it has most in common. `weights` is "imagenet", the
+    name of a published set, a file or a source as `Architecture.model` takes it; ValueError if
+    there are none.
     """
     names = [names for family, names in by_family().items() if net.name in (family, *names)]
     known = [name for name in names[0] if name in WEIGHT_SETS] if names else []
@@ -131,11 +112,7 @@ def _shared_with(net: Architecture) -> Any:
 
 
 def found(starts: Iterable[Start]) -> Start:
-    """The first of these weights that can be read.
-
-    Raises:
-        OSError, ImportError, ValueError: if none can, that of the first.
-    """
+    """The first of these weights that can be read; raises the error of the first if none can."""
     errors: list[Exception] = []
     for start in starts:
         try:
@@ -148,11 +125,7 @@ def found(starts: Iterable[Start]) -> Start:
 
 
 def loadable(net: Architecture, input_shape: Any, start: Start) -> int:
-    """How many of a network's numbers these weights have; makes no weight of a model.
-
-    Raises:
-        OSError, ImportError, ValueError: as `found` does.
-    """
+    """How many of a network's numbers these weights have; makes no weight of a model."""
     tensors = start.tensors()
     with keras.StatelessScope():  # variables have shapes, but no values
         pairs = torch_weights.fitting(net.model(input_shape), tensors)
@@ -160,11 +133,7 @@ def loadable(net: Architecture, input_shape: Any, start: Start) -> int:
 
 
 def check(net: Architecture, input_shape: Any, starts: Iterable[Start]) -> None:
-    """Refuses weights of which no array fits a network.
-
-    Raises:
-        ValueError: if none fits, and as `found` does.
-    """
+    """Raises ValueError for weights of which no array fits a network, and as `found` does."""
     start = found(starts)
     if not loadable(net, input_shape, start):
         raise ValueError(
@@ -189,14 +158,7 @@ def load(model: keras.Model, start: Start) -> dict[str, Any]:
 def model_on_images(
     net: Architecture, input_shape: Any, known: Mapping[str, Any], scale: float = 1
 ) -> keras.Model:
-    """A network's model behind layers that divide, resize and normalize images.
-
-    Args:
-        net: the network.
-        input_shape: (height, width, channels) of the images.
-        known: what `Start.input` returned.
-        scale: what images are divided by at first.
-    """
+    """A network behind layers that divide images by `scale` and do what `Start.input` says."""
     height, width, channels = input_shape
     tensor = input_of(input_shape, "", {})
     exact: Any = {"dtype": "float32"}  # integers and fractions under any dtype policy

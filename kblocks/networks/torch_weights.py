@@ -1,7 +1,5 @@
 """Converts weights between kblocks and PyTorch: names of tensors and their layouts."""
 
-from __future__ import annotations
-
 import contextlib
 import importlib
 import importlib.util
@@ -25,12 +23,8 @@ from kblocks.networks.published import WeightSet
 from kblocks.networks.rows import is_of_head
 from kblocks.plans import cost, ops
 
-_NORM = {
-    "gamma": "weight",
-    "beta": "bias",
-    "moving_mean": "running_mean",
-    "moving_variance": "running_var",
-}
+_NORM = {"gamma": "weight", "beta": "bias"}
+_NORM |= {"moving_mean": "running_mean", "moving_variance": "running_var"}
 _IGNORED = "num_batches_tracked"
 _AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")
 _HEADS = ("fc.", "_fc.", "classifier.", "head.", "last_linear.", "classif.", "pre_logits.")
@@ -77,20 +71,14 @@ def by_patterns(paths: list[str], names: Mapping[str, str]) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class _Tensor:
-    """A variable of the model, and its published name and shape.
-
-    Attributes:
-        name: the published name.
-        variable: the Keras variable.
-        kernel: (height, width, input channels) of a convolution's kernel, also of the one that a
-            linear layer after a Flatten is equal to; None if the variable is no kernel.
-        is_flat: whether the published model has a linear layer.
-    """
+    """A variable of the model, and its published name and shape."""
 
     name: str
     variable: Any
+    # (height, width, input channels) of a convolution's kernel, also of the one that a linear layer
+    # after a Flatten is equal to.
     kernel: tuple[int, int, int] | None = None
-    is_flat: bool = False
+    is_flat: bool = False  # whether the published model has a linear layer
 
     def from_torch(self, given: np.ndarray) -> np.ndarray:
         """The array in Keras' layout; the ValueError says why it does not fit."""
@@ -102,9 +90,7 @@ class _Tensor:
             published = shape[-1], channels, height, width
         linear = shape[::-1] if self.kernel and len(shape) == 2 else published
         if given.shape not in (published, linear):
-            raise ValueError(
-                f"is {given.shape}, which does not fit {self.variable.path} of {shape}"
-            )
+            raise ValueError(f"is {given.shape}, which does not fit {self.variable.path}, {shape}")
         if self.kernel is None:
             return given
         return given.reshape(published).transpose(2, 3, 1, 0).reshape(shape)
@@ -169,14 +155,9 @@ def load_torch_weights(
 def fitting(model: keras.Model, tensors: Mapping[str, Any]) -> list[tuple[Any, np.ndarray]]:
     """The variables of a model whose shape agrees with that of a tensor, each with its array.
 
-    For images of one channel the first kernel is summed over its three, as `kb.adapt_input` does.
-
-    Args:
-        model: a model from `Architecture.model`.
-        tensors: arrays by the names of PyTorch or, from a `.keras` file, by the paths of variables.
-
-    Raises:
-        ValueError: if the model's parts have no names in PyTorch.
+    The tensors have PyTorch's names or, from a `.keras` file, the paths of variables. For images of
+    one channel the first kernel is summed over its three, as `kb.adapt_input` does. Raises
+    ValueError if the model's parts have no names in PyTorch.
     """
     own = {weight.path: weight for weight in model.weights}
     if own.keys() & tensors.keys():
@@ -214,10 +195,8 @@ def load_weights(
     """Loads weights from a file, a source or a `known` set's name, as `Architecture.model` does.
 
     "imagenet" is the first known set. A known set may be of other classes than the model: then the
-    classifier keeps its fresh weights, with a warning.
-
-    Raises:
-        ValueError: if there is no such file or set, or the weights do not fit.
+    classifier keeps its fresh weights, with a warning. Raises ValueError if there is no such file
+    or set, or the weights do not fit.
     """
     if isinstance(source, (str, os.PathLike)):
         if str(source).endswith((".weights.h5", ".keras")):
@@ -365,7 +344,7 @@ def _needed(module: str, extra: str) -> Any:
 def to_torch_state_dict(
     model: keras.Model, source: str | None = None, *, prefix: str = ""
 ) -> dict[str, np.ndarray]:
-    """Copies the model's weights, with the names and layouts of published PyTorch models.
+    """A PyTorch `state_dict` of NumPy arrays: the model's weights as published models name them.
 
     Args:
         model: a model of an architecture that torchvision or timm publishes.
@@ -373,9 +352,6 @@ def to_torch_state_dict(
             network. If a source has several names for a family, its label chooses among them,
             such as "torchvision densenet, files".
         prefix: as in `load_torch_weights`.
-
-    Returns:
-        A dict of NumPy arrays by tensor name, a PyTorch `state_dict`.
 
     Raises:
         ValueError: if the source has no names for the model's parts.

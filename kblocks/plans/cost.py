@@ -1,7 +1,5 @@
 """The cost of a plan by arithmetic: output shape, parameters, multiply-adds, activations."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -69,10 +67,7 @@ def total(costs: Iterable[Cost], output_shape: Any) -> Cost:
 
 
 def walk(op: Op, shape: Any, tally: Tally | None = None) -> Shape:
-    """The output shape of `op`; adds its counts to `tally`, which needs all sizes known.
-
-    A list of shapes stands for several inputs, one for each branch of a Merge.
-    """
+    """The output shape (of a list, one input a branch); adds counts to `tally` of known sizes."""
     try:
         return op.walk(shape, tally)
     except AttributeError as error:

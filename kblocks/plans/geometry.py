@@ -5,8 +5,6 @@ stride 1, the output has `(size - 1 - reach) // stride + 1` pixels. Ops one afte
 common stride and reach, so `Merge.crops` can align branches of inputs of any size.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from typing import Any
@@ -35,9 +33,6 @@ _LARGEST_INPUT = 1 << 14
 _MISFITS = 32  # sizes in a row that may be refused for other reasons, such as a division
 
 
-# --- sizes -----------------------------------------------------------------------------
-
-
 def reach(kernel_size: int, padding: str | int, dilation_rate: int = 1) -> int:
     """The pixels by which one axis shrinks at stride 1; negative where padding lets it grow."""
     span = dilation_rate * (kernel_size - 1)
@@ -63,11 +58,7 @@ def same_padding(size: int, kernel_size: int, strides: int, dilation_rate: int =
 
 
 def conv_output_size(
-    size: Any,
-    kernel_size: Any,
-    strides: Any = 1,
-    padding: Any = "valid",
-    dilation_rate: Any = 1,
+    size: Any, kernel_size: Any, strides: Any = 1, padding: Any = "valid", dilation_rate: Any = 1
 ) -> Any:
     """The size of a map after a convolution or pool.
 
@@ -130,10 +121,8 @@ def window(op: Op, height: Any, width: Any, kernel: Pair, dilation: Pair = (1, 1
     rows, columns = (0, 0) if op.padding == "same" else op_reach(op, kernel, dilation)
     if height is None or width is None or height <= rows or width <= columns:
         return tuple(
-            _output_size(
-                size, kernel[axis], op.strides[axis], of_axis(op.padding, axis), dilation[axis]
-            )
-            for axis, size in enumerate((height, width))
+            _output_size(size, kernel[i], op.strides[i], of_axis(op.padding, i), dilation[i])
+            for i, size in enumerate((height, width))
         )
     return (height - 1 - rows) // vertical + 1, (width - 1 - columns) // horizontal + 1
 
@@ -169,10 +158,7 @@ def check_input_shape(shape: Any, unknown: bool = False) -> None:
 
 
 def pool_reach(op: Op) -> Pair:
-    """`reach` of both axes of a pool.
-
-    With `ceil_mode` a window that reaches over the edge counts if it begins before the edge.
-    """
+    """`reach` of a pool; with `ceil_mode` a window counts if it begins before the edge."""
     rows, columns = op_reach(op, op.pool_size)
     if not op.ceil_mode or op.padding == "same":
         return rows, columns
@@ -206,10 +192,7 @@ def cropped(shape: Shape, cut: Crop) -> Shape:
 
 
 def missing_pixels(walk: Callable[[int], Any]) -> float:
-    """The fewest pixels that an input lacks: the least `added` for which `walk(added)` succeeds.
-
-    Infinity if there is none.
-    """
+    """The least `added` for which `walk(added)` succeeds; infinity if there is none."""
 
     def fitting(least: int) -> float:
         """The first number from `least` on that `walk` accepts; 0 if it finds it too small."""

@@ -7,8 +7,6 @@ tuples, since a search makes hundreds of thousands a second. Shapes are (height,
 pairs (height, width).
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
@@ -32,8 +30,6 @@ from kblocks.plans.geometry import (
 from kblocks.plans.trees import Chain as Chain
 from kblocks.plans.trees import Merge as Merge
 from kblocks.plans.trees import parts as parts
-
-# --- methods of several ops ----------------------------------------------------------------
 
 
 def _keeps_shape(op: Op, shape: Shape, tally: Tally | None) -> Shape:
@@ -68,9 +64,6 @@ def unknown_size(op: Op, reason: str) -> ValueError:
         f"padding='same' with {reason} and strides={op.strides} needs a known height and width; "
         "'symmetric' does not. Received: unknown size"
     )
-
-
-# --- the primitives --------------------------------------------------------------------------
 
 
 class Conv(NamedTuple):
@@ -235,12 +228,8 @@ class Pool(NamedTuple):
                 raise unknown_size(self, "count_padding=True")
         if not self.ceil_mode:
             return (*window(self, height, width, self.pool_size), channels)
-        rows, columns = (
-            None if size is None else ceiled(size, reached, stride)
-            for size, reached, stride in zip(
-                (height, width), pool_reach(self), self.strides, strict=True
-            )
-        )
+        sides = zip((height, width), pool_reach(self), self.strides, strict=True)
+        rows, columns = (None if n is None else ceiled(n, reach, step) for n, reach, step in sides)
         return rows, columns, channels
 
     def geometry(self) -> Geometry:
@@ -307,10 +296,8 @@ class Blur(NamedTuple):
         for size in (height, width):
             if size is not None and size < least:
                 raise InputTooSmallError(f"{size} pixels are too few to blur", least - size)
-        rows, columns = (
-            None if size is None else (size - 1) // stride + 1
-            for size, stride in zip((height, width), self.strides, strict=True)
-        )
+        sides = zip((height, width), self.strides, strict=True)
+        rows, columns = (None if n is None else (n - 1) // step + 1 for n, step in sides)
         return rows, columns, channels
 
     def geometry(self) -> Geometry:
@@ -363,9 +350,7 @@ class Reshape(NamedTuple):
 
     def walk(self, shape: Shape, tally: Tally | None) -> Shape:
         if None not in shape and math.prod(shape) != math.prod(self.shape):
-            raise ValueError(
-                f"A reshape to {self.shape} does not fit. Received: input of shape {shape}"
-            )
+            raise ValueError(f"A reshape to {self.shape} does not fit. Received: input {shape}")
         return self.shape
 
 

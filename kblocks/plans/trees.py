@@ -3,8 +3,6 @@
 Both have the methods of an op, `walk` and `geometry`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -17,7 +15,7 @@ class Chain(tuple):
 
     __slots__ = ()
 
-    def __new__(cls, *ops: Op) -> Chain:
+    def __new__(cls, *ops: Op) -> "Chain":
         flat: list[Op] = []
         for op in ops:
             if type(op) is Chain:
@@ -62,7 +60,7 @@ class Merge(_Branches):
 
     __slots__ = ()
 
-    def __new__(cls, mode: str, **branches: Op) -> Merge:
+    def __new__(cls, mode: str, **branches: Op) -> "Merge":
         return tuple.__new__(cls, (mode, tuple(branches.items())))
 
     def walk(self, shape: Any, tally: Tally | None) -> Shape:

@@ -1,7 +1,5 @@
 """`Budget`: limits on what a network costs."""
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import math
@@ -64,9 +62,7 @@ class Budget:
                 raise ValueError(f"`{name}` must be a positive number. Received: {name}={limit!r}")
             most = getattr(self, name.removeprefix("min_")) or math.inf
             if limit > most:
-                raise ValueError(
-                    f"`{name}` must not be over its most, {most:,}. Received: {name}={limit:,}"
-                )
+                raise ValueError(f"`{name}` must be at most {most:,}. Received: {name}={limit:,}")
         size = self.batch_size
         if not isinstance(size, int) or isinstance(size, bool) or size < 1:
             raise ValueError(f"`batch_size` must be a positive integer. Received: {size!r}")
@@ -98,14 +94,9 @@ class Budget:
         }
 
     def exceeded(self, cost: Cost, memory: Mapping[str, int] | None = None) -> dict[str, float]:
-        """By what factor a network misses each limit that it breaks; empty if it keeps all.
+        """By what factor, above 1, a network misses each limit that it breaks, by the limit's name.
 
-        Args:
-            cost: the network's cost.
-            memory: what `memory` returns; None skips the limits on memory.
-
-        Returns:
-            Factors above 1 by the names of the limits.
+        `memory` is what the method of this name returns; None skips the limits on memory.
         """
         broken = {}
         for name, limit in self._limits.items():

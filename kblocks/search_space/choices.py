@@ -1,7 +1,5 @@
 """The choices that stand in place of arguments; `tree` finds and names them."""
 
-from __future__ import annotations
-
 import functools
 import math
 import numbers
@@ -58,7 +56,9 @@ class Choice:
         labels = self.labels
         if len({type(label) for label in labels}) == 1 and type(labels[0]) in (int, float, str):
             return labels
-        written = ["x".join(map(str, o)) if _is_pair(o) else str(o) for o in labels]
+        pairs = [isinstance(label, tuple) and len(label) > 1 for label in labels]
+        both = zip(labels, pairs, strict=True)
+        written = ["x".join(map(str, o)) if is_pair else str(o) for o, is_pair in both]
         if len(set(written)) < len(written):
             return tuple(f"#{index}" for index in range(len(labels)))
         return tuple(written)
@@ -77,11 +77,7 @@ class Choice:
         return self.written[position]
 
     def index(self, value: Any) -> int:
-        """The position of the option with this label, or for which tuners record this value.
-
-        Raises:
-            ValueError: if there is none.
-        """
+        """The position of the option with this label or recorded value; ValueError if none has."""
         try:
             return self._positions[_keyed(_plain(value))]
         except (KeyError, TypeError) as error:  # TypeError: not hashable, so no option
@@ -187,11 +183,7 @@ _LARGEST = 2**62  # limit on an integer's bounds and number of values, which `le
 
 
 def position_of(name: str, kind: Searchable, value: Any) -> Any:
-    """The position of a value of the choice called `name`, in either form.
-
-    Raises:
-        ValueError: if the value is no option of the choice.
-    """
+    """The position of a value, in either form; ValueError if it is no option of the choice."""
     try:
         return kind.index(value)
     except ValueError as error:
@@ -242,11 +234,7 @@ def choice(*options: Any, name: str | None = None) -> Any:
 
 
 def boolean(name: str | None = None) -> Any:
-    """A choice between False, the default, and True.
-
-    Args:
-        name: as in `kb.choice`.
-    """
+    """A choice between False, the default, and True; `name` is as in `kb.choice`."""
     return Choice((False, True), _checked_name(name))
 
 
@@ -329,11 +317,7 @@ def _is_finite(value: Any) -> bool:
 
 
 def fixed(value: Any) -> Any:
-    """Takes `value` out of the search: every choice in it keeps its default.
-
-    Args:
-        value: an argument of a space, or a part of one.
-    """
+    """Takes an argument, or a part of one, out of the search: choices in it keep their default."""
     return Fixed(value)
 
 
@@ -421,10 +405,6 @@ def label_of(option: Any) -> Any:
         given = ", ".join(f"{key}={value!r}" for key, value in spec.changes().items())
         return f"{type(spec).__name__.removesuffix('.Spec')}({given})"
     return _UNNAMED
-
-
-def _is_pair(label: Any) -> bool:
-    return isinstance(label, tuple) and len(label) > 1
 
 
 def _keyed(value: Any) -> Any:

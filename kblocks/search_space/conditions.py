@@ -1,7 +1,5 @@
 """A builder with its bound arguments, and the `where` conditions on them."""
 
-from __future__ import annotations
-
 import functools
 import inspect
 from collections.abc import Callable, Mapping
@@ -22,9 +20,7 @@ class Condition:
     """A user's `where` function.
 
     Its parameters have the names of the space's arguments, or `network` for the architecture.
-
-    Raises:
-        TypeError: if it is not a function, or has a parameter of another name and no default.
+    Raises TypeError if it is not a function, or has a parameter of another name and no default.
     """
 
     def __init__(self, function: Callable[..., Any], arguments: Mapping[str, Any]) -> None:
@@ -46,7 +42,7 @@ class Condition:
                     f"this space ({', '.join(arguments) or 'it has none'})"
                 )
 
-    def holds(self, bound: Bound) -> bool:
+    def holds(self, bound: "Bound") -> bool:
         """Whether the function returns true for these arguments and their network."""
         given = bound.arguments
         asked = dict(given) if self._asks_all else {name: given[name] for name in self._names}
@@ -65,15 +61,10 @@ class Bound:
 
     @functools.cached_property
     def network(self) -> Architecture:
-        """The network that the builder makes, whether the conditions hold or not.
-
-        A block is the only row of a network.
-        """
+        """The network that the builder makes, whether allowed or not; of a block one of one row."""
         if self.is_block:
-            fields = {k: value for k, value in self.arguments.items() if k not in _OF_KERAS}
-            return Architecture(
-                [("block", self.builder.Spec(**fields))], name=name_of(self.builder)
-            )
+            own = {k: value for k, value in self.arguments.items() if k not in _OF_KERAS}
+            return Architecture([("block", self.builder.Spec(**own))], name=name_of(self.builder))
         net = self.product
         if isinstance(net, keras.Model):
             raise TypeError(
@@ -89,7 +80,6 @@ class Bound:
 
     @functools.cached_property
     def product(self) -> Any:
-        """What the builder returns."""
         return self.builder(**self.arguments)
 
     @property
@@ -113,7 +103,7 @@ class Bound:
 
     def with_arguments(
         self, arguments: Mapping[str, Any], conditions: tuple[Condition, ...]
-    ) -> Bound:
+    ) -> "Bound":
         """A copy with more conditions and arguments; new arguments replace old ones."""
         every = {**self.arguments, **arguments}
         return Bound(self.builder, every, (*self.conditions, *conditions))

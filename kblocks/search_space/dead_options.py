@@ -1,7 +1,5 @@
 """Finds options with which no network can be made, since such an option is a mistake."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from random import Random
 from typing import Any
@@ -16,12 +14,7 @@ _TRIED = 100  # about how many positions of an integer to check
 
 
 def refuse_dead_options(tree: Tree) -> None:
-    """Raises if an option works at none of the points tried: the default and random ones.
-
-    Raises:
-        ValueError: if an option makes every network fail.
-        TypeError: if the builder raises one: it does not take these arguments, say.
-    """
+    """Raises if an option works at none of the points tried: the default and random ones."""
     random = Random(0)
     contexts = [tree.default(), *(tree.draw(random) for _ in range(_CONTEXTS))]
     if not tree.dimensions:

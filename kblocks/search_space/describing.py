@@ -1,7 +1,5 @@
 """A space's choices as a table, and the number of its points."""
 
-from __future__ import annotations
-
 import functools
 import math
 from collections.abc import Collection, Mapping
@@ -25,10 +23,7 @@ def choice_rows(tree: Tree) -> list[tuple[str, str, str]]:
 
 
 def table(tree: Tree, noun: str) -> str:
-    """The rows as text; what many choices mean for a Bayesian search; the number of networks.
-
-    `noun` is as for `counts_of`.
-    """
+    """The rows as text, what many choices mean for a Bayesian search, and `counts_of`."""
     rows = choice_rows(tree)
     widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
     lines = [f"{a:<{widths[0]}}  {b:<{widths[1]}}  {c}".rstrip() for a, b, c in rows]
@@ -86,9 +81,6 @@ def _number(count: float) -> str:
     if math.isinf(count):
         return "infinitely many"
     return f"{count:,}" if count < _COUNTED else f"about 10^{round(math.log10(count))}"
-
-
-# --- counting ----------------------------------------------------------------------------
 
 
 def size(tree: Tree) -> float:

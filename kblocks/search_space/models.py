@@ -1,7 +1,5 @@
 """The Keras models of a space whose builder returns such; each is built once to learn its cost."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 
@@ -25,16 +23,10 @@ class Models:
         self._last: Mapping[Any, keras.Model] = {}
 
     def cost(self, point: Point, input_shape: Any, budget: Budget) -> Cost:
-        """The cost of the model of a point.
+        """The cost of the model of a point, whose input must have this shape, without the batch.
 
-        Args:
-            point: a point of the space.
-            input_shape: the shape that the model's input must have, without the batch.
-            budget: the limits, whose measures must be known.
-
-        Raises:
-            ValueError: if the builder raises one, the input has another shape, or a cost is not
-                known, with the layers.
+        Raises ValueError if the builder raises one, the input has another shape, or a measure that
+        the budget limits is not known, with the layers.
         """
         key = _key(point)
         if key not in self._known:

@@ -1,7 +1,5 @@
 """The names under which a tuner's trial records choices and networks."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Collection
 
@@ -18,8 +16,7 @@ def network_key(name: str | None) -> str:
 def prefix_of(name: str | None, is_block: bool) -> str:
     """What the names of choices begin with in a trial if their network or block is called `name`.
 
-    Raises:
-        ValueError: if the name is not a word, has a "/" (of a block also a "."), or is reserved.
+    Raises ValueError if the name is not a word, has a "/" (of a block also a "."), or is reserved.
     """
     if name is None:
         return ""
@@ -33,9 +30,6 @@ def prefix_of(name: str | None, is_block: bool) -> str:
 
 
 def is_of_others(key: str, arguments: Collection[str]) -> bool:
-    """Whether a recorded entry is not of a space with these arguments, whose network has no name.
-
-    It then belongs to a recipe, a named network or block, or the tuner itself.
-    """
+    """Whether a recorded entry is of a recipe, a named network or block, or the tuner itself."""
     argument = re.split(r"[.\[#]", key, maxsplit=1)[0]
     return "/" in key or ("." in key and argument not in arguments)

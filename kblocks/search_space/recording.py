@@ -1,7 +1,5 @@
 """How a tuner's trial records the values of choices."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Mapping
 from typing import Any
@@ -33,11 +31,7 @@ def pruned(error: Exception) -> Exception:
 
 
 def check_recordable(name: str, kind: Searchable) -> None:
-    """Refuses a choice of integers too large for a tuner to record exactly.
-
-    Raises:
-        ValueError: if a bound is beyond 2**53.
-    """
+    """Raises ValueError for integers beyond 2**53, which tuners do not record exactly."""
     if isinstance(kind, Integer) and max(abs(kind.low), abs(kind.high)) > _EXACT:
         raise ValueError(
             f"`{name}` must be from -2**53 to 2**53 for a tuner, which records numbers as floats. "

@@ -8,8 +8,6 @@ would try too many networks, it instead copies choices from a point that fits: a
 those that help most.
 """
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -41,17 +39,11 @@ _ALL = range(len(_ORDER) + 1)
 
 @dataclass(frozen=True)
 class Ladder:
-    """The steps along one dimension.
+    """The steps along one dimension."""
 
-    Attributes:
-        rank: the place of its arguments' names in `_ORDER`, in which choices are changed.
-        order: the positions from small to large; empty if they have no such order.
-        positions: all positions; none of a real, which steps leave alone.
-    """
-
-    rank: int
-    order: Sequence[int]
-    positions: Sequence[int]
+    rank: int  # the place of its arguments' names in `_ORDER`
+    order: Sequence[int]  # the positions from small to large; empty if they have no such order
+    positions: Sequence[int]  # all of them; none of a real, which steps leave alone
 
     def steps(self, position: Any, share: float, grow: bool) -> list[Any]:
         """The positions that one step may lead to.
@@ -85,11 +77,9 @@ class Ladder:
 class Repair:
     """Searches a tree for points that fit.
 
-    Args:
-        tree: the tree of the points.
-        measure: returns how far a point is from fitting; None if it fits.
-        grow: whether a network can be too small, so that steps may enlarge it.
-        steps: whether to take steps; measuring a Keras model takes too long for many of them.
+    `measure` returns how far a point is from fitting, None if it fits. With `grow` a network can be
+    too small, so that steps may enlarge it. Without `steps` none are taken: measuring a Keras model
+    takes too long for many of them.
     """
 
     def __init__(

@@ -11,8 +11,6 @@ A range of which the budget leaves less than one part is sampled by slice sampli
 and a point that does. So are all choices of a tree that has too many of them for a law.
 """
 
-from __future__ import annotations
-
 import bisect
 import itertools
 from collections.abc import Callable, Mapping
@@ -23,6 +21,7 @@ from kblocks.search_space.choices import Choice, Integer, Real, Searchable
 from kblocks.search_space.tree import Point, Tree
 
 Shortfall = Callable[[Point], tuple[int, float] | None]
+Fits = Callable[[Point], bool]
 
 _PARTS = 16  # of a range of numbers; a choice between options has a part for each
 _ROUNDS, _DRAWN, _ELITE = 12, 200, 30
@@ -36,9 +35,7 @@ _SHRUNK = 100  # draws to try while slice sampling shrinks the range
 class Law:
     """A distribution over points: weights of equal parts of each dimension's range.
 
-    Attributes:
-        weights: by dimension, one for each part.
-        helps: whether any point fitted in the last round of learning.
+    `helps` says whether any point fitted in the last round of learning.
     """
 
     def __init__(self, weights: dict[str, list[float]]) -> None:
@@ -59,14 +56,11 @@ class Law:
 
 
 def learned(tree: Tree, shortfall: Shortfall) -> Law:
-    """Learns a law under which a good share of the points fits; the last one tried if none does.
-
-    Args:
-        tree: the tree of the points.
-        shortfall: returns how far a point is from fitting; None if it fits.
-    """
+    """A law under which a good share of points fits; `shortfall` is None for one that fits."""
     random = Random(0)
-    law = Law({name: [1.0] * _parts(d.kind) for name, d in tree.dimensions.items()})
+    kinds = {name: dimension.kind for name, dimension in tree.dimensions.items()}
+    parts = {name: k.size if isinstance(k, Choice) else _PARTS for name, k in kinds.items()}
+    law = Law({name: [1.0] * number for name, number in parts.items()})
     for _ in range(_ROUNDS):
         drawn = [law.draw(tree, random) for _ in range(_DRAWN)]
         scored = [(shortfall(point) or (0, 0.0), parts) for point, parts in drawn]
@@ -95,16 +89,7 @@ def _moved(law: Law, elite: list[dict[str, int]]) -> Law:
     return Law(weights)
 
 
-def _parts(kind: Searchable) -> int:
-    return kind.size if isinstance(kind, Choice) else _PARTS
-
-
-def drawn(
-    tree: Tree,
-    fits: Callable[[Point], bool],
-    law: Callable[[], Law],
-    random: Random,
-) -> Point | None:
+def drawn(tree: Tree, fits: Fits, law: Callable[[], Law], random: Random) -> Point | None:
     """A random point that fits: from plain draws, then from draws by the law; None if all fail."""
     for _ in range(_PLAIN):
         point = tree.draw(random)
@@ -129,7 +114,7 @@ def wide(tree: Tree) -> list[str]:
     return [name for name, dimension in tree.dimensions.items() if is_wide(dimension.kind)]
 
 
-def redrawn(tree: Tree, fits: Callable[[Point], bool], start: Point, random: Random) -> Point:
+def redrawn(tree: Tree, fits: Fits, start: Point, random: Random) -> Point:
     """A random point that fits, made from another one by slice sampling.
 
     Of a large tree it redraws all choices at once and then some one by one. Of others it redraws
@@ -148,25 +133,18 @@ def redrawn(tree: Tree, fits: Callable[[Point], bool], start: Point, random: Ran
     return start
 
 
-def _sliced(
-    kinds: Mapping[str, Searchable],
-    fits: Callable[[Point], bool],
-    start: Point,
-    random: Random,
-) -> Point:
+def _sliced(kinds: Mapping[str, Searchable], fits: Fits, start: Point, random: Random) -> Point:
     """`start` with these dimensions redrawn together, by slice sampling with shrinkage."""
     own = {name: kind.share(start[name], random.random()) for name, kind in kinds.items()}
-    bounds = dict.fromkeys(kinds, (0.0, 1.0))
+    ends = dict.fromkeys(kinds, (0.0, 1.0))
     for _ in range(_SHRUNK):
-        shares = {
-            name: low + random.random() * (high - low) for name, (low, high) in bounds.items()
-        }
+        shares = {name: low + random.random() * (high - low) for name, (low, high) in ends.items()}
         point = start.moved({name: kinds[name].at(min(s, _LAST)) for name, s in shares.items()})
         if point == start or fits(point):
             return point
         for name, share in shares.items():
-            low, high = bounds[name]
-            bounds[name] = (share, high) if share < own[name] else (low, share)
+            low, high = ends[name]
+            ends[name] = (share, high) if share < own[name] else (low, share)
     return start
 
 

@@ -1,7 +1,5 @@
 """`Space`: a builder of networks or a block, with choices in its arguments."""
 
-from __future__ import annotations
-
 import contextlib
 import math
 from collections.abc import Callable, Hashable, Iterator, Mapping
@@ -124,7 +122,6 @@ class Space:
         return f"<Space of {name}: {counts_of(self.tree, self._noun)}{limits}>"
 
     def _repr_html_(self) -> str:
-        """The table of the choices, which notebooks show."""
         return html_table(choice_rows(self.tree), repr(self))
 
     def __getstate__(self) -> dict[str, Any]:
@@ -145,7 +142,7 @@ class Space:
         if shortfall is not None:
             raise ValueError(self._nothing_fits())
 
-    def within(self, input_shape: Any, budget: Budget | None = None) -> Space:
+    def within(self, input_shape: Any, budget: Budget | None = None) -> "Space":
         """A copy of this space limited to networks that fit an input and a budget.
 
         A network fits if none of its feature maps vanishes and its cost keeps the budget.
@@ -180,11 +177,7 @@ class Space:
         return size(self.tree)
 
     def describe(self, print_fn: Callable[[str], Any] = print) -> None:
-        """Prints a table of the choices and how many networks they make.
-
-        Args:
-            print_fn: receives the text.
-        """
+        """Prints, by `print_fn`, a table of the choices and how many networks they make."""
         print_fn(table(self.tree, self._noun))
 
     def default(self) -> dict[str, Any]:
@@ -209,10 +202,7 @@ class Space:
     def samples(self, seed: int | Random) -> Iterator[dict[str, Any]]:
         """Yields the default, then random points that fit, each with a new network.
 
-        Ends after 100 samples in a row without a new one.
-
-        Args:
-            seed: as in `sample`.
+        Ends after 100 samples in a row without a new one. The seed is as in `sample`.
         """
         random = seed if isinstance(seed, Random) else Random(seed)
         seen: set[Hashable] = set()
@@ -275,13 +265,8 @@ class Space:
         """A point that fits, near the given one; that one itself if it fits already.
 
         Reduces filters first, then blocks, then kernel sizes, then takes `same` padding, and
-        changes anything else last. The same point always has the same repair.
-
-        Args:
-            values, name: as in `build`.
-
-        Raises:
-            ValueError: as `build` does, or if the space is of Keras models.
+        changes anything else last. The same point always has the same repair. The arguments and
+        errors are those of `build`; ValueError also if the space is of Keras models.
         """
         if self.is_of_models:
             raise ValueError(
@@ -294,10 +279,7 @@ class Space:
         """A hashable key, equal for points that have equal networks.
 
         After `within` it is also equal for networks that differ only in arguments without effect
-        on an input of that size: see `Architecture.canonical`.
-
-        Args:
-            values: a point, as in `build`.
+        on an input of that size: see `Architecture.canonical`. The point is as in `build`.
         """
         return self.key_of(self.point(values))
 
@@ -354,20 +336,13 @@ class Space:
         return found
 
     def nearest(self, point: Point) -> Point:
-        """`repair` of a `Point`.
-
-        Raises:
-            OverBudgetError: (a ValueError) if it is of a Keras model that does not fit.
-        """
+        """`repair` of a `Point`; OverBudgetError for one of a Keras model that does not fit."""
         if self._models and not self._fits(point):
             raise OverBudgetError(f"{point.values} {self._reason(point)}")
         return self._repair.nearest(point, self._anchor)
 
     def violation(self, point: Point, exactly: bool = True) -> Violation | None:
-        """How far a point is from fitting; None if it fits.
-
-        Finds how much larger the input would have to be only if `exactly`.
-        """
+        """How far a point is from fitting; None if it fits. `exactly`: also by how many pixels."""
         shape = self.input_shape
         if shape is None and not (self._is_searched or self._conditions):
             return None
@@ -414,7 +389,6 @@ class Space:
         return f"{problem}. The nearest that was found, {nearest.values}, {self._reason(nearest)}"
 
     def _reason(self, point: Point) -> str:
-        """Why a point does not fit."""
         try:
             if not point.bound.is_allowed():
                 return "is not what `where` asks for"
@@ -444,10 +418,7 @@ def _unbounded(space: Space) -> Space:
 
 
 def _node(source: Any, outer: set[str]) -> Any:
-    """The tree node of a builder and its own arguments, which resolves to a `Bound`.
-
-    `outer` has the names of arguments that replace the builder's own.
-    """
+    """The node of a builder with its arguments but the `outer` ones; resolves to a `Bound`."""
     match source:
         case Choice(options):
             return replace(source, options=tuple(_node(option, outer) for option in options))

@@ -1,7 +1,5 @@
 """Finds and names the choices in a tree of arguments, and the points that they span."""
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -9,17 +7,7 @@ from random import Random
 from typing import Any
 
 from kblocks.networks.architecture import Architecture
-from kblocks.search_space.choices import (
-    Call,
-    Choice,
-    Fixed,
-    Integer,
-    Real,
-    Searchable,
-    Stages,
-    alike,
-    position_of,
-)
+from kblocks.search_space import choices
 from kblocks.search_space.conditions import Bound
 from kblocks.search_space.recording import suggested
 
@@ -34,7 +22,7 @@ class Dimension:
     """One choice of a tree: its name, the paths of its arguments, and when it is active."""
 
     name: str
-    kind: Searchable
+    kind: choices.Searchable
     paths: list[str] = field(default_factory=list)
     conditions: list[Condition] = field(default_factory=list)  # one must hold
 
@@ -50,21 +38,15 @@ class Dimension:
 
 @dataclass(frozen=True)
 class Point:
-    """One option of each choice of a tree.
+    """One option of each choice of a tree."""
 
-    Attributes:
-        tree: the tree.
-        positions: the position of each choice's option (of a `kb.real` the number itself).
-            Inactive choices have one too, without effect.
-    """
-
-    tree: Tree
-    positions: Positions
+    tree: "Tree"
+    positions: Positions  # of inactive choices too, without effect; of a `kb.real` the number
 
     def __getitem__(self, name: str) -> Any:
         return self.positions[name]
 
-    def moved(self, changes: Positions) -> Point:
+    def moved(self, changes: Positions) -> "Point":
         """A copy with other positions for some choices."""
         return replace(self, positions={**self.positions, **changes})
 
@@ -109,12 +91,8 @@ class Point:
 class Tree:
     """A builder's arguments with choices anywhere in them, and the dimensions that these span.
 
-    Dimensions come behind those that they depend on.
-
-    Args:
-        arguments: the arguments.
-        prefix: what the names of choices without a name of their own begin with.
-        bind: returns a space's builder with plain arguments; None for a tree without networks.
+    Dimensions come behind those that they depend on. Names of choices without a name of their own
+    begin with `prefix`. `bind` returns a space's builder with plain arguments.
     """
 
     def __init__(
@@ -138,17 +116,17 @@ class Tree:
     def _collect(self, node: Any, path: str, condition: Condition) -> Resolve | None:
         """Adds the choices in a node; returns how to resolve it, None if it stays as it is."""
         match node:
-            case Choice() | Integer() | Real():
+            case choices.Choice() | choices.Integer() | choices.Real():
                 return self._collect_choice(node, path, condition)
-            case Fixed(value):
+            case choices.Fixed(value):
                 plain = Tree({"value": value}).default().arguments["value"]
                 return lambda positions: plain
-            case Call(function, arguments):
+            case choices.Call(function, arguments):
                 found = self._collect(arguments, path, condition)
                 if found is None:
                     return lambda positions: function(**arguments)
                 return lambda positions: function(**found(positions))
-            case Stages():
+            case choices.Stages():
                 return self._collect_stages(node, path, condition)
             case Mapping():
                 return self._collect_items(node, lambda key: f"{path}.{key}", condition)
@@ -170,10 +148,10 @@ class Tree:
             for key, item in node.items()
         }
 
-    def _collect_choice(self, node: Searchable, path: str, condition: Condition) -> Resolve:
+    def _collect_choice(self, node: choices.Searchable, path: str, condition: Condition) -> Resolve:
         name = node.name or path
         known = self.dimensions.setdefault(name, Dimension(name, node))
-        if not alike(known.kind, node):
+        if not choices.alike(known.kind, node):
             raise ValueError(
                 f"Choices of one name must be alike. Received: {name!r} as {known.kind!r} at "
                 f"{known.paths[0]} and as {node!r} at {path}"
@@ -182,7 +160,7 @@ class Tree:
             known.paths.append(path)
         if condition not in known.conditions:
             known.conditions.append(condition)
-        if not isinstance(node, Choice):
+        if not isinstance(node, choices.Choice):
             return lambda positions: node.label(positions[name])
         inner = [
             self._collect(option, f"{path}#{_called(node, index)}", (*condition, (name, index)))
@@ -198,7 +176,7 @@ class Tree:
 
         return resolve
 
-    def _collect_stages(self, node: Stages, path: str, condition: Condition) -> Resolve:
+    def _collect_stages(self, node: choices.Stages, path: str, condition: Condition) -> Resolve:
         number = node.number
         resolve = self._collect_choice(number, "stages", condition)
         name = str(number.name)
@@ -233,10 +211,8 @@ class Tree:
     def read(self, values: Mapping[str, Any]) -> Point:
         """The point with these values of its active dimensions; others take their default.
 
-        Each value may have the form of `Point.values` or of `Point.recorded`.
-
-        Raises:
-            ValueError: if a value is unknown, missing or no option of its choice.
+        Each value may have the form of `Point.values` or of `Point.recorded`. Raises ValueError if
+        a value is unknown, missing or no option of its choice.
         """
         unknown = sorted(set(values) - set(self.dimensions))
         if unknown:
@@ -245,27 +221,26 @@ class Tree:
                 f"Received: {unknown[0]!r}"
             )
         point = self.default().moved(
-            {n: position_of(n, self.dimensions[n].kind, value) for n, value in values.items()}
+            {
+                n: choices.position_of(n, self.dimensions[n].kind, value)
+                for n, value in values.items()
+            }
         )
-        for dimension in point.active:
-            if dimension.name not in values:
-                raise ValueError(
-                    f"`values` must have {dimension.name!r}. Received: {dict(values)!r}"
-                )
+        for one in point.active:
+            if one.name not in values:
+                raise ValueError(f"`values` must have {one.name!r}. Received: {dict(values)!r}")
         return point
 
     def ask(self, value_of: Callable[[str], Any]) -> Point:
         """The point whose active dimensions have the values that a function returns by name.
 
         The function is called for active dimensions only, parents first; others take their default.
-
-        Raises:
-            ValueError: if a value is no option of its choice.
+        Raises ValueError if a value is no option of its choice.
         """
         positions = dict(self.default().positions)
         for name, dimension in self.dimensions.items():
             if dimension.is_active(positions):
-                positions[name] = position_of(name, dimension.kind, value_of(name))
+                positions[name] = choices.position_of(name, dimension.kind, value_of(name))
         return Point(self, positions)
 
     def suggest(self, trial: Any, prefix: str = "") -> Point:
@@ -276,7 +251,7 @@ class Tree:
         kinds = self.dimensions
         return self.ask(lambda name: suggested(trial, f"{prefix}{name}", kinds[name].kind))
 
-    def joined(self, other: Tree) -> Tree:
+    def joined(self, other: "Tree") -> "Tree":
         """A tree with the dimensions of both."""
         both = Tree({})
         both.dimensions = {**self.dimensions, **other.dimensions}
@@ -284,10 +259,10 @@ class Tree:
         return both
 
 
-def _called(node: Choice, index: int) -> Any:
+def _called(node: choices.Choice, index: int) -> Any:
     """How a path shows an option: by the name of a `Call`, else by its position."""
     option, label = node.options[index], node.labels[index]
-    return label if isinstance(option, Call) and not label.startswith("#") else index
+    return label if isinstance(option, choices.Call) and not label.startswith("#") else index
 
 
 def _parents_first(dimensions: dict[str, Dimension]) -> dict[str, Dimension]:
@@ -309,9 +284,7 @@ def _parents_first(dimensions: dict[str, Dimension]) -> dict[str, Dimension]:
 def check_options(arguments: Any, forms: Mapping[str, tuple[str, Callable[[Any], bool]]]) -> None:
     """Raises ValueError unless each argument, and each option of its choice, has its form.
 
-    Args:
-        arguments: an object with the arguments as attributes.
-        forms: by argument, what is expected, in words and as a function of a value.
+    `forms` has, by the name of an attribute, what is expected, in words and as a function.
     """
     for name, (expected, fits) in forms.items():
         for option in options_in(getattr(arguments, name)):
@@ -321,10 +294,10 @@ def check_options(arguments: Any, forms: Mapping[str, tuple[str, Callable[[Any],
 
 def options_in(value: Any) -> Iterator[Any]:
     """The values that an argument can take; of a range its ends."""
-    if isinstance(value, Choice):
+    if isinstance(value, choices.Choice):
         for option in value.options:
             yield from options_in(option)
-    elif isinstance(value, (Integer, Real)):
+    elif isinstance(value, (choices.Integer, choices.Real)):
         yield from (value.low, value.high)
     elif isinstance(value, (list, tuple)):
         yield [option for inner in value for option in options_in(inner)]

@@ -1,7 +1,5 @@
 """The checks of images and labels, wherever they come from."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,14 +7,10 @@ import numpy as np
 
 
 def check_pair(name: str, x: Any, y: Any) -> None:
-    """Refuses arrays that are not images with a target for each.
+    """Refuses arrays that are not images (number, height, width, channels) with a target for each.
 
-    Args:
-        name: the name of the part, for the message.
-        x, y: objects with a shape; the images are (number, height, width, channels).
-
-    Raises:
-        ValueError: if x is empty, not of rank 4 or channels-first, or y has another length.
+    Raises ValueError if x is empty, not of rank 4 or channels-first, or y has another length; the
+    message names the part.
     """
     shape = tuple(x.shape)
     if len(shape) != 4 or 0 in shape:
@@ -34,17 +28,10 @@ def check_pair(name: str, x: Any, y: Any) -> None:
 
 
 def check_channels(name: str, shape: Sequence[int | None]) -> None:
-    """Refuses channels-first images, whose width would be taken for channels.
+    """Refuses channels-first images, whose width would be taken for channels, by a ValueError.
 
     An image with 1, 3 or 4 rows, more than 4 columns, and about as many "channels" as columns
-    counts as channels-first.
-
-    Args:
-        name: the name of the part, for the message.
-        shape: the shape of its images, (number, height, width, channels), None where unknown.
-
-    Raises:
-        ValueError: if the images look channels-first.
+    counts as channels-first. Unknown sizes are None; the message has the name of the part.
     """
     known = [size for size in shape[2:] if size is not None]
     if len(shape) != 4 or shape[1] not in (1, 3, 4) or len(known) != 2:
@@ -62,15 +49,10 @@ def check_labels(
 ) -> None:
     """Refuses labels that do not count the classes from 0, in all parts together.
 
-    Args:
-        parts: the labels of each part. Those of more than one number an image, such as one-hot
-            labels and masks, need only be numbers.
-        class_names: the names of all classes, of which some may have no image; None if unknown.
-        floats: whether labels of floats name classes too; otherwise they may be any numbers.
-
-    Raises:
-        ValueError: if labels are no numbers, NaN, negative or not whole, have no name, or leave
-            a number out.
+    Those of more than one number an image, such as one-hot labels and masks, need only be numbers.
+    `class_names` are those of all classes, of which some may have no image. Without `floats`,
+    labels of floats may be any numbers. Raises ValueError if labels are no numbers, NaN, negative
+    or not whole, have no name, or leave a number out.
     """
     found = set[int]()
     for name, labels in parts.items():

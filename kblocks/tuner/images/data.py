@@ -1,7 +1,5 @@
 """`Data`: the images of a search in three parts; `load` makes it from a name or a path."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,10 +9,9 @@ import keras
 import numpy as np
 
 from kblocks.heads.task import shape_of
-from kblocks.tuner.images import sources, splits
+from kblocks.tuner.images import sources
 from kblocks.tuner.images.checking import check_channels, check_labels, check_pair
 from kblocks.tuner.images.image_files import ImageFiles
-from kblocks.tuner.images.splits import drawn
 
 
 @dataclass(frozen=True)
@@ -84,9 +81,8 @@ class Data:
     def classes(self) -> int:
         """The number of classes.
 
-        Raises:
-            ValueError: if there are no `class_names` and no part is arrays, or labels of floats
-                name no classes.
+        Raises ValueError if there are no `class_names` and no part is arrays, or labels of floats
+        name no classes.
         """
         if self.class_names is not None:
             return len(self.class_names)
@@ -160,7 +156,7 @@ def _split(
     own, pool = found.parts, found.parts["train"]
     labels = pool.labels if isinstance(pool, ImageFiles) else pool[1]
     kept = 1 if "validation" in own else 2  # of each class, once the test part is drawn
-    splits.check(labels, kept + ("test" not in own), found.class_names)
+    check_classes(labels, kept + ("test" not in own), found.class_names)
     random = np.random.default_rng(seed)
     rows = {"train": np.arange(len(labels))}
     if "test" not in own:
@@ -204,3 +200,39 @@ def _classes(labels: np.ndarray) -> int:
     if labels.ndim == 2 and labels.shape[1] > 1:
         return labels.shape[1]
     return int(labels.max()) + 1
+
+
+def check_classes(labels: np.ndarray, parts: int, class_names: Sequence[str] | None = None) -> None:
+    """Raises ValueError for fewer than two classes, or a class with fewer images than `parts`."""
+    found, counts = np.unique(labels, return_counts=True)
+    named = [class_names[label] if class_names else label for label in found.tolist()]
+    if len(named) < 2:
+        raise ValueError(f"There must be at least two classes. Received: only {named}")
+    if counts.min() < parts:
+        raise ValueError(
+            f"Every class must have at least {parts} images, one for each part. Received: "
+            f"class {named[counts.argmin()]} with {counts.min()}"
+        )
+
+
+def drawn(
+    labels: np.ndarray,
+    rows: np.ndarray,
+    share: float,
+    random: np.random.Generator,
+    *,
+    least: int = 1,
+    left: int = 1,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Splits rows in two by class: a random share of each class, and the remaining rows.
+
+    Of each class at least `least` rows are drawn, and at least `left` remain. Both results are in
+    ascending order.
+    """
+    chosen = []
+    for label in np.unique(labels[rows]):
+        own = rows[labels[rows] == label]
+        count = min(max(least, round(share * len(own))), len(own) - left)
+        chosen.append(random.permutation(own)[:count])
+    first = np.sort(np.concatenate(chosen))
+    return first, np.setdiff1d(rows, first)

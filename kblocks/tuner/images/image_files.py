@@ -1,7 +1,5 @@
 """`ImageFiles`: a folder with one folder of images a class, read while training."""
 
-from __future__ import annotations
-
 import hashlib
 import warnings
 from collections.abc import Iterator
@@ -25,17 +23,9 @@ class ImageFiles(keras.utils.PyDataset):
     """Reads image files in batches, for `model.fit` on any backend.
 
     Unlike `keras.utils.image_dataset_from_directory` it needs no TensorFlow, can be split by class
-    into three parts, turns photos upright, and names the file that it cannot read.
-
-    Args:
-        folder: the folder that holds the files.
-        names: the files' paths relative to `folder`.
-        labels: one integer label a file.
-        class_names: the names of the classes in the order of the labels.
-        image_size: (height, width) to which images are resized.
-        batch_size: images in a batch; the last batch may be smaller.
-        seed: the seed of the shuffled order.
-        shuffle: whether each epoch has a new random order.
+    into three parts, turns photos upright, and names the file that it cannot read. Names are paths
+    relative to `folder`, labels integers, `image_size` is (height, width). With `shuffle` each
+    epoch has a new random order.
     """
 
     def __init__(
@@ -61,9 +51,8 @@ class ImageFiles(keras.utils.PyDataset):
     def found(cls, folder: Path, image_size: tuple[int, int], batch_size: int, seed: int) -> Any:
         """Finds all images of a folder with one folder a class, sorted by class and name.
 
-        Raises:
-            ValueError: if a class has no images, there are no classes, all are named like parts
-                of data ("train", "test"), or a file is no image.
+        Raises ValueError if a class has no images, there are no classes, all are named like parts
+        of data ("train", "test"), or a file is no image.
         """
         class_names = tuple(sorted(p.name for p in folder.iterdir() if _is_class(p)))
         names, labels = [], []
@@ -106,13 +95,13 @@ class ImageFiles(keras.utils.PyDataset):
         rows = self._order[index * self.batch_size : (index + 1) * self.batch_size]
         return np.stack([self._read(self.names[row]) for row in rows]), self.labels[rows]
 
-    def taken(self, rows: np.ndarray, shuffle: bool) -> ImageFiles:
+    def taken(self, rows: np.ndarray, shuffle: bool) -> "ImageFiles":
         """The files with these indices as a new sequence; `shuffle` is that of the new one."""
         names = [self.names[row] for row in rows]
         how = (self.class_names, self.image_size, self.batch_size, self.seed, shuffle)
         return ImageFiles(self.folder, names, self.labels[rows], *how)
 
-    def with_those_of(self, other: ImageFiles) -> ImageFiles:
+    def with_those_of(self, other: "ImageFiles") -> "ImageFiles":
         """These files and those of `other` in the same folder, shuffled for training."""
         labels = np.concatenate([self.labels, other.labels])
         how = (self.class_names, self.image_size, self.batch_size, self.seed, True)
@@ -140,11 +129,7 @@ class ImageFiles(keras.utils.PyDataset):
 
 
 def read_image(path: Path, image_size: tuple[int, int], channels: int = 3) -> np.ndarray:
-    """An image file as (height, width, channels): see `pixels`.
-
-    Raises:
-        ValueError: if Pillow cannot read the file; the message names it.
-    """
+    """An image file as (height, width, channels): see `pixels`; ValueError names the file."""
     with _opened(path) as file:
         file.load()
         return pixels(file, image_size, channels)
@@ -153,13 +138,8 @@ def read_image(path: Path, image_size: tuple[int, int], channels: int = 3) -> np
 def pixels(image: Any, image_size: tuple[int, int], channels: int = 3) -> np.ndarray:
     """An image of Pillow, turned upright, as float32 in [0, 1], of shape (height, width, channels).
 
-    Args:
-        image: the image, which is resized with bilinear interpolation.
-        image_size: (height, width).
-        channels: 1 for grey, 3 for red, green and blue, 4 for these and the opacity.
-
-    Raises:
-        ValueError: if there are other channels.
+    It is resized with bilinear interpolation. The channels are 1 for grey, 3 for red, green and
+    blue, 4 for these and the opacity; ValueError for others.
     """
     if channels not in _MODES:
         raise ValueError(f"An image has 1, 3 or 4 channels. Received: channels={channels}")
@@ -198,9 +178,7 @@ def _opened(path: Path) -> Iterator[Any]:
     except (OSError, SyntaxError, TypeError, ValueError, image.DecompressionBombError) as error:
         is_other = isinstance(error, _pillow().UnidentifiedImageError)
         why = "no image of a kind that Pillow knows" if is_other else error
-        raise ValueError(
-            f"Images must be files that can be read. Received: {path}: {why}"
-        ) from error
+        raise ValueError(f"Images must be readable files. Received: {path}: {why}") from error
 
 
 def _turn(file: Any) -> int:

@@ -1,7 +1,5 @@
 """Reads images as arrays from scikit-learn, Keras, `.npz` files and idx files."""
 
-from __future__ import annotations
-
 import gzip
 import math
 import zipfile
@@ -16,14 +14,8 @@ import psutil
 from kblocks.tuner.images.checking import check_labels, check_pair
 
 _DIGITS = tuple("0123456789")
-_CLOTHES = (
-    *("t-shirt or top", "trouser", "pullover", "dress", "coat"),
-    *("sandal", "shirt", "sneaker", "bag", "ankle boot"),
-)
-_THINGS = (
-    *("airplane", "automobile", "bird", "cat", "deer"),
-    *("dog", "frog", "horse", "ship", "truck"),
-)
+_CLOTHES = "t-shirt or top,trouser,pullover,dress,coat,sandal,shirt,sneaker,bag,ankle boot"
+_THINGS = "airplane,automobile,bird,cat,deer,dog,frog,horse,ship,truck"
 _FINE = """
 apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus butterfly
 camel can castle caterpillar cattle chair chimpanzee clock cloud cockroach couch crab crocodile
@@ -36,8 +28,8 @@ train trout tulip turtle wardrobe whale willow_tree wolf woman worm
 """
 BUILT_IN = {
     "mnist": _DIGITS,
-    "fashion_mnist": _CLOTHES,
-    "cifar10": _THINGS,
+    "fashion_mnist": tuple(_CLOTHES.split(",")),
+    "cifar10": tuple(_THINGS.split(",")),
     "cifar100": tuple(_FINE.split()),
 }
 NAMES = ("digits", *BUILT_IN)
@@ -57,11 +49,7 @@ class Found(NamedTuple):
 
 
 def read(source: str, path: Path) -> Found:
-    """Reads the images of a source unchanged.
-
-    Raises:
-        ValueError: if the source is unknown; the message lists the known ones.
-    """
+    """Reads the images of a source unchanged; ValueError, with the known ones, for others."""
     if source == "digits":
         return _digits()
     if source in BUILT_IN:
@@ -81,8 +69,7 @@ def read(source: str, path: Path) -> Found:
 def prepared(found: Found, image_size: tuple[int, int] | None) -> Found:
     """Converts images to float32 in [0, 1] with a channel axis, resizes them, and checks labels.
 
-    Raises:
-        ValueError: if images or labels cannot be used.
+    Raises ValueError if images or labels cannot be used.
     """
     made, scales = {}, {}
     for name, (images, labels) in found.parts.items():

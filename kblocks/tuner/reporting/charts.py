@@ -6,20 +6,7 @@ from typing import Any
 import altair as alt
 import numpy as np
 
-from kblocks.tuner.reporting.figures import (
-    TRIALS,
-    Figure,
-    Rows,
-    Section,
-    axis,
-    drawn_cost,
-    named,
-    position,
-    score_channel,
-    time_unit,
-    tooltip,
-    with_texts,
-)
+from kblocks.tuner.reporting import figures as plots
 from kblocks.tuner.reporting.text import clean
 from kblocks.tuner.reporting.view import COSTS, POINTS, Shown, View, spread
 
@@ -34,7 +21,7 @@ _AXES = {  # titles of the costs' axes
 }
 
 
-def progress(view: View) -> Section | None:
+def progress(view: View) -> plots.Section | None:
     """Scores over time: trials as points, the best so far as a line, failures as ticks below."""
     if not view.scored:
         return None
@@ -45,13 +32,13 @@ def progress(view: View) -> Section | None:
     caption = "Each completed trial is a point; the line is the best so far."
     if any(trial.record.status in _LOST for trial in view.trials):
         caption += " Ticks at the bottom are trials that failed or were pruned."
-    return Section("progress", "The best over time", caption + _thinned(view), figures)
+    return plots.Section("progress", "The best over time", caption + _thinned(view), figures)
 
 
-def _over(view: View, index: int, order: str) -> Figure:
+def _over(view: View, index: int, order: str) -> plots.Figure:
     """An objective over trials (`order` "number") or over time ("ended")."""
     timed = order == "ended"
-    unit, name = time_unit(view) if timed else (1.0, "")
+    unit, name = plots.time_unit(view) if timed else (1.0, "")
     best, lost = f"best_{order}{index}", f"lost_{order}"
     at = {t.number: getattr(t, order) / unit for t in view.trials if getattr(t, order) is not None}
     improved = view.improvements(index, order)
@@ -64,23 +51,23 @@ def _over(view: View, index: int, order: str) -> Figure:
         if trial.record.status in _LOST and trial.number in at
     ]
     label = f"{name} since the start" if timed else "trial"
-    ruler = axis(label, [last], grid=False, tickMinStep=1 if unit == 1 else 0.01)
+    ruler = plots.axis(label, [last], grid=False, tickMinStep=1 if unit == 1 else 0.01)
     x = alt.X("e:Q" if timed else "n:Q", axis=ruler)
-    points = alt.Chart(named(TRIALS)).mark_circle(size=44, style="trial")
-    line = alt.Chart(named(best)).mark_line(interpolate="step-after", style="bestline")
-    ticks = alt.Chart(named(lost)).mark_tick(
+    points = alt.Chart(plots.named(plots.TRIALS)).mark_circle(size=44, style="trial")
+    line = alt.Chart(plots.named(best)).mark_line(interpolate="step-after", style="bestline")
+    ticks = alt.Chart(plots.named(lost)).mark_tick(
         orient="vertical", size=9, thickness=1.5, style="failure", yOffset=-5
     )
     reason = alt.Tooltip("w:N", title="reason")
     number = alt.Tooltip("n:N", title="trial")
     layers = [
         line.encode(x="x:Q", y="s:Q"),
-        points.encode(x=x, y=score_channel(alt.Y, view, index), tooltip=tooltip()),
+        points.encode(x=x, y=plots.score_channel(alt.Y, view, index), tooltip=plots.tooltip()),
     ]
     if marks:
         layers.append(ticks.encode(x="x:Q", y=alt.value("height"), tooltip=[number, reason]))
     title = f"{view.objectives[index].name} over {'time' if timed else 'trials'}"
-    return Figure(title, alt.layer(*layers), {best: steps, lost: spread(marks, _RUG)})
+    return plots.Figure(title, alt.layer(*layers), {best: steps, lost: spread(marks, _RUG)})
 
 
 def _why(trial: Shown) -> str:
@@ -90,7 +77,7 @@ def _why(trial: Shown) -> str:
     return f"{clean(failure.kind, 40)}: {clean(failure.message, 200)}"
 
 
-def fronts(view: View) -> Section | None:
+def fronts(view: View) -> plots.Section | None:
     """One objective against each cost, or the first of several against each other one."""
     figures = []
     others = view.objectives[1 : _OBJECTIVES + 1]
@@ -103,7 +90,9 @@ def fronts(view: View) -> Section | None:
             _front(view, f"s{index}", (other.name, other.name), values, view.front, line)
         )
     for name, label in () if others else _AXES.items():
-        costs = {t.number: drawn_cost(name, t.costs[name]) for t in view.scored if name in t.costs}
+        costs = {
+            t.number: plots.drawn_cost(name, t.costs[name]) for t in view.scored if name in t.costs
+        }
         words, front = (COSTS[name], label), view.cost_front(name)
         figures.append(_front(view, name, words, costs, front, "step-after"))
     figures = [figure for figure in figures if figure]
@@ -112,7 +101,7 @@ def fronts(view: View) -> Section | None:
     what = "in every objective" if others else "at the same cost or less"
     caption = f"The marked networks are the front: none is better {what}. Hover to see a network."
     columns = 3 if len(figures) == 3 else 2
-    return Section("front", "The Pareto front", caption + _thinned(view), figures, columns)
+    return plots.Section("front", "The Pareto front", caption + _thinned(view), figures, columns)
 
 
 def _front(
@@ -122,28 +111,27 @@ def _front(
     values: dict[int, float],
     front: list[Shown],
     line: Any,
-) -> Figure | None:
+) -> plots.Figure | None:
     """The first objective against `values`, by trial; `words` are the title and the axis' title."""
     if not values:
         return None
     low, high, name = min(values.values()), max(values.values()), f"front_{field}"
-    rows: Rows = [{"x": values[t.number], "s0": t.scores[0], "n": t.number} for t in front]
+    rows: plots.Rows = [{"x": values[t.number], "s0": t.scores[0], "n": t.number} for t in front]
     rows.sort(key=lambda row: row["x"])
     log = 0 < 3 * low < high
-    x = position(alt.X, field, words[1], [low, high], log, grid=False)
-    points = alt.Chart(named(TRIALS)).mark_circle(size=40, style="trial")
-    points = points.encode(x=x, y=score_channel(alt.Y, view, 0), tooltip=tooltip())
-    marked = alt.Chart(named(name)).encode(x="x:Q", y="s0:Q")
-    dots = marked.mark_circle(size=70, style="best").encode(tooltip=tooltip())
+    x = plots.position(alt.X, field, words[1], [low, high], log, grid=False)
+    points = alt.Chart(plots.named(plots.TRIALS)).mark_circle(size=40, style="trial")
+    points = points.encode(x=x, y=plots.score_channel(alt.Y, view, 0), tooltip=plots.tooltip())
+    marked = alt.Chart(plots.named(name)).encode(x="x:Q", y="s0:Q")
+    dots = marked.mark_circle(size=70, style="best").encode(tooltip=plots.tooltip())
     lines = [marked.mark_line(interpolate=line, style="bestline")] if line else []
     shown = points.transform_filter(f"isValid(datum.{field})")
     title = f"{view.objectives[0].name} against {words[0]}"
-    chart = alt.layer(shown, *lines, with_texts(dots))
-    return Figure(title, chart, {name: rows}, height=300)
+    chart = alt.layer(shown, *lines, plots.with_texts(dots))
+    return plots.Figure(title, chart, {name: rows}, height=300)
 
 
-def curves(view: View) -> Section | None:
-    """The learning curves of the best trials."""
+def curves(view: View) -> plots.Section | None:
     figures, cut = [], False
     for place, metric in enumerate(_metrics(view)):
         curved = ((t.number, one) for t in view.ranked if (one := t.curve(metric)))
@@ -156,14 +144,11 @@ def curves(view: View) -> Section | None:
     caption = f"The {_CURVES} best trials, the best first."
     if cut:
         caption += " The axis shows where they differ: early epochs may lie outside the picture."
-    return Section("curves", "Learning curves of the best trials", caption, figures)
+    return plots.Section("curves", "Learning curves of the best trials", caption, figures)
 
 
 def _differing(found: list[list[tuple[int, float]]], best: Any) -> tuple[float, float]:
-    """The values between which curves differ: those of their second halves, but for outliers.
-
-    The last value of each curve and its best one are always among them.
-    """
+    """The ends of the curves' second halves, but for outliers, and of last and best values."""
     late = [value for one in found for _, value in one[len(one) // 2 :]]
     kept = [value for one in found for value in (one[-1][1], best(value for _, value in one))]
     low, high = np.quantile(late, [0.05, 0.95]).tolist()
@@ -172,7 +157,7 @@ def _differing(found: list[list[tuple[int, float]]], best: Any) -> tuple[float, 
 
 def _curve(
     metric: str, name: str, found: dict[int, list[tuple[int, float]]], ends: tuple[float, float]
-) -> Figure:
+) -> plots.Figure:
     rows = [
         {"e": epoch, "v": value, "t": f"trial {number}", "n": number}
         for number, one in found.items()
@@ -181,10 +166,10 @@ def _curve(
     log = "loss" in metric and ends[0] > 0 and ends[1] > 20 * ends[0]
     if log:  # a logarithmic axis has no place for others
         rows = [row for row in rows if row["v"] > 0]
-    chart = alt.Chart(named(name)).mark_line(
+    chart = alt.Chart(plots.named(name)).mark_line(
         clip=True, strokeWidth=2, point=alt.OverlayMarkDef(size=26, filled=True, opacity=1)
     )
-    epochs = position(alt.X, "e", "epoch", (), False, grid=False, tickMinStep=1, format="d")
+    epochs = plots.position(alt.X, "e", "epoch", (), False, grid=False, tickMinStep=1, format="d")
     trials = alt.Scale(domain=list(dict.fromkeys(row["t"] for row in rows)))
     legend = alt.Legend(title=None, orient="top", columns=3, symbolType="stroke")
     colour = alt.Color("t:N", scale=trials, legend=legend)
@@ -192,18 +177,15 @@ def _curve(
     epoch = alt.Tooltip("e:N", title="epoch")
     chart = chart.encode(
         x=epochs,
-        y=position(alt.Y, "v", metric, ends, log, domain=ends, titleLimit=240),
+        y=plots.position(alt.Y, "v", metric, ends, log, domain=ends, titleLimit=240),
         color=colour,
-        tooltip=[value, epoch, *tooltip()],
+        tooltip=[value, epoch, *plots.tooltip()],
     )
-    return Figure(metric, with_texts(chart), {name: rows})
+    return plots.Figure(metric, plots.with_texts(chart), {name: rows})
 
 
 def _metrics(view: View) -> list[str]:
-    """At most two metrics for learning curves: objectives first, then accuracy and loss.
-
-    Metrics that vary in no best trial are taken only if none varies.
-    """
+    """At most two metrics: objectives, accuracy, loss; those that vary, if any does."""
     wanted = [objective.name for objective in view.run.objectives]
     wanted += ["val_accuracy", "accuracy", "val_loss", "loss"]
     best = view.ranked[:_CURVES]

@@ -7,17 +7,7 @@ import altair as alt
 import numpy as np
 from optuna.distributions import CategoricalDistribution
 
-from kblocks.tuner.reporting.figures import (
-    Figure,
-    Rows,
-    Section,
-    apart,
-    named,
-    position,
-    score_channel,
-    tooltip,
-    with_texts,
-)
+from kblocks.tuner.reporting import figures as plots
 from kblocks.tuner.reporting.importance import Importance, importance, is_numeric
 from kblocks.tuner.reporting.text import clean, plain
 from kblocks.tuner.reporting.view import Shown, View, spread
@@ -27,13 +17,13 @@ _BARS = 20
 _LITTLE = 0.2  # R² below which importance says little
 _FEW = 8  # up to so many different numbers are drawn as options, more as a range
 _WIDE = 30  # a range without a distribution is logarithmic if its high end is so many times the low
-OPTIONS = 12
+_OPTIONS = 12
 _DOTS = 250  # the most points in one effect plot
 _EFFECTS = 36
-_NAME, OPTION = 26, 22  # the most characters of a choice and of an option
+_NAME, _OPTION = 26, 22  # the most characters of a choice and of an option
 
 
-def importances(view: View) -> tuple[Section | None, list[Importance]]:
+def importances(view: View) -> tuple[plots.Section | None, list[Importance]]:
     """A bar chart of the choices' importance for each objective, and the importances themselves."""
     made, figures = [], []
     for index, objective in enumerate(view.objectives[:_OBJECTIVES]):
@@ -53,21 +43,19 @@ def importances(view: View) -> tuple[Section | None, list[Importance]]:
         "drawn values that count, also where the network was repaired."
     )
     if min(found.explained for found in made) < _LITTLE:
-        caption += (
-            " R², the share that is foretold at all, is small here: read these bars with care."
-        )
+        caption += " R², the share that is foretold, is small here: read these bars with care."
     columns = 1 if len(figures) == 1 else 2
-    return Section("importance", "Which choices matter", caption, figures, columns), made
+    return plots.Section("importance", "Which choices matter", caption, figures, columns), made
 
 
-def _bars(title: str, name: str, found: Importance) -> Figure:
+def _bars(title: str, name: str, found: Importance) -> plots.Figure:
     shown = list(found.shares.items())[:_BARS]
     rows = [{"c": clean(choice, _NAME), "v": share} for choice, share in shown]
     widest = max(0.05, *(1.15 * row["v"] for row in rows))
     shares = alt.Axis(title="share of the variance", format="~%", tickCount=4)
     choices = alt.Axis(title=None, labelLimit=190, ticks=False)
     share = alt.Tooltip("v:Q", title="share", format=".1%")
-    bars = alt.Chart(named(name)).encode(
+    bars = alt.Chart(plots.named(name)).encode(
         x=alt.X("v:Q", axis=shares, scale=alt.Scale(domain=[0, widest], nice=False)),
         y=alt.Y("c:N", sort=None, axis=choices),
         tooltip=[alt.Tooltip("c:N", title="choice"), share],
@@ -75,12 +63,12 @@ def _bars(title: str, name: str, found: Importance) -> Figure:
     texts = bars.mark_text(align="left", dx=5, style="label")
     texts = texts.encode(text=alt.Text("v:Q", format=".1%"))
     chart = bars.mark_bar(style="bar", cornerRadiusEnd=3, height={"band": 0.66}) + texts
-    return Figure(title, chart, {name: rows}, height=24 * len(rows) + 46, width=300)
+    return plots.Figure(title, chart, {name: rows}, height=24 * len(rows) + 46, width=300)
 
 
-def effects(view: View, made: Sequence[Importance]) -> Section | None:
+def effects(view: View, made: Sequence[Importance]) -> plots.Section | None:
     """A plot of the first objective against each choice, the most important choice first."""
-    names = by_importance(view, made) if len(view.scored) > 1 else []
+    names = _by_importance(view, made) if len(view.scored) > 1 else []
     figures = [_effect(view, name, f"effect{i}") for i, name in enumerate(names[:_EFFECTS])]
     if not figures:
         return None
@@ -91,22 +79,17 @@ def effects(view: View, made: Sequence[Importance]) -> Section | None:
     )
     if len(names) > _EFFECTS:
         caption += f" {_EFFECTS} of {len(names)} choices are shown."
-    return Section("effects", "The effect of each choice", caption, figures, columns=3)
+    return plots.Section("effects", "The effect of each choice", caption, figures, columns=3)
 
 
-def by_importance(view: View, made: Sequence[Importance]) -> list[str]:
+def _by_importance(view: View, made: Sequence[Importance]) -> list[str]:
     """The choices that had more than one value or option, the most important first."""
-    first = list(made[0].shares) if made else []
-    names = dict.fromkeys((*first, *view.choices))
-    return [name for name in names if tried(view, name) > 1 or len(scale_of(view, name)) > 1]
+    names = dict.fromkeys((*(made[0].shares if made else ()), *view.choices))
+    values = {n: {plain(t.values[n]) for t in view.scored if n in t.values} for n in names}
+    return [n for n in names if len(values[n]) > 1 or len(_scale_of(view, n)) > 1]
 
 
-def tried(view: View, name: str) -> int:
-    """How many values of a choice the scored trials had."""
-    return len({plain(trial.values[name]) for trial in view.scored if name in trial.values})
-
-
-class Range(NamedTuple):
+class _Range(NamedTuple):
     """The range of a numeric choice: its ends, and whether its axis is logarithmic."""
 
     low: float
@@ -114,7 +97,7 @@ class Range(NamedTuple):
     log: bool
 
 
-def scale_of(view: View, name: str) -> Range | list[str]:
+def _scale_of(view: View, name: str) -> _Range | list[str]:
     """A numeric choice's range; of others, and integers of few values, the options in order.
 
     Without a known distribution, as in another program's table, the values of the trials decide.
@@ -126,41 +109,41 @@ def scale_of(view: View, name: str) -> Range | list[str]:
     elif kind is not None and not kind.single():
         steps = round((kind.high - kind.low) / kind.step) if kind.step else _FEW
         if steps >= _FEW:
-            return Range(kind.low, kind.high, kind.log)
+            return _Range(kind.low, kind.high, kind.log)
         values += [kind.low + index * kind.step for index in range(steps + 1)]
     numeric = is_numeric(values)
     if numeric and len(set(values)) > _FEW:
         low, high = min(values), max(values)
-        return Range(low, high, low > 0 and high > _WIDE * low)
-    texts = {plain(value, OPTION): value for value in values}
+        return _Range(low, high, low > 0 and high > _WIDE * low)
+    texts = {plain(value, _OPTION): value for value in values}
     return sorted(texts, key=(lambda text: texts[text]) if numeric else str)
 
 
-def _effect(view: View, name: str, data: str) -> Figure:
+def _effect(view: View, name: str, data: str) -> plots.Figure:
     had = [trial for trial in view.scored if name in trial.values]
-    scale, title = scale_of(view, name), clean(name, 60)
-    if isinstance(scale, Range):
+    scale, title = _scale_of(view, name), clean(name, 60)
+    if isinstance(scale, _Range):
         chart, rows = _of_range(view, name, had, data, scale)
     else:
         chart, rows = _of_options(view, name, had, data, scale)
-        if len(scale) > OPTIONS:
-            title += f" ({OPTIONS} of {len(scale)} options)"
-    return Figure(title, chart, rows, height=190, width=220)
+        if len(scale) > _OPTIONS:
+            title += f" ({_OPTIONS} of {len(scale)} options)"
+    return plots.Figure(title, chart, rows, height=190, width=220)
 
 
 def _of_range(
-    view: View, name: str, had: list[Shown], data: str, scale: Range
-) -> tuple[Any, dict[str, Rows]]:
+    view: View, name: str, had: list[Shown], data: str, scale: _Range
+) -> tuple[Any, dict[str, plots.Rows]]:
     """A numeric choice: points, and median and middle half in groups of equal size."""
     had = sorted(had, key=lambda trial: trial.values[name])
-    steps: Rows = []
+    steps: plots.Rows = []
     for group in np.array_split(np.arange(len(had)), min(max(2, min(8, len(had) // 6)), len(had))):
         at = float(np.median([had[i].values[name] for i in group]))
         steps.append({"x": at, **_quartiles([had[i] for i in group])})
     drawn = [trial for trial in view.drawn if name in trial.values]
     rows = [{"x": t.values[name], **_point(t)} for t in spread(drawn, _DOTS)]
-    x = position(alt.X, "x", None, scale[:2], scale.log, domain=scale[:2], grid=False)
-    between = alt.Chart(named(f"{data}_middle")).encode(x=x)
+    x = plots.position(alt.X, "x", None, scale[:2], scale.log, domain=scale[:2], grid=False)
+    between = alt.Chart(plots.named(f"{data}_middle")).encode(x=x)
     chart = alt.layer(
         between.mark_area(style="range", interpolate="monotone").encode(y="l:Q", y2="h"),
         _dots(view, data).encode(x=x),
@@ -171,14 +154,14 @@ def _of_range(
 
 def _of_options(
     view: View, name: str, had: list[Shown], data: str, options: list[str]
-) -> tuple[Any, dict[str, Rows]]:
+) -> tuple[Any, dict[str, plots.Rows]]:
     """A choice among options: points, median and middle half of each, side by side."""
     groups: dict[str, list[Shown]] = {option: [] for option in options}
     for trial in had:
-        groups[plain(trial.values[name], OPTION)].append(trial)
-    most = sorted(groups, key=lambda option: -len(groups[option]))[:OPTIONS]
+        groups[plain(trial.values[name], _OPTION)].append(trial)
+    most = sorted(groups, key=lambda option: -len(groups[option]))[:_OPTIONS]
     groups = {option: groups[option] for option in groups if option in most}
-    known = {plain(t.values[name], OPTION) for t in view.trials if name in t.values}
+    known = {plain(t.values[name], _OPTION) for t in view.trials if name in t.values}
     without = [
         {"x": option, "w": "without a score" if option in known else "never tried"}
         for option, members in groups.items()
@@ -188,7 +171,7 @@ def _of_options(
     middle = [{"x": option, "k": len(members), **_quartiles(members)} for option, members in filled]
     drawn = {trial.number for trial in view.drawn}
     rows = [
-        {"p": place + round(apart(trial.number, 0.66), 3), **_point(trial)}
+        {"p": place + round(plots.apart(trial.number, 0.66), 3), **_point(trial)}
         for place, members in enumerate(groups.values())
         for trial in spread([t for t in members if t.number in drawn], _DOTS // len(groups))
     ]
@@ -201,10 +184,10 @@ def _of_options(
         alt.Tooltip("k:Q", title="trials"),
         alt.Tooltip("m:Q", title="median", format=".4~f"),
     ]
-    box = alt.Chart(named(f"{data}_middle")).encode(x=x, tooltip=tips)
+    box = alt.Chart(plots.named(f"{data}_middle")).encode(x=x, tooltip=tips)
     bar = box.mark_bar(style="range", width={"band": 1}, cornerRadius=2)
     line = box.mark_tick(style="middle", orient="horizontal", width={"band": 1}, thickness=2.5)
-    words = alt.Chart(named(f"{data}_without"))
+    words = alt.Chart(plots.named(f"{data}_without"))
     words = words.mark_text(style="label", angle=270, align="left", dx=6)
     # The points have a numeric x axis, on which option i is at i.
     ends = alt.Scale(domain=[-0.5, len(groups) - 0.5], nice=False, zero=False)
@@ -219,9 +202,9 @@ def _of_options(
 
 
 def _dots(view: View, data: str) -> Any:
-    points = alt.Chart(named(data)).mark_circle(size=26, style="trial")
-    y = score_channel(alt.Y, view, 0, title=False)
-    return with_texts(points.encode(y=y, tooltip=tooltip()))
+    points = alt.Chart(plots.named(data)).mark_circle(size=26, style="trial")
+    y = plots.score_channel(alt.Y, view, 0, title=False)
+    return plots.with_texts(points.encode(y=y, tooltip=plots.tooltip()))
 
 
 def _point(trial: Shown) -> dict[str, Any]:

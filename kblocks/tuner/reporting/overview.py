@@ -9,12 +9,8 @@ from kblocks.tuner.reporting.text import clean, cost, duration, escaped, score, 
 from kblocks.tuner.reporting.view import COSTS, View
 
 _STATES = ("completed", "pruned", "failed", "running", "waiting")
-_LABELS = {
-    "input_shape": "input",
-    "trials": "trials asked for",
-    "hours": "hours allowed",
-    "space": "choices",
-}
+_LABELS = {"input_shape": "input", "space": "choices"}
+_LABELS |= {"trials": "trials asked for", "hours": "hours allowed"}
 _LEFT_OUT = ("format", "objectives", "options")
 # What identifies data, and tells a reader nothing.
 _HASH = re.compile(r",? ?(hash: )?\b(?=\d*[a-f])[0-9a-f]{16}\b")
@@ -96,9 +92,7 @@ def _value(value: Any) -> str:
     if not isinstance(value, Mapping):
         return _text(value)
     shown = list(value.items())[:_MANY]
-    rows = "".join(
-        f"<tr><th>{escaped(name, 80)}</th><td>{_text(inner)}</td></tr>" for name, inner in shown
-    )
+    rows = "".join(f"<tr><th>{escaped(k, 80)}</th><td>{_text(v)}</td></tr>" for k, v in shown)
     if len(value) > _MANY:
         rows += f"<tr><td colspan=2>and {len(value) - _MANY:,} more</td></tr>"
     table = f"<table>{rows}</table>"

@@ -6,16 +6,14 @@ from collections.abc import Sequence
 from importlib.resources import files
 from typing import Any
 
-from kblocks.tuner.reporting.figures import Section
+from kblocks.tuner.reporting.figures import Rows, Section
 from kblocks.tuner.reporting.text import escaped, for_script
 from kblocks.tuner.reporting.theme import DARK, LIGHT, config
 
 _CANVAS = 600  # a plot with more rows is drawn on a canvas, else as SVG
 
 
-def page(
-    title: str, parts: Sequence[str | Section], trials: list[dict[str, Any]], javascript: str
-) -> str:
+def page(title: str, parts: Sequence[str | Section], trials: Rows, javascript: str) -> str:
     """Assembles the page from escaped HTML and sections of plots, which share the rows `trials`.
 
     The page's content security policy lets a browser run only our own two scripts, identified by

@@ -11,17 +11,15 @@ from kblocks.tuner.records import Run
 def report(run: Run, folder: str | os.PathLike[str], *, png: bool = True) -> Path:
     """Writes `report.html` and, with `png`, a PNG of each group of plots into a folder.
 
-    Each file is written whole or not at all. The report executes nothing from the run and escapes
-    all text from it. With many trials the plots and the table leave some out, and say so.
+    Returns the path of `report.html`. Each file is written whole or not at all. The report executes
+    nothing from the run and escapes all text from it. With many trials the plots and the table
+    leave some out, and say so.
 
     Args:
         run: the run, such as `kb.tuner.Tuner.search` returns.
         folder: the folder for the files; created if it is missing.
-        png: whether to write `progress.png`, `front.png`, `importance.png`, `effects.png`,
-            `parallel.png` and `curves.png`, each only if it has something to show.
-
-    Returns:
-        The path of the HTML file.
+        png: whether to write `progress.png`, `front.png`, `importance.png`, `effects.png`
+            and `curves.png`, each only if it has something to show.
 
     Raises:
         ImportError: without the extra `report`.
@@ -33,9 +31,8 @@ def report(run: Run, folder: str | os.PathLike[str], *, png: bool = True) -> Pat
         raise ImportError(
             f"A report needs {error.name}: pip install 'kblocks[report]'", name=error.name
         ) from error
-    from kblocks.tuner.reporting import charts, choice_charts, network, overview, parallel, tables
-    from kblocks.tuner.reporting.figures import Section, trial_rows
-    from kblocks.tuner.reporting.images import image
+    from kblocks.tuner.reporting import charts, choice_charts, outline, overview, tables
+    from kblocks.tuner.reporting.figures import Section, image, trial_rows
     from kblocks.tuner.reporting.page import page
     from kblocks.tuner.reporting.view import View
 
@@ -45,10 +42,9 @@ def report(run: Run, folder: str | os.PathLike[str], *, png: bool = True) -> Pat
         overview.head(view),
         charts.progress(view),
         charts.fronts(view),
-        network.drawing(view),
+        outline.drawing(view),
         importances,
         choice_charts.effects(view, made),
-        parallel.parallel(view, made),
         charts.curves(view),
         tables.failures(view),
         overview.settings(view),

@@ -1,7 +1,5 @@
 """HTML of the failures by kind and of the table of trials."""
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,14 +28,11 @@ def failures(view: View) -> str:
         failure = trial.record.failure
         kind = str(failure.kind) if failure else "unknown"
         kinds[kind][str(failure.message) if failure else ""].append(trial)
-    body = "".join(_kind(kind, found) for kind, found in sorted(kinds.items(), key=_size))
+    ordered = sorted(kinds.items(), key=lambda item: -sum(map(len, item[1].values())))
+    body = "".join(_kind(kind, found) for kind, found in ordered)
     share = 100 * len(failed) / len(view.trials)
     told = f"{len(failed):,} of {len(view.trials):,} trials failed ({share:.2g} %)."
     return f'<section id="failures"><h2>What failed</h2><p>{told}</p>{body}</section>'
-
-
-def _size(item: tuple[str, dict[str, list[Shown]]]) -> int:
-    return -sum(map(len, item[1].values()))
 
 
 def _kind(kind: str, messages: dict[str, list[Shown]]) -> str:
@@ -112,11 +107,7 @@ def trials(view: View) -> str:
 
 
 def _row(
-    view: View,
-    trial: Shown,
-    costs: Sequence[str],
-    devices: Sequence[str],
-    names: Sequence[str],
+    view: View, trial: Shown, costs: Sequence[str], devices: Sequence[str], names: Sequence[str]
 ) -> str:
     state, seconds = escaped(trial.record.status), trial.record.seconds
     had = [(name, trial.costs.get(name)) for name in costs]

@@ -3,8 +3,6 @@
 A run folder may come from anyone, so its names, values and messages can hold anything.
 """
 
-from __future__ import annotations
-
 import itertools
 import json
 import math

@@ -4,28 +4,23 @@ from typing import Any
 
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 
-# Background, text, secondary text, grid lines, a trial's point, the best, a failure; then the ramp
-# from the worst to the best score, and the colours of categories.
+# Text, secondary text, grid lines, a trial's point, the best, a failure, the colours of categories.
 LIGHT = {
-    "page": "#ffffff",
     "ink": "#1c2430",
     "quiet": "#5b6675",
     "grid": "#e6e9ee",
     "trial": "#7f93b2",
     "best": "#0b63ce",
     "failure": "#c8452f",
-    "ramp": ["#dfe3ea", "#a9c3e6", "#5b94d8", "#0b63ce", "#062f66"],
     "category": ["#0b63ce", "#d9822b", "#2f9e6e", "#8e5bc7", "#c8452f", "#4aa3b8", "#8a8f2a"],
 }
 DARK = {
-    "page": "#1a212a",
     "ink": "#e8ecf2",
     "quiet": "#9aa6b6",
     "grid": "#2a323d",
     "trial": "#6d82a3",
     "best": "#6cb0ff",
     "failure": "#ff8068",
-    "ramp": ["#343d4a", "#3f5f8a", "#4a88cf", "#6cb0ff", "#d6e9ff"],
     "category": ["#6cb0ff", "#f0a55a", "#5fcf9d", "#bb93ea", "#ff8068", "#74cbe0", "#c9cf63"],
 }
 
@@ -45,7 +40,7 @@ def config(colours: dict[str, Any], font: str = FONT) -> dict[str, Any]:
         "axis": {**guide, **lines, "labelPadding": 6, "titlePadding": 10},
         "legend": guide,
         "title": {**title, **below, "offset": 12},
-        "range": {"ramp": colours["ramp"], "category": colours["category"]},
+        "range": {"category": colours["category"]},
         "style": {
             "trial": {"color": colours["trial"], "opacity": 0.6},
             "best": {"color": colours["best"], "opacity": 1},
@@ -54,14 +49,6 @@ def config(colours: dict[str, Any], font: str = FONT) -> dict[str, Any]:
             "bar": {"color": colours["best"]},
             "range": {"color": colours["best"], "opacity": 0.16},
             "middle": {"color": colours["best"], "opacity": 1},
-            "rail": {"color": colours["grid"], "strokeWidth": 1.5},
-            "halo": {
-                "color": colours["page"],
-                "fontSize": 11,
-                "stroke": colours["page"],
-                "strokeWidth": 4,
-            },
             "label": {"color": colours["quiet"], "fontSize": 11},
-            "name": {"color": colours["ink"], "fontSize": 12, "fontWeight": 600},
         },
     }

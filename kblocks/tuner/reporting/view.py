@@ -42,9 +42,7 @@ class View:
 
     def __init__(self, run: Run) -> None:
         self.run = run
-        self.objectives = tuple(
-            Objective(clean(one.name, 60), one.direction) for one in run.objectives
-        )
+        self.objectives = tuple(Objective(clean(o.name, 60), o.direction) for o in run.objectives)
         begins = [trial.started for trial in run.trials if trial.started is not None]
         start = min(begins, default=None)
         self.settings = run.settings if isinstance(run.settings, Mapping) else {}

@@ -1,7 +1,5 @@
 """`search`: runs a tuner of Keras Tuner, shows its progress and saves the results."""
 
-from __future__ import annotations
-
 import contextlib
 import csv
 import functools
@@ -74,9 +72,6 @@ def search(
             earlier run), `best.json` (only of a network of kblocks) and `best.keras`. Each file is
             written whole or not at all.
         verbose: 0 shows nothing.
-
-    Returns:
-        The best model, its architecture, values and score, and the run with all trials.
 
     Raises:
         ValueError: if the targets' form fits no trial of a `kb.tuner.HyperModel`.

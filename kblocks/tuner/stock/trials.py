@@ -1,7 +1,5 @@
 """The trials of one of Keras Tuner's own tuners as records."""
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Mapping
@@ -25,12 +23,8 @@ _NOTES = "kblocks.json"  # beside Keras Tuner's trial.json: fields of a Record t
 class Trials(keras.callbacks.Callback):
     """Follows the trials of a stock tuner, whose oracle knows their values, states and scores.
 
-    What the oracle does not know (times, attempts, costs, history) is noted here, and saved in
-    the trial's folder when it ends, for a later run of the same search.
-
-    Args:
-        tuner: the tuner.
-        settings: the settings of the search, for its `Run`.
+    What the oracle does not know (times, attempts, costs, history) is noted here, and saved in the
+    trial's folder when it ends, for a later run of the same search.
     """
 
     def __init__(self, tuner: keras_tuner.Tuner, settings: Mapping[str, Any]) -> None:
@@ -45,7 +39,7 @@ class Trials(keras.callbacks.Callback):
             self._notes[trial_id] = self._saved(trial_id)
             self._ended[trial_id] = self._record(trial_id, has_ended=True)
 
-    def __deepcopy__(self, memo: Any) -> Trials:
+    def __deepcopy__(self, memo: Any) -> "Trials":
         return self  # Keras Tuner copies callbacks for each trial
 
     def run(self) -> Run:

@@ -1,7 +1,5 @@
 """Begins a search, goes on with it, or extends it by choices, if it is the same search."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -27,14 +25,9 @@ def begin(
 ) -> optuna.Study:
     """Creates the study of a search, or finds it and checks that the search is the same.
 
-    Args:
-        storage, name, objectives, settings: of the search.
-        asks: returns the distributions of all its choices; for a third-party HyperModel, those
-            of the hyperparameters that it asks for at its default point.
-        extend: whether choices may have been added.
-
-    Raises:
-        ChangedError: if the search is another one, with the differences.
+    `asks` returns the distributions of all its choices; for a third-party HyperModel, those of the
+    hyperparameters that it asks for at its default point. With `extend` choices may have been
+    added. Raises ChangedError if the search is another one, with the differences.
     """
     is_there = name in optuna.get_all_study_names(storage)
     study = find(storage, name) if is_there else created(storage, name, objectives)
@@ -65,10 +58,7 @@ def _extend(
     settings: Mapping[str, Any],
     known: Mapping[str, BaseDistribution],
 ) -> optuna.Study:
-    """Copies a study's trials to a new study with more choices; the old one then points to it.
-
-    Optuna does not let the options of a choice change within a study.
-    """
+    """Copies trials to a new study, as Optuna fixes a choice's options; the old points to it."""
     first = study.user_attrs.get(EXTENDS, study.study_name)
     taken = studies(storage)
     newer = next(n for i in itertools.count(1) if (n := f"{first} +{i}") not in taken)

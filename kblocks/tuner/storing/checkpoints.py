@@ -1,7 +1,5 @@
 """Checkpoints of trials: the weights of the best epochs, and the state of training."""
 
-from __future__ import annotations
-
 import contextlib
 import io
 import re
@@ -10,7 +8,7 @@ import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import fsspec
 import keras
@@ -31,9 +29,7 @@ class State:
     execution: int = 0  # which of the trial's trainings it is; earlier ones are done
 
     @classmethod
-    def of(
-        cls, model: keras.Model, epoch: int, best: list[np.ndarray], execution: int = 0
-    ) -> State:
+    def of(cls, model: keras.Model, epoch: int, best: list[np.ndarray], execution: int = 0) -> Self:
         """The state of a model after `epoch` epochs, with the weights of the best one."""
         optimizer = getattr(model, "optimizer", None)
         variables = [] if optimizer is None else optimizer.variables
@@ -41,11 +37,7 @@ class State:
         return cls(epoch, model.get_weights(), values, best, execution)
 
     def restore(self, model: keras.Model) -> None:
-        """Restores the variables of a model and its optimizer.
-
-        Raises:
-            ValueError: if the model has other variables.
-        """
+        """Restores variables of a model and its optimizer; ValueError if they are others."""
         model.set_weights(self.weights)
         optimizer: Any = getattr(model, "optimizer", None)
         if optimizer is None or not self.optimizer:
@@ -69,13 +61,9 @@ def _as_oserror() -> Iterator[None]:
 class Checkpoints:
     """Files of weights on any fsspec file system, each written whole or not at all.
 
-    Args:
-        location: a folder, or a URL such as s3://bucket/run, which needs a package of fsspec's.
-
-    Raises:
-        ImportError: if that package is missing.
-        ValueError: if fsspec does not know the URL.
-        ConnectionError: if the location cannot be reached.
+    The location is a folder, or a URL such as s3://bucket/run, which needs a package of fsspec's.
+    Raises ImportError if that package is missing, ValueError if fsspec does not know the URL, and
+    ConnectionError if the location cannot be reached.
     """
 
     def __init__(self, location: str | Path) -> None:
@@ -106,11 +94,7 @@ class Checkpoints:
         return self._files.protocol != "memory"
 
     def check(self) -> None:
-        """Writes, reads and removes a test file.
-
-        Raises:
-            ConnectionError: if one of these steps fails.
-        """
+        """Writes, reads and removes a test file; ConnectionError if one of these fails."""
         path = f"{self._root}/.check-{uuid.uuid4().hex}"
         expected = np.arange(3)
         try:

@@ -4,44 +4,28 @@ Optuna reads a trial's state and writes it in two steps; on SQLite another proce
 same trial in between. Nor does Optuna record which process runs a trial.
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 from datetime import UTC, datetime
 from typing import Any
 
 import optuna
-import sqlalchemy
-from sqlalchemy import (
-    Connection,
-    DateTime,
-    Engine,
-    and_,
-    column,
-    exists,
-    literal_column,
-    select,
-    table,
-)
+import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
 from kblocks.tuner.records import ATTEMPTS, OWNER
 
 # The part of Optuna's schema written here. States are literals: PostgreSQL has a type for them.
-_TRIALS = table("trials", column("trial_id"), column("state"), column("datetime_start", DateTime))
-_ATTRIBUTES = table(
-    "trial_user_attributes", column("trial_id"), column("key"), column("value_json")
-)
-_OF_STUDIES = table(
-    "study_user_attributes", column("study_id"), column("key"), column("value_json")
-)
-_WAITING, _RUNNING = literal_column("'WAITING'"), literal_column("'RUNNING'")
+_BEGAN = sa.column("datetime_start", sa.DateTime)
+_TRIALS = sa.table("trials", sa.column("trial_id"), sa.column("state"), _BEGAN)
+_ATTRIBUTES = sa.table("trial_user_attributes", *map(sa.column, ("trial_id", "key", "value_json")))
+_OF_STUDIES = sa.table("study_user_attributes", *map(sa.column, ("study_id", "key", "value_json")))
+_WAITING, _RUNNING = sa.literal_column("'WAITING'"), sa.literal_column("'RUNNING'")
 
 
-def take(engine: Engine, trial_id: int, owner: str) -> bool:
+def take(engine: sa.Engine, trial_id: int, owner: str) -> bool:
     """Claims a waiting trial for a process; False if it is no longer waiting."""
-    waits = and_(_TRIALS.c.trial_id == trial_id, _TRIALS.c.state == _WAITING)
+    waits = sa.and_(_TRIALS.c.trial_id == trial_id, _TRIALS.c.state == _WAITING)
     with engine.begin() as connection:
         taken = _TRIALS.update().where(waits).values(state=_RUNNING, datetime_start=_now())
         if connection.execute(taken).rowcount != 1:
@@ -50,15 +34,15 @@ def take(engine: Engine, trial_id: int, owner: str) -> bool:
     return True
 
 
-def release(engine: Engine, trial_id: int, owner: str, attempts: int) -> bool:
+def release(engine: sa.Engine, trial_id: int, owner: str, attempts: int) -> bool:
     """Puts a running trial back to waiting, and records the number of attempts at it.
 
     Returns False if the trial no longer runs or has another owner; "" stands for no owner.
     """
-    mine = and_(_ATTRIBUTES.c.trial_id == trial_id, _ATTRIBUTES.c.key == OWNER)
+    mine = sa.and_(_ATTRIBUTES.c.trial_id == trial_id, _ATTRIBUTES.c.key == OWNER)
     named = _ATTRIBUTES.c.value_json == json.dumps(owner)
-    is_owner = exists().where(mine, named) if owner else ~exists().where(mine, ~named)
-    runs = and_(_TRIALS.c.trial_id == trial_id, _TRIALS.c.state == _RUNNING, is_owner)
+    is_owner = sa.exists().where(mine, named) if owner else ~sa.exists().where(mine, ~named)
+    runs = sa.and_(_TRIALS.c.trial_id == trial_id, _TRIALS.c.state == _RUNNING, is_owner)
     with engine.begin() as connection:
         if connection.execute(_TRIALS.update().where(runs).values(state=_WAITING)).rowcount != 1:
             return False
@@ -67,23 +51,23 @@ def release(engine: Engine, trial_id: int, owner: str, attempts: int) -> bool:
     return True
 
 
-def once(engine: Engine, study_id: int, key: str, value: Any) -> Any:
+def once(engine: sa.Engine, study_id: int, key: str, value: Any) -> Any:
     """Sets a study attribute if it is not set yet; returns the stored value."""
-    row = and_(_OF_STUDIES.c.study_id == study_id, _OF_STUDIES.c.key == key)
+    row = sa.and_(_OF_STUDIES.c.study_id == study_id, _OF_STUDIES.c.key == key)
     new = _OF_STUDIES.insert().values(study_id=study_id, key=key, value_json=json.dumps(value))
     with contextlib.suppress(IntegrityError), engine.begin() as connection:
         connection.execute(new)
     with engine.begin() as connection:
-        found = connection.execute(select(_OF_STUDIES.c.value_json).where(row)).scalar_one()
+        found = connection.execute(sa.select(_OF_STUDIES.c.value_json).where(row)).scalar_one()
     return json.loads(found)
 
 
-def _write(connection: Connection, trial_id: int, key: str, value: Any) -> None:
-    row = and_(_ATTRIBUTES.c.trial_id == trial_id, _ATTRIBUTES.c.key == key)
+def _write(connection: sa.Connection, trial_id: int, key: str, value: Any) -> None:
+    row = sa.and_(_ATTRIBUTES.c.trial_id == trial_id, _ATTRIBUTES.c.key == key)
     text = json.dumps(value)
     changed = connection.execute(_ATTRIBUTES.update().where(row).values(value_json=text))
     if changed.rowcount == 0:
-        new: sqlalchemy.Insert = _ATTRIBUTES.insert()
+        new: sa.Insert = _ATTRIBUTES.insert()
         connection.execute(new.values(trial_id=trial_id, key=key, value_json=text))
 
 

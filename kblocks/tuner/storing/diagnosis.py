@@ -1,7 +1,5 @@
 """Explains why a search's database cannot be used, and what the user can do about it."""
 
-from __future__ import annotations
-
 import contextlib
 import sqlite3
 from pathlib import Path
@@ -16,11 +14,8 @@ _ALONE = "the trials are known nowhere else"
 def diagnosis(url: str, name: str = "", seen: int = 0, checkpoints: str = "") -> str | None:
     """What is wrong with the SQLite file of a search; None if nothing is, or for other databases.
 
-    Args:
-        url: of the storage.
-        name: of the search's study; "" does not look for one.
-        seen: how many trials this process has seen in the study.
-        checkpoints: the location of the weights, for the message; "" if it is unknown.
+    `name` is that of the search's study, "" does not look for one; `seen` is how many trials this
+    process has seen in it. The message names the location of the checkpoints.
     """
     path = file_of(url)
     if path is None:
@@ -61,11 +56,7 @@ def file_of(url: str) -> Path | None:
 
 
 def _trials(path: Path, name: str) -> int | None:
-    """The number of trials in the study of that name; None without such a study.
-
-    Raises:
-        sqlite3.DatabaseError: if the file is damaged.
-    """
+    """The number of trials in the study of that name, None without one; or DatabaseError."""
     address = f"file:{quote(str(path.absolute()))}?mode=ro"
     with contextlib.closing(sqlite3.connect(address, uri=True)) as connection:
         damage = connection.execute("PRAGMA quick_check(1)").fetchone()[0]

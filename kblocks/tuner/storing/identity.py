@@ -1,7 +1,5 @@
 """The settings of a search as JSON, compared before a process resumes or joins it."""
 
-from __future__ import annotations
-
 import hashlib
 import platform
 import re
@@ -100,10 +98,7 @@ def _weights(weights: Any) -> Any:
 
 
 def unusual(tuner: Any) -> dict[str, str]:
-    """What else must stay the same in a search, where it is not as by default.
-
-    `patience` may change.
-    """
+    """What else, but for `patience`, must stay the same in a search, where not as by default."""
     names = ("folds", "hyperparameters", "optimizer", "loss", "metrics", "patience")
     found = {name: getattr(tuner, name) for name in names}
     found["executions_per_trial"] = tuner.executions_per_trial if tuner.trainings > 1 else None
@@ -115,9 +110,7 @@ def unusual(tuner: Any) -> dict[str, str]:
 def versions() -> dict[str, str]:
     """The versions of the packages in use; they may differ when the search is resumed."""
     backend = keras.config.backend()
-    loaded = {
-        name: getattr(sys.modules.get(name), "__version__", "") for name in ("kblocks", backend)
-    }
+    loaded = {one: getattr(sys.modules.get(one), "__version__", "") for one in ("kblocks", backend)}
     packages = ("keras", "keras-tuner", "optuna", "numpy")
     return {
         "kblocks": loaded["kblocks"],
@@ -128,10 +121,7 @@ def versions() -> dict[str, str]:
 
 
 def check(before: Mapping[str, Any], now: Mapping[str, Any], extend: bool = False) -> None:
-    """Raises ChangedError if the settings of a search have changed since it began.
-
-    With `extend` choices may have been added.
-    """
+    """Raises ChangedError if settings changed, but for choices that were added, with `extend`."""
     differences = _all_differences(before, now, _GROWING if extend else ())
     if extend:
         known = {k: text_of(v) for k, v in _LATER.items() if not _has_choice(before, k)}
@@ -198,10 +188,7 @@ def _text(value: Any) -> str:
 
 
 def text_of(value: Any, losses: bool = False) -> str:
-    """A value as text that is the same in every process.
-
-    With `losses` a loss is written with its configuration, as always in a recipe.
-    """
+    """A value as text, the same in every process; with `losses` these with their configuration."""
     losses = losses or isinstance(value, Recipe)
     if isinstance(value, Mapping):
         return "{" + ", ".join(f"{k}: {text_of(v, losses)}" for k, v in value.items()) + "}"

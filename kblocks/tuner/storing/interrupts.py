@@ -1,7 +1,5 @@
 """Signals that end a process: deferred during a database call, and remembered."""
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import multiprocessing
@@ -58,12 +56,9 @@ def remembered() -> Iterator[None]:
 def check(error: BaseException | None = None) -> None:
     """Raises again what a signal handler has raised, in case other code has swallowed it.
 
-    Args:
-        error: the exception of a trial. A KeyboardInterrupt is raised too, unless this is a
-            worker process, which Ctrl-C never reaches.
-
     C++ code that a signal interrupts may swallow the exception or turn it into another: TensorFlow
-    has turned one into a RuntimeError.
+    has turned one into a RuntimeError. A KeyboardInterrupt, the exception of a trial, is raised
+    too, unless this is a worker process, which Ctrl-C never reaches.
     """
     if _raised:
         raise _raised[-1]

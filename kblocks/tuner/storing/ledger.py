@@ -1,7 +1,5 @@
 """Counts and ranks the trials of a study without reading all of them after each trial."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from datetime import datetime
 from itertools import takewhile
@@ -71,10 +69,7 @@ class Ledger:
 
         With several objectives these are the Pareto front and the best by the first objective: a
         new trial can push others off the front, and older trials then move up in the ranking.
-
-        Args:
-            count: how many are wanted.
-            number, scores: a trial that is about to be completed, and its scores.
+        `number` and `scores` are those of a trial that is about to be completed.
         """
         own = [] if number is None else [Record(number, "completed", scores)]
         ranked = self._ranked([*self._best, *_completed(self._tail), *own])

@@ -1,7 +1,5 @@
 """Which process owns a trial and whether it still lives; abandoned trials are run again."""
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import os
@@ -44,10 +42,8 @@ def owner() -> str:
 def _began(pid: int) -> tuple[str, bool]:
     """When a process began, and whether it is a zombie: ended, but not yet waited for.
 
-    On Linux the time counts in ticks since boot, since a time of day moves with the clock.
-
-    Raises:
-        psutil.NoSuchProcess: if there is no such process.
+    On Linux the time counts in ticks since boot, since a time of day moves with the clock. Raises
+    psutil.NoSuchProcess if there is no such process.
     """
     stat = Path(f"/proc/{pid}/stat")
     if Path("/proc/self/stat").exists():
@@ -124,13 +120,9 @@ class Watchman:
     """Releases the trials of dead processes.
 
     Processes of this machine are looked up by PID, and this process knows its own trials. The
-    heartbeats of other machines are timed by the clock here, and only while the storage answers.
-    The thread that claims trials must call `look`.
-
-    Args:
-        study, storage: of the search.
-        grace: seconds without a heartbeat after which a process elsewhere counts as dead.
-        clock: returns the time in seconds.
+    heartbeats of other machines are timed by the clock here, and only while the storage answers;
+    after `grace` seconds without one a process counts as dead. The thread that claims trials must
+    call `look`.
     """
 
     study: optuna.Study
@@ -168,14 +160,10 @@ class Watchman:
 def give_back(
     study: optuna.Study, storage: PatientStorage, trial: FrozenTrial, counts: bool = True
 ) -> bool:
-    """Releases a trial for another process, or fails it after too many attempts.
+    """Releases a running trial for another process, or fails it after too many attempts.
 
-    Args:
-        study, storage: of the search.
-        trial: a running trial whose process has ended or stops working on it.
-        counts: whether the attempt counts; False if the trial is not to blame for its end.
-
-    Returns False if the trial has ended or has another owner in the meantime.
+    An attempt does not count if the trial is not to blame for its end. Returns False if the trial
+    has ended or has another owner in the meantime.
     """
     begun = trial.user_attrs.get(ATTEMPTS, 0)
     if not counts or begun < BEGINNINGS:
@@ -187,10 +175,7 @@ def give_back(
 
 
 def give_back_all(study: optuna.Study, storage: PatientStorage, names: tuple[str, ...]) -> None:
-    """Releases the running trials of owners whose names begin with one of `names`.
-
-    The processes were told to end, so their attempts do not count.
-    """
+    """Releases trials of owners with these beginnings, told to end: the attempts do not count."""
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
         if trial.user_attrs.get(OWNER, "").startswith(names):
             give_back(study, storage, trial, counts=False)

@@ -1,7 +1,5 @@
 """Retries while a database is unreachable, locked or on a full disk."""
 
-from __future__ import annotations
-
 import abc
 import functools
 import inspect
@@ -10,17 +8,10 @@ import time
 from collections.abc import Callable, Container, Sequence
 from typing import Any, TypeVar
 
-import sqlalchemy
 from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
-from sqlalchemy.exc import (
-    DataError,
-    DBAPIError,
-    IntegrityError,
-    NotSupportedError,
-    ProgrammingError,
-)
+from sqlalchemy import Engine, exc
 
 from kblocks.tuner.records import OWNER, identity_of
 from kblocks.tuner.storing.claims import once, release, take
@@ -29,8 +20,9 @@ from kblocks.tuner.terminal import log
 
 PATIENCE = 900.0  # seconds for which a database may be unusable
 _LONGEST = 10.0  # seconds between two tries, at most
-_AWAY = (StorageInternalError, DBAPIError)
-_WRONG = (DataError, IntegrityError, NotSupportedError, ProgrammingError)  # waiting does not help
+_AWAY = (StorageInternalError, exc.DBAPIError)
+# Waiting does not help against these.
+_WRONG = (exc.DataError, exc.IntegrityError, exc.NotSupportedError, exc.ProgrammingError)
 _REFUSED = ("password authentication failed", "no password supplied", "does not exist")
 _SPOILT = ("malformed", "not a database")
 
@@ -44,7 +36,7 @@ def _retrying(storage: _Storage) -> _Storage:
 
     def retried(name: str) -> Callable[..., Any]:
         @functools.wraps(getattr(BaseStorage, name), updated=())  # not the mark of abstract ones
-        def call(self: PatientStorage, *args: Any, **kwargs: Any) -> Any:
+        def call(self: "PatientStorage", *args: Any, **kwargs: Any) -> Any:
             return self.patiently(lambda: getattr(self.inner, name)(*args, **kwargs))
 
         return call
@@ -62,9 +54,7 @@ class PatientStorage(BaseStorage):
     A running trial has an owner from its first moment on: the process that asked for it.
     """
 
-    def __init__(
-        self, inner: BaseStorage, engine: sqlalchemy.Engine, owner: str, patience: float
-    ) -> None:
+    def __init__(self, inner: BaseStorage, engine: Engine, owner: str, patience: float) -> None:
         self.inner, self._engine = inner, engine
         self.owner = owner  # the name of this process
         # Seconds after which the error of the database is raised; other threads may lower it.
@@ -99,8 +89,7 @@ class PatientStorage(BaseStorage):
     def create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> int:
         """Creates a trial; without a template it is running and owned by this process.
 
-        Raises:
-            StorageInternalError: if the study has lost trials, as in an older copy of it.
+        Raises StorageInternalError if the study has lost trials, as in an older copy of it.
         """
         template = template_trial or create_trial(
             state=TrialState.RUNNING, user_attrs={OWNER: self.owner}
@@ -180,12 +169,7 @@ _outage = _Outage()
 
 
 def patiently(function: Callable[[], _Result], patience: Callable[[], float]) -> _Result:
-    """The result of `function`, which is retried while its database cannot be used.
-
-    Args:
-        function: a call of the database.
-        patience: returns the seconds after which the error is raised; asked at every try.
-    """
+    """The result of `function`, retried for as many seconds as `patience` says at every try."""
     began, wait, is_told = time.monotonic(), 0.1, False
     while True:
         try:
@@ -213,7 +197,7 @@ def _sleep(seconds: float, patience: Callable[[], float]) -> None:
 
 def _is_wrong(error: BaseException) -> bool:
     """Whether the database has answered with an error that would come again."""
-    cause = error if isinstance(error, DBAPIError) else error.__cause__
+    cause = error if isinstance(error, exc.DBAPIError) else error.__cause__
     return isinstance(cause, _WRONG) or any(words in why(error) for words in _REFUSED + _SPOILT)
 
 

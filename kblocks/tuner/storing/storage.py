@@ -1,7 +1,5 @@
 """Opens the storage of a search: Optuna's tables in a database, with retries."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import re
@@ -16,13 +14,7 @@ import optuna
 import sqlalchemy
 from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage, RDBStorage
-from sqlalchemy.exc import (
-    ArgumentError,
-    DisconnectionError,
-    IntegrityError,
-    ProgrammingError,
-    SQLAlchemyError,
-)
+from sqlalchemy import Engine, exc
 
 from kblocks.tuner.records import Objective
 from kblocks.tuner.storing.diagnosis import diagnosis, file_of
@@ -40,8 +32,7 @@ class EmptyError(ValueError):
 def url_of(storage: str | None, folder: Path) -> str:
     """The URL of a search's storage; without one, that of an SQLite file in the run's folder.
 
-    Raises:
-        ValueError: if it is no SQLAlchemy URL, or has a user or password that must be quoted.
+    Raises ValueError if it is no SQLAlchemy URL, or has a user or password that must be quoted.
     """
     if storage is None:
         path = str((folder / "study.db").resolve())
@@ -57,7 +48,7 @@ def url_of(storage: str | None, folder: Path) -> str:
         )
     try:
         sqlalchemy.make_url(storage)
-    except (ArgumentError, ValueError):
+    except (exc.ArgumentError, ValueError):
         raise ValueError(
             "`storage` must be a URL of SQLAlchemy such as sqlite:///runs/study.db or "
             "postgresql://user@host/name. "
@@ -86,18 +77,12 @@ def shown(url: str) -> str:
 
 
 def open_storage(url: str, patience: float = PATIENCE, create: bool = True) -> PatientStorage:
-    """Opens the storage at a URL.
+    """Opens the storage at a URL; the database may be unusable for `patience` seconds, at most 60.
 
-    Args:
-        url: an SQLAlchemy URL.
-        patience: seconds for which the database may be unusable; while opening, 60 at most.
-        create: whether to create a missing SQLite file and missing tables; otherwise the file
-            may be read-only, and opening writes nothing.
-
-    Raises:
-        ConnectionError: if the database still cannot be used after that time.
-        EmptyError: if it has no tables and `create` is False.
-        ImportError: if the package for this kind of database is missing.
+    Without `create`, which creates a missing SQLite file and missing tables, the file may be
+    read-only, and opening writes nothing. Raises ConnectionError if the database still cannot be
+    used after that time, EmptyError if it has no tables, without `create`, and ImportError if the
+    package for this kind of database is missing.
     """
     arguments: dict[str, Any] = {"pool_pre_ping": True, "pool_events": _CLOSED_BY_OTHERS}
     if url.startswith("sqlite"):
@@ -106,10 +91,8 @@ def open_storage(url: str, patience: float = PATIENCE, create: bool = True) -> P
         if path is not None and not sqlalchemy.make_url(url).query:
             arguments = _file(path, create)
     try:
-        inner, engine = patiently(
-            lambda: _opened(url, arguments, create), lambda: min(patience, 60.0)
-        )
-    except (SQLAlchemyError, StorageInternalError) as error:
+        own, engine = patiently(lambda: _opened(url, arguments, create), lambda: min(patience, 60))
+    except (exc.SQLAlchemyError, StorageInternalError) as error:
         found = diagnosis(url)
         message = f"{shown(url)} cannot be used: {why(error)}" + (f". {found}" if found else "")
         raise ConnectionError(message) from None
@@ -119,7 +102,7 @@ def open_storage(url: str, patience: float = PATIENCE, create: bool = True) -> P
             f"{shown(url)} needs {missing}; for PostgreSQL: pip install 'kblocks[postgresql]'",
             name=missing,
         ) from error
-    return PatientStorage(inner, engine, owner(), patience)  # type: ignore[abstract]
+    return PatientStorage(own, engine, owner(), patience)  # type: ignore[abstract]
 
 
 def _file(path: Path, create: bool) -> dict[str, Any]:
@@ -142,7 +125,7 @@ def _file(path: Path, create: bool) -> dict[str, Any]:
 
     def checked(connection: Any, record: Any, proxy: Any) -> None:
         if record.info.get("file") != _identity(path):
-            raise DisconnectionError(f"{path} is not the file that was opened")
+            raise exc.DisconnectionError(f"{path} is not the file that was opened")
 
     events = [(connected, "connect"), (checked, "checkout"), *_CLOSED_BY_OTHERS]
     return {"creator": connect, "pool_events": events}
@@ -170,7 +153,7 @@ def _unmarked(connection: Any, record: Any) -> None:
 def _not_closed(connection: Any, record: Any, proxy: Any) -> None:
     mark, identity = record.info["mark"]
     if _identity(mark) != identity:
-        raise DisconnectionError("a trial has closed the descriptors of its process")
+        raise exc.DisconnectionError("a trial has closed the descriptors of its process")
 
 
 # A trial may close all file descriptors, as code that starts a daemon does. A connection would then
@@ -178,9 +161,7 @@ def _not_closed(connection: Any, record: Any, proxy: Any) -> None:
 _CLOSED_BY_OTHERS = [(_marked, "connect"), (_not_closed, "checkout"), (_unmarked, "close")]
 
 
-def _opened(
-    url: str, arguments: dict[str, Any], create: bool
-) -> tuple[BaseStorage, sqlalchemy.Engine]:
+def _opened(url: str, arguments: dict[str, Any], create: bool) -> tuple[BaseStorage, Engine]:
     if not create:
         engine = sqlalchemy.create_engine(url, **arguments)
         try:
@@ -191,7 +172,7 @@ def _opened(
     try:
         with held():
             own = RDBStorage(url, engine_kwargs=arguments)
-    except (IntegrityError, ProgrammingError):
+    except (exc.IntegrityError, exc.ProgrammingError):
         time.sleep(0.5)  # another process is creating the same tables
         own = RDBStorage(url, engine_kwargs=arguments)
     return optuna.storages.get_storage(own), own.engine
@@ -217,11 +198,7 @@ def created(storage: BaseStorage, name: str, objectives: tuple[Objective, ...]) 
 
 
 def loaded(storage: BaseStorage, name: str) -> optuna.Study:
-    """The study of that name.
-
-    Raises:
-        KeyError: if there is none, with the names of the others.
-    """
+    """The study of that name; raises KeyError if there is none, with the names of the others."""
     try:
         with _quiet():
             return optuna.load_study(study_name=name, storage=storage)

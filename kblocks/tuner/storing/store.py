@@ -1,7 +1,5 @@
 """Where a search is kept: its study in a database, and its checkpoints."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Any
@@ -19,13 +17,7 @@ from kblocks.tuner.storing.study import delete, find, identity
 
 
 class Store:
-    """The study and the checkpoints of one search; opens the database on first use.
-
-    Args:
-        url, location: of the database and of the checkpoints.
-        name: of the search.
-        patience, create: as for `open_storage`.
-    """
+    """The study and the checkpoints (at `location`) of one search; opens the database when used."""
 
     def __init__(self, url: str, location: str, name: str, patience: float, create: bool) -> None:
         self._url, self._name = url, name
@@ -57,12 +49,8 @@ class Store:
     ) -> None:
         """Begins the search, or checks that the one that is there is the same.
 
-        Args:
-            objectives, settings, asks, extend: as for `beginning.begin`.
-            overwrite: whether to delete an earlier search of that name.
-
-        Raises:
-            ValueError: if it is another search, or the checkpoints are of another one.
+        The arguments are those of `beginning.begin`; `overwrite` deletes an earlier search of that
+        name. Raises ValueError if it is another search, or the checkpoints are of another one.
         """
         checkpoints = self.checkpoints
         if not overwrite and checkpoints.bears() is not None and is_blank(self._url):
@@ -88,11 +76,7 @@ class Store:
         self.checkpoints.clear()
 
     def weights_of(self, *numbers: int) -> dict[int, Any]:
-        """By trial, the weights of its best epoch, or None.
-
-        Raises:
-            ValueError: if the checkpoints are of another search.
-        """
+        """By trial, the weights of its best epoch, or None; ValueError for another search's."""
         if not self.checkpoints.are_of(self.study().user_attrs.get(IDENTITY, "")):
             raise self._foreign()
         return {number: self.checkpoints.best(number) for number in numbers}

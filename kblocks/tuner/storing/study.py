@@ -1,7 +1,5 @@
 """The study of a search: found by its name, in its newest extension."""
 
-from __future__ import annotations
-
 import uuid
 
 import optuna
@@ -13,11 +11,7 @@ from kblocks.tuner.storing.storage import loaded
 
 
 def find(storage: BaseStorage, name: str) -> optuna.Study:
-    """The study of a search, in its newest extension.
-
-    Raises:
-        KeyError: if there is none.
-    """
+    """The study of a search, in its newest extension; raises KeyError if there is none."""
     while True:
         study = loaded(storage, name)
         newer = study.user_attrs.get(EXTENDED)
