@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import signal
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from random import Random
@@ -107,6 +109,10 @@ def test_at_the_end_the_best_of_each_rung_goes_on() -> None:
     trial = rungs.go_on(storage, ends=True)
     assert trial is not None
     assert trial.user_attrs[CONTINUES] == second.number
+    copy = storage.create_new_trial(0, study.get_trials()[trial.number])  # of another process
+    assert rungs.is_first(trial)
+    assert not rungs.is_first(optuna.Trial(study, copy))
+    study.tell(3, state=TrialState.FAIL)
     assert rungs.paused() == {first.number, second.number}
     assert rungs.is_settled()
     study.tell(trial, 0.3)
@@ -151,11 +157,15 @@ def searched(tuner: kb.tuner.Tuner, epochs: int = 8) -> kb.tuner.Run:
 
 def test_a_trial_that_went_on_is_trained_as_without_a_pause(tmp_path: Path) -> None:
     """By Keras alone, with the rates that `Asha` tells: each rung's part of a cosine of its own."""
-    tuner = made(tmp_path)
+    tuner = made(tmp_path, trials=1)
     run = searched(tuner)
     best = run.best()
     assert best is not None
-    assert [(trial.continues, trial.epochs) for trial in run.trials[-2:]][-1][1] == 8
+    assert [(t.number, t.continues, t.epochs) for t in run.trials] == [
+        (0, None, 2),
+        (1, 0, 4),
+        (2, 1, 8),
+    ]
     assert best.epochs == len(best.history["val_loss"]) == 8
     rates = [
         0.05 * 0.5 * (1 + math.cos(math.pi * epoch / end))
@@ -188,7 +198,7 @@ def test_refused_at_the_door(settings: dict[str, Any], told: str, tmp_path: Path
         kb.tuner.Tuner(
             lambda hp: line(3), objective, directory=tmp_path, **{"scheduler": "asha", **settings}
         )
-    with pytest.raises(ValueError, match="`factor` must be an integer from 2. Received: factor=1"):
+    with pytest.raises(ValueError, match="`factor` must be an integer from 2"):
         kb.tuner.Asha(factor=1)
 
 
@@ -216,9 +226,11 @@ def check(search: Toy) -> None:
     run = search.run()
     assert run.points == 6
     assert all(trial.state == "completed" for trial in run.trials)
-    by_rung = {epochs: [t for t in run.trials if t.epochs == epochs] for epochs in (1, 2, 4)}
-    assert [len(own) for own in by_rung.values()] == [6, 3, 1]
-    assert len({trial.continues for trial in run.trials} - {None}) == 4
+    gone_on = [trial.continues for trial in run.trials if trial.continues is not None]
+    assert len(gone_on) == len(set(gone_on))
+    for epochs in (1, 2):
+        ended = sorted((t for t in run.trials if t.epochs == epochs), key=lambda t: -t.scores[0])
+        assert {t.number for t in ended[: len(ended) // 2]} <= set(gone_on)
     for trial in run.trials:
         assert trial.history["loss"] == [1 / (epoch + 1) for epoch in range(trial.epochs)]
     best = {f"trial-{trial.number:06d}/best.npz" for trial in run.ranked()[:3]}
@@ -237,8 +249,6 @@ def test_a_killed_trial_goes_on_where_it_was_and_no_epoch_is_trained_twice(toy: 
     os.kill(int(first[3]), signal.SIGKILL)
     toy.wait_for("begin 2 1")
     main = toy.process
-    until_last = next(t.number for t in toy.trials() if t.continues is not None)
-    assert until_last == 2
     toy.wait_for("end 4")
     main.kill()
     main.wait()
@@ -271,13 +281,11 @@ def test_two_workers_and_kills_at_random_moments(toy: Toy) -> None:
     chance = Random(18)
     toy.settings["workers"] = 2
     for _ in range(6):
-        main = toy.start()
+        main = toy.start(subprocess.DEVNULL)
         toy.wait_for("begin")
-        try:
+        with contextlib.suppress(subprocess.TimeoutExpired):
             main.wait(chance.uniform(2, 5))
-            break
-        except Exception:
-            main.kill()
-            main.wait()
+        main.kill()
+        main.wait()
     toy.finish()
     check(toy)
