@@ -41,7 +41,8 @@ class Asha:
 
     `schedule` and `warmup` of a recipe are on each rung those of a training with as many epochs as
     the rung ends after, from the epoch at which the rung begins: after 2 epochs of a cosine over 2
-    come epochs 3 and 4 of a cosine over 4, which begin at half the rate.
+    come epochs 3 and 4 of a cosine over 4, which begin at half the rate. A `fit` of your own must
+    pass its arguments on to `model.fit`.
 
     Args:
         factor: how many times as many epochs the next rung ends after; an integer from 2.
@@ -84,6 +85,7 @@ class Asha:
 class _Ladder:
     """The trials of a study by rung, without surplus ones."""
 
+    rungs: dict[int, int]  # by number of the trial
     completed: list[list[FrozenTrial]]  # best first
     open: list[int]  # the rung of each trial that has not ended
     continued: set[int]  # the numbers of the trials that another one continues
@@ -109,8 +111,7 @@ class Rungs:
 
     def of_trial(self, trial: Any, fit: tuple[Any, Any]) -> tuple[Any, dict[str, Any]]:
         """The arguments of `fit`, with the epochs after which a trial's rung ends."""
-        epochs = trial.user_attrs[EPOCHS] if CONTINUES in trial.user_attrs else self.epochs[0]
-        return (), {**named(*fit), "epochs": epochs}
+        return (), {**named(*fit), "epochs": self.epochs[self._ladder().rungs[trial.number]]}
 
     def go_on(self, storage: Any, ends: bool) -> optuna.Trial | None:
         """Begins the continuation of a trial, which this process runs; None if none is to go on.
@@ -173,13 +174,13 @@ class Rungs:
         return None
 
     def _ladder(self) -> _Ladder:
-        found = _Ladder([[] for _ in self.epochs], [], set(), set())
-        rungs: dict[int, int] = {}  # by trial
+        found = _Ladder({}, [[] for _ in self.epochs], [], set(), set())
         for trial in self._study.get_trials(deepcopy=False):
             if SURPLUS in trial.user_attrs:
                 continue
             parent = trial.user_attrs.get(CONTINUES)
-            rungs[trial.number] = rung = 0 if parent is None else rungs.get(parent, 0) + 1
+            rung = 0 if parent is None else found.rungs[parent] + 1
+            found.rungs[trial.number] = rung
             if parent is not None:
                 found.continued.add(parent)
             if trial.state is TrialState.COMPLETE:
