@@ -105,6 +105,27 @@ def test_a_search_outlives_its_database(
     assert server.query("select count(*) from trials where state != 'COMPLETE'") == [(0,)]
 
 
+def test_trials_go_on_although_their_database_was_away(
+    server: postgres.Server, url: str, tmp_path: Path
+) -> None:
+    """With a scheduler: its crash is in the first trial that goes on from another one."""
+
+    def crash(count: int) -> None:
+        if count == 3:
+            server.crash()
+            threading.Timer(1, server.start).start()
+
+    hypermodel = Toy(crash)
+    tuner = made(hypermodel, tmp_path, url, sampler="random", scheduler="asha", trials=4)
+    run = tuner.search(np.zeros((4, 2)), epochs=4, verbose=0)
+    assert [trial.state for trial in run.trials] == ["completed"] * len(run.trials)
+    assert [trial.values["x"] for trial in run.trials] == hypermodel.fitted
+    gone_on = [trial.continues for trial in run.trials]
+    assert gone_on.count(None) == run.points == 4
+    assert gone_on[2] is not None
+    assert any(gone_on[number] is not None for number in gone_on if number is not None)
+
+
 def test_the_password_may_come_from_the_environment(
     server: postgres.Server, monkeypatch: Any
 ) -> None:

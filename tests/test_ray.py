@@ -162,6 +162,18 @@ def test_a_search_on_ray_is_the_same_search(toy: MakeToy, nodes: Nodes) -> None:
 
 
 @pytest.mark.slow
+def test_trials_go_on_on_ray(toy: MakeToy, nodes: Nodes) -> None:
+    """With a scheduler: also after the process of the first that goes on has been killed."""
+    search = toy({"2": "kill", "faulty_epoch": 2, "epochs": 4}, trials=4, scheduler="asha")
+    search.finish()
+    run = search.run()
+    assert run.points == 4
+    assert (run.trials[2].continues, run.trials[2].status) != (None, "completed")
+    assert max(len(trial.history["loss"]) for trial in run.completed()) == 4
+    until(lambda: not nodes.left(), 20)
+
+
+@pytest.mark.slow
 def test_it_outlives_its_workers_and_its_driver(toy: MakeToy, nodes: Nodes) -> None:
     nodes.start(gpus=0)
     plan = {"4": "grow", "5": "grow", "6": "grow", "7": "grow", "seconds": 0.4, "epochs": 4}

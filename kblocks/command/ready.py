@@ -156,7 +156,8 @@ class FamilyJob(NamedJob):
 
     def named(self) -> dict[str, Any]:
         """The user's options that a joining worker needs: for `fit`, `load` and the tuner."""
-        free = ("sampler", "pruner", "patience", "folds", "trial_seconds", "checkpoints", "recipe")
+        free = ("sampler", "pruner", "scheduler", "patience", "folds", "trial_seconds")
+        free = (*free, "checkpoints", "recipe")
         settings = {name: self.settings[name] for name in free if name in self.settings}
         weights = {} if self.weights is None else {"weights": self.weights}
         return {**super().named(), "options": self.options, "settings": settings, **weights}

@@ -45,6 +45,10 @@ def run_or_join(
     ] = None,
     sampler: Annotated[str | None, typer.Option(help="tpe, random, grid, nsga2.")] = None,
     pruner: Annotated[str | None, typer.Option(help="hyperband, median.")] = None,
+    scheduler: Annotated[
+        str | None,
+        typer.Option(help="asha: trials begin with few epochs, and the best of them go on."),
+    ] = None,
     trials: Annotated[int | None, typer.Option(help="In all, earlier runs included.")] = None,
     hours: Annotated[
         float | None, typer.Option(help="After which no trial is begun; --retrain comes after.")
@@ -108,6 +112,7 @@ def run_or_join(
         objective=_objectives(objective),
         sampler=sampler,
         pruner=pruner,
+        scheduler=scheduler,
         trials=trials,
         hours=hours,
         patience=patience,

@@ -43,12 +43,11 @@ def of_stages(name: str, found: Mapping[str, Any]) -> Table:
 def of_run(run: "Run") -> RenderableType:
     """A run's status: the number of trials by state, the running, the best and the failed ones."""
     wanted = run.settings.get("trials")
-    ended = sum(trial.is_finished for trial in run.trials)
     states = Counter(trial.status for trial in run.trials)
     counts = ", ".join(f"{number} {state}" for state, number in states.most_common())
     of = f" of {wanted}" if wanted else ""
     parts: list[RenderableType] = [
-        cell(f"{run.name}: {ended}{of} trials ended" + (f" ({counts})" if counts else ""))
+        cell(f"{run.name}: {run.points}{of} trials ended" + (f" ({counts})" if counts else ""))
     ]
     running = [trial for trial in run.trials if trial.state == "running"]
     if running:
@@ -64,9 +63,13 @@ def of_run(run: "Run") -> RenderableType:
     best = run.front() if len(run.objectives) > 1 else run.ranked()[:5]
     if best:
         scores = [f">{objective.name}" for objective in run.objectives]
-        table = _table(">best" if len(run.objectives) == 1 else ">front", *scores, *_COSTS)
+        rungs = [">epochs"] * any(trial.continues is not None for trial in run.trials)
+        table = _table(">best" if len(run.objectives) == 1 else ">front", *scores, *rungs, *_COSTS)
         for trial in best:
-            figures = [f"{score:.4g}" for score in trial.scores]
+            figures = [
+                *(f"{score:.4g}" for score in trial.scores),
+                *(str(trial.epochs) for _ in rungs),
+            ]
             table.add_row(str(trial.number), *figures, *(_cost(trial, c) for c in _COSTS.values()))
         parts.append(table)
         parts += [cell(f"{t.number} started from {t.started_from}") for t in best if t.started_from]

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from kblocks.tuner.bridge import HyperModel as HyperModel
     from kblocks.tuner.bridge import network_of as network_of
     from kblocks.tuner.bridge import suggest as suggest
+    from kblocks.tuner.choosing.rungs import Asha as Asha
     from kblocks.tuner.files import save as save
     from kblocks.tuner.images.data import Data as Data
     from kblocks.tuner.images.data import load as load
@@ -38,6 +39,7 @@ _MODULES = {
     "kblocks.search_space.names": ("NETWORK",),
     "kblocks.tuner.applications": ("HyperEfficientNet", "HyperResNet", "HyperXception"),
     "kblocks.tuner.bridge": ("CostLogs", "HyperModel", "network_of", "suggest"),
+    "kblocks.tuner.choosing.rungs": ("Asha",),
     "kblocks.tuner.files": ("save",),
     "kblocks.tuner.images.data": ("Data", "load"),
     "kblocks.tuner.predicting": ("predictor",),
@@ -50,6 +52,7 @@ _MODULE_OF = {name: module for module, names in _MODULES.items() for name in nam
 
 __all__ = [
     "NETWORK",
+    "Asha",
     "CostLogs",
     "Data",
     "HyperEfficientNet",

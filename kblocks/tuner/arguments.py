@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path, PureWindowsPath
 from typing import Any, TypedDict
@@ -15,6 +15,7 @@ import optuna
 
 from kblocks.search_space.budget import Budget
 from kblocks.tuner.bridge import HyperModel
+from kblocks.tuner.choosing.rungs import Asha
 from kblocks.tuner.records import COST_NAMES, DEFAULT_OBJECTIVE, Objective
 from kblocks.tuner.storing.checkpoints import Checkpoints
 
@@ -145,12 +146,14 @@ def _objective(one: Any) -> Objective:
         ) from error
 
 
-def pruner_of(pruner: Any) -> optuna.pruners.BasePruner:
+def pruner_of(pruner: Any, several: bool = False) -> optuna.pruners.BasePruner:
     """The Optuna pruner of that name; a pruner is returned as it is, and None never prunes.
 
     Raises:
-        ValueError: if it is none of these.
+        ValueError: if it is none of these, or there are `several` objectives.
     """
+    if pruner is not None and several:
+        raise ValueError("`pruner` is for one objective. Received: several")
     match pruner:
         case None:
             return optuna.pruners.NopPruner()
@@ -164,6 +167,35 @@ def pruner_of(pruner: Any) -> optuna.pruners.BasePruner:
         f"`pruner` must be one of {', '.join(PRUNERS)}, a pruner of Optuna, or None. "
         f"Received: pruner={pruner!r}"
     )
+
+
+def scheduler_of(
+    scheduler: Any, objectives: Sequence[Objective], trainings: int, others: Mapping[str, bool]
+) -> Asha | None:
+    """The scheduler of that name; an `Asha` is returned as it is.
+
+    Args:
+        scheduler: that of `Tuner`.
+        objectives, trainings: of the search, and how often each trial trains.
+        others: by its name, whether there is something that excludes a scheduler.
+
+    Raises:
+        ValueError: if it is none, or the search cannot have one.
+    """
+    if scheduler is None or isinstance(scheduler, Asha):
+        found = scheduler
+    elif scheduler == "asha":
+        found = Asha()
+    else:
+        raise ValueError(
+            f"`scheduler` must be 'asha', a kb.tuner.Asha, or None. Received: {scheduler!r}"
+        )
+    others = {"several objectives": len(objectives) > 1, **others}
+    others["several trainings of each trial"] = trainings > 1
+    against = [name for name, is_there in others.items() if is_there]
+    if found is not None and against:
+        raise ValueError(f"`scheduler` does not go with {', '.join(against)}. Received: both")
+    return found
 
 
 class _Function(keras_tuner.HyperModel):

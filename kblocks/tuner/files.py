@@ -54,6 +54,7 @@ def facts_of(path: Path) -> dict[str, Any]:
 def table_of(run: Run) -> list[dict[str, Any]]:
     """A row for each trial: number, status, failure, scores, costs, seconds and values."""
     rows = []
+    has_rungs = any(trial.continues is not None for trial in run.trials)
     for trial in run.trials:
         scores = dict(zip((o.name for o in run.objectives), trial.scores, strict=False))
         seconds = None if trial.seconds is None else round(trial.seconds, 1)
@@ -61,7 +62,9 @@ def table_of(run: Run) -> list[dict[str, Any]]:
         scores |= dict(
             zip((f"{o.name} spread" for o in run.objectives), trial.spread, strict=False)
         )
-        told = {"trial": trial.number, "status": trial.status, "failure": failure}
+        told: dict[str, Any] = {"trial": trial.number, "status": trial.status, "failure": failure}
+        if has_rungs:
+            told |= {"epochs": trial.epochs, "continues": trial.continues}
         rows.append({**told, **scores, **trial.costs, "seconds": seconds, **trial.values})
     return rows
 

@@ -26,6 +26,7 @@ HISTORY = "kblocks/history"  # {metric: [value of each epoch]}
 EPOCHS = "kblocks/epochs"  # how many epochs the trial was to train for
 EXECUTIONS = "kblocks/executions"  # [{"scores": [...], "history": {...}}] of several trainings
 FIXED = "kblocks/fixed"  # {name: value} that was not searched: `hp.Fixed`, JSON of further networks
+CONTINUES = "kblocks/continues"  # the number of the trial from whose state it goes on
 FAILURE = "kblocks/failure"  # {"kind": ..., "message": ..., "traceback": ...}
 ATTEMPTS = "kblocks/attempts"  # how many times the trial was begun
 OWNER = "kblocks/owner"  # the process that runs the trial
@@ -127,6 +128,7 @@ class Record:
         start: of a network that started from published weights: their name ("weights"), how many
             of its "arrays" and "numbers" are from them and how many it has, and what the model
             does to images first.
+        continues: with a `scheduler`, the number of the trial from which this one went on, or None.
     """
 
     number: int
@@ -147,6 +149,7 @@ class Record:
     fixed: Mapping[str, Any] = field(default_factory=dict)
     executions: Sequence[Mapping[str, Any]] = ()
     start: Mapping[str, Any] = field(default_factory=dict)
+    continues: int | None = None
 
     @property
     def started_from(self) -> str:
@@ -238,15 +241,31 @@ class Run:
         """The completed trials."""
         return [trial for trial in self.trials if trial.state == "completed"]
 
+    @property
+    def points(self) -> int:
+        """How many trials have ended, without those that went on from another one."""
+        return sum(trial.is_finished and trial.continues is None for trial in self.trials)
+
     def ranked(self) -> list[Record]:
-        """The completed trials, best first; with several objectives the Pareto front first."""
+        """The completed trials, best first; with several objectives the Pareto front first.
+
+        Of a trial and its continuation only that one, unless it is worse.
+        """
         objective = self.objectives[0]
         sign = -1 if objective.direction == "max" else 1
-        found = sorted(self.completed(), key=lambda trial: sign * trial.scores[0])
+        found = sorted(self._latest(), key=lambda trial: sign * trial.scores[0])
         if len(self.objectives) == 1:
             return found
         front = {trial.number for trial in self.front()}
         return sorted(found, key=lambda trial: trial.number not in front)
+
+    def _latest(self) -> list[Record]:
+        found = {trial.number: trial for trial in self.completed()}
+        for trial in list(found.values()):
+            before = found.get(-1 if trial.continues is None else trial.continues)
+            if before and not self.objectives[0].better(before.scores[0], trial.scores[0]):
+                del found[before.number]
+        return list(found.values())
 
     def best(self) -> Record | None:
         """The best completed trial, or None."""
@@ -260,9 +279,9 @@ class Run:
         signs = [-1 if objective.direction == "max" else 1 for objective in self.objectives]
         points = {
             trial.number: tuple(s * v for s, v in zip(signs, trial.scores, strict=True))
-            for trial in self.completed()
+            for trial in self._latest()
         }
-        ordered = sorted(self.completed(), key=lambda t: (points[t.number], t.number))
+        ordered = sorted(self._latest(), key=lambda t: (points[t.number], t.number))
         front: list[Record] = []
         for trial in ordered:  # a trial that dominates another comes before it
             point = points[trial.number]
@@ -354,4 +373,5 @@ def record(trial: FrozenTrial) -> Record:
         fixed=attributes.get(FIXED, {}),
         executions=attributes.get(EXECUTIONS, ()),
         start=attributes.get(START, {}),
+        continues=attributes.get(CONTINUES),
     )

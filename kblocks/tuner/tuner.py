@@ -30,11 +30,13 @@ from kblocks.tuner.arguments import (
     objectives_of,
     place_of_checkpoints,
     pruner_of,
+    scheduler_of,
 )
 from kblocks.tuner.bridge import HyperModel, recompile
 from kblocks.tuner.choosing.asking import Asking
 from kblocks.tuner.choosing.point_sampler import chooser
 from kblocks.tuner.choosing.points import distributions_of
+from kblocks.tuner.choosing.rungs import Asha, Rungs
 from kblocks.tuner.choosing.sampler import is_grid, sampler_of
 from kblocks.tuner.oracle import Oracle, hyperparameters, space_of
 from kblocks.tuner.records import RUN, Record, Run
@@ -44,8 +46,8 @@ from kblocks.tuner.running.jobs import Job, ObjectJob, Role, is_helping
 from kblocks.tuner.running.loop import HopelessError, without_result
 from kblocks.tuner.running.search import Search
 from kblocks.tuner.running.supervising import alone, supervise
-from kblocks.tuner.running.trial import Attempt, build_as, epochs_of
-from kblocks.tuner.storing.identity import check_joining, settings_of, unusual
+from kblocks.tuner.running.trial import Attempt, epochs_of, model_with
+from kblocks.tuner.storing.identity import check_joining, limits_and_methods, settings_of, unusual
 from kblocks.tuner.storing.owners import owner
 from kblocks.tuner.storing.patience import PATIENCE
 from kblocks.tuner.storing.storage import shown, url_of
@@ -69,6 +71,9 @@ class Tuner(keras_tuner.Tuner):
         sampler: "tpe", "random", "grid", "nsga2", or an Optuna sampler.
         pruner: "hyperband", "median", an Optuna pruner, or None. Ends unpromising trials early;
             only with one objective.
+        scheduler: "asha" or a `kb.tuner.Asha`: trials begin with few epochs and the best go on from
+            there, each as a trial of its own that `trials` does not count. None trains each trial
+            for all epochs. It goes with one objective, one training of each trial, and no pruner.
         budget: a `kb.Budget` for the networks. For a HyperModel that is not ours, it can limit
             only the number of parameters.
         trials: the total number of trials, those of earlier runs included; None sets no limit.
@@ -132,6 +137,7 @@ class Tuner(keras_tuner.Tuner):
         *,
         sampler: str | optuna.samplers.BaseSampler = "tpe",
         pruner: str | optuna.pruners.BasePruner | None = None,
+        scheduler: str | Asha | None = None,
         budget: Budget | None = None,
         trials: int | None = None,
         hours: float | None = None,
@@ -175,9 +181,9 @@ class Tuner(keras_tuner.Tuner):
         self.patience, self.folds = patience, folds
         self.trainings = executions_per_trial * (folds or 1)  # of each trial
         self.sampler, self.pruner, self.ray = sampler, pruner, on_ray.checked(ray, processes)
-        _ = sampler_of(sampler, seed), pruner_of(pruner)  # both raise on unknown names
-        if pruner is not None and len(self.objectives) > 1:
-            raise ValueError("`pruner` is for one objective. Received: several")
+        _ = sampler_of(sampler, seed), pruner_of(pruner, len(self.objectives) > 1)  # both may raise
+        others = {"`pruner`": pruner is not None, "run_trial": self.replaces("run_trial")}
+        self.scheduler = scheduler_of(scheduler, self.objectives, self.trainings, others)
         self.extend, self.overwrite = extend, overwrite
         self.folder = Path(directory) / project_name
         self.storage_url = url_of(storage, self.folder)
@@ -253,15 +259,16 @@ class Tuner(keras_tuner.Tuner):
     def _begin(self, fit: Fit, named: Mapping[str, Any]) -> None:
         if not self.overwrite:
             self._take_objectives()
+        if self.scheduler is not None:
+            _ = self.scheduler.rungs(epochs_of(fit))  # raises if there is only one
+            if self.role.joins or self.role.serves:
+                self.store.check_shared()
         settings = settings_of(
             self.hypermodel,
             self.objectives,
             fit,
             epochs=epochs_of(fit),
-            trials=self.trials,
-            hours=self.hours,
-            sampler=_named(self.sampler),
-            pruner=_named(self.pruner),
+            **limits_and_methods(self),
             job=dict(named),
         ) | unusual(self)
         if self.role.joins:
@@ -313,7 +320,11 @@ class Tuner(keras_tuner.Tuner):
         study.sampler = chooser(self.sampler, self.seed, self.role.worker, self.hypermodel, study)
         study.pruner = pruner_of(self.pruner)
         places = self.store.storage, self.store.checkpoints
-        return Search(self, study, *places, self.objectives, self.trials, deadline)
+        search = Search(self, study, *places, self.objectives, self.trials, deadline)
+        if self.scheduler is not None:
+            epochs = study.user_attrs[RUN]["epochs"]
+            search.rungs = Rungs(study, self.scheduler, epochs, self.objectives[0])
+        return search
 
     def deadline(self) -> float | None:
         """When `hours` are over, in seconds of `time.monotonic`; None without a limit."""
@@ -441,18 +452,7 @@ class Tuner(keras_tuner.Tuner):
         )
 
     def _model(self, record: Record, weights: Any) -> keras.Model:
-        starts = getattr(self.hypermodel, "starts", None)
-        with contextlib.nullcontext() if starts is None else starts.unread():
-            model: Any = self.build(hyperparameters(record))
-        build_as(model, record.shapes)
-        try:
-            model.set_weights(weights)
-        except ValueError as error:
-            raise ValueError(
-                f"The weights of trial {record.number} do not fit the model that `build` makes of "
-                f"its hyperparameters: the code is not that of the search. {error}"
-            ) from error
-        return model
+        return model_with(self, record, hyperparameters(record), weights)
 
     def load_model(self, trial: Any) -> keras.Model:
         """The model of a Keras Tuner trial, with the weights of its best epoch."""
@@ -481,7 +481,3 @@ class Tuner(keras_tuner.Tuner):
     def reload(self) -> None:
         """Opens the storage anew."""
         vars(self).pop("store", None)
-
-
-def _named(value: Any) -> str | None:
-    return value if value is None or isinstance(value, str) else type(value).__name__

@@ -75,7 +75,7 @@ class Toy(kb.tuner.HyperModel):
     def fit(self, hp: Any, model: Any, *args: Any, **kwargs: Any) -> Any:
         watcher = kwargs["callbacks"][-1]
         number, first = watcher.number, kwargs.get("initial_epoch", 0)
-        fault, epochs = plan().get(str(number)), plan().get("epochs", 3)
+        fault, epochs = plan().get(str(number)), kwargs["epochs"]
         gpus = os.environ.get("CUDA_VISIBLE_DEVICES", "-")
         note(f"begin {number} {first} {os.getpid()} {gpus}")
         watcher.set_model(model)

@@ -25,6 +25,7 @@ from kblocks.tuner.choosing.sampler import (
     sampler_of,
     suggested,
 )
+from kblocks.tuner.records import CONTINUES
 
 _DRAWS = 4  # points drawn from the inner sampler; then the last one is repaired
 _RANDOM = 200  # random points that are drawn in search of a new one
@@ -135,7 +136,7 @@ class PointSampler(Choosing):
     def _choose(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, Any]:
         """The params of the first candidate that was not tried."""
         points = self._points
-        if trial.params:  # resumed after an interruption: it keeps its point
+        if trial.params or CONTINUES in trial.user_attrs:  # begun before: it keeps its point
             if not points.is_whole(trial.params):
                 raise TornError(trial.number)
             return dict(trial.params)

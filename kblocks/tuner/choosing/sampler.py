@@ -16,7 +16,7 @@ from optuna.distributions import (
 from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState
 
-from kblocks.tuner.records import COSTS, EXHAUSTED, SURPLUS
+from kblocks.tuner.records import CONTINUES, COSTS, EXHAUSTED, SURPLUS
 
 STARTUP = 10  # random trials before a sampler that learns is asked
 _POPULATION = 16
@@ -95,7 +95,8 @@ class Choosing(BaseSampler):
     def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
         """Raises ExhaustedError if every point of a grid has been tried."""
         is_finite = is_grid(self.inner) or self.is_listed
-        if is_finite and self._study.user_attrs.get(EXHAUSTED):
+        is_new = not trial.params and CONTINUES not in trial.user_attrs
+        if is_finite and is_new and self._study.user_attrs.get(EXHAUSTED):
             raise ExhaustedError(trial.number)
         self.inner.before_trial(study, trial)
 

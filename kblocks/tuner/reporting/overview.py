@@ -47,10 +47,9 @@ def _tiles(view: View) -> list[tuple[str, str, str]]:
             if name in best.costs:
                 note = "of the best network" + (", one image" if name == "latency" else "")
                 tiles.append((COSTS[name], cost(name, best.costs[name]), note))
-    done = sum(trial.record.is_finished for trial in view.trials)
     asked = view.settings.get("trials")
     of = f"of {asked:,} asked for" if type(asked) is int else "ended"
-    tiles.append(("trials", f"{done:,}", of))
+    tiles.append(("trials", f"{view.run.points:,}", of))
     ended = [t.ended for t in view.trials if t.ended is not None]
     if ended:
         work = sum(t.record.seconds or 0 for t in view.trials)

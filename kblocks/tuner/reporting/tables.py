@@ -85,16 +85,18 @@ def trials(view: View) -> str:
     found = {name for trial in ordered for name in trial.costs}
     costs = [name for name in ("params", "macs", "latency") if name in found]
     devices = ["device"] * any(trial.record.device for trial in ordered)
+    has_rungs = any(trial.record.continues is not None for trial in ordered)
+    rungs = ["epochs", "continues"] if has_rungs else []
     heads = [
         *("trial", "state"),
         *(objective.name for objective in view.objectives),
         *(COSTS[name] for name in costs),
-        *("time", *devices, *names),
+        *(*rungs, "time", *devices, *names),
     ]
     head = "".join(
         f'<th scope="col"><button type="button">{escaped(name, 80)}</button></th>' for name in heads
     )
-    rows = "".join(_row(view, trial, costs, devices, names) for trial in ordered[:ROWS])
+    rows = "".join(_row(view, trial, costs, rungs, devices, names) for trial in ordered[:ROWS])
     sorting = "a click on a column's head sorts by it."
     told = f"{len(ordered):,} trials; {sorting}"
     if len(ordered) > ROWS:
@@ -107,7 +109,12 @@ def trials(view: View) -> str:
 
 
 def _row(
-    view: View, trial: Shown, costs: Sequence[str], devices: Sequence[str], names: Sequence[str]
+    view: View,
+    trial: Shown,
+    costs: Sequence[str],
+    rungs: Sequence[str],
+    devices: Sequence[str],
+    names: Sequence[str],
 ) -> str:
     state, seconds = escaped(trial.record.status), trial.record.seconds
     had = [(name, trial.costs.get(name)) for name in costs]
@@ -116,6 +123,7 @@ def _row(
         f'<td><i class="{state}"></i>{state}</td>',
         *(_score(trial, index) for index in range(len(view.objectives))),
         *(_cell("" if value is None else cost(name, value), value) for name, value in had),
+        *(_cell(plain(v := getattr(trial.record, name)), v) for name in rungs),
         _cell(duration(seconds), seconds),
         *(_cell(plain(trial.record.device), None) for _ in devices),
         *(_cell(plain(trial.values.get(name, "")), trial.values.get(name)) for name in names),

@@ -93,9 +93,12 @@ class Epochs(keras.callbacks.Callback):
         is_last = self._is_last and (epoch + 1 >= epochs or model.stop_training)
         if self._recorder.epoch(self.progress, epochs) and not is_last:
             raise PrunedError
-        if self._search.is_late:
-            model.stop_training = True
-        elif epoch + 1 < epochs:
+        is_late, rungs = self._search.is_late, self._search.rungs
+        model.stop_training |= is_late
+        is_over = epoch + 1 >= epochs or model.stop_training
+        if is_over and rungs is not None and epochs < rungs.epochs[-1]:
+            self._save(model, epoch + 1, at_once=True)  # another trial may go on from here
+        elif epoch + 1 < epochs and not is_late:
             self._save(model, epoch + 1)
         self.check_time()
 
@@ -143,10 +146,10 @@ class Epochs(keras.callbacks.Callback):
         if self._recorder.improves(scores) or not self._trial.weights:
             self._trial.weights = model.get_weights()
 
-    def _save(self, model: keras.Model, epochs: int) -> None:
-        """Saves a checkpoint, unless the last one took too much of the time since."""
+    def _save(self, model: keras.Model, epochs: int, at_once: bool = False) -> None:
+        """Saves a checkpoint; if not `at_once`, only where the last one took little time."""
         now = time.monotonic()
-        if now - self._saved < _SHARE * self._took:
+        if not at_once and now - self._saved < _SHARE * self._took:
             return
         with as_trained(model):
             state = State.of(model, epochs, self._trial.weights, self._execution)

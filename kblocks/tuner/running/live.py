@@ -56,9 +56,9 @@ class Live:
     def __enter__(self) -> Live:
         if not self._is_shown:
             return self
-        finished = [t for t in self._read().trials if t.is_finished]
-        self._before = len(finished)
-        self._printed = {trial.number for trial in finished}
+        run = self._read()
+        self._before = run.points
+        self._printed = {trial.number for trial in run.trials if trial.is_finished}
         if self._before:
             self.say(f"Going on after {self._before} trials")
         if self.console.is_terminal:
@@ -109,16 +109,19 @@ class Live:
         return run
 
     def _line(self, run: Run, trial: Record, is_best: bool) -> str:
-        done = f"{len(self._printed)}" + (f"/{self._total}" if self._total else "")
+        done = sum(t.number in self._printed and t.continues is None for t in run.trials)
+        head = f"trial {done}" + (f"/{self._total}" if self._total else "")
+        if trial.continues is not None:
+            head = f"trial {trial.continues} goes on as {trial.number} to epoch {trial.epochs}"
         seconds = "" if trial.seconds is None else f"  {trial.seconds:.0f} s"
         left = self._left(run)
         text = ended(run.objectives, trial)
         if is_best:  # its number counts from 0, in the order in which trials began
             text += f" (best: trial {trial.number})"
-        return plain(f"trial {done}  {text}{seconds}{f'  {left} left' if left else ''}")
+        return plain(f"{head}  {text}{seconds}{f'  {left} left' if left else ''}")
 
     def _table(self, run: Run) -> Group:
-        finished = sum(trial.is_finished for trial in run.trials)
+        finished = run.points
         head = f"trial {finished}" + (f" of {self._total}" if self._total else "")
         left = self._left(run)
         rows = Table(box=None, pad_edge=False, show_header=False)
@@ -137,7 +140,7 @@ class Live:
         return Group(*parts, rows)
 
     def _left(self, run: Run) -> str:
-        finished = sum(trial.is_finished for trial in run.trials) - self._before
+        finished = run.points - self._before
         now = time.monotonic()
         if finished != self._ended[0]:
             self._ended = finished, now

@@ -16,6 +16,7 @@ from kblocks.tuner.bridge import HyperModel
 from kblocks.tuner.choosing.point_sampler import TornError
 from kblocks.tuner.choosing.sampler import ExhaustedError, RepeatedError
 from kblocks.tuner.records import (
+    CONTINUES,
     EXHAUSTED,
     FAILURE,
     FIXED,
@@ -136,26 +137,37 @@ def _look_at_space(search: Search) -> None:
 def _is_over(search: Search) -> bool:
     ledger = search.ledger
     ledger.look()
-    return not ledger.open and (search.trials is None or ledger.counted >= search.trials)
+    if ledger.open or (search.trials is not None and ledger.counted < search.trials):
+        return False
+    return search.rungs is None or search.rungs.is_settled()
 
 
 def _next(search: Search) -> optuna.Trial | None:
-    """A trial to run: a waiting one, or a new one if there are too few; else None."""
+    """A trial to run: a waiting one, one that goes on, or a new one if there are too few."""
     ledger = search.ledger
     ledger.look()
     if search.has_stalled:
         search.trials = ledger.counted
     waiting = any(t.state is TrialState.WAITING for t in ledger.open)
-    if search.trials is not None and ledger.counted >= search.trials and not waiting:
+    enough = search.trials is not None and ledger.counted >= search.trials
+    begun = None
+    if search.rungs is not None and not waiting:
+        begun = search.rungs.go_on(search.storage, ends=enough)
+    if enough and not waiting and begun is None:
         return None
     try:
-        trial = search.study.ask()
+        trial = begun or search.study.ask()
     except ExhaustedError as error:
         _drop(search, error.args[0])
         _exhaust(search)
         return None
     except TornError as error:
         _drop(search, error.args[0])
+        return _next(search)
+    if search.rungs is not None and CONTINUES in trial.user_attrs:
+        if search.rungs.is_first(trial):
+            return trial
+        _drop(search, trial.number)
         return _next(search)
     if search.trials is not None and trial.number >= search.trials:
         ledger.look()
@@ -192,7 +204,8 @@ def _run(search: Search, trial: optuna.Trial, fit: Fit, clean: Callable[[], None
             hp = search.tuner.asking(_asks(search, trial, recorder.is_new))
             attempt = Attempt(search, recorder, hp, clean)
             with restored():
-                outcome = train(attempt, fit)
+                own = fit if search.rungs is None else search.rungs.of_trial(trial, fit)
+                outcome = train(attempt, own)
             if os.getpid() != process:
                 os._exit(1)  # the trial has forked, and this is the child
         except LostError:
@@ -256,14 +269,16 @@ def _keep(search: Search, number: int, outcome: Outcome) -> None:
 
 
 def tidy(search: Search) -> None:
-    """Removes the weights of all but the best trials, and the states of finished trials.
+    """Removes the weights of all but the best trials, and the states that no trial goes on from.
 
     Called after a trial's end is recorded, since a process may end between any two steps.
     """
     ledger = search.ledger
     ledger.look()
     try:
-        search.checkpoints.keep(ledger.best(search.tuner.checkpoints), ledger.is_finished)
+        best = ledger.best(search.tuner.checkpoints)
+        paused = set() if search.rungs is None else search.rungs.paused()
+        search.checkpoints.keep(best, ledger.is_finished, paused)
     except OSError as error:
         log.warning("What is not needed any more could not be removed: %s", error)
 

@@ -17,6 +17,7 @@ from optuna.trial import FrozenTrial, TrialState
 from kblocks.search_space.names import NETWORK, START
 from kblocks.tuner.records import (
     ATTEMPTS,
+    CONTINUES,
     COST_NAMES,
     COSTS,
     DEVICE,
@@ -94,7 +95,9 @@ class Recorder:
     def __init__(self, search: Search, trial: optuna.Trial) -> None:
         self._search, self._trial = search, trial
         self.number, attributes = trial.number, trial.user_attrs
-        self.is_new = not trial.params  # else an earlier process has begun it
+        self.continues: int | None = attributes.get(CONTINUES)  # the trial whose state it takes
+        # Else an earlier process has begun it, or the trial that it continues.
+        self.is_new = not trial.params and self.continues is None
         self.latest: dict[str, list[float]] = {}  # what this process has recorded of epochs
         # What earlier processes have recorded: each epoch, and with what shapes `fit` has built.
         self.history: Mapping[str, Sequence[float]] = attributes.get(HISTORY, {})

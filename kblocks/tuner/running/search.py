@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import optuna
 
+from kblocks.tuner.choosing.rungs import Rungs
 from kblocks.tuner.choosing.sampler import Choosing
 from kblocks.tuner.records import Objective
 from kblocks.tuner.storing.checkpoints import Checkpoints
@@ -26,6 +27,7 @@ class Search:
     objectives: tuple[Objective, ...]
     trials: int | None  # in all
     deadline: float | None  # when the search ends, in seconds of `time.monotonic`
+    rungs: Rungs | None = None  # with a `scheduler`: which trials go on, and how far
     is_worker: bool = False  # then the first process releases its trial
     needs_room: bool = False  # a trial has filled its GPU, whose memory frameworks never give back
     ledger: Ledger = field(init=False)

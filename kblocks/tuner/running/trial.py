@@ -17,7 +17,7 @@ from keras_tuner.engine.trial import Trial
 from kblocks.search_space.names import NETWORK, START
 from kblocks.tuner.bridge import HyperModel, costs_of, named, network_of
 from kblocks.tuner.choosing.sampler import RepeatedError
-from kblocks.tuner.records import folder_name
+from kblocks.tuner.records import Record, folder_name
 from kblocks.tuner.running.epochs import Epochs, PrunedError, TimedEpochs, hooks
 from kblocks.tuner.running.failures import FailedError, failure_from
 from kblocks.tuner.running.fitting import Fit, of_training
@@ -81,8 +81,16 @@ class Attempt(Trial):
             log.warning("No checkpoint of trial %s: %s", self.trial_id, error)
 
     def _state(self) -> State | None:
+        checkpoints, before = self.search.checkpoints, self.recorder.continues
         try:
-            return self.search.checkpoints.state(self.recorder.number)
+            state = checkpoints.state(self.recorder.number)
+            if state is None and before is not None:
+                state = checkpoints.state(before)
+                if state is None:
+                    log.warning(
+                        "Trial %s starts anew: trial %s has no state", self.trial_id, before
+                    )
+            return state
         except OSError as error:
             log.warning("Trial %s starts anew, its checkpoint is away: %s", self.trial_id, error)
             return None
@@ -180,6 +188,26 @@ def _fitted(trial: Attempt, model: keras.Model, fit: Fit, epochs: Epochs, part: 
     if epochs.first:
         kwargs["initial_epoch"] = epochs.first
     return trial.search.tuner.hypermodel.fit(hp, model, *args, **kwargs)
+
+
+def model_with(tuner: Any, record: Record, hp: Any, weights: Any) -> keras.Model:
+    """The model of a trial's hyperparameters `hp`, with these weights.
+
+    Raises:
+        ValueError: if `build` now makes a model that they do not fit.
+    """
+    starts = getattr(tuner.hypermodel, "starts", None)
+    with contextlib.nullcontext() if starts is None else starts.unread():
+        model: Any = tuner.build(hp)
+    build_as(model, record.shapes)
+    try:
+        model.set_weights(weights)
+    except ValueError as error:
+        raise ValueError(
+            f"The weights of trial {record.number} do not fit the model that `build` makes of "
+            f"its hyperparameters: the code is not that of the search. {error}"
+        ) from error
+    return model
 
 
 def build_as(model: keras.Model, shapes: Mapping[str, Any] | None) -> bool:

@@ -5,7 +5,7 @@ import io
 import re
 import uuid
 import zipfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -171,17 +171,26 @@ class Checkpoints:
             self._files.rm(self._path(number), recursive=True)
 
     @_as_oserror()
-    def keep(self, numbers: Iterable[int], is_finished: Callable[[int], bool]) -> None:
-        """Removes the files of finished trials, except the best weights of those in `numbers`."""
+    def keep(
+        self,
+        numbers: Iterable[int],
+        is_finished: Callable[[int], bool],
+        paused: Collection[int] = (),
+    ) -> None:
+        """Removes the files of finished trials.
+
+        The best weights of those in `numbers` stay, and the newest state of those in `paused`.
+        """
         kept = set(numbers)
         for number in self.numbers():
             if not is_finished(number):
                 continue
-            if number not in kept:
+            stays = self._states(number)[-1:] if number in paused else []
+            stays += [self._path(number, "best.npz")] if number in kept else []
+            if not stays:
                 self.drop(number)
                 continue
-            best = self._path(number, "best.npz")
-            self._remove(path for path in self._listed(self._path(number)) if path != best)
+            self._remove(path for path in self._listed(self._path(number)) if path not in stays)
 
     def numbers(self) -> list[int]:
         """The numbers of the trials that have files."""

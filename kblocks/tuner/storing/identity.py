@@ -28,7 +28,7 @@ _HASHED = 1 << 26  # bytes of an array that are hashed, evenly spaced in a large
 _BINDING = (
     *("objectives", "input_shape", "builder", "space", "fixed", "budget", "recipe", "data"),
     *("executions_per_trial", "folds", "hyperparameters", "optimizer", "loss", "metrics"),
-    *("weights", "finetuning", "value_range"),
+    *("weights", "finetuning", "value_range", "scheduler"),
 )
 # Fields that `Recipe` got later; they are not written at their default, as in older searches.
 _LATER = {f.name: f.default for f in fields(Recipe) if f.name in ("warmup", "ema", "clip")}
@@ -97,9 +97,19 @@ def _weights(weights: Any) -> Any:
     return str(weights) if is_path else fingerprint(weights)
 
 
+def limits_and_methods(tuner: Any) -> dict[str, Any]:
+    """What a search records of its tuner, and what may change between its runs."""
+    methods = {"sampler": tuner.sampler, "pruner": tuner.pruner}
+    named = {k: v if isinstance(v, str | None) else type(v).__name__ for k, v in methods.items()}
+    return {"trials": tuner.trials, "hours": tuner.hours, **named}
+
+
 def unusual(tuner: Any) -> dict[str, str]:
-    """What else, but for `patience`, must stay the same in a search, where not as by default."""
-    names = ("folds", "hyperparameters", "optimizer", "loss", "metrics", "patience")
+    """What else must stay the same in a search, where it is not as by default.
+
+    `patience` may change.
+    """
+    names = ("folds", "hyperparameters", "optimizer", "loss", "metrics", "patience", "scheduler")
     found = {name: getattr(tuner, name) for name in names}
     found["executions_per_trial"] = tuner.executions_per_trial if tuner.trainings > 1 else None
     if tuner.hyperparameters is not None:

@@ -7,20 +7,20 @@ from itertools import takewhile
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from kblocks.tuner.records import SURPLUS, Objective, Record, Run, failure_of
+from kblocks.tuner.records import CONTINUES, SURPLUS, Objective, Record, Run, failure_of
 
 
 class Ledger:
     """Running totals over a study: the finished prefix is summed once and not read again.
 
-    Surplus trials, which were begun when there were enough, are not counted. The `kept` best
-    trials by the objectives are remembered.
+    Surplus trials, which were begun when there were enough, are not counted, nor are those that
+    go on from another one. The `kept` best trials by the objectives are remembered.
     """
 
     def __init__(self, study: optuna.Study, objectives: tuple[Objective, ...], kept: int) -> None:
         self._study, self._objectives, self._kept = study, objectives, kept
         self._done = 0  # so many leading trials have ended and are in the totals below
-        self._surplus: list[int] = []
+        self._uncounted: list[int] = []
         self._best: tuple[Record, ...] = ()
         self._errors: list[FrozenTrial] | None = []
         self._tail: list[FrozenTrial] = []
@@ -32,9 +32,11 @@ class Ledger:
         while done < len(trials) and trials[done].state.is_finished():
             done += 1
         for trial in trials[self._done : done]:
+            if not _is_counted(trial):
+                self._uncounted.append(trial.number)
             if SURPLUS in trial.user_attrs:
-                self._surplus.append(trial.number)
-            elif not _is_error(trial):
+                continue
+            if not _is_error(trial):
                 self._errors = None
             elif self._errors is not None:
                 self._errors.append(trial)
@@ -53,8 +55,8 @@ class Ledger:
 
     def counted_before(self, number: int) -> int:
         """How many trials were begun before trial `number`."""
-        surplus = [*self._surplus, *(t.number for t in self._tail if SURPLUS in t.user_attrs)]
-        return number - sum(other < number for other in surplus)
+        others = [*self._uncounted, *(t.number for t in self._tail if not _is_counted(t))]
+        return number - sum(other < number for other in others)
 
     def is_finished(self, number: int) -> bool:
         """Whether a trial has ended."""
@@ -71,7 +73,7 @@ class Ledger:
         new trial can push others off the front, and older trials then move up in the ranking.
         `number` and `scores` are those of a trial that is about to be completed.
         """
-        own = [] if number is None else [Record(number, "completed", scores)]
+        own = [_completed_record(t, scores) for t in self._tail if t.number == number]
         ranked = self._ranked([*self._best, *_completed(self._tail), *own])
         several = len(self._objectives) > 1 and count > 0
         return [record.number for record in (ranked if several else ranked[:count])]
@@ -94,7 +96,7 @@ class Ledger:
         """How many trials have ended that were begun after the last one to improve on the best."""
         best = Run("", self._objectives, {}, (*self._best, *_completed(self._tail))).front()
         last = max((record.number for record in best), default=-1)
-        still_open = sum(trial.number > last for trial in self.open)
+        still_open = sum(trial.number > last and _is_counted(trial) for trial in self.open)
         return self.counted - self.counted_before(last + 1) - still_open
 
     def _ranked(self, records: Sequence[Record]) -> tuple[Record, ...]:
@@ -109,10 +111,19 @@ class Ledger:
 
 def _completed(trials: Sequence[FrozenTrial]) -> list[Record]:
     return [
-        Record(trial.number, "completed", tuple(trial.values))
+        _completed_record(trial, trial.values)
         for trial in trials
         if trial.state is TrialState.COMPLETE and SURPLUS not in trial.user_attrs
     ]
+
+
+def _completed_record(trial: FrozenTrial, scores: Sequence[float]) -> Record:
+    before = trial.user_attrs.get(CONTINUES)
+    return Record(trial.number, "completed", tuple(scores), continues=before)
+
+
+def _is_counted(trial: FrozenTrial) -> bool:
+    return SURPLUS not in trial.user_attrs and CONTINUES not in trial.user_attrs
 
 
 def _has_failed(trial: FrozenTrial) -> bool:

@@ -7,7 +7,7 @@ from typing import Any
 import optuna
 from optuna.distributions import BaseDistribution
 
-from kblocks.tuner.records import IDENTITY, Objective, Run, read
+from kblocks.tuner.records import IDENTITY, RUN, Objective, Run, read
 from kblocks.tuner.storing.beginning import begin
 from kblocks.tuner.storing.checkpoints import Checkpoints
 from kblocks.tuner.storing.owners import as_it_is
@@ -68,6 +68,18 @@ class Store:
             checkpoints.mark(own)
         elif bears != own:
             raise self._foreign()
+
+    def check_shared(self) -> None:
+        """Raises ValueError if the process that began the search has its checkpoints elsewhere.
+
+        Trials that go on from the state of another one would not find it.
+        """
+        has_begun = RUN in self.study().user_attrs
+        if has_begun and self.checkpoints.bears() is None:
+            raise ValueError(
+                "`checkpoint_directory` must be one that all machines of a search with `scheduler` "
+                f"reach. Received: {self.checkpoints.shown}, which has nothing of the search"
+            )
 
     def clear(self) -> None:
         """Deletes the search and its checkpoints, if there are any."""
