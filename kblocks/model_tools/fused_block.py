@@ -49,13 +49,17 @@ class FusedBlock(Block):
 
     Args:
         steps: a plan, or its data as in `get_config`.
-        is_head: whether it replaces the block that ends a network.
+        replaces_head: whether it replaces the block that ends a network.
 
     Input shape and output shape: those of the block that it replaces.
     """
 
     steps: Annotated[Any, Check("a plan", plan_of, data_of)]
-    is_head: bool = False
+    replaces_head: bool = False
+
+    @property
+    def is_head(self) -> bool:
+        return self.replaces_head
 
     def plan(self, channels: Any) -> Op:
         return self.steps

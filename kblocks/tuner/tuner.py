@@ -27,8 +27,10 @@ from kblocks.tuner.arguments import (
     check_numbers,
     completed,
     hypermodel_of,
+    kind_of,
     objectives_of,
     place_of_checkpoints,
+    precision_of,
     pruner_of,
 )
 from kblocks.tuner.bridge import HyperModel, recompile
@@ -42,9 +44,10 @@ from kblocks.tuner.running import devices, on_ray
 from kblocks.tuner.running.fitting import Fit, check
 from kblocks.tuner.running.jobs import Job, ObjectJob, Role, is_helping
 from kblocks.tuner.running.loop import HopelessError, without_result
+from kblocks.tuner.running.precision import settle
 from kblocks.tuner.running.search import Search
 from kblocks.tuner.running.supervising import alone, supervise
-from kblocks.tuner.running.trial import Attempt, build_as, epochs_of
+from kblocks.tuner.running.trial import Attempt, epochs_of, restore
 from kblocks.tuner.storing.identity import check_joining, settings_of, unusual
 from kblocks.tuner.storing.owners import owner
 from kblocks.tuner.storing.patience import PATIENCE
@@ -95,6 +98,9 @@ class Tuner(keras_tuner.Tuner):
             `project_name`; None means a folder in the run's folder. If the search runs on
             several machines, all of them must reach it.
         seed: of the sampler; None is random.
+        precision: as in `kb.Recipe`, one for all trials. "auto" tries the network of the default
+            point before the first trial; the storage keeps the result for all processes and later
+            runs. None is that of the recipe, or of an earlier run of the search.
         extend: whether to resume an earlier search although choices were added to its space.
         overwrite: whether to delete an earlier search of that name.
         ray: the resources of each worker, as options of a Ray task, such as
@@ -147,6 +153,7 @@ class Tuner(keras_tuner.Tuner):
         checkpoint_directory: Any = None,
         tensorboard: Any = None,
         seed: int | None = None,
+        precision: str | None = None,
         extend: bool = False,
         overwrite: bool = False,
         ray: Mapping[str, Any] | None = None,
@@ -164,8 +171,10 @@ class Tuner(keras_tuner.Tuner):
         if hypermodel is None and self.replaces("run_trial"):
             hypermodel = keras_tuner.HyperModel()
         model = hypermodel_of(hypermodel, given["budget"])
+        own_run = self.replaces("run_trial")
+        self.precision, model = precision_of(precision, model, own_run)
         self.has_objective = objective is not None
-        self.objectives = objectives_of(objective, model, self.replaces("run_trial"))
+        self.objectives = objectives_of(objective, model, own_run)
         self.trials, self.gpus = given["trials"], devices.checked(gpus, processes, ray)
         own = {"executions_per_trial": executions_per_trial, "project_name": project_name}
         super().__init__(Oracle(self), hypermodel=None, directory=str(directory), **own)
@@ -260,8 +269,8 @@ class Tuner(keras_tuner.Tuner):
             epochs=epochs_of(fit),
             trials=self.trials,
             hours=self.hours,
-            sampler=_named(self.sampler),
-            pruner=_named(self.pruner),
+            sampler=kind_of(self.sampler),
+            pruner=kind_of(self.pruner),
             job=dict(named),
         ) | unusual(self)
         if self.role.joins:
@@ -271,6 +280,7 @@ class Tuner(keras_tuner.Tuner):
         else:
             self.store.begin(self.objectives, settings, self._asks, self.extend, self.overwrite)
             self.overwrite = False  # the next call resumes this search
+        settle(self.store.storage, self.store.study(), self.precision)
 
     def _take_objectives(self) -> None:
         """Without `objective`, those of the search in the storage hold, if it has begun."""
@@ -389,6 +399,8 @@ class Tuner(keras_tuner.Tuner):
     def get_best_models(self, num_models: int = 1) -> list[keras.Model]:
         """The compiled models of the best trials, with the weights of their best epochs.
 
+        They compute in float32, whatever the `precision` of the search.
+
         Only the `checkpoints` best trials keep their weights. If more models are asked for, fewer
         are returned, and a warning in the log says how many.
 
@@ -444,14 +456,7 @@ class Tuner(keras_tuner.Tuner):
         starts = getattr(self.hypermodel, "starts", None)
         with contextlib.nullcontext() if starts is None else starts.unread():
             model: Any = self.build(hyperparameters(record))
-        build_as(model, record.shapes)
-        try:
-            model.set_weights(weights)
-        except ValueError as error:
-            raise ValueError(
-                f"The weights of trial {record.number} do not fit the model that `build` makes of "
-                f"its hyperparameters: the code is not that of the search. {error}"
-            ) from error
+        restore(model, record, weights)
         return model
 
     def load_model(self, trial: Any) -> keras.Model:
@@ -481,7 +486,3 @@ class Tuner(keras_tuner.Tuner):
     def reload(self) -> None:
         """Opens the storage anew."""
         vars(self).pop("store", None)
-
-
-def _named(value: Any) -> str | None:
-    return value if value is None or isinstance(value, str) else type(value).__name__

@@ -15,9 +15,10 @@ import keras_tuner
 from keras_tuner.engine.trial import Trial
 
 from kblocks.search_space.names import NETWORK, START
+from kblocks.training.precision import compute_in
 from kblocks.tuner.bridge import HyperModel, costs_of, named, network_of
 from kblocks.tuner.choosing.sampler import RepeatedError
-from kblocks.tuner.records import folder_name
+from kblocks.tuner.records import Record, folder_name
 from kblocks.tuner.running.epochs import Epochs, PrunedError, TimedEpochs, hooks
 from kblocks.tuner.running.failures import FailedError, failure_from
 from kblocks.tuner.running.fitting import Fit, of_training
@@ -90,6 +91,8 @@ class Attempt(Trial):
     def _trained(self, epochs: Epochs, index: int, fit: Fit) -> Any:
         search, hp = self.search, self.hyperparameters
         model: Any = search.tuner.build(hp)
+        if search.policy is not None:
+            compute_in(model, search.policy)
 
         def built() -> None:
             start = json.loads(hp.values.get(START, "{}"))
@@ -191,6 +194,23 @@ def build_as(model: keras.Model, shapes: Mapping[str, Any] | None) -> bool:
         model.build_from_config({name: _tuples(shape) for name, shape in shapes.items()})
         return True
     return model.built
+
+
+def restore(model: keras.Model, record: Record, weights: Any) -> None:
+    """Sets the weights of a trial's best epoch in a new model of it, which computes in float32.
+
+    Raises:
+        ValueError: if they do not fit.
+    """
+    build_as(model, record.shapes)
+    compute_in(model, "float32")
+    try:
+        model.set_weights(weights)
+    except ValueError as error:
+        raise ValueError(
+            f"The weights of trial {record.number} do not fit the model that `build` makes of "
+            f"its hyperparameters: the code is not that of the search. {error}"
+        ) from error
 
 
 def _tuples(shape: Any) -> Any:
