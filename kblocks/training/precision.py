@@ -75,7 +75,7 @@ def faster(make: Callable[[], Any], batch_size: int = _BATCH) -> tuple[str, floa
         Exception: whatever a training step raises.
     """
     plain, half = make(), make()
-    key = plain.to_json(), batch_size
+    key = str(plain.get_config()), batch_size
     if key not in _measured:
         compute_in(half, HALF)
         _measured[key] = _ratio(_step(plain, batch_size), _step(half, batch_size))

@@ -87,7 +87,7 @@ def _measured(tuner: Any, fit: Fit) -> dict[str, Any]:
         interrupts.check(error)
         log.warning("precision='auto' stays at float32, no step could be tried: %s", error)
         return {"policy": "float32"}
-    return {"policy": policy, "ratio": round(ratio, 2)}
+    return {"policy": policy, "ratio": round(ratio, 3)}
 
 
 def _batch_size(fit: Fit) -> int:
