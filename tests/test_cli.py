@@ -538,6 +538,17 @@ def test_search_then_worker(file: str, capsys: pytest.CaptureFixture[str]) -> No
     assert saved.count_params() == net.cost(INPUT).params == first.trials[0].costs["params"]
 
 
+def test_a_search_in_bfloat16_delivers_float32(file: str, failing: Any, capsys: Any) -> None:
+    typed = [file, "--precision", "bfloat16", "--epochs", "1", "--retrain", "--quiet"]
+    assert cli.main(["search", *typed, "--trials", "1"]) == 0
+    assert cli.main(["status", "runs/small"]) == 0
+    assert "computes in mixed_bfloat16" in capsys.readouterr().out
+    saved: Any = keras.models.load_model("runs/small/best.keras")
+    assert {layer.compute_dtype for layer in saved.layers} == {"float32"}
+    code, line = failing("worker", file, "--precision", "float32", "--trials", "2")
+    assert (code, "so far, 'mixed_bfloat16'" in line) == (1, True)
+
+
 @pytest.mark.system
 @pytest.mark.usefixtures("file")
 def test_a_worker_for_a_family_takes_what_the_search_was_begun_with(failing: Any) -> None:

@@ -124,6 +124,19 @@ class Block(_Layer):
         self.__dict__["_loaded"] = {}  # what differs in parts; Keras would track it
 
     @property
+    def is_head(self) -> bool:
+        """Whether the block ends a network. Its last kernels, and what follows them, then compute
+        in the dtype of the weights: under "mixed_bfloat16" in float32.
+        """
+        return hasattr(self.spec, "task")
+
+    def set_policy(self, policy: Any) -> None:
+        """Makes the block and its parts compute in a mixed dtype policy, or in "float32" again."""
+        self.dtype_policy = policy
+        for path, part in zip(self._paths, self.layers, strict=True):
+            part.dtype_policy = self._policy_of(path)
+
+    @property
     def layers(self) -> list[Any]:
         """The Keras layers in the block, in the order of its plan."""
         return [getattr(self, path) for path in self._paths]
@@ -144,6 +157,8 @@ class Block(_Layer):
         # Set past Keras' attribute tracking, which would turn the plan's tuples into lists.
         self.__dict__["_plan"] = plan
         self._paths = tuple(path for path, _ in ops.parts(plan))
+        ends = zip(self._paths, ops.ends(plan), strict=True) if self.is_head else ()
+        self.__dict__["_ends"] = {path for path, is_end in ends if is_end}
         _refuse_clashes(self._paths, self)
         self._build(plan, shape, ops.parts(plan))
         self.input_spec = self._expected_inputs(shape)
@@ -169,6 +184,11 @@ class Block(_Layer):
             output = (output[2], output[0], output[1])
         first = input_shape[0] if isinstance(input_shape, list) else input_shape
         return (first[0], *output)
+
+    def compute_output_spec(self, *args: Any, **kwargs: Any) -> Any:
+        spec = super().compute_output_spec(*args, **kwargs)  # type: ignore[misc]
+        dtype = self.variable_dtype if self.is_head else spec.dtype
+        return keras.KerasTensor(spec.shape, dtype)
 
     def get_config(self) -> dict[str, Any]:
         config = super().get_config()  # type: ignore[misc]
@@ -203,6 +223,11 @@ class Block(_Layer):
         for part in parts:
             part.enable_lora(rank, lora_alpha)
 
+    def _policy_of(self, path: str) -> Any:
+        """The dtype policy of a part."""
+        is_mixed = self.compute_dtype != self.variable_dtype
+        return self.variable_dtype if is_mixed and path in self._ends else self.dtype_policy
+
     def _changed_parts(self) -> dict[str, dict[str, Any]]:
         """What was changed in parts after `build`: frozen alone, or quantized."""
         found = {}
@@ -228,7 +253,7 @@ class Block(_Layer):
         path, _ = next(parts)
         seed = f"{self.name}/{path}"
         changed = self._loaded.get(path, {})
-        dtype = changed.get("dtype", self.dtype_policy)
+        dtype = changed.get("dtype", self._policy_of(path))
         layer = layer_for(op, following, shape[-1], self.data_format, path, seed, dtype)
         if "quantization_config" in changed:
             config = changed["quantization_config"]

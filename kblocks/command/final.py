@@ -15,6 +15,7 @@ from rich.console import Console, Group
 from rich.live import Live
 
 from kblocks.common.atomic import whole
+from kblocks.training.precision import compute_in
 from kblocks.tuner import terminal
 from kblocks.tuner.bridge import HyperModel
 from kblocks.tuner.delivering import MODEL, facts, images_of, model_of
@@ -22,7 +23,7 @@ from kblocks.tuner.files import facts_of, save, write_trials
 from kblocks.tuner.images.data import Data
 from kblocks.tuner.images.image_files import ImageFiles
 from kblocks.tuner.predicting import classifies
-from kblocks.tuner.records import Record, Run
+from kblocks.tuner.records import PRECISION, Record, Run
 from kblocks.tuner.running.fitting import of_training
 from kblocks.tuner.running.live import bar, duration
 from kblocks.tuner.terminal import cell, plain
@@ -152,6 +153,9 @@ def _retrained(tuner: Any, best: Record, data: Data, console: Console) -> keras.
         keras.utils.set_random_seed(tuner.seed)
     values = tuner.get_best_hyperparameters()[0]
     model = tuner.build(values)
+    policy = tuner.store.study().user_attrs.get(PRECISION, {}).get("policy")
+    if policy is not None:
+        compute_in(model, policy)
     show = _Shown(arguments.get("epochs", 1), tuner.objectives[0].name, console)
     following = keras.callbacks.LambdaCallback(on_epoch_end=show)
     arguments |= {"callbacks": [*(arguments.get("callbacks") or ()), following], "verbose": 0}
@@ -166,7 +170,7 @@ def _retrained(tuner: Any, best: Record, data: Data, console: Console) -> keras.
             f"saves the model of trial {best.number} with the weights of its best epoch at once."
         )
         raise
-    return model
+    return model if policy is None else tuner.model_of(best, model.get_weights())
 
 
 class _Shown:

@@ -63,6 +63,10 @@ def run_or_join(
     gpus: Annotated[
         str | None, typer.Option(help="Those that workers get in turn, such as 0,2; or none.")
     ] = None,
+    precision: Annotated[
+        str | None,
+        typer.Option(help="float32, bfloat16, or auto: the faster of both."),
+    ] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Of each trial.")] = None,
     batch_size: Annotated[int | None, typer.Option(min=1)] = None,
     weights: Annotated[
@@ -120,6 +124,7 @@ def run_or_join(
         workers=None if workers is None else _count(workers),
         ray=None if ray is None else _needs(ray),
         gpus=None if gpus is None else _indices(gpus),
+        precision=precision,
         trial_seconds=trial_seconds,
         seed=seed,
         directory=directory,

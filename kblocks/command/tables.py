@@ -49,6 +49,8 @@ def of_run(run: "Run") -> RenderableType:
     parts: list[RenderableType] = [
         cell(f"{run.name}: {run.points}{of} trials ended" + (f" ({counts})" if counts else ""))
     ]
+    if run.precision:
+        parts.append(cell(f"computes in {run.precision}"))
     running = [trial for trial in run.trials if trial.state == "running"]
     if running:
         devices = ["device"] * any(trial.device for trial in running)

@@ -47,11 +47,17 @@ class FusedBlock(Block):
 
     Args:
         steps: a plan, or its data as in `get_config`.
+        replaces_head: whether it replaces the block that ends a network.
 
     Input shape and output shape: those of the block that it replaces.
     """
 
     steps: Annotated[Any, Check("a plan", plan_of, data_of)]
+    replaces_head: bool = False
+
+    @property
+    def is_head(self) -> bool:
+        return self.replaces_head
 
     def plan(self, channels: Any) -> Op:
         return self.steps
@@ -60,4 +66,4 @@ class FusedBlock(Block):
 def replaced_by(block: Block, plan: Op) -> FusedBlock:
     """A new block with another plan in place of `block`."""
     own = {name: getattr(block, name) for name in ("name", "trainable", "data_format")}
-    return FusedBlock(plan, dtype=block.dtype_policy, **own)
+    return FusedBlock(plan, block.is_head, dtype=block.dtype_policy, **own)

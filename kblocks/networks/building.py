@@ -67,8 +67,8 @@ def activated(
     prefix: str,
     dtype: Any = None,
 ) -> dict[str, Any]:
-    """The outputs, with an activation after those that are logits."""
-    found = dict(outputs)
+    """The outputs, with an activation after those that are logits, in the dtype of the weights."""
+    found, dtype = dict(outputs), keras.dtype_policies.get(dtype).variable_dtype
     for output, tensor in outputs.items():
         task = tasks[output]
         if task is None or task.gives_logits:

@@ -411,3 +411,17 @@ class DropPath(NamedTuple):
 
 
 PRIMITIVES = {name: kind for name, kind in tuple(globals().items()) if hasattr(kind, "label")}
+
+
+def ends(op: Op, is_end: bool = True) -> list[bool]:
+    """For each of a plan's `parts`, whether no convolution or linear layer follows it.
+
+    The last ones are ends themselves, those of all branches.
+    """
+    if isinstance(op, Merge):
+        return [one for _, branch in op.branches for one in ends(branch, is_end)]
+    if not isinstance(op, Chain):
+        return [is_end]
+    kernels = [any(isinstance(part, (Conv, Dense)) for _, part in parts(step)) for step in op]
+    last = max((i for i, has_kernel in enumerate(kernels) if has_kernel), default=0)
+    return [one for i, step in enumerate(op) for one in ends(step, is_end and i >= last)]

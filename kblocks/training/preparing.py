@@ -49,7 +49,7 @@ def prepare(model: keras.Model, labels: Any = None) -> keras.Model:
         _build_metrics(model, keras.tree.map_structure(_first, labels), outputs)
         return model
     try:
-        _build_metrics(model, _guessed_labels(model, outputs), outputs)
+        _build_metrics(model, guessed_labels(model, outputs), outputs)
     except Exception:  # third-party metrics may need labels of another form
         model.reset_metrics()
     return model
@@ -70,7 +70,7 @@ def _build_metrics(model: keras.Model, labels: Any, outputs: Any) -> None:
     model.reset_metrics()
 
 
-def _guessed_labels(model: keras.Model, outputs: Any) -> Any:
+def guessed_labels(model: keras.Model, outputs: Any) -> Any:
     """Zeros of the outputs' shape, without the axis of classes if the loss takes integers."""
     loss: Any = model.loss
     if isinstance(loss, Mapping) and isinstance(outputs, Mapping):

@@ -14,6 +14,7 @@ import keras_tuner
 import optuna
 
 from kblocks.search_space.budget import Budget
+from kblocks.training.precision import PRECISIONS, is_precision
 from kblocks.tuner.bridge import HyperModel
 from kblocks.tuner.choosing.rungs import Asha
 from kblocks.tuner.records import COST_NAMES, DEFAULT_OBJECTIVE, Objective
@@ -225,6 +226,27 @@ def hypermodel_of(hypermodel: Any, budget: Budget | None) -> Any:
         "`hypermodel` must be a keras_tuner.HyperModel or a function of hp. "
         f"Received: hypermodel={hypermodel!r}"
     )
+
+
+def precision_of(given: Any, hypermodel: Any, own_run_trial: bool) -> tuple[str | None, Any]:
+    """The precision of a search, and the HyperModel without one in its recipe.
+
+    A precision that is a choice stays in the recipe: it is searched.
+
+    Raises:
+        ValueError: if it is no precision, is given twice, or the tuner has its own `run_trial`.
+    """
+    if not is_precision(given):
+        raise ValueError(f"`precision` must be {PRECISIONS}. Received: precision={given!r}")
+    own = hypermodel.recipe.precision if isinstance(hypermodel, HyperModel) else None
+    if given is not None and (own is not None or own_run_trial):
+        where = "its recipe has one" if own is not None else "it has its own `run_trial`"
+        raise ValueError(
+            f"`precision` cannot be given to a tuner if {where}. Received: precision={given!r}"
+        )
+    if not isinstance(own, str):
+        return given, hypermodel
+    return own, hypermodel.changed(recipe=replace(hypermodel.recipe, precision=None))
 
 
 def place_of_checkpoints(given: Any, folder: Path, name: str, workers: int) -> str:

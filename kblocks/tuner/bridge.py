@@ -123,12 +123,17 @@ class HyperModel(keras_tuner.HyperModel):
 
     def within(self, budget: Budget) -> HyperModel:
         """A copy of this hypermodel over the networks within a `kb.Budget`."""
+        other = self.changed(space=self.space.within(self.space.input_shape, budget))
+        if self.starts is not None:
+            other.starts = Starts(other.space, self.weights, self.value_range)
+        return other
+
+    def changed(self, **attributes: Any) -> HyperModel:
+        """A copy of this hypermodel with other attributes."""
         other = copy.copy(self)
         del other.build  # Keras Tuner's wrapper of this one's method
         keras_tuner.HyperModel.__init__(other, self.name, self.tunable)
-        other.space = self.space.within(self.space.input_shape, budget)
-        if self.starts is not None:
-            other.starts = Starts(other.space, self.weights, self.value_range)
+        vars(other).update(attributes)
         return other
 
     def trees(self) -> tuple[Tree, Tree]:

@@ -9,6 +9,7 @@ import keras
 
 from kblocks.networks.architecture import Architecture
 from kblocks.networks.starting import SCALING, model_on_images
+from kblocks.training.precision import compute_in
 from kblocks.tuner.images.data import Data
 from kblocks.tuner.images.image_files import ImageFiles
 from kblocks.tuner.records import Record, Run
@@ -68,7 +69,7 @@ def images_of(part: Any) -> int | None:
 
 
 def model_of(run: Run, trial: Record, weights: Any) -> keras.Model:
-    """A trial's network as a model that takes images with the values that their source has.
+    """A trial's network in float32 as a model that takes images with the values of their source.
 
     A layer divides them by what the data were divided by for the search, such as 255 for files;
     if the trial began with published weights, others resize and normalize them as in the trial.
@@ -81,6 +82,7 @@ def model_of(run: Run, trial: Record, weights: Any) -> keras.Model:
     assert run.input_shape is not None
     net, scale = Architecture.from_json(trial.network), _images(run).get("scale", 1)
     model = model_on_images(net, run.input_shape, trial.start, scale)
+    compute_in(model, "float32")
     model.set_weights(weights)
     return model
 

@@ -37,6 +37,7 @@ SURPLUS = "kblocks/surplus"  # true of a trial that was begun although there wer
 IDENTITY = "kblocks/identity"  # a random name, which the study's checkpoints carry too
 RUN = "kblocks/run"  # the settings of the search: objectives, space, recipe, data
 RANGES = "kblocks/ranges"  # {name: range} of the hyperparameters of a third-party HyperModel
+PRECISION = "kblocks/precision"  # {"policy": ..., "ratio": its share of float32's time, if known}
 EXHAUSTED = "kblocks/exhausted"  # true once every point of a grid or a finite space was tried
 EXTENDED = "kblocks/extended"  # the name of the study that continues this one with more choices
 EXTENDS = "kblocks/extends"  # the name of the first study, of which this one is an extension
@@ -205,6 +206,7 @@ class Run:
         identity: the random name that the search's checkpoints carry; "" if they carry none.
         is_exhausted: whether every point of a grid or a finite space was tried.
         distributions: {hyperparameter: its options or range} of those that a trial had.
+        precision: in what all trials compute, as text; "" leaves it to Keras' setting.
     """
 
     name: str
@@ -214,6 +216,7 @@ class Run:
     identity: str = ""
     is_exhausted: bool = False
     distributions: Mapping[str, BaseDistribution] = field(default_factory=dict)
+    precision: str = ""
 
     def __repr__(self) -> str:
         scores = f", best: {self.told(best)}" if (best := self.best()) else ""
@@ -314,7 +317,13 @@ def read(study: optuna.Study) -> Run:
     return Run(
         *(name, tuple(objectives), settings, trials, identity or "", bool(is_exhausted)),
         distributions=distributions,
+        precision=_precision(**study.user_attrs.get(PRECISION, {"policy": ""})),
     )
+
+
+def _precision(policy: str, ratio: float | None = None) -> str:
+    took = "" if ratio is None else f" (a step in bfloat16 took {ratio:g} of the time in float32)"
+    return policy + took
 
 
 def folder_name(number: int) -> str:

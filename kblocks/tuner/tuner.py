@@ -29,6 +29,7 @@ from kblocks.tuner.arguments import (
     hypermodel_of,
     objectives_of,
     place_of_checkpoints,
+    precision_of,
     pruner_of,
     scheduler_of,
 )
@@ -44,6 +45,7 @@ from kblocks.tuner.running import devices, on_ray
 from kblocks.tuner.running.fitting import Fit, check
 from kblocks.tuner.running.jobs import Job, ObjectJob, Role, is_helping
 from kblocks.tuner.running.loop import HopelessError, without_result
+from kblocks.tuner.running.precision import settle
 from kblocks.tuner.running.search import Search
 from kblocks.tuner.running.supervising import alone, supervise
 from kblocks.tuner.running.trial import Attempt, epochs_of, model_with
@@ -100,6 +102,9 @@ class Tuner(keras_tuner.Tuner):
             `project_name`; None means a folder in the run's folder. If the search runs on
             several machines, all of them must reach it.
         seed: of the sampler; None is random.
+        precision: as in `kb.Recipe`, one for all trials. "auto" tries the network of the default
+            point before the first trial; the storage keeps the result for all processes and later
+            runs. None is that of the recipe, or of an earlier run of the search.
         extend: whether to resume an earlier search although choices were added to its space.
         overwrite: whether to delete an earlier search of that name.
         ray: the resources of each worker, as options of a Ray task, such as
@@ -153,6 +158,7 @@ class Tuner(keras_tuner.Tuner):
         checkpoint_directory: Any = None,
         tensorboard: Any = None,
         seed: int | None = None,
+        precision: str | None = None,
         extend: bool = False,
         overwrite: bool = False,
         ray: Mapping[str, Any] | None = None,
@@ -170,8 +176,10 @@ class Tuner(keras_tuner.Tuner):
         if hypermodel is None and self.replaces("run_trial"):
             hypermodel = keras_tuner.HyperModel()
         model = hypermodel_of(hypermodel, given["budget"])
+        own_run = self.replaces("run_trial")
+        self.precision, model = precision_of(precision, model, own_run)
         self.has_objective = objective is not None
-        self.objectives = objectives_of(objective, model, self.replaces("run_trial"))
+        self.objectives = objectives_of(objective, model, own_run)
         self.trials, self.gpus = given["trials"], devices.checked(gpus, processes, ray)
         own = {"executions_per_trial": executions_per_trial, "project_name": project_name}
         super().__init__(Oracle(self), hypermodel=None, directory=str(directory), **own)
@@ -278,6 +286,7 @@ class Tuner(keras_tuner.Tuner):
         else:
             self.store.begin(self.objectives, settings, self._asks, self.extend, self.overwrite)
             self.overwrite = False  # the next call resumes this search
+        settle(self.store.storage, self.store.study(), self.precision)
 
     def _take_objectives(self) -> None:
         """Without `objective`, those of the search in the storage hold, if it has begun."""
@@ -399,6 +408,8 @@ class Tuner(keras_tuner.Tuner):
 
     def get_best_models(self, num_models: int = 1) -> list[keras.Model]:
         """The compiled models of the best trials, with the weights of their best epochs.
+
+        They compute in float32, whatever the `precision` of the search.
 
         Only the `checkpoints` best trials keep their weights. If more models are asked for, fewer
         are returned, and a warning in the log says how many.

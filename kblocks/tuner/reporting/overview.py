@@ -73,9 +73,10 @@ def settings(view: View) -> str:
     space = found.get("space")
     if isinstance(space, Mapping):
         found["space"] = {name: view.options_of(name) or text for name, text in space.items()}
+    found["computes in"] = view.run.precision
     rows = []
     for name, value in found.items():
-        if name in _LEFT_OUT or value is None or value in ({}, []):
+        if name in _LEFT_OUT or value is None or value in ({}, [], ""):
             continue
         label = _LABELS.get(name, str(name).replace("_", " "))
         rows.append(f"<dt>{escaped(label, 60)}</dt><dd>{_value(value)}</dd>")

@@ -27,6 +27,7 @@ from kblocks.tuner.records import (
     record,
 )
 from kblocks.tuner.running.fitting import Fit
+from kblocks.tuner.running.precision import agreed
 from kblocks.tuner.running.recorder import LostError, Outcome, Recorder
 from kblocks.tuner.running.search import Search
 from kblocks.tuner.running.surroundings import cleaning, restored
@@ -81,6 +82,8 @@ def work(
     watchman = Watchman(search.study, search.storage)
     with interrupts.remembered(), cleaning() as clean:
         _look_at_space(search)
+        search.policy = agreed(search, fit)
+        clean()
         while not stop() and not search.is_late:
             interrupts.check()
             watchman.look()

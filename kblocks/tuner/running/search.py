@@ -29,6 +29,7 @@ class Search:
     deadline: float | None  # when the search ends, in seconds of `time.monotonic`
     rungs: Rungs | None = None  # with a `scheduler`: which trials go on, and how far
     is_worker: bool = False  # then the first process releases its trial
+    policy: str | None = None  # the dtype policy of all models; None is Keras' setting
     needs_room: bool = False  # a trial has filled its GPU, whose memory frameworks never give back
     ledger: Ledger = field(init=False)
 

@@ -15,6 +15,7 @@ import keras_tuner
 from keras_tuner.engine.trial import Trial
 
 from kblocks.search_space.names import NETWORK, START
+from kblocks.training.precision import compute_in
 from kblocks.tuner.bridge import HyperModel, costs_of, named, network_of
 from kblocks.tuner.choosing.sampler import RepeatedError
 from kblocks.tuner.records import Record, folder_name
@@ -98,6 +99,8 @@ class Attempt(Trial):
     def _trained(self, epochs: Epochs, index: int, fit: Fit) -> Any:
         search, hp = self.search, self.hyperparameters
         model: Any = search.tuner.build(hp)
+        if search.policy is not None:
+            compute_in(model, search.policy)
 
         def built() -> None:
             start = json.loads(hp.values.get(START, "{}"))
@@ -191,7 +194,7 @@ def _fitted(trial: Attempt, model: keras.Model, fit: Fit, epochs: Epochs, part: 
 
 
 def model_with(tuner: Any, record: Record, hp: Any, weights: Any) -> keras.Model:
-    """The model of a trial's hyperparameters `hp`, with these weights.
+    """The model of a trial's hyperparameters `hp`, in float32, with these weights.
 
     Raises:
         ValueError: if `build` now makes a model that they do not fit.
@@ -200,6 +203,7 @@ def model_with(tuner: Any, record: Record, hp: Any, weights: Any) -> keras.Model
     with contextlib.nullcontext() if starts is None else starts.unread():
         model: Any = tuner.build(hp)
     build_as(model, record.shapes)
+    compute_in(model, "float32")
     try:
         model.set_weights(weights)
     except ValueError as error:

@@ -18,6 +18,7 @@ from kblocks.common.atomic import whole
 from kblocks.common.backend import custom_gradients, forget_gradients
 from kblocks.networks.architecture import Architecture
 from kblocks.search_space.names import NETWORK, START
+from kblocks.training.precision import compute_in
 from kblocks.tuner.bridge import HyperModel, network_of
 from kblocks.tuner.delivering import MODEL, facts
 from kblocks.tuner.files import save, table_of, write_trials
@@ -106,6 +107,7 @@ def search(
         raise RuntimeError(f"No trial was completed. The first error was:\n{reason}")
     trial = tuner.oracle.get_trial(tuner.oracle.start_order[best.number])
     model: Any = tuner.load_model(trial)
+    compute_in(model, "float32")  # the recipe may have another precision
     save(model, folder / MODEL, facts(run, best, model))
     found, network = trial.hyperparameters.values, None
     if NETWORK in found:

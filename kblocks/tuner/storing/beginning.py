@@ -9,7 +9,15 @@ from optuna.distributions import BaseDistribution
 from optuna.storages import BaseStorage
 from optuna.trial import TrialState
 
-from kblocks.tuner.records import EXTENDED, EXTENDS, IDENTITY, RANGES, RUN, Objective
+from kblocks.tuner.records import (
+    EXTENDED,
+    EXTENDS,
+    IDENTITY,
+    PRECISION,
+    RANGES,
+    RUN,
+    Objective,
+)
 from kblocks.tuner.storing.identity import ChangedError, check, has_changed
 from kblocks.tuner.storing.storage import created
 from kblocks.tuner.storing.study import find, studies
@@ -65,8 +73,8 @@ def _extend(
     trials = [_moved(trial, known) for trial in study.get_trials(deepcopy=False)]
     extended = created(storage, newer, objectives)
     extended.set_user_attr(EXTENDS, first)
-    if IDENTITY in study.user_attrs:
-        extended.set_user_attr(IDENTITY, study.user_attrs[IDENTITY])
+    for key in {IDENTITY, PRECISION} & set(study.user_attrs):
+        extended.set_user_attr(key, study.user_attrs[key])
     extended.add_trials(trials)
     extended.set_user_attr(RUN, dict(settings))
     study.set_user_attr(EXTENDED, newer)

@@ -21,6 +21,7 @@ from kblocks.search_space.describing import options_of, words_of
 from kblocks.training.recipe import Recipe
 from kblocks.tuner.bridge import HyperModel, named
 from kblocks.tuner.records import Objective
+from kblocks.tuner.terminal import log
 
 _FORMAT = 1
 _HASHED = 1 << 26  # bytes of an array that are hashed, evenly spaced in a larger one
@@ -31,7 +32,8 @@ _BINDING = (
     *("weights", "finetuning", "value_range", "scheduler"),
 )
 # Fields that `Recipe` got later; they are not written at their default, as in older searches.
-_LATER = {f.name: f.default for f in fields(Recipe) if f.name in ("warmup", "ema", "clip")}
+_NEWER = ("warmup", "ema", "clip", "precision")
+_LATER = {f.name: f.default for f in fields(Recipe) if f.name in _NEWER}
 _GROWING = ("space", "recipe", "finetuning")  # those of them to which choices may be added
 _WAYS_OUT = "Give it another `project_name`, undo the change, or start anew with overwrite=True"
 _EXTENDABLE = " (added choices can be allowed: extend=True)"
@@ -114,7 +116,13 @@ def unusual(tuner: Any) -> dict[str, str]:
     found["executions_per_trial"] = tuner.executions_per_trial if tuner.trainings > 1 else None
     if tuner.hyperparameters is not None:
         found["hyperparameters"] = tuner.hyperparameters.get_config()
-    return {name: text_of(value, True) for name, value in found.items() if value is not None}
+    texts = {name: text_of(value, True) for name, value in found.items() if value is not None}
+    policy = keras.config.dtype_policy().name
+    if tuner.precision is not None:  # these two may change: see `running.precision`
+        texts["precision"] = tuner.precision
+    elif policy != "float32":
+        texts["policy"] = policy
+    return texts
 
 
 def versions() -> dict[str, str]:
@@ -173,6 +181,9 @@ def has_changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
 def _all_differences(
     before: Mapping[str, Any], now: Mapping[str, Any], but: Sequence[str] = ()
 ) -> list[str]:
+    policies = [settings.get("policy", "float32") for settings in (before, now)]
+    if policies[0] != policies[1] and "precision" not in {*before, *now}:
+        log.warning("Trials may differ in precision: Keras' dtype policy was %s, is %s", *policies)
     keys = (key for key in _BINDING if key not in but)
     lines = [line for key in keys for line in _differences(key, before.get(key), now.get(key))]
     if any(line.startswith("data: ") and ": hash was" in line for line in lines):
