@@ -233,7 +233,7 @@ def epochs(training: Training, length: int, seed: int, until: list[int]) -> list
 
 
 def restarted(training: Training, length: int, seed: int, until: list[int]) -> list[list[float]]:
-    """Scores at the end of each rung, which goes on from the last with a cosine of half the rate."""
+    """Scores at the end of each rung, which goes on from the last by a cosine of half the rate."""
     steps, chance = training.steps, np.random.default_rng(seed)
     state, found, begun = training.start(seed), [], 0
     for end in until:
@@ -328,6 +328,39 @@ def record(path: Path, data: Path, part: str, limit: int | None, seconds: float)
         print(f"{one['id']}: {scores[-1]}, {time.time() - began:.0f} s", flush=True)
 
 
+def measure(path: Path, data: Path, limit: int) -> None:
+    """CPU seconds, on TensorFlow and by Keras' `fit`, of the first networks.
+
+    "begin" is what a trial needs before its second step, "step" a training step, and "image" the
+    evaluation of one image.
+    """
+    import keras
+
+    import kblocks as kb
+
+    images = dict(np.load(data))
+    x, y = images["x"].astype("float32") / 255, images["y"].astype("int32")
+    done = {line["id"] for line in written(path)}
+    for one in networks()[:limit]:
+        if one["id"] in done:
+            continue
+        begin = time.process_time()
+        model = one.pop("network").model(INPUT)
+        kb.Recipe.named("plain", schedule=None, warmup=0.0).compile(model)
+        model.fit(x[:BATCH], y[:BATCH], batch_size=BATCH, verbose=0)
+        model.evaluate(x[:500], y[:500], batch_size=500, verbose=0)
+        line = {**one, "begin": time.process_time() - begin}
+        count = 8
+        begin = time.process_time()
+        model.fit(x[: count * BATCH], y[: count * BATCH], batch_size=BATCH, verbose=0)
+        line["step"] = (time.process_time() - begin) / count
+        begin = time.process_time()
+        model.evaluate(x[:2000], y[:2000], batch_size=500, verbose=0)
+        line["image"] = (time.process_time() - begin) / 2000
+        append(path, line)
+        keras.backend.clear_session()
+
+
 def main() -> None:
     """Runs one of the three commands."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -343,6 +376,8 @@ def main() -> None:
     elif options.command == "record":
         os.environ.setdefault("KERAS_BACKEND", "jax")
         record(options.output, options.data, options.part, options.limit, options.seconds)
+    else:
+        measure(options.output, options.data, options.limit or 300)
 
 
 if __name__ == "__main__":
