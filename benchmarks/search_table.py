@@ -7,8 +7,8 @@ that a search would deliver, after so many CPU seconds? `search_table_record.py`
 A search draws networks of the table alone. A training costs the seconds that TensorFlow takes on a
 CPU, by a fit to measured networks; the accuracies are recorded ones, of a seed that is drawn anew
 for each training. The network with the best validation accuracy is delivered. Its regret is the
-best test accuracy of the table (mean over the seeds of the full schedule) less its own: "as
-delivered" that of the weights which the search has, "trained anew" its mean after the full schedule.
+best test accuracy of the table (mean over the seeds of the full schedule) less its own: that of the
+weights which the search has, or, "anew", its mean after the full schedule.
 """
 
 from __future__ import annotations
@@ -67,17 +67,17 @@ class Network:
 
 
 def pack(trainings: list[Path], times: Path) -> None:
-    """Writes the table of the recorder's files; of networks whose trainings are all there."""
+    """Writes the table of the recorder's files; of networks that have a full schedule."""
     found: dict[int, dict[str, Any]] = {}
     for path in trainings:
         for line in written(path):
             schedule, seed, scores = (line.pop(name) for name in ("schedule", "seed", "scores"))
-            del line["wall"]
+            line.pop("wall")
             own = found.setdefault(line["id"], {**line, "scores": {}})
             own["scores"].setdefault(schedule, {})[seed] = scores
     whole = []
     for one in sorted(found.values(), key=lambda one: one["id"]):
-        if sum(len(seeds) for seeds in one["scores"].values()) == 8:
+        if "full" in one["scores"]:
             one["scores"] = {k: [v[s] for s in sorted(v)] for k, v in one["scores"].items()}
             whole.append(one)
     names = "macs", "activations", "layers", "begin", "step", "image"
@@ -159,11 +159,11 @@ class Search:
             self.told(network, accuracy, test)
             yield accuracy
 
-    def told(self, network: Network, accuracy: float, test: float) -> None:
-        """Notes what would be delivered now."""
+    def told(self, network: Network, accuracy: float, test: float | None) -> None:
+        """Notes what would be delivered now; `test` is None where only validation is recorded."""
         if accuracy > self.best:
             self.best = accuracy
-            self.trace.append((self.clock, test, network.final))
+            self.trace.append((self.clock, accuracy if test is None else test, network.final))
 
     def train(self, network: Network, schedule: str = "full") -> float:
         """Trains; returns the best validation accuracy."""
@@ -242,9 +242,7 @@ class Learned:
     def tell(self, network: Network, accuracy: float) -> None:
         """Tells the sampler how a network did."""
         self.study.add_trial(
-            optuna.create_trial(
-                params=network.values, distributions=self.kinds, value=accuracy
-            )
+            optuna.create_trial(params=network.values, distributions=self.kinds, value=accuracy)
         )
 
 
@@ -308,8 +306,7 @@ def surrogate(startup: int, count: int, slope: float, first: Draw, beta: float =
     """
 
     def run(search: Search) -> None:
-        every = search.networks + [search.default] if search.default else search.networks
-        sizes = np.log([[one.macs, one.params, one.activations] for one in every])
+        sizes = np.log([[n.macs, n.params, n.activations] for n in search.networks])
         middle, spread = sizes.mean(0), sizes.std(0)
 
         def costs(networks: list[Network]) -> np.ndarray:
@@ -318,11 +315,10 @@ def surrogate(startup: int, count: int, slope: float, first: Draw, beta: float =
 
         def alike(left: list[Network], right: list[Network]) -> np.ndarray:
             names = list(left[0].values)
-            same = np.array(
-                [[np.mean([a.values[n] == b.values[n] for n in names]) for b in right] for a in left]
-            )
+            same = [[sum(a.values[n] == b.values[n] for n in names) for b in right] for a in left]
+            apart = 1 - np.array(same) / len(names)
             near = costs(left)[:, None] - costs(right)[None]
-            return 0.6 * np.exp(-3 * (1 - same)) + 0.4 * np.exp(-0.25 * (near**2).sum(-1))
+            return 0.6 * np.exp(-3 * apart) + 0.4 * np.exp(-0.25 * (near**2).sum(-1))
 
         seen: list[Network] = []
         found: list[float] = []
@@ -392,7 +388,7 @@ def rungs(draw: Draw, way: str, share: float = 0.5, default: bool = True) -> Sys
 
 
 def keras_hyperband(search: Search) -> None:
-    """Keras Tuner's Hyperband oracle (factor 2); the next round goes on from the last one's weights."""
+    """Keras Tuner's Hyperband oracle (factor 2); the next round goes on with the same weights."""
     import tempfile
 
     import keras_tuner
@@ -436,6 +432,11 @@ def keras_hyperband(search: Search) -> None:
             oracle.end_trial(trial)
 
 
+def has_all(network: Network) -> bool:
+    """Whether every schedule of a network is recorded, which rungs need."""
+    return len(network.scores) == 5
+
+
 SYSTEMS: dict[str, System] = {
     "random": plainly(most(1)),
     "random, no default (Keras Tuner's Bayesian: 42 of these first)": plainly(most(1), False),
@@ -467,6 +468,7 @@ SYSTEMS: dict[str, System] = {
     "rungs, restarted, most MACs of 3": rungs(most(3), "restarted"),
     "rungs, branched, most MACs of 3": rungs(most(3), "branched"),
 }
+IN_RUNGS = {name for name in SYSTEMS if "rungs" in name or "Keras Tuner's Hyperband" in name}
 EDGE: dict[str, System] = {
     "half drawn anywhere and repaired": plainly(edge(0.52)),
     "half repaired, most MACs of 3": plainly(most(3, kinds=("plain", "edge"))),
@@ -480,10 +482,8 @@ def play(system: System, networks: list[Network], run: int, limit: float) -> Sea
     """One search, up to the limit of seconds."""
     default = next((one for one in networks if one.id == 0), None)
     search = Search(list(networks), Random(run), limit, default)
-    try:
+    with contextlib.suppress(OverError):
         system(search)
-    except OverError:
-        pass
     return search
 
 
@@ -507,8 +507,9 @@ def compare(budget: float, networks: list[Network], runs: int, names: list[str])
     print("Regret in percentage points as delivered, median (quartiles); last: trained anew\n")
     marks = "".join(f" {mark} s |" for mark in MARKS)
     print(f"| search |{marks} {MARKS[-1]} s, anew | trials |\n|---|" + "---|" * (len(MARKS) + 2))
+    whole = sum(map(has_all, fit)) == len(fit)
     for name, system in systems.items():
-        if names and name not in names:
+        if (names and name not in names) or not (whole or name not in IN_RUNGS):
             continue
         played = [play(system, fit, run, MARKS[-1]) for run in range(runs)]
         cells = []
@@ -535,7 +536,8 @@ def main() -> None:
     networks = table()
     for budget in options.budgets:
         kinds = ("plain", "edge") if budget <= 3e6 else ("plain",)
-        compare(budget, [one for one in networks if one.kind in kinds], options.runs, options.systems)
+        own = [one for one in networks if one.kind in kinds]
+        compare(budget, own, options.runs, options.systems)
 
 
 if __name__ == "__main__":
