@@ -326,7 +326,8 @@ class Tuner(keras_tuner.Tuner):
         """
         self._take_objectives()
         study = self.store.study()
-        study.sampler = chooser(self.sampler, self.seed, self.role.worker, self.hypermodel, study)
+        own = self.sampler, self.seed, self.role.worker, self.hypermodel
+        study.sampler = chooser(*own, study, self.objectives)
         study.pruner = pruner_of(self.pruner)
         places = self.store.storage, self.store.checkpoints
         search = Search(self, study, *places, self.objectives, self.trials, deadline)

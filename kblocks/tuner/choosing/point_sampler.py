@@ -25,10 +25,11 @@ from kblocks.tuner.choosing.sampler import (
     sampler_of,
     suggested,
 )
-from kblocks.tuner.records import CONTINUES
+from kblocks.tuner.records import CONTINUES, COST_NAMES, Objective
 
 _DRAWS = 4  # points drawn from the inner sampler; then the last one is repaired
 _RANDOM = 200  # random points that are drawn in search of a new one
+_COMPARED, _PLAIN_EVERY = 3, 3  # candidates whose sizes are compared, save in every third trial
 
 
 class TornError(Exception):
@@ -41,6 +42,7 @@ def chooser(
     worker: int,
     hypermodel: Any,
     study: optuna.Study,
+    objectives: Sequence[Objective],
 ) -> Choosing:
     """The sampler of one process of a search.
 
@@ -53,7 +55,10 @@ def chooser(
     if inner is sampler and worker + begun:
         inner.reseed_rng()
     if isinstance(hypermodel, HyperModel):
-        return PointSampler(inner, study, Points(hypermodel), own)
+        # A larger network is a better guess where quality counts, and its size is known unbuilt.
+        costs_nothing = [one.name not in COST_NAMES for one in objectives] == [True]
+        is_led = sampler == "tpe" and costs_nothing and not hypermodel.space.is_of_models
+        return PointSampler(inner, study, Points(hypermodel), own, is_led)
     return Choosing(inner, study, own)
 
 
@@ -64,12 +69,23 @@ class PointSampler(Choosing):
     repaired, which Keras models are not. A point whose network and recipe were tried is skipped.
     The storage records the values that are built, so the inner sampler learns only from points
     that fit.
+
+    Args:
+        prefers_large: whether of several points the one whose network has the most multiply-adds is
+            taken. They are known without building it, and networks with more of them are mostly
+            more accurate (`benchmarks/search_table.py`).
     """
 
     def __init__(
-        self, inner: BaseSampler, study: optuna.Study, points: Points, seed: int | None
+        self,
+        inner: BaseSampler,
+        study: optuna.Study,
+        points: Points,
+        seed: int | None,
+        prefers_large: bool = False,
     ) -> None:
         super().__init__(inner, study)
+        self._prefers_large = prefers_large
         self.needs_lists = False  # a grid takes some values of each range by itself
         self._points, self._duplicates = points, Duplicates(points, study)
         self._random = Random(seed)
@@ -165,6 +181,9 @@ class PointSampler(Choosing):
                     yield point
                 if draw == _DRAWS and self._points.can_repair:
                     yield self._points.repaired(point)
+        if self._prefers_large and begun % _PLAIN_EVERY:
+            drawn = [self._points.random(self._random) for _ in range(_COMPARED)]
+            yield from sorted(drawn, key=self._points.macs, reverse=True)
         for _ in range(_RANDOM):
             yield self._points.random(self._random)
 

@@ -47,6 +47,10 @@ class Points:
         """Whether the network of a point fits."""
         return self._space.violation(self._of_space(point)) is None
 
+    def macs(self, point: Point) -> int:
+        """The multiply-adds of the network of a point that fits."""
+        return self._of_space(point).network.cost(self._space.input_shape).macs
+
     def repaired(self, point: Point) -> Point:
         """The nearest point that fits."""
         return point.moved(self._space.nearest(self._of_space(point)).positions)
