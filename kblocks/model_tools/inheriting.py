@@ -25,6 +25,7 @@ from kblocks.model_tools.matching import (
     pixels_of,
     weights_in_common,
 )
+from kblocks.model_tools.new_weights import NewWeights, array_of, kernel_of, layer_of
 from kblocks.plans import ops
 from kblocks.plans.ops import Chain, Merge
 
@@ -130,8 +131,7 @@ class _Inheritance:
 
     def __init__(self, parent: Any) -> None:
         self._parent = parent
-        self._values: dict[int, tuple[Any, np.ndarray]] = {}  # the new values of variables
-        self._numbers: dict[int, int] = {}  # how many of the parent's numbers are in a variable
+        self._new = NewWeights()
         self._exact = True  # whether the block at hand computes what it should
         self._of_head = False
         plans = [ops.parts(block._plan) for block in _blocks(parent)]
@@ -151,13 +151,13 @@ class _Inheritance:
             given = [flows[id(x)] for x in node.input_tensors]
             read = other.input_tensors if other else [like for _, like in given]
             self._exact = len(read) == len(given)
-            inputs = [self._moved(*one, x) for one, x in zip(given, read, strict=False)]
-            count = len(self._numbers)
+            pairs = zip(given, read, strict=False)
+            inputs = [self._moved(flow, like, x) for (flow, like), x in pairs]
             if isinstance(layer, Block):
                 flow = self._block(layer, other and other.operation, inputs)
-                is_new = len(self._numbers) == count and (layer.weights or not other)
+                copied = any(id(weight) in self._new.numbers for weight in layer.weights)
                 known = "exact" if self._exact else "approximate"
-                blocks[layer.name] = "new" if is_new else known
+                blocks[layer.name] = known if copied or (other and not layer.weights) else "new"
             else:
                 flow = inputs[0]._replace(ended=None)
             exact &= self._exact
@@ -166,14 +166,13 @@ class _Inheritance:
         for x, like in zip(child.outputs, self._parent.outputs, strict=False):
             flow, found = flows[id(x)]
             exact &= found is like and flow.is_same and flow.scale == 1
-        for variable, value in self._values.values():
-            variable.assign(value)
-        sizes = [int(np.prod(weight.shape)) for weight in child.weights]
+        self._new.assign()
+        sizes, copied = [math.prod(one.shape) for one in child.weights], self._new.numbers
         return {
             "exact": bool(exact) and len(child.outputs) == len(self._parent.outputs),
             "blocks": blocks,
-            "arrays": [len(self._numbers), len(sizes)],
-            "numbers": [sum(self._numbers.values()), sum(sizes)],
+            "arrays": [len(copied), len(sizes)],
+            "numbers": [sum(copied.values()), sum(sizes)],
         }
 
     def _moved(self, flow: _Flow, like: Any, x: Any) -> _Flow:
@@ -188,18 +187,19 @@ class _Inheritance:
 
     def _block(self, layer: Any, other: Any, flows: list[_Flow]) -> _Flow:
         flow: Any = flows if len(flows) > 1 else flows[0]
-        own = parted(layer._plan, layer)
+        own, classes = parted(layer._plan, layer), getattr(layer.spec, "classes", None)
         shape = planned(own).walk(_each(flow, "shape"), None)
+        self._of_head = classes is not None
+        if type(other) is type(layer):
+            fresh = classes != getattr(other.spec, "classes", None)
+            ending = np.full(shape[-1], -1) if fresh else None
+            return self._chain(own, parted(other._plan, other), flow, ending)
         if other is None and len(flows) == 1:
             return self._chain(own, None, flow)
-        if type(other) is not type(layer):
-            self._exact = False
-            before = other._plan.walk(_each(flow, "before"), None) if other else flows[0].before
-            return _Flow(shape, before, self._layout(before[-1], shape[-1]))
-        classes = [getattr(block.spec, "classes", None) for block in (layer, other)]
-        self._of_head = classes[0] is not None
-        ending = None if classes[0] == classes[1] else np.full(shape[-1], -1)
-        return self._chain(own, parted(other._plan, other), flow, ending)
+        self._exact, before = False, flows[0].before
+        if isinstance(other, Block):
+            before = planned(parted(other._plan, other)).walk(_each(flow, "before"), None)
+        return _Flow(shape, before, self._layout(before[-1], shape[-1]))
 
     # --- plans -----------------------------------------------------------------------------
 
@@ -238,9 +238,9 @@ class _Inheritance:
         if isinstance(flow, list):
             flows = dict(zip(branches, flow, strict=True))
         else:
-            befores = planned(parent)[0].sources(flow.before) if parent else []
+            befores = planned(Chain(parent))[0].sources(flow.before) if parent else []
             known = dict(zip(old, befores, strict=True))
-            shapes = zip(branches, planned(own)[0].sources(flow.shape), strict=True)
+            shapes = zip(branches, planned(Chain(own))[0].sources(flow.shape), strict=True)
             flow = flow if own.mode == "multiply" else flow._replace(maker=None)
             flows = {
                 name: flow._replace(shape=shape, before=known.get(name, flow.before))
@@ -257,12 +257,12 @@ class _Inheritance:
                 self._exact &= np.array_equal(found.sources, joined.sources)
                 self._exact &= found.scale == joined.scale == 1
             elif own.mode == "add":
-                self._exact &= abs(self._silenced(branches[name], _ALIVE)) < 10 * _ALIVE
+                self._exact &= abs(self._new.silence(branches[name], _ALIVE)) < 10 * _ALIVE
             else:
-                scale *= self._silenced(branches[name], 0.0)
+                scale *= self._new.silence(branches[name], 0.0)
         if not 0 < scale < math.inf:
             self._exact, scale = False, 1.0
-        if joined.maker is not None and self._multiplied(joined.maker, 1 / scale):
+        if joined.maker is not None and self._new.multiply(joined.maker, 1 / scale):
             scale = 1.0
         ended = joined.ended if own.mode == "add" and not old else None
         return joined._replace(scale=joined.scale * scale, ended=ended, maker=None)
@@ -290,48 +290,18 @@ class _Inheritance:
         ended = found[0].ended if all(flow.ended == found[0].ended for flow in found) else None
         return _Flow((*found[0].shape[:-1], len(sources)), before, sources, 1.0, ended)
 
-    def _silenced(self, chain: Any, offset: float) -> float:
-        """Makes a new branch put out one number everywhere, and returns it.
-
-        It is zero, or what the activations at the end of the branch make of `offset`.
-        """
-        behind: list[Any] = []
-        for step in reversed(chain):
-            if isinstance(step, Merge):
-                if step.mode == "multiply":
-                    continue  # gates leave zeros
-                return max(self._silenced(branch, offset) for _, branch in step.branches)
-            op, layer = step.op, _layer_of(step)
-            if isinstance(op, ops.Activation):
-                behind.insert(0, layer)
-            if isinstance(op, LINEAR) or (isinstance(op, ops.Norm) and op.scale):
-                break
-        else:
-            return math.inf
-        if isinstance(op, ops.Norm):
-            self._set(layer.gamma, np.zeros(layer.gamma.shape))
-        else:
-            self._set_kernel(layer, np.zeros(layer.kernel.shape))
-        shift = getattr(layer, "beta" if isinstance(op, ops.Norm) else "bias", None)
-        value = 0.0 if shift is None or not behind else offset
-        if shift is not None:
-            self._set(shift, np.full(shift.shape, value))
-        for activation in behind:
-            value = float(_array(activation(np.full((1, 1, 1, 1), value, "float32"))).ravel()[0])
-        return value
-
     # --- primitives ------------------------------------------------------------------------
 
     def _linear(self, own: Part, parent: Any, flow: _Flow, ending: Any) -> _Flow:
         """A convolution or linear layer; without a parent it becomes the identity."""
-        layer, op = _layer_of(own), own.op
-        kernel, shape, before = _kernel(layer), op.walk(flow.shape, None), flow.before
+        layer, op = layer_of(own), own.op
+        kernel, shape, before = kernel_of(layer), op.walk(flow.shape, None), flow.before
         theirs, bias, old = np.ones((1, 1, 1, before[-1])), None, _IDENTITY
         groups = getattr(op, "groups", 1), before[-1]
         if parent:
-            old, source = parent.op, _layer_of(parent)
+            old, source = parent.op, layer_of(parent)
             before, groups = old.walk(before, None), (groups[0], getattr(old, "groups", 1))
-            theirs, bias = _kernel(source), _array(source.bias) if old.use_bias else None
+            theirs, bias = kernel_of(source), array_of(source.bias) if old.use_bias else None
         if groups[0] == shape[-1] == flow.shape[-1] > 1:
             out = flow.sources  # one channel a group
         elif ending is not None:
@@ -358,28 +328,28 @@ class _Inheritance:
         new = np.zeros(kernel.shape)
         new[np.ix_(rows[0], columns[0])] = picked[np.ix_(rows[1], columns[1])]
         taps = len(rows[0]) * len(columns[0]) if parent else 0
-        self._set_kernel(layer, np.where(known, new, kernel), taps * int(valid.sum()))
+        self._new.set_kernel(layer, np.where(known, new, kernel), taps * int(valid.sum()))
         if layer.use_bias and bias is None:
-            self._set(layer.bias, np.where(known, 0, _array(layer.bias)))
+            self._new.set(layer.bias, np.where(known, 0, array_of(layer.bias)))
         elif layer.use_bias:
-            self._set(layer.bias, np.where(known, bias[out], _array(layer.bias)), known.sum())
+            self._new.set(layer.bias, np.where(known, bias[out], array_of(layer.bias)), known.sum())
         return result
 
     def _norm(self, own: Part, parent: Any, flow: _Flow) -> _Flow:
-        layer, op = _layer_of(own), own.op
+        layer, op = layer_of(own), own.op
         result = flow._replace(ended=None if parent else flow.ended, maker=layer)
         self._exact &= flow.scale == 1
         if parent is None:  # a new layer has mean 0, factor 1 and offset 0
             self._exact &= op.kind == "batch"
             if op.kind == "batch":
-                self._set(layer.moving_variance, np.full(flow.shape[-1], 1 - op.epsilon))
+                self._new.set(layer.moving_variance, np.full(flow.shape[-1], 1 - op.epsilon))
             return result
-        old = {weight.name: weight for weight in _layer_of(parent).weights}
+        old = {weight.name: weight for weight in layer_of(parent).weights}
         known = flow.sources >= 0
         for weight in layer.weights:
             if weight.name in old:
-                value = _array(old.pop(weight.name))[flow.sources]
-                self._set(weight, np.where(known, value, _array(weight)), known.sum())
+                value = array_of(old.pop(weight.name))[flow.sources]
+                self._new.set(weight, np.where(known, value, array_of(weight)), known.sum())
         self._exact &= not old and (op.kind, op.epsilon) == (parent.op.kind, parent.op.epsilon)
         self._exact &= op.kind == "batch" or (flow.is_same and op.groups == parent.op.groups)
         return result
@@ -387,9 +357,9 @@ class _Inheritance:
     def _other(self, own: Part, parent: Any, flow: Any) -> _Flow:
         """A part without weights."""
         op, shape = own.op, own.op.walk(_each(flow, "shape"), None)
-        before = parent.op.walk(_each(flow, "before"), None) if parent else None
+        read = _each(flow, "before")
         flow = flow[0] if isinstance(flow, list) else flow
-        before = flow.before if before is None else before
+        before = parent.op.walk(read, None) if parent else flow.before
         if isinstance(op, ops.Activation):
             self._exact &= op == parent.op if parent else op.function == flow.ended in _IDEMPOTENT
             self._exact &= flow.scale == 1 or op.function == "relu"
@@ -421,8 +391,6 @@ class _Inheritance:
                 sources = self._layout(before[-1], shape[-1])
         return _Flow(shape, before, sources, scale, flow.ended)
 
-    # --- weights ---------------------------------------------------------------------------
-
     def _layout(self, before: int, filters: int, sizes: Any = None) -> np.ndarray:
         """The sources of `filters` channels: all of the parent's, then new ones.
 
@@ -436,31 +404,6 @@ class _Inheritance:
             kept = np.argsort(falling.reshape(parts, -1), kind="stable")[:, :width]
             return np.take_along_axis(sources, np.sort(kept), 1).ravel()
         return np.pad(sources, ((0, 0), (0, width - sources.shape[1])), constant_values=-1).ravel()
-
-    def _set(self, variable: Any, value: Any, numbers: int = 0) -> None:
-        self._values[id(variable)] = variable, value
-        if numbers:
-            self._numbers[id(variable)] = int(numbers)
-
-    def _set_kernel(self, layer: Any, kernel: np.ndarray, numbers: int = 0) -> None:
-        """Sets an effective kernel; where a normalized one is zero, its gain is."""
-        kernel = kernel.reshape(layer.kernel.shape)
-        if hasattr(layer, "gain"):
-            sizes = np.sqrt(np.square(kernel).sum(tuple(range(kernel.ndim - 1))))
-            self._set(layer.gain, sizes, len(sizes) if numbers else 0)
-            kernel = np.where(sizes > 0, kernel, _array(layer.kernel))
-        self._set(layer.kernel, kernel, numbers)
-
-    def _multiplied(self, layer: Any, factor: float) -> bool:
-        """Multiplies what a convolution or normalization puts out, if its weights can do that."""
-        kernel = "gain" if hasattr(layer, "gain") else "kernel"
-        weights = [one for one in layer.weights if one.name in ("gamma", "beta", kernel, "bias")]
-        if not {"gamma", kernel} & {weight.name for weight in weights}:
-            return False
-        for weight in weights:
-            _, value = self._values.get(id(weight), (weight, _array(weight)))
-            self._values[id(weight)] = weight, value * factor
-        return True
 
 
 def _blocks(model: Any) -> list[Any]:
@@ -488,20 +431,3 @@ def _shape(x: Any, model: Any) -> Any:
 def _each(flow: Any, name: str) -> Any:
     """An attribute of a flow, or of each of several."""
     return [getattr(one, name) for one in flow] if isinstance(flow, list) else getattr(flow, name)
-
-
-def _layer_of(part: Part) -> Any:
-    owner, path = part.sources[0]
-    return getattr(owner, path)
-
-
-def _kernel(layer: Any) -> np.ndarray:
-    """An effective kernel as (height, width, inputs of a group, outputs)."""
-    kernel = _array(layer.effective_kernel())
-    return kernel if kernel.ndim == 4 else kernel[None, None]
-
-
-def _array(value: Any) -> np.ndarray:
-    # The backend casts, since NumPy has no bfloat16.
-    found: Any = keras.ops.convert_to_numpy(keras.ops.cast(value, "float32"))
-    return found
