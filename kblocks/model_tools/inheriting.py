@@ -35,29 +35,32 @@ _IDENTITY = ops.Conv(1)
 
 
 def inherit(child: keras.Model, parent: keras.Model) -> dict[str, Any]:
-    """Copies weights of a trained model into a changed one, which then computes the same function.
+    """Copies a trained model's weights into a changed one, so that both compute the same.
 
-    Blocks are matched by name (`stage2_block1`), their parts by their order in the block. More
-    filters, groups, growth, expansion or units, larger kernels, more blocks with a shortcut, more
-    branches, layers of dense blocks and hidden layers leave the model's outputs in inference as
-    they are. New channels begin with fresh weights, and whatever reads them with zeros; a new
-    block's last normalization begins with zeros.
+    Blocks are matched by name (`stage2_block1`), their parts by their order. More filters, units,
+    expansion or growth, larger kernels, more blocks with a shortcut, more layers of dense blocks,
+    more branches, more groups with their filters, new gates and new hidden layers leave the outputs
+    in inference as they are. New channels begin with fresh weights, and whatever reads them with
+    zeros; a new branch or block ends in zeros, from which it learns.
 
-    Not exact are:
+    Weights are copied where they fit, but the outputs differ, after:
 
-    - fewer filters (those with the largest kernels are kept), blocks or branches, smaller kernels;
-    - other strides, pool sizes, activations, block classes, orders, and padding that gives another
-      map size (such as "valid" with a larger kernel);
-    - more channels under layer or group normalization;
-    - new blocks, layers or convolutions whose last activation does not leave the input as it is:
-      all but ReLU and ReLU6 behind the same; new Inception modules;
-    - a new projection shortcut with order="full_preactivation"; a new expansion in an inverted
-      bottleneck, or one that loses or gains its shortcut; `shortcut="zero_pad"` where the padded
-      channels are too few; numbers of groups of which the old is no multiple or divisor.
+    - fewer filters (those with the largest kernels stay), blocks or branches, smaller kernels;
+    - other strides, pools, activations, block classes or orders, more groups of as many filters,
+      and padding that moves the map or changes its size (such as "valid" with a larger kernel);
+    - more channels under layer or group normalization, or a norm of another kind or epsilon;
+    - new blocks, convolutions or hidden layers that end in an activation, unless it is ReLU or
+      ReLU6 and the same stands before them, or have fewer filters or units than they read; new
+      Inception modules; new blocks where the last one differs from the others
+      (Inception-ResNet-v2);
+    - new 1x1 convolutions in a block: of a dense block's `bottleneck`, of an expansion that was 1;
+    - a new projection shortcut with order="full_preactivation", and an inverted bottleneck that
+      gains or loses its shortcut;
+    - a number of groups that is no multiple of the old one.
 
-    Additional convolutions without a shortcut (as in VGG) are exact in inference alone: the
-    training of their batch normalization begins with statistics of its own. The same holds for new
-    projection shortcuts and order="norm_after_addition".
+    Exact in inference alone, as their batch normalizations begin with statistics that training
+    replaces, are new convolutions without a shortcut (as in VGG), new projection shortcuts, and new
+    blocks with order="norm_after_addition".
 
     Args:
         child: a new model from `Architecture.model`, which gets the weights.
@@ -329,10 +332,9 @@ class _Inheritance:
         new[np.ix_(rows[0], columns[0])] = picked[np.ix_(rows[1], columns[1])]
         taps = len(rows[0]) * len(columns[0]) if parent else 0
         self._new.set_kernel(layer, np.where(known, new, kernel), taps * int(valid.sum()))
-        if layer.use_bias and bias is None:
-            self._new.set(layer.bias, np.where(known, 0, array_of(layer.bias)))
-        elif layer.use_bias:
-            self._new.set(layer.bias, np.where(known, bias[out], array_of(layer.bias)), known.sum())
+        if layer.use_bias:
+            given, numbers = (0.0, 0) if bias is None else (bias[out], known.sum())
+            self._new.set(layer.bias, np.where(known, given, array_of(layer.bias)), numbers)
         return result
 
     def _norm(self, own: Part, parent: Any, flow: _Flow) -> _Flow:
