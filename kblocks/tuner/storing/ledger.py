@@ -13,8 +13,7 @@ from kblocks.tuner.records import SURPLUS, Objective, Record, Run, failure_of
 class Ledger:
     """Running totals over a study: the finished prefix is summed once and not read again.
 
-    Surplus trials, which were begun when there were enough, are not counted. The `kept` best
-    trials by the objectives are remembered.
+    Surplus trials are not counted, and the `kept` best are remembered.
     """
 
     def __init__(self, study: optuna.Study, objectives: tuple[Objective, ...], kept: int) -> None:
