@@ -193,9 +193,8 @@ class ConvBlock(Convolutional):
 
     def plan(self, channels: int) -> Op:
         units = (self.unit(index) for index in range(self.convolutions))
-        pool = self.pool and Pool(
-            self.pool, self.pool_size, self.pool_strides or self.pool_size, self.pool_padding
-        )
+        strides = self.pool_strides or self.pool_size
+        pool = self.pool and Pool(self.pool, self.pool_size, strides, self.pool_padding)
         return Chain(*units, pool, Dropout(self.dropout) if self.dropout else None)
 
     def unit(self, index: int) -> Op:

@@ -60,10 +60,7 @@ def residual(spec: Any, channels: int, filters: int, convolutions: list[Op]) -> 
 
 
 def _ordered(spec: Any, convolutions: list[Op], shared: bool) -> tuple[Op, Op, Op]:
-    """The ops before both paths, on the main path, and after the addition.
-
-    `shared`: whether with "full_preactivation" both paths read the first activation.
-    """
+    """The ops before both paths (if these are `shared`), on the main path, after the addition."""
     bn, relu = norm(spec), act(spec)
     first, *rest = convolutions
     between = [op for convolution in rest for op in (bn, relu, convolution)]

@@ -37,10 +37,7 @@ class SqueezeExcite(Block):
 
 
 def squeeze_excite(spec: Any, width: int, channels: int, activation: Any) -> Merge:
-    """Squeeze-excite as a part of a convolutional block with an argument `gate`.
-
-    As published, both of its 1x1 convolutions have a bias, unless the block has `use_bias=False`.
-    """
+    """Squeeze-excite in a block with an argument `gate`; with biases unless `use_bias=False`."""
     squeeze, excite = (
         conv(spec, filters, padding="same", use_bias=spec.use_bias is not False)
         for filters in (width, channels)

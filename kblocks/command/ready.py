@@ -38,8 +38,7 @@ def space(
 ) -> Space:
     """The ready space of a family of `kb.spaces`, with a stem for the images' size, under a budget.
 
-    None allows 40,000 MACs a pixel, as many as ResNet-20 needs at 32x32. Raises ValueError if there
-    is no such family, or no network in it fits images and budget.
+    None allows 40,000 MACs a pixel, as many as ResNet-20 needs at 32x32.
     """
     check_known("--family", family, FAMILIES)
     height, width, _ = input_shape
@@ -53,8 +52,7 @@ def published_space(
     """The published networks of a family that can start from weights, the smallest first.
 
     The budget None allows as many MACs as in `space`, or those of the smallest. From a file only
-    the network starts for which it has most numbers. Raises ValueError if there is no such family,
-    no network of it has such weights, or none fits images and budget.
+    the network starts for which it has most numbers.
     """
     check_known("--family", family, FAMILIES)
     nets = [architecture(name, classes=classes) for name in by_family()[family]]
@@ -86,11 +84,7 @@ def _network_in(start: Start, nets: list[Architecture], input_shape: tuple[int, 
 
 
 class NamedJob(Job):
-    """A job from the command line, whose options override the job's own.
-
-    `settings` are arguments of `kb.tuner.Tuner`, `fitting` those of `model.fit`. Each process loads
-    the data once; they are not pickled.
-    """
+    """A job of the command line, whose typed options override its own; loads its data once."""
 
     def __init__(self, settings: Options = None, fitting: Options = None) -> None:
         super().__init__()
@@ -130,9 +124,8 @@ class NamedJob(Job):
 class FamilyJob(NamedJob):
     """A family on data, both by name: the job of `--family F --data D`.
 
-    `source` and `options` are arguments of `kb.tuner.load`; `settings` may also have `budget` and
-    the name of a `recipe`. `weights` are those that the networks start from, as
-    `kb.tuner.HyperModel` takes them; None searches the family's ready space from fresh weights.
+    `settings` may also have `budget` and the name of a `recipe`. Networks start from `weights`, or
+    fresh if these are None.
     """
 
     def __init__(

@@ -11,7 +11,7 @@ from kblocks.command.listing import listing
 from kblocks.tuner.terminal import cell
 
 if TYPE_CHECKING:
-    from kblocks.tuner.records import Record, Run
+    from kblocks.tuner.records import Run
 
 _FAILURES = 10  # the most failures that are shown, newest last
 _BAR = 20  # characters of a full bar
@@ -68,11 +68,11 @@ def of_run(run: "Run") -> RenderableType:
         rungs = [">epochs"] * any(trial.continues is not None for trial in run.trials)
         table = _table(">best" if len(run.objectives) == 1 else ">front", *scores, *rungs, *_COSTS)
         for trial in best:
-            figures = [
-                *(f"{score:.4g}" for score in trial.scores),
-                *(str(trial.epochs) for _ in rungs),
-            ]
-            table.add_row(str(trial.number), *figures, *(_cost(trial, c) for c in _COSTS.values()))
+            figures = [f"{score:.4g}" for score in trial.scores]
+            figures += [str(trial.epochs) for _ in rungs]
+            known = map(trial.costs.get, _COSTS.values())
+            figures += ["-" if cost is None else f"{cost:,.0f}" for cost in known]
+            table.add_row(str(trial.number), *figures)
         parts.append(table)
         parts += [cell(f"{t.number} started from {t.started_from}") for t in best if t.started_from]
     failed = [trial for trial in run.trials if trial.has_failed]
@@ -104,10 +104,6 @@ def sizes(shape: Any) -> str:
 def file_name(name: str) -> str:
     """A run's name as a valid folder name; other characters become "_"."""
     return "".join(c if c.isalnum() or c in "-_ ." else "_" for c in name).lstrip(".") or "run"
-
-
-def _cost(trial: "Record", name: str) -> str:
-    return f"{trial.costs[name]:,.0f}" if name in trial.costs else "-"
 
 
 def _table(*columns: str) -> Table:

@@ -13,21 +13,13 @@ INK, FAINT, LINE = "#1f2933", "#64748b", "#475569"
 _FONT = "Helvetica, Arial, 'Liberation Sans', sans-serif"
 # Widths of characters in thousandths of the font size, from Helvetica's public metrics.
 _WIDTHS = {
-    **dict.fromkeys("'", 191),
-    **dict.fromkeys("ijl", 222),
-    **dict.fromkeys("|", 260),
-    **dict.fromkeys(" !,./:;I[]\\ft", 278),
-    **dict.fromkeys("()-`r", 333),
-    **dict.fromkeys('"*', 389),
-    **dict.fromkeys("Jcksvxyz", 500),
-    **dict.fromkeys("+<=>~×", 584),
-    **dict.fromkeys("FTZ", 611),
-    **dict.fromkeys("&ABEKPSVXY", 667),
-    **dict.fromkeys("CDHNRUw", 722),
-    **dict.fromkeys("GOQ", 778),
-    **dict.fromkeys("Mm", 833),
-    **dict.fromkeys("%W", 944),
-    "@": 1015,
+    char: width
+    for width, chars in (
+        *((191, "'"), (222, "ijl"), (260, "|"), (278, " !,./:;I[]\\ft"), (333, "()-`r")),
+        *((389, '"*'), (500, "Jcksvxyz"), (584, "+<=>~×"), (611, "FTZ"), (667, "&ABEKPSVXY")),
+        *((722, "CDHNRUw"), (778, "GOQ"), (833, "Mm"), (944, "%W"), (1015, "@")),
+    )
+    for char in chars
 }
 _OTHER, _WIDEST, _BOLD = 556, 1000, 1.08
 _MARGIN = 12

@@ -21,7 +21,6 @@ from kblocks.plans.geometry import check_input_shape
 from kblocks.plans.ops import Op
 
 _PIXELS = 2.0  # pixels of a PNG for each pixel of the SVG
-_SUFFIXES = (".svg", ".png")
 
 
 def draw(thing: Any, path: str | os.PathLike[str] | None = None, *, input_shape: Any = None) -> str:
@@ -53,7 +52,7 @@ def draw(thing: Any, path: str | os.PathLike[str] | None = None, *, input_shape:
         True
     """
     target = None if path is None else Path(path)
-    if target is not None and target.suffix not in _SUFFIXES:
+    if target is not None and target.suffix not in (".svg", ".png"):
         raise ValueError(f"`path` must end in .svg or .png. Received: path={str(path)!r}")
     if input_shape is not None:
         check_input_shape(input_shape)

@@ -101,8 +101,9 @@ class _Table(Piece):
         if all(row.cost is None for row in self.rows):
             return {}
         columns: dict[str, tuple[float, str, list[str]]] = {}
+        costs = [band[-1].cost for band in self.bands]
         texts = {
-            "output": [_output(band) for band in self.bands],
+            "output": ["" if cost is None else shape_text(cost.output_shape) for cost in costs],
             "parameters": [quantity(_total(band, "params")) for band in self.bands],
         }
         if self.macs:
@@ -207,11 +208,6 @@ def _times(number: int) -> str:
 
 def _total(band: Sequence[DrawnRow], part: str) -> int:
     return sum(getattr(row.cost, part) for row in band if row.cost is not None)
-
-
-def _output(band: Sequence[DrawnRow]) -> str:
-    cost = band[-1].cost
-    return "" if cost is None else shape_text(cost.output_shape)
 
 
 def _lanes(rows: Sequence[DrawnRow]) -> dict[tuple[str, str], int]:

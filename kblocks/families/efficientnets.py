@@ -119,20 +119,11 @@ efficientnet_b7 = variant("efficientnet_b7", efficientnet, width=2.0, depth=3.1,
 def _lite(name: str, width: float, depth: float, dropout: float) -> Callable[..., Architecture]:
     """A Lite: ReLU6, no gates; stem and top keep B0's width, first and last stage its depth."""
     repeats = [math.ceil(number * depth) for number in _BLOCKS[1:-1]]
-    return variant(
-        name,
-        efficientnet,
-        width=width,
-        depth=1.0,
-        blocks=(_BLOCKS[0], *repeats, _BLOCKS[-1]),
-        dropout=dropout,
-        activation="relu6",
-        squeeze_ratio=None,
-        padding="same",
-        stem={"filters": 32, "padding": "same"},
-        top={"filters": 1280},
-        **_TF,
-    )
+    blocks = (_BLOCKS[0], *repeats, _BLOCKS[-1])
+    row = {"width": width, "depth": 1.0, "blocks": blocks, "dropout": dropout}
+    row |= {"activation": "relu6", "squeeze_ratio": None, "padding": "same"}
+    row |= {"stem": {"filters": 32, "padding": "same"}, "top": {"filters": 1280}}
+    return variant(name, efficientnet, **row, **_TF)
 
 
 # The table of TensorFlow's "EfficientNet-lite" (2020), without the image sizes.

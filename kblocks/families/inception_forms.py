@@ -46,12 +46,7 @@ STEMS: dict[str, tuple[dict[str, Any], ...]] = {  # in each of them three rows h
 
 
 def stem_rows(form: str, filters: Any = None, **changes: Any) -> list[dict[str, Any]]:
-    """The rows of a published stem, one of `STEMS`, with changes.
-
-    `filters` is a factor of all filters, as in `changed_module`. `changes` are `kernel_size`,
-    `strides` and `padding` of the three rows that halve the map, each one value or a list with one
-    for each; None is the published value.
-    """
+    """The rows of a published stem; `changes` are for the three rows that halve the map."""
     rows = [dict(row) for row in STEMS[one_of("form", form, STEMS)]]
     strided = [row for row in rows if "strides" in row]
     known: dict[str, Any] = dict.fromkeys(("form", "filters", "kernel_size", "strides", "padding"))

@@ -103,15 +103,9 @@ inception_resnet_v1 = variant(
 inception_resnet_v2 = variant("inception_resnet_v2", inception_resnet, version="v2")
 
 _ROWS = {
-    "stem_block1": "conv2d_1a",
-    "stem_block2": "conv2d_2a",
-    "stem_block3": "conv2d_2b",
-    "stem_block5": "conv2d_3b",
-    "stem_block6": "conv2d_4a",
-    "stem_block8": "mixed_5b",
-    "stage2_reduction": "mixed_6a",
-    "stage3_reduction": "mixed_7a",
-    "stage4": "conv2d_7b",
+    **{"stem_block1": "conv2d_1a", "stem_block2": "conv2d_2a", "stem_block3": "conv2d_2b"},
+    **{"stem_block5": "conv2d_3b", "stem_block6": "conv2d_4a", "stem_block8": "mixed_5b"},
+    **{"stage2_reduction": "mixed_6a", "stage3_reduction": "mixed_7a", "stage4": "conv2d_7b"},
 }
 _REPEATS = ("repeat", "repeat_1", "repeat_2")
 

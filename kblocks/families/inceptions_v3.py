@@ -29,13 +29,8 @@ _PUBLISHED = published.Published(
         "stem": STEMS["inception_v3"],
         "auxiliary": {
             "AuxLogits": {
-                "stage": 2,
-                "filters": (128, 768),
-                "kernel_size": (1, 5),
-                "pool": "avg",
-                "hidden": (),
-                "dropout": 0.0,
-                "loss_weight": 0.4,
+                **{"stage": 2, "filters": (128, 768), "kernel_size": (1, 5), "pool": "avg"},
+                **{"hidden": (), "dropout": 0.0, "loss_weight": 0.4},
             }
         },
     },

@@ -78,11 +78,7 @@ def paddings(published: str = "symmetric") -> Any:
 def pooled_stages(
     pools: Sequence[str | None], size: int, strides: int | None = None
 ) -> dict[str, Any]:
-    """Choices for the padding, the strides and the pool of stages of plain convolutions.
-
-    A strided convolution may replace a pool (Springenberg et al. 2014, arXiv:1412.6806). The
-    published values are the kinds of the stages' pools, and the size and strides of all of them.
-    """
+    """Choices for pools, and for strides in their place (Springenberg 2014, arXiv:1412.6806)."""
     return {
         "strides": [options(1, 2) for _ in pools],
         "padding": [paddings() for _ in pools],
@@ -93,11 +89,7 @@ def pooled_stages(
 
 
 def units(*normalizations: Any, activation: Any = "relu") -> dict[str, Any]:
-    """Choices for the activation and the normalization of all convolutions, the published first.
-
-    Papers that varied them: Ramachandran et al. 2017, arXiv:1710.05941; Wu & He 2018,
-    arXiv:1803.08494.
-    """
+    """Choices of units (Ramachandran 2017, arXiv:1710.05941; Wu & He 2018, arXiv:1803.08494)."""
     return {
         "activation": options(activation, "relu", "silu", "leaky_relu"),
         "normalization": options(*normalizations, "group", "layer"),

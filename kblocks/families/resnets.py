@@ -101,11 +101,8 @@ wide_resnet101_2 = published("wide_resnet101_2", resnet, blocks=(3, 4, 23, 3), *
 # He et al. 2015, Sec. 4.2: 6n + 2 layers on 32x32 images, parameter-free shortcuts (option A).
 CIFAR_STEM = {"filters": 16, "kernel_size": 3, "strides": 1, "pool": None}
 _CIFAR: dict[str, Any] = {
-    "classes": 10,
-    "block": "basic",
-    "filters": (16, 32, 64),
-    "shortcut": "zero_pad",
-    "stem": CIFAR_STEM,
+    **{"classes": 10, "block": "basic", "filters": (16, 32, 64)},
+    **{"shortcut": "zero_pad", "stem": CIFAR_STEM},
 }
 resnet20 = published("resnet20", resnet, blocks=(3, 3, 3), **_CIFAR)
 resnet32 = published("resnet32", resnet, blocks=(5, 5, 5), **_CIFAR)

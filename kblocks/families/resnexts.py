@@ -53,15 +53,9 @@ resnext50_64x4d = variant("resnext50_64x4d", resnext, blocks=_50, cardinality=64
 resnext101_32x4d = variant("resnext101_32x4d", resnext, blocks=_101)
 resnext101_32x8d = variant("resnext101_32x8d", resnext, blocks=_101, group_width=8)
 resnext101_64x4d = variant("resnext101_64x4d", resnext, blocks=_101, cardinality=64)
-resnext29_8x64d = variant(
-    "resnext29_8x64d",
-    resnext,
-    classes=10,
-    blocks=(3, 3, 3),
-    cardinality=8,
-    group_width=64,
-    stem={**CIFAR_STEM, "filters": 64},
-)
+_CIFAR: dict[str, Any] = {"classes": 10, "blocks": (3, 3, 3), "cardinality": 8, "group_width": 64}
+_CIFAR["stem"] = {**CIFAR_STEM, "filters": 64}
+resnext29_8x64d = variant("resnext29_8x64d", resnext, **_CIFAR)
 
 
 def _choices(row: dict[str, Any]) -> dict[str, Any]:

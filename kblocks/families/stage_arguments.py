@@ -12,14 +12,8 @@ from kblocks.plans.ops import Norm
 
 NORM = Norm("batch", momentum=0.9, epsilon=1e-5)  # as in PyTorch's models
 RESNET_STEM = {  # also of DenseNets
-    "filters": 64,
-    "kernel_size": 7,
-    "strides": 2,
-    "padding": "symmetric",
-    "pool": "max",
-    "pool_size": 3,
-    "pool_strides": 2,
-    "pool_padding": "symmetric",
+    **{"filters": 64, "kernel_size": 7, "strides": 2, "padding": "symmetric"},
+    **{"pool": "max", "pool_size": 3, "pool_strides": 2, "pool_padding": "symmetric"},
 }
 
 

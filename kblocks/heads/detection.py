@@ -56,11 +56,10 @@ class _Cells:
         here = ops.logical_and(here, kinds >= 0)[:, None, :]
         middles = 0.5 * (boxes[:, None, :, :2] + boxes[:, None, :, 2:])
         away = ops.max(ops.abs(places[None, :, None] - middles), -1)
-        inside = ops.logical_and(
-            ops.all(places[None, :, None] > boxes[:, None, :, :2], -1),
-            ops.all(places[None, :, None] < boxes[:, None, :, 2:], -1),
-        )
-        matches = ops.logical_or(ops.logical_and(inside, away < spec.radius), away <= 0.5)
+        below = ops.all(places[None, :, None] > boxes[:, None, :, :2], -1)
+        above = ops.all(places[None, :, None] < boxes[:, None, :, 2:], -1)
+        inside = ops.logical_and(ops.logical_and(below, above), away < spec.radius)
+        matches = ops.logical_or(inside, away <= 0.5)
         matches = ops.logical_and(matches, here)
         area = ops.prod(boxes[..., 2:] - boxes[..., :2], -1)[:, None, :]
         chosen = ops.argmin(ops.where(matches, area, math.inf), -1)

@@ -84,10 +84,7 @@ class Detector(Head):
             detects larger ones, the last level all that remain.
         filters: filters of the pyramid and of the shared convolutions.
         depth: number of shared convolutions.
-        radius: an object belongs to the cells in its box whose centres are less than this from
-            its own, in cells, and to the cell of its centre.
-        box_weight: factor of the box loss, which is added to the focal loss.
-        loss_weight: factor of the loss in the total of several outputs.
+        radius, box_weight, loss_weight: as in `kb.DetectionMap`.
 
     Outputs: `objects`, or with several levels `objects_stride8`, `objects_stride16`, ...: maps
         that `kb.detections` decodes to boxes, classes and scores.

@@ -193,9 +193,7 @@ class Keypoints(Head):
         arguments: further arguments of `kb.KeypointMaps` or `kb.KeypointRegressor`.
 
     Outputs: `points`, (batch, points, 2): (y, x) as fractions of the image; the centre of pixel i
-        of n lies at (i + 0.5) / n. Targets: of the same form, (batch, points, 2), or (y, x,
-        visible), (batch, points, 3), with 1 for visible points and 0 for others. Loss: smooth L1
-        of the visible points. Metrics: mean distance, fraction of points within `tolerance`.
+        of n lies at (i + 0.5) / n. Targets, loss and metrics: those of `kb.KeypointRegressor`.
 
     Raises:
         ValueError, TypeError: if an argument is not as described above.

@@ -159,9 +159,8 @@ class Segmenter(Head):
         void: the label of pixels to ignore, or None.
         loss_weight: factor of this output's loss in the total of several outputs.
 
-    Outputs: `mask`, (batch, height, width, classes), logits at the input's size.
-    Targets: class indices, (batch, height, width). Loss: cross-entropy, averaged over the pixels
-        of an image that are not void. Metric: mean intersection over union.
+    Outputs: `mask`, (batch, height, width, classes), logits at the input's size. Targets, loss and
+        metric: those of `kb.SegmentationMap`.
 
     1x1 convolutions compute the scores; those of finer maps are initialized with zeros. All
     upsampling is bilinear.

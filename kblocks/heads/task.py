@@ -86,10 +86,9 @@ class TargetLoss(Configured, keras.losses.Loss):
             )
 
     def classes_of(self, labels: Any, classes: int, counts: Any = None) -> tuple[Any, Any]:
-        """Class indices as integers, and a factor for their losses; `backend.demand` checks them.
+        """Classes as integers, and a factor for their losses; `backend.demand` checks them.
 
-        Invalid labels become 0, with the factor NaN (1 where `counts`, of the labels' shape, is
-        False).
+        Invalid ones become 0 with the factor NaN (1 where `counts` is False).
         """
         ops: Any = keras.ops
         kinds = ops.cast(labels, "int32")

@@ -71,7 +71,12 @@ def export(
     name = format_of(path, format)
     if representative is not None and name != "litert":
         raise ValueError(f"`representative` goes with format='litert'. Received: format={name!r}")
-    _refuse_unavailable(name)
+    if name != "keras" and backend.name() != "tensorflow":
+        raise ValueError(
+            f"format={name!r} needs the TensorFlow backend: write a .keras file and export that "
+            f"under KERAS_BACKEND=tensorflow. Received: backend={backend.name()!r}"
+        )
+    refuse_missing(name)
     if name == "litert":
         refuse_altered(model, lora=True)  # its kernels have no such product of int8
     if name in ("onnx", "litert"):
@@ -176,15 +181,6 @@ def format_of(path: Path, name: str | None) -> str:
         wanted = f"end in {FORMATS[name].suffix!r}" if FORMATS[name].suffix else "be a folder"
         raise ValueError(f"`path` must {wanted} for format={name!r}. Received: path={str(path)!r}")
     return name
-
-
-def _refuse_unavailable(name: str) -> None:
-    if name != "keras" and backend.name() != "tensorflow":
-        raise ValueError(
-            f"format={name!r} needs the TensorFlow backend: write a .keras file and export that "
-            f"under KERAS_BACKEND=tensorflow. Received: backend={backend.name()!r}"
-        )
-    refuse_missing(name)
 
 
 def _samples(model: Any, representative: Any) -> Callable[[], Iterator[list[np.ndarray]]]:

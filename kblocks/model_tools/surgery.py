@@ -109,11 +109,7 @@ def _strides_of(layer: Any) -> Any:
 
 @keras.saving.register_keras_serializable("kblocks")
 class Inside(keras.layers.Layer):
-    """Runs a block up to one of its parts and outputs that part's map; shares its weights.
-
-    Raises ValueError unless `block` is a block of kblocks that, if built, has a part at the path
-    `part`, such as `main_conv2`; the message lists those that it has.
-    """
+    """Runs a block up to one of its parts, at a path such as `main_conv2`; shares its weights."""
 
     def __init__(self, block: Any, part: str, **kwargs: Any) -> None:
         super().__init__(**{"dtype": getattr(block, "dtype_policy", None), **kwargs})

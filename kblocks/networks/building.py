@@ -96,8 +96,7 @@ def auxiliary_losses(
 ) -> dict[str, tuple[str, float]]:
     """For each auxiliary output the main output whose loss it uses, and the weight of that loss.
 
-    It is the first main output with the same target, else with the same kind of loss. Raises
-    ValueError if no main output is trained on what an auxiliary output is trained on.
+    It has the same target, else the same kind of loss; ValueError if there is none.
     """
     main = [output for output in tasks if output not in auxiliary]
     found = {}

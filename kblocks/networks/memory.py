@@ -76,9 +76,8 @@ def inference_memory(net: Architecture, input_shape: Any, itemsize: int = _FLOAT
 
 
 def _is_fused(op: Any, maker: Any) -> bool:
-    if isinstance(op, ops.Activation) and op.function not in _FUSED_FUNCTIONS:
-        return False
-    return isinstance(maker, _FUSED.get(type(op), ()))
+    is_plain = not isinstance(op, ops.Activation) or op.function in _FUSED_FUNCTIONS
+    return is_plain and isinstance(maker, _FUSED.get(type(op), ()))
 
 
 def training_memory(

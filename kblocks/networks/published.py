@@ -107,28 +107,12 @@ def _timm(
 # Sources of top-1: the metadata of torchvision's weights; for TResNet the paper; for
 # Inception-v4 and Inception-ResNet-v2 TF-slim, which trained them.
 _TORCHVISION = {
-    "vgg11": 69.02,
-    "vgg11_bn": 70.37,
-    "vgg13": 69.928,
-    "vgg13_bn": 71.586,
-    "vgg16": 71.592,
-    "vgg16_bn": 73.36,
-    "vgg19": 72.376,
-    "vgg19_bn": 74.218,
-    "resnet18": 69.758,
-    "resnet34": 73.314,
-    "resnet50": 76.13,
-    "resnet101": 77.374,
-    "resnet152": 78.312,
-    "wide_resnet50_2": 78.468,
-    "wide_resnet101_2": 78.848,
-    "resnext50_32x4d": 77.618,
-    "resnext101_32x8d": 79.312,
-    "resnext101_64x4d": 83.246,
-    "densenet121": 74.434,
-    "densenet161": 77.138,
-    "densenet169": 75.6,
-    "densenet201": 76.896,
+    **{"vgg11": 69.02, "vgg13": 69.928, "vgg16": 71.592, "vgg19": 72.376},
+    **{"vgg11_bn": 70.37, "vgg13_bn": 71.586, "vgg16_bn": 73.36, "vgg19_bn": 74.218},
+    **{"resnet18": 69.758, "resnet34": 73.314, "resnet50": 76.13, "resnet101": 77.374},
+    **{"resnet152": 78.312, "wide_resnet50_2": 78.468, "wide_resnet101_2": 78.848},
+    **{"resnext50_32x4d": 77.618, "resnext101_32x8d": 79.312, "resnext101_64x4d": 83.246},
+    **{"densenet121": 74.434, "densenet161": 77.138, "densenet169": 75.6, "densenet201": 76.896},
 }
 _TRESNET = {"tresnet_m": 80.8, "tresnet_l": 81.5, "tresnet_xl": 82.0}
 _HALVED: dict[str, Any] = {"mean": (0.5,) * 3, "std": (0.5,) * 3, "size": 299}

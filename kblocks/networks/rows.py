@@ -114,8 +114,7 @@ def walk_rows(
 ) -> Iterator[tuple[Row, str, Any, Any]]:
     """Yields each needed row, the row whose weights it uses (by name), its Spec and its inputs.
 
-    Inputs are from `values`, where the caller stores each row's value before it takes the next row.
-    Several inputs come as a list; an input without a value is None.
+    These are a list if several, from `values`, where the caller stores each row's value in time.
     """
     origins = origins_of(rows)
     for row in rows:

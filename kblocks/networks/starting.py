@@ -39,9 +39,7 @@ class Start:
     ) -> dict[str, Any]:
         """What `model_on_images` does to images before the network, as JSON.
 
-        Images of other than three channels get the mean over the three. `value_range` None says
-        that they are normalized; `size` is the side to which they are resized, in pixels, None
-        keeps theirs.
+        Images of other than three channels get the mean over the three; a None leaves a step out.
         """
         known: dict[str, Any] = {} if size is None else {"size": size}
         if size is not None:

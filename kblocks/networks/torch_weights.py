@@ -155,9 +155,7 @@ def load_torch_weights(
 def fitting(model: keras.Model, tensors: Mapping[str, Any]) -> list[tuple[Any, np.ndarray]]:
     """The variables of a model whose shape agrees with that of a tensor, each with its array.
 
-    The tensors have PyTorch's names or, from a `.keras` file, the paths of variables. For images of
-    one channel the first kernel is summed over its three, as `kb.adapt_input` does. Raises
-    ValueError if the model's parts have no names in PyTorch.
+    For images of one channel the first kernel is summed over its three, as `kb.adapt_input` does.
     """
     own = {weight.path: weight for weight in model.weights}
     if own.keys() & tensors.keys():
@@ -194,9 +192,7 @@ def load_weights(
 ) -> None:
     """Loads weights from a file, a source or a `known` set's name, as `Architecture.model` does.
 
-    "imagenet" is the first known set. A known set may be of other classes than the model: then the
-    classifier keeps its fresh weights, with a warning. Raises ValueError if there is no such file
-    or set, or the weights do not fit.
+    If a known set is of other classes, the classifier keeps its fresh weights, with a warning.
     """
     if isinstance(source, (str, os.PathLike)):
         if str(source).endswith((".weights.h5", ".keras")):

@@ -16,7 +16,6 @@ from kblocks.plans.geometry import (
     Geometry,
     InputTooSmallError,
     Op,
-    Pair,
     Pixels,
     Shape,
     ceiled,
@@ -27,6 +26,7 @@ from kblocks.plans.geometry import (
     side,
     window,
 )
+from kblocks.plans.geometry import Pair as Pair
 from kblocks.plans.trees import Chain as Chain
 from kblocks.plans.trees import Merge as Merge
 from kblocks.plans.trees import parts as parts
@@ -42,10 +42,6 @@ def _keeps_size(op: Op) -> Geometry:
 
 def _has_its_own_size(op: Op) -> None:
     """The geometry of an op whose output's size does not follow from strides and a reach."""
-
-
-def _strided(op: Op, kernel: Pair, dilation: Pair = (1, 1)) -> Geometry:
-    return (*op.strides, *op_reach(op, kernel, dilation))
 
 
 def _map(op: Op, shape: Shape) -> Shape:
@@ -103,7 +99,7 @@ class Conv(NamedTuple):
         return rows, columns, filters
 
     def geometry(self) -> Geometry:
-        return _strided(self, self.kernel_size, self.dilation_rate)
+        return (*self.strides, *op_reach(self, self.kernel_size, self.dilation_rate))
 
     def _check_padding_mode(self, height: int | None, width: int | None) -> None:
         for axis, size in enumerate((height, width)):

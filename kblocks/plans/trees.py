@@ -130,11 +130,7 @@ class Merge(_Branches):
 
 
 def parts(op: Op, prefix: str = "") -> Iterator[tuple[str, Op]]:
-    """The primitives of a plan in order, each with its path, such as `main_conv2`.
-
-    A path consists of the names of the branches around an op, its kind, and its number if the
-    same branch holds several ops of its kind.
-    """
+    """The primitives in order, each with its path: branches, kind, and number if there are more."""
     chain = op if isinstance(op, Chain) else (op,)
     labels = [step.label for step in chain if not isinstance(step, Merge)]
     seen: dict[str, int] = {}

@@ -17,11 +17,7 @@ _NETWORK = "network"  # a condition's parameter of this name receives the archit
 
 
 class Condition:
-    """A user's `where` function.
-
-    Its parameters have the names of the space's arguments, or `network` for the architecture.
-    Raises TypeError if it is not a function, or has a parameter of another name and no default.
-    """
+    """A `where` function of a space's arguments or its `network`; TypeError for any other."""
 
     def __init__(self, function: Callable[..., Any], arguments: Mapping[str, Any]) -> None:
         if not callable(function):

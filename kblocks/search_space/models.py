@@ -25,8 +25,7 @@ class Models:
     def cost(self, point: Point, input_shape: Any, budget: Budget) -> Cost:
         """The cost of the model of a point, whose input must have this shape, without the batch.
 
-        Raises ValueError if the builder raises one, the input has another shape, or a measure that
-        the budget limits is not known, with the layers.
+        Raises ValueError if the builder does, or a measure that the budget limits is not known.
         """
         key = _key(point)
         if key not in self._known:

@@ -91,8 +91,7 @@ class Point:
 class Tree:
     """A builder's arguments with choices anywhere in them, and the dimensions that these span.
 
-    Dimensions come behind those that they depend on. Names of choices without a name of their own
-    begin with `prefix`. `bind` returns a space's builder with plain arguments.
+    Each comes behind those that it depends on. `bind` returns a builder with plain arguments.
     """
 
     def __init__(
@@ -209,10 +208,9 @@ class Tree:
         return Point(self, {n: d.kind.at(random.random()) for n, d in self.dimensions.items()})
 
     def read(self, values: Mapping[str, Any]) -> Point:
-        """The point with these values of its active dimensions; others take their default.
+        """The point with these values, in either form; inactive dimensions take their default.
 
-        Each value may have the form of `Point.values` or of `Point.recorded`. Raises ValueError if
-        a value is unknown, missing or no option of its choice.
+        Raises ValueError if a value is unknown, missing or no option of its choice.
         """
         unknown = sorted(set(values) - set(self.dimensions))
         if unknown:
@@ -232,9 +230,8 @@ class Tree:
         return point
 
     def ask(self, value_of: Callable[[str], Any]) -> Point:
-        """The point whose active dimensions have the values that a function returns by name.
+        """The point whose active dimensions, parents first, have the values of `value_of`.
 
-        The function is called for active dimensions only, parents first; others take their default.
         Raises ValueError if a value is no option of its choice.
         """
         positions = dict(self.default().positions)

@@ -7,11 +7,7 @@ import numpy as np
 
 
 def check_pair(name: str, x: Any, y: Any) -> None:
-    """Refuses arrays that are not images (number, height, width, channels) with a target for each.
-
-    Raises ValueError if x is empty, not of rank 4 or channels-first, or y has another length; the
-    message names the part.
-    """
+    """Raises ValueError for x that is no images (number, height, width, channels), or other y."""
     shape = tuple(x.shape)
     if len(shape) != 4 or 0 in shape:
         raise ValueError(
@@ -28,10 +24,9 @@ def check_pair(name: str, x: Any, y: Any) -> None:
 
 
 def check_channels(name: str, shape: Sequence[int | None]) -> None:
-    """Refuses channels-first images, whose width would be taken for channels, by a ValueError.
+    """Raises ValueError for images with channels first, whose width would be taken for channels.
 
-    An image with 1, 3 or 4 rows, more than 4 columns, and about as many "channels" as columns
-    counts as channels-first. Unknown sizes are None; the message has the name of the part.
+    These have 1, 3 or 4 rows, more than 4 columns, and about as many "channels" as columns.
     """
     known = [size for size in shape[2:] if size is not None]
     if len(shape) != 4 or shape[1] not in (1, 3, 4) or len(known) != 2:

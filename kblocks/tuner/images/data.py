@@ -226,8 +226,7 @@ def drawn(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Splits rows in two by class: a random share of each class, and the remaining rows.
 
-    Of each class at least `least` rows are drawn, and at least `left` remain. Both results are in
-    ascending order.
+    Of each class at least `least` rows are drawn, and at least `left` remain.
     """
     chosen = []
     for label in np.unique(labels[rows]):

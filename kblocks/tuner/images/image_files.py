@@ -49,12 +49,12 @@ class ImageFiles(keras.utils.PyDataset):
 
     @classmethod
     def found(cls, folder: Path, image_size: tuple[int, int], batch_size: int, seed: int) -> Any:
-        """Finds all images of a folder with one folder a class, sorted by class and name.
+        """All images of a folder with one folder a class, sorted by class and name.
 
-        Raises ValueError if a class has no images, there are no classes, all are named like parts
-        of data ("train", "test"), or a file is no image.
+        Raises ValueError if a class is empty, none is there, or a file is no image.
         """
-        class_names = tuple(sorted(p.name for p in folder.iterdir() if _is_class(p)))
+        folders = (p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+        class_names = tuple(sorted(path.name for path in folders))
         names, labels = [], []
         for label, class_name in enumerate(class_names):
             own = images_in(folder / class_name)
@@ -138,8 +138,7 @@ def read_image(path: Path, image_size: tuple[int, int], channels: int = 3) -> np
 def pixels(image: Any, image_size: tuple[int, int], channels: int = 3) -> np.ndarray:
     """An image of Pillow, turned upright, as float32 in [0, 1], of shape (height, width, channels).
 
-    It is resized with bilinear interpolation. The channels are 1 for grey, 3 for red, green and
-    blue, 4 for these and the opacity; ValueError for others.
+    There are 1 (grey), 3 (colours) or 4 channels (with opacity). Resizing is bilinear.
     """
     if channels not in _MODES:
         raise ValueError(f"An image has 1, 3 or 4 channels. Received: channels={channels}")
@@ -159,10 +158,6 @@ def images_in(folder: Path) -> list[Path]:
     names = (path.relative_to(folder).as_posix() for path in folder.rglob("*"))
     kept = sorted(n for n in names if n.lower().endswith(_ENDINGS) and "/." not in f"/{n}")
     return [folder / name for name in kept]
-
-
-def _is_class(path: Path) -> bool:
-    return path.is_dir() and not path.name.startswith(".")
 
 
 @contextmanager

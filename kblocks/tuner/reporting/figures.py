@@ -51,11 +51,7 @@ class Section:
 
 
 def trial_rows(view: View) -> Rows:
-    """A row for each drawn trial.
-
-    Fields: `n` the number, `s0`, `s1`, ... the scores, the costs by name, `e` the end in the unit
-    of `time_unit`, and the tooltip's texts.
-    """
+    """A row for each drawn trial: number, scores, costs, end, and the tooltip's texts."""
     unit, _ = time_unit(view)
     rows = []
     for trial in view.drawn:

@@ -5,22 +5,14 @@ from typing import Any
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 
 # Text, secondary text, grid lines, a trial's point, the best, a failure, the colours of categories.
-LIGHT = {
-    "ink": "#1c2430",
-    "quiet": "#5b6675",
-    "grid": "#e6e9ee",
-    "trial": "#7f93b2",
-    "best": "#0b63ce",
-    "failure": "#c8452f",
+LIGHT: dict[str, Any] = {
+    **{"ink": "#1c2430", "quiet": "#5b6675", "grid": "#e6e9ee"},
+    **{"trial": "#7f93b2", "best": "#0b63ce", "failure": "#c8452f"},
     "category": ["#0b63ce", "#d9822b", "#2f9e6e", "#8e5bc7", "#c8452f", "#4aa3b8", "#8a8f2a"],
 }
-DARK = {
-    "ink": "#e8ecf2",
-    "quiet": "#9aa6b6",
-    "grid": "#2a323d",
-    "trial": "#6d82a3",
-    "best": "#6cb0ff",
-    "failure": "#ff8068",
+DARK: dict[str, Any] = {
+    **{"ink": "#e8ecf2", "quiet": "#9aa6b6", "grid": "#2a323d"},
+    **{"trial": "#6d82a3", "best": "#6cb0ff", "failure": "#ff8068"},
     "category": ["#6cb0ff", "#f0a55a", "#5fcf9d", "#bb93ea", "#ff8068", "#74cbe0", "#c9cf63"],
 }
 

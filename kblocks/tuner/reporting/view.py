@@ -126,11 +126,7 @@ class View:
 
     @cached_property
     def drawn(self) -> list[Shown]:
-        """The scored trials that plots draw.
-
-        Of more than POINTS: those on a front, the 100 best, those that were the best so far, and an
-        even sample of the others.
-        """
+        """The scored trials to draw: all or POINTS: fronts, 100 best, records, an even sample."""
         kept = {trial.number for trial in (*self.front, *self.ranked[:100])}
         for index in range(len(self.objectives)):
             for order in ("number", "ended"):

@@ -121,14 +121,10 @@ def search(
 def _settings(tuner: keras_tuner.Tuner, args: Any, kwargs: Any) -> dict[str, Any]:
     """The settings of the search, as `kb.tuner.Tuner` records them."""
     objective: Any = tuner.oracle.objective
-    return settings_of(
-        tuner.hypermodel,
-        (Objective(objective.name, objective.direction),),
-        (args, kwargs),
-        epochs=epochs_of((args, kwargs)),
-        trials=tuner.oracle.max_trials,
-        sampler=type(tuner).__name__,
-    )
+    objectives = (Objective(objective.name, objective.direction),)
+    others = {"trials": tuner.oracle.max_trials, "sampler": type(tuner).__name__}
+    fit = (args, kwargs)
+    return settings_of(tuner.hypermodel, objectives, fit, epochs=epochs_of(fit), **others)
 
 
 def _set_aside(path: Path) -> None:

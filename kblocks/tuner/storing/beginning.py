@@ -33,9 +33,8 @@ def begin(
 ) -> optuna.Study:
     """Creates the study of a search, or finds it and checks that the search is the same.
 
-    `asks` returns the distributions of all its choices; for a third-party HyperModel, those of the
-    hyperparameters that it asks for at its default point. With `extend` choices may have been
-    added. Raises ChangedError if the search is another one, with the differences.
+    `asks` returns the distributions of all choices. With `extend` some may have been added. Raises
+    ChangedError, with the differences, if it is another search.
     """
     is_there = name in optuna.get_all_study_names(storage)
     study = find(storage, name) if is_there else created(storage, name, objectives)

@@ -61,9 +61,7 @@ def _as_oserror() -> Iterator[None]:
 class Checkpoints:
     """Files of weights on any fsspec file system, each written whole or not at all.
 
-    The location is a folder, or a URL such as s3://bucket/run, which needs a package of fsspec's.
-    Raises ImportError if that package is missing, ValueError if fsspec does not know the URL, and
-    ConnectionError if the location cannot be reached.
+    Raises ImportError, ValueError or ConnectionError if the location cannot be used.
     """
 
     def __init__(self, location: str | Path) -> None:

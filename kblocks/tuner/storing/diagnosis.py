@@ -14,8 +14,7 @@ _ALONE = "the trials are known nowhere else"
 def diagnosis(url: str, name: str = "", seen: int = 0, checkpoints: str = "") -> str | None:
     """What is wrong with the SQLite file of a search; None if nothing is, or for other databases.
 
-    `name` is that of the search's study, "" does not look for one; `seen` is how many trials this
-    process has seen in it. The message names the location of the checkpoints.
+    `seen` is how many trials this process has seen in it; `name` may be "".
     """
     path = file_of(url)
     if path is None:

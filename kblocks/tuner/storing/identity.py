@@ -142,7 +142,9 @@ def check(before: Mapping[str, Any], now: Mapping[str, Any], extend: bool = Fals
     """Raises ChangedError if settings changed, but for choices that were added, with `extend`."""
     differences = _all_differences(before, now, _GROWING if extend else ())
     if extend:
-        known = {k: text_of(v) for k, v in _LATER.items() if not _has_choice(before, k)}
+        space = before.get("space", {})
+        chosen = {k for k in _LATER if any(name.startswith(f"recipe.{k}") for name in space)}
+        known = {k: text_of(v) for k, v in _LATER.items() if k not in chosen}
         was, found = {**known, **before.get("plain", {})}, now.get("plain", {})
         both = [name for name in was if name in found]  # the others have become choices
         for name in both:
@@ -152,11 +154,6 @@ def check(before: Mapping[str, Any], now: Mapping[str, Any], extend: bool = Fals
             "The search has changed since it began; its trials could not be compared:"
             f"{_list(differences)}\n{_WAYS_OUT}{'' if extend else _EXTENDABLE}."
         )
-
-
-def _has_choice(settings: Mapping[str, Any], field: str) -> bool:
-    """Whether a field of the recipe was a choice."""
-    return any(name.startswith(f"recipe.{field}") for name in settings.get("space", {}))
 
 
 def check_joining(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:

@@ -42,8 +42,7 @@ def owner() -> str:
 def _began(pid: int) -> tuple[str, bool]:
     """When a process began, and whether it is a zombie: ended, but not yet waited for.
 
-    On Linux the time counts in ticks since boot, since a time of day moves with the clock. Raises
-    psutil.NoSuchProcess if there is no such process.
+    On Linux the time counts in ticks since boot, since a time of day moves with the clock.
     """
     stat = Path(f"/proc/{pid}/stat")
     if Path("/proc/self/stat").exists():
@@ -160,10 +159,9 @@ class Watchman:
 def give_back(
     study: optuna.Study, storage: PatientStorage, trial: FrozenTrial, counts: bool = True
 ) -> bool:
-    """Releases a running trial for another process, or fails it after too many attempts.
+    """Releases a running trial, or fails it after too many attempts that count.
 
-    An attempt does not count if the trial is not to blame for its end. Returns False if the trial
-    has ended or has another owner in the meantime.
+    Returns False if it has ended or has another owner in the meantime.
     """
     begun = trial.user_attrs.get(ATTEMPTS, 0)
     if not counts or begun < BEGINNINGS:

@@ -47,11 +47,7 @@ class Store:
         extend: bool,
         overwrite: bool,
     ) -> None:
-        """Begins the search, or checks that the one that is there is the same.
-
-        The arguments are those of `beginning.begin`; `overwrite` deletes an earlier search of that
-        name. Raises ValueError if it is another search, or the checkpoints are of another one.
-        """
+        """Begins the search (see `beginning.begin`), or checks that the one there is the same."""
         checkpoints = self.checkpoints
         if not overwrite and checkpoints.bears() is not None and is_blank(self._url):
             raise ValueError(
