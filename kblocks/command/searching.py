@@ -64,8 +64,7 @@ def run_or_join(
         str | None, typer.Option(help="Those that workers get in turn, such as 0,2; or none.")
     ] = None,
     precision: Annotated[
-        str | None,
-        typer.Option(help="float32, bfloat16, or auto: the faster of both."),
+        str | None, typer.Option(help="float32, bfloat16, or auto: the faster of both.")
     ] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Of each trial.")] = None,
     batch_size: Annotated[int | None, typer.Option(min=1)] = None,

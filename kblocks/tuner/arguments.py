@@ -244,7 +244,7 @@ def precision_of(given: Any, hypermodel: Any, own_run_trial: bool) -> tuple[str 
         raise ValueError(
             f"`precision` cannot be given to a tuner if {where}. Received: precision={given!r}"
         )
-    if not isinstance(own, str):
+    if not isinstance(own, str) or own_run_trial:
         return given, hypermodel
     return own, hypermodel.changed(recipe=replace(hypermodel.recipe, precision=None))
 

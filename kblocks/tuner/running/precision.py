@@ -22,12 +22,14 @@ def settle(storage: PatientStorage, study: optuna.Study, precision: str | None) 
     """Notes the precision that the user has named, before the first trial.
 
     Raises:
-        ChangedError: if it is not that of the trials so far.
+        ChangedError: if it is not that of the trials so far, or of a search that is joined.
     """
     if precision in (None, "auto"):
         return
     policy = POLICIES[precision]
     known = study.user_attrs.get(PRECISION) or _of_trials(study)
+    if not known and "precision" not in study.user_attrs.get(RUN, {}):
+        known = _of_keras()  # its other processes may be about to begin
     known = known or _kept(storage, study, {"policy": policy})
     if known["policy"] != policy:
         raise ChangedError(
@@ -45,7 +47,7 @@ def agreed(search: Search, fit: Fit) -> str | None:
         RuntimeError: if Keras does not know the policy that another process has recorded.
     """
     study = search.study
-    wanted = search.tuner.precision or study.user_attrs.get(RUN, {}).get("precision")
+    wanted = study.user_attrs.get(RUN, {}).get("precision")  # also if this process joins it
     known = study.user_attrs.get(PRECISION)
     if known is None and wanted is None:
         return None
@@ -65,8 +67,11 @@ def agreed(search: Search, fit: Fit) -> str | None:
 
 def _of_trials(study: optuna.Study) -> dict[str, Any]:
     """The policy of the trials of a search that was begun without a precision; {} before any."""
-    begun = study.get_trials(deepcopy=False)
-    return {"policy": keras.config.dtype_policy().name} if begun else {}
+    return _of_keras() if study.get_trials(deepcopy=False) else {}
+
+
+def _of_keras() -> dict[str, Any]:
+    return {"policy": keras.config.dtype_policy().name}
 
 
 def _kept(storage: PatientStorage, study: optuna.Study, new: dict[str, Any]) -> Any:

@@ -9,15 +9,7 @@ from optuna.distributions import BaseDistribution
 from optuna.storages import BaseStorage
 from optuna.trial import TrialState
 
-from kblocks.tuner.records import (
-    EXTENDED,
-    EXTENDS,
-    IDENTITY,
-    PRECISION,
-    RANGES,
-    RUN,
-    Objective,
-)
+from kblocks.tuner.records import EXTENDED, EXTENDS, IDENTITY, PRECISION, RANGES, RUN, Objective
 from kblocks.tuner.storing.identity import ChangedError, check, has_changed
 from kblocks.tuner.storing.storage import created
 from kblocks.tuner.storing.study import find, studies
