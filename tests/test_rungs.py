@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import math
 import os
 import signal
 import subprocess
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -17,11 +19,16 @@ import numpy as np
 import optuna
 import pytest
 from optuna.trial import TrialState
+from rich.console import Console
 from searching import Toy, cleared
 
 import kblocks as kb
+from kblocks.command.tables import of_run
 from kblocks.tuner.choosing.rungs import Rungs
-from kblocks.tuner.records import CONTINUES, EPOCHS, SURPLUS, Objective
+from kblocks.tuner.files import table_of
+from kblocks.tuner.records import CONTINUES, EPOCHS, SURPLUS, Objective, Record, Run
+from kblocks.tuner.reporting.tables import trials as report_table
+from kblocks.tuner.reporting.view import View
 from kblocks.tuner.storing.ledger import Ledger
 
 LOWEST = Objective("val_loss", "min")
@@ -125,6 +132,29 @@ def test_a_state_is_kept_for_a_bounded_number_of_trials() -> None:
     for number in range(90):
         study.tell(study.ask(), number / 90)
     assert rungs.paused() == set(range(8))
+
+
+def test_tables_show_how_far_trials_went() -> None:
+    """A trial and its continuation are one network, which the ranking has once."""
+    trials = [
+        Record(0, "completed", (0.5,), epochs=2),
+        Record(1, "completed", (0.7,), epochs=2),
+        Record(2, "completed", (0.4,), epochs=4, continues=0),
+    ]
+    run = Run("toy", (LOWEST,), {"trials": 2}, tuple(trials))
+    assert ([trial.number for trial in run.ranked()], run.points) == ([2, 1], 2)
+    rows = [(row["trial"], row["epochs"], row["continues"]) for row in table_of(run)]
+    assert rows == [(0, 2, None), (1, 2, None), (2, 4, 0)]
+    html = report_table(View(run))
+    assert ">continues<" in html
+    assert ">None<" not in html
+    console = Console(width=100, file=io.StringIO())
+    console.print(of_run(run))
+    shown = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "toy: 2 of 2 trials ended (3 completed)" in shown
+    assert "epochs" in shown
+    worse = replace(run, trials=(*trials[:2], replace(trials[2], scores=(0.6,))))
+    assert [trial.number for trial in worse.ranked()] == [0, 2, 1]
 
 
 # --- what is trained ---------------------------------------------------------------------

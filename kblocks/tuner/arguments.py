@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path, PureWindowsPath
 from typing import Any, TypedDict
@@ -170,30 +170,24 @@ def pruner_of(pruner: Any, several: bool = False) -> optuna.pruners.BasePruner:
     )
 
 
-def scheduler_of(
-    scheduler: Any, objectives: Sequence[Objective], trainings: int, others: Mapping[str, bool]
-) -> Asha | None:
+def scheduler_of(scheduler: Any, tuner: Any) -> Asha | None:
     """The scheduler of that name; an `Asha` is returned as it is.
 
-    Args:
-        scheduler: that of `Tuner`.
-        objectives, trainings: of the search, and how often each trial trains.
-        others: by its name, whether there is something that excludes a scheduler.
-
     Raises:
-        ValueError: if it is none, or the search cannot have one.
+        ValueError: if it is no scheduler, or this `Tuner` has what does not go with one.
     """
-    if scheduler is None or isinstance(scheduler, Asha):
-        found = scheduler
-    elif scheduler == "asha":
-        found = Asha()
-    else:
+    found = Asha() if scheduler == "asha" else scheduler
+    if not isinstance(found, Asha | None):
         raise ValueError(
             f"`scheduler` must be 'asha', a kb.tuner.Asha, or None. Received: {scheduler!r}"
         )
-    others = {"several objectives": len(objectives) > 1, **others}
-    others["several trainings of each trial"] = trainings > 1
-    against = [name for name, is_there in others.items() if is_there]
+    excluded = {
+        "several objectives": len(tuner.objectives) > 1,
+        "several trainings of each trial": tuner.trainings > 1,
+        "`pruner`": tuner.pruner is not None,
+        "a `run_trial` of your own": tuner.replaces("run_trial"),
+    }
+    against = [name for name, is_there in excluded.items() if is_there]
     if found is not None and against:
         raise ValueError(f"`scheduler` does not go with {', '.join(against)}. Received: both")
     return found

@@ -190,8 +190,7 @@ class Tuner(keras_tuner.Tuner):
         self.trainings = executions_per_trial * (folds or 1)  # of each trial
         self.sampler, self.pruner, self.ray = sampler, pruner, on_ray.checked(ray, processes)
         _ = sampler_of(sampler, seed), pruner_of(pruner, len(self.objectives) > 1)  # both may raise
-        others = {"`pruner`": pruner is not None, "run_trial": self.replaces("run_trial")}
-        self.scheduler = scheduler_of(scheduler, self.objectives, self.trainings, others)
+        self.scheduler = scheduler_of(scheduler, self)
         self.extend, self.overwrite = extend, overwrite
         self.folder = Path(directory) / project_name
         self.storage_url = url_of(storage, self.folder)
@@ -431,7 +430,7 @@ class Tuner(keras_tuner.Tuner):
             if not kept:
                 raise ValueError(message)
             log.warning("%s", message)
-        return [self._model(record, weights[record.number]) for record in kept]
+        return [self.model_of(record, weights[record.number]) for record in kept]
 
     def _ranked(self) -> list[Record]:
         run = self.run()
@@ -454,7 +453,7 @@ class Tuner(keras_tuner.Tuner):
             weights = self.store.weights_of(record.number)[record.number]
         if weights is None:
             raise ValueError(self._unkept(record.number))
-        return self._model(record, weights)
+        return model_with(self, record, hyperparameters(record), weights)
 
     def _unkept(self, *numbers: int) -> str:
         return (
@@ -462,9 +461,6 @@ class Tuner(keras_tuner.Tuner):
             f"{self.checkpoints} best they are (`checkpoints`). Its hyperparameters are there: "
             "build it and train it."
         )
-
-    def _model(self, record: Record, weights: Any) -> keras.Model:
-        return model_with(self, record, hyperparameters(record), weights)
 
     def load_model(self, trial: Any) -> keras.Model:
         """The model of a Keras Tuner trial, with the weights of its best epoch."""

@@ -117,13 +117,14 @@ def _row(
     names: Sequence[str],
 ) -> str:
     state, seconds = escaped(trial.record.status), trial.record.seconds
+    reached = [getattr(trial.record, name) for name in rungs]
     had = [(name, trial.costs.get(name)) for name in costs]
     cells = [
         _cell(str(trial.number), trial.number),
         f'<td><i class="{state}"></i>{state}</td>',
         *(_score(trial, index) for index in range(len(view.objectives))),
         *(_cell("" if value is None else cost(name, value), value) for name, value in had),
-        *(_cell(plain(v := getattr(trial.record, name)), v) for name in rungs),
+        *(_cell("" if value is None else plain(value), value) for value in reached),
         _cell(duration(seconds), seconds),
         *(_cell(plain(trial.record.device), None) for _ in devices),
         *(_cell(plain(trial.values.get(name, "")), trial.values.get(name)) for name in names),
