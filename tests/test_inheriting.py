@@ -293,6 +293,23 @@ def test_what_is_new_learns() -> None:
         assert np.abs(np.asarray(weight) - old).max() > 0, weight.path
 
 
+def test_layers_of_keras_stay_where_they_are() -> None:
+    """Those that scale images before the network, and a softmax behind it."""
+
+    def net(filters: int, activation: str | None) -> Any:
+        start = keras.Input((8, 8, 3))
+        rows = [("stem", kb.ConvBlock.Spec(filters, 3))]
+        return kb.Architecture(rows, head=kb.Classifier(5)).model(
+            (8, 8, 3),
+            input_tensor=keras.layers.Rescaling(0.5, name="scaled")(start),
+            classifier_activation=activation,
+        )
+
+    parent = varied(net(4, "softmax"))
+    assert_exact(net(6, "softmax"), parent, 8)
+    assert not kb.inherit(net(6, None), parent)["exact"]
+
+
 def test_counts_what_was_copied() -> None:
     parent = varied(conv_net())
     known = kb.inherit(conv_net(), parent)
