@@ -386,10 +386,8 @@ class _Inheritance:
                 self._exact &= flow.shape[:2] == flow.before[:2]
                 sources = np.where(sources < 0, -1, places[:, None] * count + sources).ravel()
             case ops.Flatten() if len(flow.shape) == 3:  # the parent has the average
-                sources, scale = (
-                    np.tile(sources, math.prod(shape) // len(sources)),
-                    math.prod(shape) / len(sources),
-                )
+                pixels = math.prod(flow.shape[:2])
+                sources, scale = np.tile(sources, pixels), float(pixels)
             case ops.SpaceToDepth():
                 squares = np.arange(op.block**2)[:, None] * count
                 sources = np.where(sources < 0, -1, squares + sources).ravel()
