@@ -293,6 +293,23 @@ def test_what_is_new_learns() -> None:
         assert np.abs(np.asarray(weight) - old).max() > 0, weight.path
 
 
+def test_layers_of_keras_stay_where_they_are() -> None:
+    """Those that scale images before the network, and a softmax behind it."""
+
+    def net(filters: int, activation: str | None) -> Any:
+        start = keras.Input((8, 8, 3))
+        rows = [("stem", kb.ConvBlock.Spec(filters, 3))]
+        return kb.Architecture(rows, head=kb.Classifier(5)).model(
+            (8, 8, 3),
+            input_tensor=keras.layers.Rescaling(0.5, name="scaled")(start),
+            classifier_activation=activation,
+        )
+
+    parent = varied(net(4, "softmax"))
+    assert_exact(net(6, "softmax"), parent, 8)
+    assert not kb.inherit(net(6, None), parent)["exact"]
+
+
 def test_counts_what_was_copied() -> None:
     parent = varied(conv_net())
     known = kb.inherit(conv_net(), parent)
@@ -341,7 +358,8 @@ def test_a_head_of_other_classes_stays_new() -> None:
 
 
 def test_refuses_what_cannot_inherit() -> None:
-    parent, other = conv_net(), kb.resnet18().model((64, 64, 3))
+    parent = conv_net()
+    other = kb.Architecture([("stem", kb.ConvBlock.Spec(4))]).model((9, 9, 3))
     with pytest.raises(ValueError, match=r"`parent` must be a model from Architecture\.model"):
         kb.inherit(parent, keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Flatten()]))
     with pytest.raises(ValueError, match=r"`child` must have the input of `parent`"):

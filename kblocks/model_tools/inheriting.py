@@ -29,7 +29,7 @@ from kblocks.model_tools.new_weights import NewWeights, array_of, kernel_of, lay
 from kblocks.plans import ops
 from kblocks.plans.ops import Chain, Merge
 
-_ALIVE = 1e-6  # at exactly 0 a ReLU has no gradient, and a silent branch would never learn
+_ALIVE = 1e-7  # at exactly 0 a ReLU has no gradient, and a silent branch would never learn
 _IDEMPOTENT = ("relu", "relu6")
 _IDENTITY = ops.Conv(1)
 
@@ -162,7 +162,7 @@ class _Inheritance:
                 known = "exact" if self._exact else "approximate"
                 blocks[layer.name] = known if copied or (other and not layer.weights) else "new"
             else:
-                flow = inputs[0]._replace(ended=None)
+                flow = self._plain(node, other, inputs[0], child)
             exact &= self._exact
             like = other.output_tensors[0] if other else given[0][1]
             flows[id(node.output_tensors[0])] = flow._replace(maker=None), like
@@ -177,6 +177,16 @@ class _Inheritance:
             "arrays": [len(copied), len(sizes)],
             "numbers": [sum(copied.values()), sum(sizes)],
         }
+
+    def _plain(self, node: Any, other: Any, flow: _Flow, child: Any) -> _Flow:
+        """The flow behind a layer of Keras, such as one that scales images, or a softmax."""
+        shape = _shape(node.output_tensors[0], child)
+        before = _shape(other.output_tensors[0], self._parent) if other else flow.before
+        self._exact &= bool(other) and node.operation.get_config() == other.operation.get_config()
+        kept = (shape[-1], before[-1]) == (flow.shape[-1], flow.before[-1])
+        sources = flow.sources if kept else self._layout(before[-1], shape[-1])
+        self._exact &= kept and ("softmax" not in str(node.operation.get_config()) or flow.is_same)
+        return _Flow(shape, before, sources, flow.scale)
 
     def _moved(self, flow: _Flow, like: Any, x: Any) -> _Flow:
         """A flow that was compared with `like`, compared with the parent's tensor `x`."""
@@ -367,6 +377,7 @@ class _Inheritance:
             self._exact &= flow.scale == 1 or op.function == "relu"
             self._exact &= flow.is_same or "softmax" not in str(op.function)
             return flow._replace(ended=op.function, maker=None)
+        ended = None if isinstance(op, ops.Scale) else flow.ended
         self._exact &= parent is not None and (op == parent.op or isinstance(op, ops.PadChannels))
         sources, scale, count = flow.sources, flow.scale, flow.before[-1]
         match op:
@@ -375,10 +386,8 @@ class _Inheritance:
                 self._exact &= flow.shape[:2] == flow.before[:2]
                 sources = np.where(sources < 0, -1, places[:, None] * count + sources).ravel()
             case ops.Flatten() if len(flow.shape) == 3:  # the parent has the average
-                sources, scale = (
-                    np.tile(sources, math.prod(shape) // len(sources)),
-                    math.prod(shape) / len(sources),
-                )
+                pixels = math.prod(flow.shape[:2])
+                sources, scale = np.tile(sources, pixels), float(pixels)
             case ops.SpaceToDepth():
                 squares = np.arange(op.block**2)[:, None] * count
                 sources = np.where(sources < 0, -1, squares + sources).ravel()
@@ -391,7 +400,7 @@ class _Inheritance:
             case ops.Reshape() | ops.SoftArgmax() | ops.Corners():
                 self._exact &= flow.is_same and shape == before
                 sources = self._layout(before[-1], shape[-1])
-        return _Flow(shape, before, sources, scale, flow.ended)
+        return _Flow(shape, before, sources, scale, ended)
 
     def _layout(self, before: int, filters: int, sizes: Any = None) -> np.ndarray:
         """The sources of `filters` channels: all of the parent's, then new ones.
