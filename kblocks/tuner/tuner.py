@@ -66,9 +66,9 @@ class Tuner(keras_tuner.Tuner):
             of them; with several, the search looks for the Pareto front. None means
             "val_accuracy"; for a HyperModel that is not ours and has its own `fit`, the number
             that `fit` returns, to be minimized.
-        sampler: "tpe", "random", "grid", "nsga2", or an Optuna sampler. "tpe" first tries ten points,
-            most of them the one of three random ones with the most multiply-adds, unless a cost is
-            an objective.
+        sampler: "tpe", "random", "grid", "nsga2", or an Optuna sampler. "tpe" first tries ten
+            points, most of them the one of three random ones with the most multiply-adds, unless a
+            cost is an objective.
         pruner: "hyperband", "median", an Optuna pruner, or None. Ends unpromising trials early;
             only with one objective.
         budget: a `kb.Budget` for the networks. For a HyperModel that is not ours, it can limit
