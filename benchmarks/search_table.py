@@ -1,4 +1,4 @@
-"""python benchmarks/search_table.py [--runs 200] [--systems NAME ...]    (minutes on one core)
+"""python benchmarks/search_table.py [--runs 100] [--systems NAME ...]    (20 minutes on one core)
 
 Plays searches against recorded trainings: how far from the best network of the table is the one
 that a search would deliver, after so many CPU seconds? `search_table_record.py` records the table
@@ -529,7 +529,7 @@ def compare(budget: float, networks: list[Network], runs: int, names: list[str])
 def main() -> None:
     """Prints the comparison at a tight and at a wide budget."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--runs", type=int, default=200)
+    parser.add_argument("--runs", type=int, default=100)
     parser.add_argument("--systems", nargs="*", default=[])
     parser.add_argument("--budgets", type=float, nargs="*", default=[12e6])
     parser.add_argument("--pack", type=Path, nargs="*", help="files of the recorder, times last")
