@@ -233,6 +233,27 @@ def test_tpe_finds_more_than_chance(make: Make) -> None:
     assert sum(best("tpe", s) for s in seeds) > sum(best("random", s) for s in seeds)
 
 
+def test_tpe_prefers_large_networks_until_it_has_learned(make: Make) -> None:
+    """Each fourth trial is a plain sample; all are where a cost is among the objectives."""
+    wide = space(filters=kb.per_stage(2, kb.choice(4, 8, 16, 32))).within(INPUT)
+
+    def macs(name: str, objective: Any, sampler: str = "tpe") -> list[float]:
+        own = {"sampler": sampler, "trials": 10, "checkpoints": 0, "project_name": name}
+        run = make(scored(wide), objective, **own).search(X, Y, verbose=0)
+        return [trial.costs["macs"] for trial in run.trials]
+
+    plain, large = macs("plain", "val_accuracy", "random"), macs("large", "val_accuracy")
+    assert large[0] == plain[0] == wide.build(wide.default()).cost(INPUT).macs
+    random = Random(0)
+    draws = [
+        [wide.sample_point(random).network.cost(INPUT).macs for _ in range(3)] for _ in "x" * 99
+    ]
+    least = np.mean(draws) + 0.5 * (np.mean([max(three) for three in draws]) - np.mean(draws))
+    assert np.mean([large[i] for i in (1, 2, 3, 5, 6, 7, 9)]) > least
+    assert macs("cost", keras_tuner.Objective("macs", "min")) == plain
+    assert macs("both", ["val_accuracy", "macs"]) == plain
+
+
 @pytest.mark.slow
 def test_machines_that_join_draw_their_own_points(
     make: Make, monkeypatch: pytest.MonkeyPatch

@@ -70,7 +70,9 @@ class Tuner(keras_tuner.Tuner):
             of them; with several, the search looks for the Pareto front. None means
             "val_accuracy"; for a HyperModel that is not ours and has its own `fit`, the number
             that `fit` returns, to be minimized.
-        sampler: "tpe", "random", "grid", "nsga2", or an Optuna sampler.
+        sampler: "tpe", "random", "grid", "nsga2", or an Optuna sampler. "tpe" first tries ten
+            points, most of them the one of three random ones with the most multiply-adds, unless a
+            cost is an objective.
         pruner: "hyperband", "median", an Optuna pruner, or None. Ends unpromising trials early;
             only with one objective.
         scheduler: "asha" or a `kb.tuner.Asha`: trials begin with few epochs and the best go on from

@@ -29,7 +29,8 @@ from kblocks.tuner.records import CONTINUES, COST_NAMES, Objective
 
 _DRAWS = 4  # points drawn from the inner sampler; then the last one is repaired
 _RANDOM = 200  # random points that are drawn in search of a new one
-_COMPARED, _PLAIN_EVERY = 3, 3  # candidates whose sizes are compared, save in every third trial
+_COMPARED = 3  # random points of which the one with the largest network is tried,
+_PLAIN_EVERY = 4  # save in every fourth trial
 
 
 class TornError(Exception):
@@ -55,10 +56,10 @@ def chooser(
     if inner is sampler and worker + begun:
         inner.reseed_rng()
     if isinstance(hypermodel, HyperModel):
-        # A larger network is a better guess where quality counts, and its size is known unbuilt.
-        costs_nothing = [one.name not in COST_NAMES for one in objectives] == [True]
-        is_led = sampler == "tpe" and costs_nothing and not hypermodel.space.is_of_models
-        return PointSampler(inner, study, Points(hypermodel), own, is_led)
+        of_quality = len(objectives) == 1 and objectives[0].name not in COST_NAMES
+        is_known = not hypermodel.space.is_of_models  # a network's size, before it is built
+        large = sampler == "tpe" and of_quality and is_known
+        return PointSampler(inner, study, Points(hypermodel), own, large)
     return Choosing(inner, study, own)
 
 
@@ -71,9 +72,9 @@ class PointSampler(Choosing):
     that fit.
 
     Args:
-        prefers_large: whether of several points the one whose network has the most multiply-adds is
-            taken. They are known without building it, and networks with more of them are mostly
-            more accurate (`benchmarks/search_table.py`).
+        prefers_large: whether most random points are the one of three whose network has the most
+            multiply-adds: these are known before it is built, and larger networks of a space are
+            mostly more accurate (`benchmarks/search_table.py`).
     """
 
     def __init__(
