@@ -176,7 +176,7 @@ def fused_batch_norm(
     import tensorflow as tf
 
     known = moments is not None
-    mean, variance = moments if known else (tf.zeros(0), tf.zeros(0))
+    mean, variance = moments if known else [tf.zeros(0)] * 2
     outputs = tf.raw_ops.FusedBatchNormV3(
         x=tf.cast(x, "float32"),  # float16 would overflow
         scale=scale,
@@ -247,23 +247,31 @@ def updates_in_place(variable: Any, gradient: Any) -> bool:
 
 
 def apply_adam(
-    variable: Any, slots: Any, gradient: Any, powers: Any, rates: Any, epsilon: float
+    variable: Any,
+    slots: Any,
+    gradient: Any,
+    learning_rate: Any,
+    power_1: Any,
+    power_2: Any,
+    beta_1: Any,
+    beta_2: Any,
+    epsilon: Any,
 ) -> None:
     """Adam's step on a variable and its two moments, the `slots`.
 
-    `powers` are beta 1 and 2 to the power of the step; `rates` are learning rate, beta 1 and 2.
+    The powers are those of the betas to the step's number. All numbers have the variable's dtype,
+    and are best tensors: a plain one becomes a new op for each variable.
     """
     import tensorflow as tf
 
     first, second = slots
-    learning_rate, beta_1, beta_2 = rates
     tf.raw_ops.ResourceApplyAdam(
         var=variable.handle,
         m=first.value.handle,
         v=second.value.handle,
-        beta1_power=tf.cast(powers[0], variable.dtype),
-        beta2_power=tf.cast(powers[1], variable.dtype),
-        lr=tf.cast(learning_rate, variable.dtype),
+        beta1_power=power_1,
+        beta2_power=power_2,
+        lr=learning_rate,
         beta1=beta_1,
         beta2=beta_2,
         epsilon=epsilon,

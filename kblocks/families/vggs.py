@@ -32,7 +32,9 @@ def vgg(
             stages). `filters` None is 64, doubled with each stage up to 512. Strides apply to a
             stage's first convolution.
         head: arguments of `kb.Classifier` that replace the published ones (a map averaged to
-            7x7, two hidden layers of 4,096 with dropout), or the Spec of a head.
+            7x7, two hidden layers of 4,096 with dropout), or the Spec of a head. Images below 224
+            pixels end in a smaller map, which is enlarged to 7x7; head={"pool_size": None} leaves
+            it as it is: at 64 a step takes a quarter less, and the head has fewer weights.
         name: name of the model.
         **block: further arguments of `kb.ConvBlock`, one value or a list with one a stage.
 

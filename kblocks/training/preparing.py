@@ -11,7 +11,7 @@ import keras
 from kblocks.common import backend
 from kblocks.common.overriding import override
 
-_POWERS = "_kblocks_powers"  # the attribute of an optimizer during a step
+_SHARED = "_kblocks_shared"  # the attribute of an optimizer during a step
 _ADAMS = (keras.optimizers.Adam, keras.optimizers.AdamW)
 
 
@@ -110,39 +110,46 @@ def _sgd_step(
         return
     momentum, nesterov = optimizer.momentum, optimizer.nesterov
     slot = optimizer.momentums[_index(optimizer, variable)] if momentum else None
-    learning_rate = learning_rate * _multiplier(optimizer, variable)
-    backend.apply_sgd(variable, slot, gradient, learning_rate, momentum, nesterov)
+    rate = _multiplied(keras.ops.convert_to_tensor(learning_rate), optimizer, variable)
+    backend.apply_sgd(variable, slot, gradient, rate, momentum, nesterov)
 
 
 def _adam_apply(
     optimizer: Any, plain: Callable[..., Any], grads: Any, trainable_variables: Any = None
 ) -> Any:
-    """Computes the powers of the betas once per step, not once per variable."""
+    """Makes the tensors that variables share once per step, not once per variable."""
     step = keras.ops.cast(optimizer.iterations + 1, "float32")
     powers = [keras.ops.power(beta, step) for beta in (optimizer.beta_1, optimizer.beta_2)]
-    vars(optimizer)[_POWERS] = powers
+    vars(optimizer)[_SHARED] = powers, {}
     try:
         return plain(grads, trainable_variables)
     finally:
-        del vars(optimizer)[_POWERS]
+        del vars(optimizer)[_SHARED]
 
 
 def _adam_step(
     optimizer: Any, plain: Callable[..., None], gradient: Any, variable: Any, learning_rate: Any
 ) -> None:
-    powers = vars(optimizer).get(_POWERS)
-    if powers is None or not backend.updates_in_place(variable, gradient):
+    shared = vars(optimizer).get(_SHARED)
+    if shared is None or not backend.updates_in_place(variable, gradient):
         plain(gradient, variable, learning_rate)
         return
     index = _index(optimizer, variable)
     slots = optimizer._momentums[index], optimizer._velocities[index]
-    learning_rate = learning_rate * _multiplier(optimizer, variable)
-    rates = learning_rate, optimizer.beta_1, optimizer.beta_2
-    backend.apply_adam(variable, slots, gradient, powers, rates, optimizer.epsilon)
+    powers, by_dtype = shared
+    if (dtype := variable.dtype.name) not in by_dtype:
+        constants = optimizer.beta_1, optimizer.beta_2, optimizer.epsilon
+        by_dtype[dtype] = [
+            *(keras.ops.cast(value, dtype) for value in (learning_rate, *powers)),
+            *(keras.ops.convert_to_tensor(value, dtype) for value in constants),
+        ]
+    rate, *others = by_dtype[dtype]
+    backend.apply_adam(variable, slots, gradient, _multiplied(rate, optimizer, variable), *others)
 
 
-def _multiplier(optimizer: Any, variable: Any) -> float:
-    return optimizer.multiplier_of(variable) if hasattr(optimizer, "plain") else 1.0
+def _multiplied(rate: Any, optimizer: Any, variable: Any) -> Any:
+    factor = optimizer.multiplier_of(variable) if hasattr(optimizer, "plain") else 1.0
+    return rate if factor == 1 else rate * factor
 
 
 def _index(optimizer: Any, variable: Any) -> int:
