@@ -31,7 +31,7 @@ BLOCKS = {
         "kb.ResidualBlock(64, kernel_size=3, strides=2)",
     ),
     "BottleneckBlock": Shown(
-        "Deep networks with many channels (ResNet-50 and deeper): the 3x3 works on a quarter of them.",
+        "Deep networks with many channels (ResNet-50 on): the 3x3 works on a quarter of them.",
         "kb.BottleneckBlock(32, strides=2)",
     ),
     "ResNeXtBlock": Shown(
@@ -85,7 +85,9 @@ BLOCKS = {
     "BlurPooling2D": Shown(
         "In place of strides, so that a shift of the image changes little.", "kb.BlurPooling2D(3)"
     ),
-    "MinPooling2D": Shown("The darkest of the pixels matters, as in ink on paper.", "kb.MinPooling2D(2)"),
+    "MinPooling2D": Shown(
+        "The darkest of the pixels matters, as in ink on paper.", "kb.MinPooling2D(2)"
+    ),
     "GlobalConcatPooling2D": Shown(
         "Before a classifier of your own, where average and maximum both tell something.",
         "kb.GlobalConcatPooling2D()",
@@ -93,21 +95,33 @@ BLOCKS = {
 }
 _LAST = (8, 8, 128)
 HEADS = {
-    "Classifier": Shown("One class, or with `multi_label` several, for an image.", "kb.Classifier(10)", _LAST),
-    "AuxiliaryClassifier": Shown(
-        "In the middle of a deep network, so that early layers learn.", "kb.AuxiliaryClassifier(10)", (14, 14, 128)
+    "Classifier": Shown(
+        "One class, or with `multi_label` several, for an image.", "kb.Classifier(10)", _LAST
     ),
-    "Features": Shown("No head: the vector that a network makes of an image.", "kb.Features()", _LAST),
-    "Localizer": Shown("The class of an image's one object, and the box around it.", "kb.Localizer(10)"),
+    "AuxiliaryClassifier": Shown(
+        "In the middle of a deep network, so that early layers learn.",
+        "kb.AuxiliaryClassifier(10)",
+        (14, 14, 128),
+    ),
+    "Features": Shown(
+        "No head: the vector that a network makes of an image.", "kb.Features()", _LAST
+    ),
+    "Localizer": Shown(
+        "The class of an image's one object, and the box around it.", "kb.Localizer(10)"
+    ),
     "BoxRegressor": Shown("The box alone.", "kb.BoxRegressor()", _LAST),
     "Keypoints": Shown("Positions of named points, such as eyes or joints.", "kb.Keypoints(5)"),
     "KeypointMaps": Shown("Its heatmaps, as a block.", "kb.KeypointMaps(5)", (16, 16, 128)),
-    "KeypointRegressor": Shown("Its regression from the last map, as a block.", "kb.KeypointRegressor(5)", _LAST),
+    "KeypointRegressor": Shown(
+        "Its regression from the last map, as a block.", "kb.KeypointRegressor(5)", _LAST
+    ),
     "Segmenter": Shown("A class for each pixel.", "kb.Segmenter(21)"),
     "Detector": Shown("Classes and boxes of all objects of an image.", "kb.Detector(20)"),
-    "DetectionMap": Shown("Its output for one map, as a block.", "kb.DetectionMap(20)", (16, 16, 64)),
+    "DetectionMap": Shown(
+        "Its output for one map, as a block.", "kb.DetectionMap(20)", (16, 16, 64)
+    ),
 }
-# Who states a top-1 accuracy: by the name of the set of weights, and by the family where it differs.
+# Who states a top-1 accuracy: by the set of weights, or by the family where that differs.
 TOP1 = {
     "tv_in1k": "torchvision",
     "miil_in1k": "paper",
@@ -140,18 +154,23 @@ def drawing(shown: Shown) -> str:
     return kb.draw(kb.resnet18(head=thing), input_shape=(128, 128, 3))
 
 
+ABOUT = {
+    "Blocks": "Each is a Keras layer; its `.Spec`, with the same arguments, is the block as data.",
+    "Heads": "What ends a network: `kb.resnet18(head=kb.Segmenter(21))`. Those that are a block "
+    "are drawn alone, the others on ResNet-18.",
+}
+
+
 def blocks(title: str, table: dict[str, Shown]) -> str:
     """Which, when, picture, one line of code, arguments, paper."""
-    lines = [f"# {title}", ""]
-    lines += ["Each is a Keras layer; `.Spec` with the same arguments is the same block as data."]
-    if title == "Heads":
-        lines = [f"# {title}", "", "What ends a network: `kb.resnet18(head=kb.Segmenter(21))`."]
+    lines = [f"# {title}", "", ABOUT[title]]
     for name, shown in table.items():
         value = PUBLIC[name]
         paper = (inspect.getdoc(value) or "").partition("\nReference:")[2]
+        on = f" on {size(shown.input_shape)}" if issubclass(value, kb.Block) else ""
         lines += ["", f"## {name}", "", f"{escaped(summary(value))} **When:** {shown.when}", ""]
-        lines += [f"`{shown.code}`" + (f" on {size(shown.input_shape)}:" if inspect.isclass(value) and issubclass(value, kb.Block) else ":"), ""]
-        lines += [f"![Drawing of {name}]({name}.svg)" + "{ loading=lazy }", ""]
+        lines += [f"`{shown.code}`{on}:", ""]
+        lines += [f"![Drawing of {name}]({name}.svg){{ loading=lazy }}", ""]
         told = f"[All arguments](../reference/{path_of(name)})"
         lines += [told + (f". Paper: {escaped(' '.join(paper.split()))}" if paper else "")]
     return linked("\n".join(lines) + "\n", "../reference")
@@ -164,31 +183,44 @@ def size(shape: Any) -> str:
 def figures(name: str, row: dict[str, Any], link: str) -> str:
     """A network's row of a table."""
     sets = kb.architecture(name).weights
-    best = max((one.top1 for one in sets), default=None)
-    told = ", ".join(f"`{one.name}`" for one in sets)
-    source = next((TOP1.get(row["family"], TOP1.get(one.name, "")) for one in sets), "")
-    cells = [f"[{name}]({link})", row["family"], size(row["input"]), f"{row['params'] / 1e6:.2f}"]
-    cells += [f"{row['macs'] / 1e6:,.0f}", f"{best:.1f}" if best else "", source, told]
-    return f"| {' | '.join(cells)} |"
+    stated = [TOP1.get(row["family"]) or TOP1[one.name] for one in sets]
+    top1 = f"{sets[0].top1:.1f} ({stated[0]})" if sets else ""
+    cells = [f"[{name}]({link})", row["input"][0], f"{row['params'] / 1e6:.2f}"]
+    cells += [f"{row['macs'] / 1e6:,.0f}", top1, ", ".join(f"`{one.name}`" for one in sets)]
+    return f"| {' | '.join(map(str, cells))} |"
 
 
-HEADER = """| network | family | input | parameters, M | multiply-adds, M | top-1, % | stated by | weights |
-|---|---|---|---:|---:|---:|---|---|"""
+HEADER = """| network | side | parameters, M | multiply-adds, M | top-1, % | weights |
+|---|---:|---:|---:|---|---|"""
 
 
 def architectures(about: dict[str, Any]) -> str:
-    rows = [figures(name, row, f"{row['family']}.md#{name}") for name, row in about.items()]
-    return "\n".join([ARCHITECTURES, '<div class="sortable" markdown>', "", HEADER, *rows, "", "</div>", ""])
+    first, second = HEADER.splitlines()
+    rows = [f"{first} space |", f"{second}---|"]
+    for name, row in about.items():
+        family = row["family"]
+        space = f"[`{family}`](../reference/{path_of('spaces')}#{family})"
+        rows.append(f"{figures(name, row, f'{family}.md#{name}')} {space} |")
+    table = ['<div class="sortable" markdown>', "", *rows, "", "</div>", ""]
+    return "\n".join([ARCHITECTURES, *table])
 
 
-ARCHITECTURES = f"""# Architectures
+ARCHITECTURES = f"""---
+hide: [toc]
+---
 
-{len(kb.architectures())} published networks. A click on a column's title sorts by it. Every network also
-trains from fresh weights on any number of classes and any size of images: `kb.resnet18(classes=7)`.
-Parameters and multiply-adds are counted, at the published size of images. Top-1 is the accuracy on
-ImageNet's validation images that the publisher of the weights states: torchvision's metadata, the paper,
-TF-slim's table, TensorFlow's repository of EfficientNet-Lite. "Weights" are the names that
-`net.model(shape, weights=...)` takes. Each family has a ready search space, `kb.spaces.FAMILY()`.
+# Architectures
+
+{len(kb.architectures())} published networks. A click on a column's title sorts by it. Every network
+also trains from fresh weights on any number of classes and any size of images:
+`kb.resnet18(classes=7)`. Parameters and multiply-adds are counted, at images of the published side.
+Top-1 is the accuracy on ImageNet's validation images that the publisher of the weights states:
+torchvision's metadata, the family's paper, TF-slim's table, TensorFlow's repository of
+EfficientNet-Lite. "Weights" are the names that `net.model(shape, weights=...)` takes; where there
+are none, kblocks knows of none. "Space" is the ready search space, such as `kb.spaces.resnet()`.
+
+The list of networks that kblocks was asked to contain also names "TraceNet". We know of no
+classification network of that name and took it to mean TResNet.
 """
 
 
@@ -196,11 +228,17 @@ def family_page(family: str, about: dict[str, Any]) -> str:
     builder = PUBLIC[family]
     paper = (inspect.getdoc(builder) or "").partition("\nReference:")[2]
     lines = [f"# {family}", "", escaped(summary(builder)), ""]
-    lines += [f"[Arguments of `kb.{family}`](../reference/{path_of(family)}), its space"]
-    lines += [f"[`kb.spaces.{family}()`](../reference/{path_of('spaces')}#{family})."]
+    space = f"[search space](../reference/{path_of('spaces')}#{family})"
+    lines += [f"Its [arguments](../reference/{path_of(family)}) and its {space}."]
     lines += ["", f"Paper: {escaped(' '.join(paper.split()))}"] if paper else []
     lines += ["", HEADER, *(figures(name, row, f"#{name}") for name, row in about.items())]
     for name, row in about.items():
-        lines += ["", f"## {name}", "", f"`kb.{name}(classes=10)`, drawn at {size(row['input'])}:", ""]
-        lines += [f"![Drawing of {name}]({name}.svg)" + "{ loading=lazy }"]
+        lines += [
+            "",
+            f"## {name}",
+            "",
+            f"`kb.{name}(classes=10)`, drawn at {size(row['input'])}:",
+            "",
+        ]
+        lines += [f"![Drawing of {name}]({name}.svg){{ loading=lazy }}"]
     return linked("\n".join(lines) + "\n", "../reference")

@@ -18,7 +18,10 @@ def write() -> None:
     import catalogue_pages
     import reference_pages
 
-    for folder, pages in (("reference", reference_pages.pages()), ("catalogue", catalogue_pages.pages())):
+    for folder, pages in (
+        ("reference", reference_pages.pages()),
+        ("catalogue", catalogue_pages.pages()),
+    ):
         old = {path for path in (DOCS / folder).rglob("*.*") if path.name != "files.md"}
         for name, text in pages.items():
             path = DOCS / folder / name
@@ -32,7 +35,9 @@ def write() -> None:
 def main() -> None:
     write()
     command = ["serve"] if sys.argv[1:] == ["serve"] else ["build", "--clean", "--strict"]
-    done = subprocess.run([sys.executable, "-m", "zensical", *command], cwd=DOCS.parent, check=False)
+    done = subprocess.run(
+        [sys.executable, "-m", "zensical", *command], cwd=DOCS.parent, check=False
+    )
     sys.exit(done.returncode)
 
 

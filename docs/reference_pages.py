@@ -1,4 +1,4 @@
-"""The reference: a page for each public name, from its docstring; the command line, from its help."""
+"""The reference: a page for each public name, from its docstring, and the command line's help."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def slug(room: str) -> str:
 
 
 def index(rooms: dict[str, list[str]]) -> str:
-    lines = ["# Reference", "", "Every public name, from its docstring. `kb` is `import kblocks as kb`."]
+    lines = ["# Reference", "", "Every public name, from its docstring; `import kblocks as kb`."]
     lines += ["", "Also: [the command line](command-line.md) and [files](files.md)."]
     for room, names in rooms.items():
         lines += ["", f"## {room}", ""]
@@ -104,7 +104,7 @@ def page(name: str, value: Any) -> dict[str, str]:
         if not isinstance(function, property):
             members += [f"`{one_line(f'.{method}', function)}`"]
         members += told(function)
-    if len(lines) + len(members) < LONGEST:
+    if "\n".join([*lines, *members]).count("\n") < LONGEST:
         return {path: linked("\n".join([*lines, *members]) + "\n")}
     more = path.replace(".md", ".methods.md")
     lines += ["", f"**Methods**: [kb.{name}: methods]({Path(more).name})"]
