@@ -1,4 +1,8 @@
-"""The reference: a page for each public name, from its docstring, and the command line's help."""
+"""The reference: a page for each public name, from its docstring, and the command line's help.
+
+It imports kblocks: the docstrings and signatures of blocks are put together when their classes are
+made, so that mkdocstrings, which reads the source, finds only a part of them.
+"""
 
 from __future__ import annotations
 
