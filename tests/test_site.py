@@ -11,6 +11,7 @@ import re
 import shlex
 import subprocess
 import sys
+import tomllib
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -141,6 +142,13 @@ def test_links_lead_somewhere(page: str) -> None:
 @pytest.mark.parametrize("page", [page for page in TEXTS if page.startswith("docs/")])
 def test_a_page_is_short(page: str) -> None:
     assert page == SPLIT or TEXTS[page].count("\n") <= 200
+
+
+def test_every_page_is_in_the_navigation() -> None:
+    nav = tomllib.loads((ROOT / "zensical.toml").read_text(encoding="utf-8"))["project"]["nav"]
+    named = {f"docs/{name}" for name in re.findall(r"'([\w/-]+\.md)'", str(nav))}
+    stored = {page for page in TEXTS if page.startswith("docs/") and page != SPLIT}
+    assert stored <= named
 
 
 def test_the_catalogue_has_every_block(monkeypatch: pytest.MonkeyPatch) -> None:
