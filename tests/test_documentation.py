@@ -1,4 +1,4 @@
-"""README and examples run as they are written."""
+"""Examples run as they are written; pictures and printed code are those of the code as it is."""
 
 import csv
 import importlib
@@ -13,7 +13,6 @@ from typing import Any
 
 import optuna
 import pytest
-from safetensors.numpy import save_file
 from tiers import THOROUGH
 
 import kblocks as kb
@@ -21,8 +20,14 @@ from kblocks.tuner.running.jobs import imported
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-GUIDE = (ROOT / "docs" / "guide.md").read_text(encoding="utf-8")
-GALLERY = (ROOT / "docs" / "examples.md").read_text(encoding="utf-8")
+DOCS = ROOT / "docs"
+MADE = {DOCS / "catalogue", DOCS / "reference"}  # by `docs/make.py`
+PAGES = {
+    path: path.read_text(encoding="utf-8")
+    for path in sorted(DOCS.rglob("*.md"))
+    if not MADE & {*path.parents}
+}
+GALLERY = PAGES[DOCS / "examples.md"] + PAGES[DOCS / "examples-tasks.md"]
 COMMANDS = re.findall(r"```sh\n(.*?)\n```", README, re.DOTALL)
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 RUN_TO_DRAW = ("compose", "own_architecture", "own_hypermodel")  # quick; their figures are compared
@@ -40,22 +45,6 @@ def run(code: list[str], folder: Path, **environment: str) -> str:
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
-
-
-@pytest.mark.system
-def test_the_code_of_the_readme_runs(tmp_path: Path) -> None:
-    """The three uses, in order, in one process; the hub's cache holds random weights."""
-    cache = tmp_path / "hub" / "models--timm--resnet18.tv_in1k"
-    (cache / "snapshots" / "0").mkdir(parents=True)
-    (cache / "refs").mkdir()
-    (cache / "refs" / "main").write_text("0", encoding="utf-8")
-    state = kb.to_torch_state_dict(kb.resnet18().model((32, 32, 3)))
-    save_file(state, cache / "snapshots" / "0" / "model.safetensors")
-    code = "\n".join(re.findall(r"```python\n(.*?)```", README, re.DOTALL))
-    assert code.count("import kblocks") == 1
-    (tmp_path / "readme.py").write_text(code, encoding="utf-8")
-    printed = run(["readme.py"], tmp_path, HF_HOME=str(tmp_path), HF_HUB_OFFLINE="1")
-    assert "stage4 (7, 7, 2048)" in printed
 
 
 def short(example: Path) -> list[str]:
@@ -123,15 +112,17 @@ def test_ci_runs_the_command_of_the_readme() -> None:
     assert tests in (ROOT / ".ci" / "run").read_text(encoding="utf-8")
 
 
-def test_files_that_the_readme_names_exist() -> None:
-    """Links and commands point somewhere."""
-    named = [*re.findall(r"\]\(([^)#]+)\)", README), "tuning/digits.py"]
-    assert len(named) > 4
-    for name in named:
-        assert (ROOT / name).exists(), name
+def test_the_ratios_of_the_readme_were_measured() -> None:
+    """Each figure stands in the benchmarks' section that begins with the command."""
+    rows = re.findall(r"^\| .* \| ([\d.,]+) .* \| `(.*)` \|$", README, re.MULTILINE)
+    assert len(rows) == 3
+    sections = (ROOT / "benchmarks" / "README.md").read_text(encoding="utf-8").split("\n## ")
+    for figure, command in rows:
+        [section] = [section for section in sections if f"\n`{command}`" in section]
+        assert f" {figure}" in section, command
 
 
-# Where the modules that the guide spells out stand in the published networks.
+# Where the modules that a page spells out stand in the published networks.
 MODULES = {
     "inception_3a": ("googlenet", "stage1_block1"),
     **{f"v3_{form}": ("inception_v3", f"stage{i}_block1") for i, form in enumerate("abc", 1)},
@@ -157,10 +148,11 @@ MODULES = {
 
 @pytest.fixture(scope="module")
 def modules() -> dict[str, Any]:
-    """What the code of the guide's section makes."""
-    section = GUIDE.split("## The modules of the papers\n")[1].split("\n## ")[0]
+    """What the page makes that spells out the modules of the papers."""
+    [page] = [text for text in PAGES.values() if "v3_reduction_b =" in text]
+    code = re.findall(r"```python\n(.*?)```", page.partition("## Names")[0], re.DOTALL)
     made: dict[str, Any] = {}
-    exec("\n".join(re.findall(r"```python\n(.*?)```", section, re.DOTALL)), made)
+    exec("\n".join(code), made)
     return {name: value for name, value in made.items() if hasattr(value, "branches")}
 
 
@@ -204,7 +196,11 @@ def test_no_picture_is_older_than_its_source(pictures: Any) -> None:
     """`python docs/pictures.py` makes those that are."""
     known = [name for name in pictures.PICTURES if name not in pictures.AFRESH]
     assert [name for name in known if pictures.is_stale(name)] == []
-    named = {*re.findall(r"\]\((\S+\.(?:png|svg))\)", GUIDE + GALLERY), "picture.png"}
+    named = {
+        (path.parent / picture).resolve().relative_to(DOCS).as_posix()
+        for path, text in PAGES.items()
+        for picture in re.findall(r"\]\((\S+\.(?:png|svg))\)", text)
+    }
     assert named == set(pictures.PICTURES)
 
 
@@ -258,13 +254,6 @@ def test_words_of_boxes_do_not_overlap(monkeypatch: pytest.MonkeyPatch) -> None:
         for one, other in itertools.combinations(placed, 2):
             apart = one[2] <= other[0] or other[2] <= one[0] or one[3] <= other[1]
             assert apart or other[3] <= one[1]
-
-
-def test_the_guide_shows_pictures_that_exist() -> None:
-    named = re.findall(r"!\[[^\]]*\]\(([^)]+)\)", GUIDE)
-    assert named
-    for name in named:
-        assert (ROOT / "docs" / name).exists(), name
 
 
 def test_the_gallery_has_every_example() -> None:

@@ -1,7 +1,8 @@
 """The conformance table, golden logits and published weights elsewhere: `pytest -m backends`.
 
-Each needs an environment of its own, in `.venv-jax` and `.venv-torch` (the README has the lines
-that make them) or where KBLOCKS_JAX_PYTHON and KBLOCKS_TORCH_PYTHON, paths of interpreters, say.
+Each needs an environment of its own, in `.venv-jax` and `.venv-torch` (CONTRIBUTING.md has the
+lines that make them) or where KBLOCKS_JAX_PYTHON and KBLOCKS_TORCH_PYTHON, paths of interpreters,
+say.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ def interpreter(backend: str) -> str:
     variable = f"KBLOCKS_{backend.upper()}_PYTHON"
     python = os.environ.get(variable) or str(ROOT / f".venv-{backend}" / "bin" / "python")
     if variable not in os.environ and not Path(python).exists():
-        pytest.skip(f"no {python}: the README has the lines that make it")
+        pytest.skip(f"no {python}: CONTRIBUTING.md has the lines that make it")
     return python
 
 
