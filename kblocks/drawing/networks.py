@@ -103,11 +103,14 @@ class _Table(Piece):
         columns: dict[str, tuple[float, str, list[str]]] = {}
         texts = {
             "output": [_output(band) for band in self.bands],
+            "receptive field": [_receptive_field(band) for band in self.bands],
             "parameters": [quantity(_total(band, "params")) for band in self.bands],
         }
         if self.macs:
             texts["MACs"] = [quantity(_total(band, "macs")) for band in self.bands]
         for name, column in texts.items():
+            if not any(column):
+                continue
             width = max(text_width(text, 11) for text in [name, *column])
             anchor = "start" if name == "output" else "end"
             columns[name] = (x + _SPACE + (0 if anchor == "start" else width), anchor, column)
@@ -212,6 +215,11 @@ def _total(band: Sequence[DrawnRow], part: str) -> int:
 def _output(band: Sequence[DrawnRow]) -> str:
     cost = band[-1].cost
     return "" if cost is None else shape_text(cost.output_shape)
+
+
+def _receptive_field(band: Sequence[DrawnRow]) -> str:
+    field = band[-1].cost and band[-1].cost.receptive_field
+    return shape_text(field) if field else ""
 
 
 def _lanes(rows: Sequence[DrawnRow]) -> dict[tuple[str, str], int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections import Counter
 from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import keras
@@ -19,7 +20,7 @@ from kblocks.networks import building, json_form
 from kblocks.networks.canonical import of_rows
 from kblocks.networks.costs import by_stage, costs_of, shown_total, walked
 from kblocks.networks.published import WeightSet
-from kblocks.networks.pyramid import Level, chosen_levels, levels_of
+from kblocks.networks.pyramid import Level, chosen_levels, levels_of, receptive_fields
 from kblocks.networks.rows import (
     INPUT,
     Row,
@@ -30,7 +31,7 @@ from kblocks.networks.rows import (
     rows_of,
 )
 from kblocks.networks.torch_weights import load_weights
-from kblocks.plans.cost import Cost, total
+from kblocks.plans.cost import Cost, in_sequence
 from kblocks.plans.geometry import InputTooSmallError, check_input_shape
 
 # Functions of kblocks that users look for among the methods, and what they take after the model.
@@ -140,13 +141,20 @@ class Architecture:
         return shown_total(costs, shown)
 
     def stages(self, input_shape: Any, aux: bool = False) -> list[tuple[str, Cost]]:
-        """The name and cost of each stage: `stem`, `stage1`, ..., `head`."""
+        """The name and cost of each stage: `stem`, `stage1`, ..., `head`.
+
+        `cost.receptive_field` is the (height, width) in pixels of the input that one pixel of the
+        stage's output depends on.
+        """
         stages = by_stage(self.costs(input_shape, aux)).items()
-        return [(name, total(costs, costs[-1].output_shape)) for name, costs in stages]
+        return [(name, in_sequence(costs)) for name, costs in stages]
 
     def costs(self, input_shape: Any, aux: bool = False) -> dict[str, Cost]:
         """The cost of each row by name; `cost` and `stages` are sums of these."""
-        return self._costs(input_shape, self._shown(aux))
+        shown = self._shown(aux)
+        costs = self._costs(input_shape, shown)
+        fields = receptive_fields(self.rows, self.needed(shown.values()), input_shape)
+        return {name: replace(c, receptive_field=fields.get(name)) for name, c in costs.items()}
 
     def __getattr__(self, name: str) -> Any:
         """Refuses what only a Keras model has, such as `fit`, with the line that makes one."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from kblocks.plans.geometry import Op, Shape
@@ -20,6 +20,11 @@ class Cost:
         trainable_params: number of the parameters that training changes.
         macs: multiply-adds of convolutions and linear layers.
         activations: number of elements in the outputs of convolutions and linear layers.
+        receptive_field: (height, width) of the part of the network's input that one pixel of the
+            output depends on, for padding as much as for pixels; gates such as
+            squeeze-and-excitation, which see the whole map, are left out. Known for the rows and
+            stages of an architecture; None after a global pool and where sizes are resized. Costs
+            that differ in it alone are equal.
     """
 
     output_shape: Any
@@ -27,6 +32,7 @@ class Cost:
     trainable_params: int = 0
     macs: int = 0
     activations: int = 0
+    receptive_field: Any = field(default=None, compare=False)
 
     def __repr__(self) -> str:
         names = ("params", "trainable_params", "macs", "activations")
@@ -66,6 +72,12 @@ def total(costs: Iterable[Cost], output_shape: Any) -> Cost:
     """The sum of costs, with this output shape."""
     figures = ((one.params, one.trainable_params, one.macs, one.activations) for one in costs)
     return Cost(output_shape, *map(sum, zip(*figures, strict=True)))
+
+
+def in_sequence(costs: Sequence[Cost]) -> Cost:
+    """The sum of the costs of layers that follow each other, with the output of the last."""
+    last = costs[-1]
+    return replace(total(costs, last.output_shape), receptive_field=last.receptive_field)
 
 
 def walk(op: Op, shape: Any, tally: Tally | None = None) -> Shape:
