@@ -14,7 +14,7 @@ from kblocks.drawing.labels import Label, label_of, strides_text
 from kblocks.networks.architecture import INPUT, Architecture, Row
 from kblocks.networks.rows import walk_rows
 from kblocks.plans import ops
-from kblocks.plans.cost import Cost, in_sequence
+from kblocks.plans.cost import Cost, total
 from kblocks.plans.geometry import InputTooSmallError
 from kblocks.plans.ops import Chain, Merge, Op
 
@@ -120,7 +120,7 @@ def folded(rows: Sequence[DrawnRow], outputs: Sequence[str] = ()) -> list[DrawnR
             and len(row.chips) == 1
         ):
             both = [cost for cost in (last.cost, row.cost) if cost is not None]
-            cost = in_sequence(both) if len(both) == 2 else None
+            cost = total(both, both[-1].output_shape) if len(both) == 2 else None
             (label, times), (_, more) = last.chips[0], row.chips[0]
             folds[-1] = replace(last, name=row.name, cost=cost, chips=((label, times + more),))
         else:

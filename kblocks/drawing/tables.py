@@ -9,7 +9,7 @@ from kblocks.drawing.graphs import rows_of_model
 from kblocks.drawing.labels import shape_text
 from kblocks.networks.architecture import Architecture
 from kblocks.networks.costs import by_stage
-from kblocks.plans.cost import Cost, in_sequence, total
+from kblocks.plans.cost import Cost, total
 
 _BAR = 20
 _ALIGNED = "<><>>><"  # the columns: names and shapes left, numbers right
@@ -41,7 +41,7 @@ def summary(net: Any, input_shape: Any = None, print_fn: Callable[[str], Any] = 
     head = ("stage", "blocks", "output", "parameters", "MACs", "activations", "share of MACs")
     rows: list[tuple[str, ...]] = [head]
     for stage, parts in by_stage(costs).items():
-        cost = in_sequence(parts)
+        cost = total(parts, parts[-1].output_shape)
         share = cost.macs / whole.macs if whole.macs else 0.0
         bar = f"{'#' * round(_BAR * share):<{_BAR}} {share:6.1%}"
         shape = shape_text(cost.output_shape)

@@ -11,6 +11,7 @@ from typing import Any
 import keras
 
 from kblocks.blocks.block import Block
+from kblocks.blocks.spec import channels_of
 from kblocks.blocks.stages import replaced, stage_of
 from kblocks.heads import Features, Tasks
 from kblocks.heads.attaching import Attached, Place, attached, tasks_of_rows
@@ -20,7 +21,7 @@ from kblocks.networks import building, json_form
 from kblocks.networks.canonical import of_rows
 from kblocks.networks.costs import by_stage, costs_of, shown_total, walked
 from kblocks.networks.published import WeightSet
-from kblocks.networks.pyramid import Level, chosen_levels, levels_of, receptive_fields
+from kblocks.networks.pyramid import Level, chosen_levels, levels_of
 from kblocks.networks.rows import (
     INPUT,
     Row,
@@ -29,10 +30,12 @@ from kblocks.networks.rows import (
     origins_of,
     refuse_bad_names,
     rows_of,
+    walk_rows,
 )
 from kblocks.networks.torch_weights import load_weights
-from kblocks.plans.cost import Cost, in_sequence
+from kblocks.plans.cost import Cost, total
 from kblocks.plans.geometry import InputTooSmallError, check_input_shape
+from kblocks.plans.receptive_field import receptive_fields
 
 # Functions of kblocks that users look for among the methods, and what they take after the model.
 _OF_MODELS = {
@@ -146,14 +149,23 @@ class Architecture:
         `cost.receptive_field` is the (height, width) in pixels of the input that one pixel of the
         stage's output depends on.
         """
-        stages = by_stage(self.costs(input_shape, aux)).items()
-        return [(name, in_sequence(costs)) for name, costs in stages]
+        stages = []
+        for name, costs in by_stage(self.costs(input_shape, aux)).items():
+            last = costs[-1]
+            whole = total(costs, last.output_shape)
+            stages.append((name, replace(whole, receptive_field=last.receptive_field)))
+        return stages
 
     def costs(self, input_shape: Any, aux: bool = False) -> dict[str, Cost]:
         """The cost of each row by name; `cost` and `stages` are sums of these."""
         shown = self._shown(aux)
         costs = self._costs(input_shape, shown)
-        fields = receptive_fields(self.rows, self.needed(shown.values()), input_shape)
+        shapes = {INPUT: input_shape, **{name: cost.output_shape for name, cost in costs.items()}}
+        plans = (
+            (row.name, spec.plan(channels_of(source)), row.inputs)
+            for row, _, spec, source in walk_rows(self.rows, shapes, costs)
+        )
+        fields = receptive_fields(plans, INPUT)
         return {name: replace(c, receptive_field=fields.get(name)) for name, c in costs.items()}
 
     def __getattr__(self, name: str) -> Any:

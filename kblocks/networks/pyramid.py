@@ -8,7 +8,6 @@ from kblocks.blocks.spec import channels_of
 from kblocks.networks.rows import INPUT, Row, walk_rows
 from kblocks.plans.cost import walk
 from kblocks.plans.ops import Pair
-from kblocks.plans.receptive_field import span_of
 
 STRIDES = (4, 8, 16, 32)
 _SIDE = 1 << 12  # side of an input so large that no map vanishes
@@ -46,23 +45,6 @@ def strides_of(
             strides[row.name] = (down * own[0], right * own[1])
     strides.pop(INPUT)
     return strides, shapes
-
-
-def receptive_fields(
-    rows: Sequence[Row], needed: Collection[str], input_shape: Any
-) -> dict[str, Pair]:
-    """The receptive field (height, width) of each needed row that has strides."""
-    strides, shapes = strides_of(rows, needed, input_shape)
-    strides[INPUT] = (1, 1)
-    fields: dict[str, Pair] = {INPUT: (1, 1)}
-    for row, _, spec, source in walk_rows(rows, {INPUT: tuple(input_shape), **shapes}, needed):
-        span = span_of(spec.plan(channels_of(source))) if row.name in strides else None
-        if span is not None and all(name in fields for name in row.inputs):
-            down, right = strides[row.inputs[0]]
-            seen = [fields[name] for name in row.inputs]
-            largest = max(height for height, _ in seen), max(width for _, width in seen)
-            fields[row.name] = (largest[0] + down * span[0], largest[1] + right * span[1])
-    return fields
 
 
 def levels_of(rows: Sequence[Row], needed: Collection[str]) -> Callable[[], dict[int, str]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from kblocks.plans.geometry import Op, Shape
@@ -72,12 +72,6 @@ def total(costs: Iterable[Cost], output_shape: Any) -> Cost:
     """The sum of costs, with this output shape."""
     figures = ((one.params, one.trainable_params, one.macs, one.activations) for one in costs)
     return Cost(output_shape, *map(sum, zip(*figures, strict=True)))
-
-
-def in_sequence(costs: Sequence[Cost]) -> Cost:
-    """The sum of the costs of layers that follow each other, with the output of the last."""
-    last = costs[-1]
-    return replace(total(costs, last.output_shape), receptive_field=last.receptive_field)
 
 
 def walk(op: Op, shape: Any, tally: Tally | None = None) -> Shape:

@@ -2,10 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from kblocks.plans.geometry import Op, Pair
 from kblocks.plans.trees import Chain, Merge
+
+
+def receptive_fields(
+    layers: Iterable[tuple[str, Op | None, Sequence[str]]], start: str
+) -> dict[str, Pair]:
+    """The receptive field (height, width) of each layer, in pixels of the input called `start`.
+
+    Layers are (name, plan, names of the layers that it reads), in order. Those whose outputs depend
+    on the whole input, and those behind a layer without a plan, are left out.
+    """
+    strides: dict[str, Pair] = {start: (1, 1)}
+    fields: dict[str, Pair] = {start: (1, 1)}
+    for name, plan, inputs in layers:
+        span = None if plan is None else span_of(plan)
+        before = {strides[other] for other in inputs if other in strides}
+        if span is None or len(before) != 1 or not all(other in fields for other in inputs):
+            continue
+        (down, right), own = before.pop(), plan.geometry()
+        strides[name] = (down * own[0], right * own[1])
+        heights, widths = zip(*(fields[other] for other in inputs), strict=True)
+        fields[name] = (max(heights) + down * span[0], max(widths) + right * span[1])
+    return fields
 
 
 def span_of(op: Op) -> Pair | None:
@@ -20,7 +43,7 @@ def span_of(op: Op) -> Pair | None:
     if isinstance(op, Merge):
         spans = [span_of(branch) for _, branch in op.branches]
         known = [span for span in spans if span is not None]
-        if not known or (op.mode != "multiply" and None in spans):
+        if not known or (op.mode != "multiply" and len(known) < len(spans)):
             return None
         return max(rows for rows, _ in known), max(columns for _, columns in known)
     if isinstance(op, Chain):
