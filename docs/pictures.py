@@ -28,7 +28,8 @@ import kblocks as kb
 
 DOCS = Path(__file__).parent
 EXAMPLES = DOCS.parent / "examples"
-sys.path.insert(0, str(EXAMPLES))
+sys.path[:0] = [str(EXAMPLES), str(DOCS)]
+import student_pictures  # noqa: E402
 from pages import page_of, save_png  # noqa: E402
 
 BLUE, ORANGE = "#2f6db3", "#d9822b"
@@ -132,6 +133,7 @@ DRAWN: dict[str, Callable[[], Parts]] = {
     "resnet50.svg": guide,
     "picture.png": readme,
     "examples/lecture_blocks.png": lecture_blocks,
+    **student_pictures.DRAWN,
 }
 AFRESH = tuple(f"examples/{name}.svg" for name in QUICK)  # how old they are only a run can tell
 PICTURES = (*DRAWN, *AFRESH, *(f"examples/{name}.png" for name in TRAINED))

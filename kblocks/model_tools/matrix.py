@@ -12,8 +12,8 @@ _STEP = 256  # inputs at a time
 def as_matrix(layer: Any, input_shape: tuple[int, ...]) -> np.ndarray:
     """The matrix that a linear layer multiplies its flattened input with.
 
-    Row i says how output i is made of the inputs. A convolution's rows hold the same few weights, at
-    shifted places, and zeros elsewhere. Any layer or model that is linear up to a bias has such a
+    Row i says how output i is made of the inputs. A convolution's rows hold the same few weights
+    at shifted places, and zeros elsewhere. Any layer or model that is linear up to a bias has such a
     matrix: convolutions, average pools, linear layers, batch normalization (as in inference), and
     blocks of these, such as `kb.ConvBlock` with `activation=None`. The bias is what the layer gives
     for zeros.
@@ -53,8 +53,8 @@ def as_matrix(layer: Any, input_shape: tuple[int, ...]) -> np.ndarray:
     outputs = _outputs(layer, tried.reshape(-1, *shape))
     if not np.allclose(tried @ matrix.T + bias, outputs, rtol=0, atol=0.02 * np.abs(outputs).max()):
         raise ValueError(
-            "`layer` must be linear: no activation, max pool, or normalization by statistics of its "
-            f"input. Received: {layer.name} ({type(layer).__name__}), whose outputs for random "
+            "`layer` must be linear: no activation, max pool, or normalization by statistics of "
+            f"its input. Received: {layer.name} ({type(layer).__name__}), whose outputs for random "
             "inputs are no sums of those for single pixels"
         )
     return matrix
