@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 
 import keras
@@ -42,11 +43,11 @@ def frame(x: float, y: float, width: float, height: float, line: str) -> str:
     )
 
 
-def step(size: int, kernel: int, stride: int, before: int, after: int, dilation: int) -> str:
+def step(size: int, kernel: int, strides: int, before: int, after: int, dilation: int) -> str:
     """The input with its padding, the first two places of the kernel, and the output."""
     whole = before + size + after
     span = dilation * (kernel - 1) + 1
-    side = (whole - span) // stride + 1
+    side = (whole - span) // strides + 1
     parts = []
     for row in range(whole):
         for column in range(whole):
@@ -56,7 +57,7 @@ def step(size: int, kernel: int, stride: int, before: int, after: int, dilation:
             fill = GLOW if seen else WASH if not is_image else FAINT
             parts.append(square(column * CELL, row * CELL, CELL, fill))
     parts.append(frame(0, 0, span * CELL, span * CELL, ORANGE))
-    parts.append(frame(stride * CELL, 0, span * CELL, span * CELL, BLUE))
+    parts.append(frame(strides * CELL, 0, span * CELL, span * CELL, BLUE))
     left, top = (whole + 2) * CELL, (whole - side) * CELL / 2
     for row in range(side):
         for column in range(side):
@@ -107,15 +108,20 @@ def receptive_field() -> str:
     """Three 3x3 convolutions, the second with strides 2, along one axis."""
     layers = [(3, 1), (3, 2), (3, 1)]
     seen = [{7}]
-    for number, (kernel, stride) in enumerate(reversed(layers)):
+    for number, (kernel, _) in enumerate(reversed(layers)):
         half = kernel // 2
         # pixels are placed on the input's grid, whatever the stride
-        scale = int(np.prod([s for _, s in layers[: len(layers) - 1 - number]]))
+        scale = math.prod(strides for _, strides in layers[: len(layers) - 1 - number])
         seen.append({p + k * scale for p in seen[-1] for k in range(-half, half + 1)})
     parts = []
-    names = ("after layer 3", "after layer 2, strides 2", "after layer 1", "input: it sees 9 pixels")
+    names = (
+        "after layer 3",
+        "after layer 2, strides 2",
+        "after layer 1",
+        "input: it sees 9 pixels",
+    )
     for row, (name, pixels) in enumerate(zip(names, seen, strict=True)):
-        scale = int(np.prod([s for _, s in layers[: len(layers) - row]]))
+        scale = math.prod(strides for _, strides in layers[: len(layers) - row])
         parts.append(text(16, 36 + row * 44, name))
         for column in range(7 % scale, 15, scale):
             fill = ORANGE if column in pixels else FAINT

@@ -13,10 +13,10 @@ def as_matrix(layer: Any, input_shape: tuple[int, ...]) -> np.ndarray:
     """The matrix that a linear layer multiplies its flattened input with.
 
     Row i says how output i is made of the inputs. A convolution's rows hold the same few weights
-    at shifted places, and zeros elsewhere. Any layer or model that is linear up to a bias has such a
-    matrix: convolutions, average pools, linear layers, batch normalization (as in inference), and
-    blocks of these, such as `kb.ConvBlock` with `activation=None`. The bias is what the layer gives
-    for zeros.
+    at shifted places, and zeros elsewhere. Any layer or model that is linear up to a bias has such
+    a matrix: convolutions, average pools, linear layers, batch normalization (as in inference),
+    and blocks of these, such as `kb.ConvBlock` with `activation=None`. The bias is what the layer
+    gives for zeros.
 
     Args:
         layer: a layer or model of Keras with one input and one output; one that is not built yet is
