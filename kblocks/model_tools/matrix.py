@@ -63,5 +63,5 @@ def as_matrix(layer: Any, input_shape: tuple[int, ...]) -> np.ndarray:
 def _outputs(layer: Any, images: np.ndarray) -> np.ndarray:
     """The flattened outputs for a batch of images, in inference."""
     outputs = layer(keras.ops.convert_to_tensor(images), training=False)
-    found = keras.ops.convert_to_numpy(keras.ops.cast(outputs, "float32"))
+    found: Any = keras.ops.convert_to_numpy(keras.ops.cast(outputs, "float32"))
     return found.reshape(len(images), -1)

@@ -20,12 +20,14 @@ def receptive_fields(
     strides: dict[str, Pair] = {start: (1, 1)}
     fields: dict[str, Pair] = {start: (1, 1)}
     for name, plan, inputs in layers:
-        span = None if plan is None else span_of(plan)
         before = {strides[other] for other in inputs if other in strides}
-        if span is None or len(before) != 1 or not all(other in fields for other in inputs):
+        if plan is None or len(before) != 1 or not all(other in fields for other in inputs):
             continue
-        (down, right), own = before.pop(), plan.geometry()
-        strides[name] = (down * own[0], right * own[1])
+        span, geometry = span_of(plan), plan.geometry()
+        if span is None or geometry is None:
+            continue
+        down, right = before.pop()
+        strides[name] = (down * geometry[0], right * geometry[1])
         heights, widths = zip(*(fields[other] for other in inputs), strict=True)
         fields[name] = (max(heights) + down * span[0], max(widths) + right * span[1])
     return fields
