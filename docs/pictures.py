@@ -1,6 +1,6 @@
 """python docs/pictures.py [NAME ...]    (seconds; where an example trains, its minutes)
 
-Makes the pictures of README, guide and gallery: those named, such as `picture.png`, else all that
+Makes the pictures of README and docs: those named, such as `picture.png`, else all that
 are older than their source. `--unchanged` trains nothing, and notes that a change of an example's
 code leaves its picture as it is.
 """
