@@ -12,29 +12,24 @@ _STEP = 256  # inputs at a time
 def as_matrix(layer: Any, input_shape: tuple[int, ...]) -> np.ndarray:
     """The matrix that a linear layer multiplies its flattened input with.
 
-    Row i says how output i is made of the inputs. A convolution's rows hold the same few weights
-    at shifted places, and zeros elsewhere. Any layer or model that is linear up to a bias has such
-    a matrix: convolutions, average pools, linear layers, batch normalization (as in inference),
-    and blocks of these, such as `kb.ConvBlock` with `activation=None`. The bias is what the layer
-    gives for zeros.
+    A convolution's rows hold the same few weights at shifted places, and zeros elsewhere.
 
     Args:
-        layer: a layer or model of Keras with one input and one output; one that is not built yet is
-            built.
-        input_shape: the shape of one input as the layer takes it, without the batch, such as
-            (height, width, channels).
+        layer: a Keras layer or model that is linear up to a bias, with one input and one output: a
+            convolution, an average pool, a block with `activation=None`, a batch normalization in
+            inference. The bias is what it gives for zeros.
+        input_shape: the shape of one input as the layer takes it, without the batch.
 
     Returns:
-        An array of (output elements, input elements), both in the order of `flatten()`.
+        An array (output elements, input elements), both in the order of `flatten()`.
 
     Raises:
-        ValueError: if the layer is not linear, or the matrix would have more than 50 million
-            entries.
+        ValueError: if the layer is not linear, or the matrix has over 50 million entries.
 
     Example:
-        >>> layer = keras.layers.Conv2D(4, 3, use_bias=False)
-        >>> matrix = kb.as_matrix(layer, (6, 6, 3))  # (64, 108): 4 x 4 x 4 outputs
-        >>> matrix @ image.flatten()  # equals layer(image[None]).flatten()
+        >>> matrix = kb.as_matrix(keras.layers.Conv2D(4, 3, use_bias=False), (6, 6, 3))
+        >>> matrix.shape  # 4 x 4 x 4 outputs
+        (64, 108)
     """
     shape = tuple(input_shape)
     inputs = int(np.prod(shape))
@@ -42,7 +37,7 @@ def as_matrix(layer: Any, input_shape: tuple[int, ...]) -> np.ndarray:
     if inputs * bias.size > _LARGEST:
         raise ValueError(
             f"`input_shape` must be small enough for a matrix of {_LARGEST:,} entries. Received: "
-            f"input_shape={shape}, of which {layer.name} makes {bias.size:,} x {inputs:,} entries"
+            f"input_shape={shape} ({bias.size:,} x {inputs:,} entries)"
         )
     matrix = np.empty((bias.size, inputs), bias.dtype)
     for start in range(0, inputs, _STEP):
@@ -54,8 +49,7 @@ def as_matrix(layer: Any, input_shape: tuple[int, ...]) -> np.ndarray:
     if not np.allclose(tried @ matrix.T + bias, outputs, rtol=0, atol=0.02 * np.abs(outputs).max()):
         raise ValueError(
             "`layer` must be linear: no activation, max pool, or normalization by statistics of "
-            f"its input. Received: {layer.name} ({type(layer).__name__}), whose outputs for random "
-            "inputs are no sums of those for single pixels"
+            f"its input. Received: {layer.name} ({type(layer).__name__})"
         )
     return matrix
 

@@ -20,11 +20,9 @@ class Cost:
         trainable_params: number of the parameters that training changes.
         macs: multiply-adds of convolutions and linear layers.
         activations: number of elements in the outputs of convolutions and linear layers.
-        receptive_field: (height, width) of the part of the network's input that one pixel of the
-            output depends on, for padding as much as for pixels; gates such as
-            squeeze-and-excitation, which see the whole map, are left out. Known for the rows and
-            stages of an architecture; None after a global pool and where sizes are resized. Costs
-            that differ in it alone are equal.
+        receptive_field: (height, width) of the part of a network's input that one pixel of the
+            output depends on, gates such as squeeze-and-excitation left out. Known for rows and
+            stages; None after a global pool or a resize. Costs that differ in it alone are equal.
     """
 
     output_shape: Any

@@ -1,69 +1,51 @@
-"""Which part of its input one pixel of a plan's output depends on."""
+"""Which part of its input one pixel of an output depends on.
 
-from __future__ import annotations
+Reference: Araujo et al. 2019, Computing Receptive Fields of Convolutional Neural Networks, Distill,
+    doi:10.23915/distill.00021, equation 2.
+"""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from typing import Any
 
-from kblocks.plans.geometry import Op, Pair
+from kblocks.plans.geometry import Pair
 from kblocks.plans.trees import Chain, Merge
 
 
 def receptive_fields(
-    layers: Iterable[tuple[str, Op | None, Sequence[str]]], start: str
-) -> dict[str, Pair]:
+    layers: Iterable[tuple[Hashable, Any, Sequence[Hashable]]], start: Hashable
+) -> dict[Any, Pair]:
     """The receptive field (height, width) of each layer, in pixels of the input called `start`.
 
     Layers are (name, plan, names of the layers that it reads), in order. Those whose outputs depend
     on the whole input, and those behind a layer without a plan, are left out.
     """
-    strides: dict[str, Pair] = {start: (1, 1)}
-    fields: dict[str, Pair] = {start: (1, 1)}
+    strides: dict[Any, Pair] = {start: (1, 1)}
+    fields: dict[Any, Pair] = {start: (1, 1)}
     for name, plan, inputs in layers:
-        before = {strides[other] for other in inputs if other in strides}
-        if plan is None or len(before) != 1 or not all(other in fields for other in inputs):
-            continue
-        span, geometry = span_of(plan), plan.geometry()
-        if span is None or geometry is None:
-            continue
-        down, right = before.pop()
-        strides[name] = (down * geometry[0], right * geometry[1])
-        heights, widths = zip(*(fields[other] for other in inputs), strict=True)
-        fields[name] = (max(heights) + down * span[0], max(widths) + right * span[1])
+        before = {strides.get(other) for other in inputs}
+        span = None if plan is None or None in before or len(before) > 1 else _span(plan)
+        if span is not None:
+            (down, right), own = strides[inputs[0]], plan.geometry()
+            strides[name] = (down * own[0], right * own[1])
+            heights, widths = zip(*(fields[other] for other in inputs), strict=True)
+            fields[name] = (max(heights) + down * span[0], max(widths) + right * span[1])
     return fields
 
 
-def span_of(op: Op) -> Pair | None:
-    """The side of the receptive field less one pixel, (vertical, horizontal).
-
-    None where every output depends on the whole map, as after a global pool. Gates of one pixel,
-    such as squeeze-and-excitation, are left out.
-
-    Reference: Araujo et al. 2019, Computing Receptive Fields of Convolutional Neural Networks,
-        Distill, doi:10.23915/distill.00021, equation 2.
-    """
+def _span(op: Any) -> Pair | None:
+    """The field less one pixel; None if that is the whole map. Gates of one pixel are left out."""
     if isinstance(op, Merge):
-        spans = [span_of(branch) for _, branch in op.branches]
+        spans = [_span(branch) for _, branch in op.branches]
         known = [span for span in spans if span is not None]
         if not known or (op.mode != "multiply" and len(known) < len(spans)):
             return None
         return max(rows for rows, _ in known), max(columns for _, columns in known)
     if isinstance(op, Chain):
-        down, right, rows, columns = 1, 1, 0, 0
-        for step in op:
-            span, geometry = span_of(step), step.geometry()
-            if span is None or geometry is None:
-                return None
-            rows, columns = rows + down * span[0], columns + right * span[1]
-            down, right = down * geometry[0], right * geometry[1]
-        return rows, columns
+        steps = receptive_fields(((n + 1, step, (n,)) for n, step in enumerate(op)), 0)
+        return (steps[len(op)][0] - 1, steps[len(op)][1] - 1) if len(op) in steps else None
     if op.geometry() is None:
         return None
-    field: Any = op
-    window = (
-        getattr(field, "kernel_size", None)
-        or getattr(field, "pool_size", None)
-        or (getattr(field, "size", None) or getattr(field, "block", 1),) * 2
-    )
-    dilation = getattr(field, "dilation_rate", (1, 1))
-    return dilation[0] * (window[0] - 1), dilation[1] * (window[1] - 1)
+    sides = getattr(op, "kernel_size", None) or getattr(op, "pool_size", None)
+    height, width = sides or (getattr(op, "size", None) or getattr(op, "block", 1),) * 2
+    down, right = getattr(op, "dilation_rate", (1, 1))
+    return down * (height - 1), right * (width - 1)
