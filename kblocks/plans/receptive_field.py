@@ -24,7 +24,7 @@ def receptive_fields(
     for name, plan, inputs in layers:
         before = {strides.get(other) for other in inputs}
         span = None if plan is None or None in before or len(before) > 1 else _span(plan)
-        if span is not None:
+        if plan is not None and span is not None:
             (down, right), own = strides[inputs[0]], plan.geometry()
             strides[name] = (down * own[0], right * own[1])
             heights, widths = zip(*(fields[other] for other in inputs), strict=True)
