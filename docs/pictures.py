@@ -1,6 +1,6 @@
 """python docs/pictures.py [NAME ...]    (seconds; where an example trains, its minutes)
 
-Makes the pictures of README, guide and gallery: those named, such as `picture.png`, else all that
+Makes the pictures of README and docs: those named, such as `picture.png`, else all that
 are older than their source. `--unchanged` trains nothing, and notes that a change of an example's
 code leaves its picture as it is.
 """
@@ -28,7 +28,8 @@ import kblocks as kb
 
 DOCS = Path(__file__).parent
 EXAMPLES = DOCS.parent / "examples"
-sys.path.insert(0, str(EXAMPLES))
+sys.path[:0] = [str(EXAMPLES), str(DOCS)]
+import student_pictures  # noqa: E402
 from pages import page_of, save_png  # noqa: E402
 
 BLUE, ORANGE = "#2f6db3", "#d9822b"
@@ -132,6 +133,7 @@ DRAWN: dict[str, Callable[[], Parts]] = {
     "resnet50.svg": guide,
     "picture.png": readme,
     "examples/lecture_blocks.png": lecture_blocks,
+    **student_pictures.DRAWN,
 }
 AFRESH = tuple(f"examples/{name}.svg" for name in QUICK)  # how old they are only a run can tell
 PICTURES = (*DRAWN, *AFRESH, *(f"examples/{name}.png" for name in TRAINED))

@@ -122,6 +122,7 @@ from kblocks.model_tools.convolutionizing import convolutionize
 from kblocks.model_tools.exporting import export
 from kblocks.model_tools.fusion import fuse
 from kblocks.model_tools.inheriting import inherit
+from kblocks.model_tools.matrix import as_matrix
 from kblocks.model_tools.new_head import replace_head
 from kblocks.model_tools.pictures import feature_maps, first_filters
 from kblocks.model_tools.surgery import adapt_input, extract, pyramid_outputs, resize_input

@@ -1,7 +1,10 @@
-"""How objects show themselves: in one line, and in a notebook as a figure or a table."""
+"""How objects show themselves: in one line, and in a notebook; and the tutorials as notebooks."""
 
 from __future__ import annotations
 
+import importlib
+import json
+from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
@@ -10,6 +13,7 @@ import pytest
 import kblocks as kb
 from kblocks.tuner.records import Objective, Record, Run
 
+TUTORIALS = sorted((Path(__file__).parent.parent / "docs" / "tutorials").glob("*.md"))
 HOSTILE = "</td><script>alert(1)</script>&\"'\x00"
 NET = kb.Architecture([kb.ConvBlock.Spec(4), [kb.ResidualBlock.Spec(4)] * 2], head=3, name="tiny")
 SPACE = kb.Space(kb.resnet, classes=3, filters=kb.per_stage(2, kb.choice(8, 16)), blocks=[1, 1])
@@ -97,3 +101,25 @@ def test_a_run_is_a_table_of_its_best_trials(name: str) -> None:
     assert first == ["0", "0", "3", clean]
     assert len(rest) == 19
     assert rows_of(shown(Run(name, objectives, {}, ()), "html")) == [["trial", "loss"]]
+
+
+def test_notebooks_are_the_tutorials(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`python docs/notebooks.py` makes them, without outputs."""
+    monkeypatch.syspath_prepend(TUTORIALS[0].parent.parent)
+    notebooks = importlib.import_module("notebooks")
+    for page in TUTORIALS:
+        stored = page.with_suffix(".ipynb").read_text(encoding="utf-8")
+        assert stored == notebooks.notebook_of(page), page.name
+
+
+@pytest.mark.system
+@pytest.mark.parametrize("page", TUTORIALS, ids=lambda page: page.stem)
+def test_a_notebook_runs(page: Path, tmp_path: Path) -> None:
+    """In a kernel of its own, as Jupyter runs it (extra `notebooks`)."""
+    nbclient = pytest.importorskip("nbclient")
+    nbformat = pytest.importorskip("nbformat")
+    notebook = nbformat.read(page.with_suffix(".ipynb"), as_version=4)
+    nbformat.validate(notebook)
+    resources = {"metadata": {"path": str(tmp_path)}}
+    nbclient.NotebookClient(notebook, timeout=300, resources=resources).execute()
+    assert "outputs" in json.dumps(notebook)

@@ -11,6 +11,7 @@ from kblocks.drawing.labels import Label, shape_text
 from kblocks.drawing.layout import Piece, box_width, draw_box
 from kblocks.drawing.rows import DrawnRow, folded, kinds_of
 from kblocks.networks.architecture import INPUT
+from kblocks.plans.receptive_field import receptive_fields
 
 _CHIP, _STEP, _PAD, _BAND = 24.0, 14.0, 9.0, 6.0  # heights
 _LANE, _SPACE = 11.0, 22.0  # between lines beside the chips, and between columns
@@ -22,7 +23,8 @@ _DETAILS = 8  # the most blocks that are drawn beside the table
 def page(title: str, rows: Sequence[DrawnRow], input_shape: Any, outputs: Sequence[str]) -> Canvas:
     """The table of a network, and one block of each kind beside it."""
     canvas = Canvas()
-    table = _Table(folded(rows, outputs), input_shape)
+    fields = receptive_fields(((row.name, row.plan, row.inputs) for row in rows), INPUT)
+    table = _Table(folded(rows, outputs), input_shape, fields)
     canvas.text(0, 0, title, 16, anchor="start", bold=True)
     canvas.text(0, 20, table.totals, 11, anchor="start", color=FAINT)
     table.draw(canvas, table.left, 44)
@@ -69,7 +71,7 @@ def _height(shelf: Sequence[Piece]) -> float:
 class _Table(Piece):
     """Bands of stages with their chips on the axis and columns of numbers to the right."""
 
-    def __init__(self, rows: Sequence[DrawnRow], input_shape: Any) -> None:
+    def __init__(self, rows: Sequence[DrawnRow], input_shape: Any, fields: Any) -> None:
         self.rows, self.input_shape = rows, input_shape
         self.bands = [list(run) for _, run in itertools.groupby(rows, key=lambda row: row.stage)]
         self.lanes = _lanes(rows)
@@ -83,7 +85,7 @@ class _Table(Piece):
         known = all(row.worked_out for row in rows)
         self.macs = sum(cost.macs for cost in counted) if known else 0
         self.params = sum(cost.params for cost in counted)
-        self.columns = self._columns(self.half + times)
+        self.columns = self._columns(self.half + times, fields)
         last = max((x for x, _, _ in self.columns.values()), default=self.half + times)
         self.right = last + (_BAR + _PERCENT if "share of MACs" in self.columns else 0) + 8
         heights = [self._band_height(band) for band in self.bands]
@@ -96,19 +98,26 @@ class _Table(Piece):
         macs = f", {quantity(self.macs)} multiply-adds" if self.macs else ""
         return f"{quantity(self.params)} parameters{macs}"
 
-    def _columns(self, x: float) -> dict[str, tuple[float, str, list[str]]]:
-        """For each column its x, its anchor and the text of each band."""
+    def _columns(self, x: float, fields: Any) -> dict[str, tuple[float, str, list[str]]]:
+        """For each column its x, its anchor and the text of each band; `fields` are by row."""
         if all(row.cost is None for row in self.rows):
             return {}
         columns: dict[str, tuple[float, str, list[str]]] = {}
-        costs = [band[-1].cost for band in self.bands]
+        last = [band[-1] for band in self.bands]
         texts = {
-            "output": ["" if cost is None else shape_text(cost.output_shape) for cost in costs],
+            "output": [
+                "" if row.cost is None else shape_text(row.cost.output_shape) for row in last
+            ],
+            "receptive field": [
+                shape_text(field) if (field := fields.get(row.name)) else "" for row in last
+            ],
             "parameters": [quantity(_total(band, "params")) for band in self.bands],
         }
         if self.macs:
             texts["MACs"] = [quantity(_total(band, "macs")) for band in self.bands]
         for name, column in texts.items():
+            if not any(column):
+                continue
             width = max(text_width(text, 11) for text in [name, *column])
             anchor = "start" if name == "output" else "end"
             columns[name] = (x + _SPACE + (0 if anchor == "start" else width), anchor, column)

@@ -3,11 +3,13 @@
 import warnings
 from collections import Counter
 from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import keras
 
 from kblocks.blocks.block import Block
+from kblocks.blocks.spec import channels_of
 from kblocks.blocks.stages import replaced, stage_of
 from kblocks.heads import Features, Tasks
 from kblocks.heads.attaching import Attached, Place, attached, tasks_of_rows
@@ -26,10 +28,12 @@ from kblocks.networks.rows import (
     origins_of,
     refuse_bad_names,
     rows_of,
+    walk_rows,
 )
 from kblocks.networks.torch_weights import load_weights
 from kblocks.plans.cost import Cost, total
 from kblocks.plans.geometry import InputTooSmallError, check_input_shape
+from kblocks.plans.receptive_field import receptive_fields
 
 # Functions of kblocks that users look for among the methods, and what they take after the model.
 _OF_MODELS = {
@@ -138,13 +142,29 @@ class Architecture:
         return shown_total(costs, shown)
 
     def stages(self, input_shape: Any, aux: bool = False) -> list[tuple[str, Cost]]:
-        """The name and cost of each stage: `stem`, `stage1`, ..., `head`."""
-        stages = by_stage(self.costs(input_shape, aux)).items()
-        return [(name, total(costs, costs[-1].output_shape)) for name, costs in stages]
+        """The name and cost of each stage: `stem`, `stage1`, ..., `head`.
+
+        `cost.receptive_field` is the (height, width) in pixels of the input that one pixel of the
+        stage's output depends on.
+        """
+        stages = []
+        for name, costs in by_stage(self.costs(input_shape, aux)).items():
+            last = costs[-1]
+            whole = total(costs, last.output_shape)
+            stages.append((name, replace(whole, receptive_field=last.receptive_field)))
+        return stages
 
     def costs(self, input_shape: Any, aux: bool = False) -> dict[str, Cost]:
         """The cost of each row by name; `cost` and `stages` are sums of these."""
-        return self._costs(input_shape, self._shown(aux))
+        shown = self._shown(aux)
+        costs = self._costs(input_shape, shown)
+        shapes = {INPUT: input_shape, **{name: cost.output_shape for name, cost in costs.items()}}
+        plans = (
+            (row.name, spec.plan(channels_of(source)), row.inputs)
+            for row, _, spec, source in walk_rows(self.rows, shapes, costs)
+        )
+        fields = receptive_fields(plans, INPUT)
+        return {name: replace(c, receptive_field=fields.get(name)) for name, c in costs.items()}
 
     def __getattr__(self, name: str) -> Any:
         """Refuses what only a Keras model has, such as `fit`, with the line that makes one."""

@@ -1,7 +1,7 @@
 """The cost of a plan by arithmetic: output shape, parameters, multiply-adds, activations."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from kblocks.plans.geometry import Op, Shape
@@ -18,6 +18,9 @@ class Cost:
         trainable_params: number of the parameters that training changes.
         macs: multiply-adds of convolutions and linear layers.
         activations: number of elements in the outputs of convolutions and linear layers.
+        receptive_field: (height, width) of the part of a network's input that one pixel of the
+            output depends on, gates such as squeeze-and-excitation left out. Known for rows and
+            stages; None after a global pool or a resize. Costs that differ in it alone are equal.
     """
 
     output_shape: Any
@@ -25,6 +28,7 @@ class Cost:
     trainable_params: int = 0
     macs: int = 0
     activations: int = 0
+    receptive_field: Any = field(default=None, compare=False)
 
     def __repr__(self) -> str:
         names = ("params", "trainable_params", "macs", "activations")
