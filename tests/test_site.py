@@ -65,7 +65,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def run(code: list[str], page: str) -> dict[str, Any]:
     names: dict[str, Any] = {"__name__": "__main__"}
     for block in code:
-        exec(compile(block, page, "exec"), names)
+        exec(compile(block, page, "exec", dont_inherit=True), names)
     return names
 
 
