@@ -502,12 +502,12 @@ def compare(budget: float, networks: list[Network], runs: int, names: list[str])
     edges = sum(one.kind == "edge" for one in fit)
     systems = {**SYSTEMS, **(EDGE if edges >= MANY <= len(fit) - edges else {})}
     best = max(one.final for one in fit)
-    default = next((one.final for one in fit if one.id == 0), float("nan"))
-    rank = sum(one.final > default for one in fit) + 1
+    finals = {one.id: one.final for one in fit}
+    place = sum(final > finals.get(0, 0.0) for final in finals.values()) + 1
+    default = f"{finals[0]:.4f} (place {place})" if 0 in finals else "not recorded yet"
     print(
         f"\nWithin {budget / 1e6:g} million multiply-adds: {len(fit)} networks, the best "
-        f"{best:.4f}, the median {np.median([one.final for one in fit]):.4f}, the default "
-        f"{default:.4f} (place {rank})\n"
+        f"{best:.4f}, the median {np.median(list(finals.values())):.4f}, the default {default}\n"
     )
     print("Regret in percentage points as delivered, median (quartiles); last: trained anew\n")
     marks = "".join(f" {mark} s |" for mark in MARKS)
