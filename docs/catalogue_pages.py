@@ -219,8 +219,7 @@ torchvision's metadata, the family's paper, TF-slim's table, TensorFlow's reposi
 EfficientNet-Lite. "Weights" are the names that `net.model(shape, weights=...)` takes; where there
 are none, kblocks knows of none. "Space" is the ready search space, such as `kb.spaces.resnet()`.
 
-The list of networks that kblocks was asked to contain also names "TraceNet". We know of no
-classification network of that name and took it to mean TResNet.
+Who looks for a "TraceNet" may mean TResNet: we know of no classification network of the other name.
 """
 
 
