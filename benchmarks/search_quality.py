@@ -5,7 +5,9 @@ and 2,000 for validation; the 10,000 test images are used once, for the winner o
 get the same wall time on the same cores, from the start of their process on (imports included), and
 run one after the other.
 
-- ours: `kb.tuner.Tuner` as it is, over `network_space` and `recipe`
+- ours: `kb.tuner.Tuner` as it is, over `network_space` and `recipe`; ours-asha: with
+  `scheduler="asha"`; tpe-alone: with the same TPE, but without comparing candidates by their size
+- default-network: the space's default network trained all the time, with restarts
 - same-bayesian: the same HyperModel under Keras Tuner's BayesianOptimization
 - hyperresnet-random, -bayesian, -hyperband: Keras Tuner's HyperResNet under its stock tuners
 - autokeras: AutoKeras' ImageClassifier, in an environment of its own (`--autokeras`): AutoKeras
@@ -33,6 +35,9 @@ from pathlib import Path
 HERE = Path(__file__).parent
 COLOURS = {
     "ours": "tab:blue",
+    "ours-asha": "tab:purple",
+    "tpe-alone": "tab:gray",
+    "default-network": "black",
     "same-bayesian": "tab:orange",
     "hyperresnet-random": "tab:green",
     "hyperresnet-bayesian": "tab:olive",
@@ -75,20 +80,22 @@ def main() -> None:
     parser.add_argument("--systems", nargs="+", default=list(COLOURS), choices=COLOURS)
     parser.add_argument("--folder", type=Path, default=Path("runs/search_quality"))
     parser.add_argument("--autokeras", default=".venv-autokeras/bin/python")
+    parser.add_argument("--images", type=int, default=12_000, help="to train on")
     parser.add_argument("--plot", type=Path, default=HERE / "search_quality.png")
     options = parser.parse_args()
     found: dict[str, list[list[Row]]] = {system: [] for system in options.systems}
     for seed in options.seeds:  # all systems for one seed first, so that an early end is fair
         for system in options.systems:
-            path = options.folder / f"{options.minutes:g}min" / f"{system}-{seed}.csv"
+            folder = options.folder / f"{options.minutes:g}min-{options.images}"
+            path = folder / f"{system}-{seed}.csv"
             python = options.autokeras if system == "autokeras" else sys.executable
-            complete(path, python, system, options.minutes, seed)
+            complete(path, python, system, options.minutes, seed, options.images)
             found[system].append(rows(path))
     table(found, options.minutes)
-    draw(found, options.minutes, options.plot)
+    draw(found, options.minutes, options.images, options.plot)
 
 
-def complete(path: Path, python: str, system: str, minutes: float, seed: int) -> None:
+def complete(path: Path, python: str, system: str, minutes: float, seed: int, images: int) -> None:
     """Runs a system unless its CSV is complete.
 
     Raises:
@@ -100,7 +107,7 @@ def complete(path: Path, python: str, system: str, minutes: float, seed: int) ->
     path.unlink(missing_ok=True)  # left by an interrupted run
     started = time.time()
     command = [python, HERE / "search_systems.py", system, path.resolve()]
-    command += ["--minutes", minutes, "--seed", seed, "--started", started]
+    command += ["--minutes", minutes, "--seed", seed, "--started", started, "--images", images]
     paths = [str(HERE.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
     with path.with_suffix(".log").open("w", encoding="utf-8") as log:
         subprocess.run(
@@ -139,7 +146,7 @@ def table(found: dict[str, list[list[Row]]], minutes: float) -> None:
         print(f"| {system} | " + " | ".join(cells) + " |")
 
 
-def draw(found: dict[str, list[list[Row]]], minutes: float, path: Path) -> None:
+def draw(found: dict[str, list[list[Row]]], minutes: float, images: int, path: Path) -> None:
     """Plots the best validation accuracy over time, one line for each seed."""
     import matplotlib
 
@@ -159,7 +166,7 @@ def draw(found: dict[str, list[list[Row]]], minutes: float, path: Path) -> None:
     axes.set(xlabel="minutes since the process began", ylabel="best validation accuracy")
     axes.set(xlim=(0, minutes), ylim=(0.7, 0.95))
     cores = len(os.sched_getaffinity(0))
-    axes.set_title(f"Fashion-MNIST, 12,000 training images, CPU cores: {cores}")
+    axes.set_title(f"Fashion-MNIST, {images:,} training images, CPU cores: {cores}")
     axes.grid(alpha=0.3)
     if axes.get_legend_handles_labels()[0]:
         axes.legend(loc="lower right")

@@ -161,22 +161,48 @@ def fit_arguments(race: Race, one_hot: bool = False) -> dict[str, Any]:
     return {"x": x, "y": y, "validation_data": held, "epochs": EPOCHS, "batch_size": BATCH}
 
 
-def ours(race: Race) -> Any:
-    """Runs `kb.tuner.Tuner`; returns the model with the best weights."""
+def ours(**settings: Any) -> Callable[[Race], Any]:
+    """Runs `kb.tuner.Tuner` with these arguments; returns the model with the best weights."""
+
+    def run(race: Race) -> Any:
+        import kblocks as kb
+
+        hypermodel = kb.tuner.HyperModel(network_space(), recipe(), latency=False)
+        tuner = kb.tuner.Tuner(
+            hypermodel,
+            hours=(race.left - MARGIN) / 3600,
+            directory=race.scratch,
+            project_name="ours",
+            checkpoints=1,
+            seed=race.seed,
+            overwrite=True,
+            **settings,
+        )
+        tuner.search(**fit_arguments(race), callbacks=[Watch(race, ends=False)], verbose=1)
+        return tuner.get_best_models(1)[0]
+
+    return run
+
+
+def tpe_alone(race: Race) -> Any:
+    """Runs `kb.tuner.Tuner` with the same TPE, which compares no sizes of networks."""
+    import optuna
+
+    known = {"multivariate": True, "group": True, "constant_liar": True}
+    return ours(sampler=optuna.samplers.TPESampler(seed=race.seed, **known))(race)
+
+
+def default_network(race: Race) -> Any:
+    """Trains the default network all the time: a cosine over `EPOCHS`, again and again."""
+    import keras_tuner
+
     import kblocks as kb
 
     hypermodel = kb.tuner.HyperModel(network_space(), recipe(), latency=False)
-    tuner = kb.tuner.Tuner(
-        hypermodel,
-        hours=(race.left - MARGIN) / 3600,
-        directory=race.scratch,
-        project_name="ours",
-        checkpoints=1,
-        seed=race.seed,
-        overwrite=True,
-    )
-    tuner.search(**fit_arguments(race), callbacks=[Watch(race, ends=False)], verbose=1)
-    return tuner.get_best_models(1)[0]
+    hp = keras_tuner.HyperParameters()
+    model = hypermodel.build(hp)
+    while True:
+        hypermodel.fit(hp, model, **fit_arguments(race), callbacks=[Watch(race)], verbose=0)
 
 
 def stock(race: Race, hypermodel: Any, kind: str, one_hot: bool) -> Any:
@@ -231,7 +257,10 @@ def autokeras(race: Race) -> Any:
 
 
 SYSTEMS: dict[str, Callable[[Race], Any]] = {
-    "ours": ours,
+    "ours": ours(),
+    "ours-asha": ours(scheduler="asha"),
+    "tpe-alone": tpe_alone,
+    "default-network": default_network,
     "same-bayesian": same,
     "hyperresnet-random": hyperresnet("random"),
     "hyperresnet-bayesian": hyperresnet("bayesian"),
@@ -250,17 +279,17 @@ def idx(name: str) -> np.ndarray:
     return np.frombuffer(content, np.uint8, offset=4 + 4 * content[3]).reshape(sizes)
 
 
-def data() -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Loads the parts, with equally many images of each class, the same in every run."""
+def data(images: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Loads the parts, `images` to train on, with equally many of each class, always the same."""
     x, y = idx("train-images-idx3-ubyte.gz"), idx("train-labels-idx1-ubyte.gz")
     random = np.random.default_rng(0)
     order = [random.permutation(np.flatnonzero(y == label)) for label in range(CLASSES)]
-    ends = TRAIN // CLASSES, (TRAIN + VALIDATION) // CLASSES
+    ends = images // CLASSES, (images + VALIDATION) // CLASSES
     train = random.permutation(np.concatenate([places[: ends[0]] for places in order]))
     validation = np.concatenate([places[ends[0] : ends[1]] for places in order])
 
-    def part(images: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        return images[..., None].astype("float32") / 255, labels.astype("int32")
+    def part(pixels: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return pixels[..., None].astype("float32") / 255, labels.astype("int32")
 
     test = idx("t10k-images-idx3-ubyte.gz"), idx("t10k-labels-idx1-ubyte.gz")
     return {
@@ -278,9 +307,10 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, required=True)
     parser.add_argument("--seed", type=int, required=True)
     parser.add_argument("--started", type=float, required=True)
+    parser.add_argument("--images", type=int, default=TRAIN)
     options = parser.parse_args()
     keras.utils.set_random_seed(options.seed)
-    parts = data()
+    parts = data(options.images)
     race = Race(options.seed, options.started, 60 * options.minutes, options.path, parts)
     try:
         model = SYSTEMS[options.system](race)
