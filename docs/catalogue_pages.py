@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import inspect
 from typing import Any, NamedTuple
 
 import keras
-from reference_pages import PUBLIC, escaped, linked, path_of, summary
+from reference_pages import PUBLIC, escaped, linked, paper, path_of, summary
 
 import kblocks as kb
 from kblocks.command.listing import listing
@@ -166,13 +165,12 @@ def blocks(title: str, table: dict[str, Shown]) -> str:
     lines = [f"# {title}", "", ABOUT[title]]
     for name, shown in table.items():
         value = PUBLIC[name]
-        paper = (inspect.getdoc(value) or "").partition("\nReference:")[2]
         on = f" on {size(shown.input_shape)}" if issubclass(value, kb.Block) else ""
         lines += ["", f"## {name}", "", f"{escaped(summary(value))} **When:** {shown.when}", ""]
         lines += [f"`{shown.code}`{on}:", ""]
         lines += [f"![Drawing of {name}]({name}.svg){{ loading=lazy }}", ""]
         told = f"[All arguments](../reference/{path_of(name)})"
-        lines += [told + (f". Paper: {escaped(' '.join(paper.split()))}" if paper else "")]
+        lines += [told + (f". Paper: {reference}" if (reference := paper(value)) else "")]
     return linked("\n".join(lines) + "\n", "../reference")
 
 
@@ -225,11 +223,10 @@ Who looks for a "TraceNet" may mean TResNet: we know of no classification networ
 
 def family_page(family: str, about: dict[str, Any]) -> str:
     builder = PUBLIC[family]
-    paper = (inspect.getdoc(builder) or "").partition("\nReference:")[2]
     lines = [f"# {family}", "", escaped(summary(builder)), ""]
     space = f"[search space](../reference/{path_of('spaces')}#{family})"
     lines += [f"Its [arguments](../reference/{path_of(family)}) and its {space}."]
-    lines += ["", f"Paper: {escaped(' '.join(paper.split()))}"] if paper else []
+    lines += ["", f"Paper: {reference}"] if (reference := paper(builder)) else []
     lines += ["", HEADER, *(figures(name, row, f"#{name}") for name, row in about.items())]
     for name, row in about.items():
         lines += [

@@ -93,6 +93,12 @@ def summary(value: Any) -> str:
     return (inspect.getdoc(value) or "").split("\n\n")[0].replace("\n", " ")
 
 
+def paper(value: Any) -> str:
+    """The docstring's reference, as Markdown; "" if there is none."""
+    reference = (inspect.getdoc(value) or "").partition("\nReference:")[2]
+    return escaped(" ".join(reference.split()))
+
+
 def page(name: str, value: Any) -> dict[str, str]:
     """A class or function: how it is called, its docstring, its methods (if long, on their own)."""
     path = path_of(name)
@@ -219,9 +225,7 @@ def escaped(text: str) -> str:
     parts = re.split(r"(`[^`]*`)", text)
     for i in range(0, len(parts), 2):
         part = re.sub(r"([*<_\[\]])", r"\\\1", parts[i])
-        parts[i] = re.sub(
-            r"arXiv:(\d{4}\.\d{5}|\d{4}\.\d{4})", r"[arXiv:\1](https://arxiv.org/abs/\1)", part
-        )
+        parts[i] = re.sub(r"arXiv:(\d{4}\.\d{4,5})", r"[arXiv:\1](https://arxiv.org/abs/\1)", part)
     return "".join(parts)
 
 

@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import typer
+from typed_commands import check_options
 
-from kblocks.command import cli
 from kblocks.command.typed import STORAGE
 
 ROOT = Path(__file__).parent.parent
@@ -55,12 +54,8 @@ def test_every_recipe_is_looked_at() -> None:
 
 @pytest.mark.parametrize("place", TYPED)
 def test_what_a_recipe_types_exists(place: str) -> None:
-    name, *words = TYPED[place]
-    known: Any = typer.main.get_command(cli.app)
-    assert name in known.commands
-    options = {option for parameter in known.commands[name].params for option in parameter.opts}
-    assert {word.partition("=")[0] for word in words if word.startswith("--")} <= options
-    for word in words:
+    check_options(TYPED[place])
+    for word in TYPED[place][1:]:
         assert not word.endswith(".py") or (ROOT / word).is_file()
 
 

@@ -142,7 +142,7 @@ def test_tables_show_how_far_trials_went() -> None:
         Record(2, "completed", (0.4,), epochs=4, continues=0),
     ]
     run = Run("toy", (LOWEST,), {"trials": 2}, tuple(trials))
-    assert ([trial.number for trial in run.ranked()], run.points) == ([2, 1], 2)
+    assert ([trial.number for trial in run.ranked()], run.tried) == ([2, 1], 2)
     rows = [(row["trial"], row["epochs"], row["continues"]) for row in table_of(run)]
     assert rows == [(0, 2, None), (1, 2, None), (2, 4, 0)]
     html = report_table(View(run))
@@ -254,7 +254,7 @@ def toy(tmp_path: Path) -> Iterator[Toy]:
 def check(search: Toy) -> None:
     """What holds of every such search: all ended, every epoch is there, weights of the best."""
     run = search.run()
-    assert run.points == 6
+    assert run.tried == 6
     assert all(trial.state == "completed" for trial in run.trials)
     gone_on = [trial.continues for trial in run.trials if trial.continues is not None]
     assert len(gone_on) == len(set(gone_on))
@@ -300,7 +300,7 @@ def test_three_kills_end_the_trial_that_went_on_and_another_one_goes_on(toy: Toy
     run = toy.run()
     failed = run.trials[2]
     assert (failed.status, failed.attempts) == ("failed", 3)
-    assert run.points == 6
+    assert run.tried == 6
     assert max(len(t.history["loss"]) for t in run.completed()) == 4
     assert failed.continues in {t.number for t in run.ranked()}
 

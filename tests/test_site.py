@@ -17,11 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import typer
 from safetensors.numpy import save_file
+from typed_commands import check_options
 
 import kblocks as kb
-from kblocks.command import cli
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -107,12 +106,9 @@ def typed() -> dict[str, str]:
 
 @pytest.mark.parametrize("command", typed().values(), ids=typed().keys())
 def test_a_command_that_a_page_types_exists(command: str) -> None:
-    name, *words = shlex.split(command)
-    known: Any = typer.main.get_command(cli.app)
-    assert name in known.commands
-    options = {option for parameter in known.commands[name].params for option in parameter.opts}
-    assert {word.partition("=")[0] for word in words if word.startswith("--")} <= options
-    for word in words:
+    words = shlex.split(command)
+    check_options(words)
+    for word in words[1:]:
         assert not word.startswith("tuning/") or (ROOT / word).is_file()
 
 

@@ -47,7 +47,7 @@ def of_run(run: "Run") -> RenderableType:
     counts = ", ".join(f"{number} {state}" for state, number in states.most_common())
     of = f" of {wanted}" if wanted else ""
     parts: list[RenderableType] = [
-        cell(f"{run.name}: {run.points}{of} trials ended" + (f" ({counts})" if counts else ""))
+        cell(f"{run.name}: {run.tried}{of} trials ended" + (f" ({counts})" if counts else ""))
     ]
     if run.precision:
         parts.append(cell(f"computes in {run.precision}"))

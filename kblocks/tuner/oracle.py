@@ -63,7 +63,7 @@ class Oracle(keras_tuner.Oracle):
         """How many trials are still to be run; None without a limit."""
         if self._tuner.trials is None:
             return None
-        return max(self._tuner.trials - self.run.points, 0)
+        return max(self._tuner.trials - self.run.tried, 0)
 
     def get_trial(self, trial_id: str) -> Trial:
         """A trial by its id."""

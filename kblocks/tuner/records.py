@@ -245,8 +245,8 @@ class Run:
         return [trial for trial in self.trials if trial.state == "completed"]
 
     @property
-    def points(self) -> int:
-        """How many trials have ended, without those that went on from another one."""
+    def tried(self) -> int:
+        """How many points were tried: trials that ended, without those that go on from another."""
         return sum(trial.is_finished and trial.continues is None for trial in self.trials)
 
     def ranked(self) -> list[Record]:

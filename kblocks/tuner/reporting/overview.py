@@ -49,7 +49,7 @@ def _tiles(view: View) -> list[tuple[str, str, str]]:
                 tiles.append((COSTS[name], cost(name, best.costs[name]), note))
     asked = view.settings.get("trials")
     of = f"of {asked:,} asked for" if type(asked) is int else "ended"
-    tiles.append(("trials", f"{view.run.points:,}", of))
+    tiles.append(("trials", f"{view.run.tried:,}", of))
     ended = [t.ended for t in view.trials if t.ended is not None]
     if ended:
         work = sum(t.record.seconds or 0 for t in view.trials)

@@ -57,7 +57,7 @@ class Live:
         if not self._is_shown:
             return self
         run = self._read()
-        self._before = run.points
+        self._before = run.tried
         self._printed = {trial.number for trial in run.trials if trial.is_finished}
         if self._before:
             self.say(f"Going on after {self._before} trials")
@@ -121,7 +121,7 @@ class Live:
         return plain(f"{head}  {text}{seconds}{f'  {left} left' if left else ''}")
 
     def _table(self, run: Run) -> Group:
-        finished = run.points
+        finished = run.tried
         head = f"trial {finished}" + (f" of {self._total}" if self._total else "")
         left = self._left(run)
         rows = Table(box=None, pad_edge=False, show_header=False)
@@ -140,7 +140,7 @@ class Live:
         return Group(*parts, rows)
 
     def _left(self, run: Run) -> str:
-        finished = run.points - self._before
+        finished = run.tried - self._before
         now = time.monotonic()
         if finished != self._ended[0]:
             self._ended = finished, now
