@@ -167,7 +167,7 @@ def test_trials_go_on_on_ray(toy: MakeToy, nodes: Nodes) -> None:
     search = toy({"2": "kill", "faulty_epoch": 2, "epochs": 4}, trials=4, scheduler="asha")
     search.finish()
     run = search.run()
-    assert run.points == 4
+    assert run.tried == 4
     assert (run.trials[2].continues, run.trials[2].status) != (None, "completed")
     assert max(len(trial.history["loss"]) for trial in run.completed()) == 4
     until(lambda: not nodes.left(), 20)
