@@ -29,6 +29,7 @@ from kblocks.search_space.tree import Point, Tree
 from kblocks.training.averaging import Averaged
 from kblocks.training.preparing import prepare
 from kblocks.training.recipe import Recipe, fresh
+from kblocks.training.stepping import joined
 from kblocks.training.transfer import FineTuning, Starts, fit_head_first
 
 OVER_BUDGET = "over budget"  # begins the message of a trial whose Keras model does not fit
@@ -249,9 +250,10 @@ class HyperModel(keras_tuner.HyperModel):
         # First, so that the tuner's own callbacks find the costs in the logs and averaged weights.
         given["callbacks"] = [costs, *averaged, *(given.get("callbacks") or ()), *schedules]
         again = partial(self.compiled, model, hp)
-        return fit_head_first(
-            self.chosen(hp).head_epochs, partial(super().fit, hp, model), again, given
-        )
+        epochs, fit = self.chosen(hp).head_epochs, partial(super().fit, hp, model)
+        macs = None if epochs else costs_of(net, self.model_shape(hp)).get("macs")
+        with joined(model, given, macs) as arguments:
+            return fit_head_first(epochs, fit, again, arguments)
 
 
 def named(args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:

@@ -161,6 +161,8 @@ class Epochs(keras.callbacks.Callback):
 class TimedEpochs(Epochs):
     """Checks the time after each batch too; used only where there is a limit."""
 
+    looks_at_the_clock = True  # also after an execution of several steps
+
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Raises FailedError if the trial has taken longer than its limit."""
         self.check_time()
