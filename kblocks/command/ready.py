@@ -19,8 +19,8 @@ from kblocks.search_space.choices import choice, real
 from kblocks.search_space.space import Space
 from kblocks.training.recipe import NAMED, Recipe
 from kblocks.training.transfer import FineTuning
-from kblocks.tuner.bridge import HyperModel
 from kblocks.tuner.delivering import record_of
+from kblocks.tuner.hypermodel import HyperModel
 from kblocks.tuner.images.data import Data, load
 from kblocks.tuner.images.image_files import ImageFiles
 from kblocks.tuner.records import Objective

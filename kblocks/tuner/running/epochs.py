@@ -11,7 +11,7 @@ import keras
 import numpy as np
 
 from kblocks.training.averaging import as_trained
-from kblocks.tuner.bridge import HyperModel
+from kblocks.tuner.hypermodel import HyperModel
 from kblocks.tuner.running.failures import FailedError
 from kblocks.tuner.running.recorder import Progress
 from kblocks.tuner.running.results import figures_of, refuse_diverged
