@@ -8,7 +8,6 @@ from collections.abc import Collection
 from typing import Any
 
 import keras
-import numpy as np
 
 _LEAST_EPSILON = 1.001e-5  # the smallest that batch norm accepts in every GPU library
 
@@ -427,8 +426,7 @@ def steps_together(
     rows = len(arrays[0])
     steps = -(-rows // batch)
     executions = -(-steps // together)
-    floats = [np.issubdtype(array.dtype, np.floating) for array in arrays]
-    kinds = [keras.config.floatx() if is_float else None for is_float in floats]
+    kinds = [keras.config.floatx() if array.dtype.kind == "f" else None for array in arrays]
     held = [tf.convert_to_tensor(a, kind) for a, kind in zip(arrays, kinds, strict=True)]
     order = tf.Variable(tf.range(rows), trainable=False)
 
