@@ -533,6 +533,13 @@ def test_search_then_worker(file: str, capsys: pytest.CaptureFixture[str]) -> No
     assert [len(trial.history["val_accuracy"]) for trial in second.trials] == [2, 2]
     assert cli.main(["worker", file, "--quiet"]) == 0  # there are as many as the search asked for
     assert len(opened("runs/small").trials) == 2
+    Image.new("L", (8, 8)).save("whole.png")
+    Path("broken.png").write_bytes(b"no image")
+    capsys.readouterr()
+    assert cli.main(["predict", "runs/small", "broken.png", "whole.png"]) == 1
+    told = capsys.readouterr()
+    assert told.out.startswith("whole.png  ")
+    assert "broken.png" in told.err
     saved = keras.models.load_model("runs/small/best.keras", safe_mode=True)
     net = kb.Architecture.from_json(Path("runs/small/best.json").read_text())
     assert saved.count_params() == net.cost(INPUT).params == first.trials[0].costs["params"]

@@ -1,4 +1,4 @@
-"""The bridge to Keras Tuner: what a trial draws, builds, trains and leaves behind."""
+"""Spaces under Keras Tuner: what a trial draws, builds, trains and leaves behind."""
 
 from __future__ import annotations
 

@@ -46,9 +46,8 @@ def tuner(**settings: Any) -> kb.tuner.Tuner:
         ),
         latency=False,
     )
-    return kb.tuner.Tuner(
-        hypermodel, **{"trials": 10, "seed": SEED, "project_name": "digits", **settings}
-    )
+    own = {"trials": 10, "seed": SEED, "project_name": "digits", "workers": "auto"}
+    return kb.tuner.Tuner(hypermodel, **{**own, **settings})
 
 
 def data() -> kb.tuner.Data:

@@ -36,7 +36,13 @@ def tuner(**settings: Any) -> kb.tuner.Tuner:
         recipe=kb.Recipe(learning_rate=kb.real(1e-3, 1e-2, log=True), schedule="cosine"),
         latency=False,
     )
-    own = {"trials": 12, "pruner": "median", "seed": 1, "project_name": "fashion_mnist"}
+    own = {
+        "trials": 12,
+        "pruner": "median",
+        "seed": 1,
+        "project_name": "fashion_mnist",
+        "workers": "auto",
+    }
     return kb.tuner.Tuner(hypermodel, **{**own, **settings})
 
 

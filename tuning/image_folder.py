@@ -1,4 +1,4 @@
-"""IMAGES=FOLDER kblocks search tuning/image_folder.py --workers 2    (1,000 images: 4 minutes)
+"""IMAGES=FOLDER kblocks search tuning/image_folder.py    (1,000 images: 4 minutes)
 
 Searches a pre-activation residual network for your own images. FOLDER has one folder for each
 class, with that class's images (BMP, GIF, JPEG, PNG, TIFF, WebP). They are resized to SIDE by SIDE
@@ -42,7 +42,7 @@ def tuner(**settings: Any) -> kb.tuner.Tuner:
         ),
         latency=False,
     )
-    own = {"trials": 12, "pruner": "median", "project_name": "image_folder"}
+    own = {"trials": 12, "pruner": "median", "project_name": "image_folder", "workers": "auto"}
     return kb.tuner.Tuner(hypermodel, **{**own, **settings})
 
 

@@ -34,7 +34,7 @@ def tuner(**settings: Any) -> kb.tuner.Tuner:
         latency=False,
     )
     own = {"trials": 30, "seed": 3, "project_name": "multi_objective", "checkpoints": 30}
-    searched = {"objective": ["val_accuracy", "macs"], "sampler": "nsga2"}
+    searched = {"objective": ["val_accuracy", "macs"], "sampler": "nsga2", "workers": "auto"}
     return kb.tuner.Tuner(hypermodel, **{**own, **searched, **settings})
 
 

@@ -193,9 +193,18 @@ def predict(
         raise BadArgumentError(f"IMAGES must have images. Received: {', '.join(map(str, images))}")
     _register()
     named = predictor(run)
+    errors: dict[str, Exception] = {}
     for path in found:
-        best = list(named(path)[0].items())[:_SHOWN]
+        try:
+            best = list(named(path)[0].items())[:_SHOWN]
+        except (ValueError, OSError) as error:  # the other images are named nevertheless
+            errors[_message_of(error)] = error
+            continue
         say(plain(f"{path}  {', '.join(f'{name} {share:.3f}' for name, share in best)}"))
+    for message in list(errors)[:-1]:
+        tell(f"kblocks: {plain(message)}", file=sys.stderr)
+    if errors:
+        raise errors.popitem()[1]
 
 
 def _export(

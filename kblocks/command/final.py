@@ -17,9 +17,9 @@ from rich.live import Live
 from kblocks.common.atomic import whole
 from kblocks.training.precision import compute_in
 from kblocks.tuner import terminal
-from kblocks.tuner.bridge import HyperModel
 from kblocks.tuner.delivering import MODEL, facts, images_of, model_of
 from kblocks.tuner.files import facts_of, save, write_trials
+from kblocks.tuner.hypermodel import HyperModel
 from kblocks.tuner.images.data import Data
 from kblocks.tuner.images.image_files import ImageFiles
 from kblocks.tuner.predicting import classifies

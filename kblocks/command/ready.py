@@ -19,8 +19,8 @@ from kblocks.search_space.choices import choice, real
 from kblocks.search_space.space import Space
 from kblocks.training.recipe import NAMED, Recipe
 from kblocks.training.transfer import FineTuning
-from kblocks.tuner.bridge import HyperModel
 from kblocks.tuner.delivering import record_of
+from kblocks.tuner.hypermodel import HyperModel
 from kblocks.tuner.images.data import Data, load
 from kblocks.tuner.images.image_files import ImageFiles
 from kblocks.tuner.records import Objective
@@ -177,6 +177,9 @@ class FamilyJob(NamedJob):
         there is no recipe of that name, or the arguments do not fit.
         """
         data, settings = self.data(), {"trials": TRIALS, **self.settings}
+        timed = "latency" in str(settings.get("objective"))
+        if not timed and settings.get("ray") is None:
+            settings.setdefault("workers", "auto")
         known = self.family, data.input_shape, data.classes, settings.pop("budget", None)
         started: dict[str, Any] = {}
         searched = space(*known) if self.weights is None else published_space(*known, self.weights)
@@ -192,7 +195,6 @@ class FamilyJob(NamedJob):
             check_known("--recipe", name, NAMED)
         usual = Recipe(learning_rate=rate, schedule="cosine")
         recipe = usual if name is None else Recipe.named(name, learning_rate=rate)
-        timed = "latency" in str(settings.get("objective"))
         return Tuner(HyperModel(searched, recipe, latency=timed, **started), **settings)
 
 

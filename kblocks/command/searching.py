@@ -54,7 +54,10 @@ def run_or_join(
         float | None, typer.Option(help="After which no trial is begun; --retrain comes after.")
     ] = None,
     workers: Annotated[
-        str | None, typer.Option(help="Processes that train; auto: one a GPU, or one a core.")
+        str | None,
+        typer.Option(
+            help="Processes that train; auto, used by --family: one a GPU, or one a core."
+        ),
     ] = None,
     ray: Annotated[
         str | None,

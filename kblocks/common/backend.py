@@ -411,3 +411,40 @@ def load_lite(path: Any, allocate: bool) -> None:
         interpreter = tf.lite.Interpreter(model_path=str(path))
     if allocate:
         interpreter.allocate_tensors()
+
+
+def steps_together(
+    model: Any, arrays: Any, batch: int, together: int, shuffle: bool
+) -> tuple[Any, int, Any]:
+    """A training function of a Keras model that runs several steps in one execution.
+
+    Returns the function, how many executions are an epoch, and the dataset of their numbers that
+    `fit` gets as `x`. The last execution has the rest of the steps, the last step that of the rows.
+    """
+    import tensorflow as tf
+
+    rows = len(arrays[0])
+    steps = -(-rows // batch)
+    executions = -(-steps // together)
+    kinds = [keras.config.floatx() if array.dtype.kind == "f" else None for array in arrays]
+    held = [tf.convert_to_tensor(a, kind) for a, kind in zip(arrays, kinds, strict=True)]
+    order = tf.Variable(tf.range(rows), trainable=False)
+
+    @tf.function(autograph=False)
+    def several(number: Any) -> Any:
+        if shuffle:
+            anew = functools.partial(tf.random.shuffle, order)
+            order.assign(tf.cond(number == 0, anew, order.value))
+
+        def one(index: Any) -> Any:
+            chosen = order[index * batch : (index + 1) * batch]
+            model.train_step(tuple(tf.gather(array, chosen) for array in held))
+            return index + 1
+
+        first = number * together
+        last = tf.minimum(first + together, steps)
+        tf.while_loop(lambda index: index < last, one, [first], parallel_iterations=1)
+        return model.get_metrics_result()
+
+    numbers = tf.data.Dataset.range(executions, output_type=tf.int32).repeat()
+    return lambda iterator: several(next(iterator)), executions, numbers

@@ -17,12 +17,10 @@ if TYPE_CHECKING:
     from kblocks.tuner.applications import HyperEfficientNet as HyperEfficientNet
     from kblocks.tuner.applications import HyperResNet as HyperResNet
     from kblocks.tuner.applications import HyperXception as HyperXception
-    from kblocks.tuner.bridge import CostLogs as CostLogs
-    from kblocks.tuner.bridge import HyperModel as HyperModel
-    from kblocks.tuner.bridge import network_of as network_of
-    from kblocks.tuner.bridge import suggest as suggest
     from kblocks.tuner.choosing.rungs import Asha as Asha
     from kblocks.tuner.files import save as save
+    from kblocks.tuner.hypermodel import CostLogs as CostLogs
+    from kblocks.tuner.hypermodel import HyperModel as HyperModel
     from kblocks.tuner.images.data import Data as Data
     from kblocks.tuner.images.data import load as load
     from kblocks.tuner.predicting import predictor as predictor
@@ -32,13 +30,15 @@ if TYPE_CHECKING:
     from kblocks.tuner.reporting.report import report as report
     from kblocks.tuner.stock.run import Result as Result
     from kblocks.tuner.stock.run import search as search
+    from kblocks.tuner.suggesting import network_of as network_of
+    from kblocks.tuner.suggesting import suggest as suggest
     from kblocks.tuner.tuner import Tuner as Tuner
 
 # Imported on first use (PEP 562): `kblocks status` reads records without waiting for Keras.
 _MODULES = {
     "kblocks.search_space.names": ("NETWORK",),
     "kblocks.tuner.applications": ("HyperEfficientNet", "HyperResNet", "HyperXception"),
-    "kblocks.tuner.bridge": ("CostLogs", "HyperModel", "network_of", "suggest"),
+    "kblocks.tuner.hypermodel": ("CostLogs", "HyperModel"),
     "kblocks.tuner.choosing.rungs": ("Asha",),
     "kblocks.tuner.files": ("save",),
     "kblocks.tuner.images.data": ("Data", "load"),
@@ -46,6 +46,7 @@ _MODULES = {
     "kblocks.tuner.records": ("Objective", "Record", "Run"),
     "kblocks.tuner.reporting.report": ("report",),
     "kblocks.tuner.stock.run": ("Result", "search"),
+    "kblocks.tuner.suggesting": ("network_of", "suggest"),
     "kblocks.tuner.tuner": ("Tuner",),
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}

@@ -12,7 +12,8 @@ from kblocks.families import ready_spaces
 from kblocks.families.small_images import for_size
 from kblocks.heads.classifier import Features
 from kblocks.search_space.choices import choice
-from kblocks.tuner.bridge import HyperModel, suggest
+from kblocks.tuner.hypermodel import HyperModel
+from kblocks.tuner.suggesting import suggest
 
 _RATES = (0.1, 0.01, 0.001)  # as Keras Tuner's applications have them
 

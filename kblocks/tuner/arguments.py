@@ -15,8 +15,8 @@ import optuna
 
 from kblocks.search_space.budget import Budget
 from kblocks.training.precision import PRECISIONS, is_precision
-from kblocks.tuner.bridge import HyperModel
 from kblocks.tuner.choosing.rungs import Asha
+from kblocks.tuner.hypermodel import HyperModel
 from kblocks.tuner.records import COST_NAMES, DEFAULT_OBJECTIVE, Objective
 from kblocks.tuner.storing.checkpoints import Checkpoints
 

@@ -9,8 +9,8 @@ import keras_tuner
 from keras_tuner.engine.trial import Trial
 
 from kblocks.search_space.names import NETWORK
-from kblocks.tuner.bridge import HyperModel
 from kblocks.tuner.choosing.asking import declare_as
+from kblocks.tuner.hypermodel import HyperModel
 from kblocks.tuner.records import Objective, Record, Run
 
 if TYPE_CHECKING:

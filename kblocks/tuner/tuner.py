@@ -33,12 +33,12 @@ from kblocks.tuner.arguments import (
     pruner_of,
     scheduler_of,
 )
-from kblocks.tuner.bridge import HyperModel, recompile
 from kblocks.tuner.choosing.asking import Asking
 from kblocks.tuner.choosing.point_sampler import chooser
 from kblocks.tuner.choosing.points import distributions_of
 from kblocks.tuner.choosing.rungs import Asha, Rungs
 from kblocks.tuner.choosing.sampler import is_grid, sampler_of
+from kblocks.tuner.hypermodel import HyperModel, recompile
 from kblocks.tuner.oracle import Oracle, hyperparameters, space_of
 from kblocks.tuner.records import RUN, Record, Run
 from kblocks.tuner.running import devices, on_ray

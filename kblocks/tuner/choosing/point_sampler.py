@@ -14,7 +14,6 @@ from optuna.trial import FrozenTrial, TrialState
 
 from kblocks.search_space.recording import record_given
 from kblocks.search_space.tree import Point
-from kblocks.tuner.bridge import HyperModel
 from kblocks.tuner.choosing.duplicates import Duplicates
 from kblocks.tuner.choosing.points import Points
 from kblocks.tuner.choosing.sampler import (
@@ -25,6 +24,7 @@ from kblocks.tuner.choosing.sampler import (
     sampler_of,
     suggested,
 )
+from kblocks.tuner.hypermodel import HyperModel
 from kblocks.tuner.records import CONTINUES, COST_NAMES, Objective
 
 _DRAWS = 4  # points drawn from the inner sampler; then the last one is repaired

@@ -10,8 +10,9 @@ from optuna.distributions import BaseDistribution
 
 from kblocks.search_space.choices import Real, Searchable
 from kblocks.search_space.tree import Point, Tree
-from kblocks.tuner.bridge import HyperModel, declare
 from kblocks.tuner.choosing.asking import Asking
+from kblocks.tuner.hypermodel import HyperModel
+from kblocks.tuner.suggesting import declare
 
 
 def distributions_of(hypermodel: HyperModel) -> dict[str, BaseDistribution]:

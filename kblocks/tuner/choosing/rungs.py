@@ -14,7 +14,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from kblocks.search_space.names import NETWORK, START
-from kblocks.tuner.bridge import named
+from kblocks.tuner.hypermodel import named
 from kblocks.tuner.records import (
     CONTINUES,
     COSTS,

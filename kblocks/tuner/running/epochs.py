@@ -11,7 +11,7 @@ import keras
 import numpy as np
 
 from kblocks.training.averaging import as_trained
-from kblocks.tuner.bridge import HyperModel
+from kblocks.tuner.hypermodel import HyperModel
 from kblocks.tuner.running.failures import FailedError
 from kblocks.tuner.running.recorder import Progress
 from kblocks.tuner.running.results import figures_of, refuse_diverged
@@ -160,6 +160,8 @@ class Epochs(keras.callbacks.Callback):
 
 class TimedEpochs(Epochs):
     """Checks the time after each batch too; used only where there is a limit."""
+
+    looks_at_the_clock = True  # also after an execution of several steps
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Raises FailedError if the trial has taken longer than its limit."""

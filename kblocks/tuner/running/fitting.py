@@ -9,7 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from kblocks.tuner.bridge import named
+from kblocks.tuner.hypermodel import named
 
 Fit = tuple[tuple[Any, ...], Mapping[str, Any]]  # the arguments of `fit`
 

@@ -12,9 +12,9 @@ import keras_tuner
 import optuna
 from optuna.trial import TrialState
 
-from kblocks.tuner.bridge import HyperModel
 from kblocks.tuner.choosing.point_sampler import TornError
 from kblocks.tuner.choosing.sampler import ExhaustedError, RepeatedError
+from kblocks.tuner.hypermodel import HyperModel
 from kblocks.tuner.records import (
     CONTINUES,
     EXHAUSTED,

@@ -8,7 +8,7 @@ import keras
 import optuna
 
 from kblocks.training.precision import POLICIES, faster
-from kblocks.tuner.bridge import named
+from kblocks.tuner.hypermodel import named
 from kblocks.tuner.records import PRECISION, RUN
 from kblocks.tuner.running.fitting import Fit
 from kblocks.tuner.running.search import Search

@@ -11,7 +11,7 @@ import keras
 import numpy as np
 from keras_tuner.errors import FatalTypeError, FatalValueError
 
-from kblocks.tuner.bridge import HyperModel
+from kblocks.tuner.hypermodel import HyperModel
 from kblocks.tuner.records import DEFAULT_OBJECTIVE
 from kblocks.tuner.running.failures import FailedError
 from kblocks.tuner.running.recorder import Progress

@@ -16,8 +16,8 @@ from keras_tuner.engine.trial import Trial
 
 from kblocks.search_space.names import NETWORK, START
 from kblocks.training.precision import compute_in
-from kblocks.tuner.bridge import HyperModel, costs_of, named, network_of
 from kblocks.tuner.choosing.sampler import RepeatedError
+from kblocks.tuner.hypermodel import HyperModel, costs_of, named
 from kblocks.tuner.records import Record, folder_name
 from kblocks.tuner.running.epochs import Epochs, PrunedError, TimedEpochs, hooks
 from kblocks.tuner.running.failures import FailedError, failure_from
@@ -27,6 +27,7 @@ from kblocks.tuner.running.results import figures_of, scores_of
 from kblocks.tuner.running.search import Search
 from kblocks.tuner.storing import interrupts
 from kblocks.tuner.storing.checkpoints import State
+from kblocks.tuner.suggesting import network_of
 from kblocks.tuner.terminal import log
 
 # What ends the search or the trial without being a failure of the trial.

@@ -19,14 +19,15 @@ from kblocks.common.backend import custom_gradients, forget_gradients
 from kblocks.networks.architecture import Architecture
 from kblocks.search_space.names import NETWORK, START
 from kblocks.training.precision import compute_in
-from kblocks.tuner.bridge import HyperModel, network_of
 from kblocks.tuner.delivering import MODEL, facts
 from kblocks.tuner.files import save, table_of, write_trials
+from kblocks.tuner.hypermodel import HyperModel
 from kblocks.tuner.records import Objective, Run
 from kblocks.tuner.running.live import Live
 from kblocks.tuner.running.trial import epochs_of
 from kblocks.tuner.stock.trials import Trials
 from kblocks.tuner.storing.identity import settings_of
+from kblocks.tuner.suggesting import network_of
 from kblocks.tuner.terminal import log
 
 

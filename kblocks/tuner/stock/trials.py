@@ -13,9 +13,10 @@ from keras_tuner.engine.hyperparameters import Fixed
 
 from kblocks.common.atomic import whole
 from kblocks.search_space.names import NETWORK, START
-from kblocks.tuner.bridge import OVER_BUDGET, HyperModel, costs_of, network_of
 from kblocks.tuner.choosing.asking import distribution_of
+from kblocks.tuner.hypermodel import HyperModel, costs_of
 from kblocks.tuner.records import COST_NAMES, Failure, Objective, Record, Run
+from kblocks.tuner.suggesting import OVER_BUDGET, network_of
 
 _NOTES = "kblocks.json"  # beside Keras Tuner's trial.json: fields of a Record that it lacks
 

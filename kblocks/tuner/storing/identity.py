@@ -19,7 +19,7 @@ from kblocks.search_space.choices import Choice
 from kblocks.search_space.conditions import name_of
 from kblocks.search_space.describing import options_of, words_of
 from kblocks.training.recipe import Recipe
-from kblocks.tuner.bridge import HyperModel, named
+from kblocks.tuner.hypermodel import HyperModel, named
 from kblocks.tuner.records import Objective
 from kblocks.tuner.terminal import log
 

@@ -1,16 +1,13 @@
-"""Declares a Space's choices as Keras Tuner hyperparameters, and builds what a trial has of it."""
+"""`HyperModel`: the networks of a space and how they are trained, for any tuner of Keras Tuner."""
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import inspect
-import itertools
 import json
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import keras
 import keras_tuner
@@ -20,18 +17,17 @@ from kblocks.model_tools.timing import latency as measured_latency
 from kblocks.networks.architecture import Architecture
 from kblocks.networks.model_costs import cost_of_model
 from kblocks.search_space.budget import Budget
-from kblocks.search_space.choices import Choice, Integer, Real, Searchable
-from kblocks.search_space.models import OverBudgetError
-from kblocks.search_space.names import NETWORK, START, network_key, prefix_of
+from kblocks.search_space.choices import Searchable
+from kblocks.search_space.names import NETWORK, START
 from kblocks.search_space.recording import check_recordable
 from kblocks.search_space.space import Space
-from kblocks.search_space.tree import Point, Tree
+from kblocks.search_space.tree import Tree
 from kblocks.training.averaging import Averaged
 from kblocks.training.preparing import prepare
 from kblocks.training.recipe import Recipe, fresh
+from kblocks.training.stepping import joined
 from kblocks.training.transfer import FineTuning, Starts, fit_head_first
-
-OVER_BUDGET = "over budget"  # begins the message of a trial whose Keras model does not fit
+from kblocks.tuner.suggesting import Values, declare_all, network_of, read_point, suggest
 
 
 class HyperModel(keras_tuner.HyperModel):
@@ -119,7 +115,7 @@ class HyperModel(keras_tuner.HyperModel):
     def declare_hyperparameters(self, hp: Any) -> None:
         """Declares all choices at once, so that no model is built to find them."""
         for tree in self.trees():
-            _declare(hp, tree)
+            declare_all(hp, tree)
 
     def within(self, budget: Budget) -> HyperModel:
         """A copy of this hypermodel over the networks within a `kb.Budget`."""
@@ -155,13 +151,17 @@ class HyperModel(keras_tuner.HyperModel):
         if self.starts is None:
             return self.compiled(made if self.space.is_of_models else made.model(shape), hp)
         model, known = self.starts.model(made, self.chosen(hp).image_size)
-        hp.values = _Values({**hp.values, START: json.dumps(known)})
+        hp.values = Values({**hp.values, START: json.dumps(known)})
         return self.compiled(model, hp, epoch=hp.values.get("tuner/initial_epoch", 0))
 
     def chosen(self, hp: Any) -> FineTuning:
         """The fine-tuning of the point in `hp`, without choices."""
         is_own = self.weights is not None and self.compile is None
-        return FineTuning(**_read(hp, self.finetuning.tree()).arguments) if is_own else FineTuning()
+        return (
+            FineTuning(**read_point(hp, self.finetuning.tree()).arguments)
+            if is_own
+            else FineTuning()
+        )
 
     def model_shape(self, hp: Any) -> tuple[int, int, int]:
         """The input shape of the network of the point in `hp`."""
@@ -183,7 +183,7 @@ class HyperModel(keras_tuner.HyperModel):
                 chosen = self.chosen(hp)
                 alone = epoch is not None and epoch < chosen.head_epochs
                 factors = chosen.set_up(model, alone)
-            self.recipe.compile(model, factors, **_read(hp, self.recipe.tree()).arguments)
+            self.recipe.compile(model, factors, **read_point(hp, self.recipe.tree()).arguments)
             return model  # already prepared by the recipe
         if isinstance(self.compile, Mapping):
             model.compile(**_fresh(self.compile))
@@ -241,7 +241,7 @@ class HyperModel(keras_tuner.HyperModel):
         given = named(args, kwargs)
         added: list[Any] = []
         if self.compile is None:
-            chosen = _read(hp, self.recipe.tree()).arguments
+            chosen = read_point(hp, self.recipe.tree()).arguments
             added = self.recipe.callbacks(given.get("epochs", 1), **chosen)
         costs = CostLogs(net, self.model_shape(hp), self.latency)
         averaged = [one for one in added if isinstance(one, Averaged)]
@@ -249,9 +249,10 @@ class HyperModel(keras_tuner.HyperModel):
         # First, so that the tuner's own callbacks find the costs in the logs and averaged weights.
         given["callbacks"] = [costs, *averaged, *(given.get("callbacks") or ()), *schedules]
         again = partial(self.compiled, model, hp)
-        return fit_head_first(
-            self.chosen(hp).head_epochs, partial(super().fit, hp, model), again, given
-        )
+        epochs, fit = self.chosen(hp).head_epochs, partial(super().fit, hp, model)
+        macs = None if epochs else costs_of(net, self.model_shape(hp)).get("macs")
+        with joined(model, given, macs) as arguments:
+            return fit_head_first(epochs, fit, again, arguments)
 
 
 def named(args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
@@ -302,103 +303,6 @@ class CostLogs(keras.callbacks.Callback):
             logs.update(self._costs)
 
 
-def suggest(hp: Any, space: Space, name: str | None = None) -> Architecture | Any:
-    """The network, the new layer or the Keras model of a trial's point, for your own `build(hp)`.
-
-    Declares the space's choices in `hp`. A point that does not fit (see `space.within`) is
-    repaired, but a Keras model over the budget fails the trial. `hp.values["kblocks/network"]`
-    holds the JSON of the network.
-
-    Args:
-        hp: the trial's `keras_tuner.HyperParameters`.
-        space: a `kb.Space`.
-        name: the name of this network or block, needed if a trial has several, as in
-            `kb.Space.suggest`.
-
-    Raises:
-        ValueError: if this trial has a network or block of that name from another space, or `hp`
-            holds a value that the space does not have.
-        keras_tuner.errors.FailedTrialError: if a Keras model does not fit.
-
-    Example:
-        >>> block = kb.Space(kb.ResidualBlock, filters=kb.choice(16, 32), strides=kb.choice(1, 2))
-        >>> def build(hp):
-        ...     inputs = x = keras.Input((28, 28, 1))
-        ...     for number in range(hp.Int("blocks", 1, 4)):
-        ...         x = kb.tuner.suggest(hp, block, name=f"block{number}")(x)
-        ...     model = keras.Model(inputs, kb.Classifier(10)(x))
-        ...     model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
-        ...     return model
-    """
-    point = _read(hp, space.tree, prefix_of(name, space.is_of_blocks))
-    try:
-        made, network = space.made(space.nearest(point), name)
-    except OverBudgetError as error:
-        raise keras_tuner.errors.FailedTrialError(f"{OVER_BUDGET}: {error}") from error
-    text = network.to_json() if network is not None else ""
-    _refuse_other(hp, name, space, point.values, text)
-    if text:
-        hp.values = _Values({**hp.values, network_key(name): text})
-    return made
-
-
-# By a network's name: its space's choices, their values, and the network's JSON.
-_Suggested = dict[str | None, tuple[dict[str, Any], dict[str, Any], str]]
-_SUGGESTED: WeakKeyDictionary[Any, _Suggested] = WeakKeyDictionary()
-
-
-def _refuse_other(
-    hp: Any, name: str | None, space: Space, values: dict[str, Any], net: str
-) -> None:
-    """Raises if another space has already suggested a network of this name.
-
-    The same space may do so again: Keras Tuner builds a trial's model several times.
-    """
-    earlier = _SUGGESTED.setdefault(hp, {})
-    dimensions = space.tree.dimensions.items()
-    # Options by their labels: those of a space made in each `build` may be other objects.
-    kinds = {n: d.kind.written if isinstance(d.kind, Choice) else d.kind for n, d in dimensions}
-    now = kinds, values, net
-    before, known, network = earlier.setdefault(name, now)
-    if before != kinds or (known == values and network != net):
-        raise ValueError(
-            "Each space of a trial must have a name of its own: kb.tuner.suggest(hp, space, "
-            f"name='teacher'). Received: name={name!r} for a second space"
-        )
-    earlier[name] = now
-
-
-class _Values(dict[str, Any]):
-    """A trial's values and networks; `keys` leaves out the networks.
-
-    Keras Tuner recognizes a point that it has drawn before by a hash over `keys`, which it takes
-    again at the end of a trial. If the networks were in it, a point could be drawn repeatedly.
-    """
-
-    def keys(self) -> Any:
-        return [name for name in self if not name.startswith((NETWORK, START))]
-
-
-def network_of(hp: Any, name: str | None = None) -> Architecture:
-    """The network that was built for a trial, even if its space has changed since.
-
-    A block is the only row of a network.
-
-    Args:
-        hp: the trial's `keras_tuner.HyperParameters`, or their dict of values.
-        name: the name of the network, if `suggest` was given one.
-
-    Raises:
-        ValueError: if `hp` holds no network of that name.
-    """
-    values = hp if isinstance(hp, Mapping) else hp.values
-    key = network_key(name)
-    if key not in values:
-        of = "" if name is None else f" of the name {name!r}"
-        raise ValueError(f"`hp` must be of a trial that built a network{of}. Received: {values!r}")
-    return Architecture.from_json(values[key])
-
-
 def recompile(model: keras.Model, **given: Any) -> None:
     """Compiles a model with other arguments, of which it gets copies; the rest stays."""
     kept: dict[str, Any] = {}
@@ -419,68 +323,3 @@ def _fresh(arguments: Mapping[str, Any]) -> dict[str, Any]:
     for name in {"metrics", "weighted_metrics"} & set(copies):
         copies[name] = fresh(copies[name])
     return copies
-
-
-def _read(hp: Any, tree: Tree, prefix: str = "") -> Point:
-    """The point of a tree that `hp` holds; declares the choices that `hp` lacks.
-
-    In `hp`, the names of choices begin with `prefix`.
-    """
-
-    def value_of(name: str) -> Any:
-        if f"{prefix}{name}" not in hp:
-            _declare(hp, tree, prefix)
-        return hp.get(f"{prefix}{name}")
-
-    return tree.ask(value_of)
-
-
-def _declare(hp: Any, tree: Tree, prefix: str = "") -> None:
-    """Declares every choice of a tree in the scopes of its conditions.
-
-    Keras Tuner notes each conditional scope that it meets, in order to build the model once more
-    for it. All choices inside are declared here, so these notes are removed again.
-    """
-    seen = len(hp.active_scopes), len(hp.inactive_scopes)
-    for name, dimension in tree.dimensions.items():
-        with contextlib.ExitStack() as scopes:
-            for parent, labels in _scopes(tree, name):
-                scopes.enter_context(hp.conditional_scope(f"{prefix}{parent}", labels))
-            declare(hp, f"{prefix}{name}", dimension.kind)
-    del hp.active_scopes[seen[0] :], hp.inactive_scopes[seen[1] :]
-
-
-def _scopes(tree: Tree, name: str) -> list[tuple[str, list[Any]]]:
-    """The conditional scopes in which a choice is declared, each a parent and some of its values.
-
-    Keras Tuner loses the value of a name declared under two stacks of scopes, so all places of a
-    choice share one stack. If they have different parents, it is the common beginning of their
-    stacks: the choice is then active more often than needed.
-    """
-    positions: dict[str, set[int]] = {}
-    for condition in tree.dimensions[name].conditions:
-        if not condition:
-            return []
-        positions.setdefault(condition[-1][0], set()).add(condition[-1][1])
-    stacks = []
-    for parent, found in positions.items():
-        kind = tree.dimensions[parent].kind
-        values = [kind.recorded(position) for position in sorted(found)]
-        stacks.append([*_scopes(tree, parent), (parent, values)])
-    levels = zip(*stacks, strict=False)
-    common = itertools.takewhile(lambda level: level.count(level[0]) == len(level), levels)
-    return [level[0] for level in common]
-
-
-def declare(hp: Any, name: str, kind: Searchable) -> None:
-    """Declares one choice in `hp`."""
-    check_recordable(name, kind)
-    match kind:
-        case Choice():
-            hp.Choice(name, list(kind.written), default=kind.written[0])
-        case Integer(low, high, step, log):
-            sampling = {"sampling": "log"} if log else {"step": step}
-            hp.Int(name, low, high, default=low, **sampling)
-        case Real(low, high, log):
-            sampling = "log" if log else "linear"
-            hp.Float(name, low, high, sampling=sampling, default=kind.first)
