@@ -19,7 +19,7 @@ from kblocks.training.precision import compute_in
 from kblocks.tuner import terminal
 from kblocks.tuner.bridge import HyperModel
 from kblocks.tuner.delivering import MODEL, facts, images_of, model_of
-from kblocks.tuner.files import facts_of, save, write_trials
+from kblocks.tuner.files import facts_of, save, table_of, write_table
 from kblocks.tuner.images.data import Data
 from kblocks.tuner.images.image_files import ImageFiles
 from kblocks.tuner.predicting import classifies
@@ -50,7 +50,7 @@ def finish(
     tell = partial(terminal.tell, console=console)
     run: Run = tuner.run()
     folder = Path(tuner.folder)
-    write_trials(run, folder / "trials.csv")
+    write_table(folder / "trials.csv", table_of(run))
     best = run.best()
     if best is None:
         raise ValueError(f"No trial of {run.name} was completed")
