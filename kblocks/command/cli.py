@@ -284,8 +284,7 @@ def _console() -> Console:
 def main(arguments: list[str]) -> int:
     """Runs a command; writes an error as one line to stderr.
 
-    Returns:
-        The exit status: 0, 1 on failure, 2 for bad arguments, 130 if it was interrupted.
+    Returns the exit status: 0, 1 on failure, 2 for bad arguments, 130 if it was interrupted.
     """
     try:
         return app(arguments or ["--help"], prog_name="kblocks", standalone_mode=False) or 0

@@ -35,10 +35,7 @@ def record_of(data: Data) -> dict[str, Any]:
 def facts(run: Run, trial: Record, model: Any, retrained: Data | None = None) -> dict[str, Any]:
     """The facts about a delivered model that its file stores, as JSON.
 
-    Args:
-        run, trial: the source of the model.
-        model: the model as it is saved.
-        retrained: the data of the last training; None if the model has the trial's own weights.
+    `retrained` are the data of the last training; None if it has the trial's own weights.
     """
     images = _images(run)
     shapes = [list(x.shape[1:]) for x in getattr(model, "inputs", None) or ()]
@@ -73,10 +70,6 @@ def model_of(run: Run, trial: Record, weights: Any) -> keras.Model:
 
     A layer divides them by what the data were divided by for the search, such as 255 for files;
     if the trial began with published weights, others resize and normalize them as in the trial.
-
-    Args:
-        run, trial: a search over a space of kblocks, and the trial.
-        weights: the network's weights, as `model.get_weights` returns them.
     """
     assert trial.network is not None
     assert run.input_shape is not None

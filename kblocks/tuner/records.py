@@ -340,12 +340,7 @@ def ended(scores: Sequence[float], failure: Failure | None, several: bool) -> Tr
     """The state that Optuna gets for a trial that ended.
 
     A diverged model counts as pruned, which samplers rank below every completed trial: they ignore
-    failed trials, and any score would be invented.
-
-    Args:
-        scores: those of a completed trial, else empty.
-        failure: why the trial failed, or None.
-        several: whether there are several objectives; Optuna cannot prune then.
+    failed trials, and any score would be invented. With `several` objectives Optuna cannot prune.
     """
     if failure is None:
         return TrialState.COMPLETE if scores else TrialState.PRUNED

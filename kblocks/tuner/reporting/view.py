@@ -10,6 +10,7 @@ from kblocks.tuner.records import Objective, Record, Run
 from kblocks.tuner.reporting.text import clean, number, score
 
 COSTS = {"macs": "MACs", "params": "parameters", "latency": "latency"}  # and their names in text
+OBJECTIVES = 3  # the most that get plots
 POINTS = 2000  # the most that one plot draws
 
 

@@ -6,7 +6,6 @@ import re
 import sqlite3
 import time
 import uuid
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -179,30 +178,23 @@ def _opened(url: str, arguments: dict[str, Any], create: bool) -> tuple[BaseStor
     return optuna.storages.get_storage(own), own.engine
 
 
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    level = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    try:
-        yield
-    finally:
-        optuna.logging.set_verbosity(level)
-
-
 def created(storage: BaseStorage, name: str, objectives: tuple[Objective, ...]) -> optuna.Study:
     """The study of that name, created if it does not exist."""
     directions: Any = ["maximize" if o.direction == "max" else "minimize" for o in objectives]
-    with _quiet():
+    level = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)  # not its line about a new study
+    try:
         return optuna.create_study(
             storage=storage, study_name=name, directions=directions, load_if_exists=True
         )
+    finally:
+        optuna.logging.set_verbosity(level)
 
 
 def loaded(storage: BaseStorage, name: str) -> optuna.Study:
     """The study of that name; raises KeyError if there is none, with the names of the others."""
     try:
-        with _quiet():
-            return optuna.load_study(study_name=name, storage=storage)
+        return optuna.load_study(study_name=name, storage=storage)
     except KeyError:
         there = ", ".join(optuna.get_all_study_names(storage))
         others = f", but: {there}" if there else ""
