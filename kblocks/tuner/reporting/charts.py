@@ -79,7 +79,7 @@ def _why(trial: Shown) -> str:
 def fronts(view: View) -> plots.Section | None:
     """One objective against each cost, or the first of several against each other one."""
     figures = []
-    others = view.objectives[1 : OBJECTIVES + 1]
+    others = view.objectives[1 : OBJECTIVES + 1] if view.scored else ()
     for index, other in enumerate(others, 1):
         values = {trial.number: trial.scores[index] for trial in view.scored}
         # With two objectives a step line bounds what is attainable; more have no such line.
@@ -93,8 +93,8 @@ def fronts(view: View) -> plots.Section | None:
             t.number: plots.drawn_cost(name, t.costs[name]) for t in view.scored if name in t.costs
         }
         words, front = (COSTS[name], label), view.cost_front(name)
-        figures.append(_front(view, name, words, costs, front, "step-after"))
-    figures = [figure for figure in figures if figure]
+        if costs:
+            figures.append(_front(view, name, words, costs, front, "step-after"))
     if not figures:
         return None
     what = "in every objective" if others else "at the same cost or less"
@@ -110,10 +110,8 @@ def _front(
     values: dict[int, float],
     front: list[Shown],
     line: Any,
-) -> plots.Figure | None:
+) -> plots.Figure:
     """The first objective against `values`, by trial; `words` are the title and the axis' title."""
-    if not values:
-        return None
     low, high, name = min(values.values()), max(values.values()), f"front_{field}"
     rows: plots.Rows = [{"x": values[t.number], "s0": t.scores[0], "n": t.number} for t in front]
     rows.sort(key=lambda row: row["x"])
