@@ -26,7 +26,6 @@ class Shown:
 
     @property
     def number(self) -> int:
-        """The trial's number, from 0."""
         return self.record.number
 
     def curve(self, metric: str) -> list[tuple[int, float]]:
