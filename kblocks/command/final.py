@@ -18,11 +18,10 @@ from kblocks.common.atomic import whole
 from kblocks.training.precision import compute_in
 from kblocks.tuner import terminal
 from kblocks.tuner.bridge import HyperModel
-from kblocks.tuner.delivering import MODEL, facts, images_of, model_of
+from kblocks.tuner.delivering import MODEL, classifies, facts, images_of, model_of
 from kblocks.tuner.files import facts_of, save, table_of, write_table
 from kblocks.tuner.images.data import Data
 from kblocks.tuner.images.image_files import ImageFiles
-from kblocks.tuner.predicting import classifies
 from kblocks.tuner.records import PRECISION, Record, Run
 from kblocks.tuner.running.fitting import of_training
 from kblocks.tuner.running.live import bar, duration

@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from kblocks.tuner.applications import HyperEfficientNet, HyperResNet, HyperXception
     from kblocks.tuner.bridge import CostLogs, HyperModel, network_of, suggest
     from kblocks.tuner.choosing.rungs import Asha
+    from kblocks.tuner.delivering import predictor
     from kblocks.tuner.files import save
     from kblocks.tuner.images.data import Data, load
-    from kblocks.tuner.predicting import predictor
     from kblocks.tuner.records import Objective, Record, Run
     from kblocks.tuner.reporting.report import report
     from kblocks.tuner.stock import Result, search
@@ -31,9 +31,9 @@ _MODULES = {
     "kblocks.tuner.applications": ("HyperEfficientNet", "HyperResNet", "HyperXception"),
     "kblocks.tuner.bridge": ("CostLogs", "HyperModel", "network_of", "suggest"),
     "kblocks.tuner.choosing.rungs": ("Asha",),
+    "kblocks.tuner.delivering": ("predictor",),
     "kblocks.tuner.files": ("save",),
     "kblocks.tuner.images.data": ("Data", "load"),
-    "kblocks.tuner.predicting": ("predictor",),
     "kblocks.tuner.records": ("Objective", "Record", "Run"),
     "kblocks.tuner.reporting.report": ("report",),
     "kblocks.tuner.stock": ("Result", "search"),
@@ -41,28 +41,9 @@ _MODULES = {
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 
-__all__ = [
-    "NETWORK",
-    "Asha",
-    "CostLogs",
-    "Data",
-    "HyperEfficientNet",
-    "HyperModel",
-    "HyperResNet",
-    "HyperXception",
-    "Objective",
-    "Record",
-    "Result",
-    "Run",
-    "Tuner",
-    "load",
-    "network_of",
-    "predictor",
-    "report",
-    "save",
-    "search",
-    "suggest",
-]
+__all__ = ["NETWORK", "Asha", "CostLogs", "Data", "HyperEfficientNet", "HyperModel", "HyperResNet"]
+__all__ += ["HyperXception", "Objective", "Record", "Result", "Run", "Tuner", "load", "network_of"]
+__all__ += ["predictor", "report", "save", "search", "suggest"]
 
 
 def __getattr__(name: str) -> Any:
