@@ -29,7 +29,7 @@ import kblocks as kb
 from kblocks.command.stored import opened
 from kblocks.command.tables import of_run
 from kblocks.tuner import records
-from kblocks.tuner.files import write_trials
+from kblocks.tuner.files import table_of, write_table
 from kblocks.tuner.records import Objective
 from kblocks.tuner.reporting.report import report
 from kblocks.tuner.running.jobs import ObjectJob
@@ -777,7 +777,7 @@ def test_a_failure_is_one_wherever_it_is_told(
     found = {t.values["kind"]: (t.has_failed, t.status) for t in run.trials}
     failed = (True, "failed")
     assert found == {"good": (False, "completed"), "diverges": failed, "large": failed}
-    write_trials(run, tmp_path / "trials.csv")
+    write_table(tmp_path / "trials.csv", table_of(run))
     with (tmp_path / "trials.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert {row["kind"]: row["status"] for row in rows} == {k: v[1] for k, v in found.items()}

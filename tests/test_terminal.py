@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 import kblocks as kb
 from kblocks.command import cli
 from kblocks.tuner import records, terminal
-from kblocks.tuner.files import write_trials
+from kblocks.tuner.files import table_of, write_table
 from kblocks.tuner.records import read
 from kblocks.tuner.running import live
 from kblocks.tuner.running.live import Live
@@ -132,7 +132,7 @@ def test_a_table_has_no_formulas(tmp_path: Path) -> None:
             made.add_trial(
                 create_trial(value=-0.5, params={name: one}, distributions={name: kinds})
             )
-    write_trials(read(made), tmp_path / "trials.csv")
+    write_table(tmp_path / "trials.csv", table_of(read(made)))
     text = (tmp_path / "trials.csv").read_text(encoding="utf-8")
     with (tmp_path / "trials.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))

@@ -185,8 +185,8 @@ def predict(
     images: Annotated[list[Path], typer.Argument(help="Image files, and folders of them.")],
 ) -> None:
     """Names the classes of images, with the model that a search has delivered."""
+    from kblocks.tuner.delivering import predictor
     from kblocks.tuner.images.image_files import images_in
-    from kblocks.tuner.predicting import predictor
 
     found = [file for path in images for file in (images_in(path) if path.is_dir() else [path])]
     if not found:
@@ -293,8 +293,7 @@ def _console() -> Console:
 def main(arguments: list[str]) -> int:
     """Runs a command; writes an error as one line to stderr.
 
-    Returns:
-        The exit status: 0, 1 on failure, 2 for bad arguments, 130 if it was interrupted.
+    Returns the exit status: 0, 1 on failure, 2 for bad arguments, 130 if it was interrupted.
     """
     try:
         return app(arguments or ["--help"], prog_name="kblocks", standalone_mode=False) or 0

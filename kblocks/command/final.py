@@ -17,12 +17,11 @@ from rich.live import Live
 from kblocks.common.atomic import whole
 from kblocks.training.precision import compute_in
 from kblocks.tuner import terminal
-from kblocks.tuner.delivering import MODEL, facts, images_of, model_of
-from kblocks.tuner.files import facts_of, save, write_trials
+from kblocks.tuner.delivering import MODEL, classifies, facts, images_of, model_of
+from kblocks.tuner.files import facts_of, save, table_of, write_table
 from kblocks.tuner.hypermodel import HyperModel
 from kblocks.tuner.images.data import Data
 from kblocks.tuner.images.image_files import ImageFiles
-from kblocks.tuner.predicting import classifies
 from kblocks.tuner.records import PRECISION, Record, Run
 from kblocks.tuner.running.fitting import of_training
 from kblocks.tuner.running.live import bar, duration
@@ -50,7 +49,7 @@ def finish(
     tell = partial(terminal.tell, console=console)
     run: Run = tuner.run()
     folder = Path(tuner.folder)
-    write_trials(run, folder / "trials.csv")
+    write_table(folder / "trials.csv", table_of(run))
     best = run.best()
     if best is None:
         raise ValueError(f"No trial of {run.name} was completed")

@@ -113,7 +113,6 @@ class NamedJob(Job):
         return replace(self._loaded, fit={**self._loaded.fit, **self.fitting})
 
     def load(self) -> Data:
-        """Loads the data."""
         raise NotImplementedError
 
     def fit(self) -> Fit:

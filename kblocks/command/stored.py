@@ -8,8 +8,7 @@ from kblocks.command.typed import DATABASE, STORAGE
 from kblocks.tuner.records import Record, Run, read
 from kblocks.tuner.storing.diagnosis import file_of
 from kblocks.tuner.storing.owners import as_it_is
-from kblocks.tuner.storing.storage import open_storage, shown, url_of
-from kblocks.tuner.storing.study import find, names
+from kblocks.tuner.storing.storage import find, names, open_storage, shown, url_of
 
 if TYPE_CHECKING:
     from kblocks.networks.architecture import Architecture

@@ -8,7 +8,6 @@ from kblocks.drawing.labels import Label, label_of, shape_text
 from kblocks.drawing.layout import Fork, Line, Piece, Repeat, Series, Stack, Titled
 from kblocks.plans import ops
 from kblocks.plans.cost import walk
-from kblocks.plans.geometry import Crop
 from kblocks.plans.ops import Chain, Merge, Op
 
 _FOLDED = 3  # from so many equal forks in a row on, one is drawn with their number
@@ -98,14 +97,11 @@ def _fork(merge: Merge, steps: Iterator[_Step]) -> Fork:
     for (_, branch), cut in zip(merge.branches, cuts, strict=True):
         pieces = _pieces(straightened(branch), steps)
         if cut is not None:
-            pieces.insert(0, Stack([(Label(_cropping(cut), "other", small=True), "")]))
+            height, width = map(sum, cut)
+            label = Label(f"crop {height} x {width}", "other", small=True)
+            pieces.insert(0, Stack([(label, "")]))
         branches.append(Series(pieces) if pieces else Line())
     return Fork(merge.mode, branches)
-
-
-def _cropping(cut: Crop) -> str:
-    (top, bottom), (left, right) = cut
-    return f"crop {top + bottom} x {left + right}"
 
 
 def _stacks(steps: list[_Step]) -> list[Piece]:

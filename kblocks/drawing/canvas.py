@@ -52,7 +52,7 @@ class Canvas:
         **named: Any,
     ) -> None:
         """Draws a rectangle; `named` are data attributes of its element, `kind` its class."""
-        self._reach((left, top), (left + width, top + height))
+        self._corners += [(left, top), (left + width, top + height)]
         dash = {"stroke-dasharray": "4 3"} if dashed else {}
         data = {"class" if n == "kind" else f"data-{n}": v for n, v in named.items()}
         self._add(
@@ -62,7 +62,7 @@ class Canvas:
         )
 
     def circle(self, x: float, y: float, radius: float, fill: str, stroke: str, kind: str) -> None:
-        self._reach((x - radius, y - radius), (x + radius, y + radius))
+        self._corners += [(x - radius, y - radius), (x + radius, y + radius)]
         position = {"cx": x, "cy": y, "r": radius}
         self._add("circle", {**position, "fill": fill, "stroke": stroke, "class": kind})
 
@@ -80,14 +80,14 @@ class Canvas:
         """Draws a line of text with its middle at `y`; `anchor` is "start", "middle" or "end"."""
         width = text_width(text, size, bold)
         left = x - {"start": 0, "middle": width / 2, "end": width}[anchor]
-        self._reach((left, y - size / 2), (left + width, y + size / 2))
+        self._corners += [(left, y - size / 2), (left + width, y + size / 2)]
         weight = {"font-weight": "bold"} if bold else {}
         position = {"x": x, "y": y + 0.35 * size, "font-size": size, "text-anchor": anchor}
         self._add("text", {**position, "fill": color, **weight}, escaped(text, 1000))
 
     def line(self, points: Sequence[Point], *, radius: float = 8, arrow: bool = False) -> None:
         """Draws a line through points, with rounded corners."""
-        self._reach(*points)
+        self._corners += points
         kept = [point for point, _ in itertools.groupby(points)]
         steps = [f"M{_at(kept[0])}"]
         for before, corner, after in zip(kept, kept[1:], kept[2:], strict=False):
@@ -117,9 +117,6 @@ class Canvas:
     def _add(self, element: str, attributes: dict[str, Any], inner: str | None = None) -> None:
         end = "/>" if inner is None else f">{inner}</{element}>"
         self._shapes.append(f"<{element}{_attributes(attributes)}{end}")
-
-    def _reach(self, *points: Point) -> None:
-        self._corners.extend(points)
 
 
 def _attributes(values: dict[str, Any]) -> str:

@@ -13,26 +13,18 @@ for _package in ("keras_tuner", "optuna", "rich"):
         )
 
 if TYPE_CHECKING:
-    from kblocks.search_space.names import NETWORK as NETWORK
-    from kblocks.tuner.applications import HyperEfficientNet as HyperEfficientNet
-    from kblocks.tuner.applications import HyperResNet as HyperResNet
-    from kblocks.tuner.applications import HyperXception as HyperXception
-    from kblocks.tuner.choosing.rungs import Asha as Asha
-    from kblocks.tuner.files import save as save
-    from kblocks.tuner.hypermodel import CostLogs as CostLogs
-    from kblocks.tuner.hypermodel import HyperModel as HyperModel
-    from kblocks.tuner.images.data import Data as Data
-    from kblocks.tuner.images.data import load as load
-    from kblocks.tuner.predicting import predictor as predictor
-    from kblocks.tuner.records import Objective as Objective
-    from kblocks.tuner.records import Record as Record
-    from kblocks.tuner.records import Run as Run
-    from kblocks.tuner.reporting.report import report as report
-    from kblocks.tuner.stock.run import Result as Result
-    from kblocks.tuner.stock.run import search as search
-    from kblocks.tuner.suggesting import network_of as network_of
-    from kblocks.tuner.suggesting import suggest as suggest
-    from kblocks.tuner.tuner import Tuner as Tuner
+    from kblocks.search_space.names import NETWORK
+    from kblocks.tuner.applications import HyperEfficientNet, HyperResNet, HyperXception
+    from kblocks.tuner.choosing.rungs import Asha
+    from kblocks.tuner.delivering import predictor
+    from kblocks.tuner.files import save
+    from kblocks.tuner.hypermodel import CostLogs, HyperModel
+    from kblocks.tuner.images.data import Data, load
+    from kblocks.tuner.records import Objective, Record, Run
+    from kblocks.tuner.reporting.report import report
+    from kblocks.tuner.stock import Result, search
+    from kblocks.tuner.suggesting import network_of, suggest
+    from kblocks.tuner.tuner import Tuner
 
 # Imported on first use (PEP 562): `kblocks status` reads records without waiting for Keras.
 _MODULES = {
@@ -40,39 +32,20 @@ _MODULES = {
     "kblocks.tuner.applications": ("HyperEfficientNet", "HyperResNet", "HyperXception"),
     "kblocks.tuner.hypermodel": ("CostLogs", "HyperModel"),
     "kblocks.tuner.choosing.rungs": ("Asha",),
+    "kblocks.tuner.delivering": ("predictor",),
     "kblocks.tuner.files": ("save",),
     "kblocks.tuner.images.data": ("Data", "load"),
-    "kblocks.tuner.predicting": ("predictor",),
     "kblocks.tuner.records": ("Objective", "Record", "Run"),
     "kblocks.tuner.reporting.report": ("report",),
-    "kblocks.tuner.stock.run": ("Result", "search"),
     "kblocks.tuner.suggesting": ("network_of", "suggest"),
+    "kblocks.tuner.stock": ("Result", "search"),
     "kblocks.tuner.tuner": ("Tuner",),
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 
-__all__ = [
-    "NETWORK",
-    "Asha",
-    "CostLogs",
-    "Data",
-    "HyperEfficientNet",
-    "HyperModel",
-    "HyperResNet",
-    "HyperXception",
-    "Objective",
-    "Record",
-    "Result",
-    "Run",
-    "Tuner",
-    "load",
-    "network_of",
-    "predictor",
-    "report",
-    "save",
-    "search",
-    "suggest",
-]
+__all__ = ["NETWORK", "Asha", "CostLogs", "Data", "HyperEfficientNet", "HyperModel", "HyperResNet"]
+__all__ += ["HyperXception", "Objective", "Record", "Result", "Run", "Tuner", "load", "network_of"]
+__all__ += ["predictor", "report", "save", "search", "suggest"]
 
 
 def __getattr__(name: str) -> Any:

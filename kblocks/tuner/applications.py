@@ -15,15 +15,9 @@ from kblocks.search_space.choices import choice
 from kblocks.tuner.hypermodel import HyperModel
 from kblocks.tuner.suggesting import suggest
 
-_RATES = (0.1, 0.01, 0.001)  # as Keras Tuner's applications have them
-
 
 class Application(HyperModel):
-    """Base class of `HyperResNet`, `HyperEfficientNet` and `HyperXception`.
-
-    Their models return the probabilities of classes, and are compiled for one-hot labels with SGD
-    (Nesterov momentum 0.9) and a `learning_rate` of 0.1, 0.01 or 0.001.
-    """
+    """Base class of `HyperResNet`, `HyperEfficientNet` and `HyperXception`: see `_DOC`."""
 
     family = ""  # the name of a function in `kb.spaces`
     model_name = ""
@@ -59,8 +53,7 @@ class Application(HyperModel):
         features = choice(*(Features.Spec(pool) for pool in ("avg", "max", "concat")))
         top = {"classes": classes} if include_top else {"head": features}
         space = getattr(ready_spaces, self.family)(**for_size(self.family, shape), **top)
-        own = {"latency": latency, "name": name}
-        super().__init__(space.within(shape), compile=self._compile, **own)
+        super().__init__(space.within(shape), compile=self._compile, latency=latency, name=name)
         self.tunable = tunable
         self.include_top, self.classes = include_top, classes
         self.input_shape, self.input_tensor = input_shape, input_tensor
@@ -88,7 +81,7 @@ class Application(HyperModel):
 
     def _compile(self, model: keras.Model, hp: Any) -> None:
         """Compiles a model; a subclass may replace this, as with Keras Tuner's."""
-        rate = hp.Choice("learning_rate", list(_RATES), default=0.01)
+        rate = hp.Choice("learning_rate", [0.1, 0.01, 0.001], default=0.01)  # as Keras Tuner's
         optimizer = keras.optimizers.SGD(rate, momentum=0.9, nesterov=True)
         model.compile(optimizer, "categorical_crossentropy", metrics=["accuracy"])
 

@@ -21,7 +21,8 @@ from kblocks.tuner.records import COST_NAMES, DEFAULT_OBJECTIVE, Objective
 from kblocks.tuner.storing.checkpoints import Checkpoints
 
 PRUNERS = ("hyperband", "median")
-_ACCURACIES = ("accuracy", "val_accuracy")  # Keras Tuner makes the metric, which may take a GPU
+# For other names Keras Tuner makes the metric, which may take a GPU.
+_DIRECTIONS = {**dict.fromkeys(COST_NAMES, "min"), "accuracy": "max", "val_accuracy": "max"}
 # Public methods of Keras Tuner's tuners that a search never calls.
 _NEVER_CALLED = ("save", "reload", "save_model", "get_state", "set_state")
 
@@ -51,13 +52,7 @@ _DEFAULTS: dict[str, Any] = {
 def completed(
     given: Mapping[str, Any], hypermodel: Any, trials: int | None, budget: Budget | None
 ) -> dict[str, Any]:
-    """All of `KerasTunerArguments` with their defaults, and our own `trials` and `budget`.
-
-    Raises:
-        TypeError: if there is no such argument.
-        ValueError: if one is invalid or given twice, or a `kb.tuner.HyperModel` has something in
-            its place.
-    """
+    """All of `KerasTunerArguments` with their defaults, and our own `trials` and `budget`."""
     if unknown := sorted(set(given) - set(_DEFAULTS)):
         raise TypeError(f"Tuner() got an unexpected keyword argument {unknown[0]!r}")
     found: dict[str, Any] = {**_DEFAULTS, **given}
@@ -114,9 +109,6 @@ def objectives_of(
 
     None means "val_accuracy". For a HyperModel that is not ours, with a `fit` (or a tuner with a
     `run_trial`) of its own, it means what Keras Tuner does: the number returned, to be minimized.
-
-    Raises:
-        ValueError: if there is none, a name occurs twice, or a direction is not known.
     """
     if objective is None:
         is_own = own_run_trial or type(hypermodel).fit is not keras_tuner.HyperModel.fit
@@ -133,10 +125,8 @@ def objectives_of(
 def _objective(one: Any) -> Objective:
     if isinstance(one, Objective):
         return one
-    if isinstance(one, str) and one in COST_NAMES:
-        return Objective(one, "min")
-    if isinstance(one, str) and one in _ACCURACIES:
-        return Objective(one, "max")
+    if isinstance(one, str) and one in _DIRECTIONS:
+        return Objective(one, _DIRECTIONS[one])
     try:
         theirs = keras_tuner.Oracle(objective=one).objective
         return Objective(theirs.name, theirs.direction)
@@ -148,11 +138,7 @@ def _objective(one: Any) -> Objective:
 
 
 def pruner_of(pruner: Any, several: bool = False) -> optuna.pruners.BasePruner:
-    """The Optuna pruner of that name; a pruner is returned as it is, and None never prunes.
-
-    Raises:
-        ValueError: if it is none of these, or there are `several` objectives.
-    """
+    """The Optuna pruner of that name; a pruner is returned as it is, and None never prunes."""
     if pruner is not None and several:
         raise ValueError("`pruner` is for one objective. Received: several")
     match pruner:
@@ -171,11 +157,7 @@ def pruner_of(pruner: Any, several: bool = False) -> optuna.pruners.BasePruner:
 
 
 def scheduler_of(scheduler: Any, tuner: Any) -> Asha | None:
-    """The scheduler of that name; an `Asha` is returned as it is.
-
-    Raises:
-        ValueError: if it is no scheduler, or this `Tuner` has what does not go with one.
-    """
+    """The scheduler of that name; ValueError if this `Tuner` has what does not go with one."""
     found = Asha() if scheduler == "asha" else scheduler
     if not isinstance(found, Asha | None):
         raise ValueError(
@@ -226,9 +208,6 @@ def precision_of(given: Any, hypermodel: Any, own_run_trial: bool) -> tuple[str 
     """The precision of a search, and the HyperModel without one in its recipe.
 
     A precision that is a choice stays in the recipe: it is searched.
-
-    Raises:
-        ValueError: if it is no precision, is given twice, or the tuner has its own `run_trial`.
     """
     if not is_precision(given):
         raise ValueError(f"`precision` must be {PRECISIONS}. Received: precision={given!r}")
@@ -244,12 +223,7 @@ def precision_of(given: Any, hypermodel: Any, own_run_trial: bool) -> tuple[str 
 
 
 def place_of_checkpoints(given: Any, folder: Path, name: str, workers: int) -> str:
-    """Where a search keeps its checkpoints: a folder or a URL.
-
-    Raises:
-        ValueError: if worker processes cannot reach it, or it cannot be read as one.
-        ImportError, ConnectionError: as `Checkpoints` does.
-    """
+    """Where a search keeps its checkpoints: a folder or a URL. Raises as `Checkpoints` does."""
     place = str(folder / "checkpoints") if given is None else f"{str(given).rstrip('/')}/{name}"
     if not Checkpoints(place).is_shared and workers:
         raise ValueError(
@@ -289,5 +263,6 @@ def check_counts(least: int = 0, **counts: int) -> None:
     """Raises ValueError unless each is an integer from `least`."""
     for name, value in counts.items():
         if not isinstance(value, int) or isinstance(value, bool) or value < least:
-            message = f"`{name}` must be an integer from {least}. Received: {name}={value!r}"
-            raise ValueError(message)
+            raise ValueError(
+                f"`{name}` must be an integer from {least}. Received: {name}={value!r}"
+            )

@@ -69,11 +69,6 @@ def table_of(run: Run) -> list[dict[str, Any]]:
     return rows
 
 
-def write_trials(run: Run, path: Path) -> None:
-    """Writes `table_of` a run as CSV."""
-    write_table(path, table_of(run))
-
-
 # What a spreadsheet takes for the beginning of a formula (OWASP, "CSV Injection").
 _FORMULA = tuple("=+-@\t\r\n\0\uff1d\uff0b\uff0d\uff20")
 

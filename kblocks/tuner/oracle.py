@@ -66,7 +66,6 @@ class Oracle(keras_tuner.Oracle):
         return max(self._tuner.trials - self.run.tried, 0)
 
     def get_trial(self, trial_id: str) -> Trial:
-        """A trial by its id."""
         return self.trials[trial_id]
 
     def get_best_trials(self, num_trials: int = 1) -> list[Trial]:

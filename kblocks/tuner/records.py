@@ -33,6 +33,11 @@ OWNER = "kblocks/owner"  # the process that runs the trial
 DEVICE = "kblocks/device"  # the GPU on which the trial runs or ran
 BEAT = "kblocks/beat"  # a counter that the running process raises as its heartbeat
 SURPLUS = "kblocks/surplus"  # true of a trial that was begun although there were enough
+# Those whose values are the fields of a `Record`.
+_FIELDS = (
+    *(NETWORK, COSTS, SHAPES, HISTORY, EPOCHS, EXECUTIONS, FIXED, CONTINUES, ATTEMPTS, OWNER),
+    *(DEVICE, START),
+)
 # Of the study:
 IDENTITY = "kblocks/identity"  # a random name, which the study's checkpoints carry too
 RUN = "kblocks/run"  # the settings of the search: objectives, space, recipe, data
@@ -335,12 +340,7 @@ def ended(scores: Sequence[float], failure: Failure | None, several: bool) -> Tr
     """The state that Optuna gets for a trial that ended.
 
     A diverged model counts as pruned, which samplers rank below every completed trial: they ignore
-    failed trials, and any score would be invented.
-
-    Args:
-        scores: those of a completed trial, else empty.
-        failure: why the trial failed, or None.
-        several: whether there are several objectives; Optuna cannot prune then.
+    failed trials, and any score would be invented. With `several` objectives Optuna cannot prune.
     """
     if failure is None:
         return TrialState.COMPLETE if scores else TrialState.PRUNED
@@ -362,25 +362,14 @@ def identity_of(trial: Any) -> int:
 
 def record(trial: FrozenTrial) -> Record:
     """Converts a trial of Optuna to a `Record`."""
-    attributes = trial.user_attrs
+    stored = {key.rpartition("/")[2]: trial.user_attrs.get(key) for key in _FIELDS}
     return Record(
         number=trial.number,
         state=_STATES[trial.state],
         scores=tuple(trial.values) if trial.state is TrialState.COMPLETE else (),
         values=dict(trial.params),
-        network=attributes.get(NETWORK),
-        costs=attributes.get(COSTS, {}),
-        history=attributes.get(HISTORY, {}),
-        epochs=attributes.get(EPOCHS, 1),
         failure=failure_of(trial),
-        attempts=attributes.get(ATTEMPTS, 1),
-        owner=attributes.get(OWNER, ""),
-        device=attributes.get(DEVICE, ""),
         started=trial.datetime_start,
         ended=trial.datetime_complete,
-        shapes=attributes.get(SHAPES, {}),
-        fixed=attributes.get(FIXED, {}),
-        executions=attributes.get(EXECUTIONS, ()),
-        start=attributes.get(START, {}),
-        continues=attributes.get(CONTINUES),
+        **{name: value for name, value in stored.items() if value is not None},
     )

@@ -33,13 +33,7 @@ def cell(value: Any, style: str = "") -> Text:
 
 
 def tell(text: Any, console: Console | None = None, file: Any = None) -> None:
-    """Prints lines that stay.
-
-    Args:
-        text: any text.
-        console: the rich console on which something live is shown; None calls `print`.
-        file: where `print` writes; None is the standard output.
-    """
+    """Prints lines that stay, by `print` or above what a console shows live."""
     if console is None:
         print(lines(text), file=file, flush=True)
     else:

@@ -93,7 +93,8 @@ class ImageFiles(keras.utils.PyDataset):
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         rows = self._order[index * self.batch_size : (index + 1) * self.batch_size]
-        return np.stack([self._read(self.names[row]) for row in rows]), self.labels[rows]
+        paths = [self.folder / self.names[row] for row in rows]
+        return np.stack([read_image(path, self.image_size) for path in paths]), self.labels[rows]
 
     def taken(self, rows: np.ndarray, shuffle: bool) -> "ImageFiles":
         """The files with these indices as a new sequence; `shuffle` is that of the new one."""
@@ -123,9 +124,6 @@ class ImageFiles(keras.utils.PyDataset):
             "classes": len(self.class_names),
             "hash": found.hexdigest(),
         }
-
-    def _read(self, name: str) -> np.ndarray:
-        return read_image(self.folder / name, self.image_size)
 
 
 def read_image(path: Path, image_size: tuple[int, int], channels: int = 3) -> np.ndarray:

@@ -91,7 +91,6 @@ def prepared(found: Found, image_size: tuple[int, int] | None) -> Found:
 
 
 def has_idx(folder: Path) -> bool:
-    """Whether a folder has idx image files."""
     return any(folder.glob("*-images-idx3-ubyte*"))
 
 

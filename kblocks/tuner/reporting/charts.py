@@ -8,9 +8,8 @@ import numpy as np
 
 from kblocks.tuner.reporting import figures as plots
 from kblocks.tuner.reporting.text import clean
-from kblocks.tuner.reporting.view import COSTS, POINTS, Shown, View, spread
+from kblocks.tuner.reporting.view import COSTS, OBJECTIVES, POINTS, Shown, View, spread
 
-_OBJECTIVES = 3  # the most objectives that get plots
 _CURVES = 6
 _RUG = 300
 _LOST = ("failed", "pruned")
@@ -27,7 +26,7 @@ def progress(view: View) -> plots.Section | None:
         return None
     is_timed = any(trial.ended is not None for trial in view.scored)
     orders = ("ended", "number") if is_timed else ("number",)
-    objectives = range(len(view.objectives[:_OBJECTIVES]))
+    objectives = range(len(view.objectives[:OBJECTIVES]))
     figures = [_over(view, index, order) for index in objectives for order in orders]
     caption = "Each completed trial is a point; the line is the best so far."
     if any(trial.record.status in _LOST for trial in view.trials):
@@ -80,7 +79,7 @@ def _why(trial: Shown) -> str:
 def fronts(view: View) -> plots.Section | None:
     """One objective against each cost, or the first of several against each other one."""
     figures = []
-    others = view.objectives[1 : _OBJECTIVES + 1]
+    others = view.objectives[1 : OBJECTIVES + 1] if view.scored else ()
     for index, other in enumerate(others, 1):
         values = {trial.number: trial.scores[index] for trial in view.scored}
         # With two objectives a step line bounds what is attainable; more have no such line.
@@ -94,8 +93,8 @@ def fronts(view: View) -> plots.Section | None:
             t.number: plots.drawn_cost(name, t.costs[name]) for t in view.scored if name in t.costs
         }
         words, front = (COSTS[name], label), view.cost_front(name)
-        figures.append(_front(view, name, words, costs, front, "step-after"))
-    figures = [figure for figure in figures if figure]
+        if costs:
+            figures.append(_front(view, name, words, costs, front, "step-after"))
     if not figures:
         return None
     what = "in every objective" if others else "at the same cost or less"
@@ -111,10 +110,8 @@ def _front(
     values: dict[int, float],
     front: list[Shown],
     line: Any,
-) -> plots.Figure | None:
+) -> plots.Figure:
     """The first objective against `values`, by trial; `words` are the title and the axis' title."""
-    if not values:
-        return None
     low, high, name = min(values.values()), max(values.values()), f"front_{field}"
     rows: plots.Rows = [{"x": values[t.number], "s0": t.scores[0], "n": t.number} for t in front]
     rows.sort(key=lambda row: row["x"])

@@ -10,9 +10,8 @@ from optuna.distributions import CategoricalDistribution
 from kblocks.tuner.reporting import figures as plots
 from kblocks.tuner.reporting.importance import Importance, importance, is_numeric
 from kblocks.tuner.reporting.text import clean, plain
-from kblocks.tuner.reporting.view import Shown, View, spread
+from kblocks.tuner.reporting.view import OBJECTIVES, Shown, View, spread
 
-_OBJECTIVES = 3  # the most objectives that get plots
 _BARS = 20
 _LITTLE = 0.2  # R² below which importance says little
 _FEW = 8  # up to so many different numbers are drawn as options, more as a range
@@ -26,7 +25,7 @@ _NAME, _OPTION = 26, 22  # the most characters of a choice and of an option
 def importances(view: View) -> tuple[plots.Section | None, list[Importance]]:
     """A bar chart of the choices' importance for each objective, and the importances themselves."""
     made, figures = [], []
-    for index, objective in enumerate(view.objectives[:_OBJECTIVES]):
+    for index, objective in enumerate(view.objectives[:OBJECTIVES]):
         found = importance(view.scored, index)
         if found is not None:
             made.append(found)

@@ -37,8 +37,7 @@ def importance(trials: Sequence[Shown], objective: int = 0) -> Importance | None
     among the trials that have it, so it gets no credit for its parent's effect. Ranks replace
     scores, so that one diverged loss does not outweigh all others.
 
-    Returns:
-        None for fewer than 10 trials, or if all scores or all values are equal.
+    Returns None for fewer than 10 trials, or if all scores or all values are equal.
     """
     from sklearn.ensemble import RandomForestRegressor
     from sklearn.model_selection import KFold

@@ -4,6 +4,7 @@ import base64
 import hashlib
 from collections.abc import Sequence
 from importlib.resources import files
+from string import Template
 from typing import Any
 
 from kblocks.tuner.reporting.figures import Rows, Section
@@ -13,15 +14,15 @@ from kblocks.tuner.reporting.theme import DARK, LIGHT, config
 _CANVAS = 600  # a plot with more rows is drawn on a canvas, else as SVG
 
 
-def page(title: str, parts: Sequence[str | Section], trials: Rows, javascript: str) -> str:
+def page(title: str, contents: Sequence[str | Section], trials: Rows, javascript: str) -> str:
     """Assembles the page from escaped HTML and sections of plots, which share the rows `trials`.
 
     The page's content security policy lets a browser run only our own two scripts, identified by
     their hashes, and load nothing, so text in the data can neither run nor call out. `javascript`
     is the bundle of vega-embed and its dependencies.
     """
-    plots = [part for part in parts if isinstance(part, Section)]
-    body = "".join(_section(part) if isinstance(part, Section) else part for part in parts)
+    plots = [one for one in contents if isinstance(one, Section)]
+    body = "".join(_section(one) if isinstance(one, Section) else one for one in contents)
     own = _resource("page.js")
     hashes = " ".join(f"'sha256-{_digest(script)}'" for script in (javascript, own))
     policy = f"default-src 'none'; script-src {hashes}; style-src 'unsafe-inline'; img-src data:"
@@ -31,16 +32,9 @@ def page(title: str, parts: Sequence[str | Section], trials: Rows, javascript: s
         "light": config(LIGHT),
         "dark": config(DARK),
     }
-    return (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-        f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        '<meta name="color-scheme" content="light dark">'
-        f"<title>{escaped(title, 120)}</title><style>{_resource('page.css')}</style></head>"
-        f"<body><main>{body}</main>"
-        f'<script type="application/json" id="plots">{for_script(data)}</script>'
-        f"<script>{javascript}</script><script>{own}</script></body></html>\n"
-    )
+    parts = {"title": escaped(title, 120), "policy": policy, "css": _resource("page.css")}
+    parts |= {"body": body, "data": for_script(data), "javascript": javascript, "own": own}
+    return Template(_resource("page.html")).substitute(parts)
 
 
 def _section(section: Section) -> str:

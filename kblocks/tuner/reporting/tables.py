@@ -86,17 +86,26 @@ def trials(view: View) -> str:
     costs = [name for name in ("params", "macs", "latency") if name in found]
     devices = ["device"] * any(trial.record.device for trial in ordered)
     has_rungs = any(trial.record.continues is not None for trial in ordered)
-    rungs = ["epochs", "continues"] if has_rungs else []
-    heads = [
-        *("trial", "state"),
-        *(objective.name for objective in view.objectives),
-        *(COSTS[name] for name in costs),
-        *(*rungs, "time", *devices, *names),
-    ]
-    head = "".join(
-        f'<th scope="col"><button type="button">{escaped(name, 80)}</button></th>' for name in heads
-    )
-    rows = "".join(_row(view, trial, costs, rungs, devices, names) for trial in ordered[:ROWS])
+
+    def row(trial: Shown) -> list[tuple[str, str]]:
+        """The head and the cell of each column."""
+        record, had, state = trial.record, trial.costs, escaped(trial.record.status)
+        rungs = {"epochs": record.epochs, "continues": record.continues} if has_rungs else {}
+        return [
+            ("trial", _cell(str(trial.number), trial.number)),
+            ("state", f'<td><i class="{state}"></i>{state}</td>'),
+            *((o.name, _score(trial, index)) for index, o in enumerate(view.objectives)),
+            *((COSTS[n], _cell(cost(n, had[n]) if n in had else "", had.get(n))) for n in costs),
+            *((n, _cell("" if at is None else plain(at), at)) for n, at in rungs.items()),
+            ("time", _cell(duration(record.seconds), record.seconds)),
+            *((name, _cell(plain(record.device), None)) for name in devices),
+            *((n, _cell(plain(trial.values.get(n, "")), trial.values.get(n))) for n in names),
+        ]
+
+    heads = (escaped(name, 80) for name, _ in row(ordered[0]))
+    head = "".join(f'<th scope="col"><button type="button">{n}</button></th>' for n in heads)
+    cells = ("".join(cell for _, cell in row(trial)) for trial in ordered[:ROWS])
+    rows = "".join(f"<tr>{own}</tr>" for own in cells)
     sorting = "a click on a column's head sorts by it."
     told = f"{len(ordered):,} trials; {sorting}"
     if len(ordered) > ROWS:
@@ -106,30 +115,6 @@ def trials(view: View) -> str:
         f'<div class="scroll"><table class="trials"><thead><tr>{head}</tr></thead>'
         f"<tbody>{rows}</tbody></table></div></section>"
     )
-
-
-def _row(
-    view: View,
-    trial: Shown,
-    costs: Sequence[str],
-    rungs: Sequence[str],
-    devices: Sequence[str],
-    names: Sequence[str],
-) -> str:
-    state, seconds = escaped(trial.record.status), trial.record.seconds
-    reached = [getattr(trial.record, name) for name in rungs]
-    had = [(name, trial.costs.get(name)) for name in costs]
-    cells = [
-        _cell(str(trial.number), trial.number),
-        f'<td><i class="{state}"></i>{state}</td>',
-        *(_score(trial, index) for index in range(len(view.objectives))),
-        *(_cell("" if value is None else cost(name, value), value) for name, value in had),
-        *(_cell("" if value is None else plain(value), value) for value in reached),
-        _cell(duration(seconds), seconds),
-        *(_cell(plain(trial.record.device), None) for _ in devices),
-        *(_cell(plain(trial.values.get(name, "")), trial.values.get(name)) for name in names),
-    ]
-    return f"<tr>{''.join(cells)}</tr>"
 
 
 def _score(trial: Shown, index: int) -> str:

@@ -1,6 +1,5 @@
 """Writes trials for TensorBoard: learning curves as scalars, and the HParams tab."""
 
-import math
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -16,6 +15,7 @@ from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
 from kblocks.common.atomic import whole
 from kblocks.tuner.records import Objective, Record, folder_name
+from kblocks.tuner.reporting.text import number
 
 # protobuf creates these message classes on import, where no type checker sees them.
 _api: Any = api_pb2
@@ -58,14 +58,12 @@ class Values(keras.callbacks.Callback):
 
     def on_train_begin(self, logs: Any = None) -> None:
         now = time.time()
-        self._add(now, hparams_pb(self._values, trial_id=self._name, start_time_secs=now))
+        begin = hparams_pb(self._values, trial_id=self._name, start_time_secs=now)
+        _add_summaries(self._folder, [(now, begin)])
 
     def on_train_end(self, logs: Any = None) -> None:
         now = time.time()
-        self._add(now, _end(_api.STATUS_SUCCESS, now))
-
-    def _add(self, now: float, summary: Any) -> None:
-        _add_summaries(self._folder, [(now, summary)])
+        _add_summaries(self._folder, [(now, _end(_api.STATUS_SUCCESS, now))])
 
 
 def _write(folder: Path, record: Record, objectives: Sequence[Objective]) -> None:
@@ -80,7 +78,7 @@ def _write(folder: Path, record: Record, objectives: Sequence[Objective]) -> Non
     history = record.history if isinstance(record.history, Mapping) else {}
     for metric, figures in history.items():
         for epoch, figure in enumerate(figures, 1):
-            if _is_finite(figure):
+            if number(figure) is not None:
                 # The record has no end times of epochs: assume that all epochs took equally long.
                 moment = began + (ended - began) * epoch / len(figures)
                 writer.add_scalar(metric, figure, epoch, wall_time=moment)
@@ -88,7 +86,7 @@ def _write(folder: Path, record: Record, objectives: Sequence[Objective]) -> Non
     told = {f"best/{objective.name}": score for objective, score in scores}
     told |= {f"cost/{cost}": figure for cost, figure in record.costs.items()}
     for tag, figure in told.items():
-        if _is_finite(figure):
+        if number(figure) is not None:
             writer.add_scalar(tag, figure, record.epochs, wall_time=ended)
     writer.close()
 
@@ -114,7 +112,3 @@ def _end(status: Any, ended: float) -> Any:
 
 def _value(value: Any) -> bool | int | float | str:
     return value if isinstance(value, (bool, int, float, str)) else str(value)
-
-
-def _is_finite(figure: Any) -> bool:
-    return isinstance(figure, (int, float)) and math.isfinite(figure)

@@ -10,6 +10,7 @@ from kblocks.tuner.records import Objective, Record, Run
 from kblocks.tuner.reporting.text import clean, number, score
 
 COSTS = {"macs": "MACs", "params": "parameters", "latency": "latency"}  # and their names in text
+OBJECTIVES = 3  # the most that get plots
 POINTS = 2000  # the most that one plot draws
 
 
@@ -25,7 +26,6 @@ class Shown:
 
     @property
     def number(self) -> int:
-        """The trial's number, from 0."""
         return self.record.number
 
     def curve(self, metric: str) -> list[tuple[int, float]]:
@@ -48,8 +48,8 @@ class View:
         self.settings = run.settings if isinstance(run.settings, Mapping) else {}
         self.distributions = {clean(name, 80): one for name, one in run.distributions.items()}
         self.trials = [self._shown(trial, start) for trial in run.trials]
-        self.by_number = {trial.number: trial for trial in self.trials}
         self.scored = [trial for trial in self.trials if trial.scores]
+        self._by_number = {trial.number: trial for trial in self.scored}
 
     def options_of(self, choice: str) -> list[str]:
         """The texts of a choice's options if trials record them by their positions, else []."""
@@ -85,8 +85,7 @@ class View:
         )
 
     def _of(self, records: Iterable[Record]) -> list[Shown]:
-        found = (self.by_number[record.number] for record in records)
-        return [trial for trial in found if trial.scores]
+        return [self._by_number[one.number] for one in records if one.number in self._by_number]
 
     @property
     def best(self) -> Shown | None:

@@ -11,8 +11,7 @@ from optuna.trial import TrialState
 
 from kblocks.tuner.records import EXTENDED, EXTENDS, IDENTITY, PRECISION, RANGES, RUN, Objective
 from kblocks.tuner.storing.identity import ChangedError, check, has_changed
-from kblocks.tuner.storing.storage import created
-from kblocks.tuner.storing.study import find, studies
+from kblocks.tuner.storing.storage import created, find, studies
 
 
 def begin(

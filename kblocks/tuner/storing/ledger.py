@@ -59,7 +59,6 @@ class Ledger:
         return number - sum(other < number for other in others)
 
     def is_finished(self, number: int) -> bool:
-        """Whether a trial has ended."""
         if number < self._done:
             return True
         return any(t.number == number and t.state.is_finished() for t in self._tail)

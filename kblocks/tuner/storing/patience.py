@@ -127,14 +127,11 @@ class PatientStorage(BaseStorage):
         self.seen[study_id] = max(self.seen.get(study_id, 0), trials)
 
     def once(self, study_id: int, key: str, value: Any) -> Any:
-        """Sets a study attribute if it is not set yet; returns the stored value."""
+        """As `claims.once`."""
         return self.patiently(lambda: once(self._engine, study_id, key, value))
 
     def release(self, trial: FrozenTrial, attempts: int) -> bool:
-        """Puts a running trial back to waiting, and records the number of attempts at it.
-
-        Returns False if the trial has another owner by now than when it was read.
-        """
+        """As `claims.release`, for the owner that the trial had when it was read."""
         owner = trial.user_attrs.get(OWNER, "")
         return self.patiently(lambda: release(self._engine, identity_of(trial), owner, attempts))
 
@@ -150,14 +147,12 @@ class _Outage:
         self._began: float | None = None  # start of the outage that was logged
 
     def goes_on(self, began: float, error: BaseException) -> None:
-        """Logs that the database cannot be used since `began`."""
         with self._lock:
             if self._began is None:
                 self._began = began
                 log.warning("The search's database cannot be used, trying again: %s", why(error))
 
     def is_over(self) -> None:
-        """Logs that the database has answered again."""
         with self._lock:
             if self._began is not None:
                 seconds = time.monotonic() - self._began

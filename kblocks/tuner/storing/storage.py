@@ -1,11 +1,11 @@
-"""Opens the storage of a search: Optuna's tables in a database, with retries."""
+"""Opens the storage of a search: Optuna's tables in a database, with retries; its studies."""
 
 import contextlib
 import os
 import re
 import sqlite3
 import time
-from collections.abc import Iterator
+import uuid
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -16,7 +16,7 @@ from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage, RDBStorage
 from sqlalchemy import Engine, exc
 
-from kblocks.tuner.records import Objective
+from kblocks.tuner.records import EXTENDED, EXTENDS, IDENTITY, Objective
 from kblocks.tuner.storing.diagnosis import diagnosis, file_of
 from kblocks.tuner.storing.interrupts import held
 from kblocks.tuner.storing.owners import owner
@@ -121,17 +121,17 @@ def _file(path: Path, create: bool) -> dict[str, Any]:
         return sqlite3.connect(name, timeout=_BUSY, uri=True, check_same_thread=False)
 
     def connected(connection: Any, record: Any) -> None:
-        record.info["file"] = _identity(path)
+        record.info["file"] = _inode(path)
 
     def checked(connection: Any, record: Any, proxy: Any) -> None:
-        if record.info.get("file") != _identity(path):
+        if record.info.get("file") != _inode(path):
             raise exc.DisconnectionError(f"{path} is not the file that was opened")
 
     events = [(connected, "connect"), (checked, "checkout"), *_CLOSED_BY_OTHERS]
     return {"creator": connect, "pool_events": events}
 
 
-def _identity(path: Path | int) -> tuple[int, int] | None:
+def _inode(path: Path | int) -> tuple[int, int] | None:
     with contextlib.suppress(OSError):
         found = os.stat(path)
         return found.st_dev, found.st_ino
@@ -141,18 +141,18 @@ def _identity(path: Path | int) -> tuple[int, int] | None:
 def _marked(connection: Any, record: Any) -> None:
     mark, other = os.pipe()  # no other file of this process has its device and inode
     os.close(other)
-    record.info["mark"] = mark, _identity(mark)
+    record.info["mark"] = mark, _inode(mark)
 
 
 def _unmarked(connection: Any, record: Any) -> None:
     mark, identity = record.info.pop("mark", (-1, None))
-    if mark >= 0 and _identity(mark) == identity:
+    if mark >= 0 and _inode(mark) == identity:
         os.close(mark)
 
 
 def _not_closed(connection: Any, record: Any, proxy: Any) -> None:
     mark, identity = record.info["mark"]
-    if _identity(mark) != identity:
+    if _inode(mark) != identity:
         raise exc.DisconnectionError("a trial has closed the descriptors of its process")
 
 
@@ -178,31 +178,55 @@ def _opened(url: str, arguments: dict[str, Any], create: bool) -> tuple[BaseStor
     return optuna.storages.get_storage(own), own.engine
 
 
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    level = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    try:
-        yield
-    finally:
-        optuna.logging.set_verbosity(level)
-
-
 def created(storage: BaseStorage, name: str, objectives: tuple[Objective, ...]) -> optuna.Study:
     """The study of that name, created if it does not exist."""
     directions: Any = ["maximize" if o.direction == "max" else "minimize" for o in objectives]
-    with _quiet():
+    level = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)  # not its line about a new study
+    try:
         return optuna.create_study(
             storage=storage, study_name=name, directions=directions, load_if_exists=True
         )
+    finally:
+        optuna.logging.set_verbosity(level)
 
 
 def loaded(storage: BaseStorage, name: str) -> optuna.Study:
     """The study of that name; raises KeyError if there is none, with the names of the others."""
     try:
-        with _quiet():
-            return optuna.load_study(study_name=name, storage=storage)
+        return optuna.load_study(study_name=name, storage=storage)
     except KeyError:
-        names = ", ".join(optuna.get_all_study_names(storage))
-        others = f", but: {names}" if names else ""
+        there = ", ".join(optuna.get_all_study_names(storage))
+        others = f", but: {there}" if there else ""
         raise KeyError(f"no search of the name {name!r} is there{others}") from None
+
+
+def find(storage: BaseStorage, name: str) -> optuna.Study:
+    """The study of a search, in its newest extension; raises KeyError if there is none."""
+    study = loaded(storage, name)
+    newer = study.user_attrs.get(EXTENDED)
+    return study if newer is None else find(storage, newer)
+
+
+def identity(storage: PatientStorage, study: optuna.Study) -> str:
+    """The unique id of a search, in all its extensions; its checkpoints are marked with it."""
+    number = storage.get_study_id_from_name(study.study_name)
+    return str(storage.once(number, IDENTITY, uuid.uuid4().hex))
+
+
+def names(storage: BaseStorage) -> list[str]:
+    """The names of the searches in a storage."""
+    return sorted(name for name, first in studies(storage).items() if name == first)
+
+
+def delete(storage: BaseStorage, name: str) -> None:
+    """Deletes a search with all its extensions."""
+    own = [one for one, first in studies(storage).items() if first == name]
+    for one in sorted(own, key=lambda one: one == name):  # the first last: it leads to the others
+        optuna.delete_study(study_name=one, storage=storage)
+
+
+def studies(storage: BaseStorage) -> dict[str, str]:
+    """By study, the name under which its search began."""
+    summaries = optuna.get_all_study_summaries(storage, include_best_trial=False)
+    return {one.study_name: one.user_attrs.get(EXTENDS, one.study_name) for one in summaries}

@@ -12,8 +12,7 @@ from kblocks.tuner.storing.beginning import begin
 from kblocks.tuner.storing.checkpoints import Checkpoints
 from kblocks.tuner.storing.owners import as_it_is
 from kblocks.tuner.storing.patience import PatientStorage
-from kblocks.tuner.storing.storage import is_blank, open_storage, shown
-from kblocks.tuner.storing.study import delete, find, identity
+from kblocks.tuner.storing.storage import delete, find, identity, is_blank, open_storage, shown
 
 
 class Store:

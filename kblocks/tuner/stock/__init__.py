@@ -1,1 +1,0 @@
-"""Runs a search with one of Keras Tuner's own tuners."""
