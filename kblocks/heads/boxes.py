@@ -15,7 +15,7 @@ from kblocks.blocks.block import Block
 from kblocks.blocks.convolution import act
 from kblocks.common import backend
 from kblocks.heads.attaching import Attached, Head, Place, only
-from kblocks.heads.classifier import Classifier, check_pooled, pooled
+from kblocks.heads.classification import Classifier, check_pooled, pooled
 from kblocks.heads.task import TargetLoss, TargetMetric, Task, agree, outside
 from kblocks.plans.ops import Activation, Chain, Corners, Dense, Dropout, Merge, Op
 
