@@ -55,7 +55,6 @@ def smooth_l1(y_true: Any, y_pred: Any, beta: float) -> Any:
     return _ops.sum(_ops.where(distance < beta, square, distance - 0.5 * beta), -1)
 
 
-@keras.saving.register_keras_serializable("kblocks")
 class BoxLoss(TargetLoss):
     """The loss for one box an image: "giou", or "smooth_l1" of the corners, linear from `beta`."""
 
@@ -97,7 +96,6 @@ def in_shares(boxes: Any, target: str) -> None:
     backend.demand(largest <= 2.0, f"Targets must be {target} (are they in pixels?).", (largest,))
 
 
-@keras.saving.register_keras_serializable("kblocks")
 class BoxIoU(TargetMetric):
     """The mean IoU of predicted and true boxes, one box an image."""
 

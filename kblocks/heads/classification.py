@@ -19,7 +19,6 @@ _ops: Any = keras.ops  # its functions are annotated as if they could return Non
 _ALONE = "; one class alone is always right: give it multi_label=True, or the head two classes"
 
 
-@keras.saving.register_keras_serializable("kblocks")
 class ClassLoss(TargetLoss):
     """Cross-entropy of logits; targets are class indices, probabilities, or several labels.
 
@@ -90,7 +89,6 @@ class ClassLoss(TargetLoss):
         return losses * known
 
 
-@keras.saving.register_keras_serializable("kblocks")
 class ClassAccuracy(TargetMetric):
     """The fraction of samples whose largest logit is that of the right class.
 
@@ -109,7 +107,6 @@ class ClassAccuracy(TargetMetric):
         return _ops.cast(_ops.equal(found, _ops.cast(labels, "int32")), "float32")
 
 
-@keras.saving.register_keras_serializable("kblocks")
 class LabelAccuracy(TargetMetric):
     """The fraction of labels that the sign of their logit predicts correctly."""
 

@@ -82,7 +82,6 @@ class _Cells:
         self.kinds = one_hot * self.positive[..., None]
 
 
-@keras.saving.register_keras_serializable("kblocks")
 class DetectionLoss(TargetLoss):
     """The loss of `kb.DetectionMap`: focal of all cells, GIoU of cells with an object."""
 
@@ -139,7 +138,6 @@ class DetectionLoss(TargetLoss):
         return wrong_kinds + total / _ops.maximum(cells.objects, 1.0)
 
 
-@keras.saving.register_keras_serializable("kblocks")
 class CellIoU(Configured, keras.metrics.Mean):
     """The mean IoU of the boxes of all cells that an object belongs to; see `kb.DetectionMap`."""
 
@@ -155,9 +153,7 @@ class CellIoU(Configured, keras.metrics.Mean):
         super().__init__(name=name, **kwargs)
         self.classes, self.smallest, self.largest, self.radius = classes, smallest, largest, radius
 
-    def update_state(  # type: ignore[override]
-        self, y_true: Any, y_pred: Any, sample_weight: Any = None
-    ) -> Any:
+    def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:  # type: ignore[override]
         y_true, y_pred = (_ops.cast(y, "float32") for y in (y_true, y_pred))
         cells = _Cells(y_true, y_pred, self)
         weights = cells.positive

@@ -20,7 +20,6 @@ _ops: Any = keras.ops  # its functions are annotated as if they could return Non
 POINTS = "points"
 
 
-@keras.saving.register_keras_serializable("kblocks")
 class KeypointLoss(TargetLoss):
     """Smooth L1, linear from `beta` on, averaged over the visible points of an image."""
 
@@ -70,9 +69,7 @@ def _mean_of_seen(values: Any, seen: Any) -> Any:
 class _OfPlaces(TargetMetric):
     """A mean over the images that have a visible point."""
 
-    def update_state(  # type: ignore[override]
-        self, y_true: Any, y_pred: Any, sample_weight: Any = None
-    ) -> Any:
+    def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:  # type: ignore[override]
         _, seen = places_and_seen(_ops.cast(y_true, "float32"))
         counts = _ops.cast(_ops.any(seen > 0, axis=-1), "float32")
         if sample_weight is not None:
@@ -80,7 +77,6 @@ class _OfPlaces(TargetMetric):
         return super().update_state(y_true, y_pred, counts)
 
 
-@keras.saving.register_keras_serializable("kblocks")
 class KeypointDistance(_OfPlaces):
     """The mean distance of predicted and true points, as a fraction of the image."""
 
@@ -92,7 +88,6 @@ class KeypointDistance(_OfPlaces):
         return _mean_of_seen(_ops.sqrt(squares), seen)
 
 
-@keras.saving.register_keras_serializable("kblocks")
 class KeypointsWithin(_OfPlaces):
     """The fraction of points that are at most `tolerance` (a fraction of the image) off."""
 

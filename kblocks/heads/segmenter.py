@@ -29,7 +29,6 @@ _ops: Any = keras.ops  # its functions are annotated as if they could return Non
 MASK = "mask"
 
 
-@keras.saving.register_keras_serializable("kblocks")
 class PixelLoss(TargetLoss):
     """Cross-entropy of each pixel, averaged over the pixels of an image that are not `void`."""
 
