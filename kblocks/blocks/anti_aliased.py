@@ -52,8 +52,6 @@ class AntiAliased(Convolutional, kw_only=True, abstract=True):
     """The arguments of both residual blocks of TResNet.
 
     Args:
-        activation: between the convolutions: a Keras activation by name, a function, an activation
-            layer without weights, or None.
         last_activation: after the addition, in the forms of `activation`.
         blur_size: side of the binomial kernel of the blur, odd; the blur has the strides in place
             of the convolution before it. None leaves them on the convolution, without a blur.
@@ -76,6 +74,10 @@ class AntiAliased(Convolutional, kw_only=True, abstract=True):
     groups: Count = 1
     stochastic_depth: Rate = 0.0
 
+    def check(self) -> None:
+        check_convolutions(self)
+        check_blur("blur_size", self.blur_size)
+
 
 class TResNetBasicBlock(AntiAliased):
     """Two convolutions, a blur where they have strides, squeeze-excite, and a shortcut.
@@ -95,9 +97,6 @@ class TResNetBasicBlock(AntiAliased):
     filters: Count
     kernel_size: Size = 3
     strides: Size = 1
-
-    def check(self) -> None:
-        check_anti_aliased(self)
 
     def plan(self, channels: int) -> Op:
         second = Chain(spatial(self, self.filters), norm(self))
@@ -128,20 +127,12 @@ class TResNetBottleneckBlock(AntiAliased):
     expansion: Count = 4
     squeeze_ratio: Fraction | None = 0.5
 
-    def check(self) -> None:
-        check_anti_aliased(self)
-
     def plan(self, channels: int) -> Op:
         outputs = self.expansion * self.filters
         reduce = Chain(conv(self, self.filters, padding="same"), norm(self), act(self))
         expand = Chain(conv(self, outputs, padding="same"), norm(self))
         main = Chain(reduce, blurred(self), gated(self), expand)
         return joined(self, channels, outputs, main)
-
-
-def check_anti_aliased(spec: Any) -> None:
-    check_convolutions(spec)
-    check_blur("blur_size", spec.blur_size)
 
 
 def blurred(spec: Any) -> Op:

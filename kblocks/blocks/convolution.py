@@ -12,8 +12,6 @@ class Convolutional(Block, kw_only=True, abstract=True):
     """The arguments of all convolutional blocks, and the descriptions of those that several have.
 
     Args:
-        activation: a Keras activation by name, a function, an activation layer without
-            weights, or None.
         normalization: "batch", "layer" (over the channels of each pixel), "group", "weight" (of
             the kernels: Salimans & Kingma 2016, arXiv:1602.07868), a `kblocks.Norm` (to set
             momentum, epsilon and more), or None.
@@ -28,11 +26,6 @@ class Convolutional(Block, kw_only=True, abstract=True):
         dilation_rate: of the spatial convolutions; integer or pair; must be 1 if strides are not.
         groups: of the spatial convolutions; must divide the channels that they read and make.
         stochastic_depth: probability with which training drops the main path of a sample.
-        kernel_initializer: Keras initializer of the kernels, by name or as an object. Each kernel
-            gets its own, so that a seed does not make two kernels equal.
-        bias_initializer: Keras initializer of the biases, by name or as an object.
-        kernel_regularizer: Keras regularizer of the kernels, by name or as an object, or None.
-        bias_regularizer: Keras regularizer of the biases, by name or as an object, or None.
     """
 
     activation: fields.ActivationLike | None = "relu"
@@ -160,7 +153,6 @@ class ConvBlock(Convolutional):
         pool: "max", "avg" or "min" for a pool after the convolutions, or None.
         pool_size: window of that pool; integer or pair.
         pool_strides: strides of that pool; integer or pair; None takes `pool_size`.
-        pool_padding: padding of that pool, in the forms of `padding`; less than `pool_size`.
         dropout: share of the features that training sets to zero at the end of the block.
 
     Output shape: (batch, new_height, new_width, filters).
@@ -215,8 +207,6 @@ class NormAct(Convolutional):
     `use_bias`, `padding_mode`, initializers and regularizers have no effect here.
 
     Args:
-        activation: a Keras activation by name, a function, an activation layer without
-            weights, or None.
         normalization: "batch", "layer" (over the channels of each pixel), "group", a `kblocks.Norm`
             (to set momentum, epsilon and more), or None.
 

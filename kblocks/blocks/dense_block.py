@@ -74,7 +74,6 @@ class TransitionBlock(Convolutional):
         strides: of the pool; integer or pair; with 1 there is no pool unless `pool_size` is given.
         pool: "avg", "max" or "min".
         pool_size: window of the pool; integer or pair; None takes `strides`.
-        pool_padding: padding of the pool, in the forms of `padding`; less than `pool_size`.
         dropout: share of the features that training sets to zero before the pool.
 
     Output shape: (batch, new_height, new_width, int(compression * channels)).

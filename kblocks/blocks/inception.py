@@ -47,6 +47,27 @@ class Branched(Convolutional, kw_only=True, abstract=True):
     pool_count_padding: bool = False
     pool_ceil_mode: bool = False
 
+    def check(self) -> None:
+        if len(self.kernel_size) not in (1, len(self.branches)):
+            raise ValueError(
+                "`kernel_size` must be one for all or one for each of the `branches`. "
+                f"Received: {len(self.kernel_size)} sizes for {len(self.branches)} branches"
+            )
+        last = "padding" if self.last_padding is None else "last_padding"
+        for steps, kernel in _with_kernels(self):
+            if _pools(steps):
+                check_pool(last, _own_padding(getattr(self, last), kernel), "kernel_size", kernel)
+                if self.pool_ceil_mode and getattr(self, last) == "same":
+                    raise ValueError(
+                        f"`pool_ceil_mode` does not go with `{last}`='same'. "
+                        f"Received: {last}='same'"
+                    )
+                continue
+            *inner, end = _kernels(self, len(steps), kernel)
+            for size in inner:
+                check_symmetric("padding", self.padding, "kernel_size", size)
+            check_symmetric(last, getattr(self, last), "kernel_size", end)
+
 
 class InceptionBlock(Branched):
     """Convolutions of several sizes and a pool side by side, their channels concatenated.
@@ -87,9 +108,6 @@ class InceptionBlock(Branched):
     kernel_size: Sizes = (1, 3, 5, 3)
     strides: Size = 1
 
-    def check(self) -> None:
-        check_branches(self)
-
     def plan(self, channels: int) -> Op:
         return Chain(side_by_side(self, self.strides))
 
@@ -126,37 +144,12 @@ class InceptionResNetBlock(Branched):
     scale: float = 1.0
     activate: bool = True
 
-    def check(self) -> None:
-        check_branches(self)
-
     def plan(self, channels: int) -> Op:
         join = conv(self, channels, padding="same", use_bias=self.use_bias is not False)
         scaling = None if self.scale == 1 else Scale(self.scale)
         main = Chain(side_by_side(self, (1, 1)), join, scaling)
         added = Merge("add", main=main, shortcut=Chain())
         return Chain(added, act(self) if self.activate else None)
-
-
-def check_branches(spec: Any) -> None:
-    """Refuses kernel sizes and paddings that do not fit the branches."""
-    if len(spec.kernel_size) not in (1, len(spec.branches)):
-        raise ValueError(
-            "`kernel_size` must be one for all or one for each of the `branches`. "
-            f"Received: {len(spec.kernel_size)} sizes for {len(spec.branches)} branches"
-        )
-    last = "padding" if spec.last_padding is None else "last_padding"
-    for steps, kernel in _with_kernels(spec):
-        if _pools(steps):
-            check_pool(last, _own_padding(getattr(spec, last), kernel), "kernel_size", kernel)
-            if spec.pool_ceil_mode and getattr(spec, last) == "same":
-                raise ValueError(
-                    f"`pool_ceil_mode` does not go with `{last}`='same'. Received: {last}='same'"
-                )
-            continue
-        *inner, end = _kernels(spec, len(steps), kernel)
-        for size in inner:
-            check_symmetric("padding", spec.padding, "kernel_size", size)
-        check_symmetric(last, getattr(spec, last), "kernel_size", end)
 
 
 def side_by_side(spec: Any, strides: Pixels) -> Merge:

@@ -26,6 +26,8 @@ class Residual(Convolutional, kw_only=True, abstract=True):
         shortcut: what it does where the block changes the size or the number of channels; elsewhere
             it is the identity. "projection": a 1x1 convolution. "zero_pad": take every `strides`-th
             pixel and append zero channels. "identity": raise an error.
+        strides_on: of bottlenecks: the convolution that has the strides, "spatial" for the middle
+            one, as in published weights ("v1.5"), or "first" for the first 1x1, as in the paper.
     """
 
     padding: Padding = "same"
@@ -113,8 +115,6 @@ class BottleneckBlock(Residual):
         expansion: the output has `expansion * filters` channels.
         width: output channels of the first two convolutions in place of `filters`, as in Wide
             ResNets (arXiv:1605.07146); the block's output keeps `expansion * filters`.
-        strides_on: the convolution that has the strides: "spatial" for the middle one, as in
-            published weights ("v1.5"), or "first" for the first 1x1, as in the paper.
 
     Output shape: (batch, new_height, new_width, expansion * filters).
 
@@ -147,8 +147,6 @@ class ResNeXtBlock(Residual):
         groups: must stay 1; `cardinality` sets the number of groups.
         cardinality: number of groups of the middle convolution.
         group_width: channels of each group.
-        strides_on: the convolution that has the strides: "spatial" for the middle one, as in
-            published weights, or "first" for the first 1x1.
 
     Output shape: (batch, new_height, new_width, filters).
 

@@ -38,7 +38,6 @@ class SeparableConvBlock(Convolutional):
         pool: "max", "avg" or "min" for a pool with `strides` after the convolutions, which a block
             of strides 1 leaves out; or None.
         pool_size: window of that pool; integer or pair.
-        pool_padding: padding of that pool, in the forms of `padding`; less than `pool_size`.
 
     Output shape: (batch, new_height, new_width, filters).
 

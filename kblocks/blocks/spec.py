@@ -20,10 +20,20 @@ from kblocks.plans.ops import Op
 _OWN = {"name", "dtype", "trainable", "data_format", "spec", "layers", "remat", "changed_parts"}
 _RESERVED = frozenset(dir(keras.Layer)) | _OWN
 _LABELS = {kind.label for kind in ops.PRIMITIVES.values()}
-_MISSING = dataclasses.MISSING
 _ARGS = re.compile(r"^Args:((?:\n+ .*)+)", re.MULTILINE)  # a section of a docstring
 _NAME = r"[^\s:,(]+"
 _ENTRY = re.compile(rf"^({_NAME}(?:,\s+{_NAME})*)(.*(?:\n+ .*)*)", re.MULTILINE)  # names, text
+# The descriptions of arguments that many blocks have, for those that their docstrings leave out.
+_COMMON = """Args:
+    activation: a Keras activation by name, a function, an activation layer without weights, or
+        None.
+    pool_padding: padding of the pool, in the forms of `padding`; less than `pool_size`.
+    loss_weight: factor of this output's loss in the total of several outputs.
+    kernel_initializer: Keras initializer of the kernels, by name or as an object. Each kernel gets
+        its own, so that a seed does not make two kernels equal.
+    bias_initializer: Keras initializer of the biases, by name or as an object.
+    kernel_regularizer: Keras regularizer of the kernels, by name or as an object, or None.
+    bias_regularizer: Keras regularizer of the biases, by name or as an object, or None."""
 
 
 class Spec:
@@ -235,7 +245,7 @@ def _defaults_of(cls: type, checks: dict[str, Check]) -> dict[str, Any]:
 
 
 def documented(cls: Any, names: Sequence[str]) -> str | None:
-    """The docstring of `cls`, completed from its base classes.
+    """The docstring of `cls`, completed from its base classes and `_COMMON`.
 
     Args gets the entries for `names` that are missing, in their order. A docstring with an Output
     shape gets an Input shape and Raises. A docstring without Args stays.
@@ -249,7 +259,7 @@ def documented(cls: Any, names: Sequence[str]) -> str | None:
         doc = _with_section(doc, "Input shape", inherited, "Output shape:", "\n")
         doc = _with_section(doc, "Raises", inherited, "Example:|Reference:", "\n\n")
     own = texts = _described(doc)
-    for text in inherited:
+    for text in [*inherited, _COMMON]:
         texts = {**_described(text), **texts}
     order = [name for name in names if name in texts] + [name for name in own if name not in names]
     groups = itertools.groupby(order, texts.__getitem__)

@@ -17,7 +17,6 @@ class SqueezeExcite(Block):
         activation: in the middle of the gate: a Keras activation by name, a function, or an
             activation layer without weights.
         gate: the last activation of the gate, in the forms of `activation`.
-        kernel_initializer: Keras initializer of both 1x1 convolutions, by name or as an object.
 
     Input shape: (batch, height, width, channels). Output shape: the same.
 

@@ -113,13 +113,8 @@ class Regressor(Block, kw_only=True, abstract=True):
             (global), or "concat" (both).
         pool_size: size to which the map is averaged adaptively before "flatten"; integer, pair
             or None.
-        hidden: units of each hidden linear layer.
-        activation: activation after each hidden layer: a Keras activation by name, a function, an
-            activation layer without weights, or None.
+        hidden: units of each hidden linear layer, which `activation` follows.
         dropout: dropout rate after each hidden layer.
-        loss_weight: factor of this output's loss in the total of several outputs.
-        kernel_initializer: Keras initializer of the kernels, by name or as an object.
-        kernel_regularizer: Keras regularizer of the kernels, by name or as an object, or None.
     """
 
     pool: Literal["avg", "max", "concat", "flatten"] = "flatten"

@@ -151,18 +151,11 @@ class Classifier(Block):
         pool: "avg" or "max" (global), "concat" (both, twice the features) or "flatten".
         pool_size: size to which the map is averaged adaptively before "flatten", so that any
             input size fits; integer, pair or None.
-        hidden: units of each hidden linear layer.
-        activation: activation after each hidden layer: a Keras activation by name, a function, an
-            activation layer without weights, or None.
+        hidden: units of each hidden linear layer, which `activation` follows.
         dropout: dropout rate after each hidden layer, or before the logits if there is none.
         dropout_first: whether dropout comes before each hidden layer instead.
         multi_label: whether a sample may have any number of the classes, not exactly one.
-        loss_weight: factor of this output's loss in the total of several outputs.
         use_bias: whether the linear layers have a bias.
-        kernel_initializer: Keras initializer of the kernels, by name or as an object.
-        bias_initializer: Keras initializer of the biases, by name or as an object.
-        kernel_regularizer: Keras regularizer of the kernels, by name or as an object, or None.
-        bias_regularizer: Keras regularizer of the biases, by name or as an object, or None.
 
     Output shape: (batch, classes), logits.
     Targets: class indices, (batch,), or probabilities, (batch, classes); with `multi_label` zeros

@@ -172,8 +172,6 @@ class DetectionMap(Block):
         radius: an object belongs to the cells in its box whose centres are less than this from
             its own, in cells, and to the cell of its centre.
         box_weight: factor of the box loss, which is added to the focal loss.
-        loss_weight: factor of this output's loss in the total of several outputs.
-        kernel_initializer: Keras initializer of both convolutions, by name or as an object.
 
     Output shape: (batch, height, width, classes + 4): logits, then the distances from the cell's
         centre to the box's top, left, bottom and right, in cells. `kb.detections` decodes them.

@@ -150,7 +150,6 @@ class KeypointMaps(Convolutional):
         filters: filters of each hidden convolution.
         kernel_size: kernel of the hidden convolutions; integer or pair (height, width).
         tolerance: largest error that the metric `within` accepts, as a fraction of the image.
-        loss_weight: factor of this output's loss in the total of several outputs.
 
     Output shape: (batch, points, 2): (y, x) as fractions of the image.
     Targets, loss and metrics: those of `KeypointRegressor`.

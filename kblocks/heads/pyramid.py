@@ -30,7 +30,6 @@ class AddLateral(Block):
 
     Args:
         filters: filters of the convolution, equal to the channels of the first input.
-        kernel_initializer: initializer of the convolution.
 
     Input shape: a list of two (batch, height, width, channels).
     Output shape: the first's.

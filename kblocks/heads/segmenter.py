@@ -116,7 +116,6 @@ class SegmentationMap(Block):
     Args:
         classes: channels of the score maps.
         void: the label of pixels to ignore, or None.
-        loss_weight: factor of this output's loss in the total of several outputs.
 
     Input shape: a list of (batch, rows, columns, classes) and (batch, height, width, channels).
     Output shape: (batch, height, width, classes), logits.
