@@ -256,10 +256,15 @@ def documented(cls: Any, names: Sequence[str]) -> str | None:
     bases = [base for base in cls.__mro__[1:] if "Spec" in vars(base)]
     inherited = [inspect.cleandoc(base.__doc__ or "") for base in bases]
     if "Output shape:" in doc:
-        doc = _with_section(doc, "Input shape", inherited, "Output shape:", "\n")
-        doc = _with_section(doc, "Raises", inherited, "Example:|Reference:", "\n\n")
+        doc = with_section(doc, "Input shape", inherited, "Output shape:", "\n")
+        doc = with_section(doc, "Raises", inherited, "Example:|Reference:", "\n\n")
+    return with_args(doc, names, [*inherited, _COMMON])
+
+
+def with_args(doc: str, names: Sequence[str], inherited: list[str]) -> str:
+    """The docstring with entries for all `names`, from the first text that describes one."""
     own = texts = _described(doc)
-    for text in [*inherited, _COMMON]:
+    for text in inherited:
         texts = {**_described(text), **texts}
     order = [name for name in names if name in texts] + [name for name in own if name not in names]
     groups = itertools.groupby(order, texts.__getitem__)
@@ -267,7 +272,7 @@ def documented(cls: Any, names: Sequence[str]) -> str | None:
     return _ARGS.sub(lambda _: f"Args:\n{textwrap.indent(entries, ' ' * 4)}", doc, count=1)
 
 
-def _with_section(doc: str, name: str, inherited: list[str], before: str, gap: str) -> str:
+def with_section(doc: str, name: str, inherited: list[str], before: str, gap: str) -> str:
     """The docstring with a section that it lacks, from the first base that has it."""
     section = re.compile(rf"^{name}:.*(?:\n+ .*)*", re.MULTILINE)
     found = next(filter(None, map(section.search, inherited)), None)

@@ -15,6 +15,7 @@ _POOL = {"pool": "max", "pool_size": 3, "pool_strides": 2}
 
 
 @namesake
+@staged.described
 def alexnet(
     classes: int = 1000,
     *,
@@ -31,7 +32,6 @@ def alexnet(
     """AlexNet: a stem and stages of plain convolutions; the defaults fit PyTorch's weights.
 
     Args:
-        classes: number of logits.
         blocks: number of convolutions in each stage, one entry a stage.
         filters, kernel_size, strides, padding: those of the convolutions, one value or one a
             stage (a tuple of two is a (height, width) for all stages unless there are two
@@ -41,13 +41,9 @@ def alexnet(
             with strides 4, max pool of 3 with strides 2), or the Spec of a stem.
         head: arguments of `kb.Classifier` that replace the published ones (a map averaged to
             6x6, two hidden layers of 4,096 with dropout before them), or the Spec of a head.
-        name: name of the model.
         **block: further arguments of `kb.ConvBlock`, one value or a list with one a stage; `pool`
             is by default "max" in the first and last stage. Activation, normalization, bias and
             initializers also apply to the stem.
-
-    Raises:
-        ValueError, TypeError: if an argument does not fit; the message names it and the stage.
 
     Reference: Krizhevsky 2014, arXiv:1404.5997; padding and adaptive pool are torchvision's.
     """

@@ -18,6 +18,7 @@ NORM = Norm("batch", momentum=0.9, epsilon=1e-3)  # as in their published weight
 Rows = list[tuple[Any, ...]]
 
 
+@staged.described
 def inception(
     classes: int,
     *,
@@ -43,10 +44,7 @@ def inception(
 ) -> Architecture:
     """A stem, stages of Inception modules behind grid reductions, and a classifier.
 
-    Raises ValueError or TypeError if an argument does not fit; the message names it and the stage.
-
     Args:
-        classes: number of logits.
         blocks: number of modules in each stage, one entry a stage.
         branches: for each stage a sequence with the `branches` of each of its modules (see
             `kb.InceptionBlock`); the last also serves further modules.
@@ -71,7 +69,6 @@ def inception(
             network whose stem it is, and of changes to this: `filters`, a factor; `kernel_size`,
             `strides` and `padding` of the three rows that halve the map, one value or a list.
         top: arguments of a `kb.ConvBlock` after the last stage, named as one more stage.
-        dropout: dropout rate of the head.
         head: arguments of `kb.Classifier` that replace the published ones (average pool and
             dropout), or the Spec of a head.
         auxiliary: for each auxiliary output a mapping of arguments of `kb.AuxiliaryClassifier`,
@@ -79,7 +76,6 @@ def inception(
             are fewer or the mapping does not say.
         block: the class of the modules.
         last: arguments of the very last module that differ from its stage's.
-        name: name of the model.
         **options: further arguments of the modules, one value or a list with one a stage;
             activation, normalization, bias and initializers also apply to all other parts.
     """
