@@ -211,7 +211,6 @@ class Block(_Layer):
             part.enable_lora(rank, lora_alpha)
 
     def _policy_of(self, path: str) -> Any:
-        """The dtype policy of a part."""
         is_mixed = self.compute_dtype != self.variable_dtype
         return self.variable_dtype if is_mixed and path in self._ends else self.dtype_policy
 
@@ -271,7 +270,10 @@ class Block(_Layer):
                 x = self._run(step, x, paths, training, seen)
             return x
         if isinstance(op, Merge):
-            sources = x if isinstance(x, (list, tuple)) else self._cropped(op, x)
+            sources = x
+            if not isinstance(x, (list, tuple)):
+                cuts = op.crops()
+                sources = [x if cut is None else crop(x, cut, self.data_format) for cut in cuts]
             outputs = [
                 self._run(branch, source, paths, training, seen)
                 for source, (_, branch) in zip(sources, op.branches, strict=True)
@@ -282,9 +284,6 @@ class Block(_Layer):
         if seen is not None:
             seen[path] = outputs
         return outputs
-
-    def _cropped(self, merge: Merge, x: Any) -> list[Any]:
-        return [x if cut is None else crop(x, cut, self.data_format) for cut in merge.crops()]
 
     def _join(self, mode: str, outputs: list[Any]) -> Any:
         if mode == "concat":

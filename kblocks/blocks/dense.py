@@ -66,7 +66,6 @@ class ResidualDense(Block):
         return Chain(Merge("add", main=main, shortcut=projection), relu)
 
     def linear(self) -> Dense:
-        """A linear layer with this block's arguments."""
         weight_norm = norms_weights(self)
         needs_bias = self.normalization is None or weight_norm
         use_bias = needs_bias if self.use_bias is None else self.use_bias

@@ -68,8 +68,6 @@ def _real(value: Any) -> float:
 
 
 def _number(fits: Callable[[float], bool]) -> Callable[[Any], float]:
-    """A `normalise` for the numbers that fit."""
-
     def normalise(value: Any) -> float:
         value = _real(value)
         if not fits(value):
@@ -297,7 +295,6 @@ def check_of(annotation: Any) -> Check:
 
 
 def _or_none(check: Check) -> Check:
-    """A check that accepts None as well."""
     return Check(
         check.expected if "None" in check.expected else f"{check.expected} or None",
         lambda value: None if value is None else check.normalise(value),

@@ -1,10 +1,4 @@
-"""Inception modules: branches side by side, concatenated or as the main path of a residual block.
-
-`branches` lists the parts of each branch and `kernel_size` its kernel, one entry a branch:
-`(96, 128)` with 3 is a 1x1 convolution to 96 channels, then a 3x3 to 128; `64` with 1 is a 1x1
-alone; `(128, 128, 192)` with (1, 7) is a 1x1, a 1x7 and a 7x1; `("max", 32)` with 3 is a 3x3 pool,
-then a 1x1.
-"""
+"""Inception modules: branches side by side, concatenated or added to their input."""
 
 from dataclasses import KW_ONLY
 from typing import Any

@@ -81,5 +81,4 @@ class GlobalConcatPooling2D(Block):
 
 
 def concat_pool() -> Op:
-    """Global averages and maxima, concatenated."""
     return Chain(Merge("concat", average=GlobalPool("avg"), maximum=GlobalPool("max")))

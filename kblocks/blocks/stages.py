@@ -1,7 +1,7 @@
 """The stages of a network: a row's name tells its stage."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 # In a larger model, a prefix or the names of the outer models precede the stage.
@@ -16,19 +16,13 @@ def stage_of(name: str) -> str:
     return stage[1] if stage else name
 
 
-def stages_of(names: Iterable[str]) -> list[str]:
-    """The stages of rows or layers, in order, each once."""
-    return list(dict.fromkeys(map(stage_of, names)))
-
-
 def members(name: str, names: Sequence[str]) -> list[str]:
     """The row called `name`, or else the rows of the stage called `name`."""
     return [n for n in names if n == name] or [n for n in names if stage_of(n) == name]
 
 
 def unknown_stage(argument: str, name: Any, names: Sequence[str]) -> ValueError:
-    """The error for a name of no stage, row or layer."""
-    known = ", ".join(stages_of(names))
+    known = ", ".join(dict.fromkeys(map(stage_of, names)))
     block = f", such as {names[0]!r}" if names else ""
     return ValueError(
         f"`{argument}` must name a stage ({known}) or one of its blocks{block}. "

@@ -4,10 +4,8 @@ import re
 from typing import Any
 
 from kblocks.blocks.inception import InceptionResNetBlock
-from kblocks.families.inception import inception
+from kblocks.families.inception import STEMS, inception, plain, positions
 from kblocks.families.inception_choices import REDUCE, VARIED, Published, inception_choices
-from kblocks.families.inception_forms import STEMS
-from kblocks.families.inception_names import plain, positions
 from kblocks.families.published_choices import options, ready_space, widths
 from kblocks.families.stage_arguments import described, one_of
 from kblocks.networks.architecture import Architecture

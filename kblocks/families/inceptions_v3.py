@@ -4,9 +4,7 @@ import re
 from typing import Any
 
 from kblocks.families import inception_choices as published
-from kblocks.families.inception import inception
-from kblocks.families.inception_forms import STEMS
-from kblocks.families.inception_names import plain, positions
+from kblocks.families.inception import STEMS, inception, plain, positions
 from kblocks.families.published_choices import ready_space
 from kblocks.families.stage_arguments import described
 from kblocks.networks.architecture import Architecture

@@ -173,7 +173,6 @@ class BoxRegressor(Regressor):
     box_loss: BoxKind = "giou"
 
     def task(self) -> Task:
-        """The task: the box loss and the IoU."""
         return Task(partial(BoxLoss, self.box_loss), (BoxIoU,), self.loss_weight, "box")
 
     def plan(self, channels: int) -> Op:

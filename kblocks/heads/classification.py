@@ -182,7 +182,6 @@ class Classifier(Block):
         check_pooled(self)
 
     def task(self) -> Task:
-        """The task: cross-entropy and accuracy."""
         return classification(self.classes, self.multi_label, self.loss_weight)
 
     def plan(self, channels: int) -> ops.Op:
@@ -261,7 +260,6 @@ class AuxiliaryClassifier(Convolutional):
             check_symmetric("padding", self.padding, "kernel_size", size)
 
     def task(self) -> Task:
-        """The task: cross-entropy and accuracy."""
         return classification(self.classes, weight=self.loss_weight)
 
     def kernels(self) -> list[ops.Pair]:

@@ -193,7 +193,6 @@ class DetectionMap(Block):
     kernel_initializer: InitializerLike = "he_normal"
 
     def task(self) -> Task:
-        """The task: focal loss and generalized IoU loss."""
         arguments = (self.classes, self.smallest, self.largest or math.inf, self.radius)
         return Task(
             partial(DetectionLoss, *arguments, self.box_weight),

@@ -103,7 +103,6 @@ class KeypointsWithin(_OfPlaces):
 
 
 def keypoint_task(spec: Any) -> Task:
-    """The task of `KeypointRegressor` and `KeypointMaps`."""
     return Task(
         partial(KeypointLoss, spec.points),
         (KeypointDistance, partial(KeypointsWithin, spec.tolerance)),
@@ -132,7 +131,6 @@ class KeypointRegressor(Regressor):
     tolerance: Positive = 0.05
 
     def task(self) -> Task:
-        """The task: smooth L1 and the mean distance of positions."""
         return keypoint_task(self)
 
     def plan(self, channels: int) -> Op:
@@ -166,7 +164,6 @@ class KeypointMaps(Convolutional):
     loss_weight: Positive = 1.0
 
     def task(self) -> Task:
-        """The task: smooth L1 and the mean distance of positions."""
         return keypoint_task(self)
 
     def plan(self, channels: int) -> Op:

@@ -129,7 +129,6 @@ class SegmentationMap(Block):
     loss_weight: Positive = 1.0
 
     def task(self) -> Task:
-        """The task: cross-entropy of pixels and mean intersection over union."""
         iou = {"name": "mean_iou", "ignore_class": self.void, "sparse_y_pred": False}
         return Task(
             partial(PixelLoss, self.classes, self.void),

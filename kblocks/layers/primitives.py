@@ -260,8 +260,6 @@ class Dense(_WeightNorm, keras.layers.Dense):
 
 
 class Pool2D(OpLayer):
-    """Maximum, average or minimum over windows."""
-
     def __init__(self, op: ops.Pool, data_format: str, **kwargs: Any) -> None:
         super().__init__(op, data_format, **kwargs)
         counts_same = op.padding == "same" and op.kind == "avg" and op.count_padding
@@ -341,8 +339,6 @@ class Blur2D(OpLayer):
 
 
 class SpaceToDepth(OpLayer):
-    """Turns squares of pixels into channels."""
-
     def call(self, inputs: Any) -> Any:
         block, x = self._op.block, self.to_last(inputs)
         if any(size is None or size % block for size in x.shape[1:3]):
@@ -358,8 +354,6 @@ class SpaceToDepth(OpLayer):
 
 
 class PadChannels(OpLayer):
-    """Appends zero channels."""
-
     def call(self, inputs: Any) -> Any:
         widths = [(0, 0)] * 4
         widths[self._axis] = (0, self._op.filters - inputs.shape[self._axis])
