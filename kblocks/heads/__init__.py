@@ -3,7 +3,7 @@
 from kblocks.heads.boxes import BoxRegressor, Localizer
 from kblocks.heads.classification import AuxiliaryClassifier, Classifier, Features
 from kblocks.heads.decoding import detections, mean_average_precision, non_maximum_suppression
-from kblocks.heads.detection import DetectionMap, Detector
+from kblocks.heads.detector import DetectionMap, Detector
 from kblocks.heads.keypoints import KeypointMaps, KeypointRegressor, Keypoints
 from kblocks.heads.segmenter import SegmentationMap, Segmenter
 from kblocks.heads.task import Tasks, tasks_of
