@@ -67,11 +67,7 @@ def check_blur(name: str, size: int | None) -> None:
 class GlobalConcatPooling2D(Block):
     """Global average and global maximum, concatenated.
 
-    Input shape: (batch, height, width, channels).
     Output shape: (batch, 2 * channels): the averages, then the maxima.
-
-    Raises:
-        ValueError: if the input is not a map with a known number of channels.
 
     Reference: fastai's `AdaptiveConcatPool2d` (Howard & Gugger 2020, arXiv:2002.04688).
     """

@@ -244,15 +244,13 @@ def _defaults_of(cls: type, checks: dict[str, Check]) -> dict[str, Any]:
     return defaults
 
 
-def documented(cls: Any, names: Sequence[str]) -> str | None:
+def documented(cls: Any, names: Sequence[str]) -> str:
     """The docstring of `cls`, completed from its base classes and `_COMMON`.
 
-    Args gets the entries for `names` that are missing, in their order. A docstring with an Output
-    shape gets an Input shape and Raises. A docstring without Args stays.
+    Args, if there is such a section, gets the entries for `names` that are missing, in their
+    order. A docstring with an Output shape gets an Input shape and Raises.
     """
-    doc = inspect.cleandoc(cls.__doc__ or "")
-    if not _ARGS.search(doc):
-        return cls.__doc__
+    doc = inspect.cleandoc(cls.__doc__)
     bases = [base for base in cls.__mro__[1:] if "Spec" in vars(base)]
     inherited = [inspect.cleandoc(base.__doc__ or "") for base in bases]
     if "Output shape:" in doc:

@@ -286,17 +286,12 @@ class Tasks(dict[str, Task]):
         names = self.targets
         if list(names) == [LOGITS] and isinstance(targets, Mapping):  # `fit` would refuse it
             raise ValueError(f"Targets must be an array. Received: a dict of {', '.join(targets)}")
-        if not isinstance(targets, Mapping):
-            if len(names) > 1:
-                raise ValueError(
-                    f"Targets must be a dict of {', '.join(names)}. "
-                    f"Received: {type(targets).__name__}"
-                )
+        is_dict = isinstance(targets, Mapping)
+        if not is_dict and len(names) < 2:
             targets = dict.fromkeys(names, targets)
-        if set(targets) != set(names):
-            raise ValueError(
-                f"Targets must be a dict of {', '.join(names)}. Received: {', '.join(targets)}"
-            )
+        elif not is_dict or set(targets) != set(names):
+            given = ", ".join(targets) if is_dict else type(targets).__name__
+            raise ValueError(f"Targets must be a dict of {', '.join(names)}. Received: {given}")
         for output, target in self._targets.items():
             try:
                 self[output].loss().check(targets[target])
