@@ -3,15 +3,7 @@
 from dataclasses import KW_ONLY
 from typing import Any
 
-from kblocks.blocks.convolution import (
-    Convolutional,
-    act,
-    check_convolutions,
-    check_symmetric,
-    conv,
-    norm,
-    spatial,
-)
+from kblocks.blocks.convolution import Convolutional, act, check_conv, conv, norm, spatial
 from kblocks.blocks.fields import ActivationLike, Count, Fraction, Padding, Rate, Size, leaky_relu
 from kblocks.blocks.pooling import check_blur
 from kblocks.blocks.squeeze_excite import squeeze_excite
@@ -41,7 +33,7 @@ class SpaceToDepthStem(Convolutional):
     block_size: Count = 4
 
     def check(self) -> None:
-        check_symmetric("padding", self.padding, "kernel_size", self.kernel_size)
+        check_conv(self)
 
     def plan(self, channels: int) -> Op:
         first = conv(self, self.filters, self.kernel_size, self.strides)
@@ -75,7 +67,7 @@ class AntiAliased(Convolutional, kw_only=True, abstract=True):
     stochastic_depth: Rate = 0.0
 
     def check(self) -> None:
-        check_convolutions(self)
+        check_conv(self)
         check_blur("blur_size", self.blur_size)
 
 

@@ -108,22 +108,23 @@ def act(spec: Any) -> Activation | None:
     return None if spec.activation is None else Activation(spec.activation)
 
 
-def check_convolutions(spec: Any, filters: int | None = None) -> None:
+def check_conv(spec: Any, filters: int | None = None) -> None:
     """Refuses contradictions; `filters` of the grouped convolution are by default the block's."""
-    if spec.dilation_rate != (1, 1) and max(spec.strides) > 1:
+    dilation_rate = getattr(spec, "dilation_rate", (1, 1))
+    if dilation_rate != (1, 1) and max(spec.strides) > 1:
         raise ValueError(
             "`strides` and `dilation_rate` cannot both be more than 1. "
-            f"Received: strides={spec.strides}, dilation_rate={spec.dilation_rate}"
+            f"Received: strides={spec.strides}, dilation_rate={dilation_rate}"
         )
     groups = getattr(spec, "groups", 1)
     if (filters or spec.filters) % groups:
         raise ValueError(
             f"`groups` must divide `filters`. Received: groups={groups}, filters={spec.filters}"
         )
-    check_symmetric("padding", spec.padding, "kernel_size", spec.kernel_size)
+    check_odd("padding", spec.padding, "kernel_size", spec.kernel_size)
 
 
-def check_symmetric(name: str, padding: Any, window: str, size: Pixels) -> None:
+def check_odd(name: str, padding: Any, window: str, size: Pixels) -> None:
     """Refuses symmetric padding for an even window, where it cannot keep the size."""
     if padding == "symmetric" and not (size[0] % 2 and size[1] % 2):
         raise ValueError(f"`{name}`='symmetric' needs an odd `{window}`. Received: {window}={size}")
@@ -131,7 +132,7 @@ def check_symmetric(name: str, padding: Any, window: str, size: Pixels) -> None:
 
 def check_pool(name: str, padding: Any, window: str, size: Pixels) -> None:
     """Refuses pool padding that does not fit the window; each window must hold a pixel."""
-    check_symmetric(name, padding, window, size)
+    check_odd(name, padding, window, size)
     if not isinstance(padding, str) and (padding[0] >= size[0] or padding[1] >= size[1]):
         raise ValueError(
             f"`{name}` must be less than `{window}`. Received: {name}={padding}, {window}={size}"
@@ -180,7 +181,7 @@ class ConvBlock(Convolutional):
     dropout: fields.Rate = 0.0
 
     def check(self) -> None:
-        check_convolutions(self)
+        check_conv(self)
         check_pool("pool_padding", self.pool_padding, "pool_size", self.pool_size)
 
     def plan(self, channels: int) -> Op:

@@ -5,8 +5,8 @@ from dataclasses import KW_ONLY
 from kblocks.blocks.convolution import (
     Convolutional,
     act,
+    check_odd,
     check_pool,
-    check_symmetric,
     conv,
     norm,
     spatial,
@@ -46,7 +46,7 @@ class DenseBlock(Convolutional):
     dropout: Rate = 0.0
 
     def check(self) -> None:
-        check_symmetric("padding", self.padding, "kernel_size", self.kernel_size)
+        check_odd("padding", self.padding, "kernel_size", self.kernel_size)
         if self.growth_rate % self.groups:
             raise ValueError(
                 "`groups` must divide `growth_rate`. "
@@ -92,7 +92,7 @@ class TransitionBlock(Convolutional):
     dropout: Rate = 0.0
 
     def check(self) -> None:
-        check_symmetric("padding", self.padding, "kernel_size", self.kernel_size)
+        check_odd("padding", self.padding, "kernel_size", self.kernel_size)
         check_pool("pool_padding", self.pool_padding, "pool_size", self.pool_size or self.strides)
 
     def plan(self, channels: int) -> Op:

@@ -3,7 +3,7 @@
 from dataclasses import KW_ONLY
 from typing import Any
 
-from kblocks.blocks.convolution import Convolutional, act, check_pool, check_symmetric, conv, norm
+from kblocks.blocks.convolution import Convolutional, act, check_odd, check_pool, conv, norm
 from kblocks.blocks.fields import Branches, Padding, Size, Sizes
 from kblocks.plans.ops import Chain, Merge, Op, Pair, Pixels, Pool, Scale
 
@@ -59,8 +59,8 @@ class Branched(Convolutional, kw_only=True, abstract=True):
                 continue
             *inner, end = _kernels(self, len(steps), kernel)
             for size in inner:
-                check_symmetric("padding", self.padding, "kernel_size", size)
-            check_symmetric(last, getattr(self, last), "kernel_size", end)
+                check_odd("padding", self.padding, "kernel_size", size)
+            check_odd(last, getattr(self, last), "kernel_size", end)
 
 
 class InceptionBlock(Branched):

@@ -3,7 +3,7 @@
 from dataclasses import KW_ONLY
 from typing import Any, Literal
 
-from kblocks.blocks.convolution import Convolutional, act, check_convolutions, conv, norm, spatial
+from kblocks.blocks.convolution import Convolutional, act, check_conv, conv, norm, spatial
 from kblocks.blocks.fields import Count, Padding, Rate, Size
 from kblocks.plans.ops import Chain, DropPath, Merge, Op, PadChannels, Pixels, Pool
 
@@ -98,7 +98,7 @@ class ResidualBlock(Residual):
     strides: Size = 1
 
     def check(self) -> None:
-        check_convolutions(self)
+        check_conv(self)
 
     def plan(self, channels: int) -> Op:
         both = [spatial(self, self.filters, self.strides), spatial(self, self.filters)]
@@ -130,7 +130,7 @@ class BottleneckBlock(Residual):
     strides_on: Literal["spatial", "first"] = "spatial"
 
     def check(self) -> None:
-        check_convolutions(self, self.width or self.filters)
+        check_conv(self, self.width or self.filters)
 
     def plan(self, channels: int) -> Op:
         outputs = self.expansion * self.filters
@@ -162,7 +162,7 @@ class ResNeXtBlock(Residual):
     strides_on: Literal["spatial", "first"] = "spatial"
 
     def check(self) -> None:
-        check_convolutions(self)
+        check_conv(self)
         if self.groups != 1:
             raise ValueError(f"`cardinality` sets the groups here. Received: groups={self.groups}")
 

@@ -3,14 +3,7 @@
 from dataclasses import KW_ONLY
 from typing import Literal
 
-from kblocks.blocks.convolution import (
-    Convolutional,
-    act,
-    check_convolutions,
-    check_pool,
-    conv,
-    norm,
-)
+from kblocks.blocks.convolution import Convolutional, act, check_conv, check_pool, conv, norm
 from kblocks.blocks.fields import Count, Padding, PoolKind, Repeats, Size
 from kblocks.plans.ops import Chain, Merge, Op, Pool
 
@@ -63,7 +56,7 @@ class SeparableConvBlock(Convolutional):
     pool_padding: Padding = "same"
 
     def check(self) -> None:
-        check_convolutions(self)
+        check_conv(self)
         check_pool("pool_padding", self.pool_padding, "pool_size", self.pool_size)
 
     def plan(self, channels: int) -> Op:

@@ -9,7 +9,7 @@ import numpy as np
 
 from kblocks.blocks import fields
 from kblocks.blocks.block import Block
-from kblocks.blocks.convolution import Convolutional, act, check_symmetric, conv, dense, norm
+from kblocks.blocks.convolution import Convolutional, act, check_odd, conv, dense, norm
 from kblocks.blocks.pooling import concat_pool
 from kblocks.heads.task import TargetLoss, TargetMetric, Task, agree, outside
 from kblocks.plans import ops
@@ -257,7 +257,7 @@ class AuxiliaryClassifier(Convolutional):
                 f"Received: kernel_size={self.kernel_size}, filters={self.filters}"
             )
         for size in self.kernels():
-            check_symmetric("padding", self.padding, "kernel_size", size)
+            check_odd("padding", self.padding, "kernel_size", size)
 
     def task(self) -> Task:
         return classification(self.classes, weight=self.loss_weight)

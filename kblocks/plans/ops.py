@@ -11,21 +11,9 @@ import math
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
+from kblocks.plans import geometry as sizes
 from kblocks.plans.cost import Tally
-from kblocks.plans.geometry import (
-    Geometry,
-    InputTooSmallError,
-    Op,
-    Pixels,
-    Shape,
-    ceiled,
-    of_axis,
-    op_reach,
-    pool_reach,
-    same_padding,
-    side,
-    window,
-)
+from kblocks.plans.geometry import Geometry, InputTooSmallError, Op, Pixels, Shape, op_reach, window
 from kblocks.plans.geometry import Pair as Pair
 from kblocks.plans.trees import Chain as Chain
 from kblocks.plans.trees import Merge as Merge
@@ -104,15 +92,15 @@ class Conv(NamedTuple):
     def _check_padding_mode(self, height: int | None, width: int | None) -> None:
         for axis, size in enumerate((height, width)):
             kernel, dilation = self.kernel_size[axis], self.dilation_rate[axis]
-            padding, strides = of_axis(self.padding, axis), self.strides[axis]
+            padding, strides = sizes.of_axis(self.padding, axis), self.strides[axis]
             if size is None:
                 if padding == "same" and kernel > 1 and strides > 1:
                     raise unknown_size(self, f"padding_mode={self.padding_mode!r}")
                 continue
             added = (
-                same_padding(size, kernel, strides, dilation)[1]
+                sizes.same_padding(size, kernel, strides, dilation)[1]
                 if padding == "same"
-                else side(kernel, padding, dilation)
+                else sizes.side(kernel, padding, dilation)
             )
             if self.padding_mode == "reflect" and added >= size:
                 raise InputTooSmallError(
@@ -224,12 +212,14 @@ class Pool(NamedTuple):
                 raise unknown_size(self, "count_padding=True")
         if not self.ceil_mode:
             return (*window(self, height, width, self.pool_size), channels)
-        sides = zip((height, width), pool_reach(self), self.strides, strict=True)
-        rows, columns = (None if n is None else ceiled(n, reach, step) for n, reach, step in sides)
+        sides = zip((height, width), sizes.pool_reach(self), self.strides, strict=True)
+        rows, columns = (
+            None if n is None else sizes.ceiled(n, reach, step) for n, reach, step in sides
+        )
         return rows, columns, channels
 
     def geometry(self) -> Geometry:
-        return (*self.strides, *pool_reach(self))
+        return (*self.strides, *sizes.pool_reach(self))
 
 
 class GlobalPool(NamedTuple):
