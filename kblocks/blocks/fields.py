@@ -46,9 +46,8 @@ class FrozenConfig(dict):
 def _integer(value: Any, least: int, most: float = math.inf) -> int:
     if type(value) is int and least <= value <= most:
         return value
-    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
-        raise ValueError
-    if not least <= int(value) <= most:
+    is_integer = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    if not is_integer or not least <= int(value) <= most:
         raise ValueError
     return int(value)
 

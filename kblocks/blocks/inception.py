@@ -75,23 +75,13 @@ class InceptionBlock(Branched):
         channels of bare pools).
 
     Example:
-        The published modules, each with widths of its first use:
+        Modules of GoogLeNet and of Inception-v3 (with factorized kernels; a grid reduction):
 
         >>> spec = kb.InceptionBlock.Spec
         >>> googlenet = spec((64, (96, 128), (16, 32), ("max", 32)), (1, 3, 5, 3))
-        >>> naive = spec((64, 128, 32, "max"), (1, 3, 5, 3))
-        >>> v3_a = spec((64, (48, 64), (64, 96, 96), ("avg", 32)), (1, 5, 3, 3))
         >>> v3_b = spec((192, (128, 128, 192), (128, 128, 128, 128, 192), ("avg", 192)),
         ...             (1, (1, 7), (7, 1), 3))
-        >>> v3_c = spec((320, (384, 384), (448, 384, 384), ("avg", 192)), (1, 3, 3, 3), wide=True)
         >>> v3_reduction_a = spec((384, (64, 96, 96), "max"), 3, 2, last_padding="valid")
-        >>> v3_reduction_b = spec(((192, 320), (192, 192, 192, 192), "max"), (3, (1, 7), 3), 2,
-        ...                       last_kernel_size=3, last_padding="valid")
-        >>> v4_c = spec((256, (384, 256), (384, 448, 512, 256), ("avg", 256)), (1, 3, (3, 1), 3),
-        ...             wide=True)
-
-        v4's A has the form of v3's A with 3x3 kernels throughout, its B and both of its
-        reductions that of v3's.
 
     Reference: GoogLeNet: Szegedy et al. 2014, arXiv:1409.4842, Fig. 2; v3: Szegedy et al. 2015,
         arXiv:1512.00567, Fig. 5 (A), 6 (B), 7 (C) and 10; v4: Szegedy et al. 2016,

@@ -17,7 +17,7 @@ Order = Literal[
 
 
 class Residual(Convolutional, kw_only=True, abstract=True):
-    """The arguments of all residual blocks.
+    """The arguments of all residual blocks, and the descriptions of those of both bottlenecks.
 
     Args:
         order: of convolution, normalization, activation ("relu") and addition, as in Fig. 4 of
@@ -26,8 +26,10 @@ class Residual(Convolutional, kw_only=True, abstract=True):
         shortcut: what it does where the block changes the size or the number of channels; elsewhere
             it is the identity. "projection": a 1x1 convolution. "zero_pad": take every `strides`-th
             pixel and append zero channels. "identity": raise an error.
-        strides_on: of bottlenecks: the convolution that has the strides, "spatial" for the middle
-            one, as in published weights ("v1.5"), or "first" for the first 1x1, as in the paper.
+        kernel_size: of the middle convolution; integer or pair (height, width).
+        strides: of the shortcut and of one convolution (see `strides_on`); integer or pair.
+        strides_on: the convolution that has the strides: "spatial" for the middle one, as in
+            published weights ("v1.5"), or "first" for the first 1x1, as in the paper.
     """
 
     padding: Padding = "same"
@@ -110,8 +112,6 @@ class BottleneckBlock(Residual):
 
     Args:
         filters: output channels of the first two convolutions.
-        kernel_size: of the middle convolution; integer or pair (height, width).
-        strides: of the shortcut and of one convolution (see `strides_on`); integer or pair.
         expansion: the output has `expansion * filters` channels.
         width: output channels of the first two convolutions in place of `filters`, as in Wide
             ResNets (arXiv:1605.07146); the block's output keeps `expansion * filters`.
@@ -142,8 +142,6 @@ class ResNeXtBlock(Residual):
 
     Args:
         filters: channels of the output.
-        kernel_size: of the middle convolution; integer or pair (height, width).
-        strides: of the shortcut and of one convolution (see `strides_on`); integer or pair.
         groups: must stay 1; `cardinality` sets the number of groups.
         cardinality: number of groups of the middle convolution.
         group_width: channels of each group.

@@ -120,8 +120,8 @@ def stage_rows(
     """The rows of all stages of the network `name`; a stage has one of the `kinds` of blocks.
 
     Only the first block of a stage has its strides; if these are not 1, only the others have its
-    dilation rate. Stochastic depth grows linearly
-    (arXiv:1603.09382, Eq. 4): of n blocks the i-th has i / n of `rate`, i counted from `first`.
+    dilation rate. Of n blocks the i-th, counted from `first`, has i / n of the stochastic depth
+    `rate` (arXiv:1603.09382, Eq. 4).
     """
     if isinstance(rate, bool) or not isinstance(rate, (int, float)) or not 0 <= rate < 1:
         raise ValueError(

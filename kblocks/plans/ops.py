@@ -1,10 +1,9 @@
 """Ops, the primitives of convolutional networks as data.
 
-A block's `plan` returns a tree of these, made by `Chain` and `Merge`. Each op knows its arithmetic:
-`walk` gives the output's shape and counts costs; `geometry` gives strides and reach, or None where
-they do not give the output's size. `layers.primitives` makes the Keras layers. Ops are named
-tuples, since a search makes hundreds of thousands a second. Shapes are (height, width, channels),
-pairs (height, width).
+A block's `plan` returns a tree of these, made by `Chain` and `Merge`. `walk` gives the output's
+shape and counts costs; `geometry` gives strides and reach, or None where they do not give the
+output's size. Ops are named tuples, since a search makes hundreds of thousands a second. Shapes are
+(height, width, channels), pairs (height, width).
 """
 
 import math

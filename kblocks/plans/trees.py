@@ -1,7 +1,4 @@
-"""`Chain` and `Merge`, which make a plan of ops: in sequence, and in branches.
-
-Both have the methods of an op, `walk` and `geometry`.
-"""
+"""`Chain` and `Merge`, which make a plan of ops: in sequence and in branches, as ops themselves."""
 
 from collections.abc import Iterator
 from typing import Any, NamedTuple
