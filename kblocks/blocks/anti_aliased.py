@@ -51,7 +51,6 @@ class AntiAliased(Convolutional, kw_only=True, abstract=True):
             None for no gate.
         least_squeeze: the least width of the gate, in channels; a smaller one is raised to it.
         squeeze_activation: the activation in the middle of the gate, in the forms of `activation`.
-        gate: the last activation of the gate, in the forms of `activation`, but not None.
     """
 
     padding: Padding = "same"

@@ -149,8 +149,6 @@ class ConvBlock(Convolutional):
         convolutions: number of convolutions.
         order: of the parts of each unit: "conv_norm_act"; "norm_act_conv"; or "norm_last",
             convolution and activation, where only the last convolution is normalized.
-        dilation_rate: of all convolutions; integer or pair; must be 1 if strides are not.
-        groups: of all convolutions; must divide the input's channels and `filters`.
         pool: "max", "avg" or "min" for a pool after the convolutions, or None.
         pool_size: window of that pool; integer or pair.
         pool_strides: strides of that pool; integer or pair; None takes `pool_size`.

@@ -23,7 +23,6 @@ class MBConvBlock(Convolutional):
             channels, rounded down; None for no gate.
         squeeze_activation: in the middle of the gate, in the forms of `activation`; None takes
             `activation`.
-        gate: the last activation of the gate, in the forms of `activation` but None.
         stochastic_depth: probability with which training drops the main path of a sample, where
             the block has a shortcut: at strides 1 with as many output as input channels.
 

@@ -25,7 +25,6 @@ class SeparableConvBlock(Convolutional):
         width: output channels of all of them but the last; None is `filters`.
         order: whether the activation comes behind each convolution, "conv_norm_act", or before
             it, "act_conv_norm".
-        dilation_rate: of the depthwise convolutions; integer or pair; must be 1 if strides are not.
         shortcut: whether the input is added at the end: as it is, or through a 1x1 convolution
             where the block changes the size or the number of channels.
         pool: "max", "avg" or "min" for a pool with `strides` after the convolutions, which a block

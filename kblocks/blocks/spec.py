@@ -27,6 +27,7 @@ _ENTRY = re.compile(rf"^({_NAME}(?:,\s+{_NAME})*)(.*(?:\n+ .*)*)", re.MULTILINE)
 _COMMON = """Args:
     activation: a Keras activation by name, a function, an activation layer without weights, or
         None.
+    gate: the last activation of the gate, in the forms of `activation` but None.
     pool_padding: padding of the pool, in the forms of `padding`; less than `pool_size`.
     loss_weight: factor of this output's loss in the total of several outputs.
     kernel_initializer: Keras initializer of the kernels, by name or as an object. Each kernel gets

@@ -16,7 +16,6 @@ class SqueezeExcite(Block):
         width: channels in the middle of the gate.
         activation: in the middle of the gate: a Keras activation by name, a function, or an
             activation layer without weights.
-        gate: the last activation of the gate, in the forms of `activation`.
 
     Input shape: (batch, height, width, channels). Output shape: the same.
 

@@ -21,7 +21,7 @@ from kblocks.layers.normalization import BatchNormalization
 from kblocks.layers.spatial import Corners, OpLayer, ResizeLike, SoftArgmax
 from kblocks.plans import ops
 from kblocks.plans.cost import walk
-from kblocks.plans.geometry import op_reach, pool_reach, same_padding, side
+from kblocks.plans.geometry import of_axis, op_reach, pool_reach, same_padding, side
 from kblocks.plans.ops import Pair, unknown_size
 
 Pads = tuple[Pair, Pair]  # (top, bottom), (left, right)
@@ -289,7 +289,8 @@ class Pool2D(OpLayer):
         padding = op.padding
         mode, value = (outside, 0.0) if isinstance(outside, str) else ("zeros", outside)
         if self._explicit:
-            pads = _pool_pads(op, _map_size(x, self.data_format))
+            size = _map_size(x, self.data_format)
+            pads = _pads(op, size, op.pool_size, (1, 1), "count_padding=True")
             x, padding = pad(x, pads, mode, self.data_format, value), "valid"
         # An average may count the padding, but never what lies beyond it.
         beyond = 0.0 if op.kind == "avg" else value
@@ -376,18 +377,6 @@ def _map_size(inputs: Any, data_format: str) -> tuple[Any, Any]:
     return (shape[1], shape[2]) if data_format == "channels_last" else (shape[2], shape[3])
 
 
-def _symmetric_pads(kernel: Pair, padding: Any, dilation: Pair) -> Pads:
-    sides = padding if isinstance(padding, tuple) else (padding, padding)
-    rows, columns = (side(k, p, d) for k, p, d in zip(kernel, sides, dilation, strict=True))
-    return (rows, rows), (columns, columns)
-
-
-def _pool_pads(op: ops.Pool, size: tuple[Any, Any]) -> Pads:
-    if op.padding == "same":
-        return _same_pads(op, size, op.pool_size, (1, 1), "count_padding=True")
-    return _symmetric_pads(op.pool_size, op.padding, (1, 1))
-
-
 def _over_the_edge(op: ops.Pool) -> Pads:
     """The pixels beyond the padding that the windows kept by `ceil_mode` need."""
     if not op.ceil_mode or op.padding == "same":
@@ -399,29 +388,35 @@ def _over_the_edge(op: ops.Pool) -> Pads:
 
 def _explicit_pads(op: ops.Conv) -> Callable[[Any], Pads] | None:
     """A function from a map's size to the padding before the convolution; None if Keras pads."""
-    if op.padding == "valid":
-        return None
-    if op.padding == "same":
-        if op.padding_mode == "zeros":
-            return None
+
+    def pads(size: Any) -> Pads:
         reason = f"padding_mode={op.padding_mode!r}"
-        return lambda size: _same_pads(op, size, op.kernel_size, op.dilation_rate, reason)
-    pads = _symmetric_pads(op.kernel_size, op.padding, op.dilation_rate)
+        return _pads(op, size, op.kernel_size, op.dilation_rate, reason)
+
+    if op.padding == "valid" or (op.padding == "same" and op.padding_mode == "zeros"):
+        return None
+    if op.padding == "same" or op.strides != (1, 1) or op.padding_mode != "zeros":
+        return pads
     keeps_size = all(
         2 * before == dilation * (size - 1)
-        for (before, _), size, dilation in zip(pads, op.kernel_size, op.dilation_rate, strict=True)
+        for (before, _), size, dilation in zip(
+            pads((None, None)), op.kernel_size, op.dilation_rate, strict=True
+        )
     )
-    if keeps_size and op.strides == (1, 1) and op.padding_mode == "zeros":
-        return None  # Keras' "same" pads the same here, within its kernel
-    return lambda size: pads
+    return None if keeps_size else pads  # Keras' "same" pads the same then, within its kernel
 
 
-def _same_pads(op: Any, size: Any, window: Pair, dilation_rate: Pair, reason: str) -> Pads:
+def _pads(op: Any, size: Any, window: Pair, dilation_rate: Pair, reason: str) -> Pads:
+    """The pixels that the op's padding, which is not "valid", adds to a map of this size."""
     amounts = []
-    for n, kernel, stride, dilation in zip(size, window, op.strides, dilation_rate, strict=True):
-        if n is None and stride > 1 and kernel > 1:
+    for axis, n in enumerate(size):
+        kernel, stride, dilation = window[axis], op.strides[axis], dilation_rate[axis]
+        if op.padding != "same":
+            amounts.append((side(kernel, of_axis(op.padding, axis), dilation),) * 2)
+        elif n is None and stride > 1 and kernel > 1:
             raise unknown_size(op, reason)
-        amounts.append(same_padding(n or kernel * dilation, kernel, stride, dilation))
+        else:
+            amounts.append(same_padding(n or kernel * dilation, kernel, stride, dilation))
     return amounts[0], amounts[1]
 
 
