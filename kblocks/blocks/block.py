@@ -367,15 +367,13 @@ def _signature(cls: type[Block]) -> inspect.Signature:
     spec: Any = cls.Spec
     kind = inspect.Parameter
     keras_own = {"name": None, "dtype": None, "trainable": True, "data_format": None}
-    ordered = [*spec._positional, *(n for n in spec._checks if n not in spec._positional)]
-    return inspect.Signature(
-        [
-            kind(
-                name,
-                kind.POSITIONAL_OR_KEYWORD if name in spec._positional else kind.KEYWORD_ONLY,
-                default=spec._defaults.get(name, kind.empty),
-            )
-            for name in ordered
-        ]
-        + [kind(name, kind.KEYWORD_ONLY, default=value) for name, value in keras_own.items()]
-    )
+    defaults = {**spec._defaults, **keras_own}
+    parameters = [
+        kind(
+            name,
+            kind.POSITIONAL_OR_KEYWORD if name in spec._positional else kind.KEYWORD_ONLY,
+            default=defaults.get(name, kind.empty),
+        )
+        for name in dict.fromkeys([*spec._positional, *spec._checks, *keras_own])
+    ]
+    return inspect.Signature(parameters)

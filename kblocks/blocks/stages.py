@@ -47,6 +47,7 @@ def replaced(
     new = [(name, block)]
     if several:
         new = [(f"{name}_block{number}", spec) for number, spec in enumerate(block, 1)]
+    gone = set(old[:-1]) - {new_name for new_name, _ in new}
     renamed = {old[-1]: new[-1][0]}
     changed: list[NamedRow] = []
     for row_name, spec, inputs in rows:
@@ -57,16 +58,11 @@ def replaced(
                 source = (new_name,)
         if row_name in old:
             continue
-        _refuse_missing(row_name, inputs, set(old[:-1]) - {n for n, _ in new})
+        if missing := [name for name in inputs if name in gone]:
+            raise ValueError(
+                f"{row_name} reads {missing[0]}, which would not be there any more: replace it by "
+                "a list with at least as many blocks"
+            )
         spec = renamed.get(spec, spec) if isinstance(spec, str) else spec
         changed.append((row_name, spec, tuple(renamed.get(n, n) for n in inputs)))
     return changed, renamed
-
-
-def _refuse_missing(reader: str, inputs: Sequence[str], gone: set[str]) -> None:
-    for name in inputs:
-        if name in gone:
-            raise ValueError(
-                f"{reader} reads {name}, which would not be there any more: replace it by a list "
-                "with at least as many blocks"
-            )
