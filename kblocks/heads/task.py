@@ -302,8 +302,7 @@ class Tasks(dict[str, Task]):
 def task_of(spec: Any) -> Task | None:
     """The task of a block's Spec; None if the block is not a head."""
     make = getattr(spec, "task", None)
-    task: Any = make() if callable(make) else None
-    return task
+    return make() if callable(make) else None
 
 
 def tasks_of(model: keras.Model) -> Tasks:
