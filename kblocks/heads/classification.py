@@ -74,18 +74,15 @@ class ClassLoss(TargetLoss):
         return zeros if self.multi_label else zeros[:, 0]
 
     def values(self, y_true: Any, y_pred: Any) -> Any:
+        how: Any = {"from_logits": True, "label_smoothing": self.label_smoothing}
         if self.multi_label:
-            return keras.losses.binary_crossentropy(
-                y_true, y_pred, from_logits=True, label_smoothing=self.label_smoothing
-            )
+            return keras.losses.binary_crossentropy(y_true, y_pred, **how)
         if len(y_true.shape) == 1 or (y_true.shape[1] == 1 and self.classes > 1):
             labels, known = self.classes_of(_ops.reshape(y_true, (-1,)), self.classes)
             y_true = _ops.one_hot(labels, self.classes, dtype=y_pred.dtype)
         else:
             known = _ops.ones_like(y_true[:, 0])
-        losses: Any = keras.losses.categorical_crossentropy(
-            y_true, y_pred, from_logits=True, label_smoothing=self.label_smoothing
-        )
+        losses: Any = keras.losses.categorical_crossentropy(y_true, y_pred, **how)
         return losses * known
 
 
