@@ -48,15 +48,10 @@ def alexnet(
     Reference: Krizhevsky 2014, arXiv:1404.5997; padding and adaptive pool are torchvision's.
     """
     stages = staged.count_stages(blocks)
-    columns = {
-        **_POOL,
-        "convolutions": list(blocks),
-        "filters": staged.published_or(filters, (192, 384, 256, 256), stages),
-        "kernel_size": staged.published_or(kernel_size, (5, 3, 3, 3), stages),
-        "strides": strides,
-        "padding": padding,
-        "pool": ["max" if stage in (0, stages - 1) else None for stage in range(stages)],
-    }
+    columns = {"convolutions": list(blocks), "strides": strides, "padding": padding, **_POOL}
+    columns["filters"] = staged.published_or(filters, (192, 384, 256, 256), stages)
+    columns["kernel_size"] = staged.published_or(kernel_size, (5, 3, 3, 3), stages)
+    columns["pool"] = ["max" if stage in (0, stages - 1) else None for stage in range(stages)]
     arguments = staged.arguments_by_stage(stages, {**columns, "normalization": None, **block})
     first = {"filters": 64, "kernel_size": 11, "strides": 4, "padding": 2, **_POOL}
     first |= staged.shared_by_all(*arguments)

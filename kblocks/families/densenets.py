@@ -50,14 +50,8 @@ def densenet(
     Reference: Huang et al. 2016, arXiv:1608.06993, Table 1.
     """
     stages = staged.count_stages(blocks)
-    columns = {
-        "depth": list(blocks),
-        "growth_rate": growth_rate,
-        "bottleneck": bottleneck,
-        "kernel_size": kernel_size,
-        "padding": padding,
-    }
-    columns |= {"normalization": staged.NORM, **block}
+    columns = {"growth_rate": growth_rate, "bottleneck": bottleneck, "kernel_size": kernel_size}
+    columns |= {"depth": list(blocks), "padding": padding, "normalization": staged.NORM, **block}
     arguments = staged.arguments_by_stage(stages, columns)
     dense = [
         staged.spec_of(DenseBlock, f"{name}, stage {i}", own) for i, own in enumerate(arguments, 1)

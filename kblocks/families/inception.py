@@ -120,17 +120,10 @@ def inception(
     """
     stages = staged.count_stages(blocks)
     widths = staged.by_stage("width", width, stages)
-    columns = {
-        "branches": _tables(branches, stages),
-        "kernel_size": kernel_size,
-        "filters": filters,
-        "pool": pool,
-        "kept": kept,
-        "padding": padding,
-        "width": widths,
-        "strides": [1] + [2] * (stages - 1) if strides is None else strides,
-        "reduction": staged.by_stage("reductions", reductions, stages),
-    }
+    columns = {"kernel_size": kernel_size, "filters": filters, "pool": pool, "kept": kept}
+    columns |= {"branches": _tables(branches, stages), "padding": padding, "width": widths}
+    columns["strides"] = [1] + [2] * (stages - 1) if strides is None else strides
+    columns["reduction"] = staged.by_stage("reductions", reductions, stages)
     columns |= {"normalization": NORM, **options}
     arguments = staged.arguments_by_stage(stages, columns)
     shared = staged.shared_by_all(*arguments)

@@ -49,13 +49,10 @@ def resnet(
     """
     kind = _BLOCKS[staged.one_of("block", block, _BLOCKS)]
     stages = staged.count_stages(blocks)
-    columns = {
-        "filters": staged.doubled(64, stages) if filters is None else filters,
-        "kernel_size": kernel_size,
-        "strides": [1] + [2] * (stages - 1) if strides is None else strides,
-        "padding": padding,
-    }
-    columns |= {"normalization": staged.NORM, **block_arguments}
+    columns = {"kernel_size": kernel_size, "padding": padding, "normalization": staged.NORM}
+    columns["filters"] = staged.doubled(64, stages) if filters is None else filters
+    columns["strides"] = [1] + [2] * (stages - 1) if strides is None else strides
+    columns |= block_arguments
     if variant is not None:
         columns["strides_on"] = _VARIANTS[staged.one_of("variant", variant, _VARIANTS)]
     arguments = staged.arguments_by_stage(stages, columns)

@@ -53,14 +53,11 @@ def tresnet(
         block = ["basic" if stage < 2 else "bottleneck" for stage in range(stages)]
     names = staged.by_stage("block", block, stages)
     kinds = [_BLOCKS[staged.one_of("block", known, _BLOCKS)] for known in names]
-    columns = {
-        "filters": staged.doubled(64, stages) if filters is None else filters,
-        "kernel_size": kernel_size,
-        "strides": [1] + [2] * (stages - 1) if strides is None else strides,
-        "padding": padding,
-        "squeeze_ratio": [kind.Spec._defaults["squeeze_ratio"] for kind in kinds[:-1]] + [None],
-    }
-    columns |= {"normalization": staged.NORM, **block_arguments}
+    columns = {"kernel_size": kernel_size, "padding": padding, "normalization": staged.NORM}
+    columns["filters"] = staged.doubled(64, stages) if filters is None else filters
+    columns["strides"] = [1] + [2] * (stages - 1) if strides is None else strides
+    ratios = [kind.Spec._defaults["squeeze_ratio"] for kind in kinds[:-1]]
+    columns |= {"squeeze_ratio": [*ratios, None], **block_arguments}
     arguments = staged.arguments_by_stage(stages, columns)
     first = {"filters": arguments[0]["filters"], "padding": "symmetric"}
     first |= {"activation": leaky_relu(1e-2), **staged.shared_by_all(*arguments)}

@@ -38,15 +38,9 @@ def vgg(
         **block: further arguments of `kb.ConvBlock`, one value or a list with one a stage.
     """
     stages = staged.count_stages(blocks)
-    columns = {
-        "convolutions": list(blocks),
-        "filters": _filters(stages) if filters is None else filters,
-        "kernel_size": kernel_size,
-        "strides": strides,
-        "padding": padding,
-        "normalization": None,
-        "pool": "max",
-    }
+    columns = {"kernel_size": kernel_size, "strides": strides, "padding": padding}
+    columns |= {"convolutions": list(blocks), "normalization": None, "pool": "max"}
+    columns["filters"] = _filters(stages) if filters is None else filters
     rows = plain_rows(name, staged.arguments_by_stage(stages, {**columns, **block}))
     return with_linear_head(name, rows, head, classes=classes, pool_size=7)
 
