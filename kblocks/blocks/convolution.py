@@ -1,5 +1,6 @@
 """`ConvBlock`, `NormAct`, and what all convolutional blocks share."""
 
+import operator
 from dataclasses import KW_ONLY
 from typing import Any, Literal
 
@@ -38,6 +39,11 @@ class Convolutional(Block, kw_only=True, abstract=True):
     bias_regularizer: fields.RegularizerLike | None = None
 
 
+_variables = operator.attrgetter(  # of an op with a kernel, in their order
+    "kernel_initializer", "bias_initializer", "kernel_regularizer", "bias_regularizer"
+)
+
+
 def conv(
     spec: Any,
     filters: int,
@@ -60,10 +66,7 @@ def conv(
         groups,
         spec.normalization is None or weight_norm if use_bias is None else use_bias,
         spec.padding_mode,
-        spec.kernel_initializer,
-        spec.bias_initializer,
-        spec.kernel_regularizer,
-        spec.bias_regularizer,
+        *_variables(spec),
         weight_norm,
     )
 
@@ -82,15 +85,7 @@ def spatial(
 
 def dense(spec: Any, units: int, use_bias: bool, weight_norm: bool = False) -> Dense:
     """A linear layer with the initializers and regularizers of `spec`."""
-    return Dense(
-        units,
-        use_bias,
-        spec.kernel_initializer,
-        spec.bias_initializer,
-        spec.kernel_regularizer,
-        spec.bias_regularizer,
-        weight_norm,
-    )
+    return Dense(units, use_bias, *_variables(spec), weight_norm)
 
 
 def norms_weights(spec: Any) -> bool:

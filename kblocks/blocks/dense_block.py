@@ -99,10 +99,6 @@ class TransitionBlock(Convolutional):
         filters = max(1, int(channels * self.compression + 1e-6))  # .29 * 100 is 28.999999999999996
         size = self.pool_size or self.strides
         pools = size != (1, 1) or self.strides != (1, 1)
-        return Chain(
-            norm(self),
-            act(self),
-            conv(self, filters, self.kernel_size),
-            Dropout(self.dropout) if self.dropout else None,
-            Pool(self.pool, size, self.strides, self.pool_padding) if pools else None,
-        )
+        drop = Dropout(self.dropout) if self.dropout else None
+        pool = Pool(self.pool, size, self.strides, self.pool_padding) if pools else None
+        return Chain(norm(self), act(self), conv(self, filters, self.kernel_size), drop, pool)

@@ -116,10 +116,6 @@ def _torchvision_names(paths: list[str]) -> dict[str, str]:
         raise ValueError("AlexNet has a stem")
     features = [path for path in paths if re.match(r"(stem|stage\d+)/", path)]
     dense = [path for path in paths if path.startswith("head/dense")]
-    return {
-        **{path: f"features.{index}" for index, path in enumerate(features)},
-        **{
-            path: f"classifier.{3 * index + (index + 1 < len(dense))}"
-            for index, path in enumerate(dense)
-        },
-    }
+    names = {path: f"features.{i}" for i, path in enumerate(features)}
+    names |= {path: f"classifier.{3 * i + (i + 1 < len(dense))}" for i, path in enumerate(dense)}
+    return names

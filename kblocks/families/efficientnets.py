@@ -70,10 +70,8 @@ def efficientnet(
     stages = staged.count_stages(blocks)
     repeats = [math.ceil(number * positive("depth", depth)) for number in blocks]
     given = (filters, kernel_size, strides, expansion)  # in the order of `_STAGES`
-    columns = {
-        name: staged.published_or(own, published, stages)
-        for (name, published), own in zip(_STAGES.items(), given, strict=True)
-    }
+    pairs = zip(_STAGES.items(), given, strict=True)
+    columns = {name: staged.published_or(own, old, stages) for (name, old), own in pairs}
     filters = staged.by_stage("filters", columns["filters"], stages)
     columns |= {"filters": [scaled(number, width) for number in filters], "padding": padding}
     columns |= {"activation": "silu", "normalization": staged.NORM, **block}

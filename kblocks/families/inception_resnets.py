@@ -83,9 +83,8 @@ def inception_resnet(
     Reference: Szegedy et al. 2016, arXiv:1602.07261, Fig. 7, 10 to 19 and Table 1.
     """
     published = _VERSIONS[one_of("version", version, _VERSIONS)]
-    filled = published.filled(
-        blocks, branches, kernel_size, reductions, stem=stem, last=last, top=top
-    )
+    ends = {"stem": stem, "last": last, "top": top}
+    filled = published.filled(blocks, branches, kernel_size, reductions, **ends)
     filled["scale"] = _SCALES[: len(blocks)] if scale is None else scale
     return inception(classes, block=InceptionResNetBlock, **filled, name=name, **arguments)
 

@@ -68,10 +68,8 @@ def xception(
     items = stem if isinstance(stem, (list, tuple)) else _STEM if stem is None else [stem]
     names = [f"stem_block{i}" for i in range(1, len(items) + 1)] if len(items) > 1 else ["stem"]
     published = {"filters": 32, "padding": "valid", **shared}
-    rows = [
-        (part, staged.part(ConvBlock, part, item, published))
-        for part, item in zip(names, items, strict=True)
-    ]
+    pairs = zip(names, items, strict=True)
+    rows = [(part, staged.part(ConvBlock, part, item, published)) for part, item in pairs]
     kinds = [SeparableConvBlock] * stages
     rows += staged.stage_rows(name, kinds, arguments, blocks, rate=0.0)
     top = staged.part(SeparableConvBlock, "top", top, {**_TOP, **shared})

@@ -115,11 +115,8 @@ class LabelAccuracy(TargetMetric):
 
 def classification(classes: int, multi_label: bool = False, weight: float = 1.0) -> Task:
     """The task of a head with logits: cross-entropy and accuracy."""
-    return Task(
-        partial(ClassLoss, classes, multi_label),
-        (LabelAccuracy if multi_label else ClassAccuracy,),
-        weight,
-    )
+    accuracy = LabelAccuracy if multi_label else ClassAccuracy
+    return Task(partial(ClassLoss, classes, multi_label), (accuracy,), weight)
 
 
 def pooled(pool: str, pool_size: ops.Pixels | None = None) -> ops.Op:

@@ -194,12 +194,8 @@ class DetectionMap(Block):
 
     def task(self) -> Task:
         arguments = (self.classes, self.smallest, self.largest or math.inf, self.radius)
-        return Task(
-            partial(DetectionLoss, *arguments, self.box_weight),
-            (partial(CellIoU, *arguments),),
-            self.loss_weight,
-            OBJECTS,
-        )
+        loss = partial(DetectionLoss, *arguments, self.box_weight)
+        return Task(loss, (partial(CellIoU, *arguments),), self.loss_weight, OBJECTS)
 
     def plan(self, channels: int) -> Op:
         def convolution(filters: int, bias: float) -> Conv:

@@ -103,12 +103,8 @@ class KeypointsWithin(_OfPlaces):
 
 
 def keypoint_task(spec: Any) -> Task:
-    return Task(
-        partial(KeypointLoss, spec.points),
-        (KeypointDistance, partial(KeypointsWithin, spec.tolerance)),
-        spec.loss_weight,
-        POINTS,
-    )
+    metrics = (KeypointDistance, partial(KeypointsWithin, spec.tolerance))
+    return Task(partial(KeypointLoss, spec.points), metrics, spec.loss_weight, POINTS)
 
 
 class KeypointRegressor(Regressor):

@@ -130,12 +130,8 @@ class SegmentationMap(Block):
 
     def task(self) -> Task:
         iou = {"name": "mean_iou", "ignore_class": self.void, "sparse_y_pred": False}
-        return Task(
-            partial(PixelLoss, self.classes, self.void),
-            (partial(PixelIoU, self.classes, **iou),),
-            self.loss_weight,
-            MASK,
-        )
+        metrics = (partial(PixelIoU, self.classes, **iou),)
+        return Task(partial(PixelLoss, self.classes, self.void), metrics, self.loss_weight, MASK)
 
     def plan(self, channels: Any) -> Op:
         if channels[0] != self.classes:

@@ -24,13 +24,10 @@ class BatchNormalization(keras.layers.BatchNormalization):
         moving: Any = (self.moving_mean, self.moving_variance)
         known = [_wide(variable) for variable in moving]
         learns = bool(training) and self.trainable
+        gamma = _wide(self.gamma) if self.scale else keras.ops.ones(channels, "float32")
+        beta = _wide(self.beta) if self.center else keras.ops.zeros(channels, "float32")
         outputs, *found = backend.fused_batch_norm(
-            inputs,
-            _wide(self.gamma) if self.scale else keras.ops.ones(channels, "float32"),
-            _wide(self.beta) if self.center else keras.ops.zeros(channels, "float32"),
-            None if learns else known,
-            self.epsilon,
-            data_format,
+            inputs, gamma, beta, None if learns else known, self.epsilon, data_format
         )
         if learns:
             for variable, old, new in zip(moving, known, found, strict=True):

@@ -206,18 +206,10 @@ class Conv2D(Convolving, _WeightNorm, keras.layers.Conv2D):
         self._pads = _explicit_pads(op)
         self._op = op
         explicit = self._pads is not None or op.padding == "valid"
-        super().__init__(
-            op.filters,
-            op.kernel_size,
-            strides=op.strides,
-            padding="valid" if explicit else "same",
-            data_format=data_format,
-            dilation_rate=op.dilation_rate,
-            groups=op.groups,
-            use_bias=op.use_bias,
-            **_variables(op, seed),
-            **kwargs,
-        )
+        shape = {"padding": "valid" if explicit else "same", "data_format": data_format}
+        shape |= {"dilation_rate": op.dilation_rate, "groups": op.groups, "use_bias": op.use_bias}
+        kwargs |= {**shape, **_variables(op, seed)}
+        super().__init__(op.filters, op.kernel_size, op.strides, **kwargs)
 
     def call(self, inputs: Any) -> Any:
         if self._pads is not None:
