@@ -162,10 +162,8 @@ def _branch(spec: Any, steps: tuple[Any, ...], kernel: Pair, strides: Pixels) ->
         return Chain(pool, *(_unit(spec, filters) for filters in projections))
     *inner, last = steps
     *kernels, end = _kernels(spec, len(steps), kernel)
-    units = [
-        _unit(spec, filters, size, (1, 1), spec.padding)
-        for filters, size in zip(inner, kernels, strict=True)
-    ]
+    pairs = zip(inner, kernels, strict=True)
+    units = [_unit(spec, filters, size, (1, 1), spec.padding) for filters, size in pairs]
     if not (spec.wide and inner):
         return Chain(*units, _unit(spec, last, end, strides, padding))
     length = max(end)

@@ -52,10 +52,8 @@ def _changed(default: Sequence[Any], given: Any, stages: int) -> list[Any]:
             "`reductions` must be None or a mapping of arguments of InceptionBlock for each "
             f"stage. Received: reductions={given!r}"
         )
-    return [
-        before if change is None else {**(before or {}), **change}
-        for before, change in zip(defaults, changes, strict=True)
-    ]
+    pairs = zip(defaults, changes, strict=True)
+    return [old if change is None else {**(old or {}), **change} for old, change in pairs]
 
 
 def square(size: Any) -> Any:

@@ -264,10 +264,8 @@ class AuxiliaryClassifier(Convolutional):
     def plan(self, channels: int) -> ops.Op:
         windows = ops.Pool("avg", self.pool_size, self.pool_strides)
         averages = ops.AdaptivePool(self.grid) if self.grid else windows
-        convolutions = [
-            ops.Chain(conv(self, filters, size), norm(self), act(self))
-            for filters, size in zip(self.filters, self.kernels(), strict=True)
-        ]
+        pairs, ends = zip(self.filters, self.kernels(), strict=True), (norm(self), act(self))
+        convolutions = [ops.Chain(conv(self, filters, size), *ends) for filters, size in pairs]
         drop = ops.Dropout(self.dropout) if self.dropout else None
         hidden = [ops.Chain(dense(self, units, True), act(self), drop) for units in self.hidden]
         logits = dense(self, self.classes, True)

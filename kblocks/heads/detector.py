@@ -253,14 +253,13 @@ class Detector(Head):
             raise ValueError(f"`strides` must differ. Received: strides={strides!r}")
         self.strides = tuple(sorted(levels))
         self.filters = filters
+        own = {"radius": radius, "box_weight": box_weight, "loss_weight": loss_weight}
         self.maps = {
             stride: DetectionMap.Spec(
                 classes,
                 smallest=0.0 if finer is None else largest * finer / stride,
                 largest=0.0 if stride == self.strides[-1] else largest,
-                radius=radius,
-                box_weight=box_weight,
-                loss_weight=loss_weight,
+                **own,
             )
             for finer, stride in zip((None, *self.strides), self.strides, strict=False)
         }

@@ -380,22 +380,13 @@ def _over_the_edge(op: ops.Pool) -> Pads:
 
 def _explicit_pads(op: ops.Conv) -> Callable[[Any], Pads] | None:
     """A function from a map's size to the padding before the convolution; None if Keras pads."""
-
-    def pads(size: Any) -> Pads:
-        reason = f"padding_mode={op.padding_mode!r}"
-        return _pads(op, size, op.kernel_size, op.dilation_rate, reason)
-
-    if op.padding == "valid" or (op.padding == "same" and op.padding_mode == "zeros"):
-        return None
-    if op.padding == "same" or op.strides != (1, 1) or op.padding_mode != "zeros":
-        return pads
-    keeps_size = all(
-        2 * before == dilation * (size - 1)
-        for (before, _), size, dilation in zip(
-            pads((None, None)), op.kernel_size, op.dilation_rate, strict=True
-        )
+    keeps_size = op.padding == "same" or (
+        op.strides == (1, 1) and op_reach(op, op.kernel_size, op.dilation_rate) == (0, 0)
     )
-    return None if keeps_size else pads  # Keras' "same" pads the same then, within its kernel
+    if op.padding == "valid" or (keeps_size and op.padding_mode == "zeros"):
+        return None  # Keras' "same" pads the same, within its kernel
+    reason = f"padding_mode={op.padding_mode!r}"
+    return lambda size: _pads(op, size, op.kernel_size, op.dilation_rate, reason)
 
 
 def _pads(op: Any, size: Any, window: Pair, dilation_rate: Pair, reason: str) -> Pads:
