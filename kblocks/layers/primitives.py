@@ -380,10 +380,10 @@ def _over_the_edge(op: ops.Pool) -> Pads:
 
 def _explicit_pads(op: ops.Conv) -> Callable[[Any], Pads] | None:
     """A function from a map's size to the padding before the convolution; None if Keras pads."""
-    keeps_size = op.padding == "same" or (
+    is_same = op.padding == "same" or (
         op.strides == (1, 1) and op_reach(op, op.kernel_size, op.dilation_rate) == (0, 0)
     )
-    if op.padding == "valid" or (keeps_size and op.padding_mode == "zeros"):
+    if op.padding == "valid" or (is_same and op.padding_mode == "zeros"):
         return None  # Keras' "same" pads the same, within its kernel
     reason = f"padding_mode={op.padding_mode!r}"
     return lambda size: _pads(op, size, op.kernel_size, op.dilation_rate, reason)
