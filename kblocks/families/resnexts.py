@@ -4,7 +4,7 @@ from typing import Any
 
 from kblocks.families import published_choices as choices
 from kblocks.families.resnets import CIFAR_STEM, resnet
-from kblocks.families.stage_arguments import by_stage, count_stages, described, doubled
+from kblocks.families.stage_arguments import count_stages, described, doubled
 from kblocks.networks.architecture import Architecture
 from kblocks.networks.catalog import variant
 
@@ -35,12 +35,9 @@ def resnext(
         filters = doubled(256, stages)
     if isinstance(group_width, int):
         group_width = doubled(group_width, stages)
-    grouped = {
-        "cardinality": by_stage("cardinality", cardinality, stages),
-        "group_width": by_stage("group_width", group_width, stages),
-    }
-    arguments = {"block": "resnext", "name": "resnext", **grouped, **arguments}
-    return resnet(classes, blocks=blocks, filters=filters, **arguments)
+    own = {"blocks": blocks, "filters": filters, "cardinality": cardinality}
+    own |= {"group_width": group_width, "block": "resnext", "name": "resnext"}
+    return resnet(classes, **{**own, **arguments})
 
 
 _50, _101 = (3, 4, 6, 3), (3, 4, 23, 3)

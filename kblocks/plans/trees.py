@@ -50,9 +50,8 @@ class _Branches(NamedTuple):
 class Merge(_Branches):
     """Named branches from one input, joined by `mode`: "add", "concat" (of channels), "multiply".
 
-    A branch of "multiply" may be a gate of one pixel.
-    Where "valid" padding makes branches shrink differently, the inputs of those that shrink
-    less are cropped to their centre (`crops`).
+    A branch of "multiply" may be a gate of one pixel. Where "valid" padding makes branches shrink
+    differently, the inputs of those that shrink less are cropped to their centre (`crops`).
     """
 
     __slots__ = ()
