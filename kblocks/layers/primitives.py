@@ -21,10 +21,8 @@ from kblocks.layers.normalization import BatchNormalization
 from kblocks.layers.spatial import Corners, OpLayer, ResizeLike, SoftArgmax
 from kblocks.plans import ops
 from kblocks.plans.cost import walk
-from kblocks.plans.geometry import of_axis, op_reach, pool_reach, same_padding, side
-from kblocks.plans.ops import Pair, unknown_size
-
-Pads = tuple[Pair, Pair]  # (top, bottom), (left, right)
+from kblocks.plans.geometry import op_reach, pool_reach
+from kblocks.plans.ops import Pads, Pair
 
 
 def layer_for(
@@ -282,7 +280,7 @@ class Pool2D(OpLayer):
         mode, value = (outside, 0.0) if isinstance(outside, str) else ("zeros", outside)
         if self._explicit:
             size = _map_size(x, self.data_format)
-            pads = _pads(op, size, op.pool_size, (1, 1), "count_padding=True")
+            pads = ops.pads_of(op, size, op.pool_size, (1, 1), "count_padding=True")
             x, padding = pad(x, pads, mode, self.data_format, value), "valid"
         # An average may count the padding, but never what lies beyond it.
         beyond = 0.0 if op.kind == "avg" else value
@@ -386,21 +384,7 @@ def _explicit_pads(op: ops.Conv) -> Callable[[Any], Pads] | None:
     if op.padding == "valid" or (is_same and op.padding_mode == "zeros"):
         return None  # Keras' "same" pads the same, within its kernel
     reason = f"padding_mode={op.padding_mode!r}"
-    return lambda size: _pads(op, size, op.kernel_size, op.dilation_rate, reason)
-
-
-def _pads(op: Any, size: Any, window: Pair, dilation_rate: Pair, reason: str) -> Pads:
-    """The pixels that the op's padding, which is not "valid", adds to a map of this size."""
-    amounts = []
-    for axis, n in enumerate(size):
-        kernel, stride, dilation = window[axis], op.strides[axis], dilation_rate[axis]
-        if op.padding != "same":
-            amounts.append((side(kernel, of_axis(op.padding, axis), dilation),) * 2)
-        elif n is None and stride > 1 and kernel > 1:
-            raise unknown_size(op, reason)
-        else:
-            amounts.append(same_padding(n or kernel * dilation, kernel, stride, dilation))
-    return amounts[0], amounts[1]
+    return lambda size: ops.pads_of(op, size, op.kernel_size, op.dilation_rate, reason)
 
 
 def pad(x: Any, pads: Pads, mode: str, data_format: str, value: float = 0.0) -> Any:

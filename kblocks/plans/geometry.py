@@ -14,7 +14,8 @@ Pixels = Any  # a Pair, or a name of padding; checkers see a block's field as `i
 Op = Any  # a primitive of `ops`, a Chain or a Merge
 Shape = tuple[Any, ...]  # (height, width, channels) or (features,); None is an unknown size
 Geometry = tuple[int, int, int, int]  # strides (height, width), reach (height, width)
-Crop = tuple[Pair, Pair]  # pixels to cut: (top, bottom), (left, right)
+Pads = tuple[Pair, Pair]  # pixels to add: (top, bottom), (left, right)
+Crop = Pads  # pixels to cut
 
 
 class InputTooSmallError(ValueError):
