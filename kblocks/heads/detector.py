@@ -253,7 +253,7 @@ class Detector(Head):
             raise ValueError(f"`strides` must differ. Received: strides={strides!r}")
         self.strides = tuple(sorted(levels))
         self.filters = filters
-        own = {"radius": radius, "box_weight": box_weight, "loss_weight": loss_weight}
+        own: Any = {"radius": radius, "box_weight": box_weight, "loss_weight": loss_weight}
         self.maps = {
             stride: DetectionMap.Spec(
                 classes,

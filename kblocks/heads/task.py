@@ -302,7 +302,8 @@ class Tasks(dict[str, Task]):
 def task_of(spec: Any) -> Task | None:
     """The task of a block's Spec; None if the block is not a head."""
     make = getattr(spec, "task", None)
-    return make() if callable(make) else None
+    task: Any = make() if callable(make) else None
+    return task
 
 
 def tasks_of(model: keras.Model) -> Tasks:
