@@ -32,7 +32,7 @@ from numpy_plans import computed, numbers_of
 import kblocks as kb
 from kblocks.heads.boxes import BoxLoss
 from kblocks.heads.classification import ClassLoss
-from kblocks.heads.detection import DetectionLoss
+from kblocks.heads.detector import DetectionLoss
 from kblocks.heads.keypoints import KeypointLoss
 from kblocks.heads.segmenter import PixelLoss
 from kblocks.networks.rows import INPUT, origins_of

@@ -1,4 +1,4 @@
-"""Docstrings of blocks explain every argument, those of base classes included."""
+"""Docstrings of blocks and families explain every argument, those that several have included."""
 
 from __future__ import annotations
 
@@ -53,6 +53,14 @@ def test_shapes_and_errors_are_told_on_the_spot(block: type[kb.Block]) -> None:
         assert doc.count(section) == 1, section
     assert not re.search(r"\bsee `(kb\.)?[A-Z]", doc)
     assert "..." not in described(doc)
+
+
+@pytest.mark.parametrize("name", kb.spaces.__all__)
+def test_families_describe_each_argument_once_in_the_order_of_the_signature(name: str) -> None:
+    family = getattr(kb, name)
+    doc = inspect.getdoc(family) or ""
+    assert [one.lstrip("*") for one in described(doc)] == list(inspect.signature(family).parameters)
+    assert doc.count("\n\nRaises:\n    ValueError, TypeError: ") == 1
 
 
 def test_help_of_a_residual_block() -> None:

@@ -12,7 +12,7 @@ import pytest
 import kblocks as kb
 from kblocks.common import backend
 from kblocks.layers.grouped import _split, convolve, way_of
-from kblocks.layers.normalization import BatchNormalization
+from kblocks.layers.primitives import BatchNormalization
 
 tf = pytest.importorskip("tensorflow")
 

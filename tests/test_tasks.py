@@ -18,7 +18,7 @@ import kblocks as kb
 from kblocks.heads.boxes import BoxIoU, BoxLoss, overlap
 from kblocks.heads.classification import ClassLoss, LabelAccuracy
 from kblocks.heads.decoding import Detections
-from kblocks.heads.detection import CellIoU, DetectionLoss, focal_loss
+from kblocks.heads.detector import CellIoU, DetectionLoss, focal_loss
 from kblocks.heads.keypoints import KeypointDistance, KeypointLoss, KeypointsWithin
 from kblocks.heads.segmenter import PixelLoss
 

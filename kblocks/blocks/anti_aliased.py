@@ -3,15 +3,7 @@
 from dataclasses import KW_ONLY
 from typing import Any
 
-from kblocks.blocks.convolution import (
-    Convolutional,
-    act,
-    check_convolutions,
-    check_symmetric,
-    conv,
-    norm,
-    spatial,
-)
+from kblocks.blocks.convolution import Convolutional, act, check_conv, conv, norm, spatial
 from kblocks.blocks.fields import ActivationLike, Count, Fraction, Padding, Rate, Size, leaky_relu
 from kblocks.blocks.pooling import check_blur
 from kblocks.blocks.squeeze_excite import squeeze_excite
@@ -41,7 +33,7 @@ class SpaceToDepthStem(Convolutional):
     block_size: Count = 4
 
     def check(self) -> None:
-        check_symmetric("padding", self.padding, "kernel_size", self.kernel_size)
+        check_conv(self)
 
     def plan(self, channels: int) -> Op:
         first = conv(self, self.filters, self.kernel_size, self.strides)
@@ -52,8 +44,6 @@ class AntiAliased(Convolutional, kw_only=True, abstract=True):
     """The arguments of both residual blocks of TResNet.
 
     Args:
-        activation: between the convolutions: a Keras activation by name, a function, an activation
-            layer without weights, or None.
         last_activation: after the addition, in the forms of `activation`.
         blur_size: side of the binomial kernel of the blur, odd; the blur has the strides in place
             of the convolution before it. None leaves them on the convolution, without a blur.
@@ -61,7 +51,6 @@ class AntiAliased(Convolutional, kw_only=True, abstract=True):
             None for no gate.
         least_squeeze: the least width of the gate, in channels; a smaller one is raised to it.
         squeeze_activation: the activation in the middle of the gate, in the forms of `activation`.
-        gate: the last activation of the gate, in the forms of `activation`, but not None.
     """
 
     padding: Padding = "same"
@@ -75,6 +64,10 @@ class AntiAliased(Convolutional, kw_only=True, abstract=True):
     dilation_rate: Size = 1
     groups: Count = 1
     stochastic_depth: Rate = 0.0
+
+    def check(self) -> None:
+        check_conv(self)
+        check_blur("blur_size", self.blur_size)
 
 
 class TResNetBasicBlock(AntiAliased):
@@ -95,9 +88,6 @@ class TResNetBasicBlock(AntiAliased):
     filters: Count
     kernel_size: Size = 3
     strides: Size = 1
-
-    def check(self) -> None:
-        check_anti_aliased(self)
 
     def plan(self, channels: int) -> Op:
         second = Chain(spatial(self, self.filters), norm(self))
@@ -128,20 +118,12 @@ class TResNetBottleneckBlock(AntiAliased):
     expansion: Count = 4
     squeeze_ratio: Fraction | None = 0.5
 
-    def check(self) -> None:
-        check_anti_aliased(self)
-
     def plan(self, channels: int) -> Op:
         outputs = self.expansion * self.filters
         reduce = Chain(conv(self, self.filters, padding="same"), norm(self), act(self))
         expand = Chain(conv(self, outputs, padding="same"), norm(self))
         main = Chain(reduce, blurred(self), gated(self), expand)
         return joined(self, channels, outputs, main)
-
-
-def check_anti_aliased(spec: Any) -> None:
-    check_convolutions(spec)
-    check_blur("blur_size", spec.blur_size)
 
 
 def blurred(spec: Any) -> Op:

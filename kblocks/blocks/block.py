@@ -147,13 +147,7 @@ class Block(_Layer):
         return [name for name in super().__dir__() if name != "layers"]
 
     def build(self, input_shape: Any) -> None:
-        shape = self._spatial_last(input_shape)
-        self._refuse_unfit(shape, input_shape)
-        try:
-            plan = self.spec.plan(channels_of(shape))
-            cost.walk(plan, shape)
-        except ValueError as error:
-            raise placed(error, f"{type(self).__name__} {self.name!r}", shape) from error
+        shape, plan, _ = self._planned(input_shape)
         # Set past Keras' attribute tracking, which would turn the plan's tuples into lists.
         self.__dict__["_plan"] = plan
         self._paths = tuple(path for path, _ in ops.parts(plan))
@@ -174,16 +168,9 @@ class Block(_Layer):
         return backend.recomputed(run, inputs, seeds)
 
     def compute_output_shape(self, input_shape: Any) -> Any:
-        shape = self._spatial_last(input_shape)
-        self._refuse_unfit(shape, input_shape)
-        try:
-            output = cost.walk(self.spec.plan(channels_of(shape)), shape)
-        except ValueError as error:
-            raise placed(error, f"{type(self).__name__} {self.name!r}", shape) from error
-        if len(output) == 3 and self.data_format == "channels_first":
-            output = (output[2], output[0], output[1])
+        _, _, output = self._planned(input_shape)
         first = input_shape[0] if isinstance(input_shape, list) else input_shape
-        return (first[0], *output)
+        return (first[0], *self._as_keras(output)[1:])
 
     def compute_output_spec(self, *args: Any, **kwargs: Any) -> Any:
         spec = super().compute_output_spec(*args, **kwargs)  # type: ignore[misc]
@@ -224,7 +211,6 @@ class Block(_Layer):
             part.enable_lora(rank, lora_alpha)
 
     def _policy_of(self, path: str) -> Any:
-        """The dtype policy of a part."""
         is_mixed = self.compute_dtype != self.variable_dtype
         return self.variable_dtype if is_mixed and path in self._ends else self.dtype_policy
 
@@ -284,22 +270,20 @@ class Block(_Layer):
                 x = self._run(step, x, paths, training, seen)
             return x
         if isinstance(op, Merge):
-            sources = x if isinstance(x, (list, tuple)) else self._cropped(op, x)
-            return self._join(
-                op.mode,
-                [
-                    self._run(branch, source, paths, training, seen)
-                    for source, (_, branch) in zip(sources, op.branches, strict=True)
-                ],
-            )
+            sources = x
+            if not isinstance(x, (list, tuple)):
+                cuts = op.crops()
+                sources = [x if cut is None else crop(x, cut, self.data_format) for cut in cuts]
+            outputs = [
+                self._run(branch, source, paths, training, seen)
+                for source, (_, branch) in zip(sources, op.branches, strict=True)
+            ]
+            return self._join(op.mode, outputs)
         path = next(paths)
         outputs = getattr(self, path)(x, training=training)
         if seen is not None:
             seen[path] = outputs
         return outputs
-
-    def _cropped(self, merge: Merge, x: Any) -> list[Any]:
-        return [x if cut is None else crop(x, cut, self.data_format) for cut in merge.crops()]
 
     def _join(self, mode: str, outputs: list[Any]) -> Any:
         if mode == "concat":
@@ -328,13 +312,20 @@ class Block(_Layer):
         axis = 1 if self.data_format == "channels_first" else -1
         return keras.InputSpec(ndim=len(shape) + 1, axes={axis: shape[-1]})
 
-    def _refuse_unfit(self, shape: Any, received: Any) -> None:
+    def _planned(self, input_shape: Any) -> tuple[Any, Op, Any]:
+        """The input's shape as (height, width, channels), the plan for it, the output's shape."""
+        shape, owner = self._spatial_last(input_shape), f"{type(self).__name__} {self.name!r}"
         for inner in shape if isinstance(shape, list) else [shape]:
             if len(inner) not in (1, 3) or inner[-1] is None:
                 raise ValueError(
-                    f"{type(self).__name__} {self.name!r} works on maps of rank 4 (or features of "
-                    f"rank 2) with a known number of channels. Received: input shape {received}"
+                    f"{owner} works on maps of rank 4 (or features of rank 2) with a known number "
+                    f"of channels. Received: input shape {input_shape}"
                 )
+        try:
+            plan = self.spec.plan(channels_of(shape))
+            return shape, plan, cost.walk(plan, shape)
+        except ValueError as error:
+            raise placed(error, owner, shape) from error
 
 
 def _field(name: str) -> property:
@@ -376,15 +367,13 @@ def _signature(cls: type[Block]) -> inspect.Signature:
     spec: Any = cls.Spec
     kind = inspect.Parameter
     keras_own = {"name": None, "dtype": None, "trainable": True, "data_format": None}
-    ordered = [*spec._positional, *(n for n in spec._checks if n not in spec._positional)]
-    return inspect.Signature(
-        [
-            kind(
-                name,
-                kind.POSITIONAL_OR_KEYWORD if name in spec._positional else kind.KEYWORD_ONLY,
-                default=spec._defaults.get(name, kind.empty),
-            )
-            for name in ordered
-        ]
-        + [kind(name, kind.KEYWORD_ONLY, default=value) for name, value in keras_own.items()]
-    )
+    defaults = {**spec._defaults, **keras_own}
+    parameters = [
+        kind(
+            name,
+            kind.POSITIONAL_OR_KEYWORD if name in spec._positional else kind.KEYWORD_ONLY,
+            default=defaults.get(name, kind.empty),
+        )
+        for name in dict.fromkeys([*spec._positional, *spec._checks, *keras_own])
+    ]
+    return inspect.Signature(parameters)

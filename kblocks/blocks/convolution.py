@@ -1,5 +1,6 @@
 """`ConvBlock`, `NormAct`, and what all convolutional blocks share."""
 
+import operator
 from dataclasses import KW_ONLY
 from typing import Any, Literal
 
@@ -12,8 +13,6 @@ class Convolutional(Block, kw_only=True, abstract=True):
     """The arguments of all convolutional blocks, and the descriptions of those that several have.
 
     Args:
-        activation: a Keras activation by name, a function, an activation layer without
-            weights, or None.
         normalization: "batch", "layer" (over the channels of each pixel), "group", "weight" (of
             the kernels: Salimans & Kingma 2016, arXiv:1602.07868), a `kblocks.Norm` (to set
             momentum, epsilon and more), or None.
@@ -28,11 +27,6 @@ class Convolutional(Block, kw_only=True, abstract=True):
         dilation_rate: of the spatial convolutions; integer or pair; must be 1 if strides are not.
         groups: of the spatial convolutions; must divide the channels that they read and make.
         stochastic_depth: probability with which training drops the main path of a sample.
-        kernel_initializer: Keras initializer of the kernels, by name or as an object. Each kernel
-            gets its own, so that a seed does not make two kernels equal.
-        bias_initializer: Keras initializer of the biases, by name or as an object.
-        kernel_regularizer: Keras regularizer of the kernels, by name or as an object, or None.
-        bias_regularizer: Keras regularizer of the biases, by name or as an object, or None.
     """
 
     activation: fields.ActivationLike | None = "relu"
@@ -43,6 +37,11 @@ class Convolutional(Block, kw_only=True, abstract=True):
     bias_initializer: fields.InitializerLike = "zeros"
     kernel_regularizer: fields.RegularizerLike | None = None
     bias_regularizer: fields.RegularizerLike | None = None
+
+
+_variables = operator.attrgetter(  # of an op with a kernel, in their order
+    "kernel_initializer", "bias_initializer", "kernel_regularizer", "bias_regularizer"
+)
 
 
 def conv(
@@ -67,10 +66,7 @@ def conv(
         groups,
         spec.normalization is None or weight_norm if use_bias is None else use_bias,
         spec.padding_mode,
-        spec.kernel_initializer,
-        spec.bias_initializer,
-        spec.kernel_regularizer,
-        spec.bias_regularizer,
+        *_variables(spec),
         weight_norm,
     )
 
@@ -89,15 +85,7 @@ def spatial(
 
 def dense(spec: Any, units: int, use_bias: bool, weight_norm: bool = False) -> Dense:
     """A linear layer with the initializers and regularizers of `spec`."""
-    return Dense(
-        units,
-        use_bias,
-        spec.kernel_initializer,
-        spec.bias_initializer,
-        spec.kernel_regularizer,
-        spec.bias_regularizer,
-        weight_norm,
-    )
+    return Dense(units, use_bias, *_variables(spec), weight_norm)
 
 
 def norms_weights(spec: Any) -> bool:
@@ -115,22 +103,23 @@ def act(spec: Any) -> Activation | None:
     return None if spec.activation is None else Activation(spec.activation)
 
 
-def check_convolutions(spec: Any, filters: int | None = None) -> None:
+def check_conv(spec: Any, filters: int | None = None) -> None:
     """Refuses contradictions; `filters` of the grouped convolution are by default the block's."""
-    if spec.dilation_rate != (1, 1) and max(spec.strides) > 1:
+    dilation_rate = getattr(spec, "dilation_rate", (1, 1))
+    if dilation_rate != (1, 1) and max(spec.strides) > 1:
         raise ValueError(
             "`strides` and `dilation_rate` cannot both be more than 1. "
-            f"Received: strides={spec.strides}, dilation_rate={spec.dilation_rate}"
+            f"Received: strides={spec.strides}, dilation_rate={dilation_rate}"
         )
     groups = getattr(spec, "groups", 1)
     if (filters or spec.filters) % groups:
         raise ValueError(
             f"`groups` must divide `filters`. Received: groups={groups}, filters={spec.filters}"
         )
-    check_symmetric("padding", spec.padding, "kernel_size", spec.kernel_size)
+    check_odd("padding", spec.padding, "kernel_size", spec.kernel_size)
 
 
-def check_symmetric(name: str, padding: Any, window: str, size: Pixels) -> None:
+def check_odd(name: str, padding: Any, window: str, size: Pixels) -> None:
     """Refuses symmetric padding for an even window, where it cannot keep the size."""
     if padding == "symmetric" and not (size[0] % 2 and size[1] % 2):
         raise ValueError(f"`{name}`='symmetric' needs an odd `{window}`. Received: {window}={size}")
@@ -138,7 +127,7 @@ def check_symmetric(name: str, padding: Any, window: str, size: Pixels) -> None:
 
 def check_pool(name: str, padding: Any, window: str, size: Pixels) -> None:
     """Refuses pool padding that does not fit the window; each window must hold a pixel."""
-    check_symmetric(name, padding, window, size)
+    check_odd(name, padding, window, size)
     if not isinstance(padding, str) and (padding[0] >= size[0] or padding[1] >= size[1]):
         raise ValueError(
             f"`{name}` must be less than `{window}`. Received: {name}={padding}, {window}={size}"
@@ -155,12 +144,9 @@ class ConvBlock(Convolutional):
         convolutions: number of convolutions.
         order: of the parts of each unit: "conv_norm_act"; "norm_act_conv"; or "norm_last",
             convolution and activation, where only the last convolution is normalized.
-        dilation_rate: of all convolutions; integer or pair; must be 1 if strides are not.
-        groups: of all convolutions; must divide the input's channels and `filters`.
         pool: "max", "avg" or "min" for a pool after the convolutions, or None.
         pool_size: window of that pool; integer or pair.
         pool_strides: strides of that pool; integer or pair; None takes `pool_size`.
-        pool_padding: padding of that pool, in the forms of `padding`; less than `pool_size`.
         dropout: share of the features that training sets to zero at the end of the block.
 
     Output shape: (batch, new_height, new_width, filters).
@@ -188,7 +174,7 @@ class ConvBlock(Convolutional):
     dropout: fields.Rate = 0.0
 
     def check(self) -> None:
-        check_convolutions(self)
+        check_conv(self)
         check_pool("pool_padding", self.pool_padding, "pool_size", self.pool_size)
 
     def plan(self, channels: int) -> Op:
@@ -215,8 +201,6 @@ class NormAct(Convolutional):
     `use_bias`, `padding_mode`, initializers and regularizers have no effect here.
 
     Args:
-        activation: a Keras activation by name, a function, an activation layer without
-            weights, or None.
         normalization: "batch", "layer" (over the channels of each pixel), "group", a `kblocks.Norm`
             (to set momentum, epsilon and more), or None.
 

@@ -17,17 +17,11 @@ class ResidualDense(Block):
         depth: number of linear layers.
         order: "original" (linear → norm → activation, the last activation after the addition)
             or "full_preactivation" (norm → activation → linear), as for `kb.ResidualBlock`.
-        activation: a Keras activation by name, a function, an activation layer without weights,
-            or None.
         normalization: "batch", "layer", "weight" (of the kernels), a `kblocks.Norm` of these, or
             None.
         dropout: share of the features that training sets to zero before the last linear layer.
         use_bias: whether linear layers have a bias; None adds one where no features are normalized:
             with normalization None or "weight".
-        kernel_initializer: Keras initializer of the kernels, by name or as an object.
-        bias_initializer: Keras initializer of the biases, by name or as an object.
-        kernel_regularizer: Keras regularizer of the kernels, by name or as an object, or None.
-        bias_regularizer: Keras regularizer of the biases, by name or as an object, or None.
 
     Where the number of features changes, the shortcut is a linear layer too.
 
@@ -72,7 +66,6 @@ class ResidualDense(Block):
         return Chain(Merge("add", main=main, shortcut=projection), relu)
 
     def linear(self) -> Dense:
-        """A linear layer with this block's arguments."""
         weight_norm = norms_weights(self)
         needs_bias = self.normalization is None or weight_norm
         use_bias = needs_bias if self.use_bias is None else self.use_bias

@@ -5,8 +5,8 @@ from dataclasses import KW_ONLY
 from kblocks.blocks.convolution import (
     Convolutional,
     act,
+    check_odd,
     check_pool,
-    check_symmetric,
     conv,
     norm,
     spatial,
@@ -46,7 +46,7 @@ class DenseBlock(Convolutional):
     dropout: Rate = 0.0
 
     def check(self) -> None:
-        check_symmetric("padding", self.padding, "kernel_size", self.kernel_size)
+        check_odd("padding", self.padding, "kernel_size", self.kernel_size)
         if self.growth_rate % self.groups:
             raise ValueError(
                 "`groups` must divide `growth_rate`. "
@@ -74,7 +74,6 @@ class TransitionBlock(Convolutional):
         strides: of the pool; integer or pair; with 1 there is no pool unless `pool_size` is given.
         pool: "avg", "max" or "min".
         pool_size: window of the pool; integer or pair; None takes `strides`.
-        pool_padding: padding of the pool, in the forms of `padding`; less than `pool_size`.
         dropout: share of the features that training sets to zero before the pool.
 
     Output shape: (batch, new_height, new_width, int(compression * channels)).
@@ -93,17 +92,13 @@ class TransitionBlock(Convolutional):
     dropout: Rate = 0.0
 
     def check(self) -> None:
-        check_symmetric("padding", self.padding, "kernel_size", self.kernel_size)
+        check_odd("padding", self.padding, "kernel_size", self.kernel_size)
         check_pool("pool_padding", self.pool_padding, "pool_size", self.pool_size or self.strides)
 
     def plan(self, channels: int) -> Op:
         filters = max(1, int(channels * self.compression + 1e-6))  # .29 * 100 is 28.999999999999996
         size = self.pool_size or self.strides
         pools = size != (1, 1) or self.strides != (1, 1)
-        return Chain(
-            norm(self),
-            act(self),
-            conv(self, filters, self.kernel_size),
-            Dropout(self.dropout) if self.dropout else None,
-            Pool(self.pool, size, self.strides, self.pool_padding) if pools else None,
-        )
+        drop = Dropout(self.dropout) if self.dropout else None
+        pool = Pool(self.pool, size, self.strides, self.pool_padding) if pools else None
+        return Chain(norm(self), act(self), conv(self, filters, self.kernel_size), drop, pool)

@@ -46,9 +46,8 @@ class FrozenConfig(dict):
 def _integer(value: Any, least: int, most: float = math.inf) -> int:
     if type(value) is int and least <= value <= most:
         return value
-    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
-        raise ValueError
-    if not least <= int(value) <= most:
+    is_integer = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    if not is_integer or not least <= int(value) <= most:
         raise ValueError
     return int(value)
 
@@ -68,8 +67,6 @@ def _real(value: Any) -> float:
 
 
 def _number(fits: Callable[[float], bool]) -> Callable[[Any], float]:
-    """A `normalise` for the numbers that fit."""
-
     def normalise(value: Any) -> float:
         value = _real(value)
         if not fits(value):
@@ -297,7 +294,6 @@ def check_of(annotation: Any) -> Check:
 
 
 def _or_none(check: Check) -> Check:
-    """A check that accepts None as well."""
     return Check(
         check.expected if "None" in check.expected else f"{check.expected} or None",
         lambda value: None if value is None else check.normalise(value),

@@ -1,15 +1,9 @@
-"""Inception modules: branches side by side, concatenated or as the main path of a residual block.
-
-`branches` lists the parts of each branch and `kernel_size` its kernel, one entry a branch:
-`(96, 128)` with 3 is a 1x1 convolution to 96 channels, then a 3x3 to 128; `64` with 1 is a 1x1
-alone; `(128, 128, 192)` with (1, 7) is a 1x1, a 1x7 and a 7x1; `("max", 32)` with 3 is a 3x3 pool,
-then a 1x1.
-"""
+"""Inception modules: branches side by side, concatenated or added to their input."""
 
 from dataclasses import KW_ONLY
 from typing import Any
 
-from kblocks.blocks.convolution import Convolutional, act, check_pool, check_symmetric, conv, norm
+from kblocks.blocks.convolution import Convolutional, act, check_odd, check_pool, conv, norm
 from kblocks.blocks.fields import Branches, Padding, Size, Sizes
 from kblocks.plans.ops import Chain, Merge, Op, Pair, Pixels, Pool, Scale
 
@@ -47,6 +41,27 @@ class Branched(Convolutional, kw_only=True, abstract=True):
     pool_count_padding: bool = False
     pool_ceil_mode: bool = False
 
+    def check(self) -> None:
+        if len(self.kernel_size) not in (1, len(self.branches)):
+            raise ValueError(
+                "`kernel_size` must be one for all or one for each of the `branches`. "
+                f"Received: {len(self.kernel_size)} sizes for {len(self.branches)} branches"
+            )
+        last = "padding" if self.last_padding is None else "last_padding"
+        for steps, kernel in _with_kernels(self):
+            if _pools(steps):
+                check_pool(last, _own_padding(getattr(self, last), kernel), "kernel_size", kernel)
+                if self.pool_ceil_mode and getattr(self, last) == "same":
+                    raise ValueError(
+                        f"`pool_ceil_mode` does not go with `{last}`='same'. "
+                        f"Received: {last}='same'"
+                    )
+                continue
+            *inner, end = _kernels(self, len(steps), kernel)
+            for size in inner:
+                check_odd("padding", self.padding, "kernel_size", size)
+            check_odd(last, getattr(self, last), "kernel_size", end)
+
 
 class InceptionBlock(Branched):
     """Convolutions of several sizes and a pool side by side, their channels concatenated.
@@ -60,23 +75,13 @@ class InceptionBlock(Branched):
         channels of bare pools).
 
     Example:
-        The published modules, each with widths of its first use:
+        Modules of GoogLeNet and of Inception-v3 (with factorized kernels; a grid reduction):
 
         >>> spec = kb.InceptionBlock.Spec
         >>> googlenet = spec((64, (96, 128), (16, 32), ("max", 32)), (1, 3, 5, 3))
-        >>> naive = spec((64, 128, 32, "max"), (1, 3, 5, 3))
-        >>> v3_a = spec((64, (48, 64), (64, 96, 96), ("avg", 32)), (1, 5, 3, 3))
         >>> v3_b = spec((192, (128, 128, 192), (128, 128, 128, 128, 192), ("avg", 192)),
         ...             (1, (1, 7), (7, 1), 3))
-        >>> v3_c = spec((320, (384, 384), (448, 384, 384), ("avg", 192)), (1, 3, 3, 3), wide=True)
         >>> v3_reduction_a = spec((384, (64, 96, 96), "max"), 3, 2, last_padding="valid")
-        >>> v3_reduction_b = spec(((192, 320), (192, 192, 192, 192), "max"), (3, (1, 7), 3), 2,
-        ...                       last_kernel_size=3, last_padding="valid")
-        >>> v4_c = spec((256, (384, 256), (384, 448, 512, 256), ("avg", 256)), (1, 3, (3, 1), 3),
-        ...             wide=True)
-
-        v4's A has the form of v3's A with 3x3 kernels throughout, its B and both of its
-        reductions that of v3's.
 
     Reference: GoogLeNet: Szegedy et al. 2014, arXiv:1409.4842, Fig. 2; v3: Szegedy et al. 2015,
         arXiv:1512.00567, Fig. 5 (A), 6 (B), 7 (C) and 10; v4: Szegedy et al. 2016,
@@ -86,9 +91,6 @@ class InceptionBlock(Branched):
     branches: Branches
     kernel_size: Sizes = (1, 3, 5, 3)
     strides: Size = 1
-
-    def check(self) -> None:
-        check_branches(self)
 
     def plan(self, channels: int) -> Op:
         return Chain(side_by_side(self, self.strides))
@@ -126,37 +128,12 @@ class InceptionResNetBlock(Branched):
     scale: float = 1.0
     activate: bool = True
 
-    def check(self) -> None:
-        check_branches(self)
-
     def plan(self, channels: int) -> Op:
         join = conv(self, channels, padding="same", use_bias=self.use_bias is not False)
         scaling = None if self.scale == 1 else Scale(self.scale)
         main = Chain(side_by_side(self, (1, 1)), join, scaling)
         added = Merge("add", main=main, shortcut=Chain())
         return Chain(added, act(self) if self.activate else None)
-
-
-def check_branches(spec: Any) -> None:
-    """Refuses kernel sizes and paddings that do not fit the branches."""
-    if len(spec.kernel_size) not in (1, len(spec.branches)):
-        raise ValueError(
-            "`kernel_size` must be one for all or one for each of the `branches`. "
-            f"Received: {len(spec.kernel_size)} sizes for {len(spec.branches)} branches"
-        )
-    last = "padding" if spec.last_padding is None else "last_padding"
-    for steps, kernel in _with_kernels(spec):
-        if _pools(steps):
-            check_pool(last, _own_padding(getattr(spec, last), kernel), "kernel_size", kernel)
-            if spec.pool_ceil_mode and getattr(spec, last) == "same":
-                raise ValueError(
-                    f"`pool_ceil_mode` does not go with `{last}`='same'. Received: {last}='same'"
-                )
-            continue
-        *inner, end = _kernels(spec, len(steps), kernel)
-        for size in inner:
-            check_symmetric("padding", spec.padding, "kernel_size", size)
-        check_symmetric(last, getattr(spec, last), "kernel_size", end)
 
 
 def side_by_side(spec: Any, strides: Pixels) -> Merge:
@@ -185,10 +162,8 @@ def _branch(spec: Any, steps: tuple[Any, ...], kernel: Pair, strides: Pixels) ->
         return Chain(pool, *(_unit(spec, filters) for filters in projections))
     *inner, last = steps
     *kernels, end = _kernels(spec, len(steps), kernel)
-    units = [
-        _unit(spec, filters, size, (1, 1), spec.padding)
-        for filters, size in zip(inner, kernels, strict=True)
-    ]
+    pairs = zip(inner, kernels, strict=True)
+    units = [_unit(spec, filters, size, (1, 1), spec.padding) for filters, size in pairs]
     if not (spec.wide and inner):
         return Chain(*units, _unit(spec, last, end, strides, padding))
     length = max(end)

@@ -2,7 +2,7 @@
 
 from dataclasses import KW_ONLY
 
-from kblocks.blocks.convolution import Convolutional, act, check_symmetric, conv, norm
+from kblocks.blocks.convolution import Convolutional, act, check_conv, conv, norm
 from kblocks.blocks.fields import ActivationLike, Count, Fraction, Padding, Positive, Rate, Size
 from kblocks.blocks.squeeze_excite import squeeze_excite
 from kblocks.plans.ops import Chain, DropPath, Merge, Op
@@ -23,7 +23,6 @@ class MBConvBlock(Convolutional):
             channels, rounded down; None for no gate.
         squeeze_activation: in the middle of the gate, in the forms of `activation`; None takes
             `activation`.
-        gate: the last activation of the gate, in the forms of `activation` but None.
         stochastic_depth: probability with which training drops the main path of a sample, where
             the block has a shortcut: at strides 1 with as many output as input channels.
 
@@ -46,7 +45,7 @@ class MBConvBlock(Convolutional):
     stochastic_depth: Rate = 0.0
 
     def check(self) -> None:
-        check_symmetric("padding", self.padding, "kernel_size", self.kernel_size)
+        check_conv(self)
 
     def plan(self, channels: int) -> Op:
         inner = max(1, int(channels * self.expansion + 1e-6))

@@ -67,11 +67,7 @@ def check_blur(name: str, size: int | None) -> None:
 class GlobalConcatPooling2D(Block):
     """Global average and global maximum, concatenated.
 
-    Input shape: (batch, height, width, channels).
     Output shape: (batch, 2 * channels): the averages, then the maxima.
-
-    Raises:
-        ValueError: if the input is not a map with a known number of channels.
 
     Reference: fastai's `AdaptiveConcatPool2d` (Howard & Gugger 2020, arXiv:2002.04688).
     """
@@ -81,5 +77,4 @@ class GlobalConcatPooling2D(Block):
 
 
 def concat_pool() -> Op:
-    """Global averages and maxima, concatenated."""
     return Chain(Merge("concat", average=GlobalPool("avg"), maximum=GlobalPool("max")))

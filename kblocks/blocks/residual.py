@@ -3,7 +3,7 @@
 from dataclasses import KW_ONLY
 from typing import Any, Literal
 
-from kblocks.blocks.convolution import Convolutional, act, check_convolutions, conv, norm, spatial
+from kblocks.blocks.convolution import Convolutional, act, check_conv, conv, norm, spatial
 from kblocks.blocks.fields import Count, Padding, Rate, Size
 from kblocks.plans.ops import Chain, DropPath, Merge, Op, PadChannels, Pixels, Pool
 
@@ -17,7 +17,7 @@ Order = Literal[
 
 
 class Residual(Convolutional, kw_only=True, abstract=True):
-    """The arguments of all residual blocks.
+    """The arguments of all residual blocks, and the descriptions of those of both bottlenecks.
 
     Args:
         order: of convolution, normalization, activation ("relu") and addition, as in Fig. 4 of
@@ -26,6 +26,10 @@ class Residual(Convolutional, kw_only=True, abstract=True):
         shortcut: what it does where the block changes the size or the number of channels; elsewhere
             it is the identity. "projection": a 1x1 convolution. "zero_pad": take every `strides`-th
             pixel and append zero channels. "identity": raise an error.
+        kernel_size: of the middle convolution; integer or pair (height, width).
+        strides: of the shortcut and of one convolution (see `strides_on`); integer or pair.
+        strides_on: the convolution that has the strides: "spatial" for the middle one, as in
+            published weights ("v1.5"), or "first" for the first 1x1, as in the paper.
     """
 
     padding: Padding = "same"
@@ -96,7 +100,7 @@ class ResidualBlock(Residual):
     strides: Size = 1
 
     def check(self) -> None:
-        check_convolutions(self)
+        check_conv(self)
 
     def plan(self, channels: int) -> Op:
         both = [spatial(self, self.filters, self.strides), spatial(self, self.filters)]
@@ -108,13 +112,9 @@ class BottleneckBlock(Residual):
 
     Args:
         filters: output channels of the first two convolutions.
-        kernel_size: of the middle convolution; integer or pair (height, width).
-        strides: of the shortcut and of one convolution (see `strides_on`); integer or pair.
         expansion: the output has `expansion * filters` channels.
         width: output channels of the first two convolutions in place of `filters`, as in Wide
             ResNets (arXiv:1605.07146); the block's output keeps `expansion * filters`.
-        strides_on: the convolution that has the strides: "spatial" for the middle one, as in
-            published weights ("v1.5"), or "first" for the first 1x1, as in the paper.
 
     Output shape: (batch, new_height, new_width, expansion * filters).
 
@@ -130,7 +130,7 @@ class BottleneckBlock(Residual):
     strides_on: Literal["spatial", "first"] = "spatial"
 
     def check(self) -> None:
-        check_convolutions(self, self.width or self.filters)
+        check_conv(self, self.width or self.filters)
 
     def plan(self, channels: int) -> Op:
         outputs = self.expansion * self.filters
@@ -142,13 +142,9 @@ class ResNeXtBlock(Residual):
 
     Args:
         filters: channels of the output.
-        kernel_size: of the middle convolution; integer or pair (height, width).
-        strides: of the shortcut and of one convolution (see `strides_on`); integer or pair.
         groups: must stay 1; `cardinality` sets the number of groups.
         cardinality: number of groups of the middle convolution.
         group_width: channels of each group.
-        strides_on: the convolution that has the strides: "spatial" for the middle one, as in
-            published weights, or "first" for the first 1x1.
 
     Output shape: (batch, new_height, new_width, filters).
 
@@ -164,7 +160,7 @@ class ResNeXtBlock(Residual):
     strides_on: Literal["spatial", "first"] = "spatial"
 
     def check(self) -> None:
-        check_convolutions(self)
+        check_conv(self)
         if self.groups != 1:
             raise ValueError(f"`cardinality` sets the groups here. Received: groups={self.groups}")
 

@@ -3,14 +3,7 @@
 from dataclasses import KW_ONLY
 from typing import Literal
 
-from kblocks.blocks.convolution import (
-    Convolutional,
-    act,
-    check_convolutions,
-    check_pool,
-    conv,
-    norm,
-)
+from kblocks.blocks.convolution import Convolutional, act, check_conv, check_pool, conv, norm
 from kblocks.blocks.fields import Count, Padding, PoolKind, Repeats, Size
 from kblocks.plans.ops import Chain, Merge, Op, Pool
 
@@ -32,13 +25,11 @@ class SeparableConvBlock(Convolutional):
         width: output channels of all of them but the last; None is `filters`.
         order: whether the activation comes behind each convolution, "conv_norm_act", or before
             it, "act_conv_norm".
-        dilation_rate: of the depthwise convolutions; integer or pair; must be 1 if strides are not.
         shortcut: whether the input is added at the end: as it is, or through a 1x1 convolution
             where the block changes the size or the number of channels.
         pool: "max", "avg" or "min" for a pool with `strides` after the convolutions, which a block
             of strides 1 leaves out; or None.
         pool_size: window of that pool; integer or pair.
-        pool_padding: padding of that pool, in the forms of `padding`; less than `pool_size`.
 
     Output shape: (batch, new_height, new_width, filters).
 
@@ -64,7 +55,7 @@ class SeparableConvBlock(Convolutional):
     pool_padding: Padding = "same"
 
     def check(self) -> None:
-        check_convolutions(self)
+        check_conv(self)
         check_pool("pool_padding", self.pool_padding, "pool_size", self.pool_size)
 
     def plan(self, channels: int) -> Op:

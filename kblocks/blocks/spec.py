@@ -20,10 +20,21 @@ from kblocks.plans.ops import Op
 _OWN = {"name", "dtype", "trainable", "data_format", "spec", "layers", "remat", "changed_parts"}
 _RESERVED = frozenset(dir(keras.Layer)) | _OWN
 _LABELS = {kind.label for kind in ops.PRIMITIVES.values()}
-_MISSING = dataclasses.MISSING
 _ARGS = re.compile(r"^Args:((?:\n+ .*)+)", re.MULTILINE)  # a section of a docstring
 _NAME = r"[^\s:,(]+"
 _ENTRY = re.compile(rf"^({_NAME}(?:,\s+{_NAME})*)(.*(?:\n+ .*)*)", re.MULTILINE)  # names, text
+# The descriptions of arguments that many blocks have, for those that their docstrings leave out.
+_COMMON = """Args:
+    activation: a Keras activation by name, a function, an activation layer without weights, or
+        None.
+    gate: the last activation of the gate, in the forms of `activation` but None.
+    pool_padding: padding of the pool, in the forms of `padding`; less than `pool_size`.
+    loss_weight: factor of this output's loss in the total of several outputs.
+    kernel_initializer: Keras initializer of the kernels, by name or as an object. Each kernel gets
+        its own, so that a seed does not make two kernels equal.
+    bias_initializer: Keras initializer of the biases, by name or as an object.
+    kernel_regularizer: Keras regularizer of the kernels, by name or as an object, or None.
+    bias_regularizer: Keras regularizer of the biases, by name or as an object, or None."""
 
 
 class Spec:
@@ -234,20 +245,23 @@ def _defaults_of(cls: type, checks: dict[str, Check]) -> dict[str, Any]:
     return defaults
 
 
-def documented(cls: Any, names: Sequence[str]) -> str | None:
-    """The docstring of `cls`, completed from its base classes.
+def documented(cls: Any, names: Sequence[str]) -> str:
+    """The docstring of `cls`, completed from its base classes and `_COMMON`.
 
-    Args gets the entries for `names` that are missing, in their order. A docstring with an Output
-    shape gets an Input shape and Raises. A docstring without Args stays.
+    Args, if there is such a section, gets the entries for `names` that are missing, in their
+    order. A docstring with an Output shape gets an Input shape and Raises.
     """
-    doc = inspect.cleandoc(cls.__doc__ or "")
-    if not _ARGS.search(doc):
-        return cls.__doc__
+    doc = inspect.cleandoc(cls.__doc__)
     bases = [base for base in cls.__mro__[1:] if "Spec" in vars(base)]
     inherited = [inspect.cleandoc(base.__doc__ or "") for base in bases]
     if "Output shape:" in doc:
-        doc = _with_section(doc, "Input shape", inherited, "Output shape:", "\n")
-        doc = _with_section(doc, "Raises", inherited, "Example:|Reference:", "\n\n")
+        doc = with_section(doc, "Input shape", inherited, "Output shape:", "\n")
+        doc = with_section(doc, "Raises", inherited, "Example:|Reference:", "\n\n")
+    return with_args(doc, names, [*inherited, _COMMON])
+
+
+def with_args(doc: str, names: Sequence[str], inherited: list[str]) -> str:
+    """The docstring with entries for all `names`, from the first text that describes one."""
     own = texts = _described(doc)
     for text in inherited:
         texts = {**_described(text), **texts}
@@ -257,7 +271,7 @@ def documented(cls: Any, names: Sequence[str]) -> str | None:
     return _ARGS.sub(lambda _: f"Args:\n{textwrap.indent(entries, ' ' * 4)}", doc, count=1)
 
 
-def _with_section(doc: str, name: str, inherited: list[str], before: str, gap: str) -> str:
+def with_section(doc: str, name: str, inherited: list[str], before: str, gap: str) -> str:
     """The docstring with a section that it lacks, from the first base that has it."""
     section = re.compile(rf"^{name}:.*(?:\n+ .*)*", re.MULTILINE)
     found = next(filter(None, map(section.search, inherited)), None)

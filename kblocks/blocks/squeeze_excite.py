@@ -16,8 +16,6 @@ class SqueezeExcite(Block):
         width: channels in the middle of the gate.
         activation: in the middle of the gate: a Keras activation by name, a function, or an
             activation layer without weights.
-        gate: the last activation of the gate, in the forms of `activation`.
-        kernel_initializer: Keras initializer of both 1x1 convolutions, by name or as an object.
 
     Input shape: (batch, height, width, channels). Output shape: the same.
 
@@ -38,10 +36,9 @@ class SqueezeExcite(Block):
 
 def squeeze_excite(spec: Any, width: int, channels: int, activation: Any) -> Merge:
     """Squeeze-excite in a block with an argument `gate`; with biases unless `use_bias=False`."""
-    squeeze, excite = (
-        conv(spec, filters, padding="same", use_bias=spec.use_bias is not False)
-        for filters in (width, channels)
-    )
+    use_bias = spec.use_bias is not False
+    squeeze = conv(spec, width, padding="same", use_bias=use_bias)
+    excite = conv(spec, channels, padding="same", use_bias=use_bias)
     return _gated(squeeze, activation, excite, spec.gate)
 
 

@@ -1,7 +1,7 @@
 """The stages of a network: a row's name tells its stage."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 # In a larger model, a prefix or the names of the outer models precede the stage.
@@ -16,19 +16,13 @@ def stage_of(name: str) -> str:
     return stage[1] if stage else name
 
 
-def stages_of(names: Iterable[str]) -> list[str]:
-    """The stages of rows or layers, in order, each once."""
-    return list(dict.fromkeys(map(stage_of, names)))
-
-
 def members(name: str, names: Sequence[str]) -> list[str]:
     """The row called `name`, or else the rows of the stage called `name`."""
     return [n for n in names if n == name] or [n for n in names if stage_of(n) == name]
 
 
 def unknown_stage(argument: str, name: Any, names: Sequence[str]) -> ValueError:
-    """The error for a name of no stage, row or layer."""
-    known = ", ".join(stages_of(names))
+    known = ", ".join(dict.fromkeys(map(stage_of, names)))
     block = f", such as {names[0]!r}" if names else ""
     return ValueError(
         f"`{argument}` must name a stage ({known}) or one of its blocks{block}. "
@@ -53,6 +47,7 @@ def replaced(
     new = [(name, block)]
     if several:
         new = [(f"{name}_block{number}", spec) for number, spec in enumerate(block, 1)]
+    gone = set(old[:-1]) - {new_name for new_name, _ in new}
     renamed = {old[-1]: new[-1][0]}
     changed: list[NamedRow] = []
     for row_name, spec, inputs in rows:
@@ -63,16 +58,11 @@ def replaced(
                 source = (new_name,)
         if row_name in old:
             continue
-        _refuse_missing(row_name, inputs, set(old[:-1]) - {n for n, _ in new})
+        if missing := [name for name in inputs if name in gone]:
+            raise ValueError(
+                f"{row_name} reads {missing[0]}, which would not be there any more: replace it by "
+                "a list with at least as many blocks"
+            )
         spec = renamed.get(spec, spec) if isinstance(spec, str) else spec
         changed.append((row_name, spec, tuple(renamed.get(n, n) for n in inputs)))
     return changed, renamed
-
-
-def _refuse_missing(reader: str, inputs: Sequence[str], gone: set[str]) -> None:
-    for name in inputs:
-        if name in gone:
-            raise ValueError(
-                f"{reader} reads {name}, which would not be there any more: replace it by a list "
-                "with at least as many blocks"
-            )

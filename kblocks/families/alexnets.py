@@ -15,6 +15,7 @@ _POOL = {"pool": "max", "pool_size": 3, "pool_strides": 2}
 
 
 @namesake
+@staged.described
 def alexnet(
     classes: int = 1000,
     *,
@@ -31,7 +32,6 @@ def alexnet(
     """AlexNet: a stem and stages of plain convolutions; the defaults fit PyTorch's weights.
 
     Args:
-        classes: number of logits.
         blocks: number of convolutions in each stage, one entry a stage.
         filters, kernel_size, strides, padding: those of the convolutions, one value or one a
             stage (a tuple of two is a (height, width) for all stages unless there are two
@@ -41,26 +41,17 @@ def alexnet(
             with strides 4, max pool of 3 with strides 2), or the Spec of a stem.
         head: arguments of `kb.Classifier` that replace the published ones (a map averaged to
             6x6, two hidden layers of 4,096 with dropout before them), or the Spec of a head.
-        name: name of the model.
         **block: further arguments of `kb.ConvBlock`, one value or a list with one a stage; `pool`
             is by default "max" in the first and last stage. Activation, normalization, bias and
             initializers also apply to the stem.
 
-    Raises:
-        ValueError, TypeError: if an argument does not fit; the message names it and the stage.
-
     Reference: Krizhevsky 2014, arXiv:1404.5997; padding and adaptive pool are torchvision's.
     """
     stages = staged.count_stages(blocks)
-    columns = {
-        **_POOL,
-        "convolutions": list(blocks),
-        "filters": staged.published_or(filters, (192, 384, 256, 256), stages),
-        "kernel_size": staged.published_or(kernel_size, (5, 3, 3, 3), stages),
-        "strides": strides,
-        "padding": padding,
-        "pool": ["max" if stage in (0, stages - 1) else None for stage in range(stages)],
-    }
+    columns = {"convolutions": list(blocks), "strides": strides, "padding": padding, **_POOL}
+    columns["filters"] = staged.published_or(filters, (192, 384, 256, 256), stages)
+    columns["kernel_size"] = staged.published_or(kernel_size, (5, 3, 3, 3), stages)
+    columns["pool"] = ["max" if stage in (0, stages - 1) else None for stage in range(stages)]
     arguments = staged.arguments_by_stage(stages, {**columns, "normalization": None, **block})
     first = {"filters": 64, "kernel_size": 11, "strides": 4, "padding": 2, **_POOL}
     first |= staged.shared_by_all(*arguments)
@@ -125,10 +116,6 @@ def _torchvision_names(paths: list[str]) -> dict[str, str]:
         raise ValueError("AlexNet has a stem")
     features = [path for path in paths if re.match(r"(stem|stage\d+)/", path)]
     dense = [path for path in paths if path.startswith("head/dense")]
-    return {
-        **{path: f"features.{index}" for index, path in enumerate(features)},
-        **{
-            path: f"classifier.{3 * index + (index + 1 < len(dense))}"
-            for index, path in enumerate(dense)
-        },
-    }
+    names = {path: f"features.{i}" for i, path in enumerate(features)}
+    names |= {path: f"classifier.{3 * i + (i + 1 < len(dense))}" for i, path in enumerate(dense)}
+    return names

@@ -14,6 +14,7 @@ from kblocks.networks.catalog import variant
 from kblocks.networks.torch_weights import by_patterns, naming
 
 
+@staged.described
 def densenet(
     classes: int = 1000,
     *,
@@ -33,7 +34,6 @@ def densenet(
     """DenseNet: a stem, and dense blocks with transitions between them; default DenseNet-121.
 
     Args:
-        classes: number of logits.
         blocks: number of layers in each stage's dense block, one entry a stage.
         growth_rate, bottleneck, kernel_size, padding: those of the dense blocks, one value or one
             a stage (a tuple of two is a (height, width) for all stages unless there are two
@@ -44,26 +44,14 @@ def densenet(
             transition.
         stem: arguments of `kb.ConvBlock` that replace the published ones (7x7 with strides 2 and
             twice the growth rate in filters, max pool of 3 with strides 2), or the Spec of a stem.
-        head: arguments of `kb.Classifier` that replace the published ones (average pool), or
-            the Spec of a head.
-        name: name of the model.
         **block: further arguments of `kb.DenseBlock`, one value or a list with one a stage;
             activation, normalization, bias and initializers also apply to transitions and stem.
-
-    Raises:
-        ValueError, TypeError: if an argument does not fit; the message names it and the stage.
 
     Reference: Huang et al. 2016, arXiv:1608.06993, Table 1.
     """
     stages = staged.count_stages(blocks)
-    columns = {
-        "depth": list(blocks),
-        "growth_rate": growth_rate,
-        "bottleneck": bottleneck,
-        "kernel_size": kernel_size,
-        "padding": padding,
-    }
-    columns |= {"normalization": staged.NORM, **block}
+    columns = {"growth_rate": growth_rate, "bottleneck": bottleneck, "kernel_size": kernel_size}
+    columns |= {"depth": list(blocks), "padding": padding, "normalization": staged.NORM, **block}
     arguments = staged.arguments_by_stage(stages, columns)
     dense = [
         staged.spec_of(DenseBlock, f"{name}, stage {i}", own) for i, own in enumerate(arguments, 1)

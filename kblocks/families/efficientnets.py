@@ -25,6 +25,7 @@ _STAGES: dict[str, tuple[int, ...]] = {
 }
 
 
+@staged.described
 def efficientnet(
     classes: int = 1000,
     *,
@@ -47,39 +48,30 @@ def efficientnet(
     """EfficientNet: stages of inverted bottlenecks, then a 1x1 convolution; default B0.
 
     Args:
-        classes: number of logits.
         width: factor of all filters, which are rounded to multiples of 8; 1 does not round.
         depth: factor of all `blocks`, which are rounded up.
-        blocks: number of blocks in each stage, one entry a stage.
         filters, kernel_size, strides, expansion, padding: those of the blocks, one value or one a
             stage (a tuple of two is a (height, width) for all stages unless there are two
             stages). None is the published values, for up to seven stages. Strides apply to a
             stage's first block.
         stochastic_depth: the rate grows linearly with the block: of n blocks the i-th has
             (i - 1) / n of this rate.
-        dropout: dropout rate of the head.
         stem: arguments of `kb.ConvBlock` that replace the published ones (32 filters of 3x3
             with strides 2), or the Spec of a stem.
         top: arguments of `kb.ConvBlock` that replace the published ones (1,280 filters of 1x1)
             after the last stage, or a Spec; its row is named as one more stage.
         head: arguments of `kb.Classifier` that replace the published ones (average pool and
             dropout), or the Spec of a head.
-        name: name of the model.
         **block: further arguments of `kb.MBConvBlock`, one value or a list with one a stage;
             activation, normalization, bias and initializers also apply to the stem and top.
-
-    Raises:
-        ValueError, TypeError: if an argument does not fit; the message names it and the stage.
 
     Reference: Tan & Le 2019, arXiv:1905.11946, Table 1 and Eq. 3.
     """
     stages = staged.count_stages(blocks)
     repeats = [math.ceil(number * positive("depth", depth)) for number in blocks]
     given = (filters, kernel_size, strides, expansion)  # in the order of `_STAGES`
-    columns = {
-        name: staged.published_or(own, published, stages)
-        for (name, published), own in zip(_STAGES.items(), given, strict=True)
-    }
+    pairs = zip(_STAGES.items(), given, strict=True)
+    columns = {name: staged.published_or(own, old, stages) for (name, old), own in pairs}
     filters = staged.by_stage("filters", columns["filters"], stages)
     columns |= {"filters": [scaled(number, width) for number in filters], "padding": padding}
     columns |= {"activation": "silu", "normalization": staged.NORM, **block}

@@ -3,11 +3,10 @@
 import re
 from typing import Any
 
-from kblocks.families.inception import inception
+from kblocks.families.inception import STEMS, inception, plain, positions
 from kblocks.families.inception_choices import VARIED, Published, inception_choices, square
-from kblocks.families.inception_forms import STEMS
-from kblocks.families.inception_names import plain, positions
 from kblocks.families.published_choices import ready_space
+from kblocks.families.stage_arguments import described
 from kblocks.networks.architecture import Architecture
 from kblocks.networks.catalog import namesake
 from kblocks.networks.torch_weights import naming
@@ -45,6 +44,7 @@ _PUBLISHED = Published(
 
 
 @namesake
+@described
 def googlenet(
     classes: int = 1000,
     *,
@@ -60,21 +60,16 @@ def googlenet(
     """GoogLeNet: stages of Inception modules with pools between; fits torchvision's weights.
 
     Args:
-        classes: number of logits.
         blocks: number of modules in each stage, one entry a stage.
         kernel_size: kernel of the second and third branch: an integer for both or a pair; or a
             tuple for all four branches. One such value or a list with one a stage. The paper has
             (3, 5).
         reductions: for each stage None, or arguments that replace those of its reduction: none, a
             max pool of 3, and a max pool of 2 (3 in the paper).
-        branches, stem, auxiliary: None is the published values, with `aux1` and `aux2` on the
-            first and fourth module of the second stage; `auxiliary={}` is no auxiliary output.
-        name: name of the model.
+        stem, auxiliary: None is the published values, with `aux1` and `aux2` on the first and
+            fourth module of the second stage; `auxiliary={}` is no auxiliary output.
         **arguments: filters, width, pool, kept, strides, padding, dropout, head and arguments of
             the modules; these and those above as in `kblocks.families.inception.inception`.
-
-    Raises:
-        ValueError, TypeError: if an argument does not fit; the message names it and the stage.
 
     Reference: Szegedy et al. 2014, arXiv:1409.4842, Table 1.
     """

@@ -1,13 +1,14 @@
-"""The builder of all Inception families."""
+"""The builder of all Inception families, their stems, and where the parts of a module are."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from kblocks.blocks.convolution import ConvBlock
 from kblocks.blocks.fields import positive
 from kblocks.blocks.inception import InceptionBlock
 from kblocks.families import stage_arguments as staged
-from kblocks.families.inception_forms import changed_module, stem_rows
 from kblocks.heads import AuxiliaryClassifier, Classifier
 from kblocks.heads.attaching import Head
 from kblocks.networks.architecture import Architecture
@@ -17,7 +18,46 @@ NORM = Norm("batch", momentum=0.9, epsilon=1e-3)  # as in their published weight
 
 Rows = list[tuple[Any, ...]]
 
+_POOL = {"branches": ("max",), "kernel_size": 3, "strides": 2, "padding": "valid"}
+_CEIL = {**_POOL, "pool_ceil_mode": True}
+_V3 = (
+    {"filters": 32, "strides": 2, "padding": "valid"},
+    {"filters": 32, "padding": "valid"},
+    {"filters": 64},
+    _POOL,
+    {"filters": 80, "kernel_size": 1},
+    {"filters": 192, "padding": "valid"},
+    _POOL,
+)
+STEMS: dict[str, tuple[dict[str, Any], ...]] = {  # in each of them three rows halve the map
+    "googlenet": (
+        {"filters": 64, "kernel_size": 7, "strides": 2, "padding": "symmetric"},
+        _CEIL,
+        {"filters": 64, "kernel_size": 1},
+        {"filters": 192, "kernel_size": 3},
+        _CEIL,
+    ),
+    "inception_v3": _V3,
+    "inception_v4": (
+        *_V3[:3],
+        {"branches": ("max", 96), "kernel_size": 3, "strides": 2, "padding": "valid"},
+        {
+            "branches": ((64, 96), (64, 64, 64, 96)),
+            "kernel_size": (3, (1, 7)),
+            "last_kernel_size": 3,
+            "last_padding": "valid",
+        },
+        {"branches": (192, "max"), "kernel_size": 3, "strides": 2, "padding": "valid"},
+    ),
+    "inception_resnet_v1": (*_V3[:6], {"filters": 256, "strides": 2, "padding": "valid"}),
+    "inception_resnet_v2": (
+        *_V3,
+        {"branches": (96, (48, 64), (64, 96, 96), ("avg", 64)), "kernel_size": (1, 5, 3, 3)},
+    ),
+}
 
+
+@staged.described
 def inception(
     classes: int,
     *,
@@ -43,10 +83,7 @@ def inception(
 ) -> Architecture:
     """A stem, stages of Inception modules behind grid reductions, and a classifier.
 
-    Raises ValueError or TypeError if an argument does not fit; the message names it and the stage.
-
     Args:
-        classes: number of logits.
         blocks: number of modules in each stage, one entry a stage.
         branches: for each stage a sequence with the `branches` of each of its modules (see
             `kb.InceptionBlock`); the last also serves further modules.
@@ -71,7 +108,6 @@ def inception(
             network whose stem it is, and of changes to this: `filters`, a factor; `kernel_size`,
             `strides` and `padding` of the three rows that halve the map, one value or a list.
         top: arguments of a `kb.ConvBlock` after the last stage, named as one more stage.
-        dropout: dropout rate of the head.
         head: arguments of `kb.Classifier` that replace the published ones (average pool and
             dropout), or the Spec of a head.
         auxiliary: for each auxiliary output a mapping of arguments of `kb.AuxiliaryClassifier`,
@@ -79,23 +115,15 @@ def inception(
             are fewer or the mapping does not say.
         block: the class of the modules.
         last: arguments of the very last module that differ from its stage's.
-        name: name of the model.
         **options: further arguments of the modules, one value or a list with one a stage;
             activation, normalization, bias and initializers also apply to all other parts.
     """
     stages = staged.count_stages(blocks)
     widths = staged.by_stage("width", width, stages)
-    columns = {
-        "branches": _tables(branches, stages),
-        "kernel_size": kernel_size,
-        "filters": filters,
-        "pool": pool,
-        "kept": kept,
-        "padding": padding,
-        "width": widths,
-        "strides": [1] + [2] * (stages - 1) if strides is None else strides,
-        "reduction": staged.by_stage("reductions", reductions, stages),
-    }
+    columns = {"kernel_size": kernel_size, "filters": filters, "pool": pool, "kept": kept}
+    columns |= {"branches": _tables(branches, stages), "padding": padding, "width": widths}
+    columns["strides"] = [1] + [2] * (stages - 1) if strides is None else strides
+    columns["reduction"] = staged.by_stage("reductions", reductions, stages)
     columns |= {"normalization": NORM, **options}
     arguments = staged.arguments_by_stage(stages, columns)
     shared = staged.shared_by_all(*arguments)
@@ -206,3 +234,105 @@ def scaled(filters: Any, width: float) -> Any:
     if isinstance(filters, (list, tuple)):
         return tuple(scaled(inner, width) for inner in filters)
     return max(1, round(filters * width))
+
+
+def stem_rows(form: str, filters: Any = None, **changes: Any) -> list[dict[str, Any]]:
+    """The rows of a published stem; `changes` are for the three rows that halve the map."""
+    rows = [dict(row) for row in STEMS[staged.one_of("form", form, STEMS)]]
+    strided = [row for row in rows if "strides" in row]
+    known: dict[str, Any] = dict.fromkeys(("form", "filters", "kernel_size", "strides", "padding"))
+    for name, value in changes.items():
+        staged.one_of("stem", name, known)
+        changed = staged.by_stage(name, value, len(strided), "rows")
+        for row, own in zip(strided, changed, strict=True):
+            row.update({} if own is None else {name: own})
+    for row in rows:
+        row["filters"] = filters if "branches" in row else _rounded(row["filters"], filters)
+    return rows
+
+
+def changed_module(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of a block of branches: its own, changed by `filters`, `pool` and `kept`.
+
+    These three have the forms of `inception`; ValueError for others.
+    """
+    own = dict(arguments)
+    filters, pool, kept = (own.pop(name, None) for name in ("filters", "pool", "kept"))
+    table = own.get("branches", ())
+    if filters is not None or pool is not None:
+        factors = staged.by_stage("filters", filters, len(table), "branches")
+        pairs = zip(table, factors, strict=True)
+        own["branches"] = [_changed_branch(parts, factor, pool) for parts, factor in pairs]
+    if kept is not None:
+        known = range(1, len(table) + 1)
+        if not isinstance(kept, (list, tuple)) or not kept or not all(n in known for n in kept):
+            raise ValueError(
+                f"`kept` must be numbers of branches, 1 to {len(table)}. Received: kept={kept!r}"
+            )
+        for name in ("branches", "kernel_size"):
+            column = own.get(name)
+            if isinstance(column, (list, tuple)) and len(column) == len(table):
+                own[name] = [column[number - 1] for number in kept]
+    return own
+
+
+def _changed_branch(parts: Any, factor: Any, pool: str | None) -> list[Any]:
+    *inner, last = parts if isinstance(parts, (list, tuple)) else (parts,)
+    before, end = factor if isinstance(factor, (list, tuple)) else (factor, factor)
+    pairs = [*((part, before) for part in inner), (last, end)]
+    return [(pool or part) if isinstance(part, str) else _rounded(part, own) for part, own in pairs]
+
+
+def _rounded(filters: int, factor: Any) -> int:
+    """`factor` times as many filters as the nearest multiple of 8; 1 and None change nothing."""
+    if factor is None or positive("filters", factor) == 1:
+        return filters
+    return 8 * max(1, round(filters * factor / 8))
+
+
+class Position(NamedTuple):
+    """The position of a part with weights, counted from 0.
+
+    `step` is its position among the `steps` of its branch, a pool included; `side` is "a" or "b"
+    in the pair of convolutions that ends a widened branch; `leaf` is "conv" or "bn".
+    """
+
+    row: str
+    branch: int
+    steps: int
+    step: int
+    side: str
+    leaf: str
+
+    @property
+    def number(self) -> str:
+        """`.step` if the branch has several steps, else nothing."""
+        return f".{self.step}" if self.steps > 1 else ""
+
+
+_SIDES = {"row_": "a", "column_": "b", "": ""}
+_PART = re.compile(r"((\w+)/(?:main_)?branch(\d)_)(row_|column_|)(conv|norm|pooling)(\d?)")
+
+
+def positions(paths: list[str]) -> Iterator[tuple[str, Position]]:
+    """Yields path and position of each part with weights in a branch."""
+    parts = [(found[0], *found.groups()) for path in paths if (found := _PART.fullmatch(path))]
+    pools = {branch for _, branch, *_, kind, _ in parts if kind == "pooling"}
+    ends = {branch for _, branch, _, _, side, *_ in parts if side}
+    convolutions = Counter(b for _, b, _, _, side, kind, _ in parts if kind == "conv" and not side)
+    for path, branch, row, index, side, kind, number in parts:
+        if kind != "pooling":
+            before, pooled = convolutions[branch], branch in pools
+            step = before if side else int(number or 1) - 1 + pooled
+            leaf = "conv" if kind == "conv" else "bn"
+            steps = before + pooled + (branch in ends)
+            yield path, Position(row, int(index) - 1, steps, step, _SIDES[side], leaf)
+
+
+def plain(modules: Mapping[str, str]) -> dict[str, str]:
+    """The names of the conv and norm of rows that are one convolution, from the rows' names."""
+    return {
+        f"{row}/{part}": f"{module}.{leaf}"
+        for row, module in modules.items()
+        for part, leaf in (("conv", "conv"), ("norm", "bn"))
+    }

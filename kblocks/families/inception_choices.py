@@ -3,8 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from kblocks.families.inception import NORM
-from kblocks.families.inception_forms import STEMS
+from kblocks.families.inception import NORM, STEMS
 from kblocks.families.published_choices import depths, options, paddings, units
 from kblocks.families.stage_arguments import by_stage, count_stages
 
@@ -30,7 +29,7 @@ class Published(NamedTuple):
     def filled(
         self, blocks: Any, branches: Any, kernel_size: Any, reductions: Any, **whole: Any
     ) -> dict[str, Any]:
-        """dict[str, Any] of `inception`: the given ones, and published ones where they are None."""
+        """Arguments of `inception`: the given ones, and published ones where they are None."""
         stages = count_stages(blocks)
         if kernel_size is None and self.kernel_size is not None:
             kernel_size = self.kernel_size[:stages]
@@ -53,10 +52,8 @@ def _changed(default: Sequence[Any], given: Any, stages: int) -> list[Any]:
             "`reductions` must be None or a mapping of arguments of InceptionBlock for each "
             f"stage. Received: reductions={given!r}"
         )
-    return [
-        before if change is None else {**(before or {}), **change}
-        for before, change in zip(defaults, changes, strict=True)
-    ]
+    pairs = zip(defaults, changes, strict=True)
+    return [old if change is None else {**(old or {}), **change} for old, change in pairs]
 
 
 def square(size: Any) -> Any:

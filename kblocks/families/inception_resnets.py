@@ -4,12 +4,10 @@ import re
 from typing import Any
 
 from kblocks.blocks.inception import InceptionResNetBlock
-from kblocks.families.inception import inception
+from kblocks.families.inception import STEMS, inception, plain, positions
 from kblocks.families.inception_choices import REDUCE, VARIED, Published, inception_choices
-from kblocks.families.inception_forms import STEMS
-from kblocks.families.inception_names import plain, positions
 from kblocks.families.published_choices import options, ready_space, widths
-from kblocks.families.stage_arguments import one_of
+from kblocks.families.stage_arguments import described, one_of
 from kblocks.networks.architecture import Architecture
 from kblocks.networks.catalog import variant
 from kblocks.networks.torch_weights import naming
@@ -51,6 +49,7 @@ _VERSIONS = {"v1": _V1, "v2": _V2}
 _SCALES = (0.17, 0.1, 0.2)
 
 
+@described
 def inception_resnet(
     classes: int = 1000,
     *,
@@ -69,30 +68,23 @@ def inception_resnet(
     """Inception-ResNet: stages of residual Inception blocks; default v2, fits timm's weights.
 
     Args:
-        classes: number of logits.
         version: "v1" or "v2": which published values replace arguments that are None.
         blocks: number of residual blocks in each stage, one entry a stage.
         kernel_size: kernel of each stage's spatial branches: an integer for the first stage, the n
             of 1xn and nx1 for the second and third; or a tuple for all branches. None is 3, 7, 3.
         scale: factor of the residuals, one value or one a stage. None is 0.17, 0.1 and 0.2.
-        reductions: for each stage None, or arguments that replace those of its published
-            reduction; the first stage has no reduction.
         last: arguments of the very last block that differ from its stage's. v2 has one without
             scale and activation; {} makes it equal to the others.
-        branches, stem, top: None is the published values; v1 has no top.
-        name: name of the model.
+        stem: None is the published values.
+        top: None is the published values; v1 has no top.
         **arguments: filters, width, kept, strides, padding, dropout, head and arguments of the
             blocks; these and those above as in `kblocks.families.inception.inception`.
-
-    Raises:
-        ValueError, TypeError: if an argument does not fit; the message names it and the stage.
 
     Reference: Szegedy et al. 2016, arXiv:1602.07261, Fig. 7, 10 to 19 and Table 1.
     """
     published = _VERSIONS[one_of("version", version, _VERSIONS)]
-    filled = published.filled(
-        blocks, branches, kernel_size, reductions, stem=stem, last=last, top=top
-    )
+    ends = {"stem": stem, "last": last, "top": top}
+    filled = published.filled(blocks, branches, kernel_size, reductions, **ends)
     filled["scale"] = _SCALES[: len(blocks)] if scale is None else scale
     return inception(classes, block=InceptionResNetBlock, **filled, name=name, **arguments)
 

@@ -4,10 +4,9 @@ import re
 from typing import Any
 
 from kblocks.families import inception_choices as published
-from kblocks.families.inception import inception
-from kblocks.families.inception_forms import STEMS
-from kblocks.families.inception_names import plain, positions
+from kblocks.families.inception import STEMS, inception, plain, positions
 from kblocks.families.published_choices import ready_space
+from kblocks.families.stage_arguments import described
 from kblocks.networks.architecture import Architecture
 from kblocks.networks.catalog import namesake
 from kblocks.networks.torch_weights import naming
@@ -38,6 +37,7 @@ _PUBLISHED = published.Published(
 
 
 @namesake
+@described
 def inception_v3(
     classes: int = 1000,
     *,
@@ -54,22 +54,14 @@ def inception_v3(
     """Inception-v3: square, factorised and widened modules; fits torchvision's weights.
 
     Args:
-        classes: number of logits.
         blocks: number of modules in each stage, one entry a stage.
         kernel_size: kernel of each stage's spatial branches. For the first stage an integer for
             both or a pair, for the second the n of 1xn and nx1, for the third the n of nxn, 1xn
             and nx1; or a tuple for all branches. None is (5, 3), 7 and 3.
-        reductions: for each stage None, or arguments that replace those of its published
-            reduction; the first stage has no reduction.
-        branches, stem, auxiliary: None is the published values, with `AuxLogits` on the last
-            module of the second stage; `auxiliary={}` is no auxiliary output.
-        dropout: dropout rate of the head.
-        name: name of the model.
+        stem, auxiliary: None is the published values, with `AuxLogits` on the last module of the
+            second stage; `auxiliary={}` is no auxiliary output.
         **arguments: filters, width, pool, kept, strides, padding, head and arguments of the
             modules; these and those above as in `kblocks.families.inception.inception`.
-
-    Raises:
-        ValueError, TypeError: if an argument does not fit; the message names it and the stage.
 
     Reference: Szegedy et al. 2015, arXiv:1512.00567, Table 1.
     """

@@ -3,10 +3,9 @@
 from typing import Any
 
 from kblocks.families import inception_choices as published
-from kblocks.families.inception import inception
-from kblocks.families.inception_forms import STEMS
-from kblocks.families.inception_names import plain, positions
+from kblocks.families.inception import STEMS, inception, plain, positions
 from kblocks.families.published_choices import ready_space
+from kblocks.families.stage_arguments import described
 from kblocks.networks.architecture import Architecture
 from kblocks.networks.catalog import namesake
 from kblocks.networks.torch_weights import naming
@@ -29,6 +28,7 @@ _PUBLISHED = published.Published(
 
 
 @namesake
+@described
 def inception_v4(
     classes: int = 1000,
     *,
@@ -43,20 +43,13 @@ def inception_v4(
     """Inception-v4: a stem with branches, and modules A, B and C; fits timm's weights.
 
     Args:
-        classes: number of logits.
         blocks: number of modules in each stage, one entry a stage.
         kernel_size: kernel of each stage's spatial branches. For the first stage an integer for
             both or a pair, for the second the n of 1xn and nx1, for the third the n of nxn, nx1
             and 1xn; or a tuple for all branches. None is 3, 7 and 3.
-        reductions: for each stage None, or arguments that replace those of its published
-            reduction; the first stage has no reduction.
-        branches, stem: None is the published values.
-        name: name of the model.
+        stem: None is the published values.
         **arguments: filters, width, pool, kept, strides, padding, dropout, head and arguments of
             the modules; these and those above as in `kblocks.families.inception.inception`.
-
-    Raises:
-        ValueError, TypeError: if an argument does not fit; the message names it and the stage.
 
     Reference: Szegedy et al. 2016, arXiv:1602.07261, Fig. 3 to 9.
     """

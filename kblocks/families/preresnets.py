@@ -7,11 +7,13 @@ from typing import Any
 
 from kblocks.families.published_choices import ready_space
 from kblocks.families.resnets import CIFAR_STEM, PUBLISHED, resnet, resnet_choices
+from kblocks.families.stage_arguments import described
 from kblocks.networks.architecture import Architecture
 from kblocks.networks.catalog import variant
 from kblocks.networks.torch_weights import BLOCK, by_patterns, naming
 
 
+@described
 def preresnet(classes: int = 1000, **arguments: Any) -> Architecture:
     """`kb.resnet` with full pre-activation; by default PreResNet-50, with bottlenecks.
 
@@ -19,11 +21,7 @@ def preresnet(classes: int = 1000, **arguments: Any) -> Architecture:
     has neither.
 
     Args:
-        classes: number of logits.
         **arguments: further arguments of `kb.resnet`.
-
-    Raises:
-        ValueError, TypeError: if an argument does not fit; the message names it and the stage.
 
     Reference: He et al. 2016, arXiv:1603.05027, Fig. 4 e.
     """

@@ -15,6 +15,7 @@ _VARIANTS = {"v1": "first", "v1.5": "spatial"}
 _PREACTIVATED = ("relu_only_preactivation", "full_preactivation")
 
 
+@staged.described
 def resnet(
     classes: int = 1000,
     *,
@@ -34,40 +35,24 @@ def resnet(
     """ResNet: a stem and stages of residual blocks; default ResNet-18, fits PyTorch's weights.
 
     Args:
-        classes: number of logits.
         block: "basic" (`kb.ResidualBlock`), "bottleneck" (`kb.BottleneckBlock`) or "resnext"
             (`kb.ResNeXtBlock`).
-        blocks: number of blocks in each stage, one entry a stage.
-        filters, kernel_size, strides, padding: those of the blocks, one value or one a stage (a
-            tuple of two is a (height, width) for all stages unless there are two stages).
-            `filters` None is 64, doubled with each stage. Strides apply to a stage's first block;
-            None is 1 for the first stage and 2 for the others.
-        stochastic_depth: the rate of the last block; of n blocks the i-th has i / n of it.
         stem: arguments of `kb.ConvBlock` that replace the published ones (64 filters of 7x7 with
             strides 2, max pool of 3 with strides 2), or the Spec of a stem.
-        head: arguments of `kb.Classifier` that replace the published ones (average pool), or
-            the Spec of a head.
         variant: which convolution of a bottleneck has the strides: "v1.5" is the spatial one, as
             in published weights, "v1" the first 1x1, as in the paper.
-        name: name of the model.
         **block_arguments: further arguments of the block, one value or a list with one a stage;
             activation, normalization, bias and initializers also apply to the stem. In a stage
             with strides, `dilation_rate` is for all blocks but the first.
-
-    Raises:
-        ValueError, TypeError: if an argument does not fit; the message names it and the stage.
 
     Reference: He et al. 2015, arXiv:1512.03385, Table 1.
     """
     kind = _BLOCKS[staged.one_of("block", block, _BLOCKS)]
     stages = staged.count_stages(blocks)
-    columns = {
-        "filters": staged.doubled(64, stages) if filters is None else filters,
-        "kernel_size": kernel_size,
-        "strides": [1] + [2] * (stages - 1) if strides is None else strides,
-        "padding": padding,
-    }
-    columns |= {"normalization": staged.NORM, **block_arguments}
+    columns = {"kernel_size": kernel_size, "padding": padding, "normalization": staged.NORM}
+    columns["filters"] = staged.doubled(64, stages) if filters is None else filters
+    columns["strides"] = [1] + [2] * (stages - 1) if strides is None else strides
+    columns |= block_arguments
     if variant is not None:
         columns["strides_on"] = _VARIANTS[staged.one_of("variant", variant, _VARIANTS)]
     arguments = staged.arguments_by_stage(stages, columns)

@@ -4,11 +4,12 @@ from typing import Any
 
 from kblocks.families import published_choices as choices
 from kblocks.families.resnets import CIFAR_STEM, resnet
-from kblocks.families.stage_arguments import by_stage, count_stages, doubled
+from kblocks.families.stage_arguments import count_stages, described, doubled
 from kblocks.networks.architecture import Architecture
 from kblocks.networks.catalog import variant
 
 
+@described
 def resnext(
     classes: int = 1000,
     *,
@@ -21,16 +22,11 @@ def resnext(
     """ResNeXt: `kb.resnet` with `kb.ResNeXtBlock`; by default ResNeXt-50 32x4d.
 
     Args:
-        classes: number of logits.
-        blocks: number of blocks in each stage, one entry a stage.
         filters: output channels, one value or one a stage; None is 256, doubled with each stage.
         cardinality: groups of the spatial convolutions, one value or one a stage.
         group_width: channels of a group; an integer is the first stage's and doubles with each
             stage, a list or tuple has one for each stage.
         **arguments: further arguments of `kb.resnet`.
-
-    Raises:
-        ValueError, TypeError: if an argument does not fit; the message names it and the stage.
 
     Reference: Xie et al. 2016, arXiv:1611.05431, Table 1.
     """
@@ -39,12 +35,9 @@ def resnext(
         filters = doubled(256, stages)
     if isinstance(group_width, int):
         group_width = doubled(group_width, stages)
-    grouped = {
-        "cardinality": by_stage("cardinality", cardinality, stages),
-        "group_width": by_stage("group_width", group_width, stages),
-    }
-    arguments = {"block": "resnext", "name": "resnext", **grouped, **arguments}
-    return resnet(classes, blocks=blocks, filters=filters, **arguments)
+    own = {"blocks": blocks, "filters": filters, "cardinality": cardinality}
+    own |= {"group_width": group_width, "block": "resnext", "name": "resnext"}
+    return resnet(classes, **{**own, **arguments})
 
 
 _50, _101 = (3, 4, 6, 3), (3, 4, 23, 3)

@@ -1,10 +1,11 @@
 """Arguments by stage, and the Specs of a stage's blocks, for all families."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
 from kblocks.blocks.convolution import Convolutional
-from kblocks.blocks.spec import refuse_foreign
+from kblocks.blocks.spec import refuse_foreign, with_args, with_section
 from kblocks.heads import Classifier
 from kblocks.heads.attaching import is_head
 from kblocks.networks.architecture import Architecture
@@ -15,6 +16,34 @@ RESNET_STEM = {  # also of DenseNets
     **{"filters": 64, "kernel_size": 7, "strides": 2, "padding": "symmetric"},
     **{"pool": "max", "pool_size": 3, "pool_strides": 2, "pool_padding": "symmetric"},
 }
+
+_Family = TypeVar("_Family", bound=Callable[..., Architecture])
+_SHARED = """Args:
+    classes: number of logits.
+    blocks: number of blocks in each stage, one entry a stage.
+    filters, kernel_size, strides, padding: those of the blocks, one value or one a stage (a tuple
+        of two is a (height, width) for all stages unless there are two stages). `filters` None is
+        64, doubled with each stage. Strides apply to a stage's first block; None is 1 for the
+        first stage and 2 for the others.
+    branches: None is the published values.
+    stochastic_depth: the rate of the last block; of n blocks the i-th has i / n of it.
+    reductions: for each stage None, or arguments that replace those of its published reduction;
+        the first stage has no reduction.
+    dropout: dropout rate of the head.
+    head: arguments of `kb.Classifier` that replace the published ones (average pool), or the Spec
+        of a head.
+    name: name of the model.
+
+Raises:
+    ValueError, TypeError: if an argument does not fit; the message names it and the stage."""
+
+
+def described(family: _Family) -> _Family:
+    """Completes a family's docstring by what several families have: arguments, and Raises."""
+    doc = inspect.cleandoc(family.__doc__ or "")
+    doc = with_section(doc, "Raises", [_SHARED], "Reference:", "\n\n")
+    family.__doc__ = with_args(doc, list(inspect.signature(family).parameters), [_SHARED])
+    return family
 
 
 def count_stages(blocks: Any) -> int:
@@ -91,8 +120,8 @@ def stage_rows(
     """The rows of all stages of the network `name`; a stage has one of the `kinds` of blocks.
 
     Only the first block of a stage has its strides; if these are not 1, only the others have its
-    dilation rate. Stochastic depth grows linearly
-    (arXiv:1603.09382, Eq. 4): of n blocks the i-th has i / n of `rate`, i counted from `first`.
+    dilation rate. Of n blocks the i-th, counted from `first`, has i / n of the stochastic depth
+    `rate` (arXiv:1603.09382, Eq. 4).
     """
     if isinstance(rate, bool) or not isinstance(rate, (int, float)) or not 0 <= rate < 1:
         raise ValueError(

@@ -16,6 +16,7 @@ from kblocks.networks.torch_weights import BLOCK, by_patterns, naming
 _BLOCKS: dict[str, Any] = {"basic": TResNetBasicBlock, "bottleneck": TResNetBottleneckBlock}
 
 
+@staged.described
 def tresnet(
     classes: int = 1000,
     *,
@@ -35,28 +36,15 @@ def tresnet(
     """TResNet: a space-to-depth stem and anti-aliased residual blocks; default TResNet-M.
 
     Args:
-        classes: number of logits.
         block: "basic" (`kb.TResNetBasicBlock`) or "bottleneck" (`kb.TResNetBottleneckBlock`), one
             value or a list with one a stage; None is basic in the first two stages.
-        blocks: number of blocks in each stage, one entry a stage.
-        filters, kernel_size, strides, padding: those of the blocks, one value or one a stage (a
-            tuple of two is a (height, width) for all stages unless there are two stages).
-            `filters` None is 64, doubled with each stage. Strides apply to a stage's first block;
-            None is 1 for the first stage and 2 for the others.
         expansion: expansion of the bottlenecks, one value or one a stage.
-        stochastic_depth: the rate of the last block; of n blocks the i-th has i / n of it.
         stem: arguments of `kb.SpaceToDepthStem` that replace the published ones (as many filters
             as the first stage, 3x3, squares of 4x4 pixels), or the Spec of a stem.
-        head: arguments of `kb.Classifier` that replace the published ones (average pool), or
-            the Spec of a head.
-        name: name of the model.
         **block_arguments: further arguments of the blocks, one value or a list with one a stage.
             `squeeze_ratio` is by default that of the block's class, and None in the last stage;
             in a stage with strides, `dilation_rate` is for all blocks but the first.
             Normalization, bias, initializers and a given activation also apply to the stem.
-
-    Raises:
-        ValueError, TypeError: if an argument does not fit; the message names it and the stage.
 
     Reference: Ridnik et al. 2020, arXiv:2003.13630, Sec. 2; timm 1.0.31.
     """
@@ -65,14 +53,11 @@ def tresnet(
         block = ["basic" if stage < 2 else "bottleneck" for stage in range(stages)]
     names = staged.by_stage("block", block, stages)
     kinds = [_BLOCKS[staged.one_of("block", known, _BLOCKS)] for known in names]
-    columns = {
-        "filters": staged.doubled(64, stages) if filters is None else filters,
-        "kernel_size": kernel_size,
-        "strides": [1] + [2] * (stages - 1) if strides is None else strides,
-        "padding": padding,
-        "squeeze_ratio": [kind.Spec._defaults["squeeze_ratio"] for kind in kinds[:-1]] + [None],
-    }
-    columns |= {"normalization": staged.NORM, **block_arguments}
+    columns = {"kernel_size": kernel_size, "padding": padding, "normalization": staged.NORM}
+    columns["filters"] = staged.doubled(64, stages) if filters is None else filters
+    columns["strides"] = [1] + [2] * (stages - 1) if strides is None else strides
+    ratios = [kind.Spec._defaults["squeeze_ratio"] for kind in kinds[:-1]]
+    columns |= {"squeeze_ratio": [*ratios, None], **block_arguments}
     arguments = staged.arguments_by_stage(stages, columns)
     first = {"filters": arguments[0]["filters"], "padding": "symmetric"}
     first |= {"activation": leaky_relu(1e-2), **staged.shared_by_all(*arguments)}

@@ -10,6 +10,7 @@ from kblocks.networks.catalog import variant
 from kblocks.networks.torch_weights import naming
 
 
+@staged.described
 def vgg(
     classes: int = 1000,
     *,
@@ -25,7 +26,6 @@ def vgg(
     """VGG: stages of plain convolutions, each with a max pool at its end; by default VGG-11.
 
     Args:
-        classes: number of logits.
         blocks: number of convolutions in each stage, one entry a stage.
         filters, kernel_size, strides, padding: those of the convolutions, one value or one a
             stage (a tuple of two is a (height, width) for all stages unless there are two
@@ -35,22 +35,12 @@ def vgg(
             7x7, two hidden layers of 4,096 with dropout), or the Spec of a head. Images below 224
             pixels end in a smaller map, which is enlarged to 7x7; head={"pool_size": None} leaves
             it as it is: at 64 a step takes a quarter less, and the head has fewer weights.
-        name: name of the model.
         **block: further arguments of `kb.ConvBlock`, one value or a list with one a stage.
-
-    Raises:
-        ValueError, TypeError: if an argument does not fit; the message names it and the stage.
     """
     stages = staged.count_stages(blocks)
-    columns = {
-        "convolutions": list(blocks),
-        "filters": _filters(stages) if filters is None else filters,
-        "kernel_size": kernel_size,
-        "strides": strides,
-        "padding": padding,
-        "normalization": None,
-        "pool": "max",
-    }
+    columns = {"kernel_size": kernel_size, "strides": strides, "padding": padding}
+    columns |= {"convolutions": list(blocks), "normalization": None, "pool": "max"}
+    columns["filters"] = _filters(stages) if filters is None else filters
     rows = plain_rows(name, staged.arguments_by_stage(stages, {**columns, **block}))
     return with_linear_head(name, rows, head, classes=classes, pool_size=7)
 

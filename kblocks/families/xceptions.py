@@ -22,6 +22,7 @@ _TOP = {"filters": 2048, "convolutions": 2, "width": 1536}
 
 
 @namesake
+@staged.described
 def xception(
     classes: int = 1000,
     *,
@@ -40,8 +41,6 @@ def xception(
     """Xception: stages of separable convolutions with shortcuts.
 
     Args:
-        classes: number of logits.
-        blocks: number of blocks in each stage, one entry a stage.
         filters, kernel_size, strides, padding, convolutions: those of the blocks, one value or one
             a stage (a tuple of two is a (height, width) for all stages unless there are two
             stages). None is the published values, for up to five stages; the published filters
@@ -52,14 +51,8 @@ def xception(
         top: arguments of `kb.SeparableConvBlock` that replace the published ones (two convolutions
             of 1,536 and 2,048 filters) after the last stage, or a Spec; its row is named as one
             more stage.
-        head: arguments of `kb.Classifier` that replace the published ones (average pool), or the
-            Spec of a head.
-        name: name of the model.
         **block: further arguments of `kb.SeparableConvBlock`, one value or a list with one a stage;
             activation, normalization, bias and initializers also apply to the stem and top.
-
-    Raises:
-        ValueError, TypeError: if an argument does not fit; the message names it and the stage.
 
     Reference: Chollet 2016, arXiv:1610.02357, Fig. 5.
     """
@@ -75,10 +68,8 @@ def xception(
     items = stem if isinstance(stem, (list, tuple)) else _STEM if stem is None else [stem]
     names = [f"stem_block{i}" for i in range(1, len(items) + 1)] if len(items) > 1 else ["stem"]
     published = {"filters": 32, "padding": "valid", **shared}
-    rows = [
-        (part, staged.part(ConvBlock, part, item, published))
-        for part, item in zip(names, items, strict=True)
-    ]
+    pairs = zip(names, items, strict=True)
+    rows = [(part, staged.part(ConvBlock, part, item, published)) for part, item in pairs]
     kinds = [SeparableConvBlock] * stages
     rows += staged.stage_rows(name, kinds, arguments, blocks, rate=0.0)
     top = staged.part(SeparableConvBlock, "top", top, {**_TOP, **shared})

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from kblocks.blocks.block import Block
-from kblocks.heads.classifier import Classifier
+from kblocks.heads.classification import Classifier
 from kblocks.heads.task import LOGITS, Tasks, task_of
 
 

@@ -15,7 +15,7 @@ from kblocks.blocks.block import Block
 from kblocks.blocks.convolution import act
 from kblocks.common import backend
 from kblocks.heads.attaching import Attached, Head, Place, only
-from kblocks.heads.classifier import Classifier, check_pooled, pooled
+from kblocks.heads.classification import Classifier, check_pooled, pooled
 from kblocks.heads.task import TargetLoss, TargetMetric, Task, agree, outside
 from kblocks.plans.ops import Activation, Chain, Corners, Dense, Dropout, Merge, Op
 
@@ -55,7 +55,6 @@ def smooth_l1(y_true: Any, y_pred: Any, beta: float) -> Any:
     return _ops.sum(_ops.where(distance < beta, square, distance - 0.5 * beta), -1)
 
 
-@keras.saving.register_keras_serializable("kblocks")
 class BoxLoss(TargetLoss):
     """The loss for one box an image: "giou", or "smooth_l1" of the corners, linear from `beta`."""
 
@@ -97,7 +96,6 @@ def in_shares(boxes: Any, target: str) -> None:
     backend.demand(largest <= 2.0, f"Targets must be {target} (are they in pixels?).", (largest,))
 
 
-@keras.saving.register_keras_serializable("kblocks")
 class BoxIoU(TargetMetric):
     """The mean IoU of predicted and true boxes, one box an image."""
 
@@ -115,13 +113,8 @@ class Regressor(Block, kw_only=True, abstract=True):
             (global), or "concat" (both).
         pool_size: size to which the map is averaged adaptively before "flatten"; integer, pair
             or None.
-        hidden: units of each hidden linear layer.
-        activation: activation after each hidden layer: a Keras activation by name, a function, an
-            activation layer without weights, or None.
+        hidden: units of each hidden linear layer, which `activation` follows.
         dropout: dropout rate after each hidden layer.
-        loss_weight: factor of this output's loss in the total of several outputs.
-        kernel_initializer: Keras initializer of the kernels, by name or as an object.
-        kernel_regularizer: Keras regularizer of the kernels, by name or as an object, or None.
     """
 
     pool: Literal["avg", "max", "concat", "flatten"] = "flatten"
@@ -180,7 +173,6 @@ class BoxRegressor(Regressor):
     box_loss: BoxKind = "giou"
 
     def task(self) -> Task:
-        """The task: the box loss and the IoU."""
         return Task(partial(BoxLoss, self.box_loss), (BoxIoU,), self.loss_weight, "box")
 
     def plan(self, channels: int) -> Op:

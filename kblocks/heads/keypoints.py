@@ -20,7 +20,6 @@ _ops: Any = keras.ops  # its functions are annotated as if they could return Non
 POINTS = "points"
 
 
-@keras.saving.register_keras_serializable("kblocks")
 class KeypointLoss(TargetLoss):
     """Smooth L1, linear from `beta` on, averaged over the visible points of an image."""
 
@@ -70,9 +69,7 @@ def _mean_of_seen(values: Any, seen: Any) -> Any:
 class _OfPlaces(TargetMetric):
     """A mean over the images that have a visible point."""
 
-    def update_state(  # type: ignore[override]
-        self, y_true: Any, y_pred: Any, sample_weight: Any = None
-    ) -> Any:
+    def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:  # type: ignore[override]
         _, seen = places_and_seen(_ops.cast(y_true, "float32"))
         counts = _ops.cast(_ops.any(seen > 0, axis=-1), "float32")
         if sample_weight is not None:
@@ -80,7 +77,6 @@ class _OfPlaces(TargetMetric):
         return super().update_state(y_true, y_pred, counts)
 
 
-@keras.saving.register_keras_serializable("kblocks")
 class KeypointDistance(_OfPlaces):
     """The mean distance of predicted and true points, as a fraction of the image."""
 
@@ -92,7 +88,6 @@ class KeypointDistance(_OfPlaces):
         return _mean_of_seen(_ops.sqrt(squares), seen)
 
 
-@keras.saving.register_keras_serializable("kblocks")
 class KeypointsWithin(_OfPlaces):
     """The fraction of points that are at most `tolerance` (a fraction of the image) off."""
 
@@ -108,13 +103,8 @@ class KeypointsWithin(_OfPlaces):
 
 
 def keypoint_task(spec: Any) -> Task:
-    """The task of `KeypointRegressor` and `KeypointMaps`."""
-    return Task(
-        partial(KeypointLoss, spec.points),
-        (KeypointDistance, partial(KeypointsWithin, spec.tolerance)),
-        spec.loss_weight,
-        POINTS,
-    )
+    metrics = (KeypointDistance, partial(KeypointsWithin, spec.tolerance))
+    return Task(partial(KeypointLoss, spec.points), metrics, spec.loss_weight, POINTS)
 
 
 class KeypointRegressor(Regressor):
@@ -137,7 +127,6 @@ class KeypointRegressor(Regressor):
     tolerance: Positive = 0.05
 
     def task(self) -> Task:
-        """The task: smooth L1 and the mean distance of positions."""
         return keypoint_task(self)
 
     def plan(self, channels: int) -> Op:
@@ -155,7 +144,6 @@ class KeypointMaps(Convolutional):
         filters: filters of each hidden convolution.
         kernel_size: kernel of the hidden convolutions; integer or pair (height, width).
         tolerance: largest error that the metric `within` accepts, as a fraction of the image.
-        loss_weight: factor of this output's loss in the total of several outputs.
 
     Output shape: (batch, points, 2): (y, x) as fractions of the image.
     Targets, loss and metrics: those of `KeypointRegressor`.
@@ -172,7 +160,6 @@ class KeypointMaps(Convolutional):
     loss_weight: Positive = 1.0
 
     def task(self) -> Task:
-        """The task: smooth L1 and the mean distance of positions."""
         return keypoint_task(self)
 
     def plan(self, channels: int) -> Op:

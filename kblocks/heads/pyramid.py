@@ -15,26 +15,14 @@ Rows = list[tuple[str, Any, tuple[str, ...]]]
 
 
 class ResizeLike(Block):
-    """Resizes the first of two inputs bilinearly to the height and width of the second.
-
-    Input shape: a list of two (batch, height, width, channels).
-    Output shape: the second's height and width, the first's channels.
-    """
+    """Resizes the first of two inputs bilinearly to the height and width of the second."""
 
     def plan(self, channels: Any) -> Op:
         return Resize()
 
 
 class AddLateral(Block):
-    """Adds a 1x1 convolution of the second input to the first, which has the same size.
-
-    Args:
-        filters: filters of the convolution, equal to the channels of the first input.
-        kernel_initializer: initializer of the convolution.
-
-    Input shape: a list of two (batch, height, width, channels).
-    Output shape: the first's.
-    """
+    """Adds a 1x1 convolution of the second input to the first, which has the same size."""
 
     filters: Count
     _: KW_ONLY

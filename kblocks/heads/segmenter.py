@@ -29,7 +29,6 @@ _ops: Any = keras.ops  # its functions are annotated as if they could return Non
 MASK = "mask"
 
 
-@keras.saving.register_keras_serializable("kblocks")
 class PixelLoss(TargetLoss):
     """Cross-entropy of each pixel, averaged over the pixels of an image that are not `void`."""
 
@@ -117,7 +116,6 @@ class SegmentationMap(Block):
     Args:
         classes: channels of the score maps.
         void: the label of pixels to ignore, or None.
-        loss_weight: factor of this output's loss in the total of several outputs.
 
     Input shape: a list of (batch, rows, columns, classes) and (batch, height, width, channels).
     Output shape: (batch, height, width, classes), logits.
@@ -131,14 +129,9 @@ class SegmentationMap(Block):
     loss_weight: Positive = 1.0
 
     def task(self) -> Task:
-        """The task: cross-entropy of pixels and mean intersection over union."""
         iou = {"name": "mean_iou", "ignore_class": self.void, "sparse_y_pred": False}
-        return Task(
-            partial(PixelLoss, self.classes, self.void),
-            (partial(PixelIoU, self.classes, **iou),),
-            self.loss_weight,
-            MASK,
-        )
+        metrics = (partial(PixelIoU, self.classes, **iou),)
+        return Task(partial(PixelLoss, self.classes, self.void), metrics, self.loss_weight, MASK)
 
     def plan(self, channels: Any) -> Op:
         if channels[0] != self.classes:

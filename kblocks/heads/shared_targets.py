@@ -79,10 +79,10 @@ class SharedTargets(keras.Model):
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Any:
-        own = {key: config[key] for key in ("targets", "auxiliary") if key in config}
-        rest = {key: value for key, value in config.items() if key not in own}
+        rest = dict(config)
+        targets, auxiliary = rest.pop("targets", {}), rest.pop("auxiliary", {})
         model = super().from_config(rest, custom_objects)
-        model.share(own.get("targets", {}), own.get("auxiliary", {}))
+        model.share(targets, auxiliary)
         return model
 
     def _names(self) -> list[str]:

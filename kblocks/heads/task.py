@@ -2,7 +2,7 @@
 
 import inspect
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,7 +29,14 @@ def channels_last(maps: Any) -> Any:
 
 
 class Configured:
-    """A mixin for losses and metrics that keep each argument of `__init__` as an attribute."""
+    """A mixin for losses and metrics that keep each argument of `__init__` as an attribute.
+
+    It registers them with Keras under the name of their package.
+    """
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        keras.saving.register_keras_serializable(cls.__module__.split(".")[0])(cls)
 
     def get_config(self) -> dict[str, Any]:
         names = [name for name in inspect.signature(type(self)).parameters if name != "kwargs"]
@@ -160,7 +167,6 @@ def outside(values: np.ndarray, least: float, most: float) -> str | None:
     return None
 
 
-@keras.saving.register_keras_serializable("kblocks")
 class TargetMetric(Configured, keras.metrics.Mean):
     """The mean over samples of what a subclass computes in `values`; `label` is its usual name."""
 
@@ -173,9 +179,7 @@ class TargetMetric(Configured, keras.metrics.Mean):
         """The metric of each sample, (batch,)."""
         raise NotImplementedError
 
-    def update_state(  # type: ignore[override]
-        self, y_true: Any, y_pred: Any, sample_weight: Any = None
-    ) -> Any:
+    def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:  # type: ignore[override]
         y_true = keras.ops.cast(y_true, "float32")
         values = self.values(y_true, keras.ops.cast(y_pred, "float32"))
         return super().update_state(values, sample_weight)
@@ -204,7 +208,7 @@ class Task:
         return getattr(self.loss(), "of_logits", False)
 
 
-class Tasks(Mapping[str, Task]):
+class Tasks(dict[str, Task]):
     """The tasks of a network's outputs, by output name.
 
     Args:
@@ -221,22 +225,13 @@ class Tasks(Mapping[str, Task]):
     """
 
     def __init__(self, tasks: Mapping[str, Task], targets: Mapping[str, str] | None = None) -> None:
-        self._tasks = dict(tasks)
+        super().__init__(tasks)
         self._targets = {output: (targets or {}).get(output, output) for output in tasks}
-
-    def __getitem__(self, output: str) -> Task:
-        return self._tasks[output]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._tasks)
-
-    def __len__(self) -> int:
-        return len(self._tasks)
 
     @property
     def targets(self) -> dict[str, str]:
         """The form of each target, in words."""
-        return {self._targets[output]: task.target for output, task in self._tasks.items()}
+        return {self._targets[output]: task.target for output, task in self.items()}
 
     def target_of(self, output: str) -> str:
         """The name of the target that an output is compared with."""
@@ -244,15 +239,15 @@ class Tasks(Mapping[str, Task]):
 
     def losses(self) -> dict[str, Any]:
         """A new loss for each output."""
-        return {output: task.loss() for output, task in self._tasks.items()}
+        return {output: task.loss() for output, task in self.items()}
 
     def metrics(self) -> dict[str, list[Any]]:
         """New metrics for each output."""
-        return {output: [make() for make in task.metrics] for output, task in self._tasks.items()}
+        return {output: [make() for make in task.metrics] for output, task in self.items()}
 
     def loss_weights(self) -> dict[str, float]:
         """The weight of each output's loss in the sum."""
-        return {output: task.weight for output, task in self._tasks.items()}
+        return {output: task.weight for output, task in self.items()}
 
     def training(self, loss_weights: Mapping[str, float] | None = None) -> dict[str, Any]:
         """The arguments `loss`, `metrics` and `loss_weights` of `model.compile`.
@@ -263,7 +258,7 @@ class Tasks(Mapping[str, Task]):
         Raises:
             ValueError: if there are no tasks, or `loss_weights` names an unknown output.
         """
-        if not self._tasks:
+        if not self:
             raise ValueError("The network must end in a head of kblocks for a loss. Received: none")
         weights = self.loss_weights()
         for output in loss_weights or {}:
@@ -272,8 +267,8 @@ class Tasks(Mapping[str, Task]):
                     f"`loss_weights` must be for {', '.join(weights)}. Received: {output!r}"
                 )
         weights.update(loss_weights or {})
-        if len(self._tasks) == 1:
-            (output,) = self._tasks
+        if len(self) == 1:
+            (output,) = self
             alone = {"loss": self.losses()[output], "metrics": self.metrics()[output]}
             return alone if weights[output] == 1 else {**alone, "loss_weights": [weights[output]]}
         return {"loss": self.losses(), "metrics": self.metrics(), "loss_weights": weights}
@@ -291,20 +286,15 @@ class Tasks(Mapping[str, Task]):
         names = self.targets
         if list(names) == [LOGITS] and isinstance(targets, Mapping):  # `fit` would refuse it
             raise ValueError(f"Targets must be an array. Received: a dict of {', '.join(targets)}")
-        if not isinstance(targets, Mapping):
-            if len(names) > 1:
-                raise ValueError(
-                    f"Targets must be a dict of {', '.join(names)}. "
-                    f"Received: {type(targets).__name__}"
-                )
+        is_dict = isinstance(targets, Mapping)
+        if not is_dict and len(names) < 2:
             targets = dict.fromkeys(names, targets)
-        if set(targets) != set(names):
-            raise ValueError(
-                f"Targets must be a dict of {', '.join(names)}. Received: {', '.join(targets)}"
-            )
+        elif not is_dict or set(targets) != set(names):
+            given = ", ".join(targets) if is_dict else type(targets).__name__
+            raise ValueError(f"Targets must be a dict of {', '.join(names)}. Received: {given}")
         for output, target in self._targets.items():
             try:
-                self._tasks[output].loss().check(targets[target])
+                self[output].loss().check(targets[target])
             except ValueError as error:
                 raise ValueError(f"{target}: {error}") from error
 

@@ -48,15 +48,8 @@ class Convolving:
     way: str | None = None
 
     def convolution_op(self: Any, inputs: Any, kernel: Any) -> Any:
-        outputs, self.way = convolve(
-            inputs,
-            kernel,
-            self.strides,
-            self.padding,
-            self.dilation_rate,
-            self.groups,
-            self.data_format,
-        )
+        how = self.strides, self.padding, self.dilation_rate, self.groups, self.data_format
+        outputs, self.way = convolve(inputs, kernel, *how)
         return outputs
 
 

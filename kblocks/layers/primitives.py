@@ -17,14 +17,11 @@ import numpy as np
 from kblocks.common import backend
 from kblocks.layers.export_mode import written_as
 from kblocks.layers.grouped import Convolving, convolve
-from kblocks.layers.normalization import BatchNormalization
 from kblocks.layers.spatial import Corners, OpLayer, ResizeLike, SoftArgmax
 from kblocks.plans import ops
 from kblocks.plans.cost import walk
-from kblocks.plans.geometry import op_reach, pool_reach, same_padding, side
-from kblocks.plans.ops import Pair, unknown_size
-
-Pads = tuple[Pair, Pair]  # (top, bottom), (left, right)
+from kblocks.plans.geometry import op_reach, pool_reach
+from kblocks.plans.ops import Pads, Pair
 
 
 def layer_for(
@@ -78,6 +75,40 @@ def _norm(op: ops.Norm, following: ops.Op, channels: int, axis: int, common: dic
         case "layer":
             return keras.layers.LayerNormalization(**common)
     return keras.layers.GroupNormalization(op.groups or math.gcd(32, channels), **common)
+
+
+class BatchNormalization(keras.layers.BatchNormalization):
+    """Keras' layer, faster on maps. `before_relu`: whether a rectifier follows (CPUs fuse it)."""
+
+    def __init__(self, *, before_relu: bool = False, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._before_relu = before_relu
+
+    def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
+        data_format = "channels_last" if self.axis in (-1, 3) else "channels_first"
+        plain = mask is not None or self.renorm or self.synchronized or len(inputs.shape) != 4
+        plain = plain or keras.backend.standardize_dtype(inputs.dtype) == "float64"
+        if plain or not backend.has_fused_batch_norm(self.epsilon, data_format):
+            return super().call(inputs, training=training, mask=mask)
+        channels = inputs.shape[self.axis]
+        moving: Any = (self.moving_mean, self.moving_variance)
+        known = [_wide(variable) for variable in moving]
+        learns = bool(training) and self.trainable
+        gamma = _wide(self.gamma) if self.scale else keras.ops.ones(channels, "float32")
+        beta = _wide(self.beta) if self.center else keras.ops.zeros(channels, "float32")
+        outputs, *found = backend.fused_batch_norm(
+            inputs, gamma, beta, None if learns else known, self.epsilon, data_format
+        )
+        if learns:
+            for variable, old, new in zip(moving, known, found, strict=True):
+                variable.assign(old + (new - old) * (1 - self.momentum))
+        elif not self._before_relu:
+            outputs = backend.kept_from_fusing(outputs)
+        return keras.ops.cast(outputs, self.compute_dtype)
+
+
+def _wide(value: Any) -> Any:
+    return keras.ops.cast(value, "float32")
 
 
 def _is_relu(op: ops.Op | None) -> bool:
@@ -206,18 +237,10 @@ class Conv2D(Convolving, _WeightNorm, keras.layers.Conv2D):
         self._pads = _explicit_pads(op)
         self._op = op
         explicit = self._pads is not None or op.padding == "valid"
-        super().__init__(
-            op.filters,
-            op.kernel_size,
-            strides=op.strides,
-            padding="valid" if explicit else "same",
-            data_format=data_format,
-            dilation_rate=op.dilation_rate,
-            groups=op.groups,
-            use_bias=op.use_bias,
-            **_variables(op, seed),
-            **kwargs,
-        )
+        shape = {"padding": "valid" if explicit else "same", "data_format": data_format}
+        shape |= {"dilation_rate": op.dilation_rate, "groups": op.groups, "use_bias": op.use_bias}
+        kwargs |= {**shape, **_variables(op, seed)}
+        super().__init__(op.filters, op.kernel_size, op.strides, **kwargs)
 
     def call(self, inputs: Any) -> Any:
         if self._pads is not None:
@@ -260,8 +283,6 @@ class Dense(_WeightNorm, keras.layers.Dense):
 
 
 class Pool2D(OpLayer):
-    """Maximum, average or minimum over windows."""
-
     def __init__(self, op: ops.Pool, data_format: str, **kwargs: Any) -> None:
         super().__init__(op, data_format, **kwargs)
         counts_same = op.padding == "same" and op.kind == "avg" and op.count_padding
@@ -291,7 +312,8 @@ class Pool2D(OpLayer):
         padding = op.padding
         mode, value = (outside, 0.0) if isinstance(outside, str) else ("zeros", outside)
         if self._explicit:
-            pads = _pool_pads(op, _map_size(x, self.data_format))
+            size = _map_size(x, self.data_format)
+            pads = ops.pads_of(op, size, op.pool_size, (1, 1), "count_padding=True")
             x, padding = pad(x, pads, mode, self.data_format, value), "valid"
         # An average may count the padding, but never what lies beyond it.
         beyond = 0.0 if op.kind == "avg" else value
@@ -341,8 +363,6 @@ class Blur2D(OpLayer):
 
 
 class SpaceToDepth(OpLayer):
-    """Turns squares of pixels into channels."""
-
     def call(self, inputs: Any) -> Any:
         block, x = self._op.block, self.to_last(inputs)
         if any(size is None or size % block for size in x.shape[1:3]):
@@ -358,8 +378,6 @@ class SpaceToDepth(OpLayer):
 
 
 class PadChannels(OpLayer):
-    """Appends zero channels."""
-
     def call(self, inputs: Any) -> Any:
         widths = [(0, 0)] * 4
         widths[self._axis] = (0, self._op.filters - inputs.shape[self._axis])
@@ -382,18 +400,6 @@ def _map_size(inputs: Any, data_format: str) -> tuple[Any, Any]:
     return (shape[1], shape[2]) if data_format == "channels_last" else (shape[2], shape[3])
 
 
-def _symmetric_pads(kernel: Pair, padding: Any, dilation: Pair) -> Pads:
-    sides = padding if isinstance(padding, tuple) else (padding, padding)
-    rows, columns = (side(k, p, d) for k, p, d in zip(kernel, sides, dilation, strict=True))
-    return (rows, rows), (columns, columns)
-
-
-def _pool_pads(op: ops.Pool, size: tuple[Any, Any]) -> Pads:
-    if op.padding == "same":
-        return _same_pads(op, size, op.pool_size, (1, 1), "count_padding=True")
-    return _symmetric_pads(op.pool_size, op.padding, (1, 1))
-
-
 def _over_the_edge(op: ops.Pool) -> Pads:
     """The pixels beyond the padding that the windows kept by `ceil_mode` need."""
     if not op.ceil_mode or op.padding == "same":
@@ -405,30 +411,13 @@ def _over_the_edge(op: ops.Pool) -> Pads:
 
 def _explicit_pads(op: ops.Conv) -> Callable[[Any], Pads] | None:
     """A function from a map's size to the padding before the convolution; None if Keras pads."""
-    if op.padding == "valid":
-        return None
-    if op.padding == "same":
-        if op.padding_mode == "zeros":
-            return None
-        reason = f"padding_mode={op.padding_mode!r}"
-        return lambda size: _same_pads(op, size, op.kernel_size, op.dilation_rate, reason)
-    pads = _symmetric_pads(op.kernel_size, op.padding, op.dilation_rate)
-    keeps_size = all(
-        2 * before == dilation * (size - 1)
-        for (before, _), size, dilation in zip(pads, op.kernel_size, op.dilation_rate, strict=True)
+    is_same = op.padding == "same" or (
+        op.strides == (1, 1) and op_reach(op, op.kernel_size, op.dilation_rate) == (0, 0)
     )
-    if keeps_size and op.strides == (1, 1) and op.padding_mode == "zeros":
-        return None  # Keras' "same" pads the same here, within its kernel
-    return lambda size: pads
-
-
-def _same_pads(op: Any, size: Any, window: Pair, dilation_rate: Pair, reason: str) -> Pads:
-    amounts = []
-    for n, kernel, stride, dilation in zip(size, window, op.strides, dilation_rate, strict=True):
-        if n is None and stride > 1 and kernel > 1:
-            raise unknown_size(op, reason)
-        amounts.append(same_padding(n or kernel * dilation, kernel, stride, dilation))
-    return amounts[0], amounts[1]
+    if op.padding == "valid" or (is_same and op.padding_mode == "zeros"):
+        return None  # Keras' "same" pads the same, within its kernel
+    reason = f"padding_mode={op.padding_mode!r}"
+    return lambda size: ops.pads_of(op, size, op.kernel_size, op.dilation_rate, reason)
 
 
 def pad(x: Any, pads: Pads, mode: str, data_format: str, value: float = 0.0) -> Any:

@@ -69,8 +69,6 @@ def _interpolation(size: Any, target: Any, dtype: Any) -> Any:
 
 
 class SoftArgmax(OpLayer):
-    """The mean position (y, x) under the softmax of each channel over the map."""
-
     def call(self, inputs: Any) -> Any:
         x = _ops.transpose(inputs, (0, 3, 1, 2)) if self._axis == -1 else inputs
         shape = _ops.shape(x)
@@ -96,8 +94,6 @@ def _centres(size: Any) -> Any:
 
 
 class Corners(OpLayer):
-    """Turns the centre and size of boxes into corners."""
-
     def call(self, inputs: Any) -> Any:
         centre, half = inputs[..., :2], 0.5 * inputs[..., 2:]
         return _ops.concatenate([centre - half, centre + half], -1)

@@ -14,7 +14,8 @@ Pixels = Any  # a Pair, or a name of padding; checkers see a block's field as `i
 Op = Any  # a primitive of `ops`, a Chain or a Merge
 Shape = tuple[Any, ...]  # (height, width, channels) or (features,); None is an unknown size
 Geometry = tuple[int, int, int, int]  # strides (height, width), reach (height, width)
-Crop = tuple[Pair, Pair]  # pixels to cut: (top, bottom), (left, right)
+Pads = tuple[Pair, Pair]  # pixels to add: (top, bottom), (left, right)
+Crop = Pads  # pixels to cut
 
 
 class InputTooSmallError(ValueError):
@@ -85,12 +86,8 @@ def conv_output_size(
                 raise ValueError(f"Expected one value for each of size={size}. Received: {value!r}")
             columns.append(pair)
         return tuple(conv_output_size(n, *(c[i] for c in columns)) for i, n in enumerate(size))
-    for name, value in (
-        ("size", 1 if size is None else size),
-        ("kernel_size", kernel_size),
-        ("strides", strides),
-        ("dilation_rate", dilation_rate),
-    ):
+    counts = {"size": 1 if size is None else size, "kernel_size": kernel_size, "strides": strides}
+    for name, value in {**counts, "dilation_rate": dilation_rate}.items():
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise ValueError(f"`{name}` must be a positive integer. Received: {name}={value!r}")
     pixels = isinstance(padding, int) and not isinstance(padding, bool) and padding >= 0

@@ -1,31 +1,19 @@
 """Ops, the primitives of convolutional networks as data.
 
-A block's `plan` returns a tree of these, made by `Chain` and `Merge`. Each op knows its arithmetic:
-`walk` gives the output's shape and counts costs; `geometry` gives strides and reach, or None where
-they do not give the output's size. `layers.primitives` makes the Keras layers. Ops are named
-tuples, since a search makes hundreds of thousands a second. Shapes are (height, width, channels),
-pairs (height, width).
+A block's `plan` returns a tree of these, made by `Chain` and `Merge`. `walk` gives the output's
+shape and counts costs; `geometry` gives strides and reach, or None where they do not give the
+output's size. Ops are named tuples, since a search makes hundreds of thousands a second. Shapes are
+(height, width, channels), pairs (height, width).
 """
 
 import math
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
+from kblocks.plans import geometry as sizes
 from kblocks.plans.cost import Tally
-from kblocks.plans.geometry import (
-    Geometry,
-    InputTooSmallError,
-    Op,
-    Pixels,
-    Shape,
-    ceiled,
-    of_axis,
-    op_reach,
-    pool_reach,
-    same_padding,
-    side,
-    window,
-)
+from kblocks.plans.geometry import Geometry, InputTooSmallError, Op, Pixels, Shape, op_reach, window
+from kblocks.plans.geometry import Pads as Pads
 from kblocks.plans.geometry import Pair as Pair
 from kblocks.plans.trees import Chain as Chain
 from kblocks.plans.trees import Merge as Merge
@@ -60,6 +48,21 @@ def unknown_size(op: Op, reason: str) -> ValueError:
         f"padding='same' with {reason} and strides={op.strides} needs a known height and width; "
         "'symmetric' does not. Received: unknown size"
     )
+
+
+def pads_of(op: Op, size: Any, window: Pair, dilation_rate: Pair, reason: str) -> Pads:
+    """The pixels that an op's padding, which is not "valid", adds to a map of this size."""
+    amounts = []
+    for axis, n in enumerate(size):
+        kernel, stride, dilation = window[axis], op.strides[axis], dilation_rate[axis]
+        padding = sizes.of_axis(op.padding, axis)
+        if padding != "same":
+            amounts.append((sizes.side(kernel, padding, dilation),) * 2)
+        elif n is None and stride > 1 and kernel > 1:
+            raise unknown_size(op, reason)
+        else:
+            amounts.append(sizes.same_padding(n or kernel * dilation, kernel, stride, dilation))
+    return amounts[0], amounts[1]
 
 
 class Conv(NamedTuple):
@@ -102,19 +105,10 @@ class Conv(NamedTuple):
         return (*self.strides, *op_reach(self, self.kernel_size, self.dilation_rate))
 
     def _check_padding_mode(self, height: int | None, width: int | None) -> None:
-        for axis, size in enumerate((height, width)):
-            kernel, dilation = self.kernel_size[axis], self.dilation_rate[axis]
-            padding, strides = of_axis(self.padding, axis), self.strides[axis]
-            if size is None:
-                if padding == "same" and kernel > 1 and strides > 1:
-                    raise unknown_size(self, f"padding_mode={self.padding_mode!r}")
-                continue
-            added = (
-                same_padding(size, kernel, strides, dilation)[1]
-                if padding == "same"
-                else side(kernel, padding, dilation)
-            )
-            if self.padding_mode == "reflect" and added >= size:
+        shape, reason = (height, width), f"padding_mode={self.padding_mode!r}"
+        pads = pads_of(self, shape, self.kernel_size, self.dilation_rate, reason)
+        for size, (_, added) in zip(shape, pads, strict=True):
+            if self.padding_mode == "reflect" and size is not None and added >= size:
                 raise InputTooSmallError(
                     f"{size} pixels are too few to reflect {added} of them: "
                     f"{added + 1 - size} more are needed",
@@ -219,17 +213,18 @@ class Pool(NamedTuple):
     def walk(self, shape: Shape, tally: Tally | None) -> Shape:
         height, width, channels = _map(self, shape)
         if self.kind == "avg" and self.count_padding and self.padding == "same":
-            sides = zip((height, width), self.pool_size, self.strides, strict=True)
-            if any(size is None and pool > 1 and stride > 1 for size, pool, stride in sides):
-                raise unknown_size(self, "count_padding=True")
+            # It raises ValueError for an unknown size.
+            pads_of(self, (height, width), self.pool_size, (1, 1), "count_padding=True")
         if not self.ceil_mode:
             return (*window(self, height, width, self.pool_size), channels)
-        sides = zip((height, width), pool_reach(self), self.strides, strict=True)
-        rows, columns = (None if n is None else ceiled(n, reach, step) for n, reach, step in sides)
+        sides = zip((height, width), sizes.pool_reach(self), self.strides, strict=True)
+        rows, columns = (
+            None if n is None else sizes.ceiled(n, reach, step) for n, reach, step in sides
+        )
         return rows, columns, channels
 
     def geometry(self) -> Geometry:
-        return (*self.strides, *pool_reach(self))
+        return (*self.strides, *sizes.pool_reach(self))
 
 
 class GlobalPool(NamedTuple):

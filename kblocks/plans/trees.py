@@ -1,7 +1,4 @@
-"""`Chain` and `Merge`, which make a plan of ops: in sequence, and in branches.
-
-Both have the methods of an op, `walk` and `geometry`.
-"""
+"""`Chain` and `Merge`, which make a plan of ops: in sequence and in branches, as ops themselves."""
 
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -53,9 +50,8 @@ class _Branches(NamedTuple):
 class Merge(_Branches):
     """Named branches from one input, joined by `mode`: "add", "concat" (of channels), "multiply".
 
-    A branch of "multiply" may be a gate of one pixel.
-    Where "valid" padding makes branches shrink differently, the inputs of those that shrink
-    less are cropped to their centre (`crops`).
+    A branch of "multiply" may be a gate of one pixel. Where "valid" padding makes branches shrink
+    differently, the inputs of those that shrink less are cropped to their centre (`crops`).
     """
 
     __slots__ = ()

@@ -10,7 +10,7 @@ import keras_tuner
 
 from kblocks.families import ready_spaces
 from kblocks.families.small_images import for_size
-from kblocks.heads.classifier import Features
+from kblocks.heads.classification import Features
 from kblocks.search_space.choices import choice
 from kblocks.tuner.hypermodel import HyperModel
 from kblocks.tuner.suggesting import suggest

@@ -25,7 +25,7 @@ from mixtures import COLOURED, NUMBER, WEIGHTS, Seen, X, Y, classifier, cross_en
 from scenes import LAYERS, VOID, compare, fitted  # noqa: E402
 
 import kblocks as kb  # noqa: E402
-from kblocks.layers.normalization import BatchNormalization  # noqa: E402
+from kblocks.layers.primitives import BatchNormalization  # noqa: E402
 
 NETWORKS = ("resnet18", "vgg11_bn", "resnext50_32x4d")
 
