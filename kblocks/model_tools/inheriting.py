@@ -5,10 +5,7 @@ of its channels equal which of the parent's; the others are new, and whoever rea
 weights for them. One rule for each op carries this along the plans, so there is none for a family.
 """
 
-from __future__ import annotations
-
 import math
-from collections import Counter
 from typing import Any, NamedTuple
 
 import keras
@@ -105,23 +102,14 @@ def inherit(child: keras.Model, parent: keras.Model) -> dict[str, Any]:
 
 
 class _Flow(NamedTuple):
-    """What a tensor of the child has in common with the parent's at the same place.
+    """What a tensor of the child has in common with the parent's at the same place."""
 
-    Attributes:
-        shape: of the child's tensor, without the batch, channels last.
-        before: of the parent's.
-        sources: for each channel the parent's channel that it equals; -1 for a new one.
-        scale: the factor by which the channels differ from the parent's.
-        ended: the function of the activation whose range the values have, or None.
-        maker: the layer of the convolution or normalization that puts it out, or None.
-    """
-
-    shape: Any
-    before: Any
-    sources: np.ndarray
-    scale: float = 1.0
-    ended: Any = None
-    maker: Any = None
+    shape: Any  # of the child's tensor, without the batch, channels last
+    before: Any  # of the parent's
+    sources: np.ndarray  # for each channel the parent's channel that it equals; -1 for a new one
+    scale: float = 1.0  # the factor by which the channels differ from the parent's
+    ended: Any = None  # the function of the activation whose range the values have
+    maker: Any = None  # the layer of the convolution or normalization that puts it out
 
     @property
     def is_same(self) -> bool:
@@ -194,9 +182,8 @@ class _Inheritance:
             return flow
         self._exact = False  # the parent has blocks between that the child has not
         before = _shape(x, self._parent)
-        return flow._replace(
-            before=before, sources=np.where(flow.sources < before[-1], flow.sources, -1)
-        )
+        sources = np.where(flow.sources < before[-1], flow.sources, -1)
+        return flow._replace(before=before, sources=sources)
 
     def _block(self, layer: Any, other: Any, flows: list[_Flow]) -> _Flow:
         flow: Any = flows if len(flows) > 1 else flows[0]
@@ -423,20 +410,16 @@ def _blocks(model: Any) -> list[Any]:
 
 def _calls(model: Any) -> dict[tuple[str, int], Any]:
     """The calls of a model's layers by the layer's name and the number of the call."""
-    numbers: Counter[str] = Counter()
-    found = {}
+    found: dict[tuple[str, int], Any] = {}
     for node in calls_of(model):
         name = node.operation.name
-        found[name, numbers[name]] = node
-        numbers[name] += 1
+        found[name, sum(name == known for known, _ in found)] = node
     return found
 
 
 def _shape(x: Any, model: Any) -> Any:
     """A tensor's shape without the batch, channels last."""
-    shape = tuple(x.shape[1:])
-    first = _blocks(model)[0].data_format == "channels_first"
-    return (*shape[1:], shape[0]) if first and len(shape) == 3 else shape
+    return _blocks(model)[0]._spatial_last(x.shape)
 
 
 def _each(flow: Any, name: str) -> Any:

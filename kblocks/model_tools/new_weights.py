@@ -1,7 +1,5 @@
 """The new values of variables, collected before any of them is set."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

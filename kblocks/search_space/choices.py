@@ -306,12 +306,9 @@ def real(
 
 
 def _is_finite(value: Any) -> bool:
+    is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
     try:
-        return (
-            isinstance(value, numbers.Real)
-            and not isinstance(value, bool)
-            and math.isfinite(float(value))
-        )
+        return is_number and math.isfinite(value)
     except OverflowError:  # an integer too large for a float
         return False
 
