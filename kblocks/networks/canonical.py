@@ -118,8 +118,7 @@ def _before(op: Any, axis: int, size: int, kernel: int, dilation: int) -> int:
 def _axis(op: ops.Conv, axis: int, shape: Shape, out: Shape) -> tuple[int, int, Form, bool]:
     """The number of outputs, the stride (1 if it has no effect), the taps, and whether any pads.
 
-    Taps that only meet padding are left out. A tap is the pixel that it meets at the first
-    output. The last value is whether any tap meets padding at any output.
+    A tap is the pixel that it meets at the first output; those that only meet padding are left out.
     """
     size, outputs, stride = shape[axis], out[axis], op.strides[axis]
     kernel, dilation = op.kernel_size[axis], op.dilation_rate[axis]

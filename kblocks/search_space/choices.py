@@ -409,10 +409,6 @@ def _keyed(value: Any) -> Any:
     return isinstance(value, bool), value
 
 
-def _equal(first: Any, second: Any) -> bool:
-    return bool(_keyed(first) == _keyed(second))
-
-
 def _refuse_equal(options: tuple[Any, ...]) -> None:
     """Raises if two options are equal: compares hashes, and unhashable options pairwise."""
     seen: set[Any] = set()
@@ -423,7 +419,7 @@ def _refuse_equal(options: tuple[Any, ...]) -> None:
             is_known = key in seen
             seen.add(key)
         except TypeError:
-            is_known = any(_equal(option, other) for other in unhashable)
+            is_known = any(_keyed(option) == _keyed(other) for other in unhashable)
             unhashable.append(option)
         if is_known:
             raise ValueError(f"`choice` must have different options. Received: {option!r} twice")
@@ -446,6 +442,5 @@ def _hashable(option: Any) -> Any:
 def alike(first: Searchable, second: Searchable) -> bool:
     """Whether two choices with the same name also have the same options."""
     if isinstance(first, Choice) and isinstance(second, Choice):
-        same = map(_equal, first.options, second.options)
-        return first.size == second.size and all(same)
+        return list(map(_keyed, first.options)) == list(map(_keyed, second.options))
     return first == second

@@ -20,7 +20,7 @@ import numpy as np
 from kblocks.search_space.choices import Choice, Integer, Real, Searchable
 from kblocks.search_space.tree import Point, Tree
 
-Shortfall = Callable[[Point], tuple[int, float] | None]
+Shortfall = Callable[[Point], tuple[int, float] | None]  # None for a point that fits
 Fits = Callable[[Point], bool]
 Law = dict[str, list[float]]  # the weights of equal parts of each dimension's range
 
@@ -45,10 +45,7 @@ def _by_law(law: Law, tree: Tree, random: Random) -> tuple[Point, dict[str, int]
 
 
 def learned(tree: Tree, shortfall: Shortfall) -> Law | None:
-    """A law under which a good share of points fits; None if no point of its last round does.
-
-    `shortfall` is None for a point that fits.
-    """
+    """A law under which a good share of points fits; None if no point of its last round does."""
     random = Random(0)
     kinds = {name: dimension.kind for name, dimension in tree.dimensions.items()}
     parts = {name: k.size if isinstance(k, Choice) else _PARTS for name, k in kinds.items()}

@@ -208,32 +208,23 @@ class Tree:
         return Point(self, {n: d.kind.at(random.random()) for n, d in self.dimensions.items()})
 
     def read(self, values: Mapping[str, Any]) -> Point:
-        """The point with these values, in either form; inactive dimensions take their default.
-
-        Raises ValueError if a value is unknown, missing or no option of its choice.
-        """
+        """The point with these values, in either form; ValueError for unknown or missing ones."""
         unknown = sorted(set(values) - set(self.dimensions))
         if unknown:
             raise ValueError(
                 f"`values` must be for {', '.join(self.dimensions) or 'no choice'}. "
                 f"Received: {unknown[0]!r}"
             )
-        point = self.default().moved(
-            {
-                n: choices.position_of(n, self.dimensions[n].kind, value)
-                for n, value in values.items()
-            }
-        )
+        kinds = {name: self.dimensions[name].kind for name in values}
+        given = {n: choices.position_of(n, kinds[n], value) for n, value in values.items()}
+        point = self.default().moved(given)
         for one in point.active:
             if one.name not in values:
                 raise ValueError(f"`values` must have {one.name!r}. Received: {dict(values)!r}")
         return point
 
     def ask(self, value_of: Callable[[str], Any]) -> Point:
-        """The point whose active dimensions, parents first, have the values of `value_of`.
-
-        Raises ValueError if a value is no option of its choice.
-        """
+        """The point whose active dimensions, parents first, have the values of `value_of`."""
         positions = dict(self.default().positions)
         for name, dimension in self.dimensions.items():
             if dimension.is_active(positions):
@@ -241,10 +232,7 @@ class Tree:
         return Point(self, positions)
 
     def suggest(self, trial: Any, prefix: str = "") -> Point:
-        """The point that a trial suggests through Optuna's define-by-run methods.
-
-        Asks for active choices only, by their names after `prefix`.
-        """
+        """The point that an Optuna trial suggests, asked for active choices alone."""
         kinds = self.dimensions
         return self.ask(lambda name: suggested(trial, f"{prefix}{name}", kinds[name].kind))
 
@@ -279,9 +267,9 @@ def _parents_first(dimensions: dict[str, Dimension]) -> dict[str, Dimension]:
 
 
 def check_options(arguments: Any, forms: Mapping[str, tuple[str, Callable[[Any], bool]]]) -> None:
-    """Raises ValueError unless each argument, and each option of its choice, has its form.
+    """Raises ValueError unless each attribute, and each option of its choice, has its form.
 
-    `forms` has, by the name of an attribute, what is expected, in words and as a function.
+    `forms` has what is expected, in words and as a function.
     """
     for name, (expected, fits) in forms.items():
         for option in options_in(getattr(arguments, name)):
