@@ -123,15 +123,9 @@ def _axis(op: ops.Conv, axis: int, shape: Shape, out: Shape) -> tuple[int, int, 
     size, outputs, stride = shape[axis], out[axis], op.strides[axis]
     kernel, dilation = op.kernel_size[axis], op.dilation_rate[axis]
     before = _before(op, axis, size, kernel, dilation)
-    # Taps before met_from and from met_to on only ever meet padding.
-    reached = (outputs - 1) * stride
-    met_from = max(0, -(-(before - reached) // dilation))
-    met_to = min(kernel, (size - 1 + before) // dilation + 1)
-    taps, misses = [], met_from > 0 or met_to < kernel
-    for tap in range(met_from, met_to):
-        first = tap * dilation - before
-        last = first + reached
-        met = [0 <= pixel < size for pixel in range(first, last + 1, stride)]
+    taps, misses = [], False
+    for first in range(-before, kernel * dilation - before, dilation):
+        met = [0 <= pixel < size for pixel in range(first, first + outputs * stride, stride)]
         misses = misses or not all(met)
         if any(met):
             taps.append(first)

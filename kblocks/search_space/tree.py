@@ -122,9 +122,7 @@ class Tree:
                 return lambda positions: plain
             case choices.Call(function, arguments):
                 found = self._collect(arguments, path, condition)
-                if found is None:
-                    return lambda positions: function(**arguments)
-                return lambda positions: function(**found(positions))
+                return lambda positions: function(**_resolved(arguments, found, positions))
             case choices.Stages():
                 return self._collect_stages(node, path, condition)
             case Mapping():
@@ -143,8 +141,7 @@ class Tree:
         if not any(found.values()):
             return None
         return lambda positions: {
-            key: item if (resolve := found[key]) is None else resolve(positions)
-            for key, item in node.items()
+            key: _resolved(item, found[key], positions) for key, item in node.items()
         }
 
     def _collect_choice(self, node: choices.Searchable, path: str, condition: Condition) -> Resolve:
@@ -165,15 +162,8 @@ class Tree:
             self._collect(option, f"{path}#{_called(node, index)}", (*condition, (name, index)))
             for index, option in enumerate(node.options)
         ]
-        if not any(inner):
-            return lambda positions: node.options[positions[name]]
-
-        def resolve(positions: Positions) -> Any:
-            index = positions[name]
-            found = inner[index]
-            return node.options[index] if found is None else found(positions)
-
-        return resolve
+        both = list(zip(node.options, inner, strict=True))
+        return lambda positions: _resolved(*both[positions[name]], positions)
 
     def _collect_stages(self, node: choices.Stages, path: str, condition: Condition) -> Resolve:
         number = node.number
@@ -181,16 +171,14 @@ class Tree:
         name = str(number.name)
         stages: list[Resolve | None] = []
         for stage, value in enumerate(node.values):
-            found = None
             there = [index for index in range(number.size) if number.label(index) > stage]
+            conditions = [(*condition, (name, index)) for index in there]
             if len(there) == number.size:
-                found = self._collect(value, f"{path}[{stage}]", condition)
-            else:
-                for index in there:
-                    found = self._collect(value, f"{path}[{stage}]", (*condition, (name, index)))
-            stages.append(found)
+                conditions = [condition]
+            found = [self._collect(value, f"{path}[{stage}]", one) for one in conditions]
+            stages.append(found[-1])
         return lambda positions: [
-            value if found is None else found(positions)
+            _resolved(value, found, positions)
             for value, found, _ in zip(node.values, stages, range(resolve(positions)), strict=False)
         ]
 
@@ -242,6 +230,11 @@ class Tree:
         both.dimensions = {**self.dimensions, **other.dimensions}
         both.fixed, both.varied = {**self.fixed, **other.fixed}, {**self.varied, **other.varied}
         return both
+
+
+def _resolved(node: Any, resolve: Resolve | None, positions: Positions) -> Any:
+    """A node with plain values in place of its choices; with no `resolve` it has none."""
+    return node if resolve is None else resolve(positions)
 
 
 def _called(node: choices.Choice, index: int) -> Any:
