@@ -168,10 +168,7 @@ class Repair:
             while now is not None and moved:
                 moved = False
                 for rank in ranks:
-                    while now is not None:
-                        better = self._best_step(point, now, rank, share)
-                        if better is None:
-                            break
+                    while now and (better := self._best_step(point, now, rank, share)):
                         before, point, now = point, *better
                         moved = True
             if now is None and share != self._shares[-1]:
