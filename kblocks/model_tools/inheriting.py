@@ -13,15 +13,8 @@ import numpy as np
 
 from kblocks.blocks.block import Block
 from kblocks.common.keras_graph import calls_of, is_graph, refuse_altered
+from kblocks.model_tools import matching
 from kblocks.model_tools.folding import Part, parted, planned
-from kblocks.model_tools.matching import (
-    LINEAR,
-    aligned,
-    linears,
-    pixels_in_common,
-    pixels_of,
-    weights_in_common,
-)
 from kblocks.model_tools.new_weights import NewWeights, array_of, kernel_of, layer_of
 from kblocks.plans import ops
 from kblocks.plans.ops import Chain, Merge
@@ -207,15 +200,15 @@ class _Inheritance:
 
         `ending`: the sources that the chain's output is to have, or None.
         """
-        pairs = aligned(own, Chain() if parent is None else parent, self._of_head)
-        last = max((i for i, (step, _) in enumerate(pairs) if step and linears(step)), default=-1)
+        pairs = matching.aligned(own, Chain() if parent is None else parent, self._of_head)
+        linear = [i for i, (step, _) in enumerate(pairs) if step and matching.linears(step)]
         for i, (step, other) in enumerate(pairs):
-            wanted = ending if i == last else None
+            wanted = ending if [i] == linear[-1:] else None
             if step is None:
                 flow = self._left_out(other, flow)
             elif isinstance(step, Merge):
                 flow = self._merge(step, other, flow, wanted)
-            elif isinstance(step.op, LINEAR):
+            elif isinstance(step.op, matching.LINEAR):
                 flow = self._linear(step, other, flow, wanted)
             elif isinstance(step.op, ops.Norm):
                 flow = self._norm(step, other, flow)
@@ -248,7 +241,7 @@ class _Inheritance:
         if own.mode == "concat":
             return self._concat(branches, old, flows)
         # The branch that says which channels there are: a shortcut, or the map of a gate.
-        first, *others = sorted(branches, key=lambda name: linears(branches[name]))
+        first, *others = sorted(branches, key=lambda name: matching.linears(branches[name]))
         joined, scale = self._chain(branches[first], old.get(first), flows[first], ending), 1.0
         for name in others:
             if name in old:
@@ -312,9 +305,11 @@ class _Inheritance:
         if not known.any() or not (flow.sources >= 0).any():
             self._exact = False
             return result
-        inputs, valid = weights_in_common(kernel.shape, theirs.shape, groups, flow.sources, out)
+        inputs, valid = matching.weights_in_common(
+            kernel.shape, theirs.shape, groups, flow.sources, out
+        )
         rows, columns = (
-            pixels_in_common(op, old, flow.shape, flow.before, axis) for axis in (0, 1)
+            matching.pixels_in_common(op, old, flow.shape, flow.before, axis) for axis in (0, 1)
         )
         self._exact &= (
             shape[:-1] == before[:-1]
@@ -368,7 +363,7 @@ class _Inheritance:
         sources, scale, count = flow.sources, flow.scale, flow.before[-1]
         match op:
             case ops.Flatten() if len(flow.shape) == 3 and len(before) == 1:
-                places = pixels_of(flow.shape, flow.before)
+                places = matching.pixels_of(flow.shape, flow.before)
                 self._exact &= flow.shape[:2] == flow.before[:2]
                 sources = np.where(sources < 0, -1, places[:, None] * count + sources).ravel()
             case ops.Flatten() if len(flow.shape) == 3:  # the parent has the average

@@ -65,7 +65,7 @@ def activated(
     tasks: Mapping[str, Task | None],
     activation: Any,
     prefix: str,
-    dtype: Any = None,
+    dtype: Any,
 ) -> dict[str, Any]:
     """The outputs, with an activation after those that are logits, in the dtype of the weights."""
     found, dtype = dict(outputs), keras.dtype_policies.get(dtype).variable_dtype

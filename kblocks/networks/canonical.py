@@ -30,11 +30,11 @@ def form(op: Op, shape: Any) -> tuple[Form, Shape]:
         return steps, shape
     out = walk(op, shape)
     if type(op) is Merge:
-        return _merge(op, shape, out), out
+        return _merge(op, shape), out
     return _primitive(op, shape, out), out
 
 
-def _merge(op: Merge, shape: Any, out: Shape) -> Form:
+def _merge(op: Merge, shape: Any) -> Form:
     several = isinstance(shape, list)
     cuts = [None] * len(op.branches) if several else op.crops()
     branches: list[Hashable] = []
