@@ -135,8 +135,10 @@ class _Inheritance:
             given = [flows[id(x)] for x in node.input_tensors]
             read = other.input_tensors if other else [like for _, like in given]
             self._exact = len(read) == len(given)
-            pairs = zip(given, read, strict=False)
-            inputs = [self._moved(flow, like, x) for (flow, like), x in pairs]
+            inputs = [
+                flow if like is x else self._compared(flow, _shape(x, self._parent))
+                for (flow, like), x in zip(given, read, strict=False)
+            ]
             if isinstance(layer, Block):
                 flow = self._block(layer, other and other.operation, inputs)
                 copied = any(id(weight) in self._new.numbers for weight in layer.weights)
@@ -168,14 +170,12 @@ class _Inheritance:
         self._exact &= kept and ("softmax" not in str(node.operation.get_config()) or flow.is_same)
         return _Flow(shape, before, sources, flow.scale)
 
-    def _moved(self, flow: _Flow, like: Any, x: Any) -> _Flow:
-        """A flow that was compared with `like`, compared with the parent's tensor `x`."""
-        if like is x:
-            return flow
-        self._exact = False  # the parent has blocks between that the child has not
-        before = _shape(x, self._parent)
-        sources = np.where(flow.sources < before[-1], flow.sources, -1)
-        return flow._replace(before=before, sources=sources)
+    def _compared(self, flow: _Flow, before: Any) -> _Flow:
+        """The flow where the parent has more parts, the last of which puts out another shape."""
+        self._exact = False
+        if before[-1] != flow.before[-1]:
+            flow = flow._replace(sources=self._layout(before[-1], len(flow.sources)))
+        return flow._replace(before=before)
 
     def _block(self, layer: Any, other: Any, flows: list[_Flow]) -> _Flow:
         flow: Any = flows if len(flows) > 1 else flows[0]
@@ -205,7 +205,9 @@ class _Inheritance:
         for i, (step, other) in enumerate(pairs):
             wanted = ending if [i] == linear[-1:] else None
             if step is None:
-                flow = self._left_out(other, flow)
+                before = planned(other).walk(_each(flow, "before"), None)
+                flow = flow[0] if isinstance(flow, list) else flow
+                flow = self._compared(flow, before)._replace(ended=None)
             elif isinstance(step, Merge):
                 flow = self._merge(step, other, flow, wanted)
             elif isinstance(step.op, matching.LINEAR):
@@ -215,15 +217,6 @@ class _Inheritance:
             else:
                 flow = self._other(step, other, flow)
         return flow
-
-    def _left_out(self, parent: Any, flow: Any) -> _Flow:
-        """The flow behind a part that the parent alone has."""
-        self._exact = False
-        before = planned(parent).walk(_each(flow, "before"), None)
-        flow = flow[0] if isinstance(flow, list) else flow
-        if before[-1] != flow.before[-1]:
-            flow = flow._replace(sources=self._layout(before[-1], len(flow.sources)))
-        return flow._replace(before=before, ended=None)
 
     def _merge(self, own: Merge, parent: Merge | None, flow: Any, ending: Any) -> _Flow:
         old, branches = dict(parent.branches if parent else ()), dict(own.branches)

@@ -339,11 +339,14 @@ def per_stage(stages: Any, *values: Any) -> Any:
         ...     filters=kb.per_stage(n, 32, 64, 128, 256, kb.choice(256, 512)),
         ... )
     """
-    most = _most_stages(stages)
-    if most is None:
+    options = stages.options if isinstance(stages, Choice) else (stages,)
+    if isinstance(stages, Integer):
+        options = stages.low, stages.high
+    if not all(isinstance(o, int) and not isinstance(o, bool) and o > 0 for o in options):
         raise ValueError(
             f"`stages` must be a positive integer, or a choice of such. Received: stages={stages!r}"
         )
+    most = max(options)
     if len(values) not in (1, most):
         raise ValueError(
             f"`values` must be one or {most}, one for each stage. Received: {len(values)} values"
@@ -352,17 +355,6 @@ def per_stage(stages: Any, *values: Any) -> Any:
     if isinstance(stages, int):
         return list(values)
     return Stages(replace(stages, name=stages.name or "stages"), values)
-
-
-def _most_stages(stages: Any) -> int | None:
-    """The largest number of stages; None if an option is not a positive integer."""
-    options: tuple[Any, ...] = (stages,)
-    if isinstance(stages, Choice):
-        options = stages.options
-    elif isinstance(stages, Integer):
-        options = stages.low, stages.high
-    whole = all(isinstance(o, int) and not isinstance(o, bool) and o > 0 for o in options)
-    return max(options) if whole else None
 
 
 def _checked_name(name: str | None) -> str | None:
