@@ -1,7 +1,6 @@
 """A space's choices as a table, and the number of its points."""
 
 import math
-from collections import Counter
 from collections.abc import Mapping
 from itertools import groupby
 from typing import Any
@@ -86,18 +85,18 @@ def _number(count: float) -> str:
 def size(tree: Tree) -> float:
     """The number of different dicts of values; infinite if there is a real among them."""
     every = ((name, condition) for name, d in tree.dimensions.items() for condition in d.conditions)
-    counts: Counter[_Left] = Counter({frozenset(every): 1})  # how many points lead to each
+    counts: dict[_Left, float] = {frozenset(every): 1}  # how many points lead to each
     for name, dimension in tree.dimensions.items():
-        counts, before = Counter(), counts
+        kind, counts, before = dimension.kind, {}, counts
         for left, count in before.items():
             ways: dict[int | None, float] = {None: 1}  # by the option, None for any other one
             if (name, ()) in left:  # it is active
                 ways = {i: 1 for _, pairs in left for parent, i in pairs if parent == name}
-                is_real = isinstance(dimension.kind, Real)
-                ways[None] = math.inf if is_real else dimension.kind.size - len(ways)
+                ways[None] = math.inf if isinstance(kind, Real) else kind.size - len(ways)
             for index, number in ways.items():
                 if number:
-                    counts[_given(left, name, index)] += count * number
+                    then = _given(left, name, index)
+                    counts[then] = counts.get(then, 0) + count * number
     return sum(counts.values())
 
 

@@ -162,8 +162,9 @@ class Tree:
             self._collect(option, f"{path}#{_called(node, index)}", (*condition, (name, index)))
             for index, option in enumerate(node.options)
         ]
-        both = list(zip(node.options, inner, strict=True))
-        return lambda positions: _resolved(*both[positions[name]], positions)
+        return lambda positions: _resolved(
+            node.options[positions[name]], inner[positions[name]], positions
+        )
 
     def _collect_stages(self, node: choices.Stages, path: str, condition: Condition) -> Resolve:
         number = node.number
