@@ -1,8 +1,4 @@
-"""Replaces methods of one object, which keeps its class, and so is saved as before.
-
-`prepare` replaces the update of an optimizer, `augment` the training step of a model, and
-`Architecture.model` makes a model whose `compile` warns.
-"""
+"""Replaces methods of one object, which keeps its class, and so is saved as before."""
 
 from collections.abc import Callable
 from typing import Any

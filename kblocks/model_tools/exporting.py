@@ -15,6 +15,7 @@ import numpy as np
 from kblocks.common import backend
 from kblocks.common.atomic import whole
 from kblocks.common.keras_graph import layers_inside, refuse_altered
+from kblocks.common.overriding import override, restore
 from kblocks.layers.export_mode import writing
 from kblocks.model_tools.accelerating import rewritten
 from kblocks.model_tools.formats import FORMATS, OTHER_NAMES, refuse_missing
@@ -22,6 +23,7 @@ from kblocks.model_tools.formats import FORMATS, OTHER_NAMES, refuse_missing
 _FOREIGN = {".h5", ".hdf5", ".pb", ".pt", ".pth", ".safetensors", ".json", ".lite"}
 METADATA = "metadata.json"  # in a `.keras` or `.tflite` file, which both are zip archives too
 OURS = "kblocks"  # the key of a model's metadata in it, and in an ONNX file
+# Under PyTorch, Keras' optimizers have classes of their own, with the same arguments and variables.
 _TORCH_OPTIMIZERS = "keras.src.backend.torch.optimizers"
 
 
@@ -143,23 +145,18 @@ def not_finite(model: keras.Model) -> str | None:
 
 @contextlib.contextmanager
 def portable(model: Any) -> Iterator[None]:
-    """A context in which a model is saved with the class of its optimizer that all backends have.
-
-    Under PyTorch, Keras' optimizers have classes that no other backend has; their arguments and
-    variables are the same.
-    """
+    """A context that saves a model with the class of its optimizer that all backends have."""
 
     def named(config: dict[str, Any]) -> dict[str, Any]:
         if str(config.get("module")).startswith(_TORCH_OPTIMIZERS):
             return {**config, "module": "keras.optimizers", "registered_name": None}
         return config
 
-    compile_config = model.get_compile_config
-    model.__dict__["get_compile_config"] = lambda: rewritten(compile_config(), named)
+    override(model, "get_compile_config", lambda model, plain: rewritten(plain(), named))
     try:
         yield
     finally:
-        del model.__dict__["get_compile_config"]
+        restore(model, "get_compile_config")
 
 
 def format_of(path: Path, name: str | None) -> str:

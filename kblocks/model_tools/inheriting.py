@@ -5,10 +5,7 @@ of its channels equal which of the parent's; the others are new, and whoever rea
 weights for them. One rule for each op carries this along the plans, so there is none for a family.
 """
 
-from __future__ import annotations
-
 import math
-from collections import Counter
 from typing import Any, NamedTuple
 
 import keras
@@ -16,15 +13,8 @@ import numpy as np
 
 from kblocks.blocks.block import Block
 from kblocks.common.keras_graph import calls_of, is_graph, refuse_altered
+from kblocks.model_tools import matching
 from kblocks.model_tools.folding import Part, parted, planned
-from kblocks.model_tools.matching import (
-    LINEAR,
-    aligned,
-    linears,
-    pixels_in_common,
-    pixels_of,
-    weights_in_common,
-)
 from kblocks.model_tools.new_weights import NewWeights, array_of, kernel_of, layer_of
 from kblocks.plans import ops
 from kblocks.plans.ops import Chain, Merge
@@ -105,23 +95,14 @@ def inherit(child: keras.Model, parent: keras.Model) -> dict[str, Any]:
 
 
 class _Flow(NamedTuple):
-    """What a tensor of the child has in common with the parent's at the same place.
+    """What a tensor of the child has in common with the parent's at the same place."""
 
-    Attributes:
-        shape: of the child's tensor, without the batch, channels last.
-        before: of the parent's.
-        sources: for each channel the parent's channel that it equals; -1 for a new one.
-        scale: the factor by which the channels differ from the parent's.
-        ended: the function of the activation whose range the values have, or None.
-        maker: the layer of the convolution or normalization that puts it out, or None.
-    """
-
-    shape: Any
-    before: Any
-    sources: np.ndarray
-    scale: float = 1.0
-    ended: Any = None
-    maker: Any = None
+    shape: Any  # of the child's tensor, without the batch, channels last
+    before: Any  # of the parent's
+    sources: np.ndarray  # for each channel the parent's channel that it equals; -1 for a new one
+    scale: float = 1.0  # the factor by which the channels differ from the parent's
+    ended: Any = None  # the function of the activation whose range the values have
+    maker: Any = None  # the layer of the convolution or normalization that puts it out
 
     @property
     def is_same(self) -> bool:
@@ -154,8 +135,10 @@ class _Inheritance:
             given = [flows[id(x)] for x in node.input_tensors]
             read = other.input_tensors if other else [like for _, like in given]
             self._exact = len(read) == len(given)
-            pairs = zip(given, read, strict=False)
-            inputs = [self._moved(flow, like, x) for (flow, like), x in pairs]
+            inputs = [
+                flow if like is x else self._compared(flow, _shape(x, self._parent))
+                for (flow, like), x in zip(given, read, strict=False)
+            ]
             if isinstance(layer, Block):
                 flow = self._block(layer, other and other.operation, inputs)
                 copied = any(id(weight) in self._new.numbers for weight in layer.weights)
@@ -169,7 +152,6 @@ class _Inheritance:
         for x, like in zip(child.outputs, self._parent.outputs, strict=False):
             flow, found = flows[id(x)]
             exact &= found is like and flow.is_same and flow.scale == 1
-        self._new.assign()
         sizes, copied = [math.prod(one.shape) for one in child.weights], self._new.numbers
         return {
             "exact": bool(exact) and len(child.outputs) == len(self._parent.outputs),
@@ -188,15 +170,12 @@ class _Inheritance:
         self._exact &= kept and ("softmax" not in str(node.operation.get_config()) or flow.is_same)
         return _Flow(shape, before, sources, flow.scale)
 
-    def _moved(self, flow: _Flow, like: Any, x: Any) -> _Flow:
-        """A flow that was compared with `like`, compared with the parent's tensor `x`."""
-        if like is x:
-            return flow
-        self._exact = False  # the parent has blocks between that the child has not
-        before = _shape(x, self._parent)
-        return flow._replace(
-            before=before, sources=np.where(flow.sources < before[-1], flow.sources, -1)
-        )
+    def _compared(self, flow: _Flow, before: Any) -> _Flow:
+        """The flow where the parent has more parts, the last of which puts out another shape."""
+        self._exact = False
+        if before[-1] != flow.before[-1]:
+            flow = flow._replace(sources=self._layout(before[-1], len(flow.sources)))
+        return flow._replace(before=before)
 
     def _block(self, layer: Any, other: Any, flows: list[_Flow]) -> _Flow:
         flow: Any = flows if len(flows) > 1 else flows[0]
@@ -221,30 +200,23 @@ class _Inheritance:
 
         `ending`: the sources that the chain's output is to have, or None.
         """
-        pairs = aligned(own, Chain() if parent is None else parent, self._of_head)
-        last = max((i for i, (step, _) in enumerate(pairs) if step and linears(step)), default=-1)
+        pairs = matching.aligned(own, Chain() if parent is None else parent, self._of_head)
+        linear = [i for i, (step, _) in enumerate(pairs) if step and matching.linears(step)]
         for i, (step, other) in enumerate(pairs):
-            wanted = ending if i == last else None
+            wanted = ending if [i] == linear[-1:] else None
             if step is None:
-                flow = self._left_out(other, flow)
+                before = planned(other).walk(_each(flow, "before"), None)
+                flow = flow[0] if isinstance(flow, list) else flow
+                flow = self._compared(flow, before)._replace(ended=None)
             elif isinstance(step, Merge):
                 flow = self._merge(step, other, flow, wanted)
-            elif isinstance(step.op, LINEAR):
+            elif isinstance(step.op, matching.LINEAR):
                 flow = self._linear(step, other, flow, wanted)
             elif isinstance(step.op, ops.Norm):
                 flow = self._norm(step, other, flow)
             else:
                 flow = self._other(step, other, flow)
         return flow
-
-    def _left_out(self, parent: Any, flow: Any) -> _Flow:
-        """The flow behind a part that the parent alone has."""
-        self._exact = False
-        before = planned(parent).walk(_each(flow, "before"), None)
-        flow = flow[0] if isinstance(flow, list) else flow
-        if before[-1] != flow.before[-1]:
-            flow = flow._replace(sources=self._layout(before[-1], len(flow.sources)))
-        return flow._replace(before=before, ended=None)
 
     def _merge(self, own: Merge, parent: Merge | None, flow: Any, ending: Any) -> _Flow:
         old, branches = dict(parent.branches if parent else ()), dict(own.branches)
@@ -262,7 +234,7 @@ class _Inheritance:
         if own.mode == "concat":
             return self._concat(branches, old, flows)
         # The branch that says which channels there are: a shortcut, or the map of a gate.
-        first, *others = sorted(branches, key=lambda name: linears(branches[name]))
+        first, *others = sorted(branches, key=lambda name: matching.linears(branches[name]))
         joined, scale = self._chain(branches[first], old.get(first), flows[first], ending), 1.0
         for name in others:
             if name in old:
@@ -326,9 +298,11 @@ class _Inheritance:
         if not known.any() or not (flow.sources >= 0).any():
             self._exact = False
             return result
-        inputs, valid = weights_in_common(kernel.shape, theirs.shape, groups, flow.sources, out)
+        inputs, valid = matching.weights_in_common(
+            kernel.shape, theirs.shape, groups, flow.sources, out
+        )
         rows, columns = (
-            pixels_in_common(op, old, flow.shape, flow.before, axis) for axis in (0, 1)
+            matching.pixels_in_common(op, old, flow.shape, flow.before, axis) for axis in (0, 1)
         )
         self._exact &= (
             shape[:-1] == before[:-1]
@@ -382,7 +356,7 @@ class _Inheritance:
         sources, scale, count = flow.sources, flow.scale, flow.before[-1]
         match op:
             case ops.Flatten() if len(flow.shape) == 3 and len(before) == 1:
-                places = pixels_of(flow.shape, flow.before)
+                places = matching.pixels_of(flow.shape, flow.before)
                 self._exact &= flow.shape[:2] == flow.before[:2]
                 sources = np.where(sources < 0, -1, places[:, None] * count + sources).ravel()
             case ops.Flatten() if len(flow.shape) == 3:  # the parent has the average
@@ -423,20 +397,16 @@ def _blocks(model: Any) -> list[Any]:
 
 def _calls(model: Any) -> dict[tuple[str, int], Any]:
     """The calls of a model's layers by the layer's name and the number of the call."""
-    numbers: Counter[str] = Counter()
-    found = {}
+    found: dict[tuple[str, int], Any] = {}
     for node in calls_of(model):
         name = node.operation.name
-        found[name, numbers[name]] = node
-        numbers[name] += 1
+        found[name, sum(name == known for known, _ in found)] = node
     return found
 
 
 def _shape(x: Any, model: Any) -> Any:
     """A tensor's shape without the batch, channels last."""
-    shape = tuple(x.shape[1:])
-    first = _blocks(model)[0].data_format == "channels_first"
-    return (*shape[1:], shape[0]) if first and len(shape) == 3 else shape
+    return _blocks(model)[0]._spatial_last(x.shape)
 
 
 def _each(flow: Any, name: str) -> Any:

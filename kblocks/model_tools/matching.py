@@ -1,7 +1,5 @@
 """Compares the plans of two blocks: which parts correspond, and which weights of their kernels."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np
@@ -34,18 +32,17 @@ def aligned(own: Chain, other: Chain, of_head: bool) -> list[tuple[Any, Any]]:
             most[i, j] = most[i + 1, j + 1] + 1 if a[i] == b[j] else skipped
     pairs: list[tuple[Any, Any]] = []
     i = j = 0
-    while i < len(a) or j < len(b):
-        ends = i == len(a), j == len(b)
-        if not any(ends) and a[i] == b[j]:
+    while i < len(a) and j < len(b):
+        if a[i] == b[j]:
             pairs.append((one[i], two[j]))
             i, j = i + 1, j + 1
-        elif ends[1] or (not ends[0] and most[i + 1, j] >= most[i, j + 1]):
+        elif most[i + 1, j] >= most[i, j + 1]:
             pairs.append((one[i], None))
             i += 1
         else:
             pairs.append((None, two[j]))
             j += 1
-    return pairs
+    return [*pairs, *((step, None) for step in one[i:]), *((None, step) for step in two[j:])]
 
 
 def _labels(steps: list[Any], of_head: bool) -> list[str]:
@@ -72,16 +69,9 @@ def weights_in_common(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Which weight of another kernel each weight of a kernel corresponds to, at any pixel.
 
-    Args:
-        shape: of the kernel, (height, width, inputs of a group, outputs).
-        other: of the other kernel.
-        groups: of both.
-        sources: for each input channel that of the other kernel, or -1.
-        out: for each output channel that of the other kernel, or -1.
-
-    Returns:
-        The other kernel's input, counted within its group, and whether there is such a weight;
-        both of shape (inputs of a group, outputs).
+    The kernels are of shape (height, width, inputs of a group, outputs). `sources` has for each
+    input channel that of the other kernel, or -1, `out` for each output. Returns the other kernel's
+    input, counted within its group, and whether there is such a weight, for (input, output).
     """
     group = np.arange(shape[3]) // (shape[3] // groups[0])
     read = sources[group * shape[2] + np.arange(shape[2])[:, None]]
@@ -93,10 +83,7 @@ def weights_in_common(
 def pixels_in_common(
     op: Any, other: Any, shape: Any, before: Any, axis: int
 ) -> tuple[list[int], list[int]]:
-    """The positions along an axis at which two kernels read the same pixel.
-
-    `shape` and `before` are those of the maps that they read.
-    """
+    """The positions along an axis at which kernels on maps of these shapes read the same pixel."""
     if not isinstance(op, ops.Conv):
         return [0], [0]
     own, others = _offsets(op, shape[axis], axis), _offsets(other, before[axis], axis)

@@ -1,6 +1,4 @@
-"""The new values of variables, collected before any of them is set."""
-
-from __future__ import annotations
+"""Sets the weights of layers that a trained network is copied to."""
 
 import math
 from typing import Any
@@ -15,20 +13,14 @@ from kblocks.plans.ops import Merge
 
 
 class NewWeights:
-    """New values of variables, and in `numbers` how much of each is a copy of the parent's."""
+    """Sets variables, and counts in `numbers` how much of each is a copy of the parent's."""
 
     def __init__(self) -> None:
-        self._values: dict[int, tuple[Any, np.ndarray]] = {}
         self.numbers: dict[int, int] = {}
 
-    def assign(self) -> None:
-        """Gives all variables their new values."""
-        for variable, value in self._values.values():
-            variable.assign(value)
-
     def set(self, variable: Any, value: Any, numbers: int = 0) -> None:
-        """Notes the value of a variable, of which so many numbers are the parent's."""
-        self._values[id(variable)] = variable, value
+        """Sets a variable to a value, of which so many numbers are the parent's."""
+        variable.assign(value)
         if numbers:
             self.numbers[id(variable)] = int(numbers)
 
@@ -48,8 +40,7 @@ class NewWeights:
         if not {"gamma", kernel} & {weight.name for weight in weights}:
             return False
         for weight in weights:
-            _, value = self._values.get(id(weight), (weight, array_of(weight)))
-            self._values[id(weight)] = weight, value * factor
+            weight.assign(array_of(weight) * factor)
         return True
 
     def silence(self, chain: Any, offset: float) -> float:

@@ -119,10 +119,9 @@ def _write(path: str | os.PathLike[str], tiles: list[np.ndarray]) -> None:
     columns = math.ceil(math.sqrt(len(tiles)))
     rows = math.ceil(len(tiles) / columns)
     down, right = height + _BETWEEN, width + _BETWEEN
-    size = (columns * right + _BETWEEN, rows * down + _BETWEEN)
-    page = Image.new("RGB" if color else "L", size, "white")
+    page = np.full((rows * down + _BETWEEN, columns * right + _BETWEEN, *color), 255, "uint8")
     for number, tile in enumerate(tiles):
-        place = (_BETWEEN + number % columns * right, _BETWEEN + number // columns * down)
-        page.paste(Image.fromarray(tile), place)
+        y, x = _BETWEEN + number // columns * down, _BETWEEN + number % columns * right
+        page[y : y + height, x : x + width] = tile
     with whole(Path(path)) as written:
-        page.save(written, "png")
+        Image.fromarray(page).save(written, "png")

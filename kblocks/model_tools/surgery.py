@@ -112,6 +112,8 @@ class Inside(keras.layers.Layer):
     """Runs a block up to one of its parts, at a path such as `main_conv2`; shares its weights."""
 
     def __init__(self, block: Any, part: str, **kwargs: Any) -> None:
+        if isinstance(block, dict):
+            block = keras.saving.deserialize_keras_object(block)
         super().__init__(**{"dtype": getattr(block, "dtype_policy", None), **kwargs})
         if not isinstance(block, Block) or (block.built and part not in block._paths):
             parts = ", ".join(getattr(block, "_paths", ())) or "no parts of kblocks"
@@ -131,11 +133,6 @@ class Inside(keras.layers.Layer):
     def get_config(self) -> dict[str, Any]:
         block = keras.saving.serialize_keras_object(self.block)
         return {**super().get_config(), "block": block, "part": self.part}
-
-    @classmethod
-    def from_config(cls, config: Any) -> Any:
-        config = {**config, "block": keras.saving.deserialize_keras_object(config["block"])}
-        return cls(**config)
 
 
 def adapt_input(model: keras.Model, channels: int) -> keras.Model:

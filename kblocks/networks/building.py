@@ -65,7 +65,7 @@ def activated(
     tasks: Mapping[str, Task | None],
     activation: Any,
     prefix: str,
-    dtype: Any = None,
+    dtype: Any,
 ) -> dict[str, Any]:
     """The outputs, with an activation after those that are logits, in the dtype of the weights."""
     found, dtype = dict(outputs), keras.dtype_policies.get(dtype).variable_dtype
@@ -94,15 +94,13 @@ def refuse_other_format(
 def auxiliary_losses(
     auxiliary: Sequence[str], tasks: Mapping[str, Task | None], targets: Mapping[str, str]
 ) -> dict[str, tuple[str, float]]:
-    """For each auxiliary output the main output whose loss it uses, and the weight of that loss.
-
-    It has the same target, else the same kind of loss; ValueError if there is none.
-    """
+    """For each auxiliary output the main output whose loss it uses, and the weight of that loss."""
     main = [output for output in tasks if output not in auxiliary]
     found = {}
     for output in auxiliary:
         task, target = tasks[output], targets.get(output, output)
         like = [name for name in main if targets.get(name, name) == target]
+        # If none has its target, one that has its kind of loss.
         if not like and (task is None or not any(tasks[name] for name in main)):
             like = main
         elif not like and task is not None:

@@ -18,8 +18,7 @@ def variant(
 ) -> Callable[..., Architecture]:
     """Registers and returns the builder of a published network, `family` with the arguments `row`.
 
-    A call may replace any argument. If an argument is a mapping in both the row and the call
-    (of a stem's or head's arguments), the call replaces single entries.
+    A call may replace any argument, and of a mapping (a stem's or head's arguments) single entries.
     """
 
     def build(*classes: Any, **changes: Any) -> Architecture:

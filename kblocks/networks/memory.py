@@ -1,8 +1,7 @@
 """Estimates of the memory that a network needs in training and in inference, from its plans.
 
-A network is listed as steps in the order in which they run, each with the tensors that it
-reads and the one that it makes. From these follow the tensors alive at any time, and those
-that the backward pass needs.
+From the steps of a network in their order, each with the tensors that it reads and the one that it
+makes, follow the tensors alive at any time, and those that the backward pass needs.
 """
 
 import itertools

@@ -88,9 +88,7 @@ class Preprocessing(keras.layers.Layer):
         return keras.ops.cast((x / 255.0 - mean) / std, self.compute_dtype)
 
     def compute_output_shape(self, input_shape: Any) -> Any:
-        if keras.config.image_data_format() == "channels_last":
-            return (*input_shape[:-3], self.size, self.size, input_shape[-1])
-        return (*input_shape[:-2], self.size, self.size)
+        return self._cropping.compute_output_shape(input_shape)
 
     def get_config(self) -> dict[str, Any]:
         names = ("size", "mean", "std", "crop", "interpolation")

@@ -37,17 +37,16 @@ class Start:
     def input(
         self, channels: int, value_range: Sequence[float] | None, size: int | None
     ) -> dict[str, Any]:
-        """What `model_on_images` does to images before the network, as JSON.
-
-        Images of other than three channels get the mean over the three; a None leaves a step out.
-        """
+        """What `model_on_images` does to images before the network, as JSON; None leaves it out."""
         known: dict[str, Any] = {} if size is None else {"size": size}
         if size is not None:
             known["interpolation"] = self.images.interpolation
         if value_range is not None:
             low, high = value_range
             both = np.array([self.images.mean, self.images.std], float)
-            mean, std = both if channels == 3 else both.mean(1, keepdims=True).repeat(channels, 1)
+            if channels != 3:  # each gets the mean over the three
+                both = both.mean(1, keepdims=True).repeat(channels, 1)
+            mean, std = both
             known["mean"] = (low + (high - low) * mean).tolist()
             known["variance"] = (((high - low) * std) ** 2).tolist()
         return known

@@ -426,9 +426,7 @@ def _tensors(part: Any, block: Block, module: str, as_convolution: bool) -> Iter
 
 def _flattened(path: str, block: Block) -> Any:
     """The (height, width, channels) that the Flatten before a linear part reads, or None."""
-    channels_first = block.data_format == "channels_first"
-    _, *sizes = block.get_build_config()["input_shape"]
-    shape = (sizes[1], sizes[2], sizes[0]) if channels_first else tuple(sizes)
+    shape = block._spatial_last(block.get_build_config()["input_shape"])
     plan = ops.Chain(block.spec.plan(shape[-1]))
     before = None
     for (found, _), op in zip(ops.parts(plan), plan, strict=False):

@@ -306,12 +306,9 @@ def real(
 
 
 def _is_finite(value: Any) -> bool:
+    is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
     try:
-        return (
-            isinstance(value, numbers.Real)
-            and not isinstance(value, bool)
-            and math.isfinite(float(value))
-        )
+        return is_number and math.isfinite(value)
     except OverflowError:  # an integer too large for a float
         return False
 
@@ -342,11 +339,14 @@ def per_stage(stages: Any, *values: Any) -> Any:
         ...     filters=kb.per_stage(n, 32, 64, 128, 256, kb.choice(256, 512)),
         ... )
     """
-    most = _most_stages(stages)
-    if most is None:
+    options = stages.options if isinstance(stages, Choice) else (stages,)
+    if isinstance(stages, Integer):
+        options = stages.low, stages.high
+    if not all(isinstance(o, int) and not isinstance(o, bool) and o > 0 for o in options):
         raise ValueError(
             f"`stages` must be a positive integer, or a choice of such. Received: stages={stages!r}"
         )
+    most = max(options)
     if len(values) not in (1, most):
         raise ValueError(
             f"`values` must be one or {most}, one for each stage. Received: {len(values)} values"
@@ -355,17 +355,6 @@ def per_stage(stages: Any, *values: Any) -> Any:
     if isinstance(stages, int):
         return list(values)
     return Stages(replace(stages, name=stages.name or "stages"), values)
-
-
-def _most_stages(stages: Any) -> int | None:
-    """The largest number of stages; None if an option is not a positive integer."""
-    options: tuple[Any, ...] = (stages,)
-    if isinstance(stages, Choice):
-        options = stages.options
-    elif isinstance(stages, Integer):
-        options = stages.low, stages.high
-    whole = all(isinstance(o, int) and not isinstance(o, bool) and o > 0 for o in options)
-    return max(options) if whole else None
 
 
 def _checked_name(name: str | None) -> str | None:
@@ -412,10 +401,6 @@ def _keyed(value: Any) -> Any:
     return isinstance(value, bool), value
 
 
-def _equal(first: Any, second: Any) -> bool:
-    return bool(_keyed(first) == _keyed(second))
-
-
 def _refuse_equal(options: tuple[Any, ...]) -> None:
     """Raises if two options are equal: compares hashes, and unhashable options pairwise."""
     seen: set[Any] = set()
@@ -426,7 +411,7 @@ def _refuse_equal(options: tuple[Any, ...]) -> None:
             is_known = key in seen
             seen.add(key)
         except TypeError:
-            is_known = any(_equal(option, other) for other in unhashable)
+            is_known = any(_keyed(option) == _keyed(other) for other in unhashable)
             unhashable.append(option)
         if is_known:
             raise ValueError(f"`choice` must have different options. Received: {option!r} twice")
@@ -449,6 +434,5 @@ def _hashable(option: Any) -> Any:
 def alike(first: Searchable, second: Searchable) -> bool:
     """Whether two choices with the same name also have the same options."""
     if isinstance(first, Choice) and isinstance(second, Choice):
-        same = map(_equal, first.options, second.options)
-        return first.size == second.size and all(same)
+        return list(map(_keyed, first.options)) == list(map(_keyed, second.options))
     return first == second

@@ -1,8 +1,7 @@
 """A space's choices as a table, and the number of its points."""
 
-import functools
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from itertools import groupby
 from typing import Any
 
@@ -12,7 +11,7 @@ from kblocks.search_space.tree import Condition, Dimension, Tree
 _WIDEST = 60
 _FEW = 20  # choices
 _COUNTED = 10**15  # larger numbers of networks are rounded
-Conditions = Mapping[str, tuple[Condition, ...]]  # by choice; it is active if one of them holds
+_Left = frozenset[tuple[str, Condition]]  # choices to come, each with a condition; one must hold
 
 
 def choice_rows(tree: Tree) -> list[tuple[str, str, str]]:
@@ -85,53 +84,27 @@ def _number(count: float) -> str:
 
 def size(tree: Tree) -> float:
     """The number of different dicts of values; infinite if there is a real among them."""
-    kinds = {name: d.kind for name, d in tree.dimensions.items()}
-    return _count(kinds, {n: _shortest(d.conditions) for n, d in tree.dimensions.items()})
+    every = ((name, condition) for name, d in tree.dimensions.items() for condition in d.conditions)
+    counts: dict[_Left, float] = {frozenset(every): 1}  # how many points lead to each
+    for name, dimension in tree.dimensions.items():
+        kind, counts, before = dimension.kind, {}, counts
+        for left, count in before.items():
+            ways: dict[int | None, float] = {None: 1}  # by the option, None for any other one
+            if (name, ()) in left:  # it is active
+                ways = {i: 1 for _, pairs in left for parent, i in pairs if parent == name}
+                ways[None] = math.inf if isinstance(kind, Real) else kind.size - len(ways)
+            for index, number in ways.items():
+                if number:
+                    then = _given(left, name, index)
+                    counts[then] = counts.get(then, 0) + count * number
+    return sum(counts.values())
 
 
-def _count(kinds: Mapping[str, Searchable], conditions: Conditions) -> float:
-    """The number of points of these dimensions: the product over independent groups."""
-    return math.prod(_count_group(kinds, group) for group in _groups(conditions))
-
-
-def _count_group(kinds: Mapping[str, Searchable], group: Conditions) -> float:
-    """The sum over the options of a choice that is always active."""
-    first = next(name for name, own in group.items() if () in own)
-    kind = kinds[first]
-    rest = {name: own for name, own in group.items() if name != first}
-    if isinstance(kind, Real):
-        return math.inf
-    asked = {index for own in rest.values() for c in own for name, index in c if name == first}
-    others = kind.size - len(asked)
-    counts = [_count(kinds, _given(rest, first, index)) for index in asked]
-    return sum(counts) + (others * _count(kinds, _given(rest, first, None)) if others else 0)
-
-
-def _given(conditions: Conditions, name: str, index: int | None) -> Conditions:
-    """The conditions left once `name` takes option `index`; drops what cannot be active then."""
-    left = {}
-    for other, own in conditions.items():
-        kept = {
-            tuple(pair for pair in c if pair[0] != name)
-            for c in own
-            if all(position == index for parent, position in c if parent == name)
-        }
-        if kept:
-            left[other] = _shortest(kept)
-    return left
-
-
-def _shortest(conditions: Collection[Condition]) -> tuple[Condition, ...]:
-    """The conditions, or the empty one alone if it is among them: it always holds."""
-    return ((),) if () in conditions else tuple(conditions)
-
-
-def _groups(conditions: Conditions) -> list[Conditions]:
-    """Groups of dimensions that depend on each other, directly or through others."""
-    joined: list[set[str]] = []
-    for name, own in conditions.items():
-        bound = {name, *(parent for c in own for parent, _ in c)}
-        touching = [group for group in joined if group & bound]
-        joined = [group for group in joined if not group & bound]
-        joined.append(functools.reduce(set.union, touching, bound))
-    return [{name: conditions[name] for name in conditions if name in group} for group in joined]
+def _given(left: _Left, name: str, index: int | None) -> _Left:
+    """The conditions of the other choices that are left once `name` takes option `index`."""
+    kept = {
+        (other, tuple(pair for pair in condition if pair[0] != name))
+        for other, condition in left
+        if other != name and all(i == index for parent, i in condition if parent == name)
+    }
+    return frozenset(pair for pair in kept if pair[1] == () or (pair[0], ()) not in kept)

@@ -90,11 +90,7 @@ class Repair:
         self._shares = _shares(max((len(one.order) for one in self._ladders.values()), default=0))
 
     def nearest(self, start: Point, anchor: Point) -> Point:
-        """A fitting point near `start`.
-
-        Descends to a point that fits, or falls back to `anchor`, a point known to fit, and then
-        undoes changes that are not needed. Of a large tree it copies choices from `anchor`.
-        """
+        """A fitting point near `start`; `anchor` is any point that is known to fit."""
         if self._measure(start) is None:
             return start
         if self._tree.is_large:
@@ -106,7 +102,6 @@ class Repair:
         """`start` with as few choices as needed copied from `anchor`.
 
         Copies choices of low rank first, and among these the ones that bring the point nearest.
-        Bisection finds their number; it assumes that copying more choices never breaks the fit.
         """
 
         def after(name: str) -> tuple[int, Violation]:
@@ -119,7 +114,7 @@ class Repair:
         either = dict.fromkeys(d.name for d in (*start.active, *anchor.active))
         names = [name for name in self._ladders if name in either]
         order = sorted((name for name in names if start[name] != anchor[name]), key=after)
-        few, many = 0, len(order)
+        few, many = 0, len(order)  # assumes that copying more choices never breaks the fit
         while few < many - 1:
             middle = (few + many) // 2
             fits = self._measure(copied(middle)) is None
@@ -173,10 +168,7 @@ class Repair:
             while now is not None and moved:
                 moved = False
                 for rank in ranks:
-                    while now is not None:
-                        better = self._best_step(point, now, rank, share)
-                        if better is None:
-                            break
+                    while now and (better := self._best_step(point, now, rank, share)):
                         before, point, now = point, *better
                         moved = True
             if now is None and share != self._shares[-1]:

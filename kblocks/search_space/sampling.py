@@ -11,17 +11,18 @@ A range of which the budget leaves less than one part is sampled by slice sampli
 and a point that does. So are all choices of a tree that has too many of them for a law.
 """
 
-import bisect
-import itertools
 from collections.abc import Callable, Mapping
 from random import Random
 from typing import Any
 
+import numpy as np
+
 from kblocks.search_space.choices import Choice, Integer, Real, Searchable
 from kblocks.search_space.tree import Point, Tree
 
-Shortfall = Callable[[Point], tuple[int, float] | None]
+Shortfall = Callable[[Point], tuple[int, float] | None]  # None for a point that fits
 Fits = Callable[[Point], bool]
+Law = dict[str, list[float]]  # the weights of equal parts of each dimension's range
 
 _PARTS = 16  # of a range of numbers; a choice between options has a part for each
 _ROUNDS, _DRAWN, _ELITE = 12, 200, 30
@@ -32,76 +33,56 @@ _ALONE = 64  # choices of a large tree to redraw one by one
 _SHRUNK = 100  # draws to try while slice sampling shrinks the range
 
 
-class Law:
-    """A distribution over points: weights of equal parts of each dimension's range.
-
-    `helps` says whether any point fitted in the last round of learning.
-    """
-
-    def __init__(self, weights: dict[str, list[float]]) -> None:
-        self.weights = weights
-        self.helps = False
-        self._sums = {name: list(itertools.accumulate(own)) for name, own in weights.items()}
-
-    def draw(self, tree: Tree, random: Random) -> tuple[Point, dict[str, int]]:
-        """A point, and the part of its range that each position was drawn from."""
-        positions: dict[str, Any] = {}
-        parts: dict[str, int] = {}
-        for name, dimension in tree.dimensions.items():
-            sums = self._sums[name]
-            part = bisect.bisect_right(sums, random.random() * sums[-1], hi=len(sums) - 1)
-            parts[name] = part
-            positions[name] = dimension.kind.at((part + random.random()) / len(sums))
-        return Point(tree, positions), parts
+def _by_law(law: Law, tree: Tree, random: Random) -> tuple[Point, dict[str, int]]:
+    """A random point, and the part of its range that each position was drawn from."""
+    positions: dict[str, Any] = {}
+    parts: dict[str, int] = {}
+    for name, dimension in tree.dimensions.items():
+        weights = law[name]
+        (parts[name],) = random.choices(range(len(weights)), weights)
+        positions[name] = dimension.kind.at((parts[name] + random.random()) / len(weights))
+    return Point(tree, positions), parts
 
 
-def learned(tree: Tree, shortfall: Shortfall) -> Law:
-    """A law under which a good share of points fits; `shortfall` is None for one that fits."""
+def learned(tree: Tree, shortfall: Shortfall) -> Law | None:
+    """A law under which a good share of points fits; None if no point of its last round does."""
     random = Random(0)
     kinds = {name: dimension.kind for name, dimension in tree.dimensions.items()}
     parts = {name: k.size if isinstance(k, Choice) else _PARTS for name, k in kinds.items()}
-    law = Law({name: [1.0] * number for name, number in parts.items()})
+    law = {name: [1.0] * number for name, number in parts.items()}
+    fitting = 0
     for _ in range(_ROUNDS):
-        drawn = [law.draw(tree, random) for _ in range(_DRAWN)]
-        scored = [(shortfall(point) or (0, 0.0), parts) for point, parts in drawn]
-        fitting = [parts for amount, parts in scored if not amount[0]]
-        if len(fitting) >= _ENOUGH * _DRAWN:
-            law.helps = True
-            break
+        points = [_by_law(law, tree, random) for _ in range(_DRAWN)]
+        scored = [(shortfall(point) or (0, 0.0), parts) for point, parts in points]
         scored.sort(key=lambda pair: pair[0])
+        fitting = sum(not amount[0] for amount, _ in scored)
+        if fitting >= _ENOUGH * _DRAWN:
+            break
         law = _moved(law, [parts for _, parts in scored[:_ELITE]])
-        law.helps = bool(fitting)
-    return law
+    return law if fitting else None
 
 
 def _moved(law: Law, elite: list[dict[str, int]]) -> Law:
-    weights = {}
-    for name, own in law.weights.items():
-        total, parts = sum(own), len(own)
-        counts = [0] * parts
-        for one in elite:
-            counts[one[name]] += 1
-        mixed = (
-            _KEPT * weight / total + (1 - _KEPT) * count / len(elite)
-            for weight, count in zip(own, counts, strict=True)
-        )
-        weights[name] = [(1 - _EVEN) * weight + _EVEN / parts for weight in mixed]
-    return Law(weights)
+    moved = {}
+    for name, weights in law.items():
+        counts = np.bincount([parts[name] for parts in elite], minlength=len(weights))
+        kept = _KEPT * np.array(weights) / sum(weights)
+        mixed = kept + (1 - _KEPT) * counts / len(elite)
+        moved[name] = ((1 - _EVEN) * mixed + _EVEN / len(weights)).tolist()
+    return moved
 
 
-def drawn(tree: Tree, fits: Fits, law: Callable[[], Law], random: Random) -> Point | None:
+def drawn(tree: Tree, fits: Fits, law: Callable[[], Law | None], random: Random) -> Point | None:
     """A random point that fits: from plain draws, then from draws by the law; None if all fail."""
     for _ in range(_PLAIN):
         point = tree.draw(random)
         if fits(point):
             return point
-    if tree.is_large:
-        return None
-    found = law()
-    for _ in range(_BY_LAW if found.helps else 0):
-        point, _ = found.draw(tree, random)
-        if fits(point):
-            return point
+    if not tree.is_large and (found := law()) is not None:
+        for _ in range(_BY_LAW):
+            point, _ = _by_law(found, tree, random)
+            if fits(point):
+                return point
     return None
 
 

@@ -1,6 +1,7 @@
 """`Space`: a builder of networks or a block, with choices in its arguments."""
 
 import contextlib
+import functools
 import math
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import replace
@@ -135,7 +136,8 @@ class Space:
 
     def _prepare(self) -> None:
         """Sets up what depends on the input and the budget; raises if no point fits."""
-        self._law: sampling.Law | None = None
+        learn = partial(sampling.learned, self.tree, partial(self.violation, exactly=False))
+        self._learned = functools.cache(learn)
         how = {"grow": self.budget.has_least, "steps": not self.is_of_models}
         self._repair = Repair(self.tree, self.violation, **how)
         shortfall, self._anchor = self._repair.closest()
@@ -368,11 +370,6 @@ class Space:
 
     def _fits(self, point: Point) -> bool:
         return self.violation(point, exactly=False) is None
-
-    def _learned(self) -> sampling.Law:
-        if self._law is None:
-            self._law = sampling.learned(self.tree, partial(self.violation, exactly=False))
-        return self._law
 
     def _bind(self, arguments: dict[str, Any]) -> Bound:
         if not self._is_searched:

@@ -122,9 +122,7 @@ class Tree:
                 return lambda positions: plain
             case choices.Call(function, arguments):
                 found = self._collect(arguments, path, condition)
-                if found is None:
-                    return lambda positions: function(**arguments)
-                return lambda positions: function(**found(positions))
+                return lambda positions: function(**_resolved(arguments, found, positions))
             case choices.Stages():
                 return self._collect_stages(node, path, condition)
             case Mapping():
@@ -143,8 +141,7 @@ class Tree:
         if not any(found.values()):
             return None
         return lambda positions: {
-            key: item if (resolve := found[key]) is None else resolve(positions)
-            for key, item in node.items()
+            key: _resolved(item, found[key], positions) for key, item in node.items()
         }
 
     def _collect_choice(self, node: choices.Searchable, path: str, condition: Condition) -> Resolve:
@@ -165,15 +162,9 @@ class Tree:
             self._collect(option, f"{path}#{_called(node, index)}", (*condition, (name, index)))
             for index, option in enumerate(node.options)
         ]
-        if not any(inner):
-            return lambda positions: node.options[positions[name]]
-
-        def resolve(positions: Positions) -> Any:
-            index = positions[name]
-            found = inner[index]
-            return node.options[index] if found is None else found(positions)
-
-        return resolve
+        return lambda positions: _resolved(
+            node.options[positions[name]], inner[positions[name]], positions
+        )
 
     def _collect_stages(self, node: choices.Stages, path: str, condition: Condition) -> Resolve:
         number = node.number
@@ -181,16 +172,14 @@ class Tree:
         name = str(number.name)
         stages: list[Resolve | None] = []
         for stage, value in enumerate(node.values):
-            found = None
             there = [index for index in range(number.size) if number.label(index) > stage]
+            conditions = [(*condition, (name, index)) for index in there]
             if len(there) == number.size:
-                found = self._collect(value, f"{path}[{stage}]", condition)
-            else:
-                for index in there:
-                    found = self._collect(value, f"{path}[{stage}]", (*condition, (name, index)))
-            stages.append(found)
+                conditions = [condition]
+            found = [self._collect(value, f"{path}[{stage}]", one) for one in conditions]
+            stages.append(found[-1])
         return lambda positions: [
-            value if found is None else found(positions)
+            _resolved(value, found, positions)
             for value, found, _ in zip(node.values, stages, range(resolve(positions)), strict=False)
         ]
 
@@ -208,32 +197,23 @@ class Tree:
         return Point(self, {n: d.kind.at(random.random()) for n, d in self.dimensions.items()})
 
     def read(self, values: Mapping[str, Any]) -> Point:
-        """The point with these values, in either form; inactive dimensions take their default.
-
-        Raises ValueError if a value is unknown, missing or no option of its choice.
-        """
+        """The point with these values, in either form; ValueError for unknown or missing ones."""
         unknown = sorted(set(values) - set(self.dimensions))
         if unknown:
             raise ValueError(
                 f"`values` must be for {', '.join(self.dimensions) or 'no choice'}. "
                 f"Received: {unknown[0]!r}"
             )
-        point = self.default().moved(
-            {
-                n: choices.position_of(n, self.dimensions[n].kind, value)
-                for n, value in values.items()
-            }
-        )
+        kinds = {name: self.dimensions[name].kind for name in values}
+        given = {n: choices.position_of(n, kinds[n], value) for n, value in values.items()}
+        point = self.default().moved(given)
         for one in point.active:
             if one.name not in values:
                 raise ValueError(f"`values` must have {one.name!r}. Received: {dict(values)!r}")
         return point
 
     def ask(self, value_of: Callable[[str], Any]) -> Point:
-        """The point whose active dimensions, parents first, have the values of `value_of`.
-
-        Raises ValueError if a value is no option of its choice.
-        """
+        """The point whose active dimensions, parents first, have the values of `value_of`."""
         positions = dict(self.default().positions)
         for name, dimension in self.dimensions.items():
             if dimension.is_active(positions):
@@ -241,10 +221,7 @@ class Tree:
         return Point(self, positions)
 
     def suggest(self, trial: Any, prefix: str = "") -> Point:
-        """The point that a trial suggests through Optuna's define-by-run methods.
-
-        Asks for active choices only, by their names after `prefix`.
-        """
+        """The point that an Optuna trial suggests, asked for active choices alone."""
         kinds = self.dimensions
         return self.ask(lambda name: suggested(trial, f"{prefix}{name}", kinds[name].kind))
 
@@ -254,6 +231,11 @@ class Tree:
         both.dimensions = {**self.dimensions, **other.dimensions}
         both.fixed, both.varied = {**self.fixed, **other.fixed}, {**self.varied, **other.varied}
         return both
+
+
+def _resolved(node: Any, resolve: Resolve | None, positions: Positions) -> Any:
+    """A node with plain values in place of its choices; with no `resolve` it has none."""
+    return node if resolve is None else resolve(positions)
 
 
 def _called(node: choices.Choice, index: int) -> Any:
@@ -279,9 +261,9 @@ def _parents_first(dimensions: dict[str, Dimension]) -> dict[str, Dimension]:
 
 
 def check_options(arguments: Any, forms: Mapping[str, tuple[str, Callable[[Any], bool]]]) -> None:
-    """Raises ValueError unless each argument, and each option of its choice, has its form.
+    """Raises ValueError unless each attribute, and each option of its choice, has its form.
 
-    `forms` has, by the name of an attribute, what is expected, in words and as a function.
+    `forms` has what is expected, in words and as a function.
     """
     for name, (expected, fits) in forms.items():
         for option in options_in(getattr(arguments, name)):
