@@ -8,6 +8,7 @@ import keras
 import numpy as np
 
 from kblocks.common import backend
+from kblocks.common.overriding import restore
 from kblocks.training.preparing import prepare
 
 _MACS = 2e9  # of the forward passes in one execution, which then takes less than a second
@@ -50,7 +51,7 @@ def joined(model: keras.Model, given: dict[str, Any], macs: float | None) -> Ite
     try:
         yield {**others, "x": source, "steps_per_epoch": executions, "shuffle": False}
     finally:
-        del vars(model)[_MAKER]
+        restore(model, _MAKER)
         if before is not None:
             setattr(model, _MAKER, before)
         model.train_function = None
@@ -64,7 +65,8 @@ class _Steps(keras.callbacks.Callback):
         self._steps = steps
 
     def on_train_begin(self, logs: Any = None) -> None:
-        self.params["steps"] = self._steps  # all callbacks have the same dict
+        shared: Any = self.params  # of all callbacks
+        shared["steps"] = self._steps
 
 
 def _can_join(model: Any, given: dict[str, Any]) -> bool:
