@@ -5,8 +5,9 @@ and 2,000 for validation; the 10,000 test images are used once, for the winner o
 get the same wall time on the same cores, from the start of their process on (imports included), and
 run one after the other.
 
-- ours: `kb.tuner.Tuner` as it is, over `network_space` and `recipe`; ours-asha: with
-  `scheduler="asha"`; tpe-alone: with the same TPE, but without comparing candidates by their size
+- ours: `kb.tuner.Tuner` as it is, over `network_space` and `recipe`; tpe-alone: with the same TPE,
+  but without comparing candidates by their size; ours-asha, -asha-long: with `scheduler="asha"`
+  and rungs of 2, 4 and 8 or 8, 16 and 32 epochs
 - default-network: the space's default network trained all the time, with restarts
 - same-bayesian: the same HyperModel under Keras Tuner's BayesianOptimization
 - hyperresnet-random, -bayesian, -hyperband: Keras Tuner's HyperResNet under its stock tuners
@@ -36,6 +37,7 @@ HERE = Path(__file__).parent
 COLOURS = {
     "ours": "tab:blue",
     "ours-asha": "tab:purple",
+    "ours-asha-long": "tab:pink",
     "tpe-alone": "tab:gray",
     "default-network": "black",
     "same-bayesian": "tab:orange",
@@ -81,21 +83,25 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path("runs/search_quality"))
     parser.add_argument("--autokeras", default=".venv-autokeras/bin/python")
     parser.add_argument("--images", type=int, default=12_000, help="to train on")
+    parser.add_argument("--moved", action="store_true", help="harder images: `moved`")
     parser.add_argument("--plot", type=Path, default=HERE / "search_quality.png")
     options = parser.parse_args()
     found: dict[str, list[list[Row]]] = {system: [] for system in options.systems}
     for seed in options.seeds:  # all systems for one seed first, so that an early end is fair
         for system in options.systems:
-            folder = options.folder / f"{options.minutes:g}min-{options.images}"
+            given = ["--images", str(options.images), *["--moved"] * options.moved]
+            folder = options.folder / f"{options.minutes:g}min{''.join(given[1:])}"
             path = folder / f"{system}-{seed}.csv"
             python = options.autokeras if system == "autokeras" else sys.executable
-            complete(path, python, system, options.minutes, seed, options.images)
+            complete(path, python, system, options.minutes, seed, given)
             found[system].append(rows(path))
     table(found, options.minutes)
     draw(found, options.minutes, options.images, options.plot)
 
 
-def complete(path: Path, python: str, system: str, minutes: float, seed: int, images: int) -> None:
+def complete(
+    path: Path, python: str, system: str, minutes: float, seed: int, given: list[str]
+) -> None:
     """Runs a system unless its CSV is complete.
 
     Raises:
@@ -107,7 +113,7 @@ def complete(path: Path, python: str, system: str, minutes: float, seed: int, im
     path.unlink(missing_ok=True)  # left by an interrupted run
     started = time.time()
     command = [python, HERE / "search_systems.py", system, path.resolve()]
-    command += ["--minutes", minutes, "--seed", seed, "--started", started, "--images", images]
+    command += ["--minutes", minutes, "--seed", seed, "--started", started, *given]
     paths = [str(HERE.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
     with path.with_suffix(".log").open("w", encoding="utf-8") as log:
         subprocess.run(

@@ -161,7 +161,7 @@ def fit_arguments(race: Race, one_hot: bool = False) -> dict[str, Any]:
     return {"x": x, "y": y, "validation_data": held, "epochs": EPOCHS, "batch_size": BATCH}
 
 
-def ours(**settings: Any) -> Callable[[Race], Any]:
+def ours(epochs: int = EPOCHS, **settings: Any) -> Callable[[Race], Any]:
     """Runs `kb.tuner.Tuner` with these arguments; returns the model with the best weights."""
 
     def run(race: Race) -> Any:
@@ -178,7 +178,8 @@ def ours(**settings: Any) -> Callable[[Race], Any]:
             overwrite=True,
             **settings,
         )
-        tuner.search(**fit_arguments(race), callbacks=[Watch(race, ends=False)], verbose=1)
+        fit = {**fit_arguments(race), "epochs": epochs}
+        tuner.search(**fit, callbacks=[Watch(race, ends=False)], verbose=1)
         return tuner.get_best_models(1)[0]
 
     return run
@@ -259,6 +260,7 @@ def autokeras(race: Race) -> Any:
 SYSTEMS: dict[str, Callable[[Race], Any]] = {
     "ours": ours(),
     "ours-asha": ours(scheduler="asha"),
+    "ours-asha-long": ours(4 * EPOCHS, scheduler="asha"),
     "tpe-alone": tpe_alone,
     "default-network": default_network,
     "same-bayesian": same,
@@ -279,7 +281,28 @@ def idx(name: str) -> np.ndarray:
     return np.frombuffer(content, np.uint8, offset=4 + 4 * content[3]).reshape(sizes)
 
 
-def data(images: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+def moved(images: np.ndarray) -> np.ndarray:
+    """Images turned by up to 60 degrees, shifted by up to 5 pixels, half of them inverted, noisy.
+
+    Always the same for the same number of images.
+    """
+    from PIL import Image
+
+    random = np.random.default_rng(len(images))
+    found = np.empty_like(images)
+    for index, image in enumerate(images):
+        angle, shift = random.uniform(-60, 60), random.uniform(-5, 5, 2)
+        turned = Image.fromarray(image).rotate(
+            angle, Image.Resampling.BILINEAR, translate=(int(shift[0]), int(shift[1]))
+        )
+        values = np.asarray(turned, "float32")
+        values = 255 - values if random.random() < 0.5 else values
+        noisy = values + random.normal(0, 40, values.shape)
+        found[index] = np.clip(noisy, 0, 255).astype("uint8")
+    return found
+
+
+def data(images: int, is_moved: bool) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Loads the parts, `images` to train on, with equally many of each class, always the same."""
     x, y = idx("train-images-idx3-ubyte.gz"), idx("train-labels-idx1-ubyte.gz")
     random = np.random.default_rng(0)
@@ -289,6 +312,7 @@ def data(images: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     validation = np.concatenate([places[ends[0] : ends[1]] for places in order])
 
     def part(pixels: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        pixels = moved(pixels) if is_moved else pixels
         return pixels[..., None].astype("float32") / 255, labels.astype("int32")
 
     test = idx("t10k-images-idx3-ubyte.gz"), idx("t10k-labels-idx1-ubyte.gz")
@@ -308,9 +332,10 @@ def main() -> None:
     parser.add_argument("--seed", type=int, required=True)
     parser.add_argument("--started", type=float, required=True)
     parser.add_argument("--images", type=int, default=TRAIN)
+    parser.add_argument("--moved", action="store_true")
     options = parser.parse_args()
     keras.utils.set_random_seed(options.seed)
-    parts = data(options.images)
+    parts = data(options.images, options.moved)
     race = Race(options.seed, options.started, 60 * options.minutes, options.path, parts)
     try:
         model = SYSTEMS[options.system](race)

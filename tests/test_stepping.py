@@ -78,7 +78,9 @@ class Watching(keras.callbacks.Callback):
 
 
 @pytest.mark.parametrize(
-    "changed", [{"callbacks": [Watching()]}, {"class_weight": {0: 2.0}}, {"verbose": 1}], ids=str
+    "changed",
+    [{"callbacks": [Watching()]}, {"class_weight": {0: 2.0}}, {"verbose": 1}],
+    ids=["callbacks", "class_weight", "verbose"],
 )
 def test_fit_is_left_alone_where_single_steps_count(changed: dict[str, Any]) -> None:
     model, given = prepared(kb.Recipe())
