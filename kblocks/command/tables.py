@@ -43,7 +43,8 @@ def of_stages(name: str, found: Mapping[str, Any]) -> Table:
 def of_run(run: "Run") -> RenderableType:
     """A run's status: the number of trials by state, the running, the best and the failed ones."""
     wanted = run.settings.get("trials")
-    states = Counter(trial.status for trial in run.trials)
+    continued = {trial.continues for trial in run.trials}  # a trial counts with its last part
+    states = Counter(trial.status for trial in run.trials if trial.number not in continued)
     counts = ", ".join(f"{number} {state}" for state, number in states.most_common())
     of = f" of {wanted}" if wanted else ""
     parts: list[RenderableType] = [
