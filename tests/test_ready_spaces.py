@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import json
 from dataclasses import dataclass
 from random import Random
 from typing import Any
@@ -18,6 +19,7 @@ from tiers import THOROUGH
 
 import kblocks as kb
 from kblocks.search_space.repair import Repair
+from kblocks.tuner.storing.identity import settings_of
 
 DEFAULTS = {
     "alexnet": "alexnet",
@@ -122,6 +124,18 @@ def test_an_unknown_member_or_scope_is_refused() -> None:
         ValueError, match=r"`scope` must be .*'wide', 'published'.* Received: .*'all'"
     ):
         kb.spaces.resnet(scope="all")
+
+
+@pytest.mark.parametrize("scope", ["wide", "published"])
+def test_a_search_can_record_its_space(scope: str) -> None:
+    """A norm with arguments of its own, as published spaces have, is written with them."""
+    for family in DEFAULTS:
+        space = getattr(kb.spaces, family)(classes=3, scope=scope).within((96, 96, 3))
+        model = kb.tuner.HyperModel(space, latency=False)
+        known = settings_of(model, [kb.tuner.Objective("macs", "min")], ((), {}))
+        assert json.loads(json.dumps(known)) == known
+        norm = known["fixed"].get("normalization", known["space"].get("normalization", ""))
+        assert "object at" not in str(norm)
 
 
 @pytest.mark.parametrize(("family", "name"), DEFAULTS.items())

@@ -213,8 +213,8 @@ def text_of(value: Any, losses: bool = False) -> str:
     if isinstance(value, (list, tuple)):
         return "[" + ", ".join(text_of(v, losses) for v in value) + "]"
     if is_dataclass(value) and not isinstance(value, type):
-        # `Choice.written` is cached on first use, which does not change the choice.
-        own = {k: v for k, v in vars(value).items() if not k.startswith("_") and k != "written"}
+        names = [one.name for one in fields(value) if not one.name.startswith("_")]
+        own = {name: getattr(value, name) for name in names}
         if isinstance(value, Recipe):
             own = {k: v for k, v in own.items() if k not in _LATER or v != _LATER[k]}
         parts = (f"{k}={text_of(v, losses)}" for k, v in own.items())
