@@ -34,7 +34,9 @@ def run_or_join(
     ] = None,
     image_size: Annotated[str | None, typer.Option(help="HEIGHTxWIDTH.")] = None,
     limit: Annotated[int | None, typer.Option(help="The most images to search on.")] = None,
-    macs: Annotated[str | None, typer.Option(help="The most multiply-adds, such as 20M.")] = None,
+    macs: Annotated[
+        str | None, typer.Option(help="The most multiply-adds, such as 20M: 40 million FLOPs.")
+    ] = None,
     params: Annotated[str | None, typer.Option(help="The most parameters, such as 1.5M.")] = None,
     recipe: Annotated[
         str | None, typer.Option(help="plain or strong, see kb.Recipe.named; with --family.")

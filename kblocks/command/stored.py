@@ -43,7 +43,10 @@ def opened(run: str, storage: str | None = None) -> Run:
 def _read(url: str, name: str) -> Run:
     path = file_of(url)
     if path is not None and not path.is_file():
-        raise ValueError(f"--storage must be a database that exists. Received: {shown(url)}")
+        raise ValueError(
+            f"There is no search in {shown(url)} yet: `kblocks search` begins one, --storage names "
+            "another database"
+        )
     storage = open_storage(url, _PATIENCE, create=False)
     known = names(storage)
     if not known:

@@ -85,7 +85,8 @@ class Tuner(keras_tuner.Tuner):
             None sets no limit.
         workers: the number of processes that train, which share the machine's cores. "auto" is one
             for each GPU, or without GPUs one for each core. 0 trains in this process, which then
-            ends if a trial crashes.
+            ends if a trial crashes. It also trains where no worker can begin, as in a script
+            without `if __name__ == "__main__":`.
         storage: an SQLAlchemy URL of the database; None means an SQLite file in the run's folder.
         directory, project_name: the run's folder is `directory/project_name`.
         patience: the search ends when so many trials have not improved on the best; None sets no
@@ -231,8 +232,8 @@ class Tuner(keras_tuner.Tuner):
             ValueError: if the storage has a different search of this name, with the differences;
                 or if trials cannot be trained on the targets, as far as these can be checked.
             RuntimeError: if the first five trials all raise, or some trials failed and none was
-                completed, with the last error; if another thread of this process runs this search;
-                or if worker processes import a script without `if __name__ == "__main__":`.
+                completed, with the last error; or if another thread of this process runs this
+                search.
             ConnectionError: if the storage or the checkpoints cannot be reached.
         """
         return self.run_job(ObjectJob(self, fit_args, fit_kwargs), verbose=verbose)

@@ -117,7 +117,7 @@ class Live:
         left = self._left(run)
         text = ended(run.objectives, trial)
         if is_best:  # its number counts from 0, in the order in which trials began
-            text += f" (best: trial {trial.number})"
+            text += f" (the best so far, number {trial.number})"
         return plain(f"{head}  {text}{seconds}{f'  {left} left' if left else ''}")
 
     def _table(self, run: Run) -> Group:

@@ -132,7 +132,10 @@ def _searched(tuner: Tuner, job: Job, fit: Fit, search: Search, live: Live) -> N
     elif obstacle := job.obstacle() or _Crew(tuner, job, search).run():
         if tuner.gpus is not None:
             raise RuntimeError(f"`gpus` is for worker processes, and none can work: {obstacle}")
-        live.say(f"Searching in this process, since no other can: {obstacle}")
+        live.say(
+            "Searching in this process, which a trial that crashes would end, since no other can: "
+            f"{obstacle}"
+        )
         work(search, fit)
     tidy(search)
     if search.has_stalled:

@@ -152,7 +152,7 @@ def check(before: Mapping[str, Any], now: Mapping[str, Any], extend: bool = Fals
     if differences:
         raise ChangedError(
             "The search has changed since it began; its trials could not be compared:"
-            f"{_list(differences)}\n{_WAYS_OUT}{'' if extend else _EXTENDABLE}."
+            f"{_list(differences)}.\n{_WAYS_OUT}{'' if extend else _EXTENDABLE}."
         )
 
 
