@@ -30,11 +30,11 @@ def form(op: Op, shape: Any) -> tuple[Form, Shape]:
         return steps, shape
     out = walk(op, shape)
     if type(op) is Merge:
-        return _merge(op, shape), out
+        return _merge(op, shape, out), out
     return _primitive(op, shape, out), out
 
 
-def _merge(op: Merge, shape: Any) -> Form:
+def _merge(op: Merge, shape: Any, out: Shape) -> Form:
     several = isinstance(shape, list)
     cuts = [None] * len(op.branches) if several else op.crops()
     branches: list[Hashable] = []
@@ -118,14 +118,21 @@ def _before(op: Any, axis: int, size: int, kernel: int, dilation: int) -> int:
 def _axis(op: ops.Conv, axis: int, shape: Shape, out: Shape) -> tuple[int, int, Form, bool]:
     """The number of outputs, the stride (1 if it has no effect), the taps, and whether any pads.
 
-    A tap is the pixel that it meets at the first output; those that only meet padding are left out.
+    Taps that only meet padding are left out. A tap is the pixel that it meets at the first
+    output. The last value is whether any tap meets padding at any output.
     """
     size, outputs, stride = shape[axis], out[axis], op.strides[axis]
     kernel, dilation = op.kernel_size[axis], op.dilation_rate[axis]
     before = _before(op, axis, size, kernel, dilation)
-    taps, misses = [], False
-    for first in range(-before, kernel * dilation - before, dilation):
-        met = [0 <= pixel < size for pixel in range(first, first + outputs * stride, stride)]
+    # Taps before met_from and from met_to on only ever meet padding: a kernel may be of any size.
+    reached = (outputs - 1) * stride
+    met_from = max(0, -(-(before - reached) // dilation))
+    met_to = min(kernel, (size - 1 + before) // dilation + 1)
+    taps, misses = [], met_from > 0 or met_to < kernel
+    for tap in range(met_from, met_to):
+        first = tap * dilation - before
+        last = first + reached
+        met = [0 <= pixel < size for pixel in range(first, last + 1, stride)]
         misses = misses or not all(met)
         if any(met):
             taps.append(first)
