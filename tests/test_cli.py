@@ -662,6 +662,20 @@ def test_a_family_on_data_in_a_process_of_its_own(tmp_path: Path) -> None:
     assert all(0 < trial.costs["macs"] <= 4e5 for trial in found.trials)
 
 
+@pytest.mark.parametrize(
+    ("settings", "workers"),
+    [({}, 2), ({"workers": 1}, 1), ({"objective": [kb.tuner.Objective("latency", "min")]}, 1)],
+    ids=["as it is", "told", "latency"],
+)
+def test_a_familys_search_uses_all_cores(
+    settings: dict[str, Any], workers: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Unless it is told otherwise, or measures times."""
+    monkeypatch.setattr("kblocks.tuner.running.devices.cores", lambda: 2)
+    job = FamilyJob("resnet", "digits", {"limit": 100}, {"directory": tmp_path, **settings})
+    assert job.tuner().workers == workers
+
+
 def test_a_job_takes_no_images_along_to_another_process() -> None:
     job = FamilyJob("resnet", "digits", {"limit": 100})
     before = fingerprint(job.data().parts())

@@ -1,6 +1,7 @@
 """Replaces methods of one object, which keeps its class, and so is saved as before."""
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import Any
 
 
@@ -18,3 +19,16 @@ def restore(instance: Any, *names: str) -> None:
     """Brings back the methods of the object's class."""
     for name in names:
         vars(instance).pop(name, None)
+
+
+@contextlib.contextmanager
+def overridden(instance: Any, name: str, function: Callable[..., Any]) -> Iterator[None]:
+    """`override` for the time of a `with` statement; an earlier replacement then comes back."""
+    before = vars(instance).get(name)
+    override(instance, name, function)
+    try:
+        yield
+    finally:
+        restore(instance, name)
+        if before is not None:
+            setattr(instance, name, before)

@@ -15,7 +15,7 @@ import numpy as np
 from kblocks.common import backend
 from kblocks.common.atomic import whole
 from kblocks.common.keras_graph import layers_inside, refuse_altered
-from kblocks.common.overriding import override, restore
+from kblocks.common.overriding import overridden
 from kblocks.layers.export_mode import writing
 from kblocks.model_tools.accelerating import rewritten
 from kblocks.model_tools.formats import FORMATS, OTHER_NAMES, refuse_missing
@@ -152,11 +152,11 @@ def portable(model: Any) -> Iterator[None]:
             return {**config, "module": "keras.optimizers", "registered_name": None}
         return config
 
-    override(model, "get_compile_config", lambda model, plain: rewritten(plain(), named))
-    try:
+    def rewriting(model: Any, plain: Any) -> Any:
+        return rewritten(plain(), named)
+
+    with overridden(model, "get_compile_config", rewriting):
         yield
-    finally:
-        restore(model, "get_compile_config")
 
 
 def format_of(path: Path, name: str | None) -> str:

@@ -8,14 +8,13 @@ import keras
 import numpy as np
 
 from kblocks.common import backend
-from kblocks.common.overriding import restore
+from kblocks.common.overriding import overridden
 from kblocks.training.preparing import prepare
 
 _MACS = 2e9  # of the forward passes in one execution, which then takes less than a second
 _KNOWN = {"x", "y", "batch_size", "epochs", "initial_epoch", "shuffle", "verbose", "callbacks"}
 _KNOWN |= {"validation_data", "validation_batch_size", "validation_freq"}
 _HOOKS = [f"on_{which}batch_{end}" for which in ("", "train_") for end in ("begin", "end")]
-_MAKER = "make_train_function"  # a method of a model
 
 
 @contextlib.contextmanager
@@ -39,21 +38,17 @@ def joined(model: keras.Model, given: dict[str, Any], macs: float | None) -> Ite
     shuffle = given.get("shuffle", True)
     arrays = given["x"], given["y"]
     step, executions, source = backend.steps_together(model, arrays, batch, together, shuffle)
-    before = vars(model).get(_MAKER)  # of `augment`
 
-    def make_train_function(force: bool = False) -> None:
+    def make_train_function(model: Any, plain: Any, force: bool = False) -> None:
         model.train_function = step
 
-    setattr(model, _MAKER, make_train_function)
     others = {name: value for name, value in given.items() if name not in ("y", "batch_size")}
     others["validation_batch_size"] = given.get("validation_batch_size") or batch
     others["callbacks"] = [_Steps(-(-len(given["x"]) // batch)), *given["callbacks"]]
     try:
-        yield {**others, "x": source, "steps_per_epoch": executions, "shuffle": False}
+        with overridden(model, "make_train_function", make_train_function):  # also of `augment`
+            yield {**others, "x": source, "steps_per_epoch": executions, "shuffle": False}
     finally:
-        restore(model, _MAKER)
-        if before is not None:
-            setattr(model, _MAKER, before)
         model.train_function = None
 
 

@@ -250,7 +250,7 @@ class HyperModel(keras_tuner.HyperModel):
         given["callbacks"] = [costs, *averaged, *(given.get("callbacks") or ()), *schedules]
         again = partial(self.compiled, model, hp)
         epochs, fit = self.chosen(hp).head_epochs, partial(super().fit, hp, model)
-        macs = None if epochs else costs_of(net, self.model_shape(hp)).get("macs")
+        macs = None if epochs else costs.known.get("macs")
         with joined(model, given, macs) as arguments:
             return fit_head_first(epochs, fit, again, arguments)
 
@@ -288,19 +288,19 @@ class CostLogs(keras.callbacks.Callback):
 
     def __init__(self, net: Any, input_shape: Any, latency: bool = True) -> None:
         super().__init__()
-        self._costs: dict[str, float] = {**costs_of(net, input_shape)}
+        self.known: dict[str, float] = {**costs_of(net, input_shape)}
         self._timed = latency
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Measures the latency of the model."""
         model: Any = self.model
-        if self._timed and "latency" not in self._costs:  # `fit` may be called twice
-            self._costs["latency"] = measured_latency(model)
+        if self._timed and "latency" not in self.known:  # `fit` may be called twice
+            self.known["latency"] = measured_latency(model)
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Adds the costs to the logs."""
         if logs is not None:
-            logs.update(self._costs)
+            logs.update(self.known)
 
 
 def recompile(model: keras.Model, **given: Any) -> None:
