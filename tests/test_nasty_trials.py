@@ -35,6 +35,7 @@ EVERYWHERE: dict[str, tuple[str, str] | None] = {
     "leaves_child": None,
     "leaves_fork": None,
     "forks_and_goes_on": None,
+    "outlives_its_fork": None,
     "leaves_alarm": None,
     "goes_elsewhere": None,
     "removes_its_folder": None,

@@ -19,6 +19,7 @@ from optuna.trial import TrialState
 from kblocks.tuner.records import BEAT, OWNER
 from kblocks.tuner.storing import owners
 from kblocks.tuner.storing.interrupts import check, held, remembered
+from kblocks.tuner.storing.patience import ForkedError
 from kblocks.tuner.storing.storage import open_storage
 
 
@@ -60,6 +61,23 @@ def test_a_call_that_ctrl_c_interrupts_leaves_no_lock(tmp_path: Path) -> None:
         with contextlib.closing(database):
             database.execute("BEGIN EXCLUSIVE")
     assert storage.get_trial(trial._trial_id).user_attrs["turn"] == 149
+
+
+def test_a_forked_child_writes_nothing(tmp_path: Path) -> None:
+    """SQLite forbids it: the child's copy of a connection knows nothing of the parent's locks."""
+    storage = open_storage(f"sqlite:///{tmp_path / 'study.db'}")
+    trial = optuna.create_study(storage=storage).ask()
+    child = os.fork()
+    if child == 0:
+        try:
+            trial.set_user_attr("of", "the child")
+        except ForkedError:
+            os._exit(3)
+        finally:
+            os._exit(4)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 3
+    trial.set_user_attr("of", "the parent")
+    assert storage.get_trial(trial._trial_id).user_attrs["of"] == "the parent"
 
 
 def test_what_is_held_back_is_heard_afterwards() -> None:

@@ -119,6 +119,13 @@ def forks_and_goes_on() -> None:
 
 
 @deed
+def outlives_its_fork() -> None:
+    child = os.fork()
+    if child:  # which ends with its trial, and does not search on
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 1
+
+
+@deed
 def leaves_alarm() -> None:
     signal.alarm(600)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import time
 from collections.abc import Callable
 from typing import Any
@@ -30,7 +29,7 @@ from kblocks.tuner.running.fitting import Fit
 from kblocks.tuner.running.precision import agreed
 from kblocks.tuner.running.recorder import LostError, Outcome, Recorder
 from kblocks.tuner.running.search import Search
-from kblocks.tuner.running.surroundings import cleaning, restored
+from kblocks.tuner.running.surroundings import alone, cleaning, restored
 from kblocks.tuner.running.trial import Attempt, train
 from kblocks.tuner.storing import interrupts
 from kblocks.tuner.storing.identity import refuse_change
@@ -201,16 +200,13 @@ def _drop(search: Search, number: int) -> None:
 
 def _run(search: Search, trial: optuna.Trial, fit: Fit, clean: Callable[[], None]) -> None:
     recorder = Recorder(search, trial)
-    process = os.getpid()
     with beating(search.storage, identity_of(trial)):
         try:
             hp = search.tuner.asking(_asks(search, trial, recorder.is_new))
             attempt = Attempt(search, recorder, hp, clean)
-            with restored():
+            with restored(), alone():
                 own = fit if search.rungs is None else search.rungs.of_trial(trial, fit)
                 outcome = train(attempt, own)
-            if os.getpid() != process:
-                os._exit(1)  # the trial has forked, and this is the child
         except LostError:
             log.warning("Trial %s is another process's by now: it is left to it", trial.number)
             return

@@ -27,11 +27,12 @@ from kblocks.tuner.running.results import figures_of, scores_of
 from kblocks.tuner.running.search import Search
 from kblocks.tuner.storing import interrupts
 from kblocks.tuner.storing.checkpoints import State
+from kblocks.tuner.storing.patience import ForkedError
 from kblocks.tuner.suggesting import network_of
 from kblocks.tuner.terminal import log
 
 # What ends the search or the trial without being a failure of the trial.
-_NO_FAILURES = (keras_tuner.errors.FatalError, LostError, RepeatedError)
+_NO_FAILURES = (keras_tuner.errors.FatalError, ForkedError, LostError, RepeatedError)
 
 
 class Attempt(Trial):

@@ -3,6 +3,7 @@
 import abc
 import functools
 import inspect
+import os
 import threading
 import time
 from collections.abc import Callable, Container, Sequence
@@ -25,6 +26,10 @@ _AWAY = (StorageInternalError, exc.DBAPIError)
 _WRONG = (exc.DataError, exc.IntegrityError, exc.NotSupportedError, exc.ProgrammingError)
 _REFUSED = ("password authentication failed", "no password supplied", "does not exist")
 _SPOILT = ("malformed", "not a database")
+
+
+class ForkedError(RuntimeError):
+    """A child made by `fork` has used its parent's storage, whose connections are not its own."""
 
 
 _Result = TypeVar("_Result")
@@ -61,6 +66,7 @@ class PatientStorage(BaseStorage):
         self.patience = patience
         self.seen: dict[int, int] = {}  # by study: the most trials seen so far
         self._thread = threading.local()
+        self._process = os.getpid()
 
     @property
     def waited(self) -> float:
@@ -68,7 +74,12 @@ class PatientStorage(BaseStorage):
         return getattr(self._thread, "waited", 0.0)
 
     def patiently(self, function: Callable[[], _Result]) -> _Result:
-        """The result of `function`, which is retried while the database cannot be used."""
+        """The result of `function`, which is retried while the database cannot be used.
+
+        Raises ForkedError in a child made by `fork`: SQLite's connections do not survive that.
+        """
+        if os.getpid() != self._process:
+            raise ForkedError("a process that was forked cannot use its parent's storage")
         began, failed = time.monotonic(), False
 
         def called() -> _Result:
