@@ -70,6 +70,35 @@ def test_every_epoch_has_each_image_once_in_a_new_order() -> None:
     assert first != second != list(own)
 
 
+class Evaluating(keras.callbacks.Callback):
+    """Evaluates the model on other images after each epoch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[Any] = []
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        x, y = np.ones((5, 8, 8, 3)), np.arange(5) % 3
+        self.found.append(self.model.evaluate(x, y, batch_size=2, verbose=0))
+
+
+@pytest.mark.parametrize("batch", [None, 5])
+def test_a_callback_may_evaluate_other_images(batch: int | None) -> None:
+    """The validation has a batch size of its own, and a last batch that is smaller."""
+    found = []
+    for macs in (None, MACS):
+        model, given = prepared(kb.Recipe())
+        given |= {"validation_data": (given["x"][:13], given["y"][:13])}
+        given |= {"validation_batch_size": batch, "callbacks": [Evaluating()]}
+        with joined(model, given, macs) as arguments:
+            history = model.fit(**arguments).history
+        found.append((history["val_loss"], given["callbacks"][0].found))
+        again = model.evaluate(*given["validation_data"], batch_size=4, verbose=0)
+        np.testing.assert_allclose(again[0], history["val_loss"][-1], rtol=1e-4)
+    np.testing.assert_allclose(found[1][0], found[0][0], rtol=1e-4)
+    np.testing.assert_allclose(found[1][1], found[0][1], rtol=1e-4)
+
+
 class Watching(keras.callbacks.Callback):
     """Looks at each batch."""
 
@@ -77,10 +106,22 @@ class Watching(keras.callbacks.Callback):
         pass
 
 
+class LookingAtTests(keras.callbacks.Callback):
+    """Looks at each batch of a validation."""
+
+    def on_test_batch_begin(self, batch: int, logs: Any = None) -> None:
+        pass
+
+
 @pytest.mark.parametrize(
     "changed",
-    [{"callbacks": [Watching()]}, {"class_weight": {0: 2.0}}, {"verbose": 1}],
-    ids=["callbacks", "class_weight", "verbose"],
+    [
+        {"callbacks": [Watching()]},
+        {"callbacks": [LookingAtTests()]},
+        {"class_weight": {0: 2.0}},
+        {"verbose": 1},
+    ],
+    ids=["callbacks", "tests", "class_weight", "verbose"],
 )
 def test_fit_is_left_alone_where_single_steps_count(changed: dict[str, Any]) -> None:
     model, given = prepared(kb.Recipe())

@@ -414,12 +414,13 @@ def load_lite(path: Any, allocate: bool) -> None:
 
 
 def steps_together(
-    model: Any, arrays: Any, batch: int, together: int, shuffle: bool
+    model: Any, step: Any, arrays: Any, batch: int, together: int, shuffle: bool
 ) -> tuple[Any, int, Any]:
-    """A training function of a Keras model that runs several steps in one execution.
+    """A function of a Keras model that runs several of its steps in one execution.
 
-    Returns the function, how many executions are an epoch, and the dataset of their numbers that
-    `fit` gets as `x`. The last execution has the rest of the steps, the last step that of the rows.
+    `step` is the model's `train_step` or `test_step`. Returns the function, how many executions are
+    an epoch, and the dataset of their numbers that `fit` gets in place of the arrays. The last
+    execution has the rest of the steps, the last step that of the rows.
     """
     import tensorflow as tf
 
@@ -438,7 +439,7 @@ def steps_together(
 
         def one(index: Any) -> Any:
             chosen = order[index * batch : (index + 1) * batch]
-            model.train_step(tuple(tf.gather(array, chosen) for array in held))
+            step(tuple(tf.gather(array, chosen) for array in held))
             return index + 1
 
         first = number * together
@@ -448,3 +449,8 @@ def steps_together(
 
     numbers = tf.data.Dataset.range(executions, output_type=tf.int32).repeat()
     return lambda iterator: several(next(iterator)), executions, numbers
+
+
+def gives_numbers(iterator: Any) -> bool:
+    """Whether an iterator is one of a dataset that `steps_together` has returned."""
+    return getattr(iterator.element_spec, "shape", None) == []

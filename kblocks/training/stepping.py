@@ -14,15 +14,16 @@ from kblocks.training.preparing import prepare
 _MACS = 2e9  # of the forward passes in one execution, which then takes less than a second
 _KNOWN = {"x", "y", "batch_size", "epochs", "initial_epoch", "shuffle", "verbose", "callbacks"}
 _KNOWN |= {"validation_data", "validation_batch_size", "validation_freq"}
-_HOOKS = [f"on_{which}batch_{end}" for which in ("", "train_") for end in ("begin", "end")]
+_HOOKS = [f"on_{one}batch_{end}" for one in ("", "train_", "test_") for end in ("begin", "end")]
 
 
 @contextlib.contextmanager
 def joined(model: keras.Model, given: dict[str, Any], macs: float | None) -> Iterator[Any]:
     """The arguments of `fit` with which several steps run in one execution, where they can.
 
-    They can on a CPU under TensorFlow, for arrays, and where no callback asks for each batch. The
-    results are those of `fit` to rounding.
+    They can on a CPU under TensorFlow, for arrays, and where no callback asks for each batch. So
+    does the validation after each epoch, if its data are arrays too. The results are those of
+    `fit` to rounding.
 
     Args:
         model: a compiled model, whose `fit` is called inside the `with` statement.
@@ -30,26 +31,57 @@ def joined(model: keras.Model, given: dict[str, Any], macs: float | None) -> Ite
         macs: multiply-adds of the model for one image; None if they are unknown.
     """
     batch = given.get("batch_size") or 32
-    together = int(_MACS // (batch * macs)) if macs else 1
-    if together < 2 or not _can_join(model, given):
+    if not macs or batch * macs * 2 > _MACS or not _can_join(model, given):
         yield given
         return
     prepare(model, given["y"])
-    shuffle = given.get("shuffle", True)
-    arrays = given["x"], given["y"]
-    step, executions, source = backend.steps_together(model, arrays, batch, together, shuffle)
+    others = {name: value for name, value in given.items() if name not in ("y", "batch_size")}
+    others["callbacks"] = [_Steps(-(-len(given["x"]) // batch)), *given["callbacks"]]
+    arrays, together = (given["x"], given["y"]), int(_MACS // (batch * macs))
+    train, executions, numbers = backend.steps_together(
+        model, model.train_step, arrays, batch, together, given.get("shuffle", True)
+    )
+    others |= {"x": numbers, "steps_per_epoch": executions, "shuffle": False}
 
     def make_train_function(model: Any, plain: Any, force: bool = False) -> None:
-        model.train_function = step
+        model.train_function = train
 
-    others = {name: value for name, value in given.items() if name not in ("y", "batch_size")}
-    others["validation_batch_size"] = given.get("validation_batch_size") or batch
-    others["callbacks"] = [_Steps(-(-len(given["x"]) // batch)), *given["callbacks"]]
-    try:
-        with overridden(model, "make_train_function", make_train_function):  # also of `augment`
-            yield {**others, "x": source, "steps_per_epoch": executions, "shuffle": False}
-    finally:
-        model.train_function = None
+    with overridden(model, "make_train_function", make_train_function):  # also of `augment`
+        try:
+            with _validated(model, given, batch, macs) as validation:
+                yield {**others, **validation}
+        finally:
+            model.train_function = None
+
+
+@contextlib.contextmanager
+def _validated(
+    model: keras.Model, given: dict[str, Any], batch: int, macs: float
+) -> Iterator[dict[str, Any]]:
+    """The arguments of `fit` about its validation, as in `joined`."""
+    batch, data = given.get("validation_batch_size") or batch, given.get("validation_data") or ()
+    if not _are_arrays(*data):
+        yield {"validation_batch_size": batch}
+        return
+    together = max(int(_MACS // (batch * macs)), 1)
+    test, executions, numbers = backend.steps_together(
+        model, model.test_step, data, batch, together, shuffle=False
+    )
+
+    def make_test_function(model: Any, plain: Any, force: bool = False) -> None:
+        if model.test_function is None or force:
+            plain(force)
+            usual: Any = model.test_function  # for other data, which a callback may evaluate
+            model.test_function = lambda iterator: (
+                test if backend.gives_numbers(iterator) else usual
+            )(iterator)
+
+    model.test_function = None
+    with overridden(model, "make_test_function", make_test_function):
+        try:
+            yield {"validation_data": numbers, "validation_steps": executions}
+        finally:
+            model.test_function = None
 
 
 class _Steps(keras.callbacks.Callback):
@@ -67,16 +99,23 @@ class _Steps(keras.callbacks.Callback):
 def _can_join(model: Any, given: dict[str, Any]) -> bool:
     if backend.name() != "tensorflow" or backend.has_accelerator():
         return False
-    is_plain = type(model).train_step is keras.Model.train_step and hasattr(model, "output")
+    steps = ("train_step", "test_step")
+    is_plain = all(getattr(type(model), one) is getattr(keras.Model, one) for one in steps)
+    is_plain = is_plain and hasattr(model, "output")
     is_plain = is_plain and not (model.run_eagerly or model.jit_compile)
     is_plain = is_plain and model.steps_per_execution == 1 and backend.has_update_kernels()
     if not is_plain or not set(given) <= _KNOWN:
         return False
     if given.get("verbose") or given.get("shuffle") == "batch":
         return False
-    x, y = given.get("x"), given.get("y")
-    are_arrays = isinstance(x, np.ndarray) and isinstance(y, np.ndarray) and len(x) == len(y)
+    are_arrays = _are_arrays(given.get("x"), given.get("y"))
     return are_arrays and not any(map(_asks_for_batches, given["callbacks"]))
+
+
+def _are_arrays(*data: Any) -> bool:
+    """Whether these are images and labels in arrays, equally many."""
+    are_two = len(data) == 2 and all(isinstance(one, np.ndarray) for one in data)
+    return are_two and len(data[0]) == len(data[1]) > 0
 
 
 def _asks_for_batches(callback: Any) -> bool:

@@ -105,6 +105,7 @@ class Recorder:
         # Of a trial of several trainings: what was recorded of those that are done.
         self.executions: list[Mapping[str, Any]] = list(attributes.get(EXECUTIONS, ()))
         self.costs: dict[str, float] = {}
+        self._reported = set(search.storage.get_trial(identity_of(trial)).intermediate_values)
         trial.set_user_attr(ATTEMPTS, attributes.get(ATTEMPTS, 0) + 1)
         self.device = devices.own()
         if self.device != attributes.get(DEVICE, ""):
@@ -116,24 +117,19 @@ class Recorder:
         is_mine = known.user_attrs.get(OWNER) == self._search.storage.owner
         return known if known.state is TrialState.RUNNING and is_mine else None
 
-    def check_owner(self) -> FrozenTrial:
-        """The trial as the storage has it; raises LostError if it is no longer this process's."""
-        known = self.current()
-        if known is None:
+    def _write(self, attributes: Mapping[str, Any]) -> None:
+        """Writes attributes; raises LostError if the trial is no longer this process's."""
+        if not self._search.storage.write(identity_of(self._trial), attributes):
+            self.current()  # raises KeyError if the storage has no such trial any more
             raise LostError
-        return known
 
     def built(
         self, network: str | None, costs: Mapping[str, float], start: Mapping[str, Any]
     ) -> None:
         """Records the network of the model, its costs, and the weights from which it starts."""
-        self.check_owner()
         self.costs = dict(costs)
-        if network is not None:
-            self._trial.set_user_attr(NETWORK, network)
-        if start:
-            self._trial.set_user_attr(START, dict(start))
-        self._trial.set_user_attr(COSTS, self.costs)
+        found = {NETWORK: network, START: dict(start) or None, COSTS: self.costs}
+        self._write({key: value for key, value in found.items() if value is not None})
 
     def built_by_fit(self, shapes: Mapping[str, Any]) -> None:
         """Records the input shapes with which `fit` has built the model."""
@@ -141,31 +137,31 @@ class Recorder:
 
     def epoch(self, progress: Progress, epochs: int) -> bool:
         """Records the progress of so many epochs; returns whether the pruner ends the trial."""
-        known = self.check_owner()
         objectives = self._search.objectives
+        left_out = set(COST_NAMES) - {objective.name for objective in objectives}
+        self.latest = {k: v for k, v in progress.history.items() if k not in left_out}
+        attributes: dict[str, Any] = {HISTORY: self.latest}
         latency = progress.history.get("latency")
         if latency and "latency" not in self.costs:
             self.costs["latency"] = latency[-1]
-            self._trial.set_user_attr(COSTS, self.costs)
+            attributes[COSTS] = self.costs
         if progress.epochs == 1 or not self.history:
-            self._trial.set_user_attr(EPOCHS, epochs)
-        left_out = set(COST_NAMES) - {objective.name for objective in objectives}
-        self.latest = history = {k: v for k, v in progress.history.items() if k not in left_out}
-        self._trial.set_user_attr(HISTORY, history)
+            attributes[EPOCHS] = epochs
+        self._write(attributes)
         best = progress.best(objectives)
         if len(objectives) > 1 or best is None:
             return False
         step = len(self.executions) * epochs + progress.epochs
-        if step not in known.intermediate_values:  # else it is trained once more
+        if step not in self._reported:  # else it is trained once more
+            self._reported.add(step)
             earlier = [one["scores"][0] for one in self.executions]
             self._trial.report(fmean([*earlier, best[1][0]]), step)  # its score if it ended now
         return self._trial.should_prune()
 
     def execution(self, scores: Sequence[float], history: Mapping[str, Sequence[float]]) -> None:
         """Records that one of several trainings is done."""
-        self.check_owner()
         self.executions.append({"scores": list(scores), "history": dict(history)})
-        self._trial.set_user_attr(EXECUTIONS, self.executions)
+        self._write({EXECUTIONS: self.executions})
 
     def improves(self, scores: Sequence[float]) -> bool:
         """Whether a training with these scores is better than all that are done."""

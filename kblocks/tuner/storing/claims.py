@@ -1,4 +1,4 @@
-"""Atomic steps on the storage: claim a trial, release it, set a study attribute once.
+"""Atomic steps on the storage: claim a trial, write to it, release it; set a study attribute once.
 
 Optuna reads a trial's state and writes it in two steps; on SQLite another process can claim the
 same trial in between. Nor does Optuna record which process runs a trial.
@@ -6,6 +6,7 @@ same trial in between. Nor does Optuna record which process runs a trial.
 
 import contextlib
 import json
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -34,17 +35,23 @@ def take(engine: sa.Engine, trial_id: int, owner: str) -> bool:
     return True
 
 
+def write(engine: sa.Engine, trial_id: int, owner: str, attributes: Mapping[str, Any]) -> bool:
+    """Sets attributes of a running trial, all at once; False if it is not this owner's."""
+    with engine.begin() as connection:
+        if not _sets_state(connection, trial_id, owner, _RUNNING):
+            return False
+        for key, value in attributes.items():
+            _write(connection, trial_id, key, value)
+    return True
+
+
 def release(engine: sa.Engine, trial_id: int, owner: str, attempts: int) -> bool:
     """Puts a running trial back to waiting, and records the number of attempts at it.
 
     Returns False if the trial no longer runs or has another owner; "" stands for no owner.
     """
-    mine = sa.and_(_ATTRIBUTES.c.trial_id == trial_id, _ATTRIBUTES.c.key == OWNER)
-    named = _ATTRIBUTES.c.value_json == json.dumps(owner)
-    is_owner = sa.exists().where(mine, named) if owner else ~sa.exists().where(mine, ~named)
-    runs = sa.and_(_TRIALS.c.trial_id == trial_id, _TRIALS.c.state == _RUNNING, is_owner)
     with engine.begin() as connection:
-        if connection.execute(_TRIALS.update().where(runs).values(state=_WAITING)).rowcount != 1:
+        if not _sets_state(connection, trial_id, owner, _WAITING):
             return False
         _write(connection, trial_id, OWNER, "")
         _write(connection, trial_id, ATTEMPTS, attempts)
@@ -60,6 +67,15 @@ def once(engine: sa.Engine, study_id: int, key: str, value: Any) -> Any:
     with engine.begin() as connection:
         found = connection.execute(sa.select(_OF_STUDIES.c.value_json).where(row)).scalar_one()
     return json.loads(found)
+
+
+def _sets_state(connection: sa.Connection, trial_id: int, owner: str, state: Any) -> bool:
+    """Sets the state of a trial that an owner runs; False if it does not run or is another's."""
+    mine = sa.and_(_ATTRIBUTES.c.trial_id == trial_id, _ATTRIBUTES.c.key == OWNER)
+    named = _ATTRIBUTES.c.value_json == json.dumps(owner)
+    is_owner = sa.exists().where(mine, named) if owner else ~sa.exists().where(mine, ~named)
+    runs = sa.and_(_TRIALS.c.trial_id == trial_id, _TRIALS.c.state == _RUNNING, is_owner)
+    return connection.execute(_TRIALS.update().where(runs).values(state=state)).rowcount == 1
 
 
 def _write(connection: sa.Connection, trial_id: int, key: str, value: Any) -> None:

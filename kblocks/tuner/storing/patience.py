@@ -6,7 +6,7 @@ import inspect
 import os
 import threading
 import time
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from typing import Any, TypeVar
 
 from optuna.exceptions import StorageInternalError
@@ -15,7 +15,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from sqlalchemy import Engine, exc
 
 from kblocks.tuner.records import OWNER, identity_of
-from kblocks.tuner.storing.claims import once, release, take
+from kblocks.tuner.storing.claims import once, release, take, write
 from kblocks.tuner.storing.interrupts import held
 from kblocks.tuner.terminal import log
 
@@ -140,6 +140,10 @@ class PatientStorage(BaseStorage):
     def once(self, study_id: int, key: str, value: Any) -> Any:
         """As `claims.once`."""
         return self.patiently(lambda: once(self._engine, study_id, key, value))
+
+    def write(self, trial_id: int, attributes: Mapping[str, Any]) -> bool:
+        """As `claims.write`, for this process."""
+        return self.patiently(lambda: write(self._engine, trial_id, self.owner, attributes))
 
     def release(self, trial: FrozenTrial, attempts: int) -> bool:
         """As `claims.release`, for the owner that the trial had when it was read."""
