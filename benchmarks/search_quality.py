@@ -38,6 +38,7 @@ COLOURS = {
     "ours": "tab:blue",
     "ours-asha": "tab:purple",
     "ours-asha-long": "tab:pink",
+    "ours-inheriting": "tab:brown",
     "tpe-alone": "tab:gray",
     "default-network": "black",
     "same-bayesian": "tab:orange",

@@ -185,6 +185,54 @@ def ours(epochs: int = EPOCHS, **settings: Any) -> Callable[[Race], Any]:
     return run
 
 
+def inheriting(race: Race) -> Any:
+    """Trains the default network, then changes the best network so far again and again.
+
+    Of three changed networks, with one or two choices drawn anew, the largest starts from its
+    parent's weights and trains for half as many epochs at a lower rate, with a recipe of its own.
+    """
+    import random
+
+    import keras_tuner
+
+    import kblocks as kb
+
+    space, draws = network_space(), random.Random(race.seed)
+    hypermodel = kb.tuner.HyperModel(space, recipe(), latency=False)
+    known, score, parent = space.default(), 0.0, None
+
+    def changed() -> dict[str, Any]:
+        names = draws.sample(sorted(known), draws.choice((1, 2)))
+        return space.repair(
+            {**known, **{n: v for n, v in space.sample(draws).items() if n in names}}
+        )
+
+    while True:
+        values, epochs = known, EPOCHS
+        hp = keras_tuner.HyperParameters()
+        if parent is not None:
+            drawn = [changed() for _ in range(3)]
+            values = max(drawn, key=lambda one: space.build(one).cost(INPUT).macs)
+            epochs, hp.values = (
+                EPOCHS // 2,
+                {
+                    "recipe.learning_rate": 1e-3,
+                    "recipe.weight_decay": draws.choice((0.05, 0.01, 0.2)),
+                    "recipe.label_smoothing": draws.choice((0.0, 0.1)),
+                    "recipe.augmentation": draws.choice(("None", "flip", "flip+shift")),
+                },
+            )
+        hp.values |= values
+        model = hypermodel.build(hp)
+        done = None if parent is None else kb.inherit(model, parent)
+        fit = {**fit_arguments(race), "epochs": epochs, "verbose": 0}
+        found = hypermodel.fit(hp, model, **fit, callbacks=[Watch(race)])
+        reached = max(found.history["val_accuracy"])
+        print(f"{reached:.4f} {values} {done and (done['exact'], done['arrays'])}", flush=True)
+        if reached > score:
+            known, score, parent = values, reached, model
+
+
 def tpe_alone(race: Race) -> Any:
     """Runs `kb.tuner.Tuner` with the same TPE, which compares no sizes of networks."""
     import optuna
@@ -261,6 +309,7 @@ SYSTEMS: dict[str, Callable[[Race], Any]] = {
     "ours": ours(),
     "ours-asha": ours(scheduler="asha"),
     "ours-asha-long": ours(4 * EPOCHS, scheduler="asha"),
+    "ours-inheriting": inheriting,
     "tpe-alone": tpe_alone,
     "default-network": default_network,
     "same-bayesian": same,
