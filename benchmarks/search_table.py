@@ -538,9 +538,8 @@ def confirming(networks: list[Network], runs: int) -> None:
         return 100 * (best - chosen.final)
 
     print("\nMean regret in percentage points, anew\n")
-    print(
-        "| trials | best of them | best three trained anew | as many trials more |\n|---|---|---|---|"
-    )
+    print("| trials | best of them | best three trained anew | as many trials more |")
+    print("|---|---|---|---|")
     for trials in (4, 8, 16):
         found = []
         for run in range(runs):
