@@ -522,7 +522,8 @@ def test_search_then_worker(file: str, capsys: pytest.CaptureFixture[str]) -> No
     """What is typed goes over what the file says, and the worker takes the search's epochs."""
     assert cli.main(["search", file, "--trials", "1", "--epochs", "2", "--seed", "1"]) == 0
     printed = capsys.readouterr().out
-    assert "best trial: 0, val_accuracy" in printed
+    costs = r"best trial: 0, val_accuracy [\d.]+, [\d.]+ ?[kM]? parameters, [\d.]+ ?[kM]? MACs with"
+    assert re.search(costs, printed)
     assert "images the search never saw" in printed
     assert 'predict = kb.tuner.predictor("runs/small")' in printed
     first = opened("runs/small")

@@ -13,6 +13,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -39,6 +40,15 @@ INPUT = (8, 8, 1)
 RNG = np.random.default_rng(0)
 X = RNG.random((64, *INPUT), dtype="float32")
 Y = RNG.integers(0, 3, 64)
+
+
+def test_the_table_names_machines_where_there_are_several() -> None:
+    first = records.Record(0, "completed", (0.5,), owner="one/abc/pid:[1]|12|34")
+    trials = (first, replace(first, number=1, owner="two|12|34"))
+    run = records.Run("toy", (Objective("val_loss", "min"),), {}, trials)
+    assert [row["machine"] for row in table_of(run)] == ["one", "two"]
+    alone = replace(run, trials=(first, replace(first, number=1, owner="")))
+    assert not any("machine" in row for row in table_of(alone))
 
 
 def space(**changed: Any) -> kb.Space:

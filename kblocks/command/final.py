@@ -24,7 +24,7 @@ from kblocks.tuner.images.data import Data
 from kblocks.tuner.images.image_files import ImageFiles
 from kblocks.tuner.records import PRECISION, Record, Run
 from kblocks.tuner.running.fitting import of_training
-from kblocks.tuner.running.live import bar, duration
+from kblocks.tuner.running.live import bar, duration, scored
 from kblocks.tuner.terminal import cell, plain
 
 _NEIGHBOURS = 5_000  # the most images for the nearest-neighbour baseline
@@ -53,7 +53,7 @@ def finish(
     best = run.best()
     if best is None:
         raise ValueError(f"No trial of {run.name} was completed")
-    tell(f"\nbest trial: {best.number}, {plain(run.told(best))} with")
+    tell(f"\nbest trial: {best.number}, {plain(scored(run.objectives, best))} with")
     for name, value in best.values.items():
         tell(plain(f"  {name} = {value}"))
     if best.started_from:

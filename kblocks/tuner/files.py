@@ -52,8 +52,12 @@ def facts_of(path: Path) -> dict[str, Any]:
 
 
 def table_of(run: Run) -> list[dict[str, Any]]:
-    """A row for each trial: number, status, failure, scores, costs, seconds and values."""
+    """A row for each trial: number, status, failure, scores, costs, seconds and values.
+
+    If more than one machine trained them, also the name of the trial's.
+    """
     rows = []
+    has_machines = len({trial.machine for trial in run.trials} - {""}) > 1
     has_rungs = any(trial.continues is not None for trial in run.trials)
     for trial in run.trials:
         scores = dict(zip((o.name for o in run.objectives), trial.scores, strict=False))
@@ -65,6 +69,8 @@ def table_of(run: Run) -> list[dict[str, Any]]:
         told: dict[str, Any] = {"trial": trial.number, "status": trial.status, "failure": failure}
         if has_rungs:
             told |= {"epochs": trial.epochs, "continues": trial.continues}
+        if has_machines:
+            told["machine"] = trial.machine
         rows.append({**told, **scores, **trial.costs, "seconds": seconds, **trial.values})
     return rows
 

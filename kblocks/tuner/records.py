@@ -176,6 +176,11 @@ class Record:
         return tuple(map(stdev, columns)) if len(self.executions) > 1 else ()
 
     @property
+    def machine(self) -> str:
+        """The host name of the machine that trains or trained it, or ""."""
+        return self.owner.partition("|")[0].partition("/")[0]
+
+    @property
     def is_finished(self) -> bool:
         """Whether the trial is completed, pruned or failed."""
         return self.state in ("completed", "pruned", "failed")
