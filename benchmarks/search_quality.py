@@ -8,7 +8,9 @@ run one after the other.
 - ours: `kb.tuner.Tuner` as it is, over `network_space` and `recipe`; tpe-alone: with the same TPE,
   but without comparing candidates by their size; ours-asha, -asha-long: with `scheduler="asha"`
   and rungs of 2, 4 and 8 or 8, 16 and 32 epochs
-- default-network: the space's default network trained all the time, with restarts
+- default-network: the space's default network trained all the time, with restarts;
+  default-trained-on: each restart with a recipe drawn anew, for half as many epochs at a third of
+  the rate; inheriting: each of these as a changed network, by `kb.inherit`
 - same-bayesian: the same HyperModel under Keras Tuner's BayesianOptimization
 - hyperresnet-random, -bayesian, -hyperband: Keras Tuner's HyperResNet under its stock tuners
 - autokeras: AutoKeras' ImageClassifier, in an environment of its own (`--autokeras`): AutoKeras
@@ -38,7 +40,8 @@ COLOURS = {
     "ours": "tab:blue",
     "ours-asha": "tab:purple",
     "ours-asha-long": "tab:pink",
-    "ours-inheriting": "tab:brown",
+    "default-trained-on": "dimgray",
+    "inheriting": "tab:brown",
     "tpe-alone": "tab:gray",
     "default-network": "black",
     "same-bayesian": "tab:orange",

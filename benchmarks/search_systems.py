@@ -185,52 +185,54 @@ def ours(epochs: int = EPOCHS, **settings: Any) -> Callable[[Race], Any]:
     return run
 
 
-def inheriting(race: Race) -> Any:
-    """Trains the default network, then changes the best network so far again and again.
+def trained_on(changes: bool) -> Callable[[Race], Any]:
+    """Trains the default network, then the best model so far again and again.
 
-    Of three changed networks, with one or two choices drawn anew, the largest starts from its
-    parent's weights and trains for half as many epochs at a lower rate, with a recipe of its own.
+    Each time with a recipe that is drawn anew, for half as many epochs at a third of the rate; with
+    `changes` as another network, which starts from its parent's weights: of three with one or two
+    choices drawn anew the one with the most multiply-adds.
     """
-    import random
 
-    import keras_tuner
+    def run(race: Race) -> Any:
+        import random
 
-    import kblocks as kb
+        import keras_tuner
 
-    space, draws = network_space(), random.Random(race.seed)
-    hypermodel = kb.tuner.HyperModel(space, recipe(), latency=False)
-    known, score, parent = space.default(), 0.0, None
+        import kblocks as kb
 
-    def changed() -> dict[str, Any]:
-        names = draws.sample(sorted(known), draws.choice((1, 2)))
-        return space.repair(
-            {**known, **{n: v for n, v in space.sample(draws).items() if n in names}}
-        )
+        space, draws = network_space(), random.Random(race.seed)
+        hypermodel = kb.tuner.HyperModel(space, recipe(), latency=False)
+        known, score, parent = space.default(), 0.0, None
 
-    while True:
-        values, epochs = known, EPOCHS
-        hp = keras_tuner.HyperParameters()
-        if parent is not None:
-            drawn = [changed() for _ in range(3)]
-            values = max(drawn, key=lambda one: space.build(one).cost(INPUT).macs)
-            epochs, hp.values = (
-                EPOCHS // 2,
-                {
+        def changed() -> dict[str, Any]:
+            names = draws.sample(sorted(known), draws.choice((1, 2)))
+            drawn = space.sample(draws)
+            return space.repair({**known, **{n: drawn[n] for n in names if n in drawn}})
+
+        while True:
+            values, epochs, hp = known, EPOCHS, keras_tuner.HyperParameters()
+            if parent is not None:
+                if changes:
+                    drawn = [changed() for _ in range(3)]
+                    values = max(drawn, key=lambda one: space.build(one).cost(INPUT).macs)
+                epochs = EPOCHS // 2
+                hp.values = {
                     "recipe.learning_rate": 1e-3,
                     "recipe.weight_decay": draws.choice((0.05, 0.01, 0.2)),
                     "recipe.label_smoothing": draws.choice((0.0, 0.1)),
                     "recipe.augmentation": draws.choice(("None", "flip", "flip+shift")),
-                },
-            )
-        hp.values |= values
-        model = hypermodel.build(hp)
-        done = None if parent is None else kb.inherit(model, parent)
-        fit = {**fit_arguments(race), "epochs": epochs, "verbose": 0}
-        found = hypermodel.fit(hp, model, **fit, callbacks=[Watch(race)])
-        reached = max(found.history["val_accuracy"])
-        print(f"{reached:.4f} {values} {done and (done['exact'], done['arrays'])}", flush=True)
-        if reached > score:
-            known, score, parent = values, reached, model
+                }
+            hp.values |= values
+            model = hypermodel.build(hp)
+            if parent is not None:
+                kb.inherit(model, parent)
+            fit = {**fit_arguments(race), "epochs": epochs, "verbose": 0}
+            found = hypermodel.fit(hp, model, **fit, callbacks=[Watch(race)])
+            reached = max(found.history["val_accuracy"])
+            if reached > score:
+                known, score, parent = values, reached, model
+
+    return run
 
 
 def tpe_alone(race: Race) -> Any:
@@ -309,7 +311,8 @@ SYSTEMS: dict[str, Callable[[Race], Any]] = {
     "ours": ours(),
     "ours-asha": ours(scheduler="asha"),
     "ours-asha-long": ours(4 * EPOCHS, scheduler="asha"),
-    "ours-inheriting": inheriting,
+    "default-trained-on": trained_on(changes=False),
+    "inheriting": trained_on(changes=True),
     "tpe-alone": tpe_alone,
     "default-network": default_network,
     "same-bayesian": same,
