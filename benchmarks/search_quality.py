@@ -6,8 +6,8 @@ get the same wall time on the same cores, from the start of their process on (im
 run one after the other.
 
 - ours: `kb.tuner.Tuner` as it is, over `network_space` and `recipe`; tpe-alone: with the same TPE,
-  but without comparing candidates by their size; ours-asha, -asha-long: with `scheduler="asha"`
-  and rungs of 2, 4 and 8 or 8, 16 and 32 epochs
+  but without comparing candidates by their size; ours-long: with 32 epochs a trial in place of 8;
+  ours-asha, -asha-long: with `scheduler="asha"` and rungs of 2, 4 and 8 or 8, 16 and 32 epochs
 - default-network: the space's default network trained all the time, with restarts;
   default-trained-on: each restart with a recipe drawn anew, for half as many epochs at a third of
   the rate; inheriting: each of these as a changed network, by `kb.inherit`
@@ -38,6 +38,7 @@ from pathlib import Path
 HERE = Path(__file__).parent
 COLOURS = {
     "ours": "tab:blue",
+    "ours-long": "tab:cyan",
     "ours-asha": "tab:purple",
     "ours-asha-long": "tab:pink",
     "default-trained-on": "dimgray",
@@ -45,9 +46,9 @@ COLOURS = {
     "tpe-alone": "tab:gray",
     "default-network": "black",
     "same-bayesian": "tab:orange",
-    "hyperresnet-random": "tab:green",
+    "hyperresnet-random": "limegreen",
     "hyperresnet-bayesian": "tab:olive",
-    "hyperresnet-hyperband": "tab:cyan",
+    "hyperresnet-hyperband": "tab:green",
     "autokeras": "tab:red",
 }
 MARKS = (1, 3, 5, 10, 15, 30, 60)  # the minutes of the table's columns

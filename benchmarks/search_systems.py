@@ -309,6 +309,7 @@ def autokeras(race: Race) -> Any:
 
 SYSTEMS: dict[str, Callable[[Race], Any]] = {
     "ours": ours(),
+    "ours-long": ours(4 * EPOCHS),
     "ours-asha": ours(scheduler="asha"),
     "ours-asha-long": ours(4 * EPOCHS, scheduler="asha"),
     "default-trained-on": trained_on(changes=False),
