@@ -6,6 +6,7 @@ import ast
 import csv
 import io
 import logging
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,6 +24,7 @@ from kblocks.tuner.files import table_of, write_table
 from kblocks.tuner.records import read
 from kblocks.tuner.running import live
 from kblocks.tuner.running.live import Live
+from kblocks.tuner.storing.owners import owner
 
 # Red, NUL, red by C1's CSI, a bell, text that runs backwards, isolates, markup, an emoji's name.
 HOSTILE = "\x1b[31m\x00\x9b31m\x07\u202e\u2066\u200f[red]a[/red][/all] :key:"
@@ -79,6 +81,19 @@ def test_a_search_shows_text(tmp_path: Path) -> None:
     assert written.getvalue().count(f"{METRIC} 0.5000") == 2  # its line, and the best
     assert f"{METRIC} 0.2500" in written.getvalue()
     assert len(written.getvalue().splitlines()) == 7
+
+
+def test_a_line_names_another_machine() -> None:
+    trials = [
+        records.Record(0, "completed", (0.5,), owner=f"{name}|1|2") for name in ("else", node(), "")
+    ]
+    trials = [replace(trial, number=number) for number, trial in enumerate(trials)]
+    run = records.Run("toy", (records.Objective(METRIC, "max"),), {}, tuple(trials))
+    written = io.StringIO()
+    Live(lambda: run, 3, console=Console(file=written, width=300))._look()
+    lines = written.getvalue().splitlines()
+    assert [" on else" in line for line in lines] == [True, False, False]
+    assert not any(" on " in line for line in lines[1:])
 
 
 def test_the_time_left_falls_while_a_trial_runs(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -178,7 +178,7 @@ class Record:
     @property
     def machine(self) -> str:
         """The host name of the machine that trains or trained it, or ""."""
-        return self.owner.partition("|")[0].partition("/")[0]
+        return machine_of(self.owner)
 
     @property
     def is_finished(self) -> bool:
@@ -302,6 +302,11 @@ class Run:
             if not any(all(a <= b for a, b in zip(r, point, strict=True)) for r in rivals):
                 front.append(trial)
         return front
+
+
+def machine_of(owner: str) -> str:
+    """The host name in the name of a process."""
+    return owner.partition("|")[0].partition("/")[0]
 
 
 def told(objectives: Sequence[Objective], trial: Record) -> list[str]:

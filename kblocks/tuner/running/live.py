@@ -15,7 +15,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 
 from kblocks.common.quantities import quantity
-from kblocks.tuner.records import Objective, Record, Run, told
+from kblocks.tuner.records import Objective, Record, Run, machine_of, told
+from kblocks.tuner.storing.owners import owner
 from kblocks.tuner.terminal import cell, plain, tell
 
 _EVERY = 1.0  # seconds between two readings of the run
@@ -118,6 +119,8 @@ class Live:
         text = ended(run.objectives, trial)
         if is_best:  # its number counts from 0, in the order in which trials began
             text += f" (the best so far, number {trial.number})"
+        if trial.machine not in ("", machine_of(owner())):
+            text += f" on {trial.machine}"
         return plain(f"{head}  {text}{seconds}{f'  {left} left' if left else ''}")
 
     def _table(self, run: Run) -> Group:
