@@ -85,7 +85,7 @@ def test_a_search_shows_text(tmp_path: Path) -> None:
 
 def test_a_line_names_another_machine() -> None:
     trials = [
-        records.Record(0, "completed", (0.5,), owner=f"{name}|1|2") for name in ("else", node(), "")
+        records.Record(0, "completed", (0.5,), owner=name) for name in ("else|1|2", owner(), "")
     ]
     trials = [replace(trial, number=number) for number, trial in enumerate(trials)]
     run = records.Run("toy", (records.Objective(METRIC, "max"),), {}, tuple(trials))
