@@ -677,6 +677,14 @@ def test_a_familys_search_uses_all_cores(
     assert job.tuner().workers == workers
 
 
+def test_with_a_scheduler_a_trial_may_go_on_for_longer() -> None:
+    """Its first rung is as long as a trial without one."""
+    for settings, epochs in (({}, 15), ({"scheduler": "asha"}, 60)):
+        job = FamilyJob("resnet", "digits", {"limit": 100}, settings)
+        assert job.data().fit["epochs"] == epochs
+    assert kb.tuner.Asha().rungs(60) == (15, 30, 60)
+
+
 def test_a_job_takes_no_images_along_to_another_process() -> None:
     job = FamilyJob("resnet", "digits", {"limit": 100})
     before = fingerprint(job.data().parts())

@@ -141,10 +141,14 @@ class FamilyJob(NamedJob):
         self.weights = weights
 
     def load(self) -> Data:
-        """Loads the data of the source, with default epochs and batch size."""
+        """Loads the data of the source, with default epochs and batch size.
+
+        The default epochs are those of a trial, or with a scheduler those of its first rung.
+        """
         data = load(self.source, **self.options)
         batch = {} if isinstance(data.train, ImageFiles) else {"batch_size": BATCH}
-        return replace(data, fit={"epochs": EPOCHS, **batch})
+        longest = EPOCHS if self.settings.get("scheduler") is None else 4 * EPOCHS
+        return replace(data, fit={"epochs": longest, **batch})
 
     def named(self) -> dict[str, Any]:
         """The user's options that a joining worker needs: for `fit`, `load` and the tuner."""
