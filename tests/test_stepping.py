@@ -99,6 +99,28 @@ def test_a_callback_may_evaluate_other_images(batch: int | None) -> None:
     np.testing.assert_allclose(found[1][1], found[0][1], rtol=1e-4)
 
 
+def test_a_validation_may_come_from_a_dataset() -> None:
+    """The training's steps are joined, the dataset stays as it is, and is read once an epoch."""
+    import tensorflow as tf
+
+    model, given = prepared(kb.Recipe())
+    read: list[int] = []
+
+    def batches() -> Any:
+        read.append(1)
+        yield given["x"].astype("float32"), given["y"]
+
+    images, labels = tf.TensorSpec((27, 8, 8, 3)), tf.TensorSpec((27,), "int64")
+    data = tf.data.Dataset.from_generator(batches, output_signature=(images, labels))
+    data = data.apply(tf.data.experimental.assert_cardinality(1))
+    with joined(model, {**given, "validation_data": data}, MACS) as arguments:
+        assert arguments["validation_data"] is data
+        assert "steps_per_epoch" in arguments
+        assert read == []
+        history = model.fit(**arguments).history
+    assert len(history["val_loss"]) == len(read) == 2
+
+
 class Watching(keras.callbacks.Callback):
     """Looks at each batch."""
 

@@ -59,8 +59,8 @@ def _validated(
     model: keras.Model, given: dict[str, Any], batch: int, macs: float
 ) -> Iterator[dict[str, Any]]:
     """The arguments of `fit` about its validation, as in `joined`."""
-    batch, data = given.get("validation_batch_size") or batch, given.get("validation_data") or ()
-    if not _are_arrays(*data):
+    batch, data = given.get("validation_batch_size") or batch, given.get("validation_data")
+    if not isinstance(data, tuple) or not _are_arrays(*data):
         yield {"validation_batch_size": batch}
         return
     together = max(int(_MACS // (batch * macs)), 1)
