@@ -79,7 +79,10 @@ class Evaluating(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         x, y = np.ones((5, 8, 8, 3)), np.arange(5) % 3
-        self.found.append(self.model.evaluate(x, y, batch_size=2, verbose=0))
+        model: Any = self.model
+        self.found.append(model.evaluate(x, y, batch_size=2, verbose=0))
+        model.reset_metrics()
+        self.found.append(model.test_on_batch(x, y))
 
 
 @pytest.mark.parametrize("batch", [None, 5])
@@ -121,13 +124,6 @@ def test_a_validation_may_come_from_a_dataset() -> None:
     assert len(history["val_loss"]) == len(read) == 2
 
 
-class Watching(keras.callbacks.Callback):
-    """Looks at each batch."""
-
-    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        pass
-
-
 class LookingAtTests(keras.callbacks.Callback):
     """Looks at each batch of a validation."""
 
@@ -135,15 +131,41 @@ class LookingAtTests(keras.callbacks.Callback):
         pass
 
 
+@pytest.mark.parametrize("weighted", [False, True])
+def test_a_validation_that_cannot_be_joined_stays_as_it_is(weighted: bool) -> None:
+    model, given = prepared(kb.Recipe())
+    x, y = given["validation_data"]
+    given |= {"validation_data": (x, y, np.arange(27.0))} if weighted else {}
+    given["callbacks"] += [] if weighted else [LookingAtTests()]
+    with joined(model, given, MACS) as arguments:
+        assert "steps_per_epoch" in arguments
+        assert arguments["validation_data"] is given["validation_data"]
+        model.fit(**arguments)
+
+
+def test_the_validation_may_be_rare_and_the_first_epochs_done() -> None:
+    model, given = prepared(kb.Recipe())
+    given |= {"epochs": 6, "initial_epoch": 2, "validation_freq": [4, 5]}
+    with joined(model, given, MACS) as arguments:
+        history = model.fit(**arguments).history
+    assert [len(history[name]) for name in ("loss", "val_loss")] == [4, 2]
+
+
+class Watching(keras.callbacks.Callback):
+    """Looks at each batch."""
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        pass
+
+
 @pytest.mark.parametrize(
     "changed",
     [
         {"callbacks": [Watching()]},
-        {"callbacks": [LookingAtTests()]},
         {"class_weight": {0: 2.0}},
         {"verbose": 1},
     ],
-    ids=["callbacks", "tests", "class_weight", "verbose"],
+    ids=["callbacks", "class_weight", "verbose"],
 )
 def test_fit_is_left_alone_where_single_steps_count(changed: dict[str, Any]) -> None:
     model, given = prepared(kb.Recipe())

@@ -80,6 +80,26 @@ def test_a_forked_child_writes_nothing(tmp_path: Path) -> None:
     assert storage.get_trial(trial._trial_id).user_attrs["of"] == "the parent"
 
 
+def test_only_the_owner_of_a_running_trial_writes_to_it(tmp_path: Path) -> None:
+    """All of what it writes at once, or nothing."""
+    storage = open_storage(f"sqlite:///{tmp_path / 'study.db'}")
+    study = optuna.create_study(storage=storage)
+    number = study.ask()._trial_id
+    assert storage.write(number, {"a": 1, "b": [2.5, None]})
+    assert storage.write(number, {"a": "new"})
+    with pytest.raises(TypeError):
+        storage.write(number, {"a": "newer", "b": object()})
+    other = open_storage(f"sqlite:///{tmp_path / 'study.db'}")
+    other.owner = "another process"
+    assert not other.write(number, {"a": "stolen"})
+    found = storage.get_trial(number)
+    assert found.state is TrialState.RUNNING
+    assert {key: found.user_attrs[key] for key in "ab"} == {"a": "new", "b": [2.5, None]}
+    study.tell(0, 1.0)
+    assert not storage.write(number, {"a": "late"})
+    assert storage.get_trial(number).user_attrs["a"] == "new"
+
+
 def test_what_is_held_back_is_heard_afterwards() -> None:
     steps = []
 

@@ -143,7 +143,7 @@ class FamilyJob(NamedJob):
     def load(self) -> Data:
         """Loads the data of the source, with default epochs and batch size.
 
-        The default epochs are those of a trial, or with a scheduler those of its first rung.
+        These are 15 epochs, or with a scheduler 60, so that its first rung has 15.
         """
         data = load(self.source, **self.options)
         batch = {} if isinstance(data.train, ImageFiles) else {"batch_size": BATCH}

@@ -50,7 +50,7 @@ def run_or_join(
     scheduler: Annotated[
         str | None,
         typer.Option(
-            help="asha: trials begin with a quarter of the epochs, and the best of them go on."
+            help="asha: trials begin with about a quarter of the epochs, and the best go on."
         ),
     ] = None,
     trials: Annotated[int | None, typer.Option(help="In all, earlier runs included.")] = None,

@@ -453,4 +453,4 @@ def steps_together(
 
 def gives_numbers(iterator: Any) -> bool:
     """Whether an iterator is one of a dataset that `steps_together` has returned."""
-    return getattr(iterator.element_spec, "shape", None) == []
+    return getattr(getattr(iterator, "element_spec", None), "shape", None) == []

@@ -1,7 +1,7 @@
 """Several steps of `fit` in one execution: the same training with less time between steps."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import keras
@@ -14,7 +14,6 @@ from kblocks.training.preparing import prepare
 _MACS = 2e9  # of the forward passes in one execution, which then takes less than a second
 _KNOWN = {"x", "y", "batch_size", "epochs", "initial_epoch", "shuffle", "verbose", "callbacks"}
 _KNOWN |= {"validation_data", "validation_batch_size", "validation_freq"}
-_HOOKS = [f"on_{one}batch_{end}" for one in ("", "train_", "test_") for end in ("begin", "end")]
 
 
 @contextlib.contextmanager
@@ -22,8 +21,8 @@ def joined(model: keras.Model, given: dict[str, Any], macs: float | None) -> Ite
     """The arguments of `fit` with which several steps run in one execution, where they can.
 
     They can on a CPU under TensorFlow, for arrays, and where no callback asks for each batch. So
-    does the validation after each epoch, if its data are arrays too. The results are those of
-    `fit` to rounding.
+    can the validation after each epoch, if its data are arrays too. The results are those of `fit`
+    to rounding.
 
     Args:
         model: a compiled model, whose `fit` is called inside the `with` statement.
@@ -59,8 +58,10 @@ def _validated(
     model: keras.Model, given: dict[str, Any], batch: int, macs: float
 ) -> Iterator[dict[str, Any]]:
     """The arguments of `fit` about its validation, as in `joined`."""
-    batch, data = given.get("validation_batch_size") or batch, given.get("validation_data")
-    if not isinstance(data, tuple) or not _are_arrays(*data):
+    data: Any = given.get("validation_data")
+    batch = given.get("validation_batch_size") or batch
+    is_plain = type(model).test_step is keras.Model.test_step and isinstance(data, tuple)
+    if not is_plain or not _are_arrays(*data) or _look_at(("test_batch",), given):
         yield {"validation_batch_size": batch}
         return
     together = max(int(_MACS // (batch * macs)), 1)
@@ -99,9 +100,7 @@ class _Steps(keras.callbacks.Callback):
 def _can_join(model: Any, given: dict[str, Any]) -> bool:
     if backend.name() != "tensorflow" or backend.has_accelerator():
         return False
-    steps = ("train_step", "test_step")
-    is_plain = all(getattr(type(model), one) is getattr(keras.Model, one) for one in steps)
-    is_plain = is_plain and hasattr(model, "output")
+    is_plain = type(model).train_step is keras.Model.train_step and hasattr(model, "output")
     is_plain = is_plain and not (model.run_eagerly or model.jit_compile)
     is_plain = is_plain and model.steps_per_execution == 1 and backend.has_update_kernels()
     if not is_plain or not set(given) <= _KNOWN:
@@ -109,7 +108,7 @@ def _can_join(model: Any, given: dict[str, Any]) -> bool:
     if given.get("verbose") or given.get("shuffle") == "batch":
         return False
     are_arrays = _are_arrays(given.get("x"), given.get("y"))
-    return are_arrays and not any(map(_asks_for_batches, given["callbacks"]))
+    return are_arrays and not _look_at(("batch", "train_batch"), given)
 
 
 def _are_arrays(*data: Any) -> bool:
@@ -118,10 +117,13 @@ def _are_arrays(*data: Any) -> bool:
     return are_two and len(data[0]) == len(data[1]) > 0
 
 
-def _asks_for_batches(callback: Any) -> bool:
+def _look_at(what: Sequence[str], given: dict[str, Any]) -> bool:
     """Whether a callback has a hook for batches that must not be called once an execution."""
-    if getattr(callback, "looks_at_the_clock", False):
-        return False
-    base = keras.callbacks.Callback
-    own = [n for n in _HOOKS if getattr(type(callback), n, None) is not getattr(base, n)]
-    return bool(own) or not set(_HOOKS).isdisjoint(vars(callback))
+    names, base = [f"on_{one}_{end}" for one in what for end in ("begin", "end")], keras.callbacks
+    return any(
+        name in vars(callback)
+        or getattr(type(callback), name, None) is not getattr(base.Callback, name)
+        for callback in given["callbacks"]
+        if not getattr(callback, "looks_at_the_clock", False)
+        for name in names
+    )

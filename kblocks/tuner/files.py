@@ -54,7 +54,7 @@ def facts_of(path: Path) -> dict[str, Any]:
 def table_of(run: Run) -> list[dict[str, Any]]:
     """A row for each trial: number, status, failure, scores, costs, seconds and values.
 
-    If more than one machine trained them, also the name of the trial's.
+    Also its machine, if several trained them.
     """
     rows = []
     has_machines = len({trial.machine for trial in run.trials} - {""}) > 1

@@ -167,8 +167,8 @@ def bar(done: int, total: int) -> Table:
 def scored(objectives: Sequence[Objective], trial: Record) -> str:
     """A completed trial's scores and costs, in one line."""
     pairs = zip(objectives, told(objectives, trial), strict=True)
-    parts = [text for objective, text in pairs if objective.name not in trial.costs]
     named = (("params", "parameters"), ("macs", "MACs"))
+    parts = [text for one, text in pairs if one.name not in {*dict(named)} & {*trial.costs}]
     parts += [f"{quantity(trial.costs[key])} {word}" for key, word in named if key in trial.costs]
     return ", ".join(parts)
 

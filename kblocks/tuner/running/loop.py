@@ -29,7 +29,7 @@ from kblocks.tuner.running.fitting import Fit
 from kblocks.tuner.running.precision import agreed
 from kblocks.tuner.running.recorder import LostError, Outcome, Recorder
 from kblocks.tuner.running.search import Search
-from kblocks.tuner.running.surroundings import alone, cleaning, restored
+from kblocks.tuner.running.surroundings import cleaning, restored
 from kblocks.tuner.running.trial import Attempt, train
 from kblocks.tuner.storing import interrupts
 from kblocks.tuner.storing.identity import refuse_change
@@ -204,7 +204,7 @@ def _run(search: Search, trial: optuna.Trial, fit: Fit, clean: Callable[[], None
         try:
             hp = search.tuner.asking(_asks(search, trial, recorder.is_new))
             attempt = Attempt(search, recorder, hp, clean)
-            with restored(), alone():
+            with restored():
                 own = fit if search.rungs is None else search.rungs.of_trial(trial, fit)
                 outcome = train(attempt, own)
         except LostError:

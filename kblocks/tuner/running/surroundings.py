@@ -60,7 +60,7 @@ def restored() -> Iterator[None]:
 
 @contextlib.contextmanager
 def alone() -> Iterator[None]:
-    """Ends a child that the block has made by `fork` where it leaves the block, however it does."""
+    """Ends a child that the block has made by `fork` when it leaves the block, however it does."""
     process = os.getpid()
     try:
         yield
