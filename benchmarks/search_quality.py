@@ -85,7 +85,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=15.0)
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--systems", nargs="+", default=list(COLOURS), choices=COLOURS)
-    parser.add_argument("--folder", type=Path, default=Path("runs/search_quality"))
+    parser.add_argument("--folder", type=Path, default=HERE / "search_quality")
     parser.add_argument("--autokeras", default=".venv-autokeras/bin/python")
     parser.add_argument("--images", type=int, default=12_000, help="to train on")
     parser.add_argument("--moved", action="store_true", help="harder images: `moved`")
@@ -175,7 +175,8 @@ def draw(found: dict[str, list[list[Row]]], minutes: float, images: int, path: P
             name = None if index else system
             axes.step(times, best, where="post", color=COLOURS[system], label=name, alpha=0.8)
     axes.set(xlabel="minutes since the process began", ylabel="best validation accuracy")
-    axes.set(xlim=(0, minutes), ylim=(0.7, 0.95))
+    axes.set(xlim=(0, minutes))
+    axes.set_ylim(bottom=0.5)
     cores = len(os.sched_getaffinity(0))
     axes.set_title(f"Fashion-MNIST, {images:,} training images, CPU cores: {cores}")
     axes.grid(alpha=0.3)
