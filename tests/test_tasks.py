@@ -458,8 +458,9 @@ WAYS: dict[str, Callable[[Any, Any, Any], Any]] = {
 }
 
 
+@pytest.mark.thin(1000, 5)
 @each_trained
-@pytest.mark.parametrize("way", [pytest.param(w, marks=pytest.mark.slow) for w in WAYS])
+@pytest.mark.parametrize("way", WAYS)
 def test_a_head_trains_alike_however_it_is_trained(
     way: str, make: Callable[[], Any], y: Any, images: Images
 ) -> None:
