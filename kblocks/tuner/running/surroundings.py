@@ -59,7 +59,7 @@ def restored() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def alone() -> Iterator[None]:
+def without_forks() -> Iterator[None]:
     """Ends a child that the block has made by `fork` when it leaves the block, however it does."""
     process = os.getpid()
     try:

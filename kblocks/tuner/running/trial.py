@@ -25,7 +25,7 @@ from kblocks.tuner.running.fitting import Fit, of_training
 from kblocks.tuner.running.recorder import LostError, Outcome, Progress, Recorder
 from kblocks.tuner.running.results import figures_of, scores_of
 from kblocks.tuner.running.search import Search
-from kblocks.tuner.running.surroundings import alone
+from kblocks.tuner.running.surroundings import without_forks
 from kblocks.tuner.storing import interrupts
 from kblocks.tuner.storing.checkpoints import State
 from kblocks.tuner.storing.patience import ForkedError
@@ -132,7 +132,7 @@ def train(trial: Attempt, fit: Fit) -> Outcome:
     left = trial.search.tuner.max_retries_per_trial
     while True:
         try:
-            with alone():
+            with without_forks():
                 return _run(trial, fit)
         except PrunedError:
             return Outcome()
