@@ -30,15 +30,16 @@ def joined(model: keras.Model, given: dict[str, Any], macs: float | None) -> Ite
         macs: multiply-adds of the model for one image; None if they are unknown.
     """
     batch = given.get("batch_size") or 32
-    if not macs or batch * macs * 2 > _MACS or not _can_join(model, given):
+    together = int(_MACS // (batch * macs)) if macs else 1
+    if not macs or together < 2 or not _can_join(model, given):
         yield given
         return
     prepare(model, given["y"])
     others = {name: value for name, value in given.items() if name not in ("y", "batch_size")}
     others["callbacks"] = [_Steps(-(-len(given["x"]) // batch)), *given["callbacks"]]
-    arrays, together = (given["x"], given["y"]), int(_MACS // (batch * macs))
+    arrays, shuffle = (given["x"], given["y"]), given.get("shuffle", True)
     train, executions, numbers = backend.steps_together(
-        model, model.train_step, arrays, batch, together, given.get("shuffle", True)
+        model, model.train_step, arrays, batch, together, shuffle
     )
     others |= {"x": numbers, "steps_per_epoch": executions, "shuffle": False}
 

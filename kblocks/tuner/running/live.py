@@ -167,9 +167,10 @@ def bar(done: int, total: int) -> Table:
 def scored(objectives: Sequence[Objective], trial: Record) -> str:
     """A completed trial's scores and costs, in one line."""
     pairs = zip(objectives, told(objectives, trial), strict=True)
-    named = (("params", "parameters"), ("macs", "MACs"))
-    parts = [text for one, text in pairs if one.name not in {*dict(named)} & {*trial.costs}]
-    parts += [f"{quantity(trial.costs[key])} {word}" for key, word in named if key in trial.costs]
+    words = {"params": "parameters", "macs": "MACs"}
+    known = {key: word for key, word in words.items() if key in trial.costs}
+    parts = [text for objective, text in pairs if objective.name not in known]
+    parts += [f"{quantity(trial.costs[key])} {word}" for key, word in known.items()]
     return ", ".join(parts)
 
 
