@@ -89,12 +89,14 @@ def main() -> None:
     parser.add_argument("--autokeras", default=".venv-autokeras/bin/python")
     parser.add_argument("--images", type=int, default=12_000, help="to train on")
     parser.add_argument("--moved", action="store_true", help="harder images: `moved`")
+    parser.add_argument("--digits", action="store_true", help="digits in place of clothes")
     parser.add_argument("--plot", type=Path, default=HERE / "search_quality.png")
     options = parser.parse_args()
     found: dict[str, list[list[Row]]] = {system: [] for system in options.systems}
     for seed in options.seeds:  # all systems for one seed first, so that an early end is fair
         for system in options.systems:
             given = ["--images", str(options.images), *["--moved"] * options.moved]
+            given += ["--digits"] * options.digits
             folder = options.folder / f"{options.minutes:g}min{''.join(given[1:])}"
             path = folder / f"{system}-{seed}.csv"
             python = options.autokeras if system == "autokeras" else sys.executable

@@ -6,7 +6,7 @@ import argparse
 import gzip
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -355,25 +355,48 @@ def moved(images: np.ndarray) -> np.ndarray:
     return found
 
 
-def data(images: int, is_moved: bool) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Loads the parts, `images` to train on, with equally many of each class, always the same."""
+def fashion(images: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Three parts of Fashion-MNIST; those to train on and validate with hold each class equally."""
     x, y = idx("train-images-idx3-ubyte.gz"), idx("train-labels-idx1-ubyte.gz")
     random = np.random.default_rng(0)
     order = [random.permutation(np.flatnonzero(y == label)) for label in range(CLASSES)]
     ends = images // CLASSES, (images + VALIDATION) // CLASSES
     train = random.permutation(np.concatenate([places[: ends[0]] for places in order]))
     validation = np.concatenate([places[ends[0] : ends[1]] for places in order])
+    yield x[train], y[train]
+    yield x[validation], y[validation]
+    yield idx("t10k-images-idx3-ubyte.gz"), idx("t10k-labels-idx1-ubyte.gz")
+
+
+def digits(images: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Three parts of scikit-learn's digits, enlarged to 28x28.
+
+    The parts share no digit; a digit comes several times within its part (997 of them to train on,
+    300 to validate with and 500 to test).
+    """
+    from PIL import Image
+    from sklearn.datasets import load_digits
+
+    found = load_digits()
+    small = [Image.fromarray((15 * image).astype("uint8")) for image in found.images]
+    x = np.stack([np.asarray(image.resize(INPUT[:2])) for image in small])
+    order = np.random.default_rng(0).permutation(len(x))
+    for places, count in ((order[800:], images), (order[:300], VALIDATION), (order[300:800], 6000)):
+        chosen = np.resize(places, count)
+        yield x[chosen], found.target[chosen]
+
+
+def data(
+    images: int, is_moved: bool, is_digits: bool = False
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Loads the parts "train" (of so many images), "validation" and "test", always the same."""
 
     def part(pixels: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         pixels = moved(pixels) if is_moved else pixels
         return pixels[..., None].astype("float32") / 255, labels.astype("int32")
 
-    test = idx("t10k-images-idx3-ubyte.gz"), idx("t10k-labels-idx1-ubyte.gz")
-    return {
-        "train": part(x[train], y[train]),
-        "validation": part(x[validation], y[validation]),
-        "test": part(*test),
-    }
+    parts = digits(images) if is_digits else fashion(images)
+    return {name: part(*held) for name, held in zip(("train", "validation", "test"), parts)}
 
 
 def main() -> None:
@@ -386,9 +409,10 @@ def main() -> None:
     parser.add_argument("--started", type=float, required=True)
     parser.add_argument("--images", type=int, default=TRAIN)
     parser.add_argument("--moved", action="store_true")
+    parser.add_argument("--digits", action="store_true")
     options = parser.parse_args()
     keras.utils.set_random_seed(options.seed)
-    parts = data(options.images, options.moved)
+    parts = data(options.images, options.moved, options.digits)
     race = Race(options.seed, options.started, 60 * options.minutes, options.path, parts)
     try:
         model = SYSTEMS[options.system](race)
