@@ -396,7 +396,9 @@ def data(
         return pixels[..., None].astype("float32") / 255, labels.astype("int32")
 
     parts = digits(images) if is_digits else fashion(images)
-    return {name: part(*held) for name, held in zip(("train", "validation", "test"), parts)}
+    return {
+        name: part(*held) for name, held in zip(("train", "validation", "test"), parts, strict=True)
+    }
 
 
 def main() -> None:

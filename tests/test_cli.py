@@ -678,11 +678,59 @@ def test_a_familys_search_uses_all_cores(
 
 
 def test_with_a_scheduler_a_trial_may_go_on_for_longer() -> None:
-    """Its first rung is as long as a trial without one."""
-    for settings, epochs in (({}, 15), ({"scheduler": "asha"}, 60)):
+    """Its first rung is as long as a trial without one; half as many trials make up for it."""
+    for settings, epochs, trials in (({}, 15, 20), ({"scheduler": "asha"}, 60, 10)):
         job = FamilyJob("resnet", "digits", {"limit": 100}, settings)
         assert job.data().fit["epochs"] == epochs
+        assert job.tuner().trials == trials
     assert kb.tuner.Asha().rungs(60) == (15, 30, 60)
+
+
+@pytest.mark.parametrize(
+    ("before", "settings", "fitting", "expected"),
+    [
+        ({}, {}, {}, ("asha", 10)),
+        ({}, {"scheduler": None}, {}, (None, 20)),
+        ({}, {"pruner": "median"}, {}, (None, 20)),
+        ({}, {"trials": 3}, {}, ("asha", 3)),
+        ({}, {}, {"epochs": 5}, (None, 20)),
+        ({"trials": 20}, {}, {}, (None, 20)),
+        ({"trials": 7, "scheduler": "Asha(factor=2, shortest=None)"}, {}, {}, ("asha", 7)),
+        ({"trials": 20}, {"trials": 30}, {}, (None, 30)),
+    ],
+    ids=str,
+)
+def test_the_scheduler_of_a_familys_search(
+    before: dict[str, Any],
+    settings: dict[str, Any],
+    fitting: dict[str, Any],
+    expected: tuple[str | None, int],
+) -> None:
+    """A new one has rungs, where they go with what was typed; an earlier one goes on as it was."""
+    job = FamilyJob("resnet", "digits", {"limit": 100}, settings, fitting)
+    tuner = job.begun_as(before).tuner()
+    scheduler = None if tuner.scheduler is None else "asha"
+    assert (scheduler, tuner.trials) == expected
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("file")
+def test_a_familys_search_goes_on_with_the_scheduler_that_it_began_with() -> None:
+    """Also in a worker that joins, and after a kill: a search of yesterday without one."""
+    typed = "search --family resnet --data digits --macs 1e5 --limit 60 --seed 1 --quiet"
+    small = [*typed.split(), "--workers", "0", "--trials"]
+    assert cli.main([*small, "1", "--project-name", "plain", "--scheduler", "none"]) == 0
+    assert cli.main([*small, "2", "--project-name", "plain"]) == 0
+    plain = opened("runs/plain")
+    assert [len(trial.history["loss"]) for trial in plain.trials] == [15, 15]
+    assert cli.main([*small, "1"]) == 0
+    worker = ["worker", "--family", "resnet", "--data", "digits", "--quiet", "--workers", "0"]
+    assert cli.main([*worker, "--trials", "2"]) == 0
+    rungs = opened("runs/resnet_digits")
+    assert "Asha" in rungs.settings["scheduler"]
+    lengths = sorted(len(trial.history["loss"]) for trial in rungs.trials)
+    assert lengths[:2] == [15, 15]
+    assert lengths[-1] == 60
 
 
 def test_a_job_takes_no_images_along_to_another_process() -> None:

@@ -28,7 +28,9 @@ from kblocks.tuner.running.fitting import Fit
 from kblocks.tuner.running.jobs import Job, run_file_function
 from kblocks.tuner.tuner import Tuner
 
-TRIALS, EPOCHS, BATCH = 20, 15, 64  # the defaults
+TRIALS, EPOCHS, BATCH = 20, 15, 64  # the defaults; with a scheduler half and four times as many
+# With one of these options a new search has no scheduler unless one is typed.
+_WITHOUT_SCHEDULER = {"objective", "pruner", "folds", "storage", "ray", "epochs", "weights"}
 _MACS = 40_000  # per pixel, as ResNet-20 on 32x32
 Options = Mapping[str, Any] | None
 
@@ -141,14 +143,33 @@ class FamilyJob(NamedJob):
         self.weights = weights
 
     def load(self) -> Data:
-        """Loads the data of the source, with default epochs and batch size.
-
-        These are 15 epochs, or with a scheduler 60, so that its first rung has 15.
-        """
+        """Loads the data of the source, with the default batch size."""
         data = load(self.source, **self.options)
         batch = {} if isinstance(data.train, ImageFiles) else {"batch_size": BATCH}
+        return replace(data, fit=batch)
+
+    def data(self) -> Data:
+        """The data with the arguments of `fit`.
+
+        A trial has 15 epochs by default, or with a scheduler 60, so that its first rung has 15.
+        """
+        data = super().data()
         longest = EPOCHS if self.settings.get("scheduler") is None else 4 * EPOCHS
-        return replace(data, fit={"epochs": longest, **batch})
+        return replace(data, fit={"epochs": longest, **data.fit})
+
+    def begun_as(self, before: Mapping[str, Any]) -> Self:
+        """A copy for the search with these settings, or for a new one if they are empty.
+
+        Scheduler and number of trials, if they were not typed, are those of the search. A new one
+        has "asha", unless something was typed that does not go with it.
+        """
+        begun = copy.copy(self)
+        typed = {*self.settings, *self.fitting, *(["weights"] if self.weights else [])}
+        is_new = not before and not typed & _WITHOUT_SCHEDULER
+        known = {"trials": before["trials"]} if "trials" in before else {}
+        usual = "asha" if is_new or before.get("scheduler") else None
+        begun.settings = {"scheduler": usual, **known, **self.settings}
+        return begun
 
     def named(self) -> dict[str, Any]:
         """The user's options that a joining worker needs: for `fit`, `load` and the tuner."""
@@ -179,7 +200,8 @@ class FamilyJob(NamedJob):
         With a searched learning rate; Adam and a cosine without `recipe`. Raises ValueError if
         there is no recipe of that name, or the arguments do not fit.
         """
-        data, settings = self.data(), {"trials": TRIALS, **self.settings}
+        trials = TRIALS if self.settings.get("scheduler") is None else TRIALS // 2
+        data, settings = self.data(), {"trials": trials, **self.settings}
         timed = "latency" in str(settings.get("objective"))
         if not timed and settings.get("ray") is None:
             settings.setdefault("workers", "auto")

@@ -50,10 +50,18 @@ def run_or_join(
     scheduler: Annotated[
         str | None,
         typer.Option(
-            help="asha: trials begin with about a quarter of the epochs, and the best go on."
+            help="asha: trials begin with about a quarter of the epochs, and the best go on; or "
+            "none. --family: asha, without --epochs, --objective, --pruner, --folds, --weights, "
+            "--storage and --ray."
         ),
     ] = None,
-    trials: Annotated[int | None, typer.Option(help="In all, earlier runs included.")] = None,
+    trials: Annotated[
+        int | None,
+        typer.Option(
+            help="In all, earlier runs included. --family: 20, with a scheduler 10, of which the "
+            "best go on."
+        ),
+    ] = None,
     hours: Annotated[
         float | None, typer.Option(help="After which no trial is begun; --retrain comes after.")
     ] = None,
@@ -74,7 +82,7 @@ def run_or_join(
         str | None, typer.Option(help="float32, bfloat16, or auto: the faster of both.")
     ] = None,
     epochs: Annotated[
-        int | None, typer.Option(min=1, help="Of each trial. --family: 15, with --scheduler 60.")
+        int | None, typer.Option(min=1, help="Of each trial. --family: 15, with a scheduler 60.")
     ] = None,
     batch_size: Annotated[int | None, typer.Option(min=1)] = None,
     weights: Annotated[
@@ -114,6 +122,7 @@ def run_or_join(
 ) -> None:
     """Runs `kblocks search` and `kblocks worker`: a run file, or a family on data."""
     from kblocks.command.final import finish
+    from kblocks.command.ready import FamilyJob
     from kblocks.search_space.budget import Budget
     from kblocks.tuner.running.jobs import helping
 
@@ -144,6 +153,8 @@ def run_or_join(
         extend=extend or None,
         overwrite=overwrite or None,
     )
+    if scheduler == "none":
+        settings["scheduler"] = None
     fitting = _given(epochs=epochs, batch_size=batch_size, class_weight=class_weight)
     loading = _given(image_size=size, limit=limit, seed=seed)
     try:
@@ -167,6 +178,9 @@ def run_or_join(
         tuner.join()
         tuner.run_job(job, verbose=int(verbose))
         return
+    if isinstance(job, FamilyJob):
+        job = job.begun_as({} if overwrite else tuner.store.settings())
+        tuner = job.tuner()
     tuner.run_job(job, verbose=int(verbose))
     finish(tuner, known, ending, verbose, keep=retrain is None)
 

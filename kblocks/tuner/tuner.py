@@ -70,9 +70,9 @@ class Tuner(keras_tuner.Tuner):
             of them; with several, the search looks for the Pareto front. None means
             "val_accuracy"; for a HyperModel that is not ours and has its own `fit`, the number
             that `fit` returns, to be minimized.
-        sampler: "tpe", "random", "grid", "nsga2", or an Optuna sampler. "tpe" first tries ten
-            points, most of them the one of three random ones with the most multiply-adds, unless a
-            cost is an objective.
+        sampler: "tpe", "random", "grid", "nsga2", or an Optuna sampler. "tpe" begins with
+            20 points, most of them the best of several random ones by a linear model of the trials
+            and by their multiply-adds; with a cost among the objectives, with ten random ones.
         pruner: "hyperband", "median", an Optuna pruner, or None. Ends unpromising trials early;
             only with one objective.
         scheduler: "asha" or a `kb.tuner.Asha`: trials begin with few epochs and the best go on from
@@ -292,10 +292,8 @@ class Tuner(keras_tuner.Tuner):
 
     def _take_objectives(self) -> None:
         """Without `objective`, those of the search in the storage hold, if it has begun."""
-        if not self.has_objective:
-            with contextlib.suppress(KeyError):
-                run = self.run()
-                self.objectives = run.objectives if run.settings else self.objectives
+        if not self.has_objective and self.store.settings():
+            self.objectives = self.run().objectives
 
     def _asks(self) -> Mapping[str, BaseDistribution]:
         if isinstance(self.hypermodel, HyperModel):

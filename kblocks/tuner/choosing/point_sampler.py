@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from random import Random
@@ -15,6 +16,7 @@ from optuna.trial import FrozenTrial, TrialState
 from kblocks.search_space.recording import record_given
 from kblocks.search_space.tree import Point
 from kblocks.tuner.choosing.duplicates import Duplicates
+from kblocks.tuner.choosing.expected import Expected, least_tried
 from kblocks.tuner.choosing.points import Points
 from kblocks.tuner.choosing.sampler import (
     STARTUP,
@@ -29,7 +31,10 @@ from kblocks.tuner.records import CONTINUES, COST_NAMES, Objective
 
 _DRAWS = 4  # points drawn from the inner sampler; then the last one is repaired
 _RANDOM = 200  # random points that are drawn in search of a new one
-_COMPARED = 3  # random points of which the one with the largest network is tried,
+_EXPECTING = 20  # trials with points of `_promising`, then those of the inner sampler
+_RECIPES = 100  # random ones of which the one is tried whose options were tried least often,
+_COMPARED = 3  # random networks of which the largest is tried,
+_KNOWN, _NETWORKS = 4, 20  # with so many scores the best recipe and network by a model,
 _PLAIN_EVERY = 4  # save in every fourth trial
 
 
@@ -58,8 +63,8 @@ def chooser(
     if isinstance(hypermodel, HyperModel):
         of_quality = len(objectives) == 1 and objectives[0].name not in COST_NAMES
         is_known = not hypermodel.space.is_of_models  # a network's size, before it is built
-        large = sampler == "tpe" and of_quality and is_known
-        return PointSampler(inner, study, Points(hypermodel), own, large)
+        expects = sampler == "tpe" and of_quality and is_known
+        return PointSampler(inner, study, Points(hypermodel), own, expects)
     return Choosing(inner, study, own)
 
 
@@ -72,9 +77,9 @@ class PointSampler(Choosing):
     that fit.
 
     Args:
-        prefers_large: whether most random points are the one of three whose network has the most
-            multiply-adds: these are known before it is built, and larger networks of a space are
-            mostly more accurate (`benchmarks/search_table.py`).
+        expects: whether most of the first points are the best of several random ones: at first a
+            recipe of options not tried yet and the network with the most multiply-adds, which are
+            known before it is built; then those of which a linear model expects most.
     """
 
     def __init__(
@@ -83,10 +88,10 @@ class PointSampler(Choosing):
         study: optuna.Study,
         points: Points,
         seed: int | None,
-        prefers_large: bool = False,
+        expects: bool = False,
     ) -> None:
         super().__init__(inner, study)
-        self._prefers_large = prefers_large
+        self._expects = expects
         self.needs_lists = False  # a grid takes some values of each range by itself
         self._points, self._duplicates = points, Duplicates(points, study)
         self._random = Random(seed)
@@ -161,7 +166,8 @@ class PointSampler(Choosing):
         tried = self._duplicates.keys(trials)
         if self._duplicates.unwritten(trials, trial.number):
             self._unsure.add(trial.number)
-        for point in self._candidates(study, trial, begun=len(trials) - 1):
+        begun = sum(CONTINUES not in one.user_attrs for one in trials) - 1
+        for point in self._candidates(study, trial, begun):
             if points.key(point) not in tried:
                 return point.recorded
         raise ExhaustedError(trial.number)
@@ -175,18 +181,41 @@ class PointSampler(Choosing):
                 yield point
             return
         is_random = isinstance(self.inner, optuna.samplers.RandomSampler)
-        if not is_random and begun >= STARTUP:
+        if not is_random and begun >= (_EXPECTING if self._expects else STARTUP):
             for draw in range(1, _DRAWS + 1):
                 point = self._drawn(study, trial)
                 if self._points.fits(point):
                     yield point
                 if draw == _DRAWS and self._points.can_repair:
                     yield self._points.repaired(point)
-        if self._prefers_large and begun % _PLAIN_EVERY:
-            drawn = [self._points.random(self._random) for _ in range(_COMPARED)]
-            yield from sorted(drawn, key=self._points.macs, reverse=True)
+        if self._expects and begun % _PLAIN_EVERY:
+            yield from self._promising()
         for _ in range(_RANDOM):
             yield self._points.random(self._random)
+
+    def _promising(self) -> list[Point]:
+        """The best of several random points: by what is known of them, the best first."""
+        points, trials = self._points, self._study.get_trials(deepcopy=False)
+        begun = [
+            (points.point(trial.params), trial)
+            for trial in trials
+            if CONTINUES not in trial.user_attrs and points.is_whole(trial.params)
+        ]
+        sign = 1 if self._study.direction is optuna.study.StudyDirection.MAXIMIZE else -1
+        scored = [
+            (point, sign * (trial.value or 0.0))
+            for point, trial in begun
+            if trial.state is TrialState.COMPLETE and math.isfinite(trial.value or 0.0)
+        ]
+        recipes = [points.recipe(self._random) for _ in range(_RECIPES)]
+        if len(scored) < _KNOWN:
+            drawn = [points.random(self._random) for _ in range(_COMPARED)]
+            recipe = least_tried([point for point, _ in begun], recipes)
+            return [one.moved(recipe) for one in sorted(drawn, key=points.macs, reverse=True)]
+        expected = Expected(points, *zip(*scored, strict=True))
+        drawn = [points.random(self._random) for _ in range(_NETWORKS)]
+        recipe = max(recipes, key=lambda recipe: expected.of_choices(drawn[0].moved(recipe)))
+        return sorted((one.moved(recipe) for one in drawn), key=expected, reverse=True)
 
     def _drawn(self, study: optuna.Study, trial: FrozenTrial) -> Point:
         """A point drawn by the inner sampler; it may not fit."""

@@ -9,7 +9,7 @@ from typing import Any
 from optuna.distributions import BaseDistribution
 
 from kblocks.search_space.choices import Real, Searchable
-from kblocks.search_space.tree import Point, Tree
+from kblocks.search_space.tree import Point, Positions, Tree
 from kblocks.tuner.choosing.asking import Asking
 from kblocks.tuner.hypermodel import HyperModel
 from kblocks.tuner.suggesting import declare
@@ -43,6 +43,10 @@ class Points:
     def random(self, random: Random) -> Point:
         """A random point that fits."""
         return self._joined(self._space.sample_point(random), self._recipe.draw(random))
+
+    def recipe(self, random: Random) -> Positions:
+        """The positions of a random recipe."""
+        return self._recipe.draw(random).positions
 
     def fits(self, point: Point) -> bool:
         """Whether the network of a point fits."""

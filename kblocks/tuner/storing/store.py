@@ -38,6 +38,13 @@ class Store:
             raise KeyError(f"there is no search in {shown(self._url)}")
         return as_it_is(read(self.study()))
 
+    def settings(self) -> Mapping[str, Any]:
+        """The settings with which the search began; empty if there is none."""
+        try:
+            return self.run().settings
+        except KeyError:
+            return {}
+
     def begin(
         self,
         objectives: tuple[Objective, ...],
