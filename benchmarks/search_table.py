@@ -30,6 +30,8 @@ import numpy as np
 import optuna
 from search_table_record import BATCH, FULL, MIDDLE, SHORT, TRAIN, VALIDATION, written
 
+from kblocks.tuner.choosing.expected import standing
+
 TABLE = Path(__file__).parent / "search_table" / "table.json.gz"
 KINDS = ("plain", "edge")
 MARKS = (30, 60, 120, 240, 480)  # CPU seconds
@@ -302,44 +304,34 @@ def pruned(make: Callable[[], Any], startup: int = 10) -> System:
     return run
 
 
-def surrogate(startup: int, count: int, slope: float, first: Draw, beta: float = 0.5) -> System:
-    """Of `count` random candidates the one of which a Gaussian process over choices expects most.
+def linear(startup: int, count: int, first: Draw) -> System:
+    """Of `count` random candidates the one of which a linear model of the trials expects most.
 
-    Its mean before any trial rises by `slope` standard deviations of the accuracies for each one of
-    the logarithm of multiply-adds.
+    The model of `kblocks/tuner/choosing/expected.py`: a network of e times as many multiply-adds
+    is expected to be half a standard deviation better. Each fourth trial after these is a plain
+    one.
     """
 
     def run(search: Search) -> None:
-        sizes = np.log([[n.macs, n.params, n.activations] for n in search.networks])
-        middle, spread = sizes.mean(0), sizes.std(0)
+        options = {(name, one.values[name]) for one in search.networks for name in one.values}
 
-        def costs(networks: list[Network]) -> np.ndarray:
-            own = np.log([[one.macs, one.params, one.activations] for one in networks])
-            return (own - middle) / spread
+        def numbers(one: Network) -> list[float]:
+            return [*(one.values[n] == v for n, v in options), np.log(one.macs)]
 
-        def alike(left: list[Network], right: list[Network]) -> np.ndarray:
-            names = list(left[0].values)
-            same = [[sum(a.values[n] == b.values[n] for n in names) for b in right] for a in left]
-            apart = 1 - np.array(same) / len(names)
-            near = costs(left)[:, None] - costs(right)[None]
-            return 0.6 * np.exp(-3 * apart) + 0.4 * np.exp(-0.25 * (near**2).sum(-1))
-
+        before = np.array([0.0] * len(options) + [0.5])
         seen: list[Network] = []
         found: list[float] = []
         network = search.default
         while search.networks:
-            if network is None and len(seen) < startup:
-                network = first(search)
+            if network is None and (len(seen) < startup or search.trials % 4 == 0):
+                network = first(search) if len(seen) < startup else search.any()
             elif network is None:
                 drawn = search.chance.sample(search.networks, min(count, len(search.networks)))
-                scores = np.array(found)
-                scores = (scores - np.median(scores)) / (scores.std() + 1e-3)
-                own = np.linalg.inv(alike(seen, seen) + 0.1 * np.eye(len(seen)))
-                cross = alike(drawn, seen)
-                mean = slope * costs(drawn)[:, 0]
-                mean = mean + cross @ own @ (scores - slope * costs(seen)[:, 0])
-                unsure = np.maximum(1 - np.einsum("ij,jk,ik->i", cross, own, cross), 0)
-                network = drawn[int(np.argmax(mean + beta * np.sqrt(unsure)))]
+                x = np.array([numbers(one) for one in seen])
+                x, scores = x - x.mean(0), np.array(standing(found))
+                covariance = 0.25 * x @ x.T + 0.3 * np.eye(len(x))
+                slopes = before + 0.25 * x.T @ np.linalg.solve(covariance, scores - x @ before)
+                network = max(drawn, key=lambda one: float(slopes @ numbers(one)))
             seen.append(network)
             found.append(search.train(network))
             network = None
@@ -459,12 +451,11 @@ SYSTEMS: dict[str, System] = {
     "most MACs of 4, every 4th plain": plainly(most(4, every=4)),
     "most parameters of 3": plainly(most(3, by="params")),
     "most activations of 3": plainly(most(3, by="activations")),
-    "most MACs of 3, every 4th plain, TPE after 10 (ours)": tpe(10, first=most(3, every=4)),
+    "most MACs of 3, every 4th plain, TPE after 10": tpe(10, first=most(3, every=4)),
     "most MACs of 3, TPE after 10": tpe(10, first=most(3)),
     "most MACs of 3, TPE after 4": tpe(4, first=most(3)),
     "most MACs of 3, also of TPE's after 10": tpe(10, 3, most(3)),
-    "surrogate after 4": surrogate(4, 24, 0.0, most(1)),
-    "surrogate with prior after 4, first most MACs of 3": surrogate(4, 24, 0.5, most(3)),
+    "linear model after 4, first most MACs of 3 (ours)": linear(4, 20, most(3)),
     "rungs, retrained": rungs(most(1), "retrained"),
     "rungs, restarted": rungs(most(1), "restarted"),
     "rungs, branched": rungs(most(1), "branched"),

@@ -697,6 +697,10 @@ def test_with_a_scheduler_a_trial_may_go_on_for_longer() -> None:
         ({"trials": 20}, {}, {}, (None, 20)),
         ({"trials": 7, "scheduler": "Asha(factor=2, shortest=None)"}, {}, {}, ("asha", 7)),
         ({"trials": 20}, {"trials": 30}, {}, (None, 30)),
+        ({}, {"objective": "val_loss"}, {}, (None, 20)),
+        ({}, {"folds": 3}, {}, (None, 20)),
+        ({}, {"trial_seconds": 60.0}, {}, (None, 20)),
+        ({"trials": 9, "scheduler": "Asha(factor=2)"}, {"folds": 3}, {}, (None, 9)),
     ],
     ids=str,
 )
@@ -708,15 +712,19 @@ def test_the_scheduler_of_a_familys_search(
 ) -> None:
     """A new one has rungs, where they go with what was typed; an earlier one goes on as it was."""
     job = FamilyJob("resnet", "digits", {"limit": 100}, settings, fitting)
-    tuner = job.begun_as(before).tuner()
+    job.data()
+    begun = job.begun_as(before)
+    tuner = begun.tuner()
     scheduler = None if tuner.scheduler is None else "asha"
     assert (scheduler, tuner.trials) == expected
+    assert begun.data().fit["epochs"] == fitting.get("epochs", 60 if scheduler else 15)
+    assert begun.data().train[0] is job.data().train[0]  # loaded once
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("file")
 def test_a_familys_search_goes_on_with_the_scheduler_that_it_began_with() -> None:
-    """Also in a worker that joins, and after a kill: a search of yesterday without one."""
+    """Also one of yesterday without a scheduler, and in a worker that joins."""
     typed = "search --family resnet --data digits --macs 1e5 --limit 60 --seed 1 --quiet"
     small = [*typed.split(), "--workers", "0", "--trials"]
     assert cli.main([*small, "1", "--project-name", "plain", "--scheduler", "none"]) == 0

@@ -12,7 +12,7 @@ from optuna.trial import TrialState
 
 import kblocks as kb
 from kblocks.search_space.tree import Point
-from kblocks.tuner.choosing.expected import Expected
+from kblocks.tuner.choosing.expected import Expected, standing
 from kblocks.tuner.choosing.point_sampler import chooser
 from kblocks.tuner.choosing.points import Points
 from kblocks.tuner.records import CONTINUES, Objective
@@ -67,7 +67,7 @@ def test_it_is_bayesian_linear_regression(count: int) -> None:
     scores = np.random.default_rng(0).normal(0.7, 0.1, count)
     rows = np.array([numbers(one) for one in [*tried, *others]])
     x = rows[:count] - rows[:count].mean(0)
-    y = (scores - scores.mean()) / scores.std()
+    y = scores - scores.mean()  # of rows around 0, the mean of the scores changes nothing
     before = np.zeros(x.shape[1])
     before[-1] = 0.5
     precision = np.eye(x.shape[1]) / 0.5**2 + x.T @ x / 0.3
@@ -119,22 +119,89 @@ def test_once_it_has_seen_the_best_option_it_proposes_that(direction: Any) -> No
         assert later == ["flip+shift"] * len(later)
 
 
-def test_a_failed_or_diverged_trial_teaches_nothing() -> None:
-    study = optuna.create_study(direction="maximize")
-    objective = Objective("val_accuracy", "max")
+def test_standing_is_by_rank() -> None:
+    """Quantiles of the normal distribution (SciPy's `norm.ppf`), the same for equal scores."""
+    assert standing([0.9, 1e6, 0.1, 0.5]) == pytest.approx(
+        [0.318639, 1.150349, -1.150349, -0.318639], abs=1e-6
+    )
+    assert standing([0.7, 0.7, -np.inf]) == pytest.approx([0.430727, 0.430727, -0.967422], abs=1e-6)
+    assert standing([0.5] * 5) == [0.0] * 5
+
+
+def rate_of(trial: optuna.trial.FrozenTrial) -> float:
+    return POINTS.point(trial.params).values["recipe.learning_rate"]
+
+
+def test_it_does_not_go_on_to_propose_what_diverges() -> None:
+    """The higher the learning rate the better, up to 1e-2, from where each trial diverges."""
+    diverged = []
+    for seed in range(4):
+        study = optuna.create_study(direction="maximize")
+        objective = Objective("val_accuracy", "max")
+        sampler = study.sampler = chooser("tpe", seed, 0, HYPERMODEL, study, [objective])
+        for _ in range(20):
+            trial = study.ask()
+            sampler.settle(trial, lambda owner: False)
+            rate = rate_of(study.get_trials()[-1])
+            is_over = rate > 1e-2
+            score = None if is_over else float(np.log10(rate))
+            study.tell(trial, score, state=TrialState.PRUNED if is_over else None)
+        states = [trial.state for trial in study.get_trials()]
+        diverged.append(states.count(TrialState.PRUNED))
+    assert max(diverged) <= 8  # random points: a third of 20, which is 7
+
+
+def test_an_exploded_loss_does_not_hide_all_others() -> None:
+    study = optuna.create_study(direction="minimize")
+    objective = Objective("val_loss", "min")
     sampler = study.sampler = chooser("tpe", 3, 0, HYPERMODEL, study, [objective])
-    for number in range(12):
+    losses = {None: 1.0, "flip": 0.8, "flip+shift": 0.5}
+    for number in range(20):
         trial = study.ask()
         sampler.settle(trial, lambda owner: False)
-        if number % 3 == 0:
-            study.tell(trial, state=TrialState.FAIL)
-        else:
-            study.tell(trial, float("inf") if number % 3 == 1 else 0.5)
-    assert len({str(sorted(t.params.items())) for t in study.get_trials()}) == 12
+        option = POINTS.point(trial.params).values["recipe.augmentation"]
+        study.tell(trial, 1e4 if number == 0 else losses[option])
+    found = [POINTS.point(t.params).values["recipe.augmentation"] for t in study.get_trials()]
+    assert found[8:].count("flip+shift") >= 8  # of twelve, of which three are random
+
+
+def test_processes_that_ask_at_once_propose_different_recipes() -> None:
+    study = optuna.create_study(direction="maximize")
+    sampler = study.sampler = chooser(
+        "tpe", 3, 0, HYPERMODEL, study, [Objective("val_accuracy", "max")]
+    )
+    random = np.random.default_rng(0)
+    for number in range(13):
+        trial = study.ask()
+        sampler.settle(trial, lambda owner: False)
+        if number < 5:
+            study.tell(trial, float(random.random()))
+    begun = study.get_trials()[5:]
+    options = {
+        tuple(v for k, v in trial.params.items() if "learning_rate" not in k) for trial in begun
+    }
+    assert len(options) >= 4
+
+
+def test_a_recipe_that_was_tried_gives_way_to_the_next() -> None:
+    """A space of one network: each of the first 20 points but the plain ones is the model's."""
+    one = kb.Space(kb.resnet, classes=3, blocks=[1], filters=[4]).within(INPUT)
+    recipe = kb.Recipe(label_smoothing=kb.choice(*(i / 100 for i in range(30))))
+    hypermodel = kb.tuner.HyperModel(one, recipe, latency=False)
+    study = optuna.create_study(direction="maximize")
+    objective = Objective("val_accuracy", "max")
+    sampler = study.sampler = chooser("tpe", 3, 0, hypermodel, study, [objective])
+    points = Points(hypermodel)
+    for _ in range(20):
+        trial = study.ask()
+        sampler.settle(trial, lambda owner: False)
+        smoothing = points.point(trial.params).values["recipe.label_smoothing"]
+        study.tell(trial, -smoothing)
+    assert len({str(trial.params) for trial in study.get_trials()}) == 20
 
 
 def test_with_a_cost_among_the_objectives_points_are_random() -> None:
-    """So is each fourth one, and all of a random search: as many draws give the same points."""
+    """As those of a random search, draw by draw."""
     costs = [Objective("val_accuracy", "max"), Objective("macs", "min")]
     studies = [optuna.create_study(directions=["maximize", "minimize"]) for _ in range(2)]
     found = []

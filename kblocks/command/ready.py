@@ -28,9 +28,10 @@ from kblocks.tuner.running.fitting import Fit
 from kblocks.tuner.running.jobs import Job, run_file_function
 from kblocks.tuner.tuner import Tuner
 
-TRIALS, EPOCHS, BATCH = 20, 15, 64  # the defaults; with a scheduler half and four times as many
+TRIALS, EPOCHS, BATCH = 20, 15, 64  # the defaults; with a scheduler 10 trials of up to 60 epochs
 # With one of these options a new search has no scheduler unless one is typed.
-_WITHOUT_SCHEDULER = {"objective", "pruner", "folds", "storage", "ray", "epochs", "weights"}
+_WITHOUT_SCHEDULER = {"objective", "pruner", "folds", "storage", "ray", "trial_seconds"}
+_WITHOUT_SCHEDULER |= {"epochs", "weights"}
 _MACS = 40_000  # per pixel, as ResNet-20 on 32x32
 Options = Mapping[str, Any] | None
 
@@ -164,10 +165,12 @@ class FamilyJob(NamedJob):
         has "asha", unless something was typed that does not go with it.
         """
         begun = copy.copy(self)
+        begun._loaded = self._loaded
         typed = {*self.settings, *self.fitting, *(["weights"] if self.weights else [])}
-        is_new = not before and not typed & _WITHOUT_SCHEDULER
+        others = {"pruner", "folds"} if before else _WITHOUT_SCHEDULER
+        has_rungs = bool(before.get("scheduler")) if before else True
         known = {"trials": before["trials"]} if "trials" in before else {}
-        usual = "asha" if is_new or before.get("scheduler") else None
+        usual = "asha" if has_rungs and not typed & others else None
         begun.settings = {"scheduler": usual, **known, **self.settings}
         return begun
 

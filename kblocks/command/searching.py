@@ -51,15 +51,15 @@ def run_or_join(
         str | None,
         typer.Option(
             help="asha: trials begin with about a quarter of the epochs, and the best go on; or "
-            "none. --family: asha, without --epochs, --objective, --pruner, --folds, --weights, "
-            "--storage and --ray."
+            "none. The default with --family is asha, unless --epochs, --objective, --pruner, "
+            "--folds, --weights, --storage, --ray or --trial-seconds is given."
         ),
     ] = None,
     trials: Annotated[
         int | None,
         typer.Option(
-            help="In all, earlier runs included. --family: 20, with a scheduler 10, of which the "
-            "best go on."
+            help="In all, earlier runs included. --family: 20; with a scheduler 10, and the best "
+            "of them go on."
         ),
     ] = None,
     hours: Annotated[
@@ -164,6 +164,9 @@ def run_or_join(
         joins = context.info_name == "worker"
         with helping() if joins else contextlib.nullcontext():
             tuner = job.tuner()
+        if isinstance(job, FamilyJob) and not joins:
+            job = job.begun_as({} if overwrite else tuner.store.settings())
+            tuner = job.tuner()
         known = job.data()
         ending = _retraining(job, retrain)
     except (ValueError, FileNotFoundError) as error:
@@ -178,9 +181,6 @@ def run_or_join(
         tuner.join()
         tuner.run_job(job, verbose=int(verbose))
         return
-    if isinstance(job, FamilyJob):
-        job = job.begun_as({} if overwrite else tuner.store.settings())
-        tuner = job.tuner()
     tuner.run_job(job, verbose=int(verbose))
     finish(tuner, known, ending, verbose, keep=retrain is None)
 

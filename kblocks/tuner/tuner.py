@@ -70,9 +70,10 @@ class Tuner(keras_tuner.Tuner):
             of them; with several, the search looks for the Pareto front. None means
             "val_accuracy"; for a HyperModel that is not ours and has its own `fit`, the number
             that `fit` returns, to be minimized.
-        sampler: "tpe", "random", "grid", "nsga2", or an Optuna sampler. "tpe" begins with
-            20 points, most of them the best of several random ones by a linear model of the trials
-            and by their multiply-adds; with a cost among the objectives, with ten random ones.
+        sampler: "tpe", "random", "grid", "nsga2", or an Optuna sampler. "tpe" begins
+            with 20 points for a kb.tuner.HyperModel: untried options and large networks, then those
+            of which a linear model of the trials expects most. With a cost among the objectives,
+            and for other models, it begins with ten random ones.
         pruner: "hyperband", "median", an Optuna pruner, or None. Ends unpromising trials early;
             only with one objective.
         scheduler: "asha" or a `kb.tuner.Asha`: trials begin with few epochs and the best go on from

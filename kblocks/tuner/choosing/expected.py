@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from statistics import NormalDist
 
 import numpy as np
 
@@ -15,14 +16,14 @@ from kblocks.search_space.choices import Choice
 from kblocks.search_space.tree import Point, Positions
 from kblocks.tuner.choosing.points import Points
 
-# Of scores with mean 0 and standard deviation 1:
+# For scores with mean 0 and standard deviation 1:
 _SPREAD = 0.5  # the standard deviation of each coefficient before the first trial
 _NOISE = 0.3  # the variance of what no coefficient explains
 _LARGER = 0.5  # how much better a network with e times as many multiply-adds is expected to be
 
 
 class Expected:
-    """Expects scores of points, in standard deviations, by a linear model.
+    """Predicts the scores of points with a linear model.
 
     Bayesian linear regression (Bishop 2006, "Pattern Recognition and Machine Learning", section
     3.3) over the options of each choice, numbers and their squares, and the multiply-adds.
@@ -30,34 +31,32 @@ class Expected:
     Args:
         points: the points of the search.
         tried: some of them.
-        scores: their scores, higher is better.
+        scores: their scores, higher is better, as `standing` returns them.
     """
 
     def __init__(self, points: Points, tried: Sequence[Point], scores: Sequence[float]) -> None:
         self._points = points
         numbers = np.array([[*self._numbers(point), self._size(point)] for point in tried])
         around = numbers - numbers.mean(0)
-        known = np.array(scores) - np.mean(scores)
-        known /= known.std() or 1.0
         before = np.zeros(numbers.shape[1])
         before[-1] = _LARGER
-        covariance = _SPREAD**2 * around @ around.T + _NOISE * np.eye(len(known))
-        surprise = np.linalg.solve(covariance, known - around @ before)
+        covariance = _SPREAD**2 * around @ around.T + _NOISE * np.eye(len(around))
+        surprise = np.linalg.solve(covariance, np.array(scores) - around @ before)
         self._slopes = before + _SPREAD**2 * around.T @ surprise
 
     def of_choices(self, point: Point) -> float:
-        """What the values of a point add to its score."""
+        """What the values of a point add to its predicted score."""
         return float(self._slopes[:-1] @ self._numbers(point))
 
     def __call__(self, point: Point) -> float:
-        """The score of a point, less a number that is the same for all."""
+        """The predicted score of a point, up to a constant."""
         return self.of_choices(point) + float(self._slopes[-1]) * self._size(point)
 
     def _size(self, point: Point) -> float:
         return math.log(max(self._points.macs(point), 1))
 
     def _numbers(self, point: Point) -> list[float]:
-        """A point as numbers around 0, which a choice that is not active has too."""
+        """The values of a point as numbers; those of an inactive choice are as of no option."""
         active = {dimension.name for dimension in point.active}
         found: list[float] = []
         for name, kind in self._points.kinds.items():
@@ -68,6 +67,16 @@ class Expected:
                 share = 2 * kind.share(point[name], 0.5) - 1 if name in active else 0.0
                 found += [share, share**2 - 1 / 3]
         return found
+
+
+def standing(scores: Sequence[float]) -> list[float]:
+    """The scores by their ranks, as quantiles of the normal distribution: no outlier decides.
+
+    Equal scores get equal numbers; the middle is 0.
+    """
+    known, ordered = np.array(scores), np.sort(scores)
+    ranks = np.searchsorted(ordered, known) + np.searchsorted(ordered, known, side="right")
+    return [NormalDist().inv_cdf(float(rank) / (2 * len(known))) for rank in ranks]
 
 
 def least_tried(tried: Sequence[Point], recipes: Sequence[Positions]) -> Positions:

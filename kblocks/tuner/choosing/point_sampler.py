@@ -16,7 +16,7 @@ from optuna.trial import FrozenTrial, TrialState
 from kblocks.search_space.recording import record_given
 from kblocks.search_space.tree import Point
 from kblocks.tuner.choosing.duplicates import Duplicates
-from kblocks.tuner.choosing.expected import Expected, least_tried
+from kblocks.tuner.choosing.expected import Expected, least_tried, standing
 from kblocks.tuner.choosing.points import Points
 from kblocks.tuner.choosing.sampler import (
     STARTUP,
@@ -31,11 +31,13 @@ from kblocks.tuner.records import CONTINUES, COST_NAMES, Objective
 
 _DRAWS = 4  # points drawn from the inner sampler; then the last one is repaired
 _RANDOM = 200  # random points that are drawn in search of a new one
-_EXPECTING = 20  # trials with points of `_promising`, then those of the inner sampler
-_RECIPES = 100  # random ones of which the one is tried whose options were tried least often,
-_COMPARED = 3  # random networks of which the largest is tried,
-_KNOWN, _NETWORKS = 4, 20  # with so many scores the best recipe and network by a model,
-_PLAIN_EVERY = 4  # save in every fourth trial
+# The first points of a search by `_promising`:
+_EXPECTING = 20  # how many there are; then the inner sampler proposes points
+_PLAIN_EVERY = 4  # each fourth of them is a plain random one
+_KNOWN = 4  # from so many scores on a linear model chooses
+_RECIPES, _BEST = 100, 10  # random recipes to choose from, and how many of these are proposed
+_COMPARED = 3  # random networks of which the largest is proposed first, without the model
+_NETWORKS = 20  # the same with the model
 
 
 class TornError(Exception):
@@ -188,34 +190,46 @@ class PointSampler(Choosing):
                     yield point
                 if draw == _DRAWS and self._points.can_repair:
                     yield self._points.repaired(point)
-        if self._expects and begun % _PLAIN_EVERY:
+        if self._expects and begun < _EXPECTING and begun % _PLAIN_EVERY:
             yield from self._promising()
         for _ in range(_RANDOM):
             yield self._points.random(self._random)
 
-    def _promising(self) -> list[Point]:
-        """The best of several random points: by what is known of them, the best first."""
-        points, trials = self._points, self._study.get_trials(deepcopy=False)
-        begun = [
-            (points.point(trial.params), trial)
-            for trial in trials
-            if CONTINUES not in trial.user_attrs and points.is_whole(trial.params)
-        ]
+    def _promising(self) -> Iterator[Point]:
+        """Random points, those first of which most is expected by what is known of them.
+
+        To the model a trial that runs is in the middle of all, so that several processes do not
+        propose the same; one that diverged, or was ended by a pruner, is worse than all others.
+        """
+        points = self._points
         sign = 1 if self._study.direction is optuna.study.StudyDirection.MAXIMIZE else -1
-        scored = [
-            (point, sign * (trial.value or 0.0))
-            for point, trial in begun
-            if trial.state is TrialState.COMPLETE and math.isfinite(trial.value or 0.0)
-        ]
+        tried: list[Point] = []
+        running: list[Point] = []
+        known: list[Point] = []
+        found: list[float] = []
+        for trial in self._study.get_trials(deepcopy=False):
+            if CONTINUES in trial.user_attrs or not points.is_whole(trial.params):
+                continue
+            tried.append(points.point(trial.params))
+            if trial.state is TrialState.RUNNING:
+                running.append(tried[-1])
+            elif trial.state in (TrialState.COMPLETE, TrialState.PRUNED):
+                is_score = trial.state is TrialState.COMPLETE and math.isfinite(trial.value or 0.0)
+                known.append(tried[-1])
+                found.append(sign * (trial.value or 0.0) if is_score else -math.inf)
         recipes = [points.recipe(self._random) for _ in range(_RECIPES)]
-        if len(scored) < _KNOWN:
+        if len(known) < _KNOWN:
             drawn = [points.random(self._random) for _ in range(_COMPARED)]
-            recipe = least_tried([point for point, _ in begun], recipes)
-            return [one.moved(recipe) for one in sorted(drawn, key=points.macs, reverse=True)]
-        expected = Expected(points, *zip(*scored, strict=True))
+            recipe = least_tried(tried, recipes)
+            yield from (one.moved(recipe) for one in sorted(drawn, key=points.macs, reverse=True))
+            return
+        scores = [*standing(found), *[0.0] * len(running)]
+        expected = Expected(points, [*known, *running], scores)
         drawn = [points.random(self._random) for _ in range(_NETWORKS)]
-        recipe = max(recipes, key=lambda recipe: expected.of_choices(drawn[0].moved(recipe)))
-        return sorted((one.moved(recipe) for one in drawn), key=expected, reverse=True)
+        drawn.sort(key=expected, reverse=True)
+        by_score = {expected.of_choices(drawn[0].moved(recipe)): recipe for recipe in recipes}
+        for score in sorted(by_score, reverse=True)[:_BEST]:
+            yield from (one.moved(by_score[score]) for one in drawn)
 
     def _drawn(self, study: optuna.Study, trial: FrozenTrial) -> Point:
         """A point drawn by the inner sampler; it may not fit."""

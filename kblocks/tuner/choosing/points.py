@@ -45,8 +45,9 @@ class Points:
         return self._joined(self._space.sample_point(random), self._recipe.draw(random))
 
     def recipe(self, random: Random) -> Positions:
-        """The positions of a random recipe."""
-        return self._recipe.draw(random).positions
+        """The positions of the active choices of a random recipe."""
+        drawn = self._recipe.draw(random)
+        return {dimension.name: drawn[dimension.name] for dimension in drawn.active}
 
     def fits(self, point: Point) -> bool:
         """Whether the network of a point fits."""

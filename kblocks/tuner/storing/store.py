@@ -1,5 +1,6 @@
 """Where a search is kept: its study in a database, and its checkpoints."""
 
+import contextlib
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Any
@@ -39,11 +40,12 @@ class Store:
         return as_it_is(read(self.study()))
 
     def settings(self) -> Mapping[str, Any]:
-        """The settings with which the search began; empty if there is none."""
-        try:
-            return self.run().settings
-        except KeyError:
+        """The settings with which the search began; empty if it has not begun."""
+        if "storage" not in vars(self) and is_blank(self._url):
             return {}
+        with contextlib.suppress(KeyError):
+            return self.study().user_attrs.get(RUN, {})
+        return {}
 
     def begin(
         self,
