@@ -108,6 +108,9 @@ def test_the_time_left_falls_while_a_trial_runs(monkeypatch: pytest.MonkeyPatch)
     for clock[0] in (20.0, 25.0, 39.0, 60.0):  # two trials have ended after 20 s, two are left
         found.append(shown._left(read(made)))
     assert found == ["0:20", "0:15", "0:01", "0:00"]
+    for _ in range(2):
+        made.add_trial(create_trial(value=0.5))
+    assert shown._left(read(made)) == ""  # with a scheduler some may yet go on
 
 
 @pytest.mark.parametrize("command", ["status", "best"])

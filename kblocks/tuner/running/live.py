@@ -148,10 +148,10 @@ class Live:
         if finished != self._ended[0]:
             self._ended = finished, now
         guesses = []
-        if self._total and finished > 0:
+        count = (self._total or 0) - self._before - finished
+        if count > 0 and finished > 0:  # after the last one only some go on, on higher rungs
             each = (self._ended[1] - self._started) / finished
-            left = each * (self._total - self._before - finished)
-            guesses.append(left - (now - self._ended[1]))
+            guesses.append(each * count - (now - self._ended[1]))
         if self._hours:
             guesses.append(self._hours * 3600 - (now - self._started))
         return duration(max(min(guesses), 0)) if guesses else ""
