@@ -110,7 +110,9 @@ def test_the_time_left_falls_while_a_trial_runs(monkeypatch: pytest.MonkeyPatch)
     assert found == ["0:20", "0:15", "0:01", "0:00"]
     for _ in range(2):
         made.add_trial(create_trial(value=0.5))
-    assert shown._left(read(made)) == ""  # with a scheduler some may yet go on
+    assert shown._left(read(made)) == "0:00"
+    made.add_trial(create_trial(value=0.5, user_attrs={records.CONTINUES: 1}))
+    assert shown._left(read(made)) == ""  # with a scheduler more may yet go on
 
 
 @pytest.mark.parametrize("command", ["status", "best"])

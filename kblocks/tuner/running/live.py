@@ -148,8 +148,10 @@ class Live:
         if finished != self._ended[0]:
             self._ended = finished, now
         guesses = []
-        count = (self._total or 0) - self._before - finished
-        if count > 0 and finished > 0:  # after the last one only some go on, on higher rungs
+        count = max((self._total or 0) - self._before - finished, 0)
+        has_rungs = any(trial.continues is not None for trial in run.trials)
+        # After the last point some may yet go on to higher rungs, for a time that is not known.
+        if self._total and finished > 0 and (count or not has_rungs):
             each = (self._ended[1] - self._started) / finished
             guesses.append(each * count - (now - self._ended[1]))
         if self._hours:
