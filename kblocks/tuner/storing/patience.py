@@ -3,6 +3,7 @@
 import abc
 import functools
 import inspect
+import math
 import os
 import threading
 import time
@@ -160,10 +161,11 @@ class _Outage:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._began: float | None = None  # start of the outage that was logged
+        self._ended = -math.inf  # end of the outage before
 
-    def goes_on(self, began: float, error: BaseException) -> None:
+    def goes_on(self, began: float, tried: float, error: BaseException) -> None:
         with self._lock:
-            if self._began is None:
+            if self._began is None and tried > self._ended:  # else a thread is late to tell
                 self._began = began
                 log.warning("The search's database cannot be used, trying again: %s", why(error))
 
@@ -172,7 +174,7 @@ class _Outage:
             if self._began is not None:
                 seconds = time.monotonic() - self._began
                 log.warning("The search's database can be used again, after %.0f s", seconds)
-                self._began = None
+                self._began, self._ended = None, time.monotonic()
 
 
 _outage = _Outage()
@@ -182,6 +184,7 @@ def patiently(function: Callable[[], _Result], patience: Callable[[], float]) ->
     """The result of `function`, retried for as many seconds as `patience` says at every try."""
     began, wait, is_told = time.monotonic(), 0.1, False
     while True:
+        tried = time.monotonic()
         try:
             found = function()
             if is_told:  # only then, as reading succeeds on a full disk
@@ -193,7 +196,7 @@ def patiently(function: Callable[[], _Result], patience: Callable[[], float]) ->
                 raise
             if wait > 1:  # short locks are not logged
                 is_told = True
-                _outage.goes_on(began, error)
+                _outage.goes_on(began, tried, error)
             _sleep(min(wait, left), patience)
             wait = min(2 * wait, _LONGEST)
 
