@@ -30,7 +30,7 @@ import numpy as np
 import optuna
 from search_table_record import BATCH, FULL, MIDDLE, SHORT, TRAIN, VALIDATION, written
 
-from kblocks.tuner.choosing.expected import standing
+from kblocks.tuner.choosing.expected import slopes, standing
 
 TABLE = Path(__file__).parent / "search_table" / "table.json.gz"
 KINDS = ("plain", "edge")
@@ -307,9 +307,7 @@ def pruned(make: Callable[[], Any], startup: int = 10) -> System:
 def linear(startup: int, count: int, first: Draw) -> System:
     """Of `count` random candidates the one of which a linear model of the trials expects most.
 
-    The model of `kblocks/tuner/choosing/expected.py`: a network of e times as many multiply-adds
-    is expected to be half a standard deviation better. Each fourth trial after these is a plain
-    one.
+    Each fourth trial after the first `startup` is a plain one.
     """
 
     def run(search: Search) -> None:
@@ -318,7 +316,6 @@ def linear(startup: int, count: int, first: Draw) -> System:
         def numbers(one: Network) -> list[float]:
             return [*(one.values[n] == v for n, v in options), np.log(one.macs)]
 
-        before = np.array([0.0] * len(options) + [0.5])
         seen: list[Network] = []
         found: list[float] = []
         network = search.default
@@ -327,11 +324,8 @@ def linear(startup: int, count: int, first: Draw) -> System:
                 network = first(search) if len(seen) < startup else search.any()
             elif network is None:
                 drawn = search.chance.sample(search.networks, min(count, len(search.networks)))
-                x = np.array([numbers(one) for one in seen])
-                x, scores = x - x.mean(0), np.array(standing(found))
-                covariance = 0.25 * x @ x.T + 0.3 * np.eye(len(x))
-                slopes = before + 0.25 * x.T @ np.linalg.solve(covariance, scores - x @ before)
-                network = max(drawn, key=lambda one: float(slopes @ numbers(one)))
+                own = slopes(np.array([numbers(one) for one in seen]), standing(found))
+                network = max(drawn, key=lambda one: float(own @ numbers(one)))
             seen.append(network)
             found.append(search.train(network))
             network = None

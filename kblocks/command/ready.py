@@ -168,7 +168,7 @@ class FamilyJob(NamedJob):
         begun._loaded = self._loaded
         typed = {*self.settings, *self.fitting, *(["weights"] if self.weights else [])}
         others = {"pruner", "folds"} if before else _WITHOUT_SCHEDULER
-        has_rungs = bool(before.get("scheduler")) if before else True
+        has_rungs = not before or "scheduler" in before
         known = {"trials": before["trials"]} if "trials" in before else {}
         usual = "asha" if has_rungs and not typed & others else None
         begun.settings = {"scheduler": usual, **known, **self.settings}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -165,7 +165,11 @@ def run_or_join(
         with helping() if joins else contextlib.nullcontext():
             tuner = job.tuner()
         if isinstance(job, FamilyJob) and not joins:
-            job = job.begun_as({} if overwrite else tuner.store.settings())
+            before: Mapping[str, Any] = {}
+            if not overwrite:
+                with contextlib.suppress(KeyError):  # there is no search to go on with
+                    before = tuner.run().settings
+            job = job.begun_as(before)
             tuner = job.tuner()
         known = job.data()
         ending = _retraining(job, retrain)

@@ -293,8 +293,10 @@ class Tuner(keras_tuner.Tuner):
 
     def _take_objectives(self) -> None:
         """Without `objective`, those of the search in the storage hold, if it has begun."""
-        if not self.has_objective and self.store.settings():
-            self.objectives = self.run().objectives
+        if not self.has_objective:
+            with contextlib.suppress(KeyError):
+                run = self.run()
+                self.objectives = run.objectives if run.settings else self.objectives
 
     def _asks(self) -> Mapping[str, BaseDistribution]:
         if isinstance(self.hypermodel, HyperModel):

@@ -25,8 +25,8 @@ _LARGER = 0.5  # how much better a network with e times as many multiply-adds is
 class Expected:
     """Predicts the scores of points with a linear model.
 
-    Bayesian linear regression (Bishop 2006, "Pattern Recognition and Machine Learning", section
-    3.3) over the options of each choice, numbers and their squares, and the multiply-adds.
+    It adds up effects of the options of each choice, of numbers and their squares, and of the
+    multiply-adds.
 
     Args:
         points: the points of the search.
@@ -37,12 +37,7 @@ class Expected:
     def __init__(self, points: Points, tried: Sequence[Point], scores: Sequence[float]) -> None:
         self._points = points
         numbers = np.array([[*self._numbers(point), self._size(point)] for point in tried])
-        around = numbers - numbers.mean(0)
-        before = np.zeros(numbers.shape[1])
-        before[-1] = _LARGER
-        covariance = _SPREAD**2 * around @ around.T + _NOISE * np.eye(len(around))
-        surprise = np.linalg.solve(covariance, np.array(scores) - around @ before)
-        self._slopes = before + _SPREAD**2 * around.T @ surprise
+        self._slopes = slopes(numbers, scores)
 
     def of_choices(self, point: Point) -> float:
         """What the values of a point add to its predicted score."""
@@ -67,6 +62,24 @@ class Expected:
                 share = 2 * kind.share(point[name], 0.5) - 1 if name in active else 0.0
                 found += [share, share**2 - 1 / 3]
         return found
+
+
+def slopes(numbers: np.ndarray, scores: Sequence[float]) -> np.ndarray:
+    """The coefficient of each column; the last one is the logarithm of the multiply-adds.
+
+    By Bayesian linear regression (Bishop 2006, "Pattern Recognition and Machine Learning", section
+    3.3).
+
+    Args:
+        numbers: one row for each trial.
+        scores: of the trials, as `standing` returns them.
+    """
+    around = numbers - numbers.mean(0)
+    before = np.zeros(numbers.shape[1])
+    before[-1] = _LARGER
+    covariance = _SPREAD**2 * around @ around.T + _NOISE * np.eye(len(around))
+    surprise = np.linalg.solve(covariance, np.array(scores) - around @ before)
+    return before + _SPREAD**2 * around.T @ surprise
 
 
 def standing(scores: Sequence[float]) -> list[float]:

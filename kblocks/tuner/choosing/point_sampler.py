@@ -168,13 +168,17 @@ class PointSampler(Choosing):
         tried = self._duplicates.keys(trials)
         if self._duplicates.unwritten(trials, trial.number):
             self._unsure.add(trial.number)
-        begun = sum(CONTINUES not in one.user_attrs for one in trials) - 1
-        for point in self._candidates(study, trial, begun):
+        for point in self._candidates(study, trial, trials):
             if points.key(point) not in tried:
                 return point.recorded
         raise ExhaustedError(trial.number)
 
-    def _candidates(self, study: optuna.Study, trial: FrozenTrial, begun: int) -> Iterator[Point]:
+    def _candidates(
+        self, study: optuna.Study, trial: FrozenTrial, trials: Sequence[FrozenTrial]
+    ) -> Iterator[Point]:
+        """Points to try in one of the trials, those first of which most is expected."""
+        fresh = [one for one in trials if CONTINUES not in one.user_attrs]
+        begun = len(fresh) - 1  # how many such trials began before this one
         if trial.number == 0 and not self.is_listed:
             yield self._points.default()
         if is_grid(self.inner):
@@ -191,11 +195,11 @@ class PointSampler(Choosing):
                 if draw == _DRAWS and self._points.can_repair:
                     yield self._points.repaired(point)
         if self._expects and begun < _EXPECTING and begun % _PLAIN_EVERY:
-            yield from self._promising()
+            yield from self._promising(fresh)
         for _ in range(_RANDOM):
             yield self._points.random(self._random)
 
-    def _promising(self) -> Iterator[Point]:
+    def _promising(self, trials: Sequence[FrozenTrial]) -> Iterator[Point]:
         """Random points, those first of which most is expected by what is known of them.
 
         To the model a trial that runs is in the middle of all, so that several processes do not
@@ -207,8 +211,8 @@ class PointSampler(Choosing):
         running: list[Point] = []
         known: list[Point] = []
         found: list[float] = []
-        for trial in self._study.get_trials(deepcopy=False):
-            if CONTINUES in trial.user_attrs or not points.is_whole(trial.params):
+        for trial in trials:
+            if not points.is_whole(trial.params):
                 continue
             tried.append(points.point(trial.params))
             if trial.state is TrialState.RUNNING:

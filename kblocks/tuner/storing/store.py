@@ -1,6 +1,5 @@
 """Where a search is kept: its study in a database, and its checkpoints."""
 
-import contextlib
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Any
@@ -38,14 +37,6 @@ class Store:
         if "storage" not in vars(self) and is_blank(self._url):
             raise KeyError(f"there is no search in {shown(self._url)}")
         return as_it_is(read(self.study()))
-
-    def settings(self) -> Mapping[str, Any]:
-        """The settings with which the search began; empty if it has not begun."""
-        if "storage" not in vars(self) and is_blank(self._url):
-            return {}
-        with contextlib.suppress(KeyError):
-            return self.study().user_attrs.get(RUN, {})
-        return {}
 
     def begin(
         self,
